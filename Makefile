@@ -1,0 +1,57 @@
+# One virtual environment, .venv, is made and kept up to date as needed; nothing else is touched.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Twice quiet: errors only.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# More arguments for pytest or the benchmarks: make test ARGS="-k layout"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all lint bench models clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.models ## install, compile a small network, run it encrypted and print its accuracy
+	@sh scripts/demo
+
+test: lint ## lint and the usual tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: lint ## the same with the slow tests: encrypted runs at 128-bit
+	$(BIN)/python -m pytest -m "" --durations=20 $(ARGS)
+
+lint: $(VENV)/.dev ## ruff, mypy and the import contracts
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.models ## run the benchmarks
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+models: $(VENV)/.models ## train the networks of models/ again
+	$(BIN)/python models/digits_mlp.py
+	$(BIN)/python models/breast_cancer_mlp.py
+	$(BIN)/python models/mnist_mlp.py
+
+clean: ## delete the virtual environment, the build folders and all caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@python=$$(sh scripts/find-python) && \
+	echo "Making $(VENV) with $$python" && \
+	"$$python" -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.models: $(VENV)/.created pyproject.toml
+	@echo "Installing glyphc into $(VENV)"
+	@$(PIP) --editable '.[models]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml
+	@echo "Installing glyphc and its development tools into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,181 @@
+"""Arithmetic in Z_q[X]/(X^N + 1) on raw coefficient arrays.
+
+OpenFHE keeps ring elements opaque in Python, so the scheme switches reach their coefficients through
+serialisation (see :mod:`.bridge`) and transform them here. Only what a switch needs is present: the
+negacyclic number-theoretic transform in OpenFHE's own ordering and products with constants.
+
+Elements are ``uint64`` arrays of shape ``(N,)`` with entries in ``[0, q)``; ``q`` is a prime below 2^61
+with ``q = 1 (mod 2N)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+_MASK32 = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+@njit(inline="always")
+def _mulhi(a, b):  # type: ignore[no-untyped-def]
+    """High 64 bits of the 128-bit product (numba has no 128-bit integers)."""
+    a_lo, a_hi = a & _MASK32, a >> _32
+    b_lo, b_hi = b & _MASK32, b >> _32
+    lo = a_lo * b_lo
+    mid = a_hi * b_lo + (lo >> _32)
+    mid2 = a_lo * b_hi + (mid & _MASK32)
+    return a_hi * b_hi + (mid >> _32) + (mid2 >> _32)
+
+
+@njit(inline="always")
+def _mul_shoup(a, w, w_shoup, q):  # type: ignore[no-untyped-def]
+    """``a * w mod q`` with the precomputed quotient ``w_shoup = floor(w * 2^64 / q)`` (Shoup's trick)."""
+    r = a * w - _mulhi(a, w_shoup) * q
+    return r - q if r >= q else r
+
+
+@njit(cache=True)
+def _ntt(a, roots, roots_shoup, q):  # type: ignore[no-untyped-def]
+    """In-place Cooley-Tukey transform: natural order in, bit-reversed order out."""
+    n = a.shape[0]
+    length = n >> 1
+    blocks = 1
+    while length >= 1:
+        for i in range(blocks):
+            w, ws = roots[blocks + i], roots_shoup[blocks + i]
+            start = 2 * i * length
+            for j in range(start, start + length):
+                u = a[j]
+                v = _mul_shoup(a[j + length], w, ws, q)
+                s = u + v
+                a[j] = s - q if s >= q else s
+                a[j + length] = u - v if u >= v else u + q - v
+        blocks <<= 1
+        length >>= 1
+
+
+@njit(cache=True)
+def _intt(a, inv_roots, inv_roots_shoup, n_inv, n_inv_shoup, q):  # type: ignore[no-untyped-def]
+    """In-place Gentleman-Sande transform, the inverse of :func:`_ntt`."""
+    n = a.shape[0]
+    length = 1
+    blocks = n >> 1
+    while blocks >= 1:
+        for i in range(blocks):
+            w, ws = inv_roots[blocks + i], inv_roots_shoup[blocks + i]
+            start = 2 * i * length
+            for j in range(start, start + length):
+                u, v = a[j], a[j + length]
+                s = u + v
+                a[j] = s - q if s >= q else s
+                d = u - v if u >= v else u + q - v
+                a[j + length] = _mul_shoup(d, w, ws, q)
+        blocks >>= 1
+        length <<= 1
+    for j in range(n):
+        a[j] = _mul_shoup(a[j], n_inv, n_inv_shoup, q)
+
+
+@njit(cache=True)
+def _scale(a, c, c_shoup, q):  # type: ignore[no-untyped-def]
+    for j in range(a.shape[0]):
+        a[j] = _mul_shoup(a[j], c, c_shoup, q)
+
+
+def _shoup(values: list[int], q: int) -> U64:
+    return np.array([(v << 64) // q for v in values], dtype=np.uint64)
+
+
+def _bit_reversed_powers(base: int, n: int, q: int) -> list[int]:
+    bits = n.bit_length() - 1
+    powers = [1] * n
+    for i in range(1, n):
+        powers[i] = powers[i - 1] * base % q
+    return [powers[int(f"{i:0{bits}b}"[::-1], 2)] for i in range(n)]
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The ring Z_q[X]/(X^n + 1) with the 2n-th root of unity ``psi`` that OpenFHE uses for ``q``."""
+
+    n: int
+    q: int
+    psi: int
+
+    def __post_init__(self) -> None:
+        if pow(self.psi, self.n, self.q) != self.q - 1:
+            raise ValueError(f"psi={self.psi} is not a primitive {2 * self.n}-th root of unity modulo {self.q}")
+
+    def to_coefficients(self, evaluation: U64) -> U64:
+        """Inverse transform of an element in OpenFHE's EVALUATION format; returns a new array."""
+        t = _tables(self)
+        out = evaluation.copy()
+        _intt(out, t.inverse, t.inverse_shoup, t.n_inv, t.n_inv_shoup, np.uint64(self.q))
+        return out
+
+    def to_evaluation(self, coefficients: U64) -> U64:
+        """Forward transform into OpenFHE's EVALUATION format; returns a new array."""
+        t = _tables(self)
+        out = coefficients.copy()
+        _ntt(out, t.forward, t.forward_shoup, np.uint64(self.q))
+        return out
+
+    def scale(self, a: U64, constant: int) -> U64:
+        """``constant * a mod q`` as a new array."""
+        c = constant % self.q
+        out = a.copy()
+        _scale(out, np.uint64(c), np.uint64((c << 64) // self.q), np.uint64(self.q))
+        return out
+
+    def reduce(self, signed: I64) -> U64:
+        """Representatives in ``[0, q)`` of signed integers."""
+        return np.mod(signed, np.int64(self.q)).astype(np.uint64)
+
+    def centre(self, a: U64) -> I64:
+        """Representatives in ``(-q/2, q/2]`` of an element."""
+        signed = a.astype(np.int64)
+        return np.where(signed > self.q // 2, signed - self.q, signed)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    forward: U64
+    forward_shoup: U64
+    inverse: U64
+    inverse_shoup: U64
+    n_inv: np.uint64
+    n_inv_shoup: np.uint64
+
+
+@lru_cache(maxsize=8)
+def _tables(ring: Ring) -> _Tables:
+    n, q = ring.n, ring.q
+    forward = _bit_reversed_powers(ring.psi, n, q)
+    inverse = _bit_reversed_powers(pow(ring.psi, -1, q), n, q)
+    n_inv = pow(n, -1, q)
+    return _Tables(
+        np.array(forward, dtype=np.uint64),
+        _shoup(forward, q),
+        np.array(inverse, dtype=np.uint64),
+        _shoup(inverse, q),
+        np.uint64(n_inv),
+        np.uint64((n_inv << 64) // q),
+    )
+
+
+def rescale(a: U64, source: Ring, target: Ring) -> U64:
+    """Modulus switch ``round(a * target.q / source.q)``, coefficient-wise on centred representatives.
+
+    Computed in double precision: the relative rounding error of 2^-52 is at most a few units of the
+    target's last place, far below the noise that any ciphertext carries.
+    """
+    scaled = np.rint(source.centre(a).astype(np.float64) * (target.q / source.q)).astype(np.int64)
+    return target.reduce(scaled)

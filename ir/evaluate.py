@@ -1,0 +1,158 @@
+"""The living definition of every op: plain numpy, one sample per row, no encryption.
+
+At the source level values are float64. From the quantized level on an encrypted value is an int64 tensor of fixed-point
+integers; what the client computes after decryption is float again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import IRError
+from .functions import compose
+from .graph import Graph, Node
+from .ops import (
+    Apply,
+    ArgMax,
+    Bootstrap,
+    Dense,
+    Input,
+    Linear,
+    Op,
+    Output,
+    Reshape,
+    Scale,
+    Softmax,
+    Switch,
+    Unpack,
+)
+from .types import FixedPoint
+
+Value = npt.NDArray[np.generic]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+
+def quantize(x: F64, fixed: FixedPoint) -> I64:
+    """Nearest fixed-point integers of real values of shape (samples, *shape); not clipped."""
+    flat = x.reshape(x.shape[0], -1)
+    return np.rint((flat - np.array(fixed.offset)) / np.array(fixed.scale)).astype(np.int64).reshape(x.shape)
+
+
+def dequantize(x: npt.NDArray[np.generic], fixed: FixedPoint) -> F64:
+    """Real values of fixed-point integers (or of approximations to them), shape (samples, *shape)."""
+    flat = x.reshape(x.shape[0], -1).astype(np.float64)
+    return np.asarray(flat * np.array(fixed.scale) + np.array(fixed.offset)).reshape(x.shape)
+
+
+def evaluate_all(graph: Graph, inputs: Mapping[str, F64]) -> dict[int, Value]:
+    """Values of all nodes, by node id. ``inputs``: real arrays of shape (samples, *shape), by input name."""
+    values: dict[int, Value] = {}
+    for node in graph:
+        if isinstance(node.op, Input):
+            values[node.id] = _input(node, node.op, inputs)
+        else:
+            values[node.id] = _evaluate(node.op, node, graph, tuple(values[i] for i in node.operands))
+    return values
+
+
+def evaluate(graph: Graph, inputs: Mapping[str, F64]) -> dict[str, Value]:
+    """Real outputs by name, each of shape (samples, *shape)."""
+    values = evaluate_all(graph, inputs)
+    return {op.name: values[node.id] for node, op in graph.of(Output)}
+
+
+def client_tail(graph: Graph, output: Node) -> tuple[Node, ...]:
+    """The nodes after the last encrypted value on the way to ``output``, in order, without the output itself."""
+    tail: list[Node] = []
+    node = graph.operands(output)[0]
+    while isinstance(node.op, Softmax | ArgMax | Reshape):
+        tail.append(node)
+        node = graph.operands(node)[0]
+    return tuple(reversed(tail))
+
+
+def apply_client_op(op: Op, node: Node, x: Value) -> Value:
+    """What the client does to a decrypted, dequantized tensor (softmax, argmax, reshape)."""
+    return _evaluate(op, node, None, (x,))
+
+
+def real(node: Node, value: Value) -> Value:
+    """The real numbers that a node's value stands for."""
+    if node.type.fixed is not None and np.issubdtype(value.dtype, np.integer):
+        return dequantize(value, node.type.fixed)
+    return value
+
+
+def _input(node: Node, op: Input, inputs: Mapping[str, F64]) -> Value:
+    if op.name not in inputs:
+        raise IRError(f"no value for input {op.name!r}")
+    x = np.asarray(inputs[op.name], dtype=np.float64)
+    if x.shape[1:] != op.shape:
+        raise IRError(f"input {op.name!r} has shape {list(x.shape[1:])} per sample, expected {list(op.shape)}")
+    return quantize(x, node.type.fixed) if node.type.fixed is not None else x
+
+
+@singledispatch
+def _evaluate(op: Op, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+    raise IRError(f"the evaluator has no definition for {node}")
+
+
+@_evaluate.register
+def _(op: Output, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return real(graph.operands(node)[0], args[0])
+
+
+@_evaluate.register
+def _(op: Reshape, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+    return args[0].reshape((args[0].shape[0], *op.shape))
+
+
+@_evaluate.register(Dense)
+@_evaluate.register(Linear)
+def _(op: Dense | Linear, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    weight, bias = graph.constant(op.weight.name), graph.constant(op.bias.name)
+    return np.asarray(args[0] @ weight.T + bias)
+
+
+@_evaluate.register
+def _(op: Scale, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    x = args[0].astype(np.float64)
+    return np.asarray(x * graph.constant(op.factor.name) + graph.constant(op.shift.name))
+
+
+@_evaluate.register(Apply)
+@_evaluate.register(Bootstrap)
+def _(op: Apply | Bootstrap, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    x = np.asarray(real(graph.operands(node)[0], args[0]), dtype=np.float64)
+    y = compose(op.functions, x)
+    return quantize(y, node.type.fixed) if node.type.fixed is not None else y
+
+
+@_evaluate.register(Switch)
+@_evaluate.register(Unpack)
+def _(op: Switch | Unpack, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return args[0]  # representation only: the tensor is the same
+
+
+@_evaluate.register
+def _(op: Softmax, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+    x = _client_value(node, graph, args[0])
+    shifted = x - x.max(axis=-1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted - log_sum if op.log else np.exp(shifted - log_sum))
+
+
+@_evaluate.register
+def _(op: ArgMax, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+    index = np.argmax(_client_value(node, graph, args[0]), axis=-1)
+    # float like all values that the client makes: an integer tensor would read as fixed point
+    return np.asarray(np.expand_dims(index, -1) if op.keepdims else index).astype(np.float64)
+
+
+def _client_value(node: Node, graph: Graph | None, x: Value) -> F64:
+    return np.asarray(x if graph is None else real(graph.operands(node)[0], x), dtype=np.float64)

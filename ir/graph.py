@@ -1,0 +1,199 @@
+"""The dataflow graph: nodes with one result each, on a networkx multigraph with ordered operands.
+
+networkx stays inside this module. Graphs are built in topological order (operands first) and not changed
+afterwards: a pass reads one graph and builds the next with :class:`Rewriter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+
+from .errors import IRError
+from .ops import Input, Op, Output
+from .types import Level, TensorType
+
+Array = npt.NDArray[np.generic]
+_O = TypeVar("_O", bound=Op)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do a node, and what became of it. seconds is the predicted cost; None when infeasible."""
+
+    name: str
+    seconds: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A choice among candidates that a pass made for a node: what was chosen and why the others lost."""
+
+    made_by: str
+    chosen: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """An op applied to operands; also names its single result. location: the source nodes it came from."""
+
+    id: int
+    op: Op
+    operands: tuple[int, ...]
+    type: TensorType
+    location: str = ""
+    decisions: tuple[Decision, ...] = ()
+
+    def __str__(self) -> str:
+        return f"%{self.id} ({self.op.mnemonic}{f' @{self.location}' if self.location else ''})"
+
+
+class Graph:
+    """A program at one level. ``batch``: the number of samples in one run."""
+
+    def __init__(self, level: Level, batch: int) -> None:
+        self.level = level
+        self.batch = batch
+        self._graph = nx.MultiDiGraph()
+        self._constants: dict[str, Array] = {}
+
+    # -- building ---------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        op: Op,
+        operands: tuple[Node, ...] = (),
+        type: TensorType | None = None,
+        location: str = "",
+        decisions: tuple[Decision, ...] = (),
+    ) -> Node:
+        """Append a node; the shape is inferred from the operands and must agree with ``type`` if that is given."""
+        ids = tuple(o.id for o in operands)
+        label = f"{op.mnemonic}{f' @{location}' if location else ''}"
+        if len(ids) != op.arity:
+            raise IRError(f"{label} takes {op.arity} operand(s), not {len(ids)}")
+        if any(i not in self._graph for i in ids):
+            raise IRError(f"{label} uses a node that is not in this graph")
+        missing = [name for name in op.constant_names() if name not in self._constants]
+        if missing:
+            raise IRError(f"{label} uses unknown constant(s) {', '.join(missing)}")
+        try:
+            shape = op.result_shape(tuple(self.node(i).type.shape for i in ids), self._constants)
+        except IRError as e:
+            raise IRError(f"{label}: {e}") from None
+        if type is not None and type.shape != shape:
+            raise IRError(f"{label}: declared shape {list(type.shape)}, but the op gives {list(shape)}")
+        node = Node(len(self._graph), op, ids, type or TensorType(shape), location, decisions)
+        self._graph.add_node(node.id, node=node)
+        for position, operand in enumerate(ids):
+            self._graph.add_edge(operand, node.id, position=position)
+        return node
+
+    def add_constant(self, name: str, value: Array) -> str:
+        """Register a constant; returns the name it got (a suffix is added when the name is taken)."""
+        unique, count = name, 1
+        while unique in self._constants:
+            unique, count = f"{name}.{count}", count + 1
+        frozen = np.ascontiguousarray(value).copy()
+        frozen.setflags(write=False)
+        self._constants[unique] = frozen
+        return unique
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._graph)
+
+    def __iter__(self) -> Iterator[Node]:
+        """All nodes, operands before users."""
+        return (self.node(i) for i in range(len(self._graph)))
+
+    def node(self, id: int) -> Node:
+        node: Node = self._graph.nodes[id]["node"]
+        return node
+
+    def operands(self, node: Node) -> tuple[Node, ...]:
+        return tuple(self.node(i) for i in node.operands)
+
+    def users(self, node: Node) -> tuple[Node, ...]:
+        """Nodes that read ``node``, each once, in order."""
+        return tuple(self.node(i) for i in sorted(set(self._graph.successors(node.id))))
+
+    def of(self, kind: type[_O]) -> Iterator[tuple[Node, _O]]:
+        """(node, op) of all nodes whose op is of ``kind``."""
+        for node in self:
+            if isinstance(node.op, kind):
+                yield node, node.op
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return tuple(n for n, _ in self.of(Input))
+
+    @property
+    def outputs(self) -> tuple[Node, ...]:
+        return tuple(n for n, _ in self.of(Output))
+
+    @property
+    def constants(self) -> dict[str, Array]:
+        return dict(self._constants)
+
+    def constant(self, name: str) -> Array:
+        return self._constants[name]
+
+    def live(self) -> frozenset[int]:
+        """Ids of the nodes that an output depends on (and of all inputs)."""
+        keep = {n.id for n in self.inputs}
+        for output in self.outputs:
+            keep |= nx.ancestors(self._graph, output.id) | {output.id}
+        return frozenset(keep)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Graph)
+            and (self.level, self.batch, list(self)) == (other.level, other.batch, list(other))
+            and self._constants.keys() == other._constants.keys()
+            and all(
+                v.dtype == other._constants[k].dtype and np.array_equal(v, other._constants[k])
+                for k, v in self._constants.items()
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # mutable while being built
+
+
+class Rewriter:
+    """Builds the next graph from an old one, node by node, and keeps track of who replaced whom."""
+
+    def __init__(self, old: Graph, level: Level | None = None, batch: int | None = None) -> None:
+        self.old = old
+        self.new = Graph(level or old.level, batch or old.batch)
+        self._map: dict[int, Node] = {}
+
+    def operands(self, node: Node) -> tuple[Node, ...]:
+        """The new nodes that stand for the operands of an old node."""
+        return tuple(self._map[i] for i in node.operands)
+
+    def replace(self, node: Node, new: Node) -> Node:
+        """From now on ``new`` stands for the old ``node``."""
+        self._map[node.id] = new
+        return new
+
+    def keep(self, node: Node, type: TensorType | None = None, decisions: tuple[Decision, ...] = ()) -> Node:
+        """Copy an old node with its constants; optionally with another type or further decisions."""
+        self.copy_constants(node)
+        new = self.new.add(
+            node.op, self.operands(node), type or node.type, node.location, node.decisions + decisions
+        )
+        return self.replace(node, new)
+
+    def copy_constants(self, node: Node) -> None:
+        for name in node.op.constant_names():
+            if name not in self.new._constants:
+                self.new.add_constant(name, self.old.constant(name))

