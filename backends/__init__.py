@@ -1,0 +1,1 @@
+"""Backends: they execute schedules. They know instructions and nothing of networks."""

@@ -1,0 +1,38 @@
+"""glyphc compiles neural networks to programs that a server runs on encrypted data.
+
+>>> import glyphc
+>>> program = glyphc.compile("model.onnx", calibration=x_train, batch=512)   # doctest: +SKIP
+>>> y = program.run(x_test)                                                  # doctest: +SKIP
+
+Importing the package is cheap: OpenFHE, onnx and numba are loaded when they are first needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["GlyphcError", "Program", "__version__", "compile", "load"]
+
+if TYPE_CHECKING:
+    from .compiler import compile
+    from .errors import GlyphcError
+    from .program import Program
+
+    load = Program.load
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compile":
+        from .compiler import compile
+
+        return compile
+    if name == "GlyphcError":
+        from .errors import GlyphcError
+
+        return GlyphcError
+    if name in ("Program", "load"):
+        from .program import Program
+
+        return Program if name == "Program" else Program.load
+    raise AttributeError(f"module 'glyphc' has no attribute {name!r}")

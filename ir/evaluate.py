@@ -76,9 +76,9 @@ def client_tail(graph: Graph, output: Node) -> tuple[Node, ...]:
     return tuple(reversed(tail))
 
 
-def apply_client_op(op: Op, node: Node, x: Value) -> Value:
-    """What the client does to a decrypted, dequantized tensor (softmax, argmax, reshape)."""
-    return _evaluate(op, node, None, (x,))
+def apply_client_op(op: Op, x: Value) -> Value:
+    """What the client does to a decrypted, dequantized tensor of shape (samples, *shape): softmax, argmax, reshape."""
+    return _evaluate(op, None, None, (x,))
 
 
 def real(node: Node, value: Value) -> Value:
@@ -98,7 +98,7 @@ def _input(node: Node, op: Input, inputs: Mapping[str, F64]) -> Value:
 
 
 @singledispatch
-def _evaluate(op: Op, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+def _evaluate(op: Op, node: Node | None, graph: Graph | None, args: tuple[Value, ...]) -> Value:
     raise IRError(f"the evaluator has no definition for {node}")
 
 
@@ -108,7 +108,7 @@ def _(op: Output, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
 
 
 @_evaluate.register
-def _(op: Reshape, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+def _(op: Reshape, node: Node | None, graph: Graph | None, args: tuple[Value, ...]) -> Value:
     return args[0].reshape((args[0].shape[0], *op.shape))
 
 
@@ -140,7 +140,7 @@ def _(op: Switch | Unpack, node: Node, graph: Graph, args: tuple[Value, ...]) ->
 
 
 @_evaluate.register
-def _(op: Softmax, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+def _(op: Softmax, node: Node | None, graph: Graph | None, args: tuple[Value, ...]) -> Value:
     x = _client_value(node, graph, args[0])
     shifted = x - x.max(axis=-1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
@@ -148,11 +148,11 @@ def _(op: Softmax, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> 
 
 
 @_evaluate.register
-def _(op: ArgMax, node: Node, graph: Graph | None, args: tuple[Value, ...]) -> Value:
+def _(op: ArgMax, node: Node | None, graph: Graph | None, args: tuple[Value, ...]) -> Value:
     index = np.argmax(_client_value(node, graph, args[0]), axis=-1)
     # float like all values that the client makes: an integer tensor would read as fixed point
     return np.asarray(np.expand_dims(index, -1) if op.keepdims else index).astype(np.float64)
 
 
-def _client_value(node: Node, graph: Graph | None, x: Value) -> F64:
-    return np.asarray(x if graph is None else real(graph.operands(node)[0], x), dtype=np.float64)
+def _client_value(node: Node | None, graph: Graph | None, x: Value) -> F64:
+    return np.asarray(x if graph is None or node is None else real(graph.operands(node)[0], x), dtype=np.float64)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .errors import IRError
 from .ops import Input, Op, Output
+from .parameters import Parameters
 from .types import Level, TensorType
 
 Array = npt.NDArray[np.generic]
@@ -56,11 +57,12 @@ class Node:
 
 
 class Graph:
-    """A program at one level. ``batch``: the number of samples in one run."""
+    """A program at one level. ``batch``: samples in one run; ``parameters``: once they are selected."""
 
-    def __init__(self, level: Level, batch: int) -> None:
+    def __init__(self, level: Level, batch: int, parameters: Parameters | None = None) -> None:
         self.level = level
         self.batch = batch
+        self.parameters = parameters
         self._graph = nx.MultiDiGraph()
         self._constants: dict[str, Array] = {}
 
@@ -101,7 +103,8 @@ class Graph:
         unique, count = name, 1
         while unique in self._constants:
             unique, count = f"{name}.{count}", count + 1
-        frozen = np.ascontiguousarray(value).copy()
+        # native byte order, as the text form stores it
+        frozen = np.array(value, dtype=value.dtype.newbyteorder("="), order="C", copy=True)
         frozen.setflags(write=False)
         self._constants[unique] = frozen
         return unique
@@ -157,7 +160,8 @@ class Graph:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Graph)
-            and (self.level, self.batch, list(self)) == (other.level, other.batch, list(other))
+            and (self.level, self.batch, self.parameters) == (other.level, other.batch, other.parameters)
+            and list(self) == list(other)
             and self._constants.keys() == other._constants.keys()
             and all(
                 v.dtype == other._constants[k].dtype and np.array_equal(v, other._constants[k])
@@ -173,7 +177,7 @@ class Rewriter:
 
     def __init__(self, old: Graph, level: Level | None = None, batch: int | None = None) -> None:
         self.old = old
-        self.new = Graph(level or old.level, batch or old.batch)
+        self.new = Graph(level or old.level, batch or old.batch, old.parameters)
         self._map: dict[int, Node] = {}
 
     def operands(self, node: Node) -> tuple[Node, ...]:
@@ -197,3 +201,13 @@ class Rewriter:
         for name in node.op.constant_names():
             if name not in self.new._constants:
                 self.new.add_constant(name, self.old.constant(name))
+
+
+def prune(graph: Graph) -> Graph:
+    """The same graph without nodes and constants that no output needs."""
+    live = graph.live()
+    rewriter = Rewriter(graph)
+    for node in graph:
+        if node.id in live:
+            rewriter.keep(node)
+    return rewriter.new

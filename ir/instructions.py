@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from .functions import Function
 from .layout import Layout
-from .ops import Series
+from .ops import Op
+from .parameters import Parameters
+from .series import Series
 from .types import FixedPoint
 
 Register = int
@@ -45,13 +47,15 @@ class Dot:
 
 @dataclass(frozen=True)
 class Split:
-    """targets[r] holds parts * (coefficients of source at stride*(r + parts*m)), moved to stride*parts*m (BGV).
+    """targets[r] = parts * (coefficients of source at stride*(r + parts*m), moved to stride*parts*m) (BGV).
 
-    source must be zero off multiples of ``stride``. len(targets) is a power of two.
+    Separates residue classes of exponents by automorphisms; ``source`` must be zero off multiples of ``stride``.
+    parts is a power of two; len(targets) <= parts: the classes that are needed.
     """
 
     targets: tuple[Register, ...]
     source: Register
+    parts: int
     stride: int
     node: int
 
@@ -150,47 +154,36 @@ class Polynomials:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output as the client sees it: name, shape of a sample, number format, layout."""
+    """An input or output as the client sees it: name, shape of a sample, number format, layout.
+
+    tail: what the client computes after decryption (outputs only).
+    """
 
     name: str
     shape: tuple[int, ...]
     fixed: FixedPoint
     layout: Layout
+    tail: tuple[Op, ...] = ()
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """Cryptographic parameters of a program, chosen by the compiler.
-
-    ring: N. plaintext_bits: log2 t. bgv_bits: log2 of the BGV modulus. scaling_bits: size of the bootstrap's primes.
-    degree: of the series (all of a program). output_bits: log2 of the bootstrap's output divisor. slots: values/2 of one
-    bootstrap; 0 when the program has none. security: name of OpenFHE's security level, "insecure" for test rings.
-    """
-
-    ring: int
-    plaintext_bits: int
-    bgv_bits: int
-    unpack_automorphisms: tuple[int, ...]
-    slots: int
-    degree: int
-    output_bits: int
-    level_budget: tuple[int, int]
-    scaling_bits: int
-    large_digits: int
-    security: str
-
-    @property
-    def secure(self) -> bool:
-        return self.security != "insecure"
-
-
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """A compiled program: what the server executes."""
+class ClientSpec:
+    """All of a program that the client needs: no weights, no instructions."""
 
     parameters: Parameters
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    batch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A compiled program: what the server executes (``instructions``) and what the client must know (``client``)."""
+
+    client: ClientSpec
     instructions: tuple[Instruction, ...]
     polynomials: dict[str, Polynomials]
-    batch: int
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.client.parameters

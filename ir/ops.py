@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .errors import IRError
 from .functions import Function
+from .series import Series
 from .types import Encoding, Level, Scheme
 
 Shape = tuple[int, ...]
@@ -111,10 +112,14 @@ class Scale(Op):
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
         for c in (self.factor, self.shift):
-            if np.broadcast_shapes(shapes[0], constants[c.name].shape) != shapes[0]:
+            shape = constants[c.name].shape
+            # numpy aligns the last axes; the tensor itself must not grow
+            fits = len(shape) <= len(shapes[0]) and all(
+                c_dim in (1, x_dim) for c_dim, x_dim in zip(reversed(shape), reversed(shapes[0]), strict=False)
+            )
+            if not fits:
                 raise IRError(
-                    f"constant {c.name!r} of shape {list(constants[c.name].shape)} does not broadcast to "
-                    f"{list(shapes[0])}"
+                    f"constant {c.name!r} of shape {list(shape)} does not broadcast to {list(shapes[0])}"
                 )
         return shapes[0]
 
@@ -149,6 +154,11 @@ class Softmax(Op):
     levels = _ALL
     log: bool = False
 
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if not shapes[0]:
+            raise IRError("softmax needs at least one axis")
+        return shapes[0]
+
 
 @dataclass(frozen=True)
 class ArgMax(Op):
@@ -182,25 +192,6 @@ class Unpack(Op):
     mnemonic = "unpack"
     levels = frozenset({Level.LAIDOUT})
     parts: int
-
-
-@dataclass(frozen=True)
-class Series:
-    """f(x) = 2 Re sum_k c_k e^{2 pi i k x}, for torus phases |x| <= half_range.
-
-    max_error and rms_error: of the fit, as a share of the function's own range; the rms is weighted by where
-    calibration saw values.
-    """
-
-    real: tuple[float, ...]
-    imag: tuple[float, ...]
-    half_range: float
-    max_error: float
-    rms_error: float
-
-    @property
-    def degree(self) -> int:
-        return len(self.real) - 1
 
 
 @dataclass(frozen=True)

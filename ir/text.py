@@ -12,7 +12,8 @@ import math
 import types
 import typing
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -26,6 +27,7 @@ from lark.exceptions import VisitError
 from .errors import IRError, IRSyntaxError
 from .graph import Decision, Graph
 from .ops import OPS, Const
+from .parameters import Parameters
 from .types import Level, TensorType
 
 VERSION = 1
@@ -37,6 +39,8 @@ VERSION = 1
 def to_text(graph: Graph) -> str:
     """The whole graph as text."""
     lines = [f"glyph-ir {VERSION} level {graph.level.value} batch {graph.batch}"]
+    if graph.parameters is not None:
+        lines.append(f"parameters {_print(graph.parameters)}")
     for node in graph:
         operands = "".join(f" %{i}" for i in node.operands)
         line = f"%{node.id} = {node.op.mnemonic}{operands} ({_fields(node.op)}) : {_print(node.type)}"
@@ -70,7 +74,8 @@ def _print(value: Any) -> str:
     if isinstance(value, int | float):
         if isinstance(value, float) and math.isnan(value):
             raise IRError("NaN has no text form")
-        return repr(value)
+        # numpy's scalars are floats too, but print otherwise
+        return repr(float(value) if isinstance(value, float) else int(value))
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_print, value)) + "]"
     if is_dataclass(value):
@@ -94,10 +99,10 @@ class _Tree(Transformer[Any, Any]):
         return int(text) if text.lstrip("-").isdigit() else float(text)
 
     def string(self, items: list[Any]) -> str:
-        return str(json.loads(items[0]))
+        return _string(items[0])
 
     def const(self, items: list[Any]) -> Const:
-        return Const(json.loads(items[0]))
+        return Const(_string(items[0]))
 
     def true(self, items: list[Any]) -> bool:
         return True
@@ -115,13 +120,39 @@ class _Tree(Transformer[Any, Any]):
         return str(items[0]), items[1]
 
     def record(self, items: list[Any]) -> _Record:
-        return _Record(str(items[0]), dict(i for i in items[1:] if i is not None))
+        return _Record(str(items[0]), _unique(i for i in items[1:] if i is not None))
+
+
+def _string(token: str) -> str:
+    try:
+        return str(json.loads(token))
+    except ValueError as e:
+        raise IRSyntaxError(f"unreadable string {token} ({e})") from None
+
+
+def _unique(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in fields:
+        if name in found:
+            raise IRSyntaxError(f"field {name!r} is given twice")
+        found[name] = value
+    return found
 
 
 @lru_cache(maxsize=1)
 def _parser() -> Lark:
     grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", maybe_placeholders=True)
+    return Lark(grammar, parser="lalr", maybe_placeholders=True, propagate_positions=True)
+
+
+@contextmanager
+def _at(meta: Any, text: str) -> Iterator[None]:
+    """Errors from within get the line and column of ``meta`` (of a parse tree), and that line of the text."""
+    try:
+        yield
+    except IRError as e:
+        line = text.split("\n")[meta.line - 1]
+        raise type(e)(f"line {meta.line}, column {meta.column}: {e}\n{line[:160]}") from None
 
 
 def parse(text: str) -> Graph:
@@ -131,22 +162,32 @@ def parse(text: str) -> Graph:
     except UnexpectedInput as e:
         raise IRSyntaxError(f"line {e.line}, column {e.column}: unexpected text\n{e.get_context(text)}") from None
     except VisitError as e:
-        raise IRSyntaxError(str(e.orig_exc)) from None
-    version, level, batch = tree.children[0].children
+        with _at(getattr(e.obj, "meta", e.obj), text):  # a token carries its own position
+            raise IRSyntaxError(str(e.orig_exc)) from None
+    except RecursionError:
+        raise IRSyntaxError("line 1, column 1: the text nests values too deeply") from None
+    with _at(tree.children[0].meta, text):
+        graph = _read_header(*tree.children[0].children)
+    # constants stand last, but the nodes' shapes depend on them
+    readers = {"parameters": _read_parameters, "constant": _read_constant, "node": _read_node}
+    for kind, read in readers.items():
+        for item in tree.children[1:]:
+            if item.data == kind:
+                with _at(item.meta, text):
+                    read(graph, item.children)
+    return graph
+
+
+def _read_header(version: str, level: str, batch: str) -> Graph:
     if int(version) != VERSION:
         raise IRSyntaxError(f"this is IR version {version}; this glyphc reads version {VERSION}")
-    try:
-        graph = Graph(Level(str(level)), int(batch))
-    except ValueError:
-        raise IRSyntaxError(f"unknown level {str(level)!r}; known: {', '.join(v.value for v in Level)}") from None
-    body = tree.children[1:]
-    for item in body:
-        if item.data == "constant":
-            _read_constant(graph, item.children)
-    for item in body:
-        if item.data == "node":
-            _read_node(graph, item.children)
-    return graph
+    if level not in (v.value for v in Level):
+        raise IRSyntaxError(f"unknown level {str(level)!r}; known: {', '.join(v.value for v in Level)}")
+    return Graph(Level(str(level)), int(batch))
+
+
+def _read_parameters(graph: Graph, items: list[Any]) -> None:
+    graph.parameters = _build(items[0], Parameters, "parameters")
 
 
 def _read_constant(graph: Graph, items: list[Any]) -> None:
@@ -157,7 +198,9 @@ def _read_constant(graph: Graph, items: list[Any]) -> None:
         array = np.frombuffer(raw, dtype=str(dtype)).reshape(dims)
     except (ValueError, TypeError, zlib.error) as e:
         raise IRSyntaxError(f"constant {name}: unreadable data ({e})") from None
-    graph.add_constant(json.loads(name), array)
+    if _string(name) in graph.constants:
+        raise IRSyntaxError(f"constant {name} is given twice")
+    graph.add_constant(_string(name), array)
 
 
 def _read_node(graph: Graph, items: list[Any]) -> None:
@@ -166,22 +209,22 @@ def _read_node(graph: Graph, items: list[Any]) -> None:
         raise IRSyntaxError(f"node %{number} is out of order; %{len(graph)} comes next")
     if mnemonic not in OPS:
         raise IRSyntaxError(f"%{number}: unknown op {mnemonic!r}; known: {', '.join(OPS)}")
-    attributes: dict[str, Any] = {}
+    attributes: list[tuple[str, Any]] = []
     operands, decisions, location, type = [], [], "", None
     for item in items[2:]:
         if isinstance(item, tuple) and not isinstance(item, _Record):
-            attributes[item[0]] = item[1]
+            attributes.append(item)
         elif isinstance(item, _Record):
             type = _build(item, TensorType, f"%{number}")
         elif item is not None and item.data == "operand":
             operands.append(int(item.children[0]))
         elif item is not None and item.data == "location" and item.children[0] is not None:
-            location = json.loads(item.children[0])
+            location = _string(item.children[0])
         elif item is not None and item.data == "decision":
             decisions.append(_build(item.children[0], Decision, f"%{number}"))
     if any(i >= number for i in operands):
         raise IRSyntaxError(f"%{number} uses a node that is not defined before it")
-    op = _build(_Record(OPS[mnemonic].__name__, attributes), OPS[mnemonic], f"%{number}")
+    op = _build(_Record(OPS[mnemonic].__name__, _unique(attributes)), OPS[mnemonic], f"%{number}")
     graph.add(op, tuple(graph.node(i) for i in operands), type, location, tuple(decisions))
 
 
@@ -202,7 +245,7 @@ def _build(record: _Record, cls: Callable[..., Any], where: str) -> Any:
         )
     try:
         return cls(**{k: _coerce(v, hints[k], f"{where}: {k}") for k, v in record.fields.items()})
-    except (TypeError, ValueError, IRError) as e:
+    except (TypeError, ValueError, OverflowError, IRError) as e:
         raise IRSyntaxError(str(e) if isinstance(e, IRSyntaxError) else f"{where}: {e}") from None
 
 

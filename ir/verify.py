@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .errors import IRError
 from .graph import Graph, Node
-from .ops import ArgMax, Bootstrap, Linear, Output, Softmax, Switch, Unpack
+from .ops import ArgMax, Bootstrap, Input, Linear, Output, Reshape, Softmax, Switch, Unpack
 from .types import Encoding, Level, Scheme
 
 
@@ -14,32 +14,46 @@ def verify(graph: Graph) -> None:
         raise IRError(f"the batch must be at least 1, not {graph.batch}")
     if not graph.outputs:
         raise IRError("the graph has no output")
-    names = [n.op.name for n, _ in graph.of(Output)]  # type: ignore[attr-defined]
-    if len(set(names)) != len(names):
-        raise IRError(f"two outputs have the same name: {sorted(names)}")
+    _names("inputs", [op.name for _, op in graph.of(Input)])
+    _names("outputs", [op.name for _, op in graph.of(Output)])
     for node in graph:
         _structure(graph, node)
-        if graph.level >= Level.QUANTIZED and not _on_client(node):
+        if graph.level >= Level.QUANTIZED and not _on_client(graph, node):
             _quantized(graph, node)
         if graph.level >= Level.ASSIGNED:
             _assigned(graph, node)
-        if graph.level >= Level.LAIDOUT and not _on_client(node):
+        if graph.level >= Level.LAIDOUT and not _on_client(graph, node):
             _laid_out(graph, node)
 
 
-def _on_client(node: Node) -> bool:
-    return isinstance(node.op, Softmax | ArgMax | Output) or node.type.scheme is Scheme.CLIENT
+def _names(what: str, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        raise IRError(f"two {what} have the same name: {sorted(names)}")
+
+
+def _on_client(graph: Graph, node: Node) -> bool:
+    """Whether the client computes ``node`` in the clear: a reshape is computed where its operand was."""
+    if isinstance(node.op, Softmax | ArgMax | Output) or node.type.scheme is Scheme.CLIENT:
+        return True
+    return isinstance(node.op, Reshape) and _on_client(graph, graph.operands(node)[0])
 
 
 def _structure(graph: Graph, node: Node) -> None:
     if graph.level not in node.op.levels:
         raise IRError(f"{node} is not allowed at level {graph.level.value}")
+    if len(node.operands) != node.op.arity:
+        raise IRError(f"{node} takes {node.op.arity} operand(s), has {len(node.operands)}")
+    if not all(0 <= i < node.id for i in node.operands):
+        raise IRError(f"{node} uses a node that does not come before it")
     operands = graph.operands(node)
-    if len(operands) != node.op.arity:
-        raise IRError(f"{node} takes {node.op.arity} operand(s), has {len(operands)}")
-    shape = node.op.result_shape(tuple(o.type.shape for o in operands), graph.constants)
+    try:
+        shape = node.op.result_shape(tuple(o.type.shape for o in operands), graph.constants)
+    except IRError as e:
+        raise IRError(f"{node}: {e}") from None
     if shape != node.type.shape:
         raise IRError(f"{node} is typed {list(node.type.shape)}, but its op gives {list(shape)}")
+    if min(shape, default=1) < 1:
+        raise IRError(f"{node} has an empty or negative axis: {list(shape)}")
     if isinstance(node.op, Output) and graph.users(node):
         raise IRError(f"{node} is an output and cannot be used further")
 
@@ -47,6 +61,12 @@ def _structure(graph: Graph, node: Node) -> None:
 def _quantized(graph: Graph, node: Node) -> None:
     if node.type.fixed is None:
         raise IRError(f"{node} has no fixed-point format")
+    if len(node.type.fixed.scale) not in (1, node.type.size):
+        raise IRError(f"{node} has {len(node.type.fixed.scale)} scales for {node.type.size} elements")
+    if any(_on_client(graph, o) for o in graph.operands(node)):
+        raise IRError(f"{node} is encrypted, but computed from what the client makes after decryption")
+    if isinstance(node.op, Reshape | Switch | Unpack) and node.type.fixed != graph.operands(node)[0].type.fixed:
+        raise IRError(f"{node} keeps the integers as they are, so it cannot change their fixed-point format")
     if isinstance(node.op, Linear):
         for name in node.op.constant_names():
             if graph.constant(name).dtype != "int64":
@@ -57,6 +77,8 @@ def _assigned(graph: Graph, node: Node) -> None:
     type, operands = node.type, graph.operands(node)
     if type.scheme is None:
         raise IRError(f"{node} has no scheme")
+    if type.scheme is Scheme.CLIENT and not isinstance(node.op, Softmax | ArgMax | Output | Reshape):
+        raise IRError(f"{node} is assigned to the client, which computes softmax, argmax and reshape only")
     if isinstance(node.op, Switch):
         source = operands[0].type
         if (source.scheme, type.scheme, type.encoding) != (node.op.source, node.op.target, node.op.encoding):
@@ -82,7 +104,8 @@ def _laid_out(graph: Graph, node: Node) -> None:
         raise IRError(f"{node} has {node.type.size} features and batch {graph.batch}; its layout does not: {layout}")
     operands = graph.operands(node)
     if isinstance(node.op, Bootstrap):
-        if node.op.slots * 2 > layout.ring or layout.ring // (2 * node.op.slots) > layout.grid:
+        slots = node.op.slots
+        if slots < 1 or layout.ring % (2 * slots) or layout.grid % (layout.ring // (2 * slots)):
             raise IRError(f"{node}: {node.op.slots} slots do not read all positions on a grid of {layout.grid}")
         if node.op.series.degree < 1:
             raise IRError(f"{node}: empty series")

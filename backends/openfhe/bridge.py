@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import openfhe as fhe
 
+from .library import fhe
 from .ring import U64, Ring
 
 

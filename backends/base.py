@@ -1,0 +1,87 @@
+"""What a backend offers, and the one loop that executes a schedule on any of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from glyphc.ir.instructions import (
+    Dot,
+    Evaluate,
+    Free,
+    FromTorus,
+    Instruction,
+    Load,
+    Powers,
+    Register,
+    Schedule,
+    Split,
+    Store,
+    ToTorus,
+)
+
+
+class Machine(Protocol):
+    """The server's side of a backend: one method per computing instruction (see ``glyphc.ir.instructions``)."""
+
+    def dot(self, sources: Sequence[Any], weights: str) -> Any:
+        """Sum of products of ciphertexts with the polynomials named ``weights``, and the bias."""
+
+    def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
+        """The first ``count`` of ``parts`` residue classes."""
+
+    def to_torus(self, source: Any, slots: int) -> Any:
+        """Switch to the bootstrapping scheme."""
+
+    def from_torus(self, source: Any) -> Any:
+        """Switch back."""
+
+    def powers(self, source: Any, slots: int, degree: int) -> Any:
+        """The shared first half of a functional bootstrap."""
+
+    def evaluate(self, powers: Any, instruction: Evaluate) -> Any:
+        """One function of it."""
+
+
+Observer = Callable[[Instruction, float], None]
+
+
+def execute(
+    schedule: Schedule,
+    machine: Machine,
+    inputs: Mapping[str, Sequence[Any]],
+    observe: Observer = lambda instruction, seconds: None,
+) -> dict[str, list[Any]]:
+    """Run a schedule; returns the output ciphertexts by name, in the order of their parts.
+
+    ``inputs``: the ciphertexts of each input, in the order of their parts. ``observe`` is told every instruction and the
+    seconds it took, after it is done.
+    """
+    registers: dict[Register, Any] = {}
+    outputs: dict[str, list[Any]] = {}
+    for instruction in schedule.instructions:
+        start = time.perf_counter()
+        match instruction:
+            case Load(target=target, name=name, part=part):
+                registers[target] = inputs[name][part]
+            case Dot(target=target, sources=sources, weights=weights):
+                registers[target] = machine.dot([registers[s] for s in sources], weights)
+            case Split(targets=targets, source=source, parts=parts, stride=stride):
+                pieces = machine.split(registers[source], parts, stride, len(targets))
+                registers.update(zip(targets, pieces, strict=True))
+            case ToTorus(target=target, source=source, slots=slots):
+                registers[target] = machine.to_torus(registers[source], slots)
+            case FromTorus(target=target, source=source):
+                registers[target] = machine.from_torus(registers[source])
+            case Powers(target=target, source=source, slots=slots, degree=degree):
+                registers[target] = machine.powers(registers[source], slots, degree)
+            case Evaluate(target=target, powers=powers):
+                registers[target] = machine.evaluate(registers[powers], instruction)
+            case Store(source=source, name=name):
+                outputs.setdefault(name, []).append(registers[source])
+            case Free(registers=dead):
+                for register in dead:
+                    del registers[register]
+        observe(instruction, time.perf_counter() - start)
+    return outputs

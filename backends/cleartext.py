@@ -1,0 +1,91 @@
+"""The definition of every instruction: exact polynomials in numpy, no encryption.
+
+A "ciphertext" is a float64 array of N coefficients in message units (integers modulo t, or exact dyadic fractions of
+them after a bootstrap with a divisor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.evaluate import dequantize, quantize
+from glyphc.ir.functions import compose
+from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
+
+F64 = npt.NDArray[np.float64]
+C128 = npt.NDArray[np.complex128]
+
+
+class NegacyclicFFT:
+    """Products modulo X^n + 1 in double precision, by a complex transform of length n/2 on twisted coefficients."""
+
+    def __init__(self, n: int) -> None:
+        self._half = n // 2
+        self._twist = np.exp(1j * np.pi * np.arange(self._half) / n)
+
+    def forward(self, a: F64) -> C128:
+        """Values of a at half of the odd 2n-th roots of unity (the other half are conjugates)."""
+        return np.asarray(np.fft.fft((a[: self._half] + 1j * a[self._half :]) * self._twist))
+
+    def inverse(self, values: C128) -> F64:
+        a = np.fft.ifft(values) * self._twist.conj()
+        return np.concatenate([a.real, a.imag])
+
+
+class CleartextMachine:
+    """Executes instructions on plain coefficients."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._ring = schedule.parameters.ring
+        self._modulus = float(schedule.parameters.plaintext_modulus)
+        self._polynomials: dict[str, Polynomials] = schedule.polynomials
+        self._fft = NegacyclicFFT(self._ring)
+
+    def encrypt(self, coefficients: npt.NDArray[np.int64]) -> F64:
+        """Message integers, shape (N,), as this backend's ciphertext."""
+        return self._centred(coefficients.astype(np.float64))
+
+    def decrypt(self, ciphertext: F64) -> npt.NDArray[np.int64]:
+        """The message, shape (N,), centred modulo t."""
+        return np.rint(ciphertext).astype(np.int64)
+
+    def dot(self, sources: Sequence[F64], weights: str) -> F64:
+        polynomials = self._polynomials[weights]
+        total = np.zeros(self._ring // 2, dtype=np.complex128)
+        for row, source in enumerate(sources):
+            total += self._fft.forward(source) * self._fft.forward(polynomials.dense(row, self._ring).astype(np.float64))
+        bias = polynomials.dense(len(polynomials) - 1, self._ring)
+        return self._centred(self._fft.inverse(total) + bias)
+
+    def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
+        pieces = []
+        for r in range(count):
+            piece = np.zeros(self._ring)
+            piece[:: stride * parts] = parts * source[stride * r :: stride * parts]
+            pieces.append(self._centred(piece))
+        return pieces
+
+    def to_torus(self, source: F64, slots: int) -> F64:
+        return source
+
+    def from_torus(self, source: F64) -> F64:
+        return source
+
+    def powers(self, source: F64, slots: int, degree: int) -> F64:
+        grid = self._ring // (2 * slots)
+        kept = np.zeros(self._ring)
+        kept[::grid] = source[::grid]
+        return kept
+
+    def evaluate(self, powers: F64, instruction: Evaluate) -> F64:
+        # exact: functions on fixed-point integers; positions off the bootstrap's grid are never read
+        x = dequantize(np.rint(powers)[:, None], instruction.input_format)
+        y = quantize(compose(instruction.functions, x), instruction.output_format)[:, 0]
+        return self._centred(y / instruction.divisor)
+
+    def _centred(self, x: F64) -> F64:
+        """Representatives modulo t in [-t/2, t/2]."""
+        return np.asarray(x - self._modulus * np.rint(x / self._modulus))

@@ -1,0 +1,32 @@
+"""The packed functional bootstrap: refresh a ciphertext and apply a trigonometric series to every coefficient.
+
+OpenFHE's multi-value form of functional bootstrapping is used in its parts: the powers of e^{2 pi i x} are shared by all functions
+of one input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glyphc.ir.series import Series
+
+from .contexts import DIGIT_BITS, Contexts, placeholder_series
+
+
+class Bootstrapper:
+    """Runs bootstraps in a context that has been set up (``contexts.setup_bootstrap``) and whose keys are loaded."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._context = contexts.torus
+        self._q0 = contexts.torus_ring.q if contexts.torus is not None else 0
+
+    def powers(self, ciphertext: Any, degree: int) -> Any:
+        """Modulus raise, CoeffsToSlots, exponential and its powers up to ``degree``."""
+        return self._context.EvalMVBPrecompute(ciphertext, placeholder_series(degree), DIGIT_BITS, self._q0, 1)  # type: ignore[union-attr]
+
+    def evaluate(self, powers: Any, series: Series) -> Any:
+        """The series, then SlotsToCoeffs: a ciphertext at the bottom level with the values as phases."""
+        coefficients = [complex(re, im) for re, im in zip(series.real, series.imag, strict=True)]
+        context = self._context
+        slots = context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)  # type: ignore[union-attr]
+        return context.EvalHomDecoding(slots, 1, 0)  # type: ignore[union-attr]

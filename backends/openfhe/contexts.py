@@ -1,0 +1,125 @@
+"""OpenFHE contexts from a program's parameters: one for BGV, one for bootstraps, for one shared secret.
+
+OpenFHE itself checks the 128-bit security of both when it generates them; an insecure ring is used only when the
+parameters say so by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from glyphc.ir.parameters import Parameters
+
+from ..errors import BackendError
+from .bridge import rings_of
+from .library import fhe
+from .ring import Ring
+
+# OpenFHE wants the input precision of a look-up table; any value above 4 selects the general series evaluation.
+DIGIT_BITS = 8
+_ORDER = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """Both contexts and their rings; no keys. torus is None for programs without a bootstrap."""
+
+    parameters: Parameters
+    bgv: Any
+    bgv_ring: Ring
+    torus: Any | None
+    torus_rings: tuple[Ring, ...]
+
+    @property
+    def torus_ring(self) -> Ring:
+        """The ring of the lowest modulus, where bootstraps begin and end."""
+        return self.torus_rings[0]
+
+
+def make_contexts(parameters: Parameters) -> Contexts:
+    """Generate the contexts; BackendError when OpenFHE refuses the parameters."""
+    try:
+        bgv = _bgv(parameters)
+        torus = _torus(parameters) if parameters.slots else None
+    except RuntimeError as e:
+        raise BackendError(f"OpenFHE refuses the parameters {parameters}: {e}") from None
+    (bgv_ring,) = rings_of(bgv)
+    if (bgv_ring.q - 1) % parameters.plaintext_modulus:
+        raise BackendError("the BGV modulus is not 1 modulo t; scheme switches would scale messages")
+    return Contexts(parameters, bgv, bgv_ring, torus, rings_of(torus) if torus is not None else ())
+
+
+def placeholder_series(degree: int) -> list[complex]:
+    """Coefficients whose number tells OpenFHE a series' degree. None is zero: it would skip powers that others need."""
+    return [1 + 1j] * (degree + 1)
+
+
+def setup_bootstrap(contexts: Contexts, public_key: Any) -> None:
+    """Precompute the transforms of the bootstrap (OpenFHE's ``EvalFBTSetup``). Needs no secret; once per context."""
+    p = contexts.parameters
+    contexts.torus.EvalFBTSetup(  # type: ignore[union-attr]
+        placeholder_series(p.degree),
+        p.slots,
+        1 << DIGIT_BITS,
+        1 << p.output_bits,
+        1 << p.scaling_bits,
+        public_key,
+        [0, 0],
+        list(p.level_budget),
+        0,
+        0,
+        _ORDER,
+    )
+
+
+def _security(parameters: Parameters) -> Any:
+    return getattr(fhe, parameters.security) if parameters.secure else fhe.HEStd_NotSet
+
+
+def _bgv(parameters: Parameters) -> Any:
+    """A BGV context on one limb, Q = 1 (mod t), of at least the wanted size.
+
+    OpenFHE sizes the limb by the additions it is told to expect, so that number is raised until the limb is large enough.
+    """
+    for doublings in range(40):
+        p = fhe.CCParamsBGVRNS()
+        p.SetPlaintextModulus(parameters.plaintext_modulus)
+        p.SetMultiplicativeDepth(0)
+        p.SetScalingTechnique(fhe.FIXEDAUTO)  # the technique that makes Q = 1 (mod t)
+        p.SetRingDim(parameters.ring)
+        p.SetSecurityLevel(_security(parameters))
+        p.SetEvalAddCount(1 << doublings)
+        context = fhe.GenCryptoContext(p)
+        if context.GetModulus() >= 2.0 ** (parameters.bgv_bits - 1):
+            break
+    for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE):
+        context.Enable(feature)
+    return context
+
+
+def _torus(parameters: Parameters) -> Any:
+    p = fhe.CCParamsCKKSRNS()
+    p.SetSecretKeyDist(fhe.SPARSE_ENCAPSULATED)
+    p.SetSecurityLevel(_security(parameters))
+    p.SetRingDim(parameters.ring)
+    p.SetBatchSize(parameters.ring // 2)
+    p.SetScalingTechnique(fhe.FIXEDMANUAL)
+    p.SetScalingModSize(parameters.scaling_bits)
+    p.SetFirstModSize(parameters.scaling_bits)
+    p.SetKeySwitchTechnique(fhe.HYBRID)
+    p.SetNumLargeDigits(parameters.large_digits)
+    depth = fhe.CryptoContext.GetFBTDepth(
+        list(parameters.level_budget),
+        placeholder_series(parameters.degree),
+        1 << DIGIT_BITS,
+        _ORDER,
+        fhe.SPARSE_ENCAPSULATED,
+    )
+    if depth != parameters.depth:
+        raise BackendError(f"this OpenFHE needs {depth} levels for degree {parameters.degree}, planned {parameters.depth}")
+    p.SetMultiplicativeDepth(depth)
+    context = fhe.GenCryptoContext(p)
+    for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE, fhe.ADVANCEDSHE, fhe.FHE):
+        context.Enable(feature)
+    return context

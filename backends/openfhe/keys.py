@@ -1,0 +1,26 @@
+"""What the server holds: evaluation keys. Nothing here lets anyone decrypt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .contexts import Contexts
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationKeys:
+    """Contexts, public key and evaluation keys of one client.
+
+    The bootstrapping context's automorphism and multiplication keys live in OpenFHE's own tables, filed under the public
+    key's tag; bgv_automorphisms maps automorphism indices to keys of the BGV context (None when nothing is unpacked).
+    """
+
+    contexts: Contexts
+    public_key: Any | None
+    bgv_automorphisms: Any | None
+
+
+def unpack_automorphism(ring: int, stride: int) -> int:
+    """g with X -> X^g keeping exponents that are even multiples of ``stride`` and negating the odd ones."""
+    return 1 + ring // stride

@@ -1,0 +1,49 @@
+"""The server's side: executes a schedule with evaluation keys. It has no secret and no way to decrypt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from glyphc.ir.instructions import Evaluate, Schedule
+
+from .bootstrap import Bootstrapper
+from .keys import EvaluationKeys
+from .linear import LinearEngine
+from .switch import Switcher
+
+
+class OpenFHEMachine:
+    """OpenFHE behind the instructions (see ``glyphc.backends.base.Machine``)."""
+
+    def __init__(self, schedule: Schedule, keys: EvaluationKeys) -> None:
+        if schedule.parameters != keys.contexts.parameters:
+            raise ValueError("the evaluation keys were made for other parameters than the program's")
+        self._schedule = schedule
+        self._linear = LinearEngine(keys, schedule.polynomials)
+        self._switcher = Switcher(keys.contexts, keys.public_key)
+        self._bootstrapper = Bootstrapper(keys.contexts)
+
+    def prepare(self, observe: Callable[[str], None] = lambda name: None) -> None:
+        """Encode all weights ahead of the first evaluation; ``observe`` is told each linear map when done."""
+        for name in self._schedule.polynomials:
+            self._linear.prepare(name)
+            observe(name)
+
+    def dot(self, sources: Sequence[Any], weights: str) -> Any:
+        return self._linear.dot(sources, weights)
+
+    def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
+        return self._linear.split(source, parts, stride, count)
+
+    def to_torus(self, source: Any, slots: int) -> Any:
+        return self._switcher.to_torus(source, slots)
+
+    def from_torus(self, source: Any) -> Any:
+        return self._switcher.from_torus(source)
+
+    def powers(self, source: Any, slots: int, degree: int) -> Any:
+        return self._bootstrapper.powers(source, degree)
+
+    def evaluate(self, powers: Any, instruction: Evaluate) -> Any:
+        return self._bootstrapper.evaluate(powers, instruction.series)

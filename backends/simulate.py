@@ -1,0 +1,53 @@
+"""The cleartext backend with what encryption adds: series instead of functions, and noise of the predicted size.
+
+Messages are float64 coefficients in message units as in :mod:`.cleartext`; noise is drawn from a seeded generator, so a
+simulation can be repeated.
+"""
+
+from __future__ import annotations
+
+from math import log2
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.instructions import Evaluate, Schedule
+from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, KEY_SWITCH, ROUNDING, SIGMA
+from glyphc.ir.series import evaluate_series, noise_gain
+
+from .cleartext import F64, CleartextMachine
+
+
+class SimulatedMachine(CleartextMachine):
+    """Adds Gaussian noise where OpenFHE does; the noise then travels through the arithmetic by itself."""
+
+    def __init__(self, schedule: Schedule, seed: int = 0) -> None:
+        super().__init__(schedule)
+        self._parameters = schedule.parameters
+        self._random = np.random.default_rng(seed)
+        # one unit of the BGV modulus' last place, in message units
+        self._unit = 2.0 ** (schedule.parameters.plaintext_bits - schedule.parameters.bgv_bits)
+
+    def encrypt(self, coefficients: npt.NDArray[np.int64]) -> F64:
+        return super().encrypt(coefficients) + self._noise(SIGMA * self._unit)
+
+    def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
+        levels = int(log2(parts))
+        # level l is doubled by all later ones
+        deviation = KEY_SWITCH * self._unit * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
+        return [piece + self._noise(deviation) for piece in super().split(source, parts, stride, count)]
+
+    def to_torus(self, source: F64, slots: int) -> F64:
+        return source + self._noise(ROUNDING * self._modulus / 2.0**self._parameters.scaling_bits)
+
+    def evaluate(self, powers: F64, instruction: Evaluate) -> F64:
+        series = instruction.series
+        grid = self._ring // (2 * self._parameters.slots)
+        phase = evaluate_series(series, powers[::grid] / self._modulus)
+        phase += self._random.normal(0, BOOTSTRAP * self._ring / 65536 * noise_gain(series), len(phase))
+        out = np.zeros(self._ring)
+        out[::grid] = phase / 2.0**instruction.output_bits * self._modulus
+        return self._centred(out + self._noise(DECODING_FLOOR * self._modulus))
+
+    def _noise(self, deviation: float) -> F64:
+        return self._random.normal(0, deviation, self._ring)

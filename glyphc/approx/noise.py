@@ -1,0 +1,115 @@
+"""The noise model: predicted errors of every value, in units of its own fixed-point integers.
+
+Three parts are kept apart because linear maps treat them differently:
+
+white          ciphertext noise on all N coefficients: encryption, key switching, rounding to another modulus. A product
+               with a weight polynomial adds it up over all of the polynomial's terms (Frobenius norm of the weights).
+bootstrap      noise that the bootstrap adds to the values it refreshes; only a value's own terms matter (row norm).
+approximation  series fit and rounding to integers: deterministic errors, treated as independent.
+
+The sizes of the elementary noises are in ``glyphc.ir.noise``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import hypot, log2, sqrt
+
+import numpy as np
+
+from glyphc.ir.functions import compose
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, KEY_SWITCH, ROUNDING, SIGMA
+from glyphc.ir.ops import Bootstrap, Input, Linear, Switch, Unpack
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.series import noise_gain
+from glyphc.ir.types import Scheme
+
+
+# Wanted distance between white noise and one unit, in bits.
+_MARGIN_BITS = 6
+_MIN_BGV_BITS = 45
+MAX_BGV_BITS = 58
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviations in units of the value's integers."""
+
+    white: float = 0.0
+    bootstrap: float = 0.0
+    approximation: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return hypot(self.white, self.bootstrap, self.approximation)
+
+
+def predict(graph: Graph, parameters: Parameters, bgv_bits: float) -> dict[int, Noise]:
+    """Noise of every encrypted value of a laid-out graph, by node id, for a BGV modulus of ``bgv_bits``."""
+    out: dict[int, Noise] = {}
+    for node in graph:
+        if node.type.scheme not in (None, Scheme.CLIENT):
+            out[node.id] = _step(node, graph, parameters, 2.0**bgv_bits, out)
+    return out
+
+
+def bgv_bits(graph: Graph, plaintext_bits: int) -> int:
+    """The BGV modulus that keeps white noise ``_MARGIN_BITS`` below one unit everywhere, in bits."""
+    # white noise is proportional to t/q: run the model with q = 1 and bootstraps that forget it
+    probe = Parameters(ring=1, plaintext_bits=plaintext_bits, bgv_bits=0)
+    white = max((n.white for n in predict(graph, probe, 0.0).values()), default=1.0)
+    return int(min(MAX_BGV_BITS, max(_MIN_BGV_BITS, np.ceil(log2(white) + _MARGIN_BITS))))
+
+
+def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dict[int, Noise]) -> Noise:
+    t = float(parameters.plaintext_modulus)
+    op = node.op
+    if isinstance(op, Input):
+        return Noise(white=SIGMA * t / q, approximation=sqrt(1 / 12))
+    (operand,) = graph.operands(node)
+    source = known[operand.id]
+    if isinstance(op, Linear):
+        weight = graph.constant(op.weight.name).astype(np.float64)
+        row = float(np.sqrt((weight**2).sum(axis=1).mean()))
+        frobenius = float(np.sqrt((weight**2).sum()))
+        return Noise(frobenius * source.white, row * source.bootstrap, row * source.approximation)
+    if isinstance(op, Unpack):
+        # every level doubles what is there and adds one key switch
+        return replace(source, white=op.parts * hypot(source.white, KEY_SWITCH * t / q / sqrt(3)))
+    if isinstance(op, Switch) and op.target is Scheme.TFHE:
+        return replace(source, white=hypot(source.white, ROUNDING * t / 2.0**parameters.scaling_bits))
+    if isinstance(op, Switch):
+        return replace(source, white=hypot(source.white, t / q))
+    if isinstance(op, Bootstrap):
+        return _bootstrap(node, operand, op, source, parameters)
+    if node.op.mnemonic == "apply":
+        return Noise()  # parameters are not chosen yet: a refresh
+    return source
+
+
+def _bootstrap(node: Node, operand: Node, op: Bootstrap, source: Noise, parameters: Parameters) -> Noise:
+    """Noise of the undivided result; the unpacking that follows undoes the divisor."""
+    assert node.type.fixed is not None
+    unit = parameters.plaintext_modulus * op.divisor / 2.0**op.output_bits  # integers per unit of the series
+    floor = DECODING_FLOOR * parameters.plaintext_modulus * op.divisor
+    fresh = BOOTSTRAP * parameters.ring / 65536 * noise_gain(op.series) * unit
+    span = node.type.fixed.hi - node.type.fixed.lo
+    passed = source.total * _slope(node, operand, op)
+    fit = op.series.rms_error * span
+    return Noise(0.0, hypot(fresh, floor), hypot(passed, fit, sqrt(1 / 12)))
+
+
+def _slope(node: Node, operand: Node, op: Bootstrap) -> float:
+    """Rms slope of the function in integers per integer, where calibration saw values."""
+    source, target, calibration = operand.type.fixed, node.type.fixed, operand.type.calibration
+    assert source is not None and target is not None
+    lo, hi = (calibration.lo, calibration.hi) if calibration else (source.real_lo, source.real_hi)
+    x = np.linspace(lo, max(hi, lo + source.scale[0]), 4097)
+    y = compose(op.functions, x)
+    slope = np.diff(y) / np.diff(x) * source.scale[0] / target.scale[0]
+    weights = None
+    if calibration is not None and calibration.histogram:
+        counts = np.array(calibration.histogram, dtype=np.float64) + 1e-9
+        weights = np.repeat(counts, -(-len(slope) // len(counts)))[: len(slope)]
+    return float(np.sqrt(np.average(slope**2, weights=weights)))

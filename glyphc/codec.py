@@ -1,0 +1,68 @@
+"""The client's codec: real arrays <-> fixed-point coefficients in their layouts. No cryptography here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import DataError
+from glyphc.ir.evaluate import apply_client_op, dequantize, quantize
+from glyphc.ir.instructions import ClientSpec, Port
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+
+def check_inputs(client: ClientSpec, x: Any) -> dict[str, F64]:
+    """Samples by input name, as float64 of shape (samples, *shape); DataError says what does not fit and where."""
+    ports = {p.name: p for p in client.inputs}
+    given = dict(x) if isinstance(x, Mapping) else {next(iter(ports)): x}
+    if set(given) != set(ports):
+        raise DataError(f"the program has input(s) {', '.join(sorted(ports))}; got {', '.join(sorted(given)) or 'none'}")
+    checked = {name: _check(ports[name], np.asarray(value)) for name, value in given.items()}
+    counts = {len(v) for v in checked.values()}
+    if len(counts) > 1:
+        raise DataError(f"the inputs have different numbers of samples: {sorted(counts)}")
+    return checked
+
+
+def _check(port: Port, x: npt.NDArray[Any]) -> F64:
+    wanted = f"(samples, {', '.join(map(str, port.shape))})"
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"input {port.name!r} is of type {x.dtype}; it must be an array of numbers of shape {wanted}")
+    if x.ndim != len(port.shape) + 1 or x.shape[1:] != port.shape or not len(x):
+        raise DataError(f"input {port.name!r} has shape {list(x.shape)}; the network takes {wanted}")
+    values = x.astype(np.float64)
+    flat = values.reshape(len(values), -1)
+    if not np.isfinite(flat).all():
+        row, column = np.argwhere(~np.isfinite(flat))[0]
+        raise DataError(f"input {port.name!r} has NaN or infinity, first in sample {row}, feature {column}; repair the data")
+    integers = quantize(flat, port.fixed)
+    outside = (integers < port.fixed.lo) | (integers > port.fixed.hi)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        scale, offset = (v[column if len(v) > 1 else 0] for v in (port.fixed.scale, port.fixed.offset))
+        raise DataError(
+            f"input {port.name!r}: {int(outside.sum())} value(s) lie outside the calibrated range with its guard band, first "
+            f"{flat[row, column]:.6g} in sample {row}, feature {column} (allowed: {scale * port.fixed.lo + offset:.6g} to "
+            f"{scale * port.fixed.hi + offset:.6g}). Under encryption this would give garbage unnoticed. Check the data's units, "
+            "or compile with calibration samples that cover such values"
+        )
+    return values
+
+
+def encode(port: Port, samples: F64) -> I64:
+    """Coefficients of the input ciphertexts, shape (parts, N), for at most a batch of checked samples."""
+    return port.layout.pack(quantize(samples.reshape(len(samples), -1), port.fixed))
+
+
+def decode(port: Port, coefficients: I64, samples: int) -> F64:
+    """Real output, shape (samples, *shape), from decrypted coefficients of shape (parts, N)."""
+    integers = port.layout.unpack(coefficients, samples)
+    value = dequantize(integers, port.fixed).reshape(samples, *port.shape)
+    for op in port.tail:
+        value = np.asarray(apply_client_op(op, value), dtype=np.float64)
+    return value

@@ -1,0 +1,113 @@
+"""From a model to a program: the named stages of compilation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glyphc.errors import CalibrationError, GlyphcError, ModelError
+from glyphc.ir.graph import Graph, Rewriter
+from glyphc.ir.ops import Input
+from glyphc.ir.parameters import INSECURE
+from glyphc.ir.types import Level
+from glyphc.passes.base import Context, Pass
+from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
+from glyphc.passes.plan_layout import AssignLayout
+from glyphc.passes.select_parameters import SelectParameters
+from glyphc.program import Program
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+# Rings that only tests may use.
+INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass
+class _Stages:
+    """Graphs by stage name, in order; a stage is named after the pass that made it."""
+
+    graphs: dict[str, Graph]
+
+    def observe(self, name: str, graph: Graph) -> None:
+        if not name.startswith("validate-"):
+            self.graphs[name] = graph
+
+
+def compile(
+    model: str | os.PathLike[str] | bytes | Any,
+    calibration: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    batch: int = 1,
+    *,
+    passes: str = DEFAULT,
+    insecure_ring: int | None = None,
+) -> Program:
+    """Compile a network for encrypted inference at 128-bit security.
+
+    model: path of an ONNX file, its bytes, an ``onnx.ModelProto``, or a source-level :class:`glyphc.ir.graph.Graph`.
+    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set value
+    ranges and are not stored. batch: samples evaluated at once; more samples per bootstrap cost less per sample.
+    passes: the pipeline as text, see ``glyphc.passes.pipeline``. insecure_ring: a small ring dimension for tests; NOT
+    SECURE, and every output says so.
+
+    Raises ModelError, CalibrationError or ParameterError with a message that names the culprit.
+    """
+    if batch < 1:
+        raise GlyphcError(f"the batch must be at least 1, not {batch}")
+    source = _with_batch(model if isinstance(model, Graph) else _read(model), batch)
+    steps = [_for_ring(step, insecure_ring) for step in parse_pipeline(passes)]
+    context = Context(_samples(source, calibration))
+    stages = _Stages({"source": source})
+    run_pipeline(source, steps, context, stages.observe)
+    last = next(reversed(stages.graphs.values()))
+    if last.level is not Level.LAIDOUT or last.parameters is None:
+        raise GlyphcError(f"the passes {passes!r} end before parameters are selected; no program can be made of that")
+    return Program(stages.graphs, requested_batch=batch)
+
+
+def _read(model: Any) -> Graph:
+    from glyphc.frontends.from_onnx import read_onnx  # onnx is loaded only when it is needed
+
+    return read_onnx(model)
+
+
+def _with_batch(graph: Graph, batch: int) -> Graph:
+    if graph.level is not Level.SOURCE:
+        raise ModelError(f"compilation starts from a source-level graph, this one is at level {graph.level.value!r}")
+    rewriter = Rewriter(graph, batch=batch)
+    for node in graph:
+        rewriter.keep(node)
+    return rewriter.new
+
+
+def _for_ring(step: Pass, insecure_ring: int | None) -> Pass:
+    if insecure_ring is None:
+        return step
+    if insecure_ring not in INSECURE_RINGS:
+        raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
+    if isinstance(step, AssignLayout):
+        return replace(step, ring=insecure_ring)
+    if isinstance(step, SelectParameters):
+        return replace(step, security=INSECURE)
+    return step
+
+
+def _samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:
+    names = [n.op.name for n in graph.inputs if isinstance(n.op, Input)]
+    if calibration is None:
+        return {}
+    given = dict(calibration) if isinstance(calibration, Mapping) else {names[0]: calibration}
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise CalibrationError(f"calibration samples for unknown input(s) {', '.join(unknown)}; inputs: {', '.join(names)}")
+    samples = {}
+    for name, values in given.items():
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub":
+            raise CalibrationError(f"the calibration samples for input {name!r} are {array.dtype}, not numbers")
+        samples[name] = array.astype(np.float64)
+    return samples

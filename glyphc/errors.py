@@ -1,0 +1,36 @@
+"""Errors that a user can cause. Each message is one paragraph: what is wrong, where, and what to do.
+
+Anything else that escapes is a bug of glyphc and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class GlyphcError(Exception):
+    """Base of all user errors; the command line prints the message and exits with ``exit_code``."""
+
+    exit_code = 2
+
+
+class ModelError(GlyphcError):
+    """The network cannot be read or compiled: not an ONNX file, unsupported ops, inconsistent shapes."""
+
+
+class CalibrationError(GlyphcError):
+    """The calibration samples are missing or unusable."""
+
+
+class DataError(GlyphcError):
+    """Input data that does not fit the program: shape, dtype, NaN, outside the calibrated range."""
+
+
+class ParameterError(GlyphcError):
+    """No secure parameters exist for the program, or a validator refuses the chosen ones. Names the node."""
+
+
+class ArtifactError(GlyphcError):
+    """A file that is not a readable .glyphc artifact of this version."""
+
+
+class EnvironmentProblem(GlyphcError):
+    """The installation lacks something, e.g. an OpenFHE build for this Python."""

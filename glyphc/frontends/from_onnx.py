@@ -1,0 +1,429 @@
+"""Reads ONNX models into the source level of the IR.
+
+ONNX tensors carry the batch as axis 0, the IR's shapes are those of one sample: so every conversion has to
+make sure that a node leaves axis 0 alone. Nodes that the IR cannot express are reported together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto
+
+from glyphc.errors import ModelError
+from glyphc.frontends.onnx_constants import (
+    DEFAULT_DOMAINS,
+    F64,
+    FLOATS,
+    FOLDABLE,
+    ConstantPool,
+    Named,
+    Source,
+    UnsupportedError,
+    liveness,
+    load,
+    model_input,
+)
+from glyphc.ir.errors import IRError
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax
+from glyphc.ir.types import Level
+from glyphc.ir.verify import verify
+
+# Types in which an index (a result of ArgMax) keeps its value.
+_INDEX_KINDS = FLOATS | {TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64}
+# Softmax and the like run on the client, after decryption; what may follow them, because it changes no value.
+_CLIENT_ONLY = frozenset({"ArgMax", "LogSoftmax", "Softmax"})
+_AFTER_DECRYPTION = _CLIENT_ONLY | {"Cast", "Dropout", "Flatten", "Identity", "Reshape"}
+
+_ADVICE = {
+    "Conv": "convolutions are not supported yet; write it as a Gemm over the flattened image",
+    "Shape": "sizes computed at run time are not supported; export Flatten, or Reshape by a constant shape",
+} | dict.fromkeys(
+    ["Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "PRelu", "Selu", "Softplus", "Swish"],
+    "this activation is not supported; Relu, LeakyRelu, Sigmoid and Tanh are",
+)
+
+
+def read_onnx(source: Source) -> Graph:
+    """Read a model from a path, from the bytes of a file or from an ``onnx.ModelProto`` (left unchanged).
+
+    Returns a verified graph at the source level with batch 1. Its shapes leave out the batch axis: an ONNX
+    input (N, 64) becomes an ``Input`` of shape (64,). Locations are the names of the ONNX nodes (``#index``
+    for those without), constants keep the names of their initializers. Nodes no output needs are left out.
+
+    Raises ModelError for what cannot be read, for models without exactly one float input of known sample
+    shape, and, in one message, for all nodes that are not supported.
+    """
+    model, label = load(source)
+    reader = _Reader(model.graph, label)
+    reader.convert_nodes()
+    reader.add_outputs()
+    verify(reader.graph)
+    return reader.graph
+
+
+class _UnknownOperandError(Exception):
+    """A node reads what an unsupported one gives, and its shape is unknown: it cannot be checked further."""
+
+
+class _Reader:
+    """Converts the nodes of one checked model, in order. values: the IR's node for each ONNX value."""
+
+    def __init__(self, onnx_graph: GraphProto, label: str) -> None:
+        self.label = label
+        self.onnx_graph = onnx_graph
+        self.constants = ConstantPool(onnx_graph)
+        self.types = {
+            v.name: v.type.tensor_type
+            for v in (*onnx_graph.value_info, *onnx_graph.input, *onnx_graph.output)
+            if v.type.HasField("tensor_type")
+        }
+        self.graph = Graph(Level.SOURCE, batch=1)
+        name, shape, self.batch = model_input(onnx_graph, label)
+        self.values = {name: self.graph.add(Input(name, shape))}
+        self._stored: dict[str, F64] = {}
+        self._needed, self._for_client = liveness(onnx_graph, _AFTER_DECRYPTION)
+
+    def convert_nodes(self) -> None:
+        """Convert everything that an output needs; one ModelError for all nodes that are not supported."""
+        problems: list[str] = []
+        for index, node in enumerate(self.onnx_graph.node):
+            if self._needed.isdisjoint(node.output):
+                continue
+            call = _Call(self, node, node.name or f"#{index}")
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):  # store() reports it
+                    self._convert(call)
+            except (UnsupportedError, IRError) as e:  # IRError: shapes that onnx could not infer don't fit
+                problems.append(f"  {call.location!r} ({node.op_type}): {e}")
+                self._stand_in(node)
+            except _UnknownOperandError:
+                self._stand_in(node)
+        if problems:
+            raise ModelError(
+                f"{self.label} has {len(problems)} node(s) that glyphc cannot run on encrypted data:\n"
+                + "\n".join(problems)
+                + "\nReplace them in the network and export it again. Supported, on one encrypted tensor and "
+                f"constants: {', '.join(sorted(_RULES))}."
+            )
+
+    def add_outputs(self) -> None:
+        """Add the outputs under their ONNX names; ModelError if there is none, or one is a constant."""
+        names = [o.name for o in self.onnx_graph.output]
+        if not names:
+            raise ModelError(f"{self.label} has no output; declare one in the export")
+        for name in names:
+            if name not in self.values:
+                raise ModelError(f"output {name!r} of {self.label} does not depend on the input; remove it")
+            if names.count(name) > 1:
+                raise ModelError(f"{self.label} lists output {name!r} more than once; remove the others")
+            self.graph.add(Output(name), (self.values[name],))
+
+    def store(self, constant: Named) -> Const:
+        """Keep a constant of the IR; a second use of the same tensor refers to the first."""
+        if not np.isfinite(constant.value).all():
+            raise UnsupportedError(f"constant {constant.name!r} overflows when combined with others")
+        known = self._stored.get(constant.name)
+        if known is not None and np.array_equal(known, constant.value):
+            return Const(constant.name)
+        name = self.graph.add_constant(constant.name, constant.value)
+        self._stored[name] = constant.value
+        return Const(name)
+
+    def _convert(self, call: _Call) -> None:
+        node = call.node
+        if node.domain not in DEFAULT_DOMAINS:
+            raise UnsupportedError(
+                f"ops of domain {node.domain!r} are not supported; if the model itself defines this one, "
+                "expand it with onnx.inliner.inline_local_functions"
+            )
+        if node.op_type not in _RULES and node.op_type not in FOLDABLE:
+            raise UnsupportedError(_ADVICE.get(node.op_type, "this operation is not supported"))
+        if all(name in self.constants for name in node.input if name):
+            self.constants.fold(node)
+            return
+        if node.op_type not in _RULES:
+            raise UnsupportedError("supported on constants only, not on encrypted tensors")
+        convert, attributes = _RULES[node.op_type]
+        strange = {a.name for a in node.attribute}.difference(attributes)
+        if strange:  # of an opset newer than this code: better refused than computed wrongly
+            raise UnsupportedError(f"attribute(s) {', '.join(sorted(strange))} are not supported")
+        if any(o in self._needed for o in node.output[1:]):
+            raise UnsupportedError("only its first output is supported, but another one is used")
+        if node.op_type in _CLIENT_ONLY and node.output[0] not in self._for_client:
+            raise UnsupportedError("is inside the network; it is only supported at the output for now")
+        self.values[node.output[0]] = convert(call)
+
+    def _stand_in(self, node: NodeProto) -> None:
+        """Let the nodes behind an unsupported one be checked too, if onnx knows the shapes of its results.
+
+        The stand-ins never leave this class: the graph is dropped for an error.
+        """
+        if any(name in self.values for name in node.input):
+            for name in filter(None, node.output):
+                dims = self.types[name].shape.dim if name in self.types else ()
+                shape = tuple(d.dim_value for d in dims)
+                if shape and shape[0] == (self.batch or 0) and all(shape[1:]):
+                    self.values[name] = self.graph.add(Input(name, shape[1:]))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One ONNX node on its way into the IR: its attributes, and its operands by position."""
+
+    reader: _Reader
+    node: NodeProto
+    location: str
+
+    def integer(self, name: str, default: int) -> int:
+        return next((int(a.i) for a in self.node.attribute if a.name == name), default)
+
+    def real(self, name: str, default: float) -> float:
+        value = next((float(a.f) for a in self.node.attribute if a.name == name), default)
+        if not math.isfinite(value):
+            raise UnsupportedError(f"attribute {name} is {value}")
+        return value
+
+    def has(self, index: int) -> bool:
+        """Whether an optional operand is given."""
+        return index < len(self.node.input) and bool(self.node.input[index])
+
+    def is_constant(self, index: int) -> bool:
+        """Whether an operand is a constant; _UnknownOperandError when an unsupported node made it."""
+        name = self.node.input[index]
+        if name not in self.reader.constants and name not in self.reader.values:
+            raise _UnknownOperandError
+        return name in self.reader.constants
+
+    def tensor(self, index: int) -> Node:
+        """An operand that depends on the network's input."""
+        if self.is_constant(index):
+            raise UnsupportedError(f"operand {index} is a constant; it must be the encrypted tensor")
+        return self.reader.values[self.node.input[index]]
+
+    def constant(self, index: int, role: str) -> Named:
+        """A constant operand as float64, of any shape."""
+        self._demand_constant(index, role)
+        return self.reader.constants.number(self.node.input[index])
+
+    def integers(self, index: int, role: str) -> list[int]:
+        """A constant operand of integers (or truth values), flattened."""
+        self._demand_constant(index, role)
+        return [int(v) for v in self.reader.constants.raw(self.node.input[index]).ravel()]
+
+    def add(self, op: Op, x: Node) -> Node:
+        return self.reader.graph.add(op, (x,), location=self.location)
+
+    def dense(self, x: Node, weight: Named, bias: Named | None) -> Node:
+        """x W^T + b for x of shape (in,), W (out, in), b (out,)."""
+        bias = bias or Named(f"{self.location}.bias", np.zeros(weight.value.shape[0]))
+        return self.add(Dense(self.reader.store(weight), self.reader.store(bias)), x)
+
+    def scale(self, x: Node, factor: Named | float, shift: Named | float) -> Node:
+        """factor * x + shift for constants that broadcast to x; a plain number is named after the node."""
+        f = factor if isinstance(factor, Named) else Named(f"{self.location}.factor", np.array(factor))
+        s = shift if isinstance(shift, Named) else Named(f"{self.location}.shift", np.array(shift))
+        return self.add(Scale(self.reader.store(f), self.reader.store(s)), x)
+
+    def _demand_constant(self, index: int, role: str) -> None:
+        if not self.is_constant(index):
+            raise UnsupportedError(f"{role} is computed by the network; it must be a constant")
+
+
+# -- one converter for each op type --------------------------------------------------------------------------
+
+
+def _identity(call: _Call) -> Node:
+    return call.tensor(0)
+
+
+def _apply(name: str) -> Callable[[_Call], Node]:
+    return lambda call: call.add(Apply((Function(name),)), call.tensor(0))
+
+
+def _leaky_relu(call: _Call) -> Node:
+    return call.add(Apply((Function("leaky_relu", (call.real("alpha", 0.01),)),)), call.tensor(0))
+
+
+def _neg(call: _Call) -> Node:
+    return call.scale(call.tensor(0), -1.0, 0.0)
+
+
+def _gemm(call: _Call) -> Node:
+    """alpha * A B' + beta * C for A (batch, in), B (in, out) or transposed, C broadcast to (batch, out)."""
+    if call.integer("transA", 0):
+        raise UnsupportedError("transA=1 transposes the encrypted tensor, batch axis included")
+    weight, bias = call.constant(1, "operand B"), None
+    matrix = weight.value if call.integer("transB", 0) else weight.value.T
+    if call.has(2):
+        given = call.constant(2, "operand C").per_sample(matrix.shape[:1])
+        bias = Named(given.name, call.real("beta", 1.0) * np.broadcast_to(given.value, matrix.shape[:1]))
+    return call.dense(call.tensor(0), Named(weight.name, call.real("alpha", 1.0) * matrix), bias)
+
+
+def _matmul(call: _Call) -> Node:
+    """x W for x (batch, in), W (in, out) or (in,)."""
+    if call.is_constant(0):
+        raise UnsupportedError("its left operand is the constant; only a constant on the right is supported")
+    if not call.is_constant(1):
+        raise UnsupportedError("multiplies two encrypted tensors; the right operand must be a constant")
+    x, weight = call.tensor(0), call.constant(1, "right operand")
+    if len(x.type.shape) != 1 or weight.value.ndim not in (1, 2):
+        raise UnsupportedError(
+            f"multiplies samples of shape {list(x.type.shape)} by {weight}; the samples must be flat and the "
+            "constant a matrix"
+        )
+    matrix = weight.value.reshape(weight.value.shape[0], -1).T
+    y = call.dense(x, Named(weight.name, matrix), None)
+    return y if weight.value.ndim == 2 else call.add(Reshape(()), y)
+
+
+def _with_constant(call: _Call, verb: str) -> tuple[Node, Named, bool]:
+    """The tensor of an elementwise op, its constant per sample, and whether the constant comes first."""
+    constant_first, constant_second = call.is_constant(0), call.is_constant(1)
+    if not constant_first and not constant_second:
+        raise UnsupportedError(f"{verb} two encrypted tensors; one operand must be a constant")
+    x = call.tensor(1 if constant_first else 0)
+    c = call.constant(0 if constant_first else 1, "operand")
+    return x, c.per_sample(x.type.shape), constant_first
+
+
+def _add(call: _Call) -> Node:
+    x, c, _ = _with_constant(call, "adds")
+    return call.scale(x, 1.0, c)
+
+
+def _sub(call: _Call) -> Node:
+    x, c, constant_first = _with_constant(call, "subtracts")
+    return call.scale(x, -1.0, c) if constant_first else call.scale(x, 1.0, Named(c.name, -c.value))
+
+
+def _mul(call: _Call) -> Node:
+    x, c, _ = _with_constant(call, "multiplies")
+    return call.scale(x, c, 0.0)
+
+
+def _div(call: _Call) -> Node:
+    x, c, constant_first = _with_constant(call, "divides")
+    if constant_first:
+        raise UnsupportedError("divides by an encrypted tensor; only division by a constant is supported")
+    if not c.value.all():
+        raise UnsupportedError(f"divides by constant {c.name!r}, which holds a zero")
+    return call.scale(x, Named(c.name, 1.0 / c.value), 0.0)
+
+
+def _batch_normalization(call: _Call) -> Node:
+    """scale * (x - mean) / sqrt(variance + epsilon) + B for x (batch, C) and constants (C,)."""
+    # In opset 13 further outputs, even unused ones, mean training.
+    if call.integer("training_mode", 0) or any(call.node.output[1:]):
+        raise UnsupportedError("uses the batch's own statistics (training mode); export it for inference")
+    x = call.tensor(0)
+    if len(x.type.shape) != 1:
+        raise UnsupportedError(f"samples have shape {list(x.type.shape)}; only flat ones are supported")
+    roles = ("scale", "B", "mean", "variance")
+    given = (call.constant(i, role).per_sample(x.type.shape) for i, role in enumerate(roles, start=1))
+    scale, shift, mean, variance = given
+    spread = variance.value + call.real("epsilon", 1e-5)
+    if not (spread > 0).all():
+        raise UnsupportedError(f"constant {variance.name!r} holds a variance that is not positive")
+    factor = scale.value / np.sqrt(spread)
+    offset = shift.value - mean.value * factor
+    return call.scale(x, Named(scale.name, factor), Named(shift.name, offset))
+
+
+def _dropout(call: _Call) -> Node:
+    if call.has(2) and any(call.integers(2, "training_mode")):
+        raise UnsupportedError("drops values at random (training mode); export it for inference")
+    return call.tensor(0)
+
+
+def _cast(call: _Call) -> Node:
+    """Casts between floats, and of an index (no other integers arise) to types that hold it, do nothing."""
+    known = call.reader.types.get(call.node.input[0])
+    source = TensorProto.FLOAT if known is None else known.elem_type
+    target = call.integer("to", TensorProto.UNDEFINED)
+    kinds = FLOATS if source in FLOATS else _INDEX_KINDS
+    if source not in kinds or target not in kinds:
+        names = [TensorProto.DataType.Name(k) for k in (source, target)]
+        raise UnsupportedError(f"casts {names[0]} to {names[1]}; only casts between floats are supported")
+    return call.tensor(0)
+
+
+def _flatten(call: _Call) -> Node:
+    """(batch, a.., b..) -> (batch * a.., b..), where axis counts the axes in front of b."""
+    x = call.tensor(0)
+    axis = call.integer("axis", 1)
+    split = axis + len(x.type.shape) + 1 if axis < 0 else axis
+    if split < 1 or math.prod(x.type.shape[: split - 1]) != 1:
+        raise UnsupportedError(f"axis={axis} joins the batch axis with others; use axis=1")
+    return call.add(Reshape((x.type.size,)), x)
+
+
+def _reshape(call: _Call) -> Node:
+    """Target shapes that keep the batch in front, written as 0, -1, or the number that the file fixes."""
+    target = call.integers(1, "its target shape")
+    x = call.tensor(0)
+    literal = call.integer("allowzero", 0) != 0
+    batch = {-1, call.reader.batch} if literal else {0, -1, call.reader.batch}
+    copied = () if literal else x.type.shape  # a 0 copies the axis at the same place
+    sizes = [copied[i] if n == 0 and i < len(copied) else n for i, n in enumerate(target[1:])]
+    known = math.prod(n for n in sizes if n != -1)
+    if -1 in sizes and known:
+        sizes[sizes.index(-1)] = x.type.size // known
+    keeps_batch = bool(target) and target[0] in batch and target.count(-1) <= 1
+    if not keeps_batch or min(sizes, default=1) < 1 or math.prod(sizes) != x.type.size:
+        raise UnsupportedError(
+            f"reshapes samples of shape {list(x.type.shape)} by {target}, which does not leave the batch "
+            "axis alone; begin the target shape with 0"
+        )
+    return call.add(Reshape(tuple(sizes)), x)
+
+
+def _over_last_axis(call: _Call, default: int) -> Node:
+    """The operand, after a check that the op works along its last axis and that this is not the batch."""
+    x = call.tensor(0)
+    rank = len(x.type.shape) + 1
+    axis = call.integer("axis", default)
+    if axis not in (-1, rank - 1) or rank == 1:
+        raise UnsupportedError(f"axis={axis} is not the last one of a sample; only that is supported")
+    return x
+
+
+def _softmax(call: _Call) -> Node:
+    return call.add(Softmax(log=call.node.op_type == "LogSoftmax"), _over_last_axis(call, default=-1))
+
+
+def _argmax(call: _Call) -> Node:
+    if call.integer("select_last_index", 0):
+        raise UnsupportedError("select_last_index=1 is not supported; the first of equal elements is taken")
+    return call.add(ArgMax(keepdims=call.integer("keepdims", 1) != 0), _over_last_axis(call, default=0))
+
+
+# Converters, and the attributes that they take into account.
+_RULES: dict[str, tuple[Callable[[_Call], Node], tuple[str, ...]]] = {
+    "Add": (_add, ()),
+    "ArgMax": (_argmax, ("axis", "keepdims", "select_last_index")),
+    "BatchNormalization": (_batch_normalization, ("epsilon", "momentum", "training_mode")),
+    "Cast": (_cast, ("to", "saturate", "round_mode")),  # the latter two concern float8 only
+    "Div": (_div, ()),
+    "Dropout": (_dropout, ("seed",)),
+    "Flatten": (_flatten, ("axis",)),
+    "Gemm": (_gemm, ("alpha", "beta", "transA", "transB")),
+    "Identity": (_identity, ()),
+    "LeakyRelu": (_leaky_relu, ("alpha",)),
+    "LogSoftmax": (_softmax, ("axis",)),
+    "MatMul": (_matmul, ()),
+    "Mul": (_mul, ()),
+    "Neg": (_neg, ()),
+    "Relu": (_apply("relu"), ()),
+    "Reshape": (_reshape, ("allowzero",)),
+    "Sigmoid": (_apply("sigmoid"), ()),
+    "Softmax": (_softmax, ("axis",)),
+    "Sub": (_sub, ()),
+    "Tanh": (_apply("tanh"), ()),
+}

@@ -1,0 +1,54 @@
+"""What a pass is: a small frozen dataclass with a name, the levels it goes between, and options as fields."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.approx.cost import CostModel
+from glyphc.errors import GlyphcError
+from glyphc.ir.graph import Graph
+from glyphc.ir.types import Level
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What passes may look at besides the graph: calibration samples by input name, the cost model."""
+
+    samples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    cost: CostModel = field(default_factory=CostModel)
+
+
+class Pass(ABC):
+    """Base of all passes. ``annotate/assign`` add facts, ``insert`` change the graph, ``validate`` change nothing."""
+
+    name: ClassVar[str]
+    requires: ClassVar[Level]
+    ensures: ClassVar[Level]
+
+    @abstractmethod
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """The next graph; the given one is not changed. Raises GlyphcError when the network cannot be compiled."""
+
+    def __str__(self) -> str:
+        """The pass as text, e.g. ``quantize{input_bits=12}`` (options that differ from their defaults)."""
+        changed = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)  # type: ignore[arg-type]
+            if getattr(self, f.name) != f.default
+        ]
+        return self.name + (f"{{{','.join(changed)}}}" if changed else "")
+
+
+def parse_option(text: str, default: Any, where: str) -> Any:
+    """An option's value from text, of the same type as its default."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(default)(text)
+    except (ValueError, KeyError):
+        raise GlyphcError(f"{where}: {text!r} is not a valid {type(default).__name__}") from None

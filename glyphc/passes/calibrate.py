@@ -1,0 +1,63 @@
+"""Value ranges, from running the network on the calibration samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from glyphc.errors import CalibrationError
+from glyphc.ir.evaluate import evaluate_all
+from glyphc.ir.graph import Graph, Rewriter
+from glyphc.ir.ops import Input
+from glyphc.ir.types import Calibration, Level
+
+from .base import Context, Pass
+
+
+@dataclass(frozen=True)
+class Calibrate(Pass):
+    """Give every value the range and the histogram that the calibration samples show."""
+
+    name: ClassVar[str] = "calibrate"
+    requires: ClassVar[Level] = Level.SOURCE
+    ensures: ClassVar[Level] = Level.SOURCE
+    bins: int = 64
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        for node in graph.inputs:
+            assert isinstance(node.op, Input)
+            check_samples(context.samples.get(node.op.name), node.op.name, node.op.shape)
+        values = evaluate_all(graph, context.samples)
+        rewriter = Rewriter(graph)
+        for node in graph:
+            x = values[node.id].astype(np.float64)
+            if not np.all(np.isfinite(x)):
+                raise CalibrationError(
+                    f"{node} overflows on the calibration samples: it is not finite for "
+                    f"{int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())} of {len(x)} samples"
+                )
+            lo, hi = float(x.min()), float(x.max())
+            histogram = np.histogram(x, bins=self.bins, range=(lo, hi) if lo < hi else (lo - 0.5, lo + 0.5))[0]
+            calibration = Calibration(lo, hi, tuple(int(c) for c in histogram))
+            rewriter.keep(node, replace(node.type, calibration=calibration))
+        return rewriter.new
+
+
+def check_samples(x: np.ndarray | None, name: str, shape: tuple[int, ...]) -> None:  # type: ignore[type-arg]
+    """CalibrationError unless x is a finite real array of shape (samples >= 1, *shape)."""
+    wanted = f"an array of shape (samples, {', '.join(map(str, shape))})"
+    if x is None:
+        raise CalibrationError(
+            f"no calibration samples for input {name!r}: value ranges are measured on real samples, so pass some (a few "
+            f"hundred are plenty) with --calibration FILE.npy, or calibration= in Python, as {wanted}"
+        )
+    if x.ndim != len(shape) + 1 or x.shape[1:] != shape or not len(x):
+        raise CalibrationError(f"the calibration samples for input {name!r} have shape {list(x.shape)}; need {wanted}")
+    bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+    if bad.any():
+        raise CalibrationError(
+            f"{int(bad.sum())} of {len(x)} calibration samples for input {name!r} contain NaN or infinity, the first "
+            f"one at index {int(np.argmax(bad))}; remove or repair them"
+        )

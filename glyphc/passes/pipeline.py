@@ -1,0 +1,90 @@
+"""Pipelines: sequences of passes, also from text such as ``fold,calibrate,quantize{input_bits=12}``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+from glyphc.errors import GlyphcError
+from glyphc.ir.errors import IRError
+from glyphc.ir.graph import Graph
+from glyphc.ir.verify import verify
+
+from .base import Context, Pass, parse_option
+from .calibrate import Calibrate
+from .fold import Fold
+from .plan_layout import AssignLayout
+from .quantize import Quantize
+from .schemes import AssignScheme, InsertSwitches
+from .select_parameters import SelectParameters
+from .validate import ValidateLayout, ValidateNoise, ValidateRange, ValidateSecurity
+
+PASSES: dict[str, type[Pass]] = {
+    p.name: p
+    for p in (
+        Fold,
+        Calibrate,
+        Quantize,
+        ValidateRange,
+        AssignScheme,
+        InsertSwitches,
+        AssignLayout,
+        ValidateLayout,
+        SelectParameters,
+        ValidateNoise,
+        ValidateSecurity,
+    )
+}
+DEFAULT = ",".join(PASSES)
+
+_ITEM = re.compile(r"\s*([a-z-]+)\s*(?:\{([^}]*)\})?\s*(?:,|$)")
+
+
+def parse_pipeline(text: str) -> list[Pass]:
+    """Passes from text; GlyphcError names the part that is wrong."""
+    passes: list[Pass] = []
+    at = 0
+    while at < len(text):
+        match = _ITEM.match(text, at)
+        if match is None:
+            raise GlyphcError(f"cannot read passes at {text[at:]!r}; write e.g. {DEFAULT!r}")
+        passes.append(_parse_pass(match[1], match[2] or ""))
+        at = match.end()
+    return passes
+
+
+def _parse_pass(name: str, options: str) -> Pass:
+    if name not in PASSES:
+        raise GlyphcError(f"unknown pass {name!r}; known: {', '.join(PASSES)}")
+    kind = PASSES[name]
+    defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
+    chosen = {}
+    for option in filter(None, (o.strip() for o in options.split(","))):
+        key, equals, value = option.partition("=")
+        if not equals or key.strip() not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise GlyphcError(f"pass {name!r} has no option {option!r}; its options: {known}")
+        chosen[key.strip()] = parse_option(value.strip(), defaults[key.strip()], f"{name}{{{option}}}")
+    return kind(**chosen)
+
+
+def run_pipeline(
+    graph: Graph,
+    passes: Sequence[Pass],
+    context: Context,
+    observe: Callable[[str, Graph], None] = lambda name, graph: None,
+) -> Graph:
+    """Run the passes in order; after each, the verifier of the level it ensures, then ``observe(name, graph)``."""
+    for step in passes:
+        if graph.level is not step.requires:
+            raise GlyphcError(
+                f"pass {step.name!r} needs a graph at level {step.requires.value!r}, this one is at {graph.level.value!r}"
+            )
+        graph = step.run(graph, context)
+        try:
+            verify(graph)
+        except IRError as e:
+            raise IRError(f"after pass {step.name!r}: {e}") from e
+        observe(step.name, graph)
+    return graph

@@ -1,0 +1,168 @@
+"""From floats to fixed point: integer dense maps, formats with a guard band."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.approx.series import HALF_RANGE
+from glyphc.errors import CalibrationError, ParameterError
+from glyphc.ir.evaluate import evaluate_all, quantize
+from glyphc.ir.functions import compose
+from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
+from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Linear, Output, Reshape, Softmax
+from glyphc.ir.types import FixedPoint, Level, TensorType
+
+from .base import Context, Pass
+
+F64 = npt.NDArray[np.float64]
+
+# BGV in OpenFHE takes plaintext moduli of 31 bits at most; one bit is kept in reserve.
+_MAX_ACCUMULATOR_BITS = 29
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Fixed-point formats and integer weights.
+
+    Weights get the scale that lets a layer's result fill the plaintext modulus: calibrated range, widened by
+    ``margin``, onto +-HALF_RANGE * 2^accumulator_bits; so no later scaling is needed before a bootstrap. The accumulator is
+    as narrow as keeps the error of weight rounding below 2^-weight_precision of a layer's range (rms).
+
+    input_bits, activation_bits: width of signed integers. input_margin: factor by which inputs may leave their calibrated
+    range (inputs are cheap to represent); margin: the same for values inside the network (the guard band).
+    """
+
+    name: ClassVar[str] = "quantize"
+    requires: ClassVar[Level] = Level.SOURCE
+    ensures: ClassVar[Level] = Level.QUANTIZED
+    input_bits: int = 13
+    activation_bits: int = 12
+    weight_precision: int = 13
+    margin: float = 1.25
+    input_margin: float = 2.0
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        if any(n.type.calibration is None for n in graph):
+            raise CalibrationError("value ranges are unknown; run 'calibrate' before 'quantize'")
+        bits = self._accumulator_bits(graph, context)
+        rewriter = Rewriter(graph, Level.QUANTIZED)
+        for node in graph:
+            self._node(node, rewriter, bits, context)
+        return rewriter.new
+
+    # -- formats ----------------------------------------------------------------------------------------------------
+
+    def _input_format(self, node: Node, context: Context) -> tuple[FixedPoint, tuple[Decision, ...]]:
+        """One scale for all features, or one for each where features of small magnitude would drown."""
+        assert isinstance(node.op, Input) and node.type.calibration is not None
+        x = context.samples[node.op.name].reshape(-1, node.type.size)
+        limit = 2 ** (self.input_bits - 1) - 1
+        magnitude = node.type.calibration.magnitude * self.input_margin or 1.0
+        shared = FixedPoint((magnitude / limit,), (0.0,), -limit, limit)
+        lo, hi = x.min(axis=0), x.max(axis=0)
+        spread = np.where(hi > lo, x.std(axis=0), np.inf)
+        # in steps of the shared scale; below this a feature's rounding noise shows in its own variation
+        steps = float(spread.min() / shared.scale[0])
+        needed = 2.0 ** (self.input_bits - 10)
+        alike = steps >= needed or bool(np.median(hi - lo) * 16 >= (hi - lo).max())
+        half = np.where(hi > lo, (hi - lo) / 2, np.maximum(np.abs(hi), 1.0)) * self.input_margin
+        own = FixedPoint(
+            tuple(float(h) / limit for h in half), tuple(float(c) for c in (lo + hi) / 2), -limit, limit
+        )
+        decision = Decision(
+            self.name,
+            "shared scale" if alike else "scale per feature",
+            (
+                Candidate("shared scale", 0.0, f"the least varying feature has a deviation of {steps:.3g} steps"),
+                Candidate(
+                    "scale per feature",
+                    0.0,
+                    "features have similar ranges: no need" if alike else "keeps features of small magnitude exact",
+                ),
+            ),
+        )
+        return (shared if alike else own), (decision,)
+
+    def _result_format(self, type: TensorType, bits: int) -> FixedPoint:
+        """Format of a dense map's result: the calibrated range, centred and widened, fills the torus' usable half."""
+        assert type.calibration is not None
+        limit = int(HALF_RANGE * 2**bits)
+        centre = (type.calibration.lo + type.calibration.hi) / 2
+        half = (type.calibration.hi - type.calibration.lo) / 2 * self.margin or max(abs(centre), 1.0)
+        return FixedPoint((half / limit,), (centre,), -limit, limit)
+
+    def _activation_format(self, op: Apply, source: FixedPoint) -> FixedPoint:
+        """Format of a nonlinearity's result: what it can give over the whole allowed input range."""
+        y = compose(op.functions, np.linspace(source.real_lo, source.real_hi, 20001))
+        if not np.all(np.isfinite(y)):
+            raise ParameterError(
+                f"{' then '.join(map(str, op.functions))} is not finite on its input range "
+                f"[{source.real_lo:.4g}, {source.real_hi:.4g}]"
+            )
+        limit = 2 ** (self.activation_bits - 1) - 1
+        scale = float(np.abs(y).max()) / limit or 1.0
+        return FixedPoint((scale,), (0.0,), int(np.floor(y.min() / scale)), int(np.ceil(y.max() / scale)))
+
+    # -- weights ----------------------------------------------------------------------------------------------------
+
+    def _accumulator_bits(self, graph: Graph, context: Context) -> int:
+        """The narrowest accumulator whose weight rounding error stays below the wanted precision in every layer."""
+        bits = 16
+        values = evaluate_all(graph, context.samples)
+        for node, _ in graph.of(Dense):
+            (operand,) = graph.operands(node)
+            fixed = self._operand_format(graph, operand, context)
+            x = quantize(values[operand.id].astype(np.float64), fixed)
+            norm = float(np.sqrt((x.astype(np.float64) ** 2).sum(axis=-1).mean()))
+            # rounding every weight errs by 1/sqrt(12) of a unit, so the sum by norm/sqrt(12)
+            units = max(norm, 1.0) / np.sqrt(12) * 2.0**self.weight_precision
+            bits = max(bits, int(np.ceil(np.log2(units / HALF_RANGE))))
+        return min(bits, _MAX_ACCUMULATOR_BITS)
+
+    def _operand_format(self, graph: Graph, node: Node, context: Context) -> FixedPoint:
+        if isinstance(node.op, Input):
+            return self._input_format(node, context)[0]
+        (operand,) = graph.operands(node)
+        if isinstance(node.op, Reshape):
+            return self._operand_format(graph, operand, context)
+        assert isinstance(node.op, Apply)
+        return self._activation_format(node.op, self._result_format(operand.type, 24))
+
+    def _node(self, node: Node, rewriter: Rewriter, bits: int, context: Context) -> None:
+        if isinstance(node.op, Input):
+            fixed, decisions = self._input_format(node, context)
+            rewriter.keep(node, replace(node.type, fixed=fixed), decisions)
+            return
+        (operand,) = rewriter.operands(node)
+        source = operand.type.fixed
+        if isinstance(node.op, Softmax | ArgMax | Output) or source is None:
+            rewriter.keep(node)
+        elif isinstance(node.op, Reshape):
+            rewriter.keep(node, replace(node.type, fixed=source))
+        elif isinstance(node.op, Apply):
+            rewriter.keep(node, replace(node.type, fixed=self._activation_format(node.op, source)))
+        elif isinstance(node.op, Dense):
+            self._dense(node, node.op, operand, source, rewriter, bits)
+        else:
+            raise ParameterError(f"{node} has no fixed-point form")
+
+    def _dense(
+        self, node: Node, op: Dense, operand: Node, source: FixedPoint, rewriter: Rewriter, bits: int
+    ) -> None:
+        fixed = self._result_format(node.type, bits)
+        weight, bias = (rewriter.old.constant(c.name).astype(np.float64) for c in (op.weight, op.bias))
+        scale, offset = np.array(source.scale), np.array(source.offset)
+        integer_weight = np.rint(weight * scale / fixed.scale[0]).astype(np.int64)
+        constant = bias + (weight * offset).sum(axis=1) - fixed.offset[0]
+        integer_bias = np.rint(constant / fixed.scale[0]).astype(np.int64)
+        names = [
+            rewriter.new.add_constant(c.name, value)
+            for c, value in ((op.weight, integer_weight), (op.bias, integer_bias))
+        ]
+        linear = Linear(Const(names[0]), Const(names[1]))
+        type = replace(node.type, fixed=fixed)
+        rewriter.replace(node, rewriter.new.add(linear, (operand,), type, node.location, node.decisions))

@@ -1,0 +1,142 @@
+"""Which scheme computes what, decided by feasibility and predicted cost; and the switches in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from glyphc.errors import ParameterError
+from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
+from glyphc.ir.layout import next_power_of_two
+from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Reshape, Softmax, Switch
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.types import Encoding, Level, Scheme
+
+from .base import Context, Pass
+
+_RING = 65536
+_ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
+
+
+@dataclass(frozen=True)
+class AssignScheme(Pass):
+    """Give each value the cheapest feasible scheme, and keep the losers with their reasons."""
+
+    name: ClassVar[str] = "assign-scheme"
+    requires: ClassVar[Level] = Level.QUANTIZED
+    ensures: ClassVar[Level] = Level.QUANTIZED
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        rewriter = Rewriter(graph)
+        for node in graph:
+            scheme, decisions = self._choose(node, rewriter, graph.batch, context)
+            type = replace(node.type, scheme=scheme, encoding=_ENCODING[scheme])
+            rewriter.keep(node, type, decisions)
+        return rewriter.new
+
+    def _choose(
+        self, node: Node, rewriter: Rewriter, batch: int, context: Context
+    ) -> tuple[Scheme, tuple[Decision, ...]]:
+        operands = rewriter.operands(node)
+        if isinstance(node.op, Softmax | ArgMax | Output) or (operands and operands[0].type.scheme is Scheme.CLIENT):
+            return Scheme.CLIENT, ()
+        if isinstance(node.op, Input):
+            return Scheme.BGV, ()
+        if isinstance(node.op, Reshape):
+            # the client reshapes what it decrypts; inside, a reshape moves nothing and stays where its operand is
+            assert operands[0].type.scheme is not None
+            return operands[0].type.scheme, ()
+        if isinstance(node.op, Linear):
+            candidates = self._linear(node, operands[0], batch, context)
+        elif isinstance(node.op, Apply):
+            candidates = self._apply(node, batch, context)
+        else:
+            raise ParameterError(f"{node}: no scheme can compute a {node.op.mnemonic}")
+        feasible = {s: c for s, c in candidates.items() if c.seconds is not None}
+        if not feasible:
+            reasons = "; ".join(f"{c.name}: {c.reason}" for c in candidates.values())
+            raise ParameterError(f"no scheme can compute {node}: {reasons}")
+        scheme = min(feasible, key=lambda s: feasible[s].seconds or 0.0)
+        return scheme, (Decision(self.name, feasible[scheme].name, tuple(candidates.values())),)
+
+    def _linear(self, node: Node, operand: Node, batch: int, context: Context) -> dict[Scheme, Candidate]:
+        cost = context.cost
+        macs = node.type.size * operand.type.size * batch
+        products = max(1, -(-macs // _RING))
+        rebuilt = cost.bootstrap_seconds(Parameters(_RING, 0, 0, slots=_RING // 2, degree=59))
+        return {
+            Scheme.BGV: Candidate(
+                "bgv", products * cost.product, f"{products} exact plaintext products, no level, no rescaling"
+            ),
+            Scheme.CKKS: Candidate(
+                "ckks",
+                products * 2.2 * cost.product + 2 * cost.level * rebuilt,
+                "needs a level kept after every bootstrap, which makes each bootstrap dearer, and rescales",
+            ),
+            Scheme.TFHE: Candidate(
+                "tfhe", None, f"{macs:,} multiplications by weights one LWE ciphertext at a time: no packing"
+            ),
+        }
+
+    def _apply(self, node: Node, batch: int, context: Context) -> dict[Scheme, Candidate]:
+        cost = context.cost
+        values = node.type.size * batch
+        slots = min(_RING // 2, max(2, next_power_of_two(values) // 2))
+        packed = cost.bootstrap_seconds(Parameters(_RING, 0, 0, slots=slots, degree=59))
+        assert node.type.fixed is not None
+        return {
+            Scheme.TFHE: Candidate(
+                "packed functional bootstrap",
+                packed * -(-values // _RING),
+                f"one pass refreshes {values:,} values and applies the function",
+            ),
+            Scheme.CKKS: Candidate(
+                "ckks polynomial",
+                packed * 1.9,
+                "a polynomial of comparable precision needs as many levels again, on top of a refresh",
+            ),
+            Scheme.BGV: Candidate(
+                "bgv look-up table", None, "a table of 2^12 entries costs a depth that no BGV modulus at N = 65536 offers"
+            ),
+            Scheme.CLIENT: Candidate("client refresh", None, "would show intermediate values to the client and wait for it"),
+        }
+
+
+@dataclass(frozen=True)
+class InsertSwitches(Pass):
+    """Put a switch wherever an op and its operand are in different schemes; one serves all users."""
+
+    name: ClassVar[str] = "insert-switches"
+    requires: ClassVar[Level] = Level.QUANTIZED
+    ensures: ClassVar[Level] = Level.ASSIGNED
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        rewriter = Rewriter(graph, Level.ASSIGNED)
+        switched: dict[tuple[int, Scheme], Node] = {}
+        for node in graph:
+            operands = tuple(self._in_scheme(o, node, rewriter, switched) for o in rewriter.operands(node))
+            rewriter.copy_constants(node)
+            new = rewriter.new.add(node.op, operands, node.type, node.location, node.decisions)
+            rewriter.replace(node, new)
+        return rewriter.new
+
+    def _in_scheme(
+        self, operand: Node, user: Node, rewriter: Rewriter, switched: dict[tuple[int, Scheme], Node]
+    ) -> Node:
+        source, target = operand.type.scheme, user.type.scheme
+        if source is None or target is None:
+            raise ParameterError(f"{user} has no scheme; run 'assign-scheme' before 'insert-switches'")
+        if target is Scheme.CLIENT:
+            if source is Scheme.CLIENT:
+                return operand
+            target = Scheme.BGV  # what the client decrypts
+        if source is target:
+            return operand
+        key = (operand.id, target)
+        if key not in switched:
+            encoding = _ENCODING[target]
+            assert encoding is not None
+            type = replace(operand.type, scheme=target, encoding=encoding)
+            op = Switch(source, target, encoding)
+            switched[key] = rewriter.new.add(op, (operand,), type, operand.location)
+        return switched[key]

@@ -1,0 +1,195 @@
+"""Series, moduli and keys: everything the cryptography needs, from ranges, error budget and noise model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.approx import noise
+from glyphc.approx.series import HALF_RANGE, fit
+from glyphc.errors import ParameterError
+from glyphc.ir.functions import Function, compose
+from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
+from glyphc.ir.ops import Apply, Bootstrap, Linear, Unpack
+from glyphc.ir.parameters import MAX_DEGREES, Parameters
+from glyphc.ir.series import Series
+from glyphc.ir.types import FixedPoint, Level, Scheme
+
+from .base import Context, Pass
+
+F64 = npt.NDArray[np.float64]
+
+# Degrees worth considering: the highest of each depth; the first is about the cheapest that any function can use.
+_DEGREES = tuple(MAX_DEGREES.values())
+_MAX_PLAINTEXT_BITS = 30
+# A series fills at most this much of the slots' [-1, 1]: headroom for the half that OpenFHE adds while taking real parts.
+_SERIES_MAGNITUDE = 0.5
+
+
+@dataclass(frozen=True)
+class SelectParameters(Pass):
+    """Choose plaintext modulus, series and degree, BGV modulus; turn nonlinearities into bootstraps.
+
+    max_error, rms_error: budget of a fit, as bits below the function's range. ring_security: "insecure" allows rings that
+    only tests use.
+    """
+
+    name: ClassVar[str] = "select-parameters"
+    requires: ClassVar[Level] = Level.LAIDOUT
+    ensures: ClassVar[Level] = Level.LAIDOUT
+    max_error: float = 8.0
+    rms_error: float = 11.0
+    security: str = "HEStd_128_classic"
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        ring = next(n.type.layout.ring for n in graph if n.type.layout is not None)
+        bits = self._plaintext_bits(graph)
+        fits = {node.id: self._series(graph, node, op, bits) for node, op in graph.of(Apply)}
+        degree = max((f.degree for f, _ in fits.values()), default=0)
+        divisors = {i: self._divisor(graph, graph.node(i)) for i in fits}
+        output_bits = min((self._output_bits(graph.node(i), d, bits) for i, d in divisors.items()), default=0)
+        grids = [n.type.layout.grid for n, _ in graph.of(Apply) if n.type.layout is not None]
+        parameters = Parameters(
+            ring=ring,
+            plaintext_bits=bits,
+            bgv_bits=noise.bgv_bits(graph, bits),
+            unpack_strides=self._strides(graph),
+            slots=ring // (2 * min(grids)) if grids else 0,
+            degree=degree,
+            output_bits=output_bits,
+            security=self.security,
+        )
+        rewriter = Rewriter(graph)
+        rewriter.new.parameters = parameters
+        for node in graph:
+            if isinstance(node.op, Apply):
+                self._bootstrap(graph, node, node.op, parameters, divisors[node.id], fits[node.id][1], rewriter)
+            else:
+                rewriter.keep(node)
+        return rewriter.new
+
+    def _plaintext_bits(self, graph: Graph) -> int:
+        """The smallest power of two that holds every sum: within the usable half of the torus where bootstrapped."""
+        needed = 2
+        for node, _ in graph.of(Linear):
+            assert node.type.fixed is not None
+            bits = int(np.ceil(np.log2((node.type.fixed.magnitude + 1) / HALF_RANGE)))
+            if bits > _MAX_PLAINTEXT_BITS:
+                raise ParameterError(
+                    f"{node} needs sums of {bits} bits, more than the {_MAX_PLAINTEXT_BITS} that BGV offers here; "
+                    "quantize it with fewer bits (weight_precision, activation_bits)"
+                )
+            needed = max(needed, bits)
+        return needed
+
+    # -- series -----------------------------------------------------------------------------------------------------
+
+    def _series(self, graph: Graph, node: Node, op: Apply, bits: int) -> tuple[Series, Decision]:
+        """The cheapest series within the error budget, or the most precise one, with the reasons."""
+        (source,) = graph.operands(node)
+        assert source.type.fixed is not None and node.type.fixed is not None
+        target = phase_function(op.functions, source.type.fixed, node.type.fixed, 1 << bits)
+        weights = self._phase_histogram(source)
+        candidates: list[Candidate] = []
+        best: Series | None = None
+        for degree in _DEGREES:
+            series = fit(target, degree, source.type.fixed.magnitude / 2.0**bits, weights)
+            good = series.max_error <= 2**-self.max_error and series.rms_error <= 2**-self.rms_error
+            reason = (
+                f"error at most 2^{np.log2(series.max_error):.1f}, rms 2^{np.log2(series.rms_error):.1f} of the range"
+            )
+            candidates.append(Candidate(f"degree {degree}", None, reason + ("" if good else ": over the budget")))
+            best = series
+            if good:
+                break
+        assert best is not None
+        return best, Decision(self.name, f"degree {best.degree}", tuple(candidates))
+
+    def _phase_histogram(self, source: Node) -> tuple[int, ...]:
+        """Where calibration saw the operand's values, as a histogram over the usable phases."""
+        calibration, fixed = source.type.calibration, source.type.fixed
+        if calibration is None or fixed is None or not calibration.histogram:
+            return ()
+        counts = np.array(calibration.histogram)
+        centres = calibration.lo + (np.arange(len(counts)) + 0.5) / len(counts) * (calibration.hi - calibration.lo)
+        edge = fixed.scale[0] * fixed.magnitude
+        share = np.histogram(centres - fixed.offset[0], bins=64, range=(-edge, edge), weights=counts)[0]
+        return tuple(int(c) for c in share)
+
+    # -- scales -----------------------------------------------------------------------------------------------------
+
+    def _divisor(self, graph: Graph, node: Node) -> int:
+        """The factor by which the value's unpacking will multiply it."""
+        parts = [u.op.parts for u in self._readers(graph, node) if isinstance(u.op, Unpack)]
+        return max(parts, default=1)
+
+    def _readers(self, graph: Graph, node: Node) -> list[Node]:
+        readers: list[Node] = []
+        for user in graph.users(node):
+            readers += [user] if user.op.mnemonic not in ("switch", "reshape") else self._readers(graph, user)
+        return readers
+
+    def _output_bits(self, node: Node, divisor: int, bits: int) -> int:
+        """log2 of how far the output phase stands below a series that fills its slots."""
+        assert node.type.fixed is not None
+        phase = max(node.type.fixed.magnitude, 1) / 2.0**bits / divisor
+        return int(np.floor(np.log2(_SERIES_MAGNITUDE / phase)))
+
+    def _strides(self, graph: Graph) -> tuple[int, ...]:
+        """Strides at which unpackings split: each needs one automorphism key."""
+        strides: set[int] = set()
+        for node, op in graph.of(Unpack):
+            (source,) = graph.operands(node)
+            assert source.type.layout is not None
+            stride = source.type.layout.stride
+            strides |= {stride << level for level in range(op.parts.bit_length() - 1)}
+        return tuple(sorted(strides))
+
+    def _bootstrap(
+        self,
+        graph: Graph,
+        node: Node,
+        op: Apply,
+        parameters: Parameters,
+        divisor: int,
+        decision: Decision,
+        rewriter: Rewriter,
+    ) -> None:
+        (source,) = graph.operands(node)
+        assert source.type.fixed is not None and node.type.fixed is not None
+        if source.type.scheme is not Scheme.TFHE:
+            raise ParameterError(f"{node} reads a value that is not in the bootstrapping scheme")
+        factor = 2.0**parameters.output_bits / divisor
+        unit = phase_function(op.functions, source.type.fixed, node.type.fixed, parameters.plaintext_modulus)
+        # every series of a program uses the program's degree: the powers are computed up to it anyway
+        half_range = source.type.fixed.magnitude / parameters.plaintext_modulus
+        weights = self._phase_histogram(source)
+        series = fit(lambda x: factor * unit(x), parameters.degree, half_range, weights)
+        bootstrap = Bootstrap(op.functions, divisor, parameters.slots, parameters.output_bits, series)
+        rewriter.replace(
+            node,
+            rewriter.new.add(
+                bootstrap,
+                rewriter.operands(node),
+                node.type,
+                node.location,
+                (*node.decisions, replace(decision, chosen=f"degree {parameters.degree}")),
+            ),
+        )
+
+
+def phase_function(
+    functions: tuple[Function, ...], source: FixedPoint, target: FixedPoint, modulus: int
+) -> Callable[[F64], F64]:
+    """The map of phases that a bootstrap has to compute: phase -> integer -> real -> functions -> integer -> phase."""
+
+    def phase(x: F64) -> F64:
+        value = compose(functions, x * (modulus * source.scale[0]) + source.offset[0])
+        return np.asarray((value - target.offset[0]) / target.scale[0] / modulus)
+
+    return phase
+

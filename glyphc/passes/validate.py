@@ -1,0 +1,161 @@
+"""Independent checks between the passes. They share no code with what they check and change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from glyphc.approx import noise
+from glyphc.errors import ParameterError
+from glyphc.ir.evaluate import evaluate_all
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Bootstrap, Linear, Output
+from glyphc.ir.series import evaluate_series
+from glyphc.ir.types import Level
+
+from .base import Context, Pass
+
+
+@dataclass(frozen=True)
+class ValidateRange(Pass):
+    """No calibration sample leaves a format's allowed range, and no sum can wrap around the plaintext modulus."""
+
+    name: ClassVar[str] = "validate-range"
+    requires: ClassVar[Level] = Level.QUANTIZED
+    ensures: ClassVar[Level] = Level.QUANTIZED
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        values = evaluate_all(graph, context.samples) if context.samples else {}
+        for node in graph:
+            fixed = node.type.fixed
+            if fixed is None or node.id not in values or isinstance(node.op, Output):
+                continue
+            x = values[node.id]
+            if np.issubdtype(x.dtype, np.integer) and (x.min() < fixed.lo or x.max() > fixed.hi):
+                raise ParameterError(
+                    f"{node}: calibration samples reach [{x.min()}, {x.max()}] in fixed point, outside the allowed "
+                    f"[{fixed.lo}, {fixed.hi}]; use a larger margin"
+                )
+        return graph
+
+
+@dataclass(frozen=True)
+class ValidateLayout(Pass):
+    """In every linear map, exactly one term of a product lands on each position that is read.
+
+    Checked on exponents alone: for a useful output position and every term of the weight polynomial, the input
+    position that would land there must be the wanted feature of the same sample or be zero.
+    """
+
+    name: ClassVar[str] = "validate-layout"
+    requires: ClassVar[Level] = Level.LAIDOUT
+    ensures: ClassVar[Level] = Level.LAIDOUT
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        for node, _ in graph.of(Linear):
+            (operand,) = graph.operands(node)
+            self._check(node, operand)
+        return graph
+
+    def _check(self, node: Node, operand: Node) -> None:
+        source, target = operand.type.layout, node.type.layout
+        assert source is not None and target is not None
+        n, sample = source.ring, target.batch - 1
+        # the first, a middle and the last sample stand for all: the layout is the same for each
+        for b in {0, sample // 2, sample}:
+            outputs = np.array([target.exponent_of(k, b) for k in range(target.features)], dtype=np.int64)
+            shifts = np.array([target.exponent_of(k) for k in range(target.features)], dtype=np.int64)
+            for part in {0, min(source.parts, source.features) - 1}:
+                features = np.array(list(source.features_of(part)), dtype=np.int64)
+                inputs = (features // source.parts) * source.stride
+                occupied = self._occupied(operand, part)
+                for at, feature in zip(inputs, features, strict=True):
+                    # term (k', feature) of the weights reads position out_k - shift_k' + at for output k
+                    read = (outputs[:, None] - shifts[None, :] + at) % n
+                    wanted = np.eye(len(outputs), dtype=bool)
+                    if np.any(read[wanted] != source.exponent_of(int(feature), b)) or np.any(occupied[read] & ~wanted):
+                        raise ParameterError(
+                            f"{node}: products of feature {feature} (sample {b}) collide in the layout {target}; this is "
+                            "a bug of the layout planner, please report it"
+                        )
+
+    def _occupied(self, operand: Node, part: int) -> np.ndarray:  # type: ignore[type-arg]
+        """Positions of an operand's part that may be non-zero: useful ones, or all of the part's stride."""
+        layout = operand.type.layout
+        assert layout is not None
+        out = np.zeros(layout.ring, dtype=bool)
+        if layout.zero_elsewhere:
+            out[layout.positions(part).ravel()] = True
+        else:
+            out[:: layout.stride if layout.parts > 1 else min(layout.stride, layout.grid)] = True
+        return out
+
+
+@dataclass(frozen=True)
+class ValidateNoise(Pass):
+    """White noise stays below half a unit, and every series keeps to the usable part of the torus."""
+
+    name: ClassVar[str] = "validate-noise"
+    requires: ClassVar[Level] = Level.LAIDOUT
+    ensures: ClassVar[Level] = Level.LAIDOUT
+    deviations: float = 6.0
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        parameters = graph.parameters
+        if parameters is None:
+            raise ParameterError("no parameters; run 'select-parameters' before 'validate-noise'")
+        for id, estimate in noise.predict(graph, parameters, parameters.bgv_bits).items():
+            node = graph.node(id)
+            if self.deviations * estimate.white > 0.5:
+                raise ParameterError(
+                    f"{node}: predicted ciphertext noise of {estimate.white:.3g} units would spill into the message "
+                    f"(limit {0.5 / self.deviations:.3g}); quantize with fewer bits or split the layer"
+                )
+        for node, op in graph.of(Bootstrap):
+            (operand,) = graph.operands(node)
+            assert operand.type.fixed is not None
+            reach = operand.type.fixed.magnitude / parameters.plaintext_modulus
+            if reach > op.series.half_range * (1 + 1e-9) or reach >= 0.5:
+                raise ParameterError(f"{node}: values reach phase {reach:.4f}, the series holds to {op.series.half_range:.4f}")
+            x = np.linspace(-op.series.half_range, op.series.half_range, 1001)
+            if np.abs(evaluate_series(op.series, x)).max() > 1.0:
+                raise ParameterError(f"{node}: the series leaves [-1, 1] and would overflow its slots")
+        return graph
+
+
+# Largest log2(QP) for 128-bit classical security with a ternary secret, by ring dimension: the homomorphic encryption
+# standard (Albrecht et al. 2018) to 32768, extended to 65536 by Bossuat et al., "Security Guidelines for Implementing
+# Homomorphic Encryption" (2024). OpenFHE makes its own check when contexts are made; this one does not depend on it.
+MAX_LOG_QP = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1772}
+_AUXILIARY_PRIME_BITS = 60
+
+
+@dataclass(frozen=True)
+class ValidateSecurity(Pass):
+    """The moduli fit 128-bit security at the ring dimension; insecure rings must have been asked for by name."""
+
+    name: ClassVar[str] = "validate-security"
+    requires: ClassVar[Level] = Level.LAIDOUT
+    ensures: ClassVar[Level] = Level.LAIDOUT
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        parameters = graph.parameters
+        if parameters is None:
+            raise ParameterError("no parameters; run 'select-parameters' before 'validate-security'")
+        if not parameters.secure:
+            return graph
+        limit = MAX_LOG_QP.get(parameters.ring, 0)
+        towers = parameters.depth + 1 if parameters.slots else 0
+        digit = -(-towers // parameters.large_digits)
+        auxiliary = -(-digit * parameters.scaling_bits // _AUXILIARY_PRIME_BITS) * _AUXILIARY_PRIME_BITS
+        bootstrap = towers * parameters.scaling_bits + auxiliary
+        bgv = parameters.bgv_bits + _AUXILIARY_PRIME_BITS
+        if max(bootstrap, bgv) > limit:
+            raise ParameterError(
+                f"the moduli need {max(bootstrap, bgv)} bits; 128-bit security allows {limit} at ring dimension "
+                f"{parameters.ring}"
+            )
+        return graph
+

@@ -1,0 +1,178 @@
+"""A compiled program: its graphs at every stage, its schedule, and the artifact file that keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glyphc.errors import ArtifactError
+from glyphc.ir.errors import IRError
+from glyphc.ir.graph import Graph
+from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.text import parse, to_text
+from glyphc.ir.verify import verify
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from glyphc.progress import Reporter
+    from glyphc.runtime import Mode
+
+FORMAT = "glyphc-program"
+VERSION = 1
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: equal programs are equal files
+
+
+class Program:
+    """What ``glyphc.compile`` returns. ``stages``: graphs by stage name, in the order they were made."""
+
+    def __init__(self, stages: Mapping[str, Graph], requested_batch: int) -> None:
+        self.stages = dict(stages)
+        self.requested_batch = requested_batch
+
+    @property
+    def graph(self) -> Graph:
+        """The final graph: laid out, with parameters."""
+        return next(reversed(self.stages.values()))
+
+    @property
+    def quantized(self) -> Graph:
+        """The quantized graph, which ``run(mode="clear")`` evaluates: the definition of what the program computes."""
+        return self.stages["quantize"]
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The server's instructions."""
+        from glyphc.passes.schedule import schedule
+
+        return schedule(self.graph)
+
+    @property
+    def client(self) -> ClientSpec:
+        """All that the client needs to know of the program."""
+        return self.schedule.client
+
+    @property
+    def secure(self) -> bool:
+        """False for the small rings of tests."""
+        return self.client.parameters.secure
+
+    def run(
+        self,
+        x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        mode: Mode | str = "encrypted",
+        reporter: Reporter | None = None,
+    ) -> npt.NDArray[np.float64] | dict[str, npt.NDArray[np.float64]]:
+        """Evaluate samples: encrypted (default), ``"simulate"`` or ``"clear"``. See :func:`glyphc.runtime.run`.
+
+        Returns the output array, shape (samples, *shape), or a dict of them by name if the network has several.
+        """
+        from glyphc.runtime import run
+
+        outputs = run(self, x, mode, reporter).outputs
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    # -- artifact ---------------------------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """The artifact: a zip archive of text graphs and a manifest with their hashes. Deterministic."""
+        parts = {f"stages/{i:02d}-{name}.gir": to_text(g).encode() for i, (name, g) in enumerate(self.stages.items())}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "batch": self.requested_batch,
+            "security": self.client.parameters.security,
+            "parts": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
+        }
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            text = json.dumps(manifest, indent=1) + "\n"
+            for name, data in {"manifest.json": text.encode(), **parts}.items():
+                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, data, compresslevel=6)
+        return buffer.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact; the file appears whole or not at all."""
+        write_atomically(Path(path), self.to_bytes())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Program:
+        """Read an artifact; ArtifactError if it is missing, damaged, or of another version."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as e:
+            raise ArtifactError(f"cannot read {os.fspath(path)!r}: {e.strerror}") from None
+        return Program.from_bytes(data, os.fspath(path))
+
+    @staticmethod
+    def from_bytes(data: bytes, name: str = "artifact") -> Program:
+        """The inverse of :meth:`to_bytes`; ``name`` appears in errors."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                manifest = json.loads(archive.read("manifest.json"))
+                _check_manifest(manifest, name)
+                parts = {part: archive.read(part) for part in manifest["parts"]}
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError) as e:
+            raise ArtifactError(
+                f"{name!r} is not a readable .glyphc artifact ({_reason(e)}): it may be truncated or damaged, or another kind of "
+                "file. Make it again with 'glyphc compile'"
+            ) from None
+        for part, content in parts.items():
+            if hashlib.sha256(content).hexdigest() != manifest["parts"][part]:
+                raise ArtifactError(f"{name!r} is damaged: the hash of {part} is wrong. Make it again with 'glyphc compile'")
+        try:
+            graphs = {Path(part).stem.split("-", 1)[1]: parse(content.decode()) for part, content in parts.items()}
+            for graph in graphs.values():
+                verify(graph)
+        except IRError as e:
+            raise ArtifactError(f"{name!r} holds a graph that this glyphc cannot read: {e}") from None
+        return Program(graphs, manifest["batch"])
+
+
+def _check_manifest(manifest: Any, name: str) -> None:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"{name!r} is not a glyphc program; make one with 'glyphc compile'")
+    if manifest.get("version") != VERSION:
+        raise ArtifactError(
+            f"{name!r} has artifact version {manifest.get('version')}; this glyphc reads version {VERSION}. Compile the "
+            "model again with this version, or use the version that wrote it"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip("'\"") or type(error).__name__
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all; ArtifactError when the place is not writable."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as f:
+            temporary = Path(f.name)
+            try:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            except BaseException:
+                temporary.unlink()
+                raise
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as e:
+        raise ArtifactError(f"cannot write {os.fspath(path)!r}: {e.strerror}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

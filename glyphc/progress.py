@@ -1,0 +1,31 @@
+"""Progress of long work: what a run reports, and a silent default."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Receives the progress of a run. Stages follow each other; total counts seconds of predicted work."""
+
+    def stage(self, name: str, total: float) -> None:
+        """A new stage begins, with this much work."""
+
+    def advance(self, amount: float, what: str = "") -> None:
+        """So much of the stage's work is done; ``what`` names the node or instruction."""
+
+    def done(self) -> None:
+        """The last stage has ended."""
+
+
+class Silent:
+    """Reports nothing."""
+
+    def stage(self, name: str, total: float) -> None:
+        pass
+
+    def advance(self, amount: float, what: str = "") -> None:
+        pass
+
+    def done(self) -> None:
+        pass

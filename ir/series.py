@@ -1,0 +1,50 @@
+"""Trigonometric series: what a functional bootstrap evaluates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """f(x) = 2 Re sum_k c_k e^{2 pi i k x}, for torus phases |x| <= half_range.
+
+    max_error and rms_error: of the fit, as a share of the function's own range; the rms is weighted by where
+    calibration saw values.
+    """
+
+    real: tuple[float, ...]
+    imag: tuple[float, ...]
+    half_range: float
+    max_error: float
+    rms_error: float
+
+    @property
+    def degree(self) -> int:
+        return len(self.real) - 1
+
+
+def evaluate_coefficients(real: F64, imag: F64, x: F64) -> F64:
+    """The series at phases x (any shape), by Horner's rule in e^{2 pi i x}."""
+    z = np.exp(2j * np.pi * x)
+    total = np.zeros_like(z)
+    for re, im in zip(real[::-1], imag[::-1], strict=True):
+        total = total * z + (re + 1j * im)
+    return np.asarray(2 * total.real)
+
+
+def evaluate_series(series: Series, x: F64) -> F64:
+    """The series at phases x (any shape)."""
+    return evaluate_coefficients(np.array(series.real), np.array(series.imag), x)
+
+
+def noise_gain(series: Series) -> float:
+    """sqrt(sum_k |c_k|^2 (1 + k^2)): how strongly noise in e^{2 pi i x} and in its powers reaches the result."""
+    c2 = np.array(series.real) ** 2 + np.array(series.imag) ** 2
+    k = np.arange(len(c2))
+    return float(np.sqrt(np.sum(c2 * (1.0 + k.astype(np.float64) ** 2))))

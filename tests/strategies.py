@@ -1,0 +1,326 @@
+"""Random valid graphs of every level, for property tests.
+
+Sizes are small on purpose: what these graphs vary is structure, names, annotations and constants. Every
+graph that comes out of here must pass ``verify``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Candidate, Decision, Graph, Node
+from glyphc.ir.layout import Layout
+from glyphc.ir.ops import (
+    Apply,
+    ArgMax,
+    Bootstrap,
+    Const,
+    Dense,
+    Input,
+    Linear,
+    Op,
+    Output,
+    Reshape,
+    Scale,
+    Softmax,
+    Switch,
+    Unpack,
+)
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.series import Series
+from glyphc.ir.types import Calibration, Encoding, FixedPoint, Level, Scheme, TensorType
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+Shape = tuple[int, ...]
+
+INT64 = (-(2**63), 2**63 - 1)
+
+# Whatever the text form could trip over: quotes, escapes, its own keywords and comment sign, all line ends.
+ODD_NAMES = (
+    "",
+    '"',
+    "\\",
+    "\\n",
+    "a\nb",
+    "\r\n",
+    "\t",
+    "\x00\x1b",
+    "\u2028",
+    "%0 = input",
+    '" # no comment',
+    "@here",
+    "$x",
+    "const",
+    "]) :",
+    "/layer.0/Gemm_output",
+    "\u03c3(W\u2082\u00b7x)",
+    "\U0001f40d",
+    "\ud800",
+)
+
+
+def names() -> st.SearchStrategy[str]:
+    """Names as models give them, and worse."""
+    return st.sampled_from(ODD_NAMES) | st.text(max_size=6) | st.from_regex(r"[a-z]{1,4}\d?", fullmatch=True)
+
+
+def finite_floats() -> st.SearchStrategy[float]:
+    """Finite floats of all magnitudes; subnormal ones and both zeros among them."""
+    edges = [0.0, -0.0, 5e-324, -5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 0.1]
+    return st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(edges)
+
+
+def tame_floats() -> st.SearchStrategy[float]:
+    """Small multiples of 1/8: sums and products of a few of them are exact in float64."""
+    return st.integers(-16, 16).map(lambda i: i / 8)
+
+
+def integers() -> st.SearchStrategy[int]:
+    """Integers, some of them far beyond 64 bits."""
+    return st.integers(-9, 9) | st.integers(-(2**200), 2**200)
+
+
+def functions(floats: st.SearchStrategy[float]) -> st.SearchStrategy[Function]:
+    plain = st.sampled_from(["relu", "sigmoid", "tanh"]).map(Function)
+    leaky = floats.map(lambda a: Function("leaky_relu", (a,)))
+    affine = st.tuples(floats, floats).map(lambda p: Function("affine", p))
+    return plain | leaky | affine
+
+
+def candidates() -> st.SearchStrategy[Candidate]:
+    seconds = st.none() | finite_floats() | st.just(float("inf"))
+    return st.builds(Candidate, name=names(), seconds=seconds, reason=names())
+
+
+def decisions() -> st.SearchStrategy[tuple[Decision, ...]]:
+    one = st.builds(
+        Decision, made_by=names(), chosen=names(), candidates=st.lists(candidates(), max_size=2).map(tuple)
+    )
+    return st.just(()) | st.lists(one, max_size=2).map(tuple)
+
+
+def calibrations() -> st.SearchStrategy[Calibration]:
+    ends = st.tuples(finite_floats(), finite_floats()).map(sorted)
+    histogram = st.lists(st.integers(0, 2**70), max_size=4).map(tuple)
+    return st.builds(lambda e, h: Calibration(e[0], e[1], h), ends, histogram)
+
+
+@st.composite
+def fixed_points(draw: Draw, size: int, tame: bool = False) -> FixedPoint:
+    """A format for a tensor of ``size`` elements: one scale for all, or one for each."""
+    count = draw(st.sampled_from([1, size]))
+    positive = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False) | st.just(1.0)
+    scales = st.sampled_from([0.125, 0.5, 1.0, 2.0]) if tame else positive
+    scale = tuple(draw(st.lists(scales, min_size=count, max_size=count)))
+    offsets = tame_floats() if tame else finite_floats()
+    offset = tuple(draw(st.lists(offsets, min_size=count, max_size=count)))
+    lo, hi = sorted(draw(st.tuples(integers(), integers())))
+    return FixedPoint(scale, offset, lo, hi)
+
+
+@st.composite
+def layouts(
+    draw: Draw,
+    ring: int | None = None,
+    batch: int = 1,
+    features: int | None = None,
+    parts: int | None = None,
+) -> Layout:
+    """A valid layout with room for at least ``batch`` samples; strides need not be powers of two."""
+    features = features or draw(st.integers(1, 12))
+    parts = parts or draw(st.integers(1, 6))
+    per_part = -(-features // parts)
+    grid = draw(st.integers(1, 4))
+    stride = grid * draw(st.integers(1, 4))
+    gap = grid * draw(st.integers(0, 8))
+    batch_stride = per_part * stride + gap
+    batch += draw(st.integers(0, 3))
+    if ring is None:
+        ring = 1 << (batch * batch_stride - 1).bit_length()
+        ring *= draw(st.sampled_from([1, 2]))
+    return Layout(ring, batch, features, parts, stride, batch_stride, grid, draw(st.booleans()))
+
+
+def series() -> st.SearchStrategy[Series]:
+    def build(coefficients: list[tuple[float, float]], rest: tuple[float, float, float]) -> Series:
+        real, imag = zip(*coefficients, strict=True)
+        return Series(real, imag, *rest)
+
+    pairs = st.lists(st.tuples(finite_floats(), finite_floats()), min_size=2, max_size=5)
+    return st.builds(build, pairs, st.tuples(*[finite_floats()] * 3))
+
+
+def parameters() -> st.SearchStrategy[Parameters]:
+    return st.builds(
+        Parameters,
+        ring=st.sampled_from([64, 1 << 17]),
+        plaintext_bits=st.integers(1, 40),
+        bgv_bits=st.integers(1, 200),
+        unpack_strides=st.lists(st.integers(1, 512), max_size=3).map(tuple),
+        level_budget=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+        security=names(),
+    )
+
+
+@st.composite
+def shapes_like(draw: Draw, size: int) -> Shape:
+    """Another shape with ``size`` elements; rank 0 only for one element."""
+    shape: list[int] = []
+    for prime in (2, 3, 5, 7, 11):
+        while size % prime == 0:
+            size //= prime
+            at = draw(st.integers(0, len(shape)))
+            if at == len(shape):
+                shape.append(prime)
+            else:
+                shape[at] *= prime
+    if size > 1:
+        shape.append(size)
+    ones = draw(st.integers(0, 1)) if shape else draw(st.integers(0, 2))
+    return tuple([1] * ones + shape)
+
+
+def _broadcastable(draw: Draw, shape: Shape) -> Shape:
+    """A shape that numpy broadcasts to ``shape``: fewer axes, or some of them 1."""
+    kept = shape[draw(st.integers(0, len(shape))) :]
+    return tuple(draw(st.sampled_from([1, d])) for d in kept)
+
+
+class _Builder:
+    """Grows a graph of one level by valid random nodes."""
+
+    def __init__(self, draw: Draw, level: Level, tame: bool) -> None:
+        self.draw, self.tame = draw, tame
+        self.floats = tame_floats() if tame else finite_floats()
+        whole = st.integers(-3, 3) if tame else st.integers(*INT64)
+        self.weights: st.SearchStrategy[Any] = self.floats if level is Level.SOURCE else whole
+        self.dims = st.integers(1, 4)
+        chosen = draw(st.none() | parameters()) if level is Level.LAIDOUT else None
+        self.graph = Graph(level, draw(st.integers(1, 4)), chosen)
+        self.ring = 1 << 12
+        self.on_client: set[int] = set()
+
+    @property
+    def level(self) -> Level:
+        return self.graph.level
+
+    def constant(self, shape: Shape) -> Const:
+        dtype = np.float64 if self.level is Level.SOURCE else np.int64
+        value: npt.NDArray[Any] = self.draw(hnp.arrays(dtype, shape, elements=self.weights))
+        return Const(self.graph.add_constant(self.draw(names()), value))
+
+    def add(
+        self, op: Op, shape: Shape, *operands: Node, scheme: Scheme | None = None, parts: int | None = None
+    ) -> Node:
+        """Append ``op`` with all the facts that its level asks for."""
+        draw, client = self.draw, scheme is Scheme.CLIENT
+        if client:
+            self.on_client.add(len(self.graph))
+        fixed = layout = encoding = None
+        if self.level >= Level.QUANTIZED and not client:
+            keeps = isinstance(op, Reshape | Switch | Unpack)
+            fixed = operands[0].type.fixed if keeps else draw(fixed_points(prod(shape), self.tame))
+        if self.level >= Level.ASSIGNED:
+            encoding = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB}.get(scheme) if scheme else None
+        else:
+            scheme = None
+        if self.level >= Level.LAIDOUT and not client:
+            layout = draw(layouts(self.ring, self.graph.batch, prod(shape), parts))
+        type = TensorType(shape, draw(st.none() | calibrations()), fixed, scheme, encoding, layout)
+        return self.graph.add(op, operands, type, draw(names()), draw(decisions()))
+
+    def input(self, name: str) -> Node:
+        shape = tuple(self.draw(st.lists(self.dims, min_size=1, max_size=2)))
+        return self.add(Input(name, shape), shape, scheme=Scheme.BGV)
+
+    def linear_map(self, x: Node) -> Node:
+        """A dense layer on any shape: flattened first where necessary."""
+        if len(x.type.shape) != 1:
+            flat = (x.type.size,)
+            x = self.add(Reshape(flat), flat, x, scheme=Scheme.BGV)
+        out = self.draw(self.dims)
+        weight, bias = self.constant((out, x.type.size)), self.constant((out,))
+        op: Op = Dense(weight, bias) if self.level is Level.SOURCE else Linear(weight, bias)
+        return self.add(op, (out,), x, scheme=Scheme.BGV)
+
+    def nonlinearity(self, x: Node) -> Node:
+        """Functions at the early levels; also switches, then bootstrap and unpacking, at the later ones."""
+        draw, shape = self.draw, x.type.shape
+        composed = tuple(draw(st.lists(functions(self.floats), max_size=3)))
+        if self.level in (Level.SOURCE, Level.QUANTIZED):
+            return self.add(Apply(composed), shape, x, scheme=Scheme.BGV)
+        switch = Switch(Scheme.BGV, Scheme.TFHE, Encoding.MSB)
+        x = self.add(switch, shape, x, scheme=Scheme.TFHE, parts=1)
+        parts = 1
+        if self.level is Level.LAIDOUT:
+            parts = draw(st.sampled_from([2, 4, 1]))
+            op: Op = Bootstrap(composed, parts, self.ring // 2, draw(st.integers(0, 9)), draw(series()))
+        else:
+            op = Apply(composed)
+        x = self.add(op, shape, x, scheme=Scheme.TFHE, parts=1)
+        back = Switch(Scheme.TFHE, Scheme.BGV, Encoding.LSB)
+        x = self.add(back, shape, x, scheme=Scheme.BGV, parts=1)
+        return self.add(Unpack(parts), shape, x, scheme=Scheme.BGV, parts=parts) if parts > 1 else x
+
+    def scale(self, x: Node) -> Node:
+        shape = x.type.shape
+        factor = self.constant(_broadcastable(self.draw, shape))
+        shift = self.constant(_broadcastable(self.draw, shape))
+        return self.add(Scale(factor, shift), shape, x)
+
+    def reshape(self, x: Node) -> Node:
+        shape = self.draw(shapes_like(x.type.size))
+        scheme = Scheme.CLIENT if x.id in self.on_client else Scheme.BGV
+        return self.add(Reshape(shape), shape, x, scheme=scheme)
+
+    def softmax(self, x: Node) -> Node:
+        return self.add(Softmax(self.draw(st.booleans())), x.type.shape, x, scheme=Scheme.CLIENT)
+
+    def argmax(self, x: Node) -> Node:
+        keep = self.draw(st.booleans())
+        shape = (*x.type.shape[:-1], 1) if keep else x.type.shape[:-1]
+        return self.add(ArgMax(keep), shape, x, scheme=Scheme.CLIENT)
+
+    def step(self, x: Node) -> Node:
+        """One more layer on ``x``."""
+        choices: list[Callable[[Node], Node]] = [self.reshape]
+        if x.type.shape:
+            choices += [self.softmax, self.argmax]
+        if x.id not in self.on_client:
+            choices = [self.linear_map, self.nonlinearity] * 2 + choices
+            if self.level is Level.SOURCE:
+                choices += [self.scale] * 2
+        return self.draw(st.sampled_from(choices))(x)
+
+
+@st.composite
+def graphs(
+    draw: Draw,
+    level: Level | None = None,
+    max_steps: int = 5,
+    tame: bool = False,
+) -> Graph:
+    """A valid graph: one or two inputs, layers that start anywhere (values branch), outputs for all leaves.
+
+    ``tame`` keeps constants, parameters and formats small, so that evaluating the graph cannot overflow.
+    """
+    level = level or draw(st.sampled_from(list(Level)))
+    builder = _Builder(draw, level, tame)
+    values = [builder.input(n) for n in draw(st.lists(names(), min_size=1, max_size=2, unique=True))]
+    for _ in range(draw(st.integers(0, max_steps))):
+        # mostly the newest value: long chains with an occasional branch
+        values.append(builder.step(draw(st.just(values[-1]) | st.sampled_from(values))))
+    leaves = [v for v in values if not builder.graph.users(v)]
+    extra = draw(st.lists(st.sampled_from(values), max_size=1))
+    labels = draw(st.lists(names(), min_size=len(leaves + extra), max_size=len(leaves + extra), unique=True))
+    for value, label in zip(leaves + extra, labels, strict=True):
+        builder.add(Output(label), value.type.shape, value, scheme=Scheme.CLIENT)
+    return builder.graph
