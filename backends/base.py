@@ -55,7 +55,8 @@ def execute(
 ) -> dict[str, list[Any]]:
     """Run a schedule; returns the output ciphertexts by name, in the order of their parts.
 
-    ``inputs``: the ciphertexts of each input, in the order of their parts. ``observe`` is told every instruction and the
+    ``inputs``: the ciphertexts of each input, in the order of their parts. ``observe`` is told every instruction and
+    the
     seconds it took, after it is done.
     """
     registers: dict[Register, Any] = {}

@@ -7,6 +7,7 @@ them after a bootstrap with a divisor).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from glyphc.ir.evaluate import dequantize, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
 
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 C128 = npt.NDArray[np.complex128]
 
 
@@ -56,7 +57,9 @@ class CleartextMachine:
         polynomials = self._polynomials[weights]
         total = np.zeros(self._ring // 2, dtype=np.complex128)
         for row, source in enumerate(sources):
-            total += self._fft.forward(source) * self._fft.forward(polynomials.dense(row, self._ring).astype(np.float64))
+            total += self._fft.forward(source) * self._fft.forward(
+                polynomials.dense(row, self._ring).astype(np.float64)
+            )
         bias = polynomials.dense(len(polynomials) - 1, self._ring)
         return self._centred(self._fft.inverse(total) + bias)
 

@@ -12,7 +12,7 @@ from glyphc.errors import DataError
 from glyphc.ir.evaluate import apply_client_op, dequantize, quantize
 from glyphc.ir.instructions import ClientSpec, Port
 
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.int64]
 
 
@@ -21,7 +21,9 @@ def check_inputs(client: ClientSpec, x: Any) -> dict[str, F64]:
     ports = {p.name: p for p in client.inputs}
     given = dict(x) if isinstance(x, Mapping) else {next(iter(ports)): x}
     if set(given) != set(ports):
-        raise DataError(f"the program has input(s) {', '.join(sorted(ports))}; got {', '.join(sorted(given)) or 'none'}")
+        raise DataError(
+            f"the program has input(s) {', '.join(sorted(ports))}; got {', '.join(sorted(given)) or 'none'}"
+        )
     checked = {name: _check(ports[name], np.asarray(value)) for name, value in given.items()}
     counts = {len(v) for v in checked.values()}
     if len(counts) > 1:
@@ -39,16 +41,21 @@ def _check(port: Port, x: npt.NDArray[Any]) -> F64:
     flat = values.reshape(len(values), -1)
     if not np.isfinite(flat).all():
         row, column = np.argwhere(~np.isfinite(flat))[0]
-        raise DataError(f"input {port.name!r} has NaN or infinity, first in sample {row}, feature {column}; repair the data")
+        raise DataError(
+            f"input {port.name!r} has NaN or infinity, first in sample {row}, feature {column}; repair the data"
+        )
     integers = quantize(flat, port.fixed)
     outside = (integers < port.fixed.lo) | (integers > port.fixed.hi)
     if outside.any():
         row, column = np.argwhere(outside)[0]
         scale, offset = (v[column if len(v) > 1 else 0] for v in (port.fixed.scale, port.fixed.offset))
         raise DataError(
-            f"input {port.name!r}: {int(outside.sum())} value(s) lie outside the calibrated range with its guard band, first "
-            f"{flat[row, column]:.6g} in sample {row}, feature {column} (allowed: {scale * port.fixed.lo + offset:.6g} to "
-            f"{scale * port.fixed.hi + offset:.6g}). Under encryption this would give garbage unnoticed. Check the data's units, "
+            f"input {port.name!r}: {int(outside.sum())} value(s) lie outside the calibrated range with its guard "
+            f"band, first "
+            f"{flat[row, column]:.6g} in sample {row}, feature {column} (allowed: "
+            f"{scale * port.fixed.lo + offset:.6g} to "
+            f"{scale * port.fixed.hi + offset:.6g}). Under encryption this would give garbage unnoticed. Check "
+            f"the data's units, "
             "or compile with calibration samples that cover such values"
         )
     return values

@@ -49,7 +49,8 @@ def compile(
     """Compile a network for encrypted inference at 128-bit security.
 
     model: path of an ONNX file, its bytes, an ``onnx.ModelProto``, or a source-level :class:`glyphc.ir.graph.Graph`.
-    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set value
+    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
+    value
     ranges and are not stored. batch: samples evaluated at once; more samples per bootstrap cost less per sample.
     passes: the pipeline as text, see ``glyphc.passes.pipeline``. insecure_ring: a small ring dimension for tests; NOT
     SECURE, and every output says so.
@@ -103,7 +104,9 @@ def _samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64
     given = dict(calibration) if isinstance(calibration, Mapping) else {names[0]: calibration}
     unknown = sorted(set(given) - set(names))
     if unknown:
-        raise CalibrationError(f"calibration samples for unknown input(s) {', '.join(unknown)}; inputs: {', '.join(names)}")
+        raise CalibrationError(
+            f"calibration samples for unknown input(s) {', '.join(unknown)}; inputs: {', '.join(names)}"
+        )
     samples = {}
     for name, values in given.items():
         array = np.asarray(values)

@@ -32,5 +32,5 @@ class ArtifactError(GlyphcError):
     """A file that is not a readable .glyphc artifact of this version."""
 
 
-class EnvironmentProblem(GlyphcError):
+class EnvironmentSetupError(GlyphcError):
     """The installation lacks something, e.g. an OpenFHE build for this Python."""

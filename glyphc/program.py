@@ -81,7 +81,7 @@ class Program:
         outputs = run(self, x, mode, reporter).outputs
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
-    # -- artifact ---------------------------------------------------------------------------------------------------
+    # -- artifact --
 
     def to_bytes(self) -> bytes:
         """The artifact: a zip archive of text graphs and a manifest with their hashes. Deterministic."""
@@ -125,12 +125,15 @@ class Program:
                 parts = {part: archive.read(part) for part in manifest["parts"]}
         except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError) as e:
             raise ArtifactError(
-                f"{name!r} is not a readable .glyphc artifact ({_reason(e)}): it may be truncated or damaged, or another kind of "
+                f"{name!r} is not a readable .glyphc artifact ({_reason(e)}): it may be truncated or damaged, or "
+                f"another kind of "
                 "file. Make it again with 'glyphc compile'"
             ) from None
         for part, content in parts.items():
             if hashlib.sha256(content).hexdigest() != manifest["parts"][part]:
-                raise ArtifactError(f"{name!r} is damaged: the hash of {part} is wrong. Make it again with 'glyphc compile'")
+                raise ArtifactError(
+                    f"{name!r} is damaged: the hash of {part} is wrong. Make it again with 'glyphc compile'"
+                )
         try:
             graphs = {Path(part).stem.split("-", 1)[1]: parse(content.decode()) for part, content in parts.items()}
             for graph in graphs.values():
@@ -145,7 +148,8 @@ def _check_manifest(manifest: Any, name: str) -> None:
         raise ArtifactError(f"{name!r} is not a glyphc program; make one with 'glyphc compile'")
     if manifest.get("version") != VERSION:
         raise ArtifactError(
-            f"{name!r} has artifact version {manifest.get('version')}; this glyphc reads version {VERSION}. Compile the "
+            f"{name!r} has artifact version {manifest.get('version')}; this glyphc reads version {VERSION}. "
+            f"Compile the "
             "model again with this version, or use the version that wrote it"
         )
 

@@ -14,6 +14,9 @@ class Reporter(Protocol):
     def advance(self, amount: float, what: str = "") -> None:
         """So much of the stage's work is done; ``what`` names the node or instruction."""
 
+    def note(self, text: str) -> None:
+        """Said of all following stages, e.g. which pass this is; empty to take it back."""
+
     def done(self) -> None:
         """The last stage has ended."""
 
@@ -25,6 +28,9 @@ class Silent:
         pass
 
     def advance(self, amount: float, what: str = "") -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass
 
     def done(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +33,19 @@ from .ops import (
 )
 from .types import FixedPoint
 
-Value = npt.NDArray[np.generic]
-F64 = npt.NDArray[np.float64]
+Value = npt.NDArray[Any]
+F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.int64]
 
 
 def quantize(x: F64, fixed: FixedPoint) -> I64:
     """Nearest fixed-point integers of real values of shape (samples, *shape); not clipped."""
     flat = x.reshape(x.shape[0], -1)
-    return np.rint((flat - np.array(fixed.offset)) / np.array(fixed.scale)).astype(np.int64).reshape(x.shape)
+    integers = np.rint((flat - np.array(fixed.offset)) / np.array(fixed.scale)).astype(np.int64)
+    return np.asarray(integers.reshape(x.shape))
 
 
-def dequantize(x: npt.NDArray[np.generic], fixed: FixedPoint) -> F64:
+def dequantize(x: Value, fixed: FixedPoint) -> F64:
     """Real values of fixed-point integers (or of approximations to them), shape (samples, *shape)."""
     flat = x.reshape(x.shape[0], -1).astype(np.float64)
     return np.asarray(flat * np.array(fixed.scale) + np.array(fixed.offset)).reshape(x.shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import networkx as nx
 import numpy as np
@@ -19,7 +19,7 @@ from .ops import Input, Op, Output
 from .parameters import Parameters
 from .types import Level, TensorType
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 _O = TypeVar("_O", bound=Op)
 
 
@@ -66,7 +66,7 @@ class Graph:
         self._graph = nx.MultiDiGraph()
         self._constants: dict[str, Array] = {}
 
-    # -- building ---------------------------------------------------------------------------------------------------
+    # -- building --
 
     def add(
         self,
@@ -109,7 +109,7 @@ class Graph:
         self._constants[unique] = frozen
         return unique
 
-    # -- reading ----------------------------------------------------------------------------------------------------
+    # -- reading --
 
     def __len__(self) -> int:
         return len(self._graph)
@@ -192,9 +192,7 @@ class Rewriter:
     def keep(self, node: Node, type: TensorType | None = None, decisions: tuple[Decision, ...] = ()) -> Node:
         """Copy an old node with its constants; optionally with another type or further decisions."""
         self.copy_constants(node)
-        new = self.new.add(
-            node.op, self.operands(node), type or node.type, node.location, node.decisions + decisions
-        )
+        new = self.new.add(node.op, self.operands(node), type or node.type, node.location, node.decisions + decisions)
         return self.replace(node, new)
 
     def copy_constants(self, node: Node) -> None:

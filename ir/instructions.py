@@ -1,7 +1,8 @@
 """The schedule: instructions on numbered ciphertexts, the contract between the compiler and the backends.
 
 Backends know nothing of networks; the compiler knows nothing of a backend's objects. A ciphertext holds N numbers
-("coefficients"). In BGV registers they are integers modulo t; in torus registers they are phases in units of t (the same
+("coefficients"). In BGV registers they are integers modulo t; in torus registers they are phases in units of t (the
+same
 number, most significant bits first). Polynomials are given by their non-zero terms.
 """
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from math import sqrt
 
-# Standard deviation of fresh encryption noise, in units of the modulus' last place: the homomorphic encryption standard's.
+# Standard deviation of fresh encryption noise, in units of the modulus' last place: the homomorphic encryption
+# standard's.
 SIGMA = 3.19
 # Hamming weight of OpenFHE's secret in contexts with SPARSE_ENCAPSULATED keys.
 SECRET_WEIGHT = 192

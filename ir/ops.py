@@ -118,9 +118,7 @@ class Scale(Op):
                 c_dim in (1, x_dim) for c_dim, x_dim in zip(reversed(shape), reversed(shapes[0]), strict=False)
             )
             if not fits:
-                raise IRError(
-                    f"constant {c.name!r} of shape {list(shape)} does not broadcast to {list(shapes[0])}"
-                )
+                raise IRError(f"constant {c.name!r} of shape {list(shape)} does not broadcast to {list(shapes[0])}")
         return shapes[0]
 
 

@@ -6,9 +6,20 @@ from dataclasses import dataclass
 
 INSECURE = "insecure"
 
+# Size of the primes of the auxiliary modulus in hybrid key switching (OpenFHE's choice).
+AUXILIARY_PRIME_BITS = 60
+
 # Levels that a series costs -> highest degree at that price (Paterson-Stockmeyer evaluation in OpenFHE). Degrees in
-# between are never worth choosing. A test compares with ``CryptoContext.GetFBTDepth``.
+# between are rarely worth choosing. A test compares with ``CryptoContext.GetFBTDepth``.
 MAX_DEGREES = {3: 13, 4: 27, 5: 59, 6: 119, 7: 247}
+
+
+def series_levels(degree: int) -> int:
+    """Levels that a series of this degree takes; ValueError above the highest degree."""
+    for levels, highest in MAX_DEGREES.items():
+        if degree <= highest:
+            return levels
+    raise ValueError(f"no series of degree {degree}: at most {max(MAX_DEGREES.values())}")
 
 
 @dataclass(frozen=True)
@@ -17,7 +28,8 @@ class Parameters:
 
     ring: N. plaintext_bits: log2 of the plaintext modulus t. bgv_bits: least size of the BGV modulus in bits.
     unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
-    bootstrap refreshes; 0 when the program has none. degree: of the series. output_bits: log2 of the factor by which the
+    bootstrap refreshes; 0 when the program has none. degree: of the series. output_bits: log2 of the factor by which
+    the
     bootstrap's output stands below its series. level_budget, scaling_bits, large_digits: of the bootstrapping context.
     security: name of OpenFHE's security level, or "insecure" for the small rings of tests.
     """
@@ -44,8 +56,13 @@ class Parameters:
 
     @property
     def depth(self) -> int:
-        """Levels of one bootstrap: both transforms, e^{ix} with two doublings, the series.
+        """Levels of one bootstrap: both transforms, e^{ix} with two doublings, the series (``GetFBTDepth``)."""
+        return sum(self.level_budget) + 10 + series_levels(self.degree)
 
-        The series' share grows only at certain degrees (OpenFHE's ``GetFBTDepth``), see ``MAX_DEGREES``.
-        """
-        return sum(self.level_budget) + 10 + next(i for i, d in MAX_DEGREES.items() if d >= self.degree)
+    @property
+    def modulus_bits(self) -> int:
+        """log2 of the largest modulus that any key of the program uses (Q times the auxiliary modulus P)."""
+        towers = self.depth + 1 if self.slots else 0
+        digit = -(-towers // self.large_digits)
+        auxiliary = -(-digit * self.scaling_bits // AUXILIARY_PRIME_BITS) * AUXILIARY_PRIME_BITS
+        return max(towers * self.scaling_bits + auxiliary, self.bgv_bits + AUXILIARY_PRIME_BITS)

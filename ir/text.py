@@ -33,7 +33,7 @@ from .types import Level, TensorType
 VERSION = 1
 
 
-# -- printing -----------------------------------------------------------------------------------------------------------
+# -- printing --
 
 
 def to_text(graph: Graph) -> str:
@@ -83,7 +83,7 @@ def _print(value: Any) -> str:
     raise IRError(f"{type(value).__name__} has no text form")
 
 
-# -- reading ------------------------------------------------------------------------------------------------------------
+# -- reading --
 
 
 class _Record(typing.NamedTuple):
@@ -93,6 +93,9 @@ class _Record(typing.NamedTuple):
 
 class _Tree(Transformer[Any, Any]):
     """Parse tree -> plain values; records stay untyped until their field says what they are."""
+
+    def sequence(self, items: list[Any]) -> tuple[Any, ...]:
+        return () if items == [None] else tuple(items)
 
     def number(self, items: list[Any]) -> int | float:
         text = str(items[0])
@@ -112,9 +115,6 @@ class _Tree(Transformer[Any, Any]):
 
     def none(self, items: list[Any]) -> None:
         return None
-
-    def list(self, items: list[Any]) -> tuple[Any, ...]:
-        return () if items == [None] else tuple(items)
 
     def field(self, items: list[Any]) -> tuple[str, Any]:
         return str(items[0]), items[1]
@@ -235,7 +235,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _build(record: _Record, cls: Callable[..., Any], where: str) -> Any:
     """A dataclass from its record, field by field, each coerced to the declared type."""
-    hints = _hints(cls)  # type: ignore[arg-type]
+    hints = _hints(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(record.fields) - known)
     if record.name != cls.__name__ or unknown:
@@ -264,7 +264,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     elif isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     elif isinstance(value, _Record) and is_dataclass(hint):
-        return _build(value, hint, where)
+        return _build(value, hint, where)  # type: ignore[arg-type]
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif type(value) is hint:

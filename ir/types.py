@@ -45,11 +45,15 @@ class Encoding(Enum):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibration saw of a value: real range and a histogram of equal bins over [lo, hi]."""
+    """What calibration saw of a value: real range and a histogram of equal bins over [lo, hi].
+
+    reach: in ten equal bins, how many samples' farthest element comes how far from the middle of the range to its end.
+    """
 
     lo: float
     hi: float
     histogram: tuple[int, ...] = ()
+    reach: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.lo <= self.hi:

@@ -401,6 +401,15 @@ def test_initializers_listed_as_inputs() -> None:
     np.testing.assert_allclose(evaluate(graph, {"x": x})["y"], x @ W + B, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [0, -1, 1, 7, None])
+def test_the_batch_of_the_file_does_not_matter(batch: int | None) -> None:
+    nodes = [node("Reshape", ["x", "shape"], ["h"]), node("Gemm", ["h", "w"], ["y"])]
+    constants: Constants = {"shape": i64(-1, 4), "w": W}
+    assert read_onnx(build(nodes, constants, (2, 2), batch=batch)) == read_onnx(
+        build(nodes, constants, (2, 2))
+    )
+
+
 def test_every_kind_of_source(tmp_path: Path) -> None:
     model = build([node("Gemm", ["x", "w", "b"], ["y"])], {"w": W, "b": B})
     before = model.SerializeToString()

@@ -131,12 +131,12 @@ def test_places_in_a_small_layout() -> None:
 SIZES = st.fixed_dictionaries(
     {
         "ring": st.sampled_from([1, 8, 32]),
-        "batch": st.integers(0, 4),
-        "features": st.integers(0, 5),
-        "parts": st.integers(0, 3),
-        "stride": st.integers(-1, 6),
-        "batch_stride": st.integers(-1, 12),
-        "grid": st.integers(0, 3),
+        "batch": st.integers(1, 4) | st.integers(0, 4),
+        "features": st.integers(1, 5) | st.integers(0, 5),
+        "parts": st.integers(1, 3) | st.integers(0, 3),
+        "stride": st.integers(1, 6) | st.integers(-1, 6),
+        "batch_stride": st.integers(1, 12) | st.integers(-1, 12),
+        "grid": st.integers(1, 3) | st.integers(0, 3),
         "zero_elsewhere": st.booleans(),
     }
 )
@@ -180,7 +180,8 @@ def test_exactly_the_unsound_layouts_are_rejected(sizes: dict[str, Any]) -> None
         ({"stride": 5}, "overlap with the next sample"),
         ({"batch": 3}, "does not fit into 32 coefficients"),
         ({"ring": 16}, "does not fit into 16 coefficients"),
-        ({"grid": 3}, "off the grid of 3"),
+        ({"stride": 2}, "off the grid of 4"),
+        ({"batch_stride": 18}, "off the grid of 4"),
         ({"parts": 0}, "positive"),
         ({"stride": -4}, "positive"),
     ],

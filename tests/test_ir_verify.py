@@ -312,6 +312,17 @@ def test_use_of_an_output_is_found(level: Level) -> None:
         verify(chain.graph)
 
 
+@pytest.mark.parametrize("level", [A, L], ids=lambda level: level.value)
+def test_decryption_in_another_scheme_is_found(level: Level) -> None:
+    for op in (Output("z"), Softmax(), ArgMax(keepdims=True)):
+        chain = Chain(level)
+        act = chain.node("act")
+        shape = op.result_shape((act.type.shape,), {})
+        chain.graph.add(op, (act,), TensorType(shape, scheme=CLIENT), "peek")
+        with pytest.raises(IRError, match=r"@peek\): the client decrypts bgv values only"):
+            verify(chain.graph)
+
+
 @pytest.mark.parametrize("level", [Q, A, L], ids=lambda level: level.value)
 @pytest.mark.parametrize("behind", ["softmax", "flat", "argmax"])
 def test_encrypted_layer_behind_the_client_is_found(level: Level, behind: str) -> None:

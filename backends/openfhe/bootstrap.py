@@ -1,6 +1,7 @@
 """The packed functional bootstrap: refresh a ciphertext and apply a trigonometric series to every coefficient.
 
-OpenFHE's multi-value form of functional bootstrapping is used in its parts: the powers of e^{2 pi i x} are shared by all functions
+OpenFHE's multi-value form of functional bootstrapping is used in its parts: the powers of e^{2 pi i x} are shared by
+all functions
 of one input.
 """
 

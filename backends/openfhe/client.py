@@ -40,7 +40,8 @@ class ClientKeys:
 def generate_keys(parameters: Parameters) -> tuple[ClientKeys, EvaluationKeys]:
     """Fresh keys: the secret for the client, everything else for the server.
 
-    Both contexts share one secret: the sparse ternary key of the bootstrapping context is written into the BGV context, so a
+    Both contexts share one secret: the sparse ternary key of the bootstrapping context is written into the BGV
+    context, so a
     scheme switch needs no key.
     """
     contexts = make_contexts(parameters)

@@ -80,7 +80,8 @@ def _security(parameters: Parameters) -> Any:
 def _bgv(parameters: Parameters) -> Any:
     """A BGV context on one limb, Q = 1 (mod t), of at least the wanted size.
 
-    OpenFHE sizes the limb by the additions it is told to expect, so that number is raised until the limb is large enough.
+    OpenFHE sizes the limb by the additions it is told to expect, so that number is raised until the limb is large
+    enough.
     """
     for doublings in range(40):
         p = fhe.CCParamsBGVRNS()
@@ -117,7 +118,9 @@ def _torus(parameters: Parameters) -> Any:
         fhe.SPARSE_ENCAPSULATED,
     )
     if depth != parameters.depth:
-        raise BackendError(f"this OpenFHE needs {depth} levels for degree {parameters.degree}, planned {parameters.depth}")
+        raise BackendError(
+            f"this OpenFHE needs {depth} levels for degree {parameters.degree}, planned {parameters.depth}"
+        )
     p.SetMultiplicativeDepth(depth)
     context = fhe.GenCryptoContext(p)
     for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE, fhe.ADVANCEDSHE, fhe.FHE):

@@ -12,7 +12,8 @@ from .contexts import Contexts
 class EvaluationKeys:
     """Contexts, public key and evaluation keys of one client.
 
-    The bootstrapping context's automorphism and multiplication keys live in OpenFHE's own tables, filed under the public
+    The bootstrapping context's automorphism and multiplication keys live in OpenFHE's own tables, filed under the
+    public
     key's tag; bgv_automorphisms maps automorphism indices to keys of the BGV context (None when nothing is unpacked).
     """
 

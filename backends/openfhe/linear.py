@@ -45,7 +45,8 @@ class LinearEngine:
     def split(self, source: Any, parts: int, stride: int, count: int) -> list[Any]:
         """The first ``count`` residue classes of exponents modulo parts*stride, see ``glyphc.ir.instructions.Split``.
 
-        Each level halves the classes with one automorphism g: c + g(c) keeps the even multiples of the stride, c - g(c) the odd
+        Each level halves the classes with one automorphism g: c + g(c) keeps the even multiples of the stride, c -
+        g(c) the odd
         ones, which are then moved down by the stride; branches that nobody needs are not computed.
         """
         pieces = {0: source}
@@ -65,7 +66,8 @@ class LinearEngine:
 
     def _product(self, ciphertext: Any, plaintext: Any) -> Any:
         result = self._context.EvalMult(ciphertext, plaintext)
-        # OpenFHE counts a plaintext product as a level and would rescale before the next; on one limb there is nothing to drop
+        # OpenFHE counts a plaintext product as a level and would rescale before the next; on one limb there is
+        # nothing to drop
         result.SetNoiseScaleDeg(1)
         return result
 

@@ -1,6 +1,7 @@
 """Scheme switches between BGV and the bootstrapping context. No key and no secret is needed: both share one secret.
 
-BGV keeps m + t*e modulo Q (least significant bits), the bootstrap reads (q/t)*m + e (most significant bits). As Q = 1 (mod t),
+BGV keeps m + t*e modulo Q (least significant bits), the bootstrap reads (q/t)*m + e (most significant bits). As Q = 1
+(mod t),
 multiplying all coefficients by -1/t modulo Q leads from the first to the second, and by -t back; in between, the
 modulus is switched.
 """
@@ -52,5 +53,3 @@ class Switcher:
             empty = context.Encrypt(self._public_key, zero)
             self._torus_moulds[slots] = CiphertextMould.of(empty, self._contexts.torus_ring)
         return self._torus_moulds[slots]
-
-

@@ -25,7 +25,6 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import noise_gain
 from glyphc.ir.types import Scheme
 
-
 # Wanted distance between white noise and one unit, in bits.
 _MARGIN_BITS = 6
 _MIN_BGV_BITS = 45

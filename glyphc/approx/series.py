@@ -2,7 +2,8 @@
 
 The bootstrap evaluates such a series at every phase x in [-1/2, 1/2) (OpenFHE's ``EvalFBT``; Alexandru, Kim,
 Polyakov, "General Functional Bootstrapping using CKKS", 2024, uses Hermite interpolation of look-up tables). Here the
-coefficients are a ridge least-squares fit of the wanted function on |x| <= R only, a Fourier extension: outside, the series
+coefficients are a ridge least-squares fit of the wanted function on |x| <= R only, a Fourier extension: outside, the
+series
 is free to turn around, so the function need not be periodic.
 """
 
@@ -10,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.series import Series, evaluate_coefficients
 
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 
 # Half of the torus that carries values; the rest is where the series turns around.
 HALF_RANGE = 0.45
-# Ridge weight relative to the largest singular value squared: bounds the coefficients, hence the bootstrap's noise gain.
+# Ridge weight relative to the largest singular value squared: bounds the coefficients, hence the bootstrap's noise
+# gain.
 _RIDGE = 1e-10
 # A coefficient of exactly zero makes OpenFHE skip powers that it later needs.
 _TINY = 1e-12
@@ -43,7 +46,8 @@ def fit(
 ) -> Series:
     """Fit a series of the given degree to ``function`` on phases |x| <= half_range.
 
-    weights: histogram over [-half_range, half_range] of where values lie; empty means uniform. It shapes the fit mildly (the
+    weights: histogram over [-half_range, half_range] of where values lie; empty means uniform. It shapes the fit
+    mildly (the
     whole range stays covered) and weighs the reported rms error. Errors are reported as a share of the function's
     range (max - min) over the interval, measured between the nodes of the fit.
 

@@ -235,7 +235,7 @@ class _Call:
             raise UnsupportedError(f"{role} is computed by the network; it must be a constant")
 
 
-# -- one converter for each op type --------------------------------------------------------------------------
+# -- one converter for each op type --
 
 
 def _identity(call: _Call) -> Node:

@@ -30,7 +30,7 @@ FOLDABLE = frozenset({"Add", "Cast", "Constant", "Div", "Identity", "Mul", "Neg"
 )
 
 
-# -- loading -------------------------------------------------------------------------------------------------
+# -- loading --
 
 
 def load(source: Source) -> tuple[ModelProto, str]:
@@ -116,7 +116,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-# -- the graph as a whole ------------------------------------------------------------------------------------
+# -- the graph as a whole --
 
 
 class ModelInput(NamedTuple):
@@ -185,7 +185,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
                 yield from _reads(inner)
 
 
-# -- constants -----------------------------------------------------------------------------------------------
+# -- constants --
 
 
 class UnsupportedError(Exception):

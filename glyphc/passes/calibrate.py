@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from glyphc.errors import CalibrationError
 from glyphc.ir.evaluate import evaluate_all
@@ -14,6 +15,8 @@ from glyphc.ir.ops import Input
 from glyphc.ir.types import Calibration, Level
 
 from .base import Context, Pass
+
+F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,25 @@ class Calibrate(Pass):
                 )
             lo, hi = float(x.min()), float(x.max())
             histogram = np.histogram(x, bins=self.bins, range=(lo, hi) if lo < hi else (lo - 0.5, lo + 0.5))[0]
-            calibration = Calibration(lo, hi, tuple(int(c) for c in histogram))
+            calibration = Calibration(lo, hi, tuple(int(c) for c in histogram), _reach(x, lo, hi))
             rewriter.keep(node, replace(node.type, calibration=calibration))
         return rewriter.new
 
 
-def check_samples(x: np.ndarray | None, name: str, shape: tuple[int, ...]) -> None:  # type: ignore[type-arg]
+def _reach(x: F64, lo: float, hi: float) -> tuple[int, ...]:
+    """Samples by how far their farthest element is from the middle, in tenths of the half width."""
+    farthest = np.abs(x.reshape(len(x), -1) - (lo + hi) / 2).max(axis=1)
+    tenths = np.minimum(farthest / ((hi - lo) / 2 or 1.0) * 10, 9.999).astype(int)
+    return tuple(int(c) for c in np.bincount(tenths, minlength=10))
+
+
+def check_samples(x: F64 | None, name: str, shape: tuple[int, ...]) -> None:
     """CalibrationError unless x is a finite real array of shape (samples >= 1, *shape)."""
     wanted = f"an array of shape (samples, {', '.join(map(str, shape))})"
     if x is None:
         raise CalibrationError(
-            f"no calibration samples for input {name!r}: value ranges are measured on real samples, so pass some (a few "
+            f"no calibration samples for input {name!r}: value ranges are measured on real samples, so pass some "
+            f"(a few "
             f"hundred are plenty) with --calibration FILE.npy, or calibration= in Python, as {wanted}"
         )
     if x.ndim != len(shape) + 1 or x.shape[1:] != shape or not len(x):

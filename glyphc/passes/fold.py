@@ -40,7 +40,9 @@ class _Pending:
     @property
     def uniform(self) -> bool:
         """The same affine function for every element: it can ride on a univariate function."""
-        return self.matrix is None and bool(np.all(self.factor == self.factor[0]) and np.all(self.shift == self.shift[0]))
+        return self.matrix is None and bool(
+            np.all(self.factor == self.factor[0]) and np.all(self.shift == self.shift[0])
+        )
 
     def scaled(self, factor: F64, shift: F64, location: str) -> _Pending:
         return _Pending(
@@ -154,4 +156,3 @@ class _Folder:
             if shape != operand.type.shape:
                 operand = self.new.add(Reshape(shape), (operand,), location=node.location)
         self.client[node.id] = self.new.add(node.op, (operand,), location=node.location)
-

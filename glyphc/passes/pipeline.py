@@ -79,7 +79,8 @@ def run_pipeline(
     for step in passes:
         if graph.level is not step.requires:
             raise GlyphcError(
-                f"pass {step.name!r} needs a graph at level {step.requires.value!r}, this one is at {graph.level.value!r}"
+                f"pass {step.name!r} needs a graph at level {step.requires.value!r}, this one is at "
+                f"{graph.level.value!r}"
             )
         graph = step.run(graph, context)
         try:

@@ -32,7 +32,8 @@ MIN_SLOTS = 8
 
 @dataclass(frozen=True)
 class AssignLayout(Pass):
-    """Choose slots and layouts for the batch, insert unpackings. A batch too large for one pass is cut down to what fits."""
+    """Choose slots and layouts for the batch, insert unpackings. A batch too large for one pass is cut down to "
+    "what fits."""
 
     name: ClassVar[str] = "assign-layout"
     requires: ClassVar[Level] = Level.ASSIGNED
@@ -63,7 +64,7 @@ class AssignLayout(Pass):
             rewriter.replace(node, rewriter.new.add(node.op, operands, type, node.location, decisions))
         return rewriter.new
 
-    # -- sizes ------------------------------------------------------------------------------------------------------
+    # -- sizes --
 
     def _widest(self, graph: Graph) -> Node:
         """The linear map with the most outputs: it limits the batch."""
@@ -95,7 +96,7 @@ class AssignLayout(Pass):
         # what the client reads need not stand on the grid: outputs may fill the gaps in between
         return max(1, outputs // grid)
 
-    # -- layouts ----------------------------------------------------------------------------------------------------
+    # -- layouts --
 
     def _layout(
         self, node: Node, operands: tuple[Node, ...], graph: Graph, batch: int, block: int, grid: int
@@ -111,7 +112,9 @@ class AssignLayout(Pass):
         if not isinstance(node.op, Linear):
             return source
         fresh = source.zero_elsewhere
-        room = block // next_power_of_two(node.type.size) if fresh else source.stride // next_power_of_two(node.type.size)
+        room = (
+            block // next_power_of_two(node.type.size) if fresh else source.stride // next_power_of_two(node.type.size)
+        )
         stride = grid if _bootstrapped(node, graph) else max(1, room)
         # The products put garbage on every difference of input positions plus every output position.
         finest = min(stride, source.stride)

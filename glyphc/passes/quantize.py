@@ -29,10 +29,12 @@ class Quantize(Pass):
     """Fixed-point formats and integer weights.
 
     Weights get the scale that lets a layer's result fill the plaintext modulus: calibrated range, widened by
-    ``margin``, onto +-HALF_RANGE * 2^accumulator_bits; so no later scaling is needed before a bootstrap. The accumulator is
+    ``margin``, onto +-HALF_RANGE * 2^accumulator_bits; so no later scaling is needed before a bootstrap. The
+    accumulator is
     as narrow as keeps the error of weight rounding below 2^-weight_precision of a layer's range (rms).
 
-    input_bits, activation_bits: width of signed integers. input_margin: factor by which inputs may leave their calibrated
+    input_bits, activation_bits: width of signed integers. input_margin: factor by which inputs may leave their
+    calibrated
     range (inputs are cheap to represent); margin: the same for values inside the network (the guard band).
     """
 
@@ -54,7 +56,7 @@ class Quantize(Pass):
             self._node(node, rewriter, bits, context)
         return rewriter.new
 
-    # -- formats ----------------------------------------------------------------------------------------------------
+    # -- formats --
 
     def _input_format(self, node: Node, context: Context) -> tuple[FixedPoint, tuple[Decision, ...]]:
         """One scale for all features, or one for each where features of small magnitude would drown."""
@@ -70,9 +72,7 @@ class Quantize(Pass):
         needed = 2.0 ** (self.input_bits - 10)
         alike = steps >= needed or bool(np.median(hi - lo) * 16 >= (hi - lo).max())
         half = np.where(hi > lo, (hi - lo) / 2, np.maximum(np.abs(hi), 1.0)) * self.input_margin
-        own = FixedPoint(
-            tuple(float(h) / limit for h in half), tuple(float(c) for c in (lo + hi) / 2), -limit, limit
-        )
+        own = FixedPoint(tuple(float(h) / limit for h in half), tuple(float(c) for c in (lo + hi) / 2), -limit, limit)
         decision = Decision(
             self.name,
             "shared scale" if alike else "scale per feature",
@@ -107,7 +107,7 @@ class Quantize(Pass):
         scale = float(np.abs(y).max()) / limit or 1.0
         return FixedPoint((scale,), (0.0,), int(np.floor(y.min() / scale)), int(np.ceil(y.max() / scale)))
 
-    # -- weights ----------------------------------------------------------------------------------------------------
+    # -- weights --
 
     def _accumulator_bits(self, graph: Graph, context: Context) -> int:
         """The narrowest accumulator whose weight rounding error stays below the wanted precision in every layer."""
@@ -150,9 +150,7 @@ class Quantize(Pass):
         else:
             raise ParameterError(f"{node} has no fixed-point form")
 
-    def _dense(
-        self, node: Node, op: Dense, operand: Node, source: FixedPoint, rewriter: Rewriter, bits: int
-    ) -> None:
+    def _dense(self, node: Node, op: Dense, operand: Node, source: FixedPoint, rewriter: Rewriter, bits: int) -> None:
         fixed = self._result_format(node.type, bits)
         weight, bias = (rewriter.old.constant(c.name).astype(np.float64) for c in (op.weight, op.bias))
         scale, offset = np.array(source.scale), np.array(source.offset)

@@ -124,9 +124,7 @@ class _Lowering:
     def _bootstrap(self, node: Node, op: Bootstrap, operand: Node, source: Register, target: Register) -> None:
         if source not in self.powers:
             (self.powers[source],) = self.fresh()
-            self.instructions.append(
-                Powers(self.powers[source], source, op.slots, op.series.degree, node.id)
-            )
+            self.instructions.append(Powers(self.powers[source], source, op.slots, op.series.degree, node.id))
         assert operand.type.fixed is not None and node.type.fixed is not None
         self.instructions.append(
             Evaluate(

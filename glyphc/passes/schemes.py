@@ -9,12 +9,12 @@ from glyphc.errors import ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Reshape, Softmax, Switch
-from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Encoding, Level, Scheme
 
 from .base import Context, Pass
 
 _RING = 65536
+_DEGREE = 27  # typical; the series is chosen later
 _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
 
 
@@ -63,7 +63,7 @@ class AssignScheme(Pass):
         cost = context.cost
         macs = node.type.size * operand.type.size * batch
         products = max(1, -(-macs // _RING))
-        rebuilt = cost.bootstrap_seconds(Parameters(_RING, 0, 0, slots=_RING // 2, degree=59))
+        rebuilt = cost.bootstrap_seconds(_RING // 2, _DEGREE)
         return {
             Scheme.BGV: Candidate(
                 "bgv", products * cost.product, f"{products} exact plaintext products, no level, no rescaling"
@@ -82,7 +82,7 @@ class AssignScheme(Pass):
         cost = context.cost
         values = node.type.size * batch
         slots = min(_RING // 2, max(2, next_power_of_two(values) // 2))
-        packed = cost.bootstrap_seconds(Parameters(_RING, 0, 0, slots=slots, degree=59))
+        packed = cost.bootstrap_seconds(slots, _DEGREE)
         assert node.type.fixed is not None
         return {
             Scheme.TFHE: Candidate(
@@ -96,9 +96,13 @@ class AssignScheme(Pass):
                 "a polynomial of comparable precision needs as many levels again, on top of a refresh",
             ),
             Scheme.BGV: Candidate(
-                "bgv look-up table", None, "a table of 2^12 entries costs a depth that no BGV modulus at N = 65536 offers"
+                "bgv look-up table",
+                None,
+                "a table of 2^12 entries costs a depth that no BGV modulus at N = 65536 offers",
             ),
-            Scheme.CLIENT: Candidate("client refresh", None, "would show intermediate values to the client and wait for it"),
+            Scheme.CLIENT: Candidate(
+                "client refresh", None, "would show intermediate values to the client and wait for it"
+            ),
         }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from glyphc.approx import noise
+from glyphc.approx.cost import Configuration
+from glyphc.approx.security import MAX_LOG_QP
 from glyphc.approx.series import HALF_RANGE, fit
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
@@ -21,12 +23,13 @@ from glyphc.ir.types import FixedPoint, Level, Scheme
 
 from .base import Context, Pass
 
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 
 # Degrees worth considering: the highest of each depth; the first is about the cheapest that any function can use.
 _DEGREES = tuple(MAX_DEGREES.values())
 _MAX_PLAINTEXT_BITS = 30
-# A series fills at most this much of the slots' [-1, 1]: headroom for the half that OpenFHE adds while taking real parts.
+# A series fills at most this much of the slots' [-1, 1]: headroom for the half that OpenFHE adds while taking real
+# parts.
 _SERIES_MAGNITUDE = 0.5
 
 
@@ -34,15 +37,15 @@ _SERIES_MAGNITUDE = 0.5
 class SelectParameters(Pass):
     """Choose plaintext modulus, series and degree, BGV modulus; turn nonlinearities into bootstraps.
 
-    max_error, rms_error: budget of a fit, as bits below the function's range. ring_security: "insecure" allows rings that
-    only tests use.
+    max_error, rms_error: budget of a fit, as bits below the function's range; the rms error is weighted by where
+    calibration saw values. security: "insecure" allows rings that only tests use.
     """
 
     name: ClassVar[str] = "select-parameters"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
-    max_error: float = 8.0
-    rms_error: float = 11.0
+    max_error: float = 7.0
+    rms_error: float = 9.0
     security: str = "HEStd_128_classic"
 
     def run(self, graph: Graph, context: Context) -> Graph:
@@ -53,16 +56,21 @@ class SelectParameters(Pass):
         divisors = {i: self._divisor(graph, graph.node(i)) for i in fits}
         output_bits = min((self._output_bits(graph.node(i), d, bits) for i, d in divisors.items()), default=0)
         grids = [n.type.layout.grid for n, _ in graph.of(Apply) if n.type.layout is not None]
+        slots = ring // (2 * min(grids)) if grids else 0
+        configuration = context.cost.configuration(slots)
         parameters = Parameters(
             ring=ring,
             plaintext_bits=bits,
             bgv_bits=noise.bgv_bits(graph, bits),
             unpack_strides=self._strides(graph),
-            slots=ring // (2 * min(grids)) if grids else 0,
+            slots=slots,
             degree=degree,
             output_bits=output_bits,
+            level_budget=self._level_budget(configuration, slots),
+            large_digits=configuration.large_digits,
             security=self.security,
         )
+        parameters = self._secure_digits(parameters)
         rewriter = Rewriter(graph)
         rewriter.new.parameters = parameters
         for node in graph:
@@ -86,7 +94,22 @@ class SelectParameters(Pass):
             needed = max(needed, bits)
         return needed
 
-    # -- series -----------------------------------------------------------------------------------------------------
+    def _level_budget(self, configuration: Configuration, slots: int) -> tuple[int, int]:
+        """A transform of 2^k slots has at most k levels."""
+        most = max(1, slots.bit_length() - 1)
+        encode, decode = configuration.level_budget
+        return min(encode, most), min(decode, most)
+
+    def _secure_digits(self, parameters: Parameters) -> Parameters:
+        """More digits in key switching need a smaller auxiliary modulus: take as many as 128-bit security asks for."""
+        limit = MAX_LOG_QP.get(parameters.ring)
+        while (
+            parameters.secure and limit is not None and parameters.modulus_bits > limit and parameters.large_digits < 6
+        ):
+            parameters = replace(parameters, large_digits=parameters.large_digits + 1)
+        return parameters
+
+    # -- series --
 
     def _series(self, graph: Graph, node: Node, op: Apply, bits: int) -> tuple[Series, Decision]:
         """The cheapest series within the error budget, or the most precise one, with the reasons."""
@@ -120,7 +143,7 @@ class SelectParameters(Pass):
         share = np.histogram(centres - fixed.offset[0], bins=64, range=(-edge, edge), weights=counts)[0]
         return tuple(int(c) for c in share)
 
-    # -- scales -----------------------------------------------------------------------------------------------------
+    # -- scales --
 
     def _divisor(self, graph: Graph, node: Node) -> int:
         """The factor by which the value's unpacking will multiply it."""
@@ -192,4 +215,3 @@ def phase_function(
         return np.asarray((value - target.offset[0]) / target.scale[0] / modulus)
 
     return phase
-

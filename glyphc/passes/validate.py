@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from glyphc.approx import noise
+from glyphc.approx.security import MAX_LOG_QP
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
@@ -77,7 +78,8 @@ class ValidateLayout(Pass):
                     wanted = np.eye(len(outputs), dtype=bool)
                     if np.any(read[wanted] != source.exponent_of(int(feature), b)) or np.any(occupied[read] & ~wanted):
                         raise ParameterError(
-                            f"{node}: products of feature {feature} (sample {b}) collide in the layout {target}; this is "
+                            f"{node}: products of feature {feature} (sample {b}) collide in the layout {target}; "
+                            f"this is "
                             "a bug of the layout planner, please report it"
                         )
 
@@ -118,18 +120,13 @@ class ValidateNoise(Pass):
             assert operand.type.fixed is not None
             reach = operand.type.fixed.magnitude / parameters.plaintext_modulus
             if reach > op.series.half_range * (1 + 1e-9) or reach >= 0.5:
-                raise ParameterError(f"{node}: values reach phase {reach:.4f}, the series holds to {op.series.half_range:.4f}")
+                raise ParameterError(
+                    f"{node}: values reach phase {reach:.4f}, the series holds to {op.series.half_range:.4f}"
+                )
             x = np.linspace(-op.series.half_range, op.series.half_range, 1001)
             if np.abs(evaluate_series(op.series, x)).max() > 1.0:
                 raise ParameterError(f"{node}: the series leaves [-1, 1] and would overflow its slots")
         return graph
-
-
-# Largest log2(QP) for 128-bit classical security with a ternary secret, by ring dimension: the homomorphic encryption
-# standard (Albrecht et al. 2018) to 32768, extended to 65536 by Bossuat et al., "Security Guidelines for Implementing
-# Homomorphic Encryption" (2024). OpenFHE makes its own check when contexts are made; this one does not depend on it.
-MAX_LOG_QP = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1772}
-_AUXILIARY_PRIME_BITS = 60
 
 
 @dataclass(frozen=True)
@@ -147,15 +144,9 @@ class ValidateSecurity(Pass):
         if not parameters.secure:
             return graph
         limit = MAX_LOG_QP.get(parameters.ring, 0)
-        towers = parameters.depth + 1 if parameters.slots else 0
-        digit = -(-towers // parameters.large_digits)
-        auxiliary = -(-digit * parameters.scaling_bits // _AUXILIARY_PRIME_BITS) * _AUXILIARY_PRIME_BITS
-        bootstrap = towers * parameters.scaling_bits + auxiliary
-        bgv = parameters.bgv_bits + _AUXILIARY_PRIME_BITS
-        if max(bootstrap, bgv) > limit:
+        if parameters.modulus_bits > limit:
             raise ParameterError(
-                f"the moduli need {max(bootstrap, bgv)} bits; 128-bit security allows {limit} at ring dimension "
+                f"the moduli need {parameters.modulus_bits} bits; 128-bit security allows {limit} at ring dimension "
                 f"{parameters.ring}"
             )
         return graph
-

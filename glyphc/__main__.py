@@ -1,0 +1,5 @@
+"""``python -m glyphc``."""
+
+from glyphc.cli import main
+
+main()

@@ -1,0 +1,182 @@
+"""The command line. Thin: it reads files, calls the library, prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from glyphc import __version__
+from glyphc.errors import ArtifactError, DataError, GlyphcError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from glyphc.program import Program
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns user errors into one paragraph on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GlyphcError as e:
+            click.echo(f"error: {e}", err=True)
+            ctx.exit(e.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing was written", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Compile neural networks to programs that run on encrypted data."""
+
+
+@main.command("compile")
+@click.argument("model", type=click.Path())
+@click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); they set value ranges.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples evaluated at once.")
+@click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
+@click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
+@click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
+def compile_command(
+    model: str, calibration: str | None, batch: int, output: str | None, passes: str | None, insecure_ring: int | None
+) -> None:
+    """Compile an ONNX MODEL; print its schedule and write one artifact file."""
+    from glyphc.compiler import compile
+    from glyphc.diagnostics import summary
+    from glyphc.passes.pipeline import DEFAULT
+
+    samples = None if calibration is None else _load(calibration, "calibration samples")
+    program = compile(model, samples, batch, passes=passes or DEFAULT, insecure_ring=insecure_ring)
+    path = Path(output) if output else Path(model).with_suffix(".glyphc")
+    text = summary(program)
+    program.save(path)
+    click.echo(text)
+    click.echo(f"\nwrote {path} ({path.stat().st_size:,} bytes)")
+
+
+@main.command("inspect")
+@click.argument("artifact", type=click.Path())
+@click.option("--stage", help="Show the graph after this stage; 'list' names them, 'all' shows every one.")
+@click.option("--text", is_flag=True, help="The complete text form, weights included, instead of aligned columns.")
+@click.option("--why", "why_node", metavar="%N", help="The decisions made for a node.")
+def inspect_command(artifact: str, stage: str | None, text: bool, why_node: str | None) -> None:
+    """Show what is in an ARTIFACT: its graph at any stage, layouts, errors, decisions."""
+    from glyphc.diagnostics import graph_text, summary, why
+    from glyphc.ir.text import to_text
+    from glyphc.program import Program
+
+    program = Program.load(artifact)
+    if stage == "list":
+        click.echo("\n".join(program.stages))
+        return
+    if stage not in (None, "all") and stage not in program.stages:
+        raise GlyphcError(f"no stage {stage!r} in {artifact!r}; stages: {', '.join(program.stages)}")
+    if why_node is not None:
+        click.echo(why(_node(program, why_node, stage)))
+    elif stage == "all":
+        for name, graph in program.stages.items():
+            click.echo(f"-- {name} --\n{to_text(graph) if text else graph_text(graph)}\n")
+    elif text:
+        click.echo(to_text(program.stages[stage] if stage else program.graph), nl=False)
+    else:
+        click.echo(graph_text(program.stages[stage]) if stage else summary(program))
+
+
+@main.command("run")
+@click.argument("artifact", type=click.Path())
+@click.option("--input", "input_path", type=click.Path(), required=True, help="Samples (.npy or .npz).")
+@click.option("--output", "output_path", type=click.Path(), required=True, help="Results (.npy, or .npz for several).")
+@click.option(
+    "--mode",
+    type=click.Choice(["encrypted", "simulate", "clear"]),
+    default="encrypted",
+    show_default=True,
+    help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
+)
+def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> None:
+    """Make keys, encrypt, evaluate, decrypt: all in one process."""
+    from glyphc.console import reporter
+    from glyphc.diagnostics import INSECURE_WARNING, graph_text, run_summary
+    from glyphc.program import Program
+    from glyphc.runtime import run
+
+    program = Program.load(artifact)
+    if not program.secure:
+        click.echo(INSECURE_WARNING, err=True)
+    x = _load(input_path, "input")
+    _check_output(output_path, len(program.client.outputs))
+    report = run(program, x, mode, reporter())
+    _save(output_path, report.outputs)
+    if report.node_seconds:
+        click.echo(graph_text(program.graph, seconds=report.node_seconds) + "\n")
+    click.echo(run_summary(report))
+    click.echo(f"wrote {output_path}")
+
+
+def _node(program: Program, name: str, stage: str | None) -> Any:
+    graph = program.stages[stage] if stage and stage != "all" else program.graph
+    number = name.lstrip("%")
+    if not number.isdigit() or int(number) >= len(graph):
+        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}")
+    return graph.node(int(number))
+
+
+def _load(path: str, what: str) -> Any:
+    """An array from .npy, or a dict of arrays from .npz."""
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"cannot read the {what}: there is no file {path!r}") from None
+    except (OSError, ValueError, EOFError) as e:
+        raise DataError(
+            f"cannot read the {what} from {path!r}: not a whole .npy or .npz file of numbers ({e})"
+        ) from None
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    arrays = {name: loaded[name] for name in loaded.files}
+    if not arrays:
+        raise DataError(f"cannot read the {what}: {path!r} holds no array")
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+def _check_output(path: str, outputs: int) -> None:
+    """Fail before an hour of work, not after it."""
+    suffix = Path(path).suffix
+    if suffix not in (".npy", ".npz"):
+        raise GlyphcError(f"the output file {path!r} must end in .npy or .npz")
+    if suffix == ".npy" and outputs > 1:
+        raise GlyphcError(f"the network has {outputs} outputs; write them to an .npz file instead of {path!r}")
+    if not Path(path).resolve().parent.is_dir():
+        raise ArtifactError(f"cannot write {path!r}: the folder {str(Path(path).parent)!r} does not exist")
+
+
+def _save(path: str, outputs: dict[str, npt.NDArray[np.float64]]) -> None:
+    import io
+
+    import numpy as np
+
+    from glyphc.program import write_atomically
+
+    buffer = io.BytesIO()
+    if Path(path).suffix == ".npy":
+        np.save(buffer, next(iter(outputs.values())))
+    else:
+        np.savez(buffer, **outputs)  # type: ignore[arg-type]
+    write_atomically(Path(path), buffer.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

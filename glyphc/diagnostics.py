@@ -1,0 +1,230 @@
+"""What people read about programs and runs: aligned text, totals, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from glyphc.approx import noise
+from glyphc.approx.cost import CostModel
+from glyphc.approx.estimate import Estimate, estimate
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.layout import Layout
+from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Reshape, Scale, Switch, Unpack
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.types import Level, TensorType
+from glyphc.program import Program
+from glyphc.runtime import RunReport
+
+INSECURE_WARNING = (
+    "NOT SECURE: this program uses a small ring that was asked for by name, for tests only. It protects nothing."
+)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text with aligned columns; the first row is the heading. Empty columns are left out."""
+    keep = [c for c in range(len(rows[0])) if any(r[c] for r in rows[1:])]
+    widths = [max(len(r[c]) for r in rows) for c in keep]
+    lines = ["  ".join(r[c].ljust(w) for c, w in zip(keep, widths, strict=True)).rstrip() for r in rows]
+    return "\n".join(lines)
+
+
+def graph_text(graph: Graph, estimates: Estimate | None = None, seconds: dict[int, float] | None = None) -> str:
+    """A line for each node: op, shape, scheme, layout, range, precision, error, predicted and measured time, source."""
+    heading = ("node", "shape", "scheme", "layout", "range", "precision", "error", "predicted", "measured", "from")
+    errors = _errors(graph)
+    rows = [heading]
+    for node in graph:
+        predicted = estimates.node_seconds.get(node.id) if estimates else None
+        measured = seconds.get(node.id) if seconds else None
+        rows.append(
+            (
+                _expression(graph, node),
+                "x".join(map(str, node.type.shape)) or "scalar",
+                _scheme(node.type),
+                _layout(node.type.layout),
+                _range(node.type),
+                _precision(node),
+                errors.get(node.id, ""),
+                _seconds(predicted),
+                _seconds(measured),
+                f"@{node.location}" if node.location else "",
+            )
+        )
+    return align(rows)
+
+
+def summary(program: Program, cost: CostModel | None = None) -> str:
+    """Schedule, totals and guard band of a compiled program."""
+    predicted = estimate(program.schedule, cost or CostModel())
+    parts = [graph_text(program.graph, predicted), "", totals(program, predicted), "", guard_band(program.graph)]
+    if not program.secure:
+        parts += ["", INSECURE_WARNING]
+    return "\n".join(parts)
+
+
+def totals(program: Program, predicted: Estimate) -> str:
+    """Bootstraps, predicted time and memory, key size, security, parameters."""
+    p = program.client.parameters
+    batch = program.client.batch
+    passes = -(-program.requested_batch // batch)
+    asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
+    lines = [
+        f"batch       {batch} samples per pass{asked}",
+        f"bootstraps  {predicted.bootstraps} per pass, each refreshes up to {2 * p.slots:,} values "
+        f"({_fill(program.graph)})"
+        if p.slots
+        else "bootstraps  none",
+        f"time        {predicted.seconds:.1f} s per pass predicted, {predicted.seconds / batch * 1e3:.1f} ms per "
+        f"sample ({predicted.bootstrap_seconds:.1f} s in bootstraps), on 2 cores",
+        f"memory      {predicted.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
+        f"{predicted.key_bytes / 1e9:.1f} GB",
+        f"security    {_security(p)}",
+        f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
+        + (
+            f"; bootstrap: degree {p.degree}, {p.depth} levels of {p.scaling_bits} bits, {p.slots} slots, level budget "
+            f"{p.level_budget[0]}+{p.level_budget[1]}"
+            if p.slots
+            else ""
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def guard_band(graph: Graph) -> str:
+    """How close calibration came to the limits that cannot be seen under encryption."""
+    lines = [
+        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' shows how)"
+    ]
+    for node, _ in graph.of(Linear):
+        fixed, calibration = node.type.fixed, node.type.calibration
+        if fixed is None or calibration is None or not calibration.reach:
+            continue
+        centre = (calibration.hi + calibration.lo) / 2
+        half = (calibration.hi - calibration.lo) / 2
+        allowed = min(fixed.real_hi - centre, centre - fixed.real_lo)
+        used = half / allowed
+        close = sum(calibration.reach[8:]) / max(1, sum(calibration.reach))
+        lines.append(
+            f"            {node.location or node.op.mnemonic}: limits [{fixed.real_lo:.4g}, {fixed.real_hi:.4g}]; "
+            f"calibration uses "
+            f"{used:.0%} of them, {close:.1%} of its samples more than {0.8 * used:.0%}"
+        )
+    return "\n".join(lines)
+
+
+def run_summary(report: RunReport) -> str:
+    """Time by stage, per sample, memory, security of a run."""
+    rows = [("stage", "seconds")] + [(name, f"{s:.2f}") for name, s in report.seconds.items()]
+    evaluated = report.seconds.get("evaluate", 0.0)
+    lines = [align(rows), ""]
+    per_sample = evaluated / report.samples * 1e3
+    lines.append(
+        f"samples     {report.samples} in {report.passes} pass{'es' if report.passes > 1 else ''}; "
+        f"{per_sample:.3g} ms per sample evaluated"
+    )
+    if report.bootstrap_seconds:
+        lines.append(
+            f"bootstraps  {report.bootstrap_seconds:.2f} s of {evaluated:.2f} s evaluation: it takes "
+            f"{evaluated / report.bootstrap_seconds:.3f} x the bare bootstrap calls"
+        )
+    lines.append(f"memory      {report.peak_memory / 1e9:.2f} GB peak of this process")
+    lines.append(f"security    {report.security if report.security != 'insecure' else INSECURE_WARNING}")
+    return "\n".join(lines)
+
+
+def why(node: Node) -> str:
+    """The decisions made for a node: candidates, costs, and why the losers lost."""
+    if not node.decisions:
+        return f"{node}: no choice was made for this node"
+    lines = []
+    for decision in node.decisions:
+        lines.append(f"{node}: {decision.made_by} chose {decision.chosen}")
+        rows = [("  candidate", "seconds", "reason")]
+        for c in decision.candidates:
+            mark = "*" if c.name == decision.chosen else " "
+            rows.append((f"{mark} {c.name}", "" if c.seconds is None else f"{c.seconds:.3g}", c.reason))
+        lines += [align(rows), ""]
+    return "\n".join(lines).rstrip()
+
+
+# -- columns --
+
+
+def _expression(graph: Graph, node: Node) -> str:
+    op = node.op
+    detail = {
+        Input: lambda: f"input {getattr(op, 'name', '')}",
+        Output: lambda: f"output {getattr(op, 'name', '')}",
+    }
+    operands = ", ".join(f"%{i}" for i in node.operands)
+    if type(op) in detail:
+        text = detail[type(op)]() + (f" {operands}" if operands else "")
+    elif isinstance(op, Apply | Bootstrap):
+        name = " then ".join(map(str, op.functions))
+        text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands})"
+    elif isinstance(op, Switch):
+        text = f"switch {operands} {op.source.value}->{op.target.value}"
+    elif isinstance(op, Unpack):
+        text = f"unpack {operands} into {op.parts}"
+    elif isinstance(op, Linear | Dense):
+        rows, columns = graph.constant(op.weight.name).shape
+        text = f"{op.mnemonic}({operands}) {rows}x{columns}"
+    elif isinstance(op, Reshape | Scale):
+        text = f"{op.mnemonic}({operands})"
+    else:
+        text = f"{op.mnemonic}({operands})"
+    return f"%{node.id} = {text}"
+
+
+def _scheme(type: TensorType) -> str:
+    return "" if type.scheme is None else type.scheme.value
+
+
+def _layout(layout: Layout | None) -> str:
+    if layout is None:
+        return ""
+    return f"{layout.parts} ct, {layout.occupancy:.1%} full, stride {layout.stride}/{layout.batch_stride}"
+
+
+def _range(type: TensorType) -> str:
+    return "" if type.calibration is None else f"[{type.calibration.lo:.4g}, {type.calibration.hi:.4g}]"
+
+
+def _precision(node: Node) -> str:
+    text = "" if node.type.fixed is None else f"{node.type.fixed.bits} bits"
+    if isinstance(node.op, Bootstrap):
+        series = node.op.series
+        largest, rms = np.log2(series.max_error), np.log2(series.rms_error)
+        text += f", degree {series.degree} (fit max 2^{largest:.1f} rms 2^{rms:.1f})"
+    return text
+
+
+def _errors(graph: Graph) -> dict[int, str]:
+    """Predicted rms error of every value, in real units."""
+    if graph.level is not Level.LAIDOUT or graph.parameters is None:
+        return {}
+    out = {}
+    for id, n in noise.predict(graph, graph.parameters, graph.parameters.bgv_bits).items():
+        fixed = graph.node(id).type.fixed
+        if fixed is not None and fixed.uniform:
+            out[id] = f"{n.total * fixed.scale[0]:.1e}"
+    return out
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
+
+
+def _fill(graph: Graph) -> str:
+    shares = []
+    for node, op in graph.of(Bootstrap):
+        shares.append(graph.batch * node.type.size / (2 * op.slots))
+    return "full: " + ", ".join(f"{s:.0%}" for s in shares)
+
+
+def _security(parameters: Parameters) -> str:
+    return f"{parameters.security} (checked by OpenFHE when keys are made)" if parameters.secure else INSECURE_WARNING

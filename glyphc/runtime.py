@@ -1,0 +1,178 @@
+"""Running a program in one process: keys, encryption, evaluation, decryption, with progress and a report.
+
+In real use the two roles are two machines; here they share a process but not their objects: the server's part gets
+evaluation keys and ciphertexts only.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.approx.cost import CostModel
+from glyphc.approx.estimate import instruction_seconds
+from glyphc.codec import check_inputs, decode, encode
+from glyphc.errors import EnvironmentSetupError, GlyphcError
+from glyphc.ir.evaluate import evaluate
+from glyphc.ir.instructions import Evaluate, Instruction, Powers
+from glyphc.progress import Reporter, Silent
+
+if TYPE_CHECKING:
+    from glyphc.program import Program
+
+F64 = npt.NDArray[np.float64]
+
+
+class Mode(Enum):
+    """How a program is evaluated."""
+
+    ENCRYPTED = "encrypted"  # real cryptography
+    SIMULATE = "simulate"  # the same instructions on plaintext, with the predicted approximation and noise
+    CLEAR = "clear"  # the quantized graph: the definition of what the program computes
+
+
+@dataclass
+class RunReport:
+    """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes."""
+
+    outputs: dict[str, F64]
+    mode: Mode
+    samples: int
+    passes: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    bootstrap_seconds: float = 0.0
+    node_seconds: dict[int, float] = field(default_factory=dict)
+    peak_memory: int = 0
+    security: str = ""
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: Reporter | None = None) -> RunReport:
+    """Evaluate samples, shape (samples, *input shape), or a mapping of them by input name.
+
+    More samples than the program's batch are done in several passes. Raises DataError for unusable samples, before any
+    key is made; EnvironmentSetupError when OpenFHE is missing.
+    """
+    try:
+        mode = Mode(mode)
+    except ValueError:
+        raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
+    samples = check_inputs(program.client, x)
+    runner = _Runner(program, samples, mode, reporter or Silent())
+    runner.run()
+    return runner.report
+
+
+class _Runner:
+    def __init__(self, program: Program, samples: dict[str, F64], mode: Mode, reporter: Reporter) -> None:
+        self.program = program
+        self.samples = samples
+        self.reporter = reporter
+        self.client = program.client
+        count = len(next(iter(samples.values())))
+        self.passes = [slice(a, min(a + self.client.batch, count)) for a in range(0, count, self.client.batch)]
+        secure = (
+            self.client.parameters.security if mode is Mode.ENCRYPTED else f"none ({mode.value} mode, no encryption)"
+        )
+        self.report = RunReport({}, mode, count, len(self.passes), security=secure)
+        self.cost = CostModel()
+
+    def run(self) -> None:
+        try:
+            if self.report.mode is Mode.CLEAR:
+                self._clear()
+            elif self.report.mode is Mode.SIMULATE:
+                self._simulate()
+            else:
+                self._encrypted()
+        finally:
+            self.reporter.done()
+        self.report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    @contextmanager
+    def stage(self, name: str, total: float = 1.0) -> Iterator[None]:
+        """Time a stage; stages of later passes add to those of the same name."""
+        self.reporter.stage(name, total)
+        start = time.perf_counter()
+        yield
+        self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _clear(self) -> None:
+        with self.stage("evaluate"):
+            outputs = evaluate(self.program.quantized, self.samples)
+        self.report.outputs = {name: np.asarray(v, dtype=np.float64) for name, v in outputs.items()}
+
+    def _simulate(self) -> None:
+        from glyphc.backends.simulate import SimulatedMachine
+
+        machine = SimulatedMachine(self.program.schedule)
+        self._evaluate_passes(machine, machine.encrypt, machine.decrypt)
+
+    def _encrypted(self) -> None:
+        from glyphc.backends.errors import BackendError
+
+        try:
+            from glyphc.backends.openfhe.client import generate_keys
+            from glyphc.backends.openfhe.server import OpenFHEMachine
+        except BackendError as e:
+            raise EnvironmentSetupError(str(e)) from None
+        parameters = self.client.parameters
+        with self.stage("generate keys", self.cost.key_seconds(parameters)):
+            keys, evaluation_keys = generate_keys(parameters)
+        machine = OpenFHEMachine(self.program.schedule, evaluation_keys)
+        polynomials = self.program.schedule.polynomials
+        with self.stage("encode weights", sum(map(len, polynomials.values()))):
+            machine.prepare(lambda name: self.reporter.advance(len(polynomials[name]), name))
+        self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
+
+    def _evaluate_passes(
+        self, machine: Any, encrypt: Callable[[Any], Any], decrypt: Callable[[Any], npt.NDArray[np.int64]]
+    ) -> None:
+        results: dict[str, list[F64]] = {p.name: [] for p in self.client.outputs}
+        for number, rows in enumerate(self.passes, 1):
+            suffix = f" (pass {number} of {len(self.passes)})" if len(self.passes) > 1 else ""
+            outputs = self._pass(machine, encrypt, rows, suffix)
+            with self.stage("decrypt"):
+                for port in self.client.outputs:
+                    coefficients = np.array([decrypt(c) for c in outputs[port.name]])
+                    results[port.name].append(decode(port, coefficients, rows.stop - rows.start))
+        self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
+
+    def _pass(self, machine: Any, encrypt: Callable[[Any], Any], rows: slice, suffix: str) -> dict[str, list[Any]]:
+        from glyphc.backends.base import execute
+
+        self.reporter.note(suffix)
+        inputs: dict[str, list[Any]] = {}
+        with self.stage("encrypt", sum(p.layout.parts for p in self.client.inputs)):
+            for port in self.client.inputs:
+                inputs[port.name] = []
+                for coefficients in encode(port, self.samples[port.name][rows]):
+                    inputs[port.name].append(encrypt(coefficients))
+                    self.reporter.advance(1, port.name)
+        parameters = self.client.parameters
+        predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in self.program.schedule.instructions}
+
+        def observe(instruction: Instruction, seconds: float) -> None:
+            self.reporter.advance(predicted[id(instruction)], self._describe(instruction))
+            by_node = self.report.node_seconds
+            by_node[instruction.node] = by_node.get(instruction.node, 0.0) + seconds
+            if isinstance(instruction, Powers | Evaluate):
+                self.report.bootstrap_seconds += seconds
+
+        with self.stage("evaluate", sum(predicted.values())):
+            return execute(self.program.schedule, machine, inputs, observe)
+
+    def _describe(self, instruction: Instruction) -> str:
+        node = self.program.graph.node(instruction.node)
+        return f"{node.op.mnemonic} {node.location}".strip()
