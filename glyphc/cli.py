@@ -163,7 +163,7 @@ def _check_output(path: str, outputs: int) -> None:
         raise ArtifactError(f"cannot write {path!r}: the folder {str(Path(path).parent)!r} does not exist")
 
 
-def _save(path: str, outputs: dict[str, npt.NDArray[np.float64]]) -> None:
+def _save(path: str, outputs: dict[str, npt.NDArray[np.floating[Any]]]) -> None:
     import io
 
     import numpy as np

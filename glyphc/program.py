@@ -71,7 +71,7 @@ class Program:
         x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
         mode: Mode | str = "encrypted",
         reporter: Reporter | None = None,
-    ) -> npt.NDArray[np.float64] | dict[str, npt.NDArray[np.float64]]:
+    ) -> npt.NDArray[np.floating[Any]] | dict[str, npt.NDArray[np.floating[Any]]]:
         """Evaluate samples: encrypted (default), ``"simulate"`` or ``"clear"``. See :func:`glyphc.runtime.run`.
 
         Returns the output array, shape (samples, *shape), or a dict of them by name if the network has several.

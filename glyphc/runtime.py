@@ -28,7 +28,7 @@ from glyphc.progress import Reporter, Silent
 if TYPE_CHECKING:
     from glyphc.program import Program
 
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 
 
 class Mode(Enum):

@@ -154,15 +154,19 @@ def test_equality_sees_every_difference() -> None:
         decided: tuple[Decision, ...] = (),
         parameters: Parameters | None = None,
         dtype: type = np.float64,
+        unused: bool = False,
     ) -> Graph:
         graph = Graph(level, batch, parameters)
         w = Const(graph.add_constant(constant, np.array([[weight]], dtype=dtype)))
         b = Const(graph.add_constant("b", np.zeros(1)))
         x = graph.add(Dense(w, b), (graph.add(Input("x", (1,))),), None, location, decided)
         graph.add(Output("y"), (graph.add(Apply((Function("leaky_relu", (alpha,)),)), (x,)),))
+        if unused:
+            graph.add_constant("unused", np.zeros(1))
         return graph
 
     assert make() == make()
+    assert make() != make(unused=True)
     others = [
         make(batch=2),
         make(level=Level.QUANTIZED),
@@ -173,6 +177,7 @@ def test_equality_sees_every_difference() -> None:
         make(decided=(Decision("d", "c", ()),)),
         make(parameters=Parameters(64, 20, 60)),
         make(dtype=np.int64),
+        make(unused=True),
     ]
     texts = {to_text(g) for g in [make(), *others]}
     assert all(g != make() for g in others)
@@ -245,6 +250,7 @@ MISTAKES: dict[str, tuple[str, str, int, int, list[str]]] = {
         ["'keepdims'", "twice"],
     ),
     "number for a bool": ("keepdims=false", "keepdims=1", 6, 1, ["%3", "keepdims", "1 is not", "bool"]),
+    "bool for a number": ("lo=-1.0", "lo=true", 2, 1, ["%0", "lo", "True is not", "float"]),
     "string for a constant": ('weight=$"w"', 'weight="w"', 3, 1, ["%1", "weight", "'w' is not", "Const"]),
     "fraction for an integer": ("(shape=[3]", "(shape=[3.5]", 2, 1, ["%0", "shape", "3.5 is not", "int"]),
     "one number for a list": ("(shape=[3]", "(shape=3", 2, 1, ["%0", "shape", "3 is not"]),

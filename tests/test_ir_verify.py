@@ -36,6 +36,8 @@ from glyphc.ir.series import Series
 from glyphc.ir.types import Encoding, FixedPoint, Level, Scheme, TensorType
 from glyphc.ir.verify import verify
 
+Shape = tuple[int, ...]
+
 BGV, TFHE, CLIENT = Scheme.BGV, Scheme.TFHE, Scheme.CLIENT
 UNIT = FixedPoint((1.0,), (0.0,), -100, 100)
 WIDE = FixedPoint((2.0,), (0.0,), -100, 100)
@@ -151,6 +153,39 @@ def test_random_graphs_pass(level: Level) -> None:
         verify(graph)
 
     check()
+
+
+SHAPE_RULES: list[tuple[Shape, Op, str]] = [
+    ((6,), Reshape((2, 2)), r"cannot reshape \[6\] into \[2, 2\]"),
+    ((), Softmax(), "softmax needs at least one axis"),
+    ((), ArgMax(keepdims=True), "argmax needs at least one axis"),
+    ((3,), Dense(Const("3x2"), Const("3")), r"weight of shape \[3, 2\] cannot be applied to .* \[3\]"),
+    ((4, 2), Dense(Const("3x2"), Const("3")), r"needs a flat tensor of one sample, not shape \[4, 2\]"),
+    ((), Dense(Const("3x2"), Const("3")), "cannot be applied to a tensor of shape"),
+    ((2,), Dense(Const("3x2"), Const("1")), r"weight \[3, 2\] and bias \[1\] are not"),
+    ((3,), Dense(Const("3"), Const("3")), r"weight \[3\] and bias \[3\] are not"),
+    ((2,), Scale(Const("3x2"), Const("1")), r"constant '3x2' of shape \[3, 2\] does not broadcast to \[2\]"),
+    ((2,), Scale(Const("1"), Const("3")), r"constant '3' of shape \[3\] does not broadcast to \[2\]"),
+    ((1,), Scale(Const("1"), Const("3")), r"constant '3' of shape \[3\] does not broadcast to \[1\]"),
+    ((3, 1), Scale(Const("3x2"), Const("1")), r"does not broadcast to \[3, 1\]"),
+    ((), Scale(Const("1"), Const("1")), r"constant '1' of shape \[1\] does not broadcast to \[\]"),
+]
+
+
+@pytest.mark.parametrize(("shape", "op", "words"), SHAPE_RULES)
+def test_shapes_that_do_not_fit(shape: Shape, op: Op, words: str) -> None:
+    """Refused where the graph is built, under the op's name, and found where that was evaded."""
+    graph = Graph(Level.SOURCE, 1)
+    for constant in ((3, 2), (3,), (1,)):
+        graph.add_constant("x".join(map(str, constant)), np.zeros(constant))
+    x = graph.add(Input("x", shape))
+    with pytest.raises(IRError, match=f"^{op.mnemonic} @here: .*{words}"):
+        graph.add(op, (x,), None, "here")
+    relu = graph.add(Apply((Function("relu"),)), (x,), None, "here")
+    graph.add(Output("y"), (relu,))
+    put(graph, replace(relu, op=op))
+    with pytest.raises(IRError, match=rf"^%1 \({op.mnemonic} @here\): "):
+        verify(graph)
 
 
 S, Q, A, L = Level

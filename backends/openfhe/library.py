@@ -57,3 +57,5 @@ def _keep_freed_memory() -> None:
 _yield_while_waiting()
 fhe = _import_openfhe()
 _keep_freed_memory()
+# A ciphertext is deserialised into a context that exists already (see bridge.py): its tables need not be made again.
+fhe.DisablePrecomputeCRTTablesAfterDeserializaton()

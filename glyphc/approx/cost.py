@@ -36,10 +36,10 @@ class Configuration:
 # (many levels) win when there are many slots, since every diagonal of a transform is a product over all limbs.
 CONFIGURATIONS = (
     Configuration(64, (2, 2), 2, 5.9, 2.2e9, 3.1e9),
-    Configuration(256, (3, 2), 2, 6.5, 2.6e9, 4.0e9),
-    Configuration(2048, (4, 3), 2, 8.5, 4.0e9, 6.0e9),
-    Configuration(8192, (5, 4), 2, 10.5, 4.2e9, 7.5e9),
-    Configuration(32768, (5, 4), 2, 13.5, 4.3e9, 8.0e9),
+    Configuration(256, (3, 3), 3, 7.0, 3.0e9, 4.5e9),
+    Configuration(2048, (4, 4), 3, 8.5, 4.0e9, 6.5e9),
+    Configuration(8192, (5, 5), 3, 10.8, 4.8e9, 7.4e9),
+    Configuration(32768, (5, 5), 3, 14.2, 3.9e9, 6.7e9),
 )
 
 

@@ -1,0 +1,147 @@
+"""Predicted noise against measured noise: real ciphertexts on a small ring, and the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import glyphc
+from glyphc.approx import noise
+from glyphc.backends.base import execute
+from glyphc.backends.openfhe.client import generate_keys
+from glyphc.backends.openfhe.linear import LinearEngine
+from glyphc.backends.openfhe.server import OpenFHEMachine
+from glyphc.backends.simulate import SimulatedMachine
+from glyphc.codec import encode
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph
+from glyphc.ir.noise import KEY_SWITCH, SIGMA
+from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Output
+from glyphc.ir.parameters import INSECURE, Parameters
+from glyphc.ir.series import evaluate_series
+from glyphc.ir.types import Level
+
+RING = 2048
+F64 = npt.NDArray[np.float64]
+
+
+def white_noise(client, ciphertext, message: F64) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Standard deviation of e in m + t*e, in units of the last place, by decrypting to a modulus where e shows."""
+    from glyphc.backends.openfhe.bridge import residues
+
+    contexts = client.contexts
+    ring, t = contexts.bgv_ring, contexts.parameters.plaintext_modulus
+    secret = residues(client._secret, ring.n, (ring.q,), 1)[0].astype(object)
+    c0, c1 = (c.astype(object) for c in residues(ciphertext, ring.n, (ring.q,), 2))
+    phase = ring.to_coefficients(np.array((c0 + c1 * secret) % ring.q, dtype=np.uint64))
+    e = (ring.centre(phase).astype(np.float64) - message) / t
+    assert np.allclose(e, np.rint(e), atol=1e-3)
+    return float(e.std())
+
+
+@pytest.fixture(scope="module")
+def plain_keys():  # type: ignore[no-untyped-def]  # noqa: ANN201
+    return generate_keys(Parameters(RING, 20, 50, unpack_strides=(1, 2, 4), slots=0, security=INSECURE))
+
+
+def test_fresh_encryption_noise(plain_keys) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    client, _ = plain_keys
+    message = np.arange(RING, dtype=np.int64)
+    assert white_noise(client, client.encrypt(message), message) == pytest.approx(SIGMA, rel=0.1)
+
+
+def test_key_switching_noise(plain_keys) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """One level of a split doubles the noise and adds a key switch; the constant is an upper estimate."""
+    client, evaluation = plain_keys
+    message = np.arange(RING, dtype=np.int64)
+    even, _ = LinearEngine(evaluation, {}).split(client.encrypt(message), 2, 1, 2)
+    expected = np.zeros(RING)
+    expected[::2] = 2 * message[::2]
+    measured = white_noise(client, even, expected)
+    assert measured <= np.hypot(2 * SIGMA, KEY_SWITCH) * 1.1
+    assert measured >= SIGMA  # it is not free
+
+
+@dataclass(frozen=True)
+class Case:
+    functions: tuple[Function, ...]
+    seed: int
+
+
+CASES = [Case((Function("relu"),), 1), Case((Function("tanh"),), 2), Case((Function("sigmoid"),), 3)]
+
+
+def program(case: Case) -> tuple[glyphc.Program, F64]:
+    """12 -> 8 -> f -> 5 on random weights and data."""
+    random = np.random.default_rng(case.seed)
+    x = random.normal(size=(64, 12))
+    graph = Graph(Level.SOURCE, 1)
+    value = graph.add(Input("x", (12,)))
+    for name, rows, columns in (("a", 8, 12), ("b", 5, 8)):
+        weight = graph.add_constant(f"{name}.w", random.normal(size=(rows, columns)) / np.sqrt(columns))
+        bias = graph.add_constant(f"{name}.b", random.normal(size=rows) / 4)
+        value = graph.add(Dense(Const(weight), Const(bias)), (value,), location=name)
+        if name == "a":
+            value = graph.add(Apply(case.functions), (value,), location="f")
+    graph.add(Output("y"), (value,))
+    return glyphc.compile(graph, x, batch=64, insecure_ring=RING), x
+
+
+def measured_errors(p: glyphc.Program, x: F64, machine, encrypt, decrypt) -> dict[int, F64]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Error of the output in integers, against the exact function of the same fixed-point input."""
+    port, out = p.client.inputs[0], p.client.outputs[0]
+    inputs = {port.name: [encrypt(c) for c in encode(port, x)]}
+    result = execute(p.schedule, machine, inputs)[out.name]
+    coefficients = np.array([decrypt(c) for c in result])
+    exact = p.run(x, mode="clear")
+    assert isinstance(exact, np.ndarray)
+    got = out.layout.unpack(coefficients, len(x))
+    want = np.rint((exact - out.fixed.offset[0]) / out.fixed.scale[0])
+    return got - want
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: str(c.functions[0]))
+def test_output_error_is_predicted(case: Case) -> None:
+    """Encrypted and simulated error of the output agree with the model within a factor of two."""
+    p, x = program(case)
+    parameters = p.client.parameters
+    predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)
+    output = p.graph.operands(p.graph.outputs[0])[0]
+    client, evaluation = generate_keys(parameters)
+    real = measured_errors(p, x, OpenFHEMachine(p.schedule, evaluation), client.encrypt, client.decrypt).std()
+    machine = SimulatedMachine(p.schedule)
+    simulated = measured_errors(p, x, machine, machine.encrypt, machine.decrypt).std()
+    assert real == pytest.approx(simulated, rel=0.35)
+    assert 0.5 < real / predicted[output.id].total < 2.0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: str(c.functions[0]))
+def test_bootstrap_noise_is_predicted(case: Case) -> None:
+    """Noise beyond the series itself: measured on the refreshed ciphertext, against the model's constants."""
+    p, _ = program(case)
+    parameters = p.client.parameters
+    (node, op), *_ = p.graph.of(Bootstrap)
+    client, evaluation = generate_keys(parameters)
+    machine = OpenFHEMachine(p.schedule, evaluation)
+    t = parameters.plaintext_modulus
+    message = np.rint(np.linspace(-0.44, 0.44, RING) * t).astype(np.int64)
+    grid = RING // (2 * parameters.slots)
+    torus = machine.to_torus(client.encrypt(message), parameters.slots)
+    evaluate = next(i for i in p.schedule.instructions if type(i).__name__ == "Evaluate")
+    result = machine.evaluate(machine.powers(torus, parameters.slots, parameters.degree), evaluate)
+    from glyphc.backends.openfhe.bridge import residues
+
+    contexts = client.contexts
+    ring = contexts.torus_ring
+    bgv = contexts.bgv_ring
+    secret = bgv.centre(bgv.to_coefficients(residues(client._secret, bgv.n, (bgv.q,), 1)[0]))
+    s = ring.to_evaluation(ring.reduce(secret)).astype(object)
+    c0, c1 = (c.astype(object) for c in residues(result, ring.n, (ring.q,), 2))
+    phase = ring.centre(ring.to_coefficients(np.array((c0 + c1 * s) % ring.q, dtype=np.uint64))) / ring.q
+    exact = evaluate_series(op.series, message[::grid] / t) / 2.0**op.output_bits
+    measured = float((phase[::grid] - exact).std()) * t * op.divisor
+    predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)[node.id].bootstrap
+    assert 1 / 4 < measured / predicted < 2.5
