@@ -26,7 +26,7 @@ def series_levels(degree: int) -> int:
 class Parameters:
     """What a backend needs to make its contexts.
 
-    ring: N. plaintext_bits: log2 of the plaintext modulus t. bgv_bits: least size of the BGV modulus in bits.
+    ring: N. plaintext_bits: log2 of the plaintext modulus t. bgv_bits: the BGV modulus is at least 2^bgv_bits.
     unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
     bootstrap refreshes; 0 when the program has none. degree: of the series. output_bits: log2 of the factor by which
     the

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -65,6 +66,11 @@ ODD_NAMES = (
     "\U0001f40d",
     "\ud800",
 )
+
+
+def examples(count: int) -> settings:
+    """So many examples and no limits of time: other work on the machine must not make a test fail."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def names() -> st.SearchStrategy[str]:

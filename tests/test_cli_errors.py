@@ -12,7 +12,6 @@ import os
 import random
 import re
 import stat
-import struct
 import subprocess
 import sys
 import zipfile
@@ -143,6 +142,8 @@ def older(request: pytest.FixtureRequest) -> bool:
 # -- arrays: the same mistakes with calibration samples and with inputs -------------------------------------------
 
 DIGIT = np.load(TEST)[:4]
+PETABYTES = npy(DIGIT)[:128].replace(b"(4, 64), }" + b" " * 12, b"(4000000000000, 64), }")
+assert b"(4000000000000, 64)" in PETABYTES
 BAD_ARRAYS: dict[str, tuple[Make, tuple[str, ...]]] = {
     "no such file": (lambda folder: folder / "nowhere.npy", ("nowhere.npy", "no file")),
     "a directory": (lambda folder: folder, ("directory",)),
@@ -150,10 +151,7 @@ BAD_ARRAYS: dict[str, tuple[Make, tuple[str, ...]]] = {
     "text": (write(b"1,2,3\n4,5,6\n"), ("x.npy", "not a whole .npy or .npz file")),
     "a truncated .npy": (write(npy(DIGIT)[:-100]), ("x.npy", "not a whole .npy or .npz file")),
     "a truncated .npy header": (write(npy(DIGIT)[:40]), ("x.npy",)),
-    "a .npy that claims petabytes": (
-        write(npy(DIGIT)[:128].replace(b"(4, 64), }" + b" " * 12, b"(4000000000000, 64), }")),
-        ("x.npy",),
-    ),
+    "a .npy that claims petabytes": (write(PETABYTES), ("x.npy",)),
     "a truncated .npz": (write(npz(x_npy=npy(DIGIT))[:-60], "x.npz"), ("x.npz",)),
     "a damaged .npz": (write(npz(x_npy=npy(DIGIT)).replace(npy(DIGIT)[-200:], b"?" * 200), "x.npz"), ("x.npz",)),
     "an empty .npz": (savez({}), ("x.npz", "no array")),
@@ -232,7 +230,7 @@ def test_damaged_arrays_never_end_in_a_traceback(tmp_path: Path) -> None:
     source = random.Random(2)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, a=DIGIT, b=DIGIT)
-    refusals = 0
+    refusals: list[str] = []
     for data in (npy(DIGIT[:, :8]), buffer.getvalue()):
         for _ in range(300):
             damaged = bytearray(data)
@@ -243,10 +241,9 @@ def test_damaged_arrays_never_end_in_a_traceback(tmp_path: Path) -> None:
             try:
                 _load(str(path), "input")
             except DataError as e:
-                refusals += 1
-                assert "x.npy" in str(e)
-                assert "\n\n" not in str(e)
-    assert refusals > 200
+                refusals.append(str(e))
+    assert len(refusals) > 200
+    assert all("x.npy" in message and "\n\n" not in message for message in refusals)
 
 
 # -- models ---------------------------------------------------------------------------------------------------
@@ -578,11 +575,11 @@ BAD_ARTIFACTS: dict[str, tuple[Callable[[Path], bytes], tuple[str, ...]]] = {
     ),
     "parts: unknown op": (lambda a: rewritten(a, parts=_replace(b"= linear ", b"= cubic ")), ("'cubic'",)),
     "parts: not UTF-8": (lambda a: rewritten(a, parts=_replace(b"level laidout", b"level \xff")), ()),
-    "parts: other batch": (lambda a: rewritten(a, parts=_replace(b"laidout batch 8", b"laidout batch 9")), ("batch 9",)),
-    "parts: no parameters": (
-        lambda a: rewritten(a, parts=_replace(b"\nparameters ", b"\n# parameters ")),
-        (),
+    "parts: other batch": (
+        lambda a: rewritten(a, parts=_replace(b"laidout batch 8", b"laidout batch 9")),
+        ("batch 9",),
     ),
+    "parts: no parameters": (lambda a: rewritten(a, parts=_replace(b"\nparameters ", b"\n# parameters ")), ()),
 }
 
 
@@ -630,17 +627,18 @@ def test_bit_flips_in_an_artifact(artifact: Path) -> None:
     # the parts make up most of the file; the last kilobytes hold the archive's directory
     tails = [data[:-1200] + _flipped(data[-1200:], source) for _ in range(300)]
     heads = [_flipped(data[:500], source) + data[500:] for _ in range(150)]
-    harmless = 0
+    refusals: list[str] = []
+    harmless: list[bool] = []
     for damaged in [_flipped(data, source) for _ in range(400)] + tails + heads:
         try:
             program = Program.from_bytes(damaged, "bad.glyphc")
         except ArtifactError as e:
-            assert "'bad.glyphc'" in str(e)
-            assert "\n\n" not in str(e)
+            refusals.append(str(e))
         else:
-            harmless += 1
-            assert program.stages == good
-    assert harmless < 300
+            harmless.append(program.stages == good)
+    assert all(harmless)
+    assert len(refusals) > 500
+    assert all("'bad.glyphc'" in message and "\n\n" not in message for message in refusals)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -705,13 +703,3 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "RuntimeError: a bug" in result.stderr
     assert "Traceback" in result.stderr
-
-
-def test_the_header_trick_of_this_file() -> None:
-    """The case 'petabytes' above must be a well-formed header, or it would test something else."""
-    make, _ = BAD_ARRAYS["a .npy that claims petabytes"]
-    assert make.__closure__ is not None
-    data = next(c.cell_contents for c in make.__closure__ if isinstance(c.cell_contents, bytes))
-    assert len(data) == 128
-    assert struct.unpack("<H", data[8:10]) == (118,)
-    assert b"(4000000000000, 64)" in data

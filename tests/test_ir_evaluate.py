@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import graphs
+from strategies import examples, graphs
 
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import (
@@ -229,7 +229,7 @@ def vectors(size: int, low: float, high: float) -> st.SearchStrategy[tuple[float
 
 
 @given(st.integers(1, 6), st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_quantization_errs_by_half_a_step(size: int, data: st.DataObject) -> None:
     count = data.draw(st.sampled_from([1, size]))
     scale = data.draw(vectors(count, 1e-6, 1e6))
@@ -247,7 +247,7 @@ def test_quantization_errs_by_half_a_step(size: int, data: st.DataObject) -> Non
 
 
 @given(st.integers(-(2**40), 2**40), st.integers(-(2**10), 2**10), st.integers(-30, 30))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_integers_survive_their_real_value(integer: int, offset: int, exponent: int) -> None:
     fixed = FixedPoint((2.0**exponent,), (offset * 2.0**exponent,), -(2**40), 2**40)
     q = np.array([[integer]])
@@ -359,7 +359,7 @@ def test_client_op_on_decrypted_values() -> None:
 
 
 @given(graphs(Level.QUANTIZED, tame=True), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_tail_and_encrypted_part_make_the_whole(graph: Graph, seed: int) -> None:
     """What a backend and the client compute together is what the evaluator says."""
     values = evaluate_all(graph, inputs_for(graph, seed))
@@ -379,7 +379,7 @@ def inputs_for(graph: Graph, seed: int, samples: int = 3) -> dict[str, F64]:
 
 
 @given(graphs(tame=True), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_samples_do_not_influence_each_other(graph: Graph, seed: int) -> None:
     together = evaluate_all(graph, inputs_for(graph, seed))
     for i in range(3):
@@ -390,7 +390,7 @@ def test_samples_do_not_influence_each_other(graph: Graph, seed: int) -> None:
 
 
 @given(graphs(tame=True), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_kinds_of_values(graph: Graph, seed: int) -> None:
     """Integers where there is a fixed-point format, floats elsewhere; outputs are always real."""
     values = evaluate_all(graph, inputs_for(graph, seed))

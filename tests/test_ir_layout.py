@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import layouts
+from strategies import examples, layouts
 
 from glyphc.ir.errors import IRError
 from glyphc.ir.layout import Layout, next_power_of_two
@@ -68,7 +68,7 @@ def test_the_reference_itself() -> None:
 
 
 @given(layouts(), seeds)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_pack_and_unpack_are_inverse(layout: Layout, seed: int) -> None:
     rng = np.random.default_rng(seed)
     samples = int(rng.integers(0, layout.batch + 1))
@@ -87,7 +87,7 @@ def test_pack_and_unpack_are_inverse(layout: Layout, seed: int) -> None:
 
 
 @given(layouts())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_each_value_has_a_place_of_its_own(layout: Layout) -> None:
     places = {}
     for sample in range(layout.batch):
@@ -164,7 +164,7 @@ def is_sound(s: dict[str, Any]) -> bool:
 
 
 @given(SIZES)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_exactly_the_unsound_layouts_are_rejected(sizes: dict[str, Any]) -> None:
     if is_sound(sizes):
         Layout(**sizes)
@@ -197,9 +197,9 @@ def test_rejections_say_why(change: dict[str, int], words: str) -> None:
         "grid": 4,
         "zero_elsewhere": True,
     }
-    Layout(**good)  # type: ignore[arg-type]
+    Layout(**good)
     with pytest.raises(IRError, match=words):
-        Layout(**{**good, **change})  # type: ignore[arg-type]
+        Layout(**{**good, **change})
 
 
 def test_next_power_of_two() -> None:
@@ -295,7 +295,7 @@ def garbage_on_grid(layout: Layout, rng: np.random.Generator) -> I64:
 
 
 @given(resident_sizes(), seeds)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_resident_inputs_with_garbage(sizes: Sizes, seed: int) -> None:
     x, w, rng = operands(sizes, seed)
     layout = sizes.source(fresh=False)
@@ -308,7 +308,7 @@ def test_resident_inputs_with_garbage(sizes: Sizes, seed: int) -> None:
 
 
 @given(fresh_sizes(), seeds)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_fresh_inputs(sizes: Sizes, seed: int) -> None:
     x, w, _ = operands(sizes, seed)
     layout = sizes.source(fresh=True)
@@ -378,7 +378,7 @@ def on_multiples(n: int, s: int, seed: int) -> I64:
 
 
 @given(powers(64, 512).flatmap(lambda n: st.tuples(st.just(n), powers(1, n // 2))), seeds)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_one_automorphism_parts_even_from_odd(n_and_s: tuple[int, int], seed: int) -> None:
     n, s = n_and_s
     c = on_multiples(n, s, seed)
@@ -400,7 +400,7 @@ def split(c: I64, stride: int, parts: int) -> list[I64]:
 
 
 @given(powers(64, 256), powers(1, 8), powers(1, 8), seeds)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_a_tree_of_them_splits_along_the_fast_index(n: int, stride: int, parts: int, seed: int) -> None:
     """What the instruction ``Split`` promises, and with it the op ``Unpack``."""
     c = on_multiples(n, stride, seed)
@@ -412,7 +412,7 @@ def test_a_tree_of_them_splits_along_the_fast_index(n: int, stride: int, parts: 
 
 
 @given(st.integers(1, 3), st.integers(1, 8), powers(1, 8), seeds)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_splitting_a_laid_out_tensor(batch: int, features: int, parts: int, seed: int) -> None:
     """A tensor in one part becomes the same in several: feature i in part i % parts, multiplied by parts."""
     stride = 2

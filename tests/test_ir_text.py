@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import INT64, finite_floats, graphs, integers, names
+from strategies import INT64, examples, finite_floats, graphs, integers, names
 
 from glyphc.ir.errors import IRError, IRSyntaxError
 from glyphc.ir.functions import Function
@@ -24,7 +24,7 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, to_text
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
 
-quick = settings(max_examples=50, deadline=None)
+quick = examples(50)
 
 
 def identical(a: Graph, b: Graph) -> bool:
@@ -64,7 +64,7 @@ def with_input(type: TensorType, **more: Any) -> Graph:
     return graph
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(finite_floats() | st.just(float("inf")), integers())
 def test_every_number_survives_to_the_bit(number: float, integer: int) -> None:
     candidate = Candidate("c", number, "")
@@ -91,7 +91,7 @@ def test_numpy_scalars_become_plain_numbers() -> None:
     text = to_text(with_input(TensorType((1,), Calibration(lo, hi))))
     assert "Calibration(lo=-0.5, hi=1.25)" in text
     (node,) = parse(text)
-    assert type(node.type.calibration.lo) is float  # type: ignore[union-attr]
+    assert type(node.type.calibration.lo) is float
 
 
 def test_nan_is_refused() -> None:
@@ -425,14 +425,14 @@ def reads_or_refuses(text: str) -> None:
         assert parse(to_text(graph)) == graph
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text() | st.lists(WORDS, max_size=12).map("".join))
 def test_garbage_is_refused(text: str) -> None:
     reads_or_refuses(text)
     reads_or_refuses("glyph-ir 1 level source batch 1\n" + text)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_damaged_text_is_refused(data: st.DataObject) -> None:
     """A valid text with up to three spans replaced by other words."""
@@ -445,7 +445,7 @@ def test_damaged_text_is_refused(data: st.DataObject) -> None:
     reads_or_refuses(text)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(graphs(max_steps=3), st.data())
 def test_damaged_text_of_any_level_is_refused(graph: Graph, data: st.DataObject) -> None:
     text = to_text(graph)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import graphs
+from strategies import examples, graphs
 
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
@@ -132,7 +132,7 @@ def attributed(**attributes: Any) -> Callable[[Node], Node]:
 
 
 def laid(**fields: Any) -> Callable[[Node], Node]:
-    return lambda n: replace(n, type=replace(n.type, layout=replace(n.type.layout, **fields)))  # type: ignore
+    return lambda n: replace(n, type=replace(n.type, layout=replace(n.type.layout, **fields)))
 
 
 @pytest.mark.parametrize("level", list(Level), ids=lambda level: level.value)
@@ -147,7 +147,7 @@ def test_each_op_of_a_level_passes(level: Level) -> None:
 
 @pytest.mark.parametrize("level", list(Level), ids=lambda level: level.value)
 def test_random_graphs_pass(level: Level) -> None:
-    @settings(max_examples=40, deadline=None)
+    @examples(40)
     @given(graphs(level))
     def check(graph: Graph) -> None:
         verify(graph)
@@ -392,7 +392,7 @@ def test_mistakes_of_the_whole_graph(level: Level) -> None:
 FACTS = {"fixed": Level.QUANTIZED, "scheme": Level.ASSIGNED, "layout": Level.LAIDOUT}
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(graphs(max_steps=4), st.data())
 def test_every_fact_of_every_encrypted_node_is_asked_for(graph: Graph, data: st.DataObject) -> None:
     known = [(n, fact) for n in graph for fact in FACTS if getattr(n.type, fact) is not None]
@@ -405,7 +405,7 @@ def test_every_fact_of_every_encrypted_node_is_asked_for(graph: Graph, data: st.
     assert str(node) in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(graphs(max_steps=4), st.data())
 def test_every_shape_is_checked(graph: Graph, data: st.DataObject) -> None:
     node = data.draw(st.sampled_from(list(graph)))
@@ -415,7 +415,7 @@ def test_every_shape_is_checked(graph: Graph, data: st.DataObject) -> None:
     assert str(node) in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(graphs(max_steps=4), st.sampled_from(list(Level)))
 def test_an_op_passes_at_its_own_levels_only(graph: Graph, other: Level) -> None:
     """A graph whose level is changed breaks some rule, unless all its ops and facts belong to both levels."""

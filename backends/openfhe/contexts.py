@@ -92,7 +92,7 @@ def _bgv(parameters: Parameters) -> Any:
         p.SetSecurityLevel(_security(parameters))
         p.SetEvalAddCount(1 << doublings)
         context = fhe.GenCryptoContext(p)
-        if context.GetModulus() >= 2.0 ** (parameters.bgv_bits - 1):
+        if context.GetModulus() >= 2.0**parameters.bgv_bits:
             break
     for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE):
         context.Enable(feature)

@@ -25,10 +25,12 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import noise_gain
 from glyphc.ir.types import Scheme
 
-# Wanted distance between white noise and one unit, in bits.
+# Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond half
+# a unit shows as an error of so many units (see ``ValidateNoise``).
 _MARGIN_BITS = 6
-_MIN_BGV_BITS = 45
-MAX_BGV_BITS = 58
+_MIN_BGV_BITS = 44
+# OpenFHE sizes the auxiliary modulus of key switching for one prime up to this.
+_MAX_BGV_BITS = 55
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def bgv_bits(graph: Graph, plaintext_bits: int) -> int:
     # white noise is proportional to t/q: run the model with q = 1 and bootstraps that forget it
     probe = Parameters(ring=1, plaintext_bits=plaintext_bits, bgv_bits=0)
     white = max((n.white for n in predict(graph, probe, 0.0).values()), default=1.0)
-    return int(min(MAX_BGV_BITS, max(_MIN_BGV_BITS, np.ceil(log2(white) + _MARGIN_BITS))))
+    return int(min(_MAX_BGV_BITS, max(_MIN_BGV_BITS, np.ceil(log2(white) + _MARGIN_BITS))))
 
 
 def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dict[int, Noise]) -> Noise:

@@ -97,12 +97,16 @@ class ValidateLayout(Pass):
 
 @dataclass(frozen=True)
 class ValidateNoise(Pass):
-    """White noise stays below half a unit, and every series keeps to the usable part of the torus."""
+    """Ciphertext noise stays far below the values, and every series keeps to the usable part of the torus.
+
+    precision: bits that noise must stay below the largest value, at ``deviations`` standard deviations.
+    """
 
     name: ClassVar[str] = "validate-noise"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
     deviations: float = 6.0
+    precision: float = 11.0
 
     def run(self, graph: Graph, context: Context) -> Graph:
         parameters = graph.parameters
@@ -110,10 +114,15 @@ class ValidateNoise(Pass):
             raise ParameterError("no parameters; run 'select-parameters' before 'validate-noise'")
         for id, estimate in noise.predict(graph, parameters, parameters.bgv_bits).items():
             node = graph.node(id)
-            if self.deviations * estimate.white > 0.5:
+            fixed = node.type.fixed
+            if fixed is None:
+                continue
+            limit = fixed.magnitude * 2.0**-self.precision
+            if self.deviations * estimate.white > max(limit, 0.5):
                 raise ParameterError(
-                    f"{node}: predicted ciphertext noise of {estimate.white:.3g} units would spill into the message "
-                    f"(limit {0.5 / self.deviations:.3g}); quantize with fewer bits or split the layer"
+                    f"{node}: predicted ciphertext noise of {estimate.white:.3g} units would show in a value of at most "
+                    f"{fixed.magnitude} units (limit {limit / self.deviations:.3g}); quantize with fewer bits or split the "
+                    "layer"
                 )
         for node, op in graph.of(Bootstrap):
             (operand,) = graph.operands(node)
