@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.instructions import Evaluate, Schedule
-from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, KEY_SWITCH, ROUNDING, SIGMA
+from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, ROUNDING, SIGMA, key_switch
 from glyphc.ir.series import evaluate_series, noise_gain
 
 from .cleartext import F64, CleartextMachine
@@ -34,7 +34,11 @@ class SimulatedMachine(CleartextMachine):
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         levels = int(log2(parts))
         # level l is doubled by all later ones
-        deviation = KEY_SWITCH * self._unit * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
+        deviation = (
+            key_switch(self._ring, self._parameters.bgv_bits)
+            * self._unit
+            * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
+        )
         return [piece + self._noise(deviation) for piece in super().split(source, parts, stride, count)]
 
     def to_torus(self, source: F64, slots: int) -> F64:

@@ -2,7 +2,8 @@
 
     python benchmarks/run.py [NETWORK ...] [--batch N] [--output FILE.md]
 
-Each network runs in a process of its own: its peak memory is what is reported. Right after the evaluation, in the same process
+Each network runs in a process of its own: its peak memory is what is reported. Right after the evaluation, in the
+same process
 and on the same ciphertexts, the bootstrap calls alone are timed again; "ratio" is evaluation over these bare calls.
 """
 
@@ -36,7 +37,8 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     from glyphc.ir.instructions import Evaluate, Powers
 
     model = ROOT / "models" / f"{name}-mlp.onnx"
-    train, test, labels = (np.load(ROOT / "models" / "data" / f"{name}-{p}.npy") for p in ("train", "test", "test-labels"))
+    train, test, labels = (np.load(ROOT / "models" / "data" / f"{name}-{p}.npy") for p in ("train", "test",
+    "test-labels"))
     clock = [time.perf_counter()]
 
     def lap() -> float:

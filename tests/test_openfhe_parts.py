@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import openfhe
@@ -40,8 +38,8 @@ PARAMETERS = Parameters(
 
 
 @pytest.fixture(scope="module")
-def keys() -> Iterator[tuple[ClientKeys, EvaluationKeys]]:
-    yield generate_keys(PARAMETERS)
+def keys() -> tuple[ClientKeys, EvaluationKeys]:
+    return generate_keys(PARAMETERS)
 
 
 def negacyclic(a: I64, b: I64) -> I64:
@@ -189,7 +187,7 @@ def test_split_separates_residue_classes(
 
 def test_a_switch_and_back_keeps_the_message(keys: tuple[ClientKeys, EvaluationKeys]) -> None:
     client, evaluation = keys
-    switcher = Switcher(evaluation.contexts, evaluation.public_key)
+    switcher = Switcher(evaluation)
     message = np.random.default_rng(3).integers(-(1 << 22), 1 << 22, N)
     back = switcher.from_torus(switcher.to_torus(client.encrypt(message), N // 2))
     assert np.array_equal(client.decrypt(back), message)
@@ -206,7 +204,7 @@ def test_bootstrap_applies_the_series(keys: tuple[ClientKeys, EvaluationKeys], f
     series = fit(compute, PARAMETERS.degree)
     t = 1 << T_BITS
     message = np.rint(np.linspace(-0.45, 0.45, N) * t).astype(np.int64)
-    switcher = Switcher(evaluation.contexts, evaluation.public_key)
+    switcher = Switcher(evaluation)
     bootstrapper = Bootstrapper(evaluation.contexts)
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), N // 2), PARAMETERS.degree)
     result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, series))) / t
@@ -218,7 +216,7 @@ def test_several_functions_share_the_powers(keys: tuple[ClientKeys, EvaluationKe
     client, evaluation = keys
     t = 1 << T_BITS
     message = np.rint(np.linspace(-0.4, 0.4, N) * t).astype(np.int64)
-    switcher = Switcher(evaluation.contexts, evaluation.public_key)
+    switcher = Switcher(evaluation)
     bootstrapper = Bootstrapper(evaluation.contexts)
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), N // 2), PARAMETERS.degree)
     for slope in (0.25, -0.5):
@@ -244,7 +242,7 @@ def test_sparse_bootstrap_drops_what_is_off_its_grid() -> None:
     t, grid = 1 << T_BITS, N // (2 * slots)
     message = np.rint(np.random.default_rng(4).uniform(-0.4, 0.4, N) * t).astype(np.int64)
     series = fit(lambda x: np.tanh(3 * x) / 8 + 0.05, 27)
-    switcher, bootstrapper = Switcher(evaluation.contexts, evaluation.public_key), Bootstrapper(evaluation.contexts)
+    switcher, bootstrapper = Switcher(evaluation), Bootstrapper(evaluation.contexts)
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), slots), 27)
     result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, series))) / t
     expected = np.zeros(N)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .library import fhe
-from .ring import U64, Ring
+from .ring import I64, U64, Ring
 
 
 class BridgeError(RuntimeError):
@@ -117,6 +117,12 @@ class CiphertextMould:
         """The ciphertext with the given coefficients (natural order, entries below q)."""
         arrays = [self.ring.to_evaluation(c) for c in (c0, c1)]
         return fhe.DeserializeCiphertextString(self.mould.with_residues(arrays), fhe.BINARY)
+
+    def trivial(self, message: I64) -> Any:
+        """The "ciphertext" (m, 0) of a public message of signed integers: a plaintext in a ciphertext's shape."""
+        element = self.ring.to_evaluation(self.ring.reduce(message))
+        zero = np.zeros(self.ring.n, dtype=np.uint64)
+        return fhe.DeserializeCiphertextString(self.mould.with_residues([element, zero]), fhe.BINARY)
 
     def coefficients(self, ciphertext: Any) -> tuple[U64, U64]:
         """Coefficients of (c0, c1), natural order, entries below q."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.ir.parameters import Parameters
 
-from .bridge import replace_residues, residues
+from .bridge import CiphertextMould, replace_residues, residues
 from .contexts import Contexts, make_contexts, setup_bootstrap
 from .keys import EvaluationKeys, unpack_automorphism
 from .library import fhe
@@ -56,7 +56,10 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, EvaluationKeys]:
         contexts.torus.EvalMultKeyGen(torus_pair.secretKey)
     indices = [unpack_automorphism(parameters.ring, s) for s in parameters.unpack_strides]
     automorphisms = contexts.bgv.EvalAutomorphismKeyGen(secret, indices) if indices else None
-    return ClientKeys(contexts, secret), EvaluationKeys(contexts, public_key, automorphisms)
+    client = ClientKeys(contexts, secret)
+    zero = client.encrypt(np.zeros(parameters.ring, dtype=np.int64))
+    mould = CiphertextMould.of(zero, contexts.bgv_ring)
+    return client, EvaluationKeys(contexts, public_key, automorphisms, mould)
 
 
 def _transplant(torus_secret: Any, bgv_secret: Any, contexts: Contexts) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .bridge import CiphertextMould
 from .contexts import Contexts
 
 
@@ -14,12 +15,14 @@ class EvaluationKeys:
 
     The bootstrapping context's automorphism and multiplication keys live in OpenFHE's own tables, filed under the
     public
-    key's tag; bgv_automorphisms maps automorphism indices to keys of the BGV context (None when nothing is unpacked).
+    key's tag; bgv_mould is made of an encryption of zero; bgv_automorphisms maps automorphism indices to keys of the
+    BGV context (None when nothing is unpacked).
     """
 
     contexts: Contexts
     public_key: Any | None
     bgv_automorphisms: Any | None
+    bgv_mould: CiphertextMould
 
 
 def unpack_automorphism(ring: int, stride: int) -> int:

@@ -9,18 +9,23 @@ import numpy as np
 
 from glyphc.ir.instructions import Polynomials
 
-from .contexts import Contexts
 from .keys import EvaluationKeys, unpack_automorphism
-from .library import fhe
 
 
 class LinearEngine:
-    """Encodes weight polynomials once and multiplies ciphertexts with them."""
+    """Encodes weight polynomials once and multiplies ciphertexts with them.
+
+    Weights are kept as trivial ciphertexts (w, 0): OpenFHE's own plaintext objects take 5.6 MB each at N = 65536,
+    more than five
+    times as much, and are slower to make. A product with one has a third element, which is zero and is dropped in the
+    end.
+    """
 
     def __init__(self, keys: EvaluationKeys, polynomials: dict[str, Polynomials]) -> None:
-        self._contexts: Contexts = keys.contexts
+        self._ring = keys.contexts.parameters.ring
         self._context = keys.contexts.bgv
         self._automorphisms = keys.bgv_automorphisms
+        self._mould = keys.bgv_mould
         self._polynomials = polynomials
         self._encoded: dict[str, list[Any]] = {}
         self._shifts: dict[int, Any] = {}
@@ -28,17 +33,22 @@ class LinearEngine:
     def prepare(self, weights: str) -> None:
         """Encode the polynomials of one linear map (a few milliseconds each)."""
         if weights not in self._encoded:
-            polynomials = self._polynomials[weights]
-            n = self._contexts.parameters.ring
-            self._encoded[weights] = [self._plaintext(polynomials.dense(r, n)) for r in range(len(polynomials))]
+            rows = self._polynomials[weights]
+            self._encoded[weights] = [self._mould.trivial(rows.dense(r, self._ring)) for r in range(len(rows))]
 
     def dot(self, sources: Sequence[Any], weights: str) -> Any:
         """sum_j sources[j] * weights[j] + bias."""
         self.prepare(weights)
         *factors, bias = self._encoded[weights]
-        total = self._product(sources[0], factors[0])
-        for source, factor in zip(sources[1:], factors[1:], strict=True):
-            self._context.EvalAddInPlace(total, self._product(source, factor))
+        total = None
+        for source, factor in zip(sources, factors, strict=True):
+            product = _keep_level(self._context.EvalMultNoRelin(source, factor))
+            if total is None:
+                total = product
+            else:
+                self._context.EvalAddInPlace(total, product)
+        assert total is not None
+        total.SetElements(list(total.GetElements())[:2])
         self._context.EvalAddInPlace(total, bias)
         return total
 
@@ -52,34 +62,29 @@ class LinearEngine:
         pieces = {0: source}
         step = 1
         while step < parts:
-            index = unpack_automorphism(self._contexts.parameters.ring, stride * step)
+            index = unpack_automorphism(self._ring, stride * step)
             halves: dict[int, Any] = {}
             for residue, piece in pieces.items():
                 image = self._context.EvalAutomorphism(piece, index, self._automorphisms)
                 halves[residue] = self._context.EvalAdd(piece, image)
                 if residue + step < count:
                     odd = self._context.EvalSub(piece, image)
-                    halves[residue + step] = self._product(odd, self._shift_down(stride * step))
+                    halves[residue + step] = _keep_level(self._context.EvalMult(odd, self._shift_down(stride * step)))
             pieces = halves
             step *= 2
         return [pieces[r] for r in range(count)]
 
-    def _product(self, ciphertext: Any, plaintext: Any) -> Any:
-        result = self._context.EvalMult(ciphertext, plaintext)
-        # OpenFHE counts a plaintext product as a level and would rescale before the next; on one limb there is
-        # nothing to drop
-        result.SetNoiseScaleDeg(1)
-        return result
-
-    def _plaintext(self, coefficients: np.ndarray) -> Any:  # type: ignore[type-arg]
-        plain = self._context.MakeCoefPackedPlaintext(coefficients)
-        plain.SetFormat(fhe.EVALUATION)
-        return plain
-
     def _shift_down(self, by: int) -> Any:
         """X^-by = -X^(N-by)."""
         if by not in self._shifts:
-            monomial = np.zeros(self._contexts.parameters.ring, dtype=np.int64)
+            monomial = np.zeros(self._ring, dtype=np.int64)
             monomial[-by] = -1
-            self._shifts[by] = self._plaintext(monomial)
+            self._shifts[by] = self._context.MakeCoefPackedPlaintext(monomial)
         return self._shifts[by]
+
+
+def _keep_level(product: Any) -> Any:
+    """OpenFHE counts a product as a level and would rescale before the next one; on one limb there is nothing to "
+    "drop."""
+    product.SetNoiseScaleDeg(1)
+    return product

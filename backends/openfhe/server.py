@@ -21,7 +21,7 @@ class OpenFHEMachine:
             raise ValueError("the evaluation keys were made for other parameters than the program's")
         self._schedule = schedule
         self._linear = LinearEngine(keys, schedule.polynomials)
-        self._switcher = Switcher(keys.contexts, keys.public_key)
+        self._switcher = Switcher(keys)
         self._bootstrapper = Bootstrapper(keys.contexts)
 
     def prepare(self, observe: Callable[[str], None] = lambda name: None) -> None:

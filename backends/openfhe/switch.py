@@ -11,33 +11,29 @@ from __future__ import annotations
 from typing import Any
 
 from .bridge import CiphertextMould, residues
-from .contexts import Contexts
+from .keys import EvaluationKeys
 from .ring import rescale
 
 
 class Switcher:
     """Switches ciphertexts of one client; needs the public key only to make an empty ciphertext as a mould."""
 
-    def __init__(self, contexts: Contexts, public_key: Any) -> None:
-        self._contexts = contexts
-        self._public_key = public_key
+    def __init__(self, keys: EvaluationKeys) -> None:
+        self._contexts = keys.contexts
+        self._public_key = keys.public_key
+        self._bgv_mould = keys.bgv_mould
         self._torus_moulds: dict[int, CiphertextMould] = {}
-        self._bgv_mould: CiphertextMould | None = None
 
     def to_torus(self, ciphertext: Any, slots: int) -> Any:
         """BGV ciphertext -> ciphertext at the bottom of the bootstrapping context, for ``slots``."""
         source, target = self._contexts.bgv_ring, self._contexts.torus_ring
-        if self._bgv_mould is None:
-            self._bgv_mould = CiphertextMould.of(ciphertext, source)
         factor = -pow(self._contexts.parameters.plaintext_modulus, -1, source.q)
         elements = self._bgv_mould.coefficients(ciphertext)
         c0, c1 = (rescale(source.scale(c, factor), source, target) for c in elements)
         return self._mould(slots).cast(c0, c1)
 
     def from_torus(self, ciphertext: Any) -> Any:
-        """The way back; a BGV ciphertext has been seen before, since programs begin with one."""
-        if self._bgv_mould is None:
-            raise RuntimeError("a torus ciphertext cannot exist before a BGV one was switched")
+        """The way back."""
         source, target = self._contexts.torus_ring, self._contexts.bgv_ring
         factor = -self._contexts.parameters.plaintext_modulus
         elements = (source.to_coefficients(c) for c in residues(ciphertext, source.n, (source.q,), 2))

@@ -19,13 +19,14 @@ import numpy as np
 
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, KEY_SWITCH, ROUNDING, SIGMA
+from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, ROUNDING, SIGMA, key_switch
 from glyphc.ir.ops import Bootstrap, Input, Linear, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import noise_gain
 from glyphc.ir.types import Scheme
 
-# Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond half
+# Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond
+# half
 # a unit shows as an error of so many units (see ``ValidateNoise``).
 _MARGIN_BITS = 6
 _MIN_BGV_BITS = 44
@@ -77,7 +78,11 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
         return Noise(frobenius * source.white, row * source.bootstrap, row * source.approximation)
     if isinstance(op, Unpack):
         # every level doubles what is there and adds one key switch
-        return replace(source, white=op.parts * hypot(source.white, KEY_SWITCH * t / q / sqrt(3)))
+        return replace(
+            source,
+            white=op.parts
+            * hypot(source.white, key_switch(parameters.ring, log2(q) if q > 1 else 0.0) * t / q / sqrt(3)),
+        )
     if isinstance(op, Switch) and op.target is Scheme.TFHE:
         return replace(source, white=hypot(source.white, ROUNDING * t / 2.0**parameters.scaling_bits))
     if isinstance(op, Switch):

@@ -120,8 +120,10 @@ class ValidateNoise(Pass):
             limit = fixed.magnitude * 2.0**-self.precision
             if self.deviations * estimate.white > max(limit, 0.5):
                 raise ParameterError(
-                    f"{node}: predicted ciphertext noise of {estimate.white:.3g} units would show in a value of at most "
-                    f"{fixed.magnitude} units (limit {limit / self.deviations:.3g}); quantize with fewer bits or split the "
+                    f"{node}: predicted ciphertext noise of {estimate.white:.3g} units would show in a value of "
+                    f"at most "
+                    f"{fixed.magnitude} units (limit {limit / self.deviations:.3g}); quantize with fewer bits or "
+                    f"split the "
                     "layer"
                 )
         for node, op in graph.of(Bootstrap):
