@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from glyphc import __version__
-from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.errors import DataError, GlyphcError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,10 +55,12 @@ def compile_command(
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
     from glyphc.passes.pipeline import DEFAULT
+    from glyphc.program import check_writable
 
+    path = Path(output) if output else Path(model).with_suffix(".glyphc")
+    check_writable(path)
     samples = None if calibration is None else _load(calibration, "calibration samples")
     program = compile(model, samples, batch, passes=passes or DEFAULT, insecure_ring=insecure_ring)
-    path = Path(output) if output else Path(model).with_suffix(".glyphc")
     text = summary(program)
     program.save(path)
     click.echo(text)
@@ -127,7 +129,7 @@ def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> 
 def _node(program: Program, name: str, stage: str | None) -> Any:
     graph = program.stages[stage] if stage and stage != "all" else program.graph
     number = name.lstrip("%")
-    if not number.isdigit() or int(number) >= len(graph):
+    if not number.isdecimal() or int(number) >= len(graph):
         raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}")
     return graph.node(int(number))
 
@@ -137,16 +139,26 @@ def _load(path: str, what: str) -> Any:
     import numpy as np
 
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+                raise ValueError("it begins like neither; numpy.save and numpy.savez write such files")
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            arrays = None if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise DataError(f"cannot read the {what}: there is no file {path!r}") from None
-    except (OSError, ValueError, EOFError) as e:
+    except OSError as e:
+        raise DataError(f"cannot read the {what} from {path!r}: {e.strerror or e}") from None
+    except Exception as e:  # numpy, zipfile and zlib raise a dozen classes on damaged files, with no common base
+        reason = " ".join(str(e).split()) or type(e).__name__
         raise DataError(
-            f"cannot read the {what} from {path!r}: not a whole .npy or .npz file of numbers ({e})"
+            f"cannot read the {what} from {path!r}: not a whole .npy or .npz file of numbers ({reason})"
         ) from None
-    if isinstance(loaded, np.ndarray):
+    if arrays is None:
         return loaded
-    arrays = {name: loaded[name] for name in loaded.files}
+    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if other:
+        raise DataError(f"cannot read the {what}: {other[0]!r} in {path!r} is not an array")
     if not arrays:
         raise DataError(f"cannot read the {what}: {path!r} holds no array")
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
@@ -154,27 +166,33 @@ def _load(path: str, what: str) -> Any:
 
 def _check_output(path: str, outputs: int) -> None:
     """Fail before an hour of work, not after it."""
+    from glyphc.program import check_writable
+
     suffix = Path(path).suffix
     if suffix not in (".npy", ".npz"):
         raise GlyphcError(f"the output file {path!r} must end in .npy or .npz")
     if suffix == ".npy" and outputs > 1:
         raise GlyphcError(f"the network has {outputs} outputs; write them to an .npz file instead of {path!r}")
-    if not Path(path).resolve().parent.is_dir():
-        raise ArtifactError(f"cannot write {path!r}: the folder {str(Path(path).parent)!r} does not exist")
+    check_writable(Path(path))
 
 
 def _save(path: str, outputs: dict[str, npt.NDArray[np.floating[Any]]]) -> None:
     import io
+    import zipfile
 
     import numpy as np
 
-    from glyphc.program import write_atomically
+    from glyphc.program import EPOCH, write_atomically
 
     buffer = io.BytesIO()
     if Path(path).suffix == ".npy":
         np.save(buffer, next(iter(outputs.values())))
     else:
-        np.savez(buffer, **outputs)  # type: ignore[arg-type]
+        # not numpy.savez: it cannot store an array named "file", and it stores the time
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, value in outputs.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, value, allow_pickle=False)
     write_atomically(Path(path), buffer.getvalue())
 
 

@@ -24,15 +24,19 @@ def check_inputs(client: ClientSpec, x: Any) -> dict[str, F64]:
         raise DataError(
             f"the program has input(s) {', '.join(sorted(ports))}; got {', '.join(sorted(given)) or 'none'}"
         )
-    checked = {name: _check(ports[name], np.asarray(value)) for name, value in given.items()}
+    checked = {name: _check(ports[name], value) for name, value in given.items()}
     counts = {len(v) for v in checked.values()}
     if len(counts) > 1:
         raise DataError(f"the inputs have different numbers of samples: {sorted(counts)}")
     return checked
 
 
-def _check(port: Port, x: npt.NDArray[Any]) -> F64:
+def _check(port: Port, given: Any) -> F64:
     wanted = f"(samples, {', '.join(map(str, port.shape))})"
+    try:
+        x = np.asarray(given)
+    except ValueError as e:  # e.g. lists of different lengths
+        raise DataError(f"input {port.name!r} is no array of shape {wanted}: {e}") from None
     if x.dtype.kind not in "fiub":
         raise DataError(f"input {port.name!r} is of type {x.dtype}; it must be an array of numbers of shape {wanted}")
     if x.ndim != len(port.shape) + 1 or x.shape[1:] != port.shape or not len(x):
@@ -44,8 +48,9 @@ def _check(port: Port, x: npt.NDArray[Any]) -> F64:
         raise DataError(
             f"input {port.name!r} has NaN or infinity, first in sample {row}, feature {column}; repair the data"
         )
-    integers = quantize(flat, port.fixed)
-    outside = (integers < port.fixed.lo) | (integers > port.fixed.hi)
+    with np.errstate(over="ignore"):  # compared as floats: far values have no int64
+        steps = np.rint((flat - np.array(port.fixed.offset)) / np.array(port.fixed.scale))
+    outside = (steps < port.fixed.lo) | (steps > port.fixed.hi)
     if outside.any():
         row, column = np.argwhere(outside)[0]
         scale, offset = (v[column if len(v) > 1 else 0] for v in (port.fixed.scale, port.fixed.offset))

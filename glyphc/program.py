@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
 from glyphc.ir.text import parse, to_text
+from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = "glyphc-program"
 VERSION = 1
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: equal programs are equal files
+_PART = re.compile(r"stages/[0-9]+-[a-z-]+\.gir")
+EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: equal programs are equal files
 
 
 class Program:
@@ -97,7 +100,7 @@ class Program:
         with zipfile.ZipFile(buffer, "w") as archive:
             text = json.dumps(manifest, indent=1) + "\n"
             for name, data in {"manifest.json": text.encode(), **parts}.items():
-                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry = zipfile.ZipInfo(name, EPOCH)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, data, compresslevel=6)
         return buffer.getvalue()
@@ -123,11 +126,12 @@ class Program:
                 manifest = json.loads(archive.read("manifest.json"))
                 _check_manifest(manifest, name)
                 parts = {part: archive.read(part) for part in manifest["parts"]}
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError) as e:
+        except ArtifactError:
+            raise
+        except Exception as e:  # zipfile, zlib and json raise a dozen classes on damaged data, with no common base
             raise ArtifactError(
                 f"{name!r} is not a readable .glyphc artifact ({_reason(e)}): it may be truncated or damaged, or "
-                f"another kind of "
-                "file. Make it again with 'glyphc compile'"
+                "another kind of file. Make it again with 'glyphc compile'"
             ) from None
         for part, content in parts.items():
             if hashlib.sha256(content).hexdigest() != manifest["parts"][part]:
@@ -135,12 +139,18 @@ class Program:
                     f"{name!r} is damaged: the hash of {part} is wrong. Make it again with 'glyphc compile'"
                 )
         try:
-            graphs = {Path(part).stem.split("-", 1)[1]: parse(content.decode()) for part, content in parts.items()}
+            graphs = {_stage(part): parse(content.decode()) for part, content in parts.items()}
             for graph in graphs.values():
                 verify(graph)
-        except IRError as e:
+        except (IRError, UnicodeDecodeError) as e:
             raise ArtifactError(f"{name!r} holds a graph that this glyphc cannot read: {e}") from None
-        return Program(graphs, manifest["batch"])
+        program = Program(graphs, manifest["batch"])
+        if "quantize" not in graphs or program.graph.level is not Level.LAIDOUT or program.graph.parameters is None:
+            raise ArtifactError(
+                f"{name!r} holds no whole program: the quantized graph or the final one with its parameters is "
+                "missing. Make it again with 'glyphc compile'"
+            )
+        return program
 
 
 def _check_manifest(manifest: Any, name: str) -> None:
@@ -149,17 +159,50 @@ def _check_manifest(manifest: Any, name: str) -> None:
     if manifest.get("version") != VERSION:
         raise ArtifactError(
             f"{name!r} has artifact version {manifest.get('version')}; this glyphc reads version {VERSION}. "
-            f"Compile the "
-            "model again with this version, or use the version that wrote it"
+            "Compile the model again with this version, or use the version that wrote it"
+        )
+    parts, batch = manifest.get("parts"), manifest.get("batch")
+    if (
+        not isinstance(parts, dict)
+        or not all(_PART.fullmatch(part) and isinstance(digest, str) for part, digest in parts.items())
+        or type(batch) is not int
+        or batch < 1
+    ):
+        raise ArtifactError(
+            f"{name!r} is damaged: its manifest does not list stages with their hashes, and a batch. Make it again "
+            "with 'glyphc compile'"
         )
 
 
+def _stage(part: str) -> str:
+    """The name of the stage that a part of the archive holds."""
+    return Path(part).stem.split("-", 1)[1]
+
+
 def _reason(error: Exception) -> str:
-    return str(error).strip("'\"") or type(error).__name__
+    return " ".join(str(error).strip("'\"").split()) or type(error).__name__
+
+
+def check_writable(path: Path) -> None:
+    """ArtifactError when a file cannot be written there, to be known before the work and not after it.
+
+    What exists there and is no file (a folder, a device such as /dev/null, a pipe) must not be replaced by one.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        problem = f"{os.fspath(folder)!r} is not a folder" if folder.exists() else f"there is no folder {os.fspath(folder)!r}"
+    elif not os.access(folder, os.W_OK):
+        problem = f"the folder {os.fspath(folder)!r} is not writable"
+    elif path.exists() and not path.is_file():
+        problem = "it is a folder" if path.is_dir() else "it is not a regular file"
+    else:
+        return
+    raise ArtifactError(f"cannot write {os.fspath(path)!r}: {problem}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it appears whole or not at all; ArtifactError when the place is not writable."""
+    check_writable(path)
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as f:
             temporary = Path(f.name)
@@ -167,11 +210,11 @@ def write_atomically(path: Path, data: bytes) -> None:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
+                temporary.chmod(0o666 & ~_umask())
+                temporary.replace(path)
             except BaseException:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
                 raise
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
     except OSError as e:
         raise ArtifactError(f"cannot write {os.fspath(path)!r}: {e.strerror}") from None
 
