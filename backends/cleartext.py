@@ -41,6 +41,7 @@ class CleartextMachine:
 
     def __init__(self, schedule: Schedule) -> None:
         self._ring = schedule.parameters.ring
+        self._grid = self._ring // (2 * schedule.parameters.slots) if schedule.parameters.slots else 1
         self._modulus = float(schedule.parameters.plaintext_modulus)
         self._polynomials: dict[str, Polynomials] = schedule.polynomials
         self._fft = NegacyclicFFT(self._ring)
@@ -84,10 +85,12 @@ class CleartextMachine:
         return kept
 
     def evaluate(self, powers: F64, instruction: Evaluate) -> F64:
-        # exact: functions on fixed-point integers; positions off the bootstrap's grid are never read
-        x = dequantize(np.rint(powers)[:, None], instruction.input_format)
+        # exact: functions on fixed-point integers; off the bootstrap's grid there is nothing
+        x = dequantize(np.rint(powers[:: self._grid])[:, None], instruction.input_format)
         y = quantize(compose(instruction.functions, x), instruction.output_format)[:, 0]
-        return self._centred(y / instruction.divisor)
+        out = np.zeros(self._ring)
+        out[:: self._grid] = y / instruction.divisor
+        return self._centred(out)
 
     def _centred(self, x: F64) -> F64:
         """Representatives modulo t in [-t/2, t/2]."""

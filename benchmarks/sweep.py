@@ -2,8 +2,10 @@
 
     python benchmarks/sweep.py [--slots 64 32768] [--output FILE.md]
 
-For every combination of level budget, digits and degree below that OpenFHE accepts: key generation, one bootstrap with one
-function (the second of two in the process), number of keys, peak memory. Each in a process of its own; about a minute each.
+For every combination of level budget, digits and degree below that OpenFHE accepts: key generation, one bootstrap
+with one
+function (the second of two in the process), number of keys, peak memory. Each in a process of its own; about a minute
+each.
 The compiler's table (``glyphc/approx/cost.py``) was filled from such a run.
 """
 

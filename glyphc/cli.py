@@ -192,7 +192,7 @@ def _save(path: str, outputs: dict[str, npt.NDArray[np.floating[Any]]]) -> None:
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, value in outputs.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, value, allow_pickle=False)
+                    np.lib.format.write_array(member, value, allow_pickle=False)  # type: ignore[no-untyped-call]
     write_atomically(Path(path), buffer.getvalue())
 
 

@@ -190,7 +190,9 @@ def check_writable(path: Path) -> None:
     """
     folder = path.parent
     if not folder.is_dir():
-        problem = f"{os.fspath(folder)!r} is not a folder" if folder.exists() else f"there is no folder {os.fspath(folder)!r}"
+        problem = (
+            f"{os.fspath(folder)!r} is not a folder" if folder.exists() else f"there is no folder {os.fspath(folder)!r}"
+        )
     elif not os.access(folder, os.W_OK):
         problem = f"the folder {os.fspath(folder)!r} is not writable"
     elif path.exists() and not path.is_file():

@@ -16,7 +16,9 @@ class Series:
     """f(x) = 2 Re sum_k c_k e^{2 pi i k x}, for torus phases |x| <= half_range.
 
     max_error and rms_error: of the fit, as a share of the function's own range; the rms is weighted by where
-    calibration saw values.
+    calibration saw values. dead_zone: half-width, as a phase, of the neighbourhoods of the function's jumps that do
+    not count:
+    there the series passes from one side to the other.
     """
 
     real: tuple[float, ...]
@@ -24,6 +26,7 @@ class Series:
     half_range: float
     max_error: float
     rms_error: float
+    dead_zone: float = 0.0
 
     @property
     def degree(self) -> int:

@@ -247,11 +247,8 @@ def test_elementwise(
 ) -> None:
     c = np.asarray(randoms(*constant_shape, seed=9))
     model = build([node(op_type, ["c", "x"] if constant_first else ["x", "c"], ["y"])], {"c": c}, shape)
-    if op_type == "Div" and constant_first:
-        with pytest.raises(ModelError, match="divides by an encrypted tensor"):
-            read_onnx(model)
-    else:
-        assert ops(assert_same(model, randoms(5, *shape))) == [Scale]
+    expected = [Apply, Scale] if op_type == "Div" and constant_first else [Scale]
+    assert ops(assert_same(model, randoms(5, *shape))) == expected
 
 
 @pytest.mark.parametrize(
@@ -712,7 +709,7 @@ def test_outputs_that_do_not_fit() -> None:
 def test_all_unsupported_nodes_are_listed() -> None:
     nodes = [
         node("Gemm", ["x", "w"], ["a"], "good_fc"),
-        node("Elu", ["a"], ["b"], "bad_elu"),
+        node("Sinh", ["a"], ["b"], "bad_sinh"),
         node("Mul", ["b", "b"], ["c"], "bad_square"),
         node("Relu", ["c"], ["d"], "good_relu"),
         node("Softmax", ["d"], ["e"], "bad_softmax"),
@@ -720,7 +717,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
         node("Swish", ["f"], ["g"], "bad_custom", domain="my.ops"),
         node("Gemm", ["g", "w"], ["h"], "bad_transposed", transA=1),
         node("Tanh", ["h"], ["i"], "good_tanh"),
-        node("Sqrt", ["i"], ["j"]),
+        node("Cosh", ["i"], ["j"]),
         node("Scaler", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", scale=[1.0], offset=[0.0]),
     ]
     model = build(nodes, {"w": randoms(4, 4), "one": f32(1)}, batch=4)
@@ -729,12 +726,12 @@ def test_all_unsupported_nodes_are_listed() -> None:
     message = str(caught.value)
     listed = dict(re.findall(r"^  '(\S+)' \((\w+)\): \S", message, re.MULTILINE))
     assert listed == {
-        "bad_elu": "Elu",
+        "bad_sinh": "Sinh",
         "bad_square": "Mul",
         "bad_softmax": "Softmax",
         "bad_custom": "Swish",
         "bad_transposed": "Gemm",
-        "#9": "Sqrt",
+        "#9": "Cosh",
         "bad_ml": "Scaler",
     }
     assert "has 7 node(s)" in message
@@ -767,10 +764,10 @@ def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
         [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
     )
     nodes = [
-        node("Elu", ["x"], ["outer"], "elu"),
+        node("Sinh", ["x"], ["outer"], "sinh"),
         node("If", ["yes"], ["y"], "branch", then_branch=body, else_branch=body),
     ]
-    with pytest.raises(ModelError, match=r"(?s)'elu' \(Elu\).*'branch' \(If\)"):
+    with pytest.raises(ModelError, match=r"(?s)'sinh' \(Sinh\).*'branch' \(If\)"):
         read_onnx(build(nodes, {"yes": np.array(True)}))
 
 
@@ -1022,11 +1019,11 @@ def test_broken_constants() -> None:
         ),
         (
             [
-                node("Greater", ["x", "c"], ["b"], "greater"),
+                node("IsNaN", ["x"], ["b"], "isnan"),
                 node("Cast", ["b"], ["y"], "cast", to=TensorProto.FLOAT),
             ],
             {"c": f32(1)},
-            ["greater", "cast"],
+            ["isnan"],
         ),
     ],
 )

@@ -27,6 +27,10 @@ HALF_RANGE = 0.45
 _RIDGE = 1e-10
 # A coefficient of exactly zero makes OpenFHE skip powers that it later needs.
 _TINY = 1e-12
+# Default half-width of the neighbourhood of a jump that does not count, as a share of the half range.
+DEAD_ZONE = 1 / 32
+# A step of this share of the function's range, however close its ends, is a jump.
+_JUMP = 0.01
 
 
 @lru_cache(maxsize=16)
@@ -43,34 +47,42 @@ def fit(
     degree: int,
     half_range: float = HALF_RANGE,
     weights: tuple[int, ...] = (),
+    dead_zone: float = DEAD_ZONE,
 ) -> Series:
     """Fit a series of the given degree to ``function`` on phases |x| <= half_range.
 
     weights: histogram over [-half_range, half_range] of where values lie; empty means uniform. It shapes the fit
     mildly (the
     whole range stays covered) and weighs the reported rms error. Errors are reported as a share of the function's
-    range (max - min) over the interval, measured between the nodes of the fit.
+    range (max - min) over the interval, measured between the nodes of the fit. dead_zone: half-width, as a share of
+    half_range, of
+    the neighbourhoods of jumps that are left out of fit and errors; the series records it when the function has any.
 
     Raises ValueError when the function is not finite on the interval.
     """
     points = max(2000, 24 * degree)
     x, basis = _design(degree, half_range, points)
-    y = function(x)
-    if not np.all(np.isfinite(y)):
+    y = np.asarray(function(x))
+    if y.shape != x.shape or not np.all(np.isfinite(y)):
         raise ValueError("the function is not finite on its whole input range")
+    jumps = find_jumps(function, half_range)
+    width = _zone(jumps, dead_zone * half_range)
+    keep = ~_near(x, jumps, width)
+    x, basis, y = x[keep], basis[keep], y[keep]
     root = np.sqrt(0.5 + 0.5 * _density(x, half_range, weights))
     a, b = basis * root[:, None], y * root
     gram = a.T @ a
-    ridge = _RIDGE * np.linalg.norm(gram, 2)
-    solution = np.linalg.solve(gram + ridge * np.eye(gram.shape[0]), a.T @ b)
+    regular = gram + _RIDGE * np.linalg.norm(gram, 2) * np.eye(gram.shape[0])
+    solution = np.linalg.solve(regular, a.T @ b)
     # one step of iterative refinement: the normal equations lose half of the digits
-    solution += np.linalg.solve(gram + ridge * np.eye(gram.shape[0]), a.T @ (b - a @ solution))
+    solution += np.linalg.solve(regular, a.T @ (b - a @ solution))
     constant, cos, sin = solution[0], solution[1 : degree + 1], solution[degree + 1 :]
     # 2 Re (c e^{ikx}) with c = (p - iq)/2 is p cos(kx) + q sin(kx)
     real = np.concatenate([[constant / 2], cos / 2])
     imag = np.concatenate([[0.0], -sin / 2])
     span = float(y.max() - y.min()) or 1.0
     grid = np.linspace(-half_range, half_range, 4 * points + 1)
+    grid = grid[~_near(grid, jumps, width)]
     error = evaluate_coefficients(real, imag, grid) - function(grid)
     density = _density(grid, half_range, weights)
     rms = float(np.sqrt(np.average(error**2, weights=density)))
@@ -80,7 +92,44 @@ def fit(
         half_range,
         float(np.abs(error).max()) / span,
         rms / span,
+        width if jumps else 0.0,
     )
+
+
+def find_jumps(function: Callable[[F64], F64], half_range: float) -> tuple[float, ...]:
+    """Phases where the function is discontinuous: steep steps on a grid that do not flatten under bisection."""
+    x = np.linspace(-half_range, half_range, 4097)
+    y = np.asarray(function(x))
+    span = float(y.max() - y.min())
+    jumps: list[float] = []
+    for at in np.nonzero(np.abs(np.diff(y)) > _JUMP * span)[0]:
+        left, right = float(x[at]), float(x[at + 1])
+        for _ in range(30):
+            middle = (left + right) / 2
+            f_left, f_middle, f_right = (float(v) for v in function(np.array([left, middle, right])))
+            if abs(f_middle - f_left) > abs(f_right - f_middle):
+                right = middle
+            else:
+                left = middle
+        ends = function(np.array([left, right]))
+        # a node that lies on a jump (sign at 0) shows it twice
+        known = jumps and abs(jumps[-1] - left) < 1e-6
+        if abs(float(ends[1] - ends[0])) > _JUMP * span and not known:
+            jumps.append((left + right) / 2)
+    return tuple(jumps)
+
+
+def _zone(jumps: tuple[float, ...], width: float) -> float:
+    """Dead zones of neighbouring jumps must leave most of the room in between."""
+    gaps = np.diff(jumps)
+    return min(width, float(gaps.min()) / 6) if len(gaps) else width
+
+
+def _near(x: F64, jumps: tuple[float, ...], width: float) -> npt.NDArray[np.bool_]:
+    near = np.zeros(x.shape, dtype=bool)
+    for jump in jumps:
+        near |= np.abs(x - jump) < width
+    return near
 
 
 def _density(x: F64, half_range: float, weights: tuple[int, ...]) -> F64:

@@ -27,6 +27,7 @@ from glyphc.frontends.onnx_constants import (
     load,
     model_input,
 )
+from glyphc.frontends.onnx_functions import FUNCTIONS, Build
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
@@ -189,6 +190,9 @@ class _Call:
             raise UnsupportedError(f"attribute {name} is {value}")
         return value
 
+    def text(self, name: str, default: str) -> str:
+        return next((a.s.decode() for a in self.node.attribute if a.name == name), default)
+
     def has(self, index: int) -> bool:
         """Whether an optional operand is given."""
         return index < len(self.node.input) and bool(self.node.input[index])
@@ -242,12 +246,8 @@ def _identity(call: _Call) -> Node:
     return call.tensor(0)
 
 
-def _apply(name: str) -> Callable[[_Call], Node]:
-    return lambda call: call.add(Apply((Function(name),)), call.tensor(0))
-
-
-def _leaky_relu(call: _Call) -> Node:
-    return call.add(Apply((Function("leaky_relu", (call.real("alpha", 0.01),)),)), call.tensor(0))
+def _apply(build: Build) -> Callable[[_Call], Node]:
+    return lambda call: call.add(Apply((build(call),)), call.tensor(0))
 
 
 def _neg(call: _Call) -> Node:
@@ -311,10 +311,37 @@ def _mul(call: _Call) -> Node:
 def _div(call: _Call) -> Node:
     x, c, constant_first = _with_constant(call, "divides")
     if constant_first:
-        raise UnsupportedError("divides by an encrypted tensor; only division by a constant is supported")
+        return call.scale(call.add(Apply((Function("reciprocal"),)), x), c, 0.0)
     if not c.value.all():
         raise UnsupportedError(f"divides by constant {c.name!r}, which holds a zero")
     return call.scale(x, Named(c.name, 1.0 / c.value), 0.0)
+
+
+def _extremum(sign: float) -> Callable[[_Call], Node]:
+    """max(x, c) = c + relu(x - c), and min(x, c) = c - relu(c - x), for a constant c."""
+
+    def convert(call: _Call) -> Node:
+        if len(call.node.input) == 1:
+            return call.tensor(0)
+        if len(call.node.input) != 2:
+            raise UnsupportedError("takes more than two operands; nest operations on two")
+        x, c, _ = _with_constant(call, "compares")
+        above = call.scale(x, sign, Named(c.name, -sign * c.value))
+        return call.scale(call.add(Apply((Function("relu"),)), above), sign, c)
+
+    return convert
+
+
+def _comparison(greater: bool) -> Callable[[_Call], Node]:
+    """x > c or x < c as 1 or 0, for a constant c; the cast to float that must follow in ONNX does nothing."""
+
+    def convert(call: _Call) -> Node:
+        x, c, constant_first = _with_constant(call, "compares")
+        difference = call.scale(x, 1.0, Named(c.name, -c.value))
+        name = "greater" if greater != constant_first else "less"
+        return call.add(Apply((Function(name, (0.0,)),)), difference)
+
+    return convert
 
 
 def _batch_normalization(call: _Call) -> Node:
@@ -347,7 +374,9 @@ def _cast(call: _Call) -> Node:
     known = call.reader.types.get(call.node.input[0])
     source = TensorProto.FLOAT if known is None else known.elem_type
     target = call.integer("to", TensorProto.UNDEFINED)
-    kinds = FLOATS if source in FLOATS else _INDEX_KINDS
+    kinds = FLOATS if source in FLOATS or source == TensorProto.BOOL else _INDEX_KINDS
+    if source == TensorProto.BOOL:  # a comparison, which is 0 or 1 here anyway
+        source = TensorProto.FLOAT
     if source not in kinds or target not in kinds:
         names = [TensorProto.DataType.Name(k) for k in (source, target)]
         raise UnsupportedError(f"casts {names[0]} to {names[1]}; only casts between floats are supported")
@@ -413,17 +442,18 @@ _RULES: dict[str, tuple[Callable[[_Call], Node], tuple[str, ...]]] = {
     "Div": (_div, ()),
     "Dropout": (_dropout, ("seed",)),
     "Flatten": (_flatten, ("axis",)),
+    "Greater": (_comparison(greater=True), ()),
     "Gemm": (_gemm, ("alpha", "beta", "transA", "transB")),
     "Identity": (_identity, ()),
-    "LeakyRelu": (_leaky_relu, ("alpha",)),
+    "Less": (_comparison(greater=False), ()),
     "LogSoftmax": (_softmax, ("axis",)),
     "MatMul": (_matmul, ()),
+    "Max": (_extremum(1.0), ()),
+    "Min": (_extremum(-1.0), ()),
     "Mul": (_mul, ()),
     "Neg": (_neg, ()),
-    "Relu": (_apply("relu"), ()),
     "Reshape": (_reshape, ("allowzero",)),
-    "Sigmoid": (_apply("sigmoid"), ()),
     "Softmax": (_softmax, ("axis",)),
     "Sub": (_sub, ()),
-    "Tanh": (_apply("tanh"), ()),
+    **{name: (_apply(build), attributes) for name, (build, attributes) in FUNCTIONS.items()},
 }

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from glyphc.approx.series import HALF_RANGE
 from glyphc.errors import CalibrationError, ParameterError
+from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate_all, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Linear, Output, Reshape, Softmax
-from glyphc.ir.types import FixedPoint, Level, TensorType
+from glyphc.ir.types import FixedPoint, Level
 
 from .base import Context, Pass
 
@@ -87,13 +88,27 @@ class Quantize(Pass):
         )
         return (shared if alike else own), (decision,)
 
-    def _result_format(self, type: TensorType, bits: int) -> FixedPoint:
-        """Format of a dense map's result: the calibrated range, centred and widened, fills the torus' usable half."""
-        assert type.calibration is not None
+    def _result_format(self, node: Node, graph: Graph, bits: int) -> FixedPoint:
+        """Format of a dense map's result: the calibrated range, centred and widened, fills the torus' usable half.
+
+        Towards the edge of the domain of a function that reads it (log, reciprocal), the range grows by a part of
+        what is left.
+        """
+        calibration = node.type.calibration
+        assert calibration is not None
         limit = int(HALF_RANGE * 2**bits)
-        centre = (type.calibration.lo + type.calibration.hi) / 2
-        half = (type.calibration.hi - type.calibration.lo) / 2 * self.margin or max(abs(centre), 1.0)
-        return FixedPoint((half / limit,), (centre,), -limit, limit)
+        middle, half = (calibration.lo + calibration.hi) / 2, (calibration.hi - calibration.lo) / 2
+        widened = half * self.margin or max(abs(middle), 1.0)
+        lo, hi = middle - widened, middle + widened
+        for user in graph.users(node):
+            if isinstance(user.op, Apply):
+                try:
+                    left, right = user.op.functions[0].domain(calibration.lo, calibration.hi)
+                except IRError as e:
+                    raise CalibrationError(f"{user} cannot be computed: {e}, where calibration saw values") from None
+                lo = max(lo, left + (calibration.lo - left) / 2)
+                hi = min(hi, right - (right - calibration.hi) / 2)
+        return FixedPoint(((hi - lo) / 2 / limit,), ((lo + hi) / 2,), -limit, limit)
 
     def _activation_format(self, op: Apply, source: FixedPoint) -> FixedPoint:
         """Format of a nonlinearity's result: what it can give over the whole allowed input range."""
@@ -130,7 +145,7 @@ class Quantize(Pass):
         if isinstance(node.op, Reshape):
             return self._operand_format(graph, operand, context)
         assert isinstance(node.op, Apply)
-        return self._activation_format(node.op, self._result_format(operand.type, 24))
+        return self._activation_format(node.op, self._result_format(operand, graph, 24))
 
     def _node(self, node: Node, rewriter: Rewriter, bits: int, context: Context) -> None:
         if isinstance(node.op, Input):
@@ -151,7 +166,7 @@ class Quantize(Pass):
             raise ParameterError(f"{node} has no fixed-point form")
 
     def _dense(self, node: Node, op: Dense, operand: Node, source: FixedPoint, rewriter: Rewriter, bits: int) -> None:
-        fixed = self._result_format(node.type, bits)
+        fixed = self._result_format(node, rewriter.old, bits)
         weight, bias = (rewriter.old.constant(c.name).astype(np.float64) for c in (op.weight, op.bias))
         scale, offset = np.array(source.scale), np.array(source.offset)
         integer_weight = np.rint(weight * scale / fixed.scale[0]).astype(np.int64)

@@ -1,0 +1,449 @@
+"""Random networks, compiled and executed on plain polynomials, give exactly what the quantized graph says.
+
+This is the central test of the compiler: layouts, unpackings, weight polynomials and the lifetimes of registers all
+have to be right for the results to agree bit by bit. Noise and series are not part of it (see test_noise_model.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import strategies as st
+from strategies import shapes_like
+
+import glyphc
+from glyphc.backends.base import execute
+from glyphc.backends.cleartext import CleartextMachine
+from glyphc.codec import decode, encode
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.instructions import Dot, Evaluate, Free, FromTorus, Load, Powers, Schedule, Split, Store, ToTorus
+from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Output, Reshape, Scale, Softmax
+from glyphc.ir.types import Level
+from glyphc.program import Program
+
+F64 = npt.NDArray[np.float64]
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+FUNCTIONS = (
+    (Function("relu"),),
+    (Function("leaky_relu", (0.1,)),),
+    (Function("sigmoid"),),
+    (Function("tanh"),),
+    (Function("affine", (-2.0, 0.5)), Function("relu")),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, samples for calibration by input, the batch that is asked for, the ring."""
+
+    graph: Graph
+    samples: dict[str, F64]
+    batch: int
+    ring: int
+
+    def compile(self) -> Program:
+        # the budget of the series is no matter here; a small degree is found faster
+        return glyphc.compile(self.graph, self.samples, self.batch, passes=PASSES, insecure_ring=self.ring)
+
+
+PASSES = (
+    "fold,calibrate,quantize,validate-range,assign-scheme,insert-switches,assign-layout,validate-layout,"
+    "select-parameters{max_error=3.0,rms_error=3.0},validate-noise,validate-security"
+)
+
+
+class _Network:
+    """Grows a source graph; structure is drawn, numbers come from a seeded generator."""
+
+    def __init__(self, draw: Draw, rng: np.random.Generator) -> None:
+        self.draw, self.rng = draw, rng
+        self.graph = Graph(Level.SOURCE, 1)
+        self.outputs = 0
+
+    def _constant(self, value: F64) -> Const:
+        return Const(self.graph.add_constant("c", value))
+
+    def _weights(self, *shape: int) -> F64:
+        values = self.rng.normal(size=shape)
+        kind = self.draw(st.sampled_from(["normal", "normal", "sparse", "scaled"]))
+        if kind == "sparse":
+            values *= self.rng.random(shape) < 0.3
+        elif kind == "scaled":
+            values *= 10.0 ** self.rng.integers(-2, 3)
+        return values
+
+    def input(self, name: str, shape: tuple[int, ...]) -> Node:
+        return self.graph.add(Input(name, shape), location=name)
+
+    def reshape(self, x: Node, shape: tuple[int, ...]) -> Node:
+        return self.graph.add(Reshape(shape), (x,), location=f"reshape{len(self.graph)}")
+
+    def dense(self, x: Node, width: int) -> Node:
+        if len(x.type.shape) != 1:
+            x = self.reshape(x, (x.type.size,))
+        weight = self._constant(self._weights(width, x.type.size) / np.sqrt(x.type.size))
+        bias = self._constant(self._weights(width))
+        return self.graph.add(Dense(weight, bias), (x,), location=f"dense{len(self.graph)}")
+
+    def scale(self, x: Node) -> Node:
+        shape = self.draw(st.sampled_from([x.type.shape, x.type.shape[-1:], ()]))
+        # no factor of zero: nothing of the network may vanish
+        factor = self._constant(self.rng.uniform(0.5, 1.5, shape) * self.rng.choice([-1.0, 1.0], shape))
+        shift = self._constant(self.rng.normal(size=shape))
+        return self.graph.add(Scale(factor, shift), (x,), location=f"scale{len(self.graph)}")
+
+    def nonlinearity(self, x: Node) -> Node:
+        functions = self.draw(st.sampled_from(FUNCTIONS))
+        return self.graph.add(Apply(functions), (x,), location=f"apply{len(self.graph)}")
+
+    def layers(self, x: Node, count: int) -> list[Node]:
+        """The values after each of ``count`` blocks of a dense layer and what may surround it."""
+        values = []
+        for _ in range(count):
+            if self.draw(st.integers(0, 4)) == 0:
+                x = self.scale(x)
+            x = self.dense(x, self.draw(st.integers(1, 40)))
+            if self.draw(st.integers(0, 4)) == 0:
+                x = self.scale(x)
+            for _ in range(self.draw(st.sampled_from([1, 1, 1, 1, 0, 0, 2]))):
+                x = self.nonlinearity(x)
+            values.append(x)
+        return values
+
+    def output(self, x: Node) -> None:
+        for kind in self.draw(st.sampled_from([(), ("softmax",), ("log",), ("argmax",), ("shape", "softmax"), ("shape",)])):
+            if kind == "shape":
+                x = self.reshape(x, self.draw(shapes_like(x.type.size)) or (1,))
+            elif kind == "argmax":
+                x = self.graph.add(ArgMax(self.draw(st.booleans())), (x,))
+            else:
+                x = self.graph.add(Softmax(kind == "log"), (x,))
+        self.graph.add(Output(f"y{self.outputs}"), (x,), location=f"y{self.outputs}")
+        self.outputs += 1
+
+
+def _samples(draw: Draw, rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> F64:
+    x = rng.normal(size=(count, prod(shape)))
+    match draw(st.sampled_from(["normal", "pixels", "scales", "constants", "zero"])):
+        case "pixels":
+            x = rng.integers(0, 17, x.shape).astype(np.float64)
+        case "scales":
+            x = x * 10.0 ** rng.integers(-3, 4, x.shape[1]) + rng.normal(size=x.shape[1])
+        case "constants":
+            x[:, rng.random(x.shape[1]) < 0.5] = 0.75
+        case "zero":
+            x = x * 0
+    return x.reshape(count, *shape)
+
+
+def _input_shape(draw: Draw) -> tuple[int, ...]:
+    shape = draw(shapes_like(draw(st.integers(1, 40))) | st.integers(1, 40).map(lambda n: (n,)))
+    return tuple(shape) or (1,)
+
+
+@st.composite
+def cases(draw: Draw, hidden_outputs: bool = False) -> Case:
+    """``hidden_outputs``: nonlinearities that further layers read may be outputs too."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    network = _Network(draw, rng)
+    count = draw(st.sampled_from([1, 3, 24]))
+    samples: dict[str, F64] = {}
+    for number in range(draw(st.sampled_from([1, 1, 1, 2]))):
+        shape = _input_shape(draw)
+        name = f"x{number}"
+        x = network.input(name, shape)
+        samples[name] = _samples(draw, rng, count, shape)
+        if draw(st.integers(0, 5)) == 0:
+            x = network.scale(x)
+        if draw(st.integers(0, 5)) == 0:
+            x = network.nonlinearity(x)
+        values = network.layers(x, draw(st.integers(1, 4)))
+        network.output(values[-1])
+        if draw(st.booleans()):  # a second head on any value, the input included
+            network.output(network.layers(draw(st.sampled_from([x, *values[:-1]])), draw(st.integers(1, 2)))[-1])
+        if draw(st.integers(0, 3)) == 0:  # the same value twice
+            network.output(values[-1])
+        if hidden_outputs:
+            network.output(draw(st.sampled_from(values)))
+    return Case(network.graph, samples, draw(st.integers(1, 64)), draw(st.sampled_from([1024, 2048])))
+
+
+def describe(graph: Graph) -> str:
+    return "\n".join(f"{n} {list(n.type.shape)} of {list(n.operands)} {n.op}" for n in graph)
+
+
+class CheckedMachine(CleartextMachine):
+    """Plain execution that insists on what the instructions' definitions promise to the backends."""
+
+    def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
+        off = np.ones(len(source), dtype=bool)
+        off[::stride] = False
+        # what stands there is nobody's value, but the tree of automorphisms would mix it with the others
+        assert np.abs(source[off]).max(initial=0.0) == 0.0
+        assert parts & (parts - 1) == 0
+        assert count <= parts
+        return super().split(source, parts, stride, count)
+
+
+def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
+    """Encode, encrypt, execute, decrypt, decode; all on plain polynomials."""
+    schedule = program.schedule
+    machine = CheckedMachine(schedule)
+    ciphertexts = {}
+    for port in schedule.client.inputs:
+        coefficients = encode(port, samples[port.name])
+        assert coefficients.shape == (port.layout.parts, schedule.parameters.ring)
+        ciphertexts[port.name] = [machine.encrypt(c) for c in coefficients]
+    results = execute(schedule, machine, ciphertexts)
+    assert set(results) == {p.name for p in schedule.client.outputs}
+    count = len(next(iter(samples.values())))
+    return {
+        port.name: decode(port, np.array([machine.decrypt(c) for c in results[port.name]]), count)
+        for port in schedule.client.outputs
+    }
+
+
+def run_clear(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
+    result = program.run(samples, mode="clear")
+    return result if isinstance(result, dict) else {program.client.outputs[0].name: result}
+
+
+def assert_exact(program: Program, samples: dict[str, F64]) -> None:
+    wanted, got = run_clear(program, samples), run_schedule(program, samples)
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@given(cases(), st.data())
+@settings(relaxed, max_examples=120)
+def test_the_schedule_computes_exactly_what_the_quantized_graph_says(case: Case, data: st.DataObject) -> None:
+    note(describe(case.graph))
+    program = case.compile()
+    batch = program.client.batch
+    assert 1 <= batch <= case.batch
+    event(f"bootstrap slots: {program.client.parameters.slots}")
+    event(f"parts: {max((n.type.layout.parts for n in program.graph if n.type.layout), default=0)}")
+    available = len(next(iter(case.samples.values())))
+    # as many samples as fit into one run, and fewer than the batch
+    for count in {min(batch, available), data.draw(st.integers(1, min(batch, available)))}:
+        at = data.draw(st.integers(0, available - count))
+        assert_exact(program, {name: x[at : at + count] for name, x in case.samples.items()})
+
+
+@pytest.mark.xfail(
+    reason="a bootstrapped value that is unpacked for a next layer reaches the client divided by the parts"
+)
+@given(cases(hidden_outputs=True))
+@settings(relaxed, max_examples=60)
+def test_hidden_values_that_are_outputs_too(case: Case) -> None:
+    note(describe(case.graph))
+    program = case.compile()
+    assert_exact(program, {name: x[: program.client.batch] for name, x in case.samples.items()})
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 64), st.integers(0, 2**32 - 1))
+@settings(relaxed, max_examples=80)
+def test_every_combination_of_widths(inputs: int, hidden: int, outputs: int, batch: int, seed: int) -> None:
+    """One hidden layer, full batches with values everywhere: nothing can hide behind zeros."""
+    rng = np.random.default_rng(seed)
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (inputs,)))
+    for width in (hidden, outputs):
+        if width == outputs and len(graph) > 1:
+            x = graph.add(Apply((Function("leaky_relu", (0.5,)),)), (x,))
+        weight = Const(graph.add_constant("w", rng.uniform(0.5, 1.0, (width, x.type.size))))
+        x = graph.add(Dense(weight, Const(graph.add_constant("b", rng.normal(size=width)))), (x,))
+    graph.add(Output("y"), (x,))
+    samples = {"x": rng.uniform(0.5, 1.0, (batch, inputs))}
+    program = Case(graph, samples, batch, 1024).compile()
+    assert_exact(program, {"x": samples["x"][: program.client.batch]})
+
+
+@given(cases())
+@settings(relaxed, max_examples=40)
+def test_registers_ports_and_keys(case: Case) -> None:
+    note(describe(case.graph))
+    program = case.compile()
+    check_registers(program.schedule)
+    check_ports(program)
+    check_parameters(program.schedule)
+
+
+def _reads_and_writes(instruction: Any) -> tuple[Sequence[int], Sequence[int]]:
+    match instruction:
+        case Load():
+            return (), (instruction.target,)
+        case Dot():
+            return instruction.sources, (instruction.target,)
+        case Split():
+            return (instruction.source,), instruction.targets
+        case Evaluate():
+            return (instruction.powers,), (instruction.target,)
+        case Store():
+            return (instruction.source,), ()
+        case Free():
+            return instruction.registers, ()
+        case _:
+            return (instruction.source,), (instruction.target,)
+
+
+def check_registers(schedule: Schedule) -> None:
+    """Written once, read only while alive, freed once and as soon as possible."""
+    alive: set[int] = set()
+    written: set[int] = set()
+    touched: set[int] = set()
+    for at, instruction in enumerate(schedule.instructions):
+        reads, writes = _reads_and_writes(instruction)
+        assert set(reads) <= alive, f"instruction {at} reads a register that is not alive: {instruction}"
+        assert not set(writes) & written, f"instruction {at} writes a register again: {instruction}"
+        assert len(set(writes)) == len(writes)
+        if isinstance(instruction, Free):
+            assert len(set(reads)) == len(reads) > 0
+            assert set(reads) <= touched, f"instruction {at} frees later than necessary: {instruction}"
+            alive -= set(reads)
+        touched = {*reads, *writes}
+        alive |= set(writes)
+        written |= set(writes)
+    assert not alive, f"never freed: {sorted(alive)}"
+
+
+def check_ports(program: Program) -> None:
+    """Every part of every input is loaded once; every part of every output is stored once, in order."""
+    source, client = program.stages["source"], program.client
+    loads = Counter((i.name, i.part) for i in program.schedule.instructions if isinstance(i, Load))
+    assert loads == Counter((p.name, part) for p in client.inputs for part in range(p.layout.parts))
+    for port in client.outputs:
+        stored = [i.part for i in program.schedule.instructions if isinstance(i, Store) and i.name == port.name]
+        assert stored == list(range(port.layout.parts))
+    assert [(p.name, p.shape) for p in client.inputs] == [(n.op.name, n.op.shape) for n, _ in source.of(Input)]
+    assert [p.name for p in client.outputs] == [op.name for _, op in source.of(Output)]
+    assert client.batch == program.graph.batch
+    assert all(i.node in range(len(program.graph)) for i in program.schedule.instructions)
+
+
+def check_parameters(schedule: Schedule) -> None:
+    """The backend's keys and contexts, made from the parameters alone, serve every instruction."""
+    parameters, dots = schedule.parameters, []
+    for instruction in schedule.instructions:
+        match instruction:
+            case Split(parts=parts, stride=stride):
+                needed = {stride << level for level in range(parts.bit_length() - 1)}
+                assert needed <= set(parameters.unpack_strides)
+            case Powers(slots=slots, degree=degree):
+                assert (slots, degree) == (parameters.slots, parameters.degree)
+            case Evaluate(series=series, output_bits=output_bits):
+                assert (series.degree, output_bits) == (parameters.degree, parameters.output_bits)
+            case ToTorus(slots=slots):
+                assert slots == parameters.slots
+            case Dot(sources=sources, weights=weights):
+                polynomials = schedule.polynomials[weights]
+                dots.append(weights)
+                assert len(polynomials) == len(sources) + 1
+                assert np.all((polynomials.exponents >= 0) & (polynomials.exponents < parameters.ring))
+                assert polynomials.offsets[0] == 0
+                assert polynomials.offsets[-1] == len(polynomials.values) == len(polynomials.exponents)
+    assert sorted(dots) == sorted(schedule.polynomials)
+
+
+def test_one_precomputation_serves_all_functions_of_a_value() -> None:
+    rng = np.random.default_rng(4)
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (6,)))
+    weight, bias = (Const(graph.add_constant("w", v)) for v in (rng.normal(size=(5, 6)), rng.normal(size=5)))
+    hidden = graph.add(Dense(weight, bias), (x,))
+    for name in ("relu", "tanh", "sigmoid"):
+        graph.add(Output(name), (graph.add(Apply((Function(name),)), (hidden,)),))
+    samples = {"x": rng.normal(size=(9, 6))}
+    program = glyphc.compile(graph, samples, 4, insecure_ring=1024)
+    counts = Counter(type(i) for i in program.schedule.instructions)
+    assert (counts[ToTorus], counts[Powers], counts[Evaluate], counts[FromTorus]) == (1, 1, 3, 3)
+    assert_exact(program, {"x": samples["x"][:4]})
+
+
+def test_more_samples_than_a_batch_go_through_in_passes() -> None:
+    rng = np.random.default_rng(5)
+    case = _small_case(rng)
+    program = case.compile()
+    assert program.client.batch == 4
+    x = case.samples["x"]
+    wanted = program.run(x, mode="clear")
+    pieces = [run_schedule(program, {"x": x[at : at + 4]})["y"] for at in range(0, len(x), 4)]
+    np.testing.assert_array_equal(np.concatenate(pieces), wanted)
+    # the same passes, made by the runtime, with noise: near, in the same order
+    simulated = program.run(x, mode="simulate")
+    assert simulated.shape == wanted.shape
+    assert np.abs(simulated - wanted).max() < 0.2 * np.ptp(wanted)
+
+
+def _small_case(rng: np.random.Generator) -> Case:
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (2, 3)))
+    x = graph.add(Reshape((6,)), (x,))
+    for width in (5, 3):
+        if width == 3:
+            x = graph.add(Apply((Function("tanh"),)), (x,))
+        weight = Const(graph.add_constant("w", rng.normal(size=(width, x.type.size))))
+        x = graph.add(Dense(weight, Const(graph.add_constant("b", rng.normal(size=width)))), (x,))
+    graph.add(Output("y"), (x,))
+    return Case(graph, {"x": rng.normal(size=(11, 2, 3))}, 4, 1024)
+
+
+# -- artifacts --------------------------------------------------------------------------------------------------------
+
+
+@given(cases())
+@settings(relaxed, max_examples=15)
+def test_artifacts_keep_the_whole_program(case: Case) -> None:
+    note(describe(case.graph))
+    program = case.compile()
+    data = program.to_bytes()
+    assert program.to_bytes() == data
+    assert case.compile().to_bytes() == data, "compiling is not deterministic"
+    loaded = Program.from_bytes(data)
+    assert loaded.to_bytes() == data
+    assert list(loaded.stages) == list(program.stages)
+    for name, graph in program.stages.items():
+        assert loaded.stages[name] == graph, name
+    assert loaded.requested_batch == program.requested_batch == case.batch
+    assert loaded.client == program.client
+    assert loaded.schedule.instructions == program.schedule.instructions
+    assert set(loaded.schedule.polynomials) == set(program.schedule.polynomials)
+    for name, polynomials in program.schedule.polynomials.items():
+        for field in ("offsets", "exponents", "values"):
+            np.testing.assert_array_equal(
+                getattr(loaded.schedule.polynomials[name], field), getattr(polynomials, field)
+            )
+    samples = {name: x[: program.client.batch] for name, x in case.samples.items()}
+    assert_exact(loaded, samples)
+
+
+def test_the_test_notices_wrong_weights_and_layouts() -> None:
+    """Guards the guard: a small corruption anywhere shows."""
+    case = _small_case(np.random.default_rng(6))
+    program = case.compile()
+    samples = {"x": case.samples["x"][:4]}
+    assert_exact(program, samples)
+    for name, polynomials in program.schedule.polynomials.items():
+        for field, change in (("values", 2**14), ("exponents", 1)):
+            array = getattr(polynomials, field)
+            kept = array.copy()
+            array[0] += change
+            with pytest.raises(AssertionError):
+                assert_exact(program, samples)
+            array[:] = kept
+        assert name in program.schedule.polynomials
+    assert_exact(program, samples)
