@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from glyphc.ir.instructions import Evaluate, Schedule
 from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, ROUNDING, SIGMA, key_switch
-from glyphc.ir.series import evaluate_series, noise_gain
+from glyphc.ir.series import OUTPUT_BITS, evaluate_series, noise_gain
 
 from .cleartext import F64, CleartextMachine
 
@@ -50,7 +50,7 @@ class SimulatedMachine(CleartextMachine):
         phase = evaluate_series(series, powers[::grid] / self._modulus)
         phase += self._random.normal(0, BOOTSTRAP * self._ring / 65536 * noise_gain(series), len(phase))
         out = np.zeros(self._ring)
-        out[::grid] = phase / 2.0**instruction.output_bits * self._modulus
+        out[::grid] = phase / 2.0**OUTPUT_BITS * self._modulus
         return self._centred(out + self._noise(DECODING_FLOOR * self._modulus))
 
     def _noise(self, deviation: float) -> F64:

@@ -37,8 +37,9 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     from glyphc.ir.instructions import Evaluate, Instruction, Powers
 
     model = ROOT / "models" / f"{name}-mlp.onnx"
-    train, test, labels = (np.load(ROOT / "models" / "data" / f"{name}-{p}.npy") for p in ("train", "test",
-    "test-labels"))
+    train, test, labels = (
+        np.load(ROOT / "models" / "data" / f"{name}-{p}.npy") for p in ("train", "test", "test-labels")
+    )
     clock = [time.perf_counter()]
 
     def lap() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,8 @@ class _Group(click.Group):
     """Turns user errors into one paragraph on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # what Python programs get as warnings is printed here in so many words
+        warnings.filterwarnings("ignore", "NOT SECURE")
         try:
             return super().invoke(ctx)
         except GlyphcError as e:
@@ -74,16 +77,19 @@ def compile_command(
 @click.option("--why", "why_node", metavar="%N", help="The decisions made for a node.")
 def inspect_command(artifact: str, stage: str | None, text: bool, why_node: str | None) -> None:
     """Show what is in an ARTIFACT: its graph at any stage, layouts, errors, decisions."""
-    from glyphc.diagnostics import graph_text, summary, why
+    from glyphc.diagnostics import graph_text, schedule_text, summary, why
     from glyphc.ir.text import to_text
     from glyphc.program import Program
 
     program = Program.load(artifact)
     if stage == "list":
-        click.echo("\n".join(program.stages))
+        click.echo("\n".join([*program.stages, "schedule"]))
+        return
+    if stage == "schedule":
+        click.echo(schedule_text(program.schedule))
         return
     if stage not in (None, "all") and stage not in program.stages:
-        raise GlyphcError(f"no stage {stage!r} in {artifact!r}; stages: {', '.join(program.stages)}")
+        raise GlyphcError(f"no stage {stage!r} in {artifact!r}; stages: {', '.join(program.stages)}, schedule")
     if why_node is not None:
         click.echo(why(_node(program, why_node, stage)))
     elif stage == "all":
@@ -109,19 +115,20 @@ def inspect_command(artifact: str, stage: str | None, text: bool, why_node: str 
 def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
-    from glyphc.diagnostics import INSECURE_WARNING, graph_text, run_summary
-    from glyphc.program import Program
+    from glyphc.diagnostics import graph_text, predicted, run_summary
+    from glyphc.program import INSECURE_WARNING, Program
     from glyphc.runtime import run
 
     program = Program.load(artifact)
-    if not program.secure:
+    if not program.secure and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     x = _load(input_path, "input")
     _check_output(output_path, len(program.client.outputs))
     report = run(program, x, mode, reporter())
     _save(output_path, report.outputs)
     if report.node_seconds:
-        click.echo(graph_text(program.graph, seconds=report.node_seconds) + "\n")
+        estimates = predicted(program) if mode == "encrypted" and report.passes == 1 else None
+        click.echo(graph_text(program.graph, estimates, report.node_seconds) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
 

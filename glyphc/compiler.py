@@ -17,7 +17,9 @@ from glyphc.ir.types import Level
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
+from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
+from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
 
 if TYPE_CHECKING:
@@ -67,7 +69,11 @@ def compile(
     last = next(reversed(stages.graphs.values()))
     if last.level is not Level.LAIDOUT or last.parameters is None:
         raise GlyphcError(f"the passes {passes!r} end before parameters are selected; no program can be made of that")
-    return Program(stages.graphs, requested_batch=batch)
+    # whatever the pipeline says, no program leaves without this check
+    ValidateSecurity().run(last, context)
+    program = Program(stages.graphs, requested_batch=batch)
+    program.warn_if_insecure()
+    return program
 
 
 def _read(model: Any) -> Graph:
@@ -90,7 +96,7 @@ def _for_ring(step: Pass, insecure_ring: int | None) -> Pass:
         return step
     if insecure_ring not in INSECURE_RINGS:
         raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
-    if isinstance(step, AssignLayout):
+    if isinstance(step, AssignScheme | AssignLayout):
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)

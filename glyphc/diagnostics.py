@@ -10,16 +10,24 @@ from glyphc.approx import noise
 from glyphc.approx.cost import CostModel
 from glyphc.approx.estimate import Estimate, estimate
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.instructions import (
+    Dot,
+    Evaluate,
+    Free,
+    FromTorus,
+    Load,
+    Powers,
+    Schedule,
+    Split,
+    Store,
+    ToTorus,
+)
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Reshape, Scale, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Level, TensorType
-from glyphc.program import Program
-from glyphc.runtime import RunReport
-
-INSECURE_WARNING = (
-    "NOT SECURE: this program uses a small ring that was asked for by name, for tests only. It protects nothing."
-)
+from glyphc.program import INSECURE_WARNING, Program
+from glyphc.runtime import Mode, RunReport
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
@@ -45,7 +53,7 @@ def graph_text(graph: Graph, estimates: Estimate | None = None, seconds: dict[in
                 _scheme(node.type),
                 _layout(node.type.layout),
                 _range(node.type),
-                _precision(node),
+                _precision(graph, node),
                 errors.get(node.id, ""),
                 _seconds(predicted),
                 _seconds(measured),
@@ -57,14 +65,51 @@ def graph_text(graph: Graph, estimates: Estimate | None = None, seconds: dict[in
 
 def summary(program: Program, cost: CostModel | None = None) -> str:
     """Schedule, totals and guard band of a compiled program."""
-    predicted = estimate(program.schedule, cost or CostModel())
-    parts = [graph_text(program.graph, predicted), "", totals(program, predicted), "", guard_band(program.graph)]
-    if not program.secure:
-        parts += ["", INSECURE_WARNING]
-    return "\n".join(parts)
+    estimates = predicted(program, cost)
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.graph)]
+    doubts = [f"warning     {n}: {d.warning}" for n in program.graph for d in n.decisions if d.warning]
+    return "\n".join([*parts, "", *doubts] if doubts else parts)
 
 
-def totals(program: Program, predicted: Estimate) -> str:
+def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
+    """What one pass of a program is expected to take."""
+    return estimate(program.schedule, cost or CostModel())
+
+
+def schedule_text(schedule: Schedule) -> str:
+    """A line for each instruction: what it does to which registers, and the node it comes from."""
+    rows = [("instruction", "target", "sources", "what", "node")]
+    for i in schedule.instructions:
+        match i:
+            case Load(target=t, name=name, part=part):
+                row = ("load", f"r{t}", "", f"{name}[{part}]")
+            case Dot(target=t, sources=sources, weights=weights):
+                row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}")
+            case Split(targets=targets, source=source, parts=parts, stride=stride):
+                row = ("split", _registers(targets), f"r{source}", f"{parts} classes of stride {stride}")
+            case ToTorus(target=t, source=source, slots=slots):
+                row = ("to torus", f"r{t}", f"r{source}", f"{slots} slots")
+            case FromTorus(target=t, source=source):
+                row = ("from torus", f"r{t}", f"r{source}", "")
+            case Powers(target=t, source=source, slots=slots, degree=degree):
+                row = ("powers", f"r{t}", f"r{source}", f"degree {degree}, {slots} slots")
+            case Evaluate(target=t, powers=powers, functions=functions, divisor=divisor):
+                row = ("evaluate", f"r{t}", f"r{powers}", f"{' then '.join(map(str, functions))} / {divisor}")
+            case Store(source=source, name=name, part=part):
+                row = ("store", "", f"r{source}", f"{name}[{part}]")
+            case Free(registers=registers):
+                row = ("free", "", _registers(registers), "")
+        rows.append((*row, f"%{i.node}"))
+    return align(rows)
+
+
+def _registers(registers: tuple[int, ...]) -> str:
+    """A list of registers, runs shortened."""
+    consecutive = len(registers) > 2 and registers[-1] - registers[0] == len(registers) - 1
+    return f"r{registers[0]}..r{registers[-1]}" if consecutive else " ".join(f"r{r}" for r in registers)
+
+
+def totals(program: Program, estimates: Estimate) -> str:
     """Bootstraps, predicted time and memory, key size, security, parameters."""
     p = program.client.parameters
     batch = program.client.batch
@@ -72,14 +117,14 @@ def totals(program: Program, predicted: Estimate) -> str:
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
     lines = [
         f"batch       {batch} samples per pass{asked}",
-        f"bootstraps  {predicted.bootstraps} per pass, each refreshes up to {2 * p.slots:,} values "
+        f"bootstraps  {estimates.bootstraps} per pass, each refreshes up to {2 * p.slots:,} values "
         f"({_fill(program.graph)})"
         if p.slots
         else "bootstraps  none",
-        f"time        {predicted.seconds:.1f} s per pass predicted, {predicted.seconds / batch * 1e3:.1f} ms per "
-        f"sample ({predicted.bootstrap_seconds:.1f} s in bootstraps), on 2 cores",
-        f"memory      {predicted.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
-        f"{predicted.key_bytes / 1e9:.1f} GB",
+        f"time        {estimates.seconds:.1f} s per pass predicted, {estimates.seconds / batch * 1e3:.1f} ms per "
+        f"sample ({estimates.bootstrap_seconds:.1f} s in bootstraps), on 2 cores",
+        f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
+        f"{estimates.key_bytes / 1e9:.1f} GB",
         f"security    {_security(p)}",
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
         + (
@@ -124,7 +169,7 @@ def run_summary(report: RunReport) -> str:
         f"samples     {report.samples} in {report.passes} pass{'es' if report.passes > 1 else ''}; "
         f"{per_sample:.3g} ms per sample evaluated"
     )
-    if report.bootstrap_seconds:
+    if report.bootstrap_seconds and report.mode is Mode.ENCRYPTED:
         lines.append(
             f"bootstraps  {report.bootstrap_seconds:.2f} s of {evaluated:.2f} s evaluation: it takes "
             f"{evaluated / report.bootstrap_seconds:.3f} x the bare bootstrap calls"
@@ -154,13 +199,9 @@ def why(node: Node) -> str:
 
 def _expression(graph: Graph, node: Node) -> str:
     op = node.op
-    detail = {
-        Input: lambda: f"input {getattr(op, 'name', '')}",
-        Output: lambda: f"output {getattr(op, 'name', '')}",
-    }
     operands = ", ".join(f"%{i}" for i in node.operands)
-    if type(op) in detail:
-        text = detail[type(op)]() + (f" {operands}" if operands else "")
+    if isinstance(op, Input | Output):
+        text = f"{op.mnemonic} {op.name} {operands}".rstrip()
     elif isinstance(op, Apply | Bootstrap):
         name = " then ".join(map(str, op.functions))
         text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands})"
@@ -171,8 +212,6 @@ def _expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Linear | Dense):
         rows, columns = graph.constant(op.weight.name).shape
         text = f"{op.mnemonic}({operands}) {rows}x{columns}"
-    elif isinstance(op, Reshape | Scale):
-        text = f"{op.mnemonic}({operands})"
     else:
         text = f"{op.mnemonic}({operands})"
     return f"%{node.id} = {text}"
@@ -192,12 +231,17 @@ def _range(type: TensorType) -> str:
     return "" if type.calibration is None else f"[{type.calibration.lo:.4g}, {type.calibration.hi:.4g}]"
 
 
-def _precision(node: Node) -> str:
+def _precision(graph: Graph, node: Node) -> str:
     text = "" if node.type.fixed is None else f"{node.type.fixed.bits} bits"
     if isinstance(node.op, Bootstrap):
         series = node.op.series
-        largest, rms = np.log2(series.max_error), np.log2(series.rms_error)
+        largest, rms = (np.log2(max(e, 2.0**-99)) for e in (series.max_error, series.rms_error))
         text += f", degree {series.degree} (fit max 2^{largest:.1f} rms 2^{rms:.1f})"
+        if series.dead_zone:
+            source = graph.operands(node)[0].type.fixed
+            assert source is not None and graph.parameters is not None
+            width = series.dead_zone * graph.parameters.plaintext_modulus * source.scale[0]
+            text += f", dead zone {width:.2g} on either side of a jump"
     return text
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 
     from glyphc.progress import Reporter
     from glyphc.runtime import Mode
+
+INSECURE_WARNING = (
+    "NOT SECURE: this program uses a small ring that was asked for by name, for tests only. It protects nothing."
+)
+
+
+class InsecureWarning(UserWarning):
+    """A program with parameters that protect nothing."""
+
 
 FORMAT = "glyphc-program"
 VERSION = 1
@@ -68,6 +78,11 @@ class Program:
     def secure(self) -> bool:
         """False for the small rings of tests."""
         return self.client.parameters.secure
+
+    def warn_if_insecure(self) -> None:
+        """A Python warning for programs on small rings, so that no output of theirs comes without one."""
+        if not self.secure:
+            warnings.warn(INSECURE_WARNING, InsecureWarning, stacklevel=3)
 
     def run(
         self,

@@ -7,6 +7,7 @@ evaluation keys and ciphertexts only.
 from __future__ import annotations
 
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from glyphc.approx.cost import CostModel
 from glyphc.approx.estimate import instruction_seconds
 from glyphc.codec import check_inputs, decode, encode
-from glyphc.errors import EnvironmentSetupError, GlyphcError
+from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.instructions import Evaluate, Instruction, Powers
 from glyphc.progress import Reporter, Silent
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from glyphc.program import Program
 
 F64 = npt.NDArray[np.floating[Any]]
+
+
+# OpenFHE keeps evaluation keys in tables of the process, which are released as a whole after a run.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Mode(Enum):
@@ -124,17 +129,25 @@ class _Runner:
 
         try:
             from glyphc.backends.openfhe.client import generate_keys
+            from glyphc.backends.openfhe.keys import release_all_keys
             from glyphc.backends.openfhe.server import OpenFHEMachine
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
+        self.program.warn_if_insecure()
         parameters = self.client.parameters
-        with self.stage("generate keys", self.cost.key_seconds(parameters)):
-            keys, evaluation_keys = generate_keys(parameters)
-        machine = OpenFHEMachine(self.program.schedule, evaluation_keys)
-        polynomials = self.program.schedule.polynomials
-        with self.stage("encode weights", sum(map(len, polynomials.values()))):
-            machine.prepare(lambda name: self.reporter.advance(len(polynomials[name]), name))
-        self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
+        with _ONE_AT_A_TIME:
+            try:
+                with self.stage("generate keys", self.cost.key_seconds(parameters)):
+                    keys, evaluation_keys = generate_keys(parameters)
+                machine = OpenFHEMachine(self.program.schedule, evaluation_keys)
+                polynomials = self.program.schedule.polynomials
+                with self.stage("encode weights", sum(map(len, polynomials.values()))):
+                    machine.prepare(lambda name: self.reporter.advance(len(polynomials[name]), name))
+                self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
+            except BackendError as e:
+                raise ParameterError(str(e)) from None
+            finally:
+                release_all_keys()
 
     def _evaluate_passes(
         self, machine: Any, encrypt: Callable[[Any], Any], decrypt: Callable[[Any], npt.NDArray[np.int64]]

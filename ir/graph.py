@@ -25,7 +25,7 @@ _O = TypeVar("_O", bound=Op)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do a node, and what became of it. seconds is the predicted cost; None when infeasible."""
+    """One way to do a node, and what became of it. seconds is the predicted cost, None where none was worked out."""
 
     name: str
     seconds: float | None
@@ -34,11 +34,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """A choice among candidates that a pass made for a node: what was chosen and why the others lost."""
+    """A choice among candidates that a pass made for a node: what was chosen and why the others lost.
+
+    warning: what a user should know about the choice, e.g. that no candidate kept to the error budget.
+    """
 
     made_by: str
     chosen: str
     candidates: tuple[Candidate, ...]
+    warning: str = ""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Powers:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Second half: target = f(x) / 2^output_bits, a phase, for every phase x read by ``powers``.
+    """Second half: target = f(x) / 2^OUTPUT_BITS, a phase, for every phase x read by ``powers``.
 
     exact: what the series approximates, as a map of fixed-point integers: from input format through the functions to
     output format, divided by ``divisor``; the cleartext backend computes this instead of the series.
@@ -109,7 +109,6 @@ class Evaluate:
     input_format: FixedPoint
     output_format: FixedPoint
     divisor: int
-    output_bits: int
     node: int
 
 

@@ -197,7 +197,7 @@ class Bootstrap(Op):
     """Packed functional bootstrap: refreshes a ciphertext and applies the composed functions to every coefficient.
 
     The message comes out divided by ``divisor``, the factor that the following unpacking multiplies it by. ``series``
-    approximates the whole map from input phase to output (in units of 2^output_bits of the torus).
+    approximates the whole map from input phase to output (in units of 2^-OUTPUT_BITS, see ``series``).
     """
 
     mnemonic = "bootstrap"
@@ -205,7 +205,6 @@ class Bootstrap(Op):
     functions: tuple[Function, ...]
     divisor: int
     slots: int
-    output_bits: int
     series: Series
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 INSECURE = "insecure"
+SECURE = "HEStd_128_classic"
 
 # Size of the primes of the auxiliary modulus in hybrid key switching (OpenFHE's choice).
 AUXILIARY_PRIME_BITS = 60
@@ -28,10 +29,8 @@ class Parameters:
 
     ring: N. plaintext_bits: log2 of the plaintext modulus t. bgv_bits: the BGV modulus is at least 2^bgv_bits.
     unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
-    bootstrap refreshes; 0 when the program has none. degree: of the series. output_bits: log2 of the factor by which
-    the
-    bootstrap's output stands below its series. level_budget, scaling_bits, large_digits: of the bootstrapping context.
-    security: name of OpenFHE's security level, or "insecure" for the small rings of tests.
+    bootstrap refreshes; 0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
+    of the bootstrapping context. security: OpenFHE's security level, or "insecure" for the small rings of tests.
     """
 
     ring: int
@@ -40,11 +39,14 @@ class Parameters:
     unpack_strides: tuple[int, ...] = ()
     slots: int = 0
     degree: int = 0
-    output_bits: int = 0
     level_budget: tuple[int, int] = (3, 3)
     scaling_bits: int = 47
     large_digits: int = 3
-    security: str = "HEStd_128_classic"
+    security: str = SECURE
+
+    def __post_init__(self) -> None:
+        if self.security not in (SECURE, INSECURE):
+            raise ValueError(f"security must be {SECURE!r} or {INSECURE!r}, not {self.security!r}")
 
     @property
     def secure(self) -> bool:

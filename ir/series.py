@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# What a bootstrap puts out stands this many bits below its series: the value 1 becomes the phase 2^-OUTPUT_BITS. The
+# same for all programs, because OpenFHE keeps the factor with a context that equal programs share.
+OUTPUT_BITS = 12
+
 F64 = npt.NDArray[np.floating[Any]]
 
 

@@ -21,7 +21,7 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.noise import SIGMA, key_switch
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Output
 from glyphc.ir.parameters import INSECURE, Parameters
-from glyphc.ir.series import evaluate_series
+from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
 
 RING = 2048
@@ -65,7 +65,8 @@ def test_key_switching_noise(plain_keys) -> None:  # type: ignore[no-untyped-def
     expected[::2] = 2 * message[::2]
     # at the even positions 2e remains of the fresh noise, at the odd ones nothing: a variance of 2 sigma^2 in the mean
     added = np.sqrt(white_noise(client, even, expected) ** 2 - 2 * SIGMA**2)
-    assert 0.7 < added / key_switch(RING, 54) < 1.5
+    # it varies from key to key, since a key's noise is drawn once
+    assert 0.5 < added / key_switch(RING, 54) < 2.5
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def test_bootstrap_noise_is_predicted(case: Case) -> None:
     s = ring.to_evaluation(ring.reduce(secret)).astype(object)
     c0, c1 = (c.astype(object) for c in residues(result, ring.n, (ring.q,), 2))
     phase = ring.centre(ring.to_coefficients(np.array((c0 + c1 * s) % ring.q, dtype=np.uint64))) / ring.q
-    exact = evaluate_series(op.series, message[::grid] / t) / 2.0**op.output_bits
+    exact = evaluate_series(op.series, message[::grid] / t) / 2.0**OUTPUT_BITS
     measured = float((phase[::grid] - exact).std()) * t * op.divisor
     predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)[node.id].bootstrap
     assert 1 / 4 < measured / predicted < 2.5

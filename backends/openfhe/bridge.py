@@ -5,13 +5,13 @@ an 8-byte little-endian length N, the N ``uint64`` residues, and the modulus. Ov
 deserialising gives an object of the same kind with chosen residues. Nothing is assumed silently: the
 number of towers, the moduli behind them and the range of all residues are checked.
 
-This module knows no secret: the client-only helpers for keys are in :mod:`.client`.
+This module knows no secret; key material is handled in :mod:`.client` alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,11 +128,3 @@ class CiphertextMould:
         """Coefficients of (c0, c1), natural order, entries below q."""
         c0, c1 = residues(ciphertext, self.ring.n, (self.ring.q,), 2)
         return self.ring.to_coefficients(c0), self.ring.to_coefficients(c1)
-
-
-def replace_residues(obj: Any, n: int, arrays: dict[int, U64], load: Callable[[bytes, Any], Any]) -> Any:
-    """A copy of ``obj`` in which every tower modulo q is replaced by ``arrays[q]`` (used for key material)."""
-    mould = Mould.of(obj, n, tuple(arrays))
-    if {q for _, q in mould.towers} != set(arrays):
-        raise BridgeError("not every modulus of the replacement appears in the serialised object")
-    return load(mould.with_residues([arrays[q] for _, q in mould.towers]), fhe.BINARY)

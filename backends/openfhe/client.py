@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.ir.parameters import Parameters
 
-from .bridge import CiphertextMould, replace_residues, residues
+from .bridge import BridgeError, CiphertextMould, Mould, residues
 from .contexts import Contexts, make_contexts, setup_bootstrap
 from .keys import EvaluationKeys, unpack_automorphism
 from .library import fhe
@@ -70,4 +70,7 @@ def _transplant(torus_secret: Any, bgv_secret: Any, contexts: Contexts) -> Any:
     ternary = lowest.centre(lowest.to_coefficients(towers[0]))
     ring = contexts.bgv_ring
     tower = ring.to_evaluation(ring.reduce(ternary))
-    return replace_residues(bgv_secret, ring.n, {ring.q: tower}, fhe.DeserializePrivateKeyString)
+    mould = Mould.of(bgv_secret, ring.n, (ring.q,))
+    if len(mould.towers) != 1:
+        raise BridgeError(f"a BGV secret on one limb has one tower, found {len(mould.towers)}")
+    return fhe.DeserializePrivateKeyString(mould.with_residues([tower]), fhe.BINARY)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.series import OUTPUT_BITS
 
 from ..errors import BackendError
 from .bridge import rings_of
@@ -62,7 +63,7 @@ def setup_bootstrap(contexts: Contexts, public_key: Any) -> None:
         placeholder_series(p.degree),
         p.slots,
         1 << DIGIT_BITS,
-        1 << p.output_bits,
+        1 << OUTPUT_BITS,
         1 << p.scaling_bits,
         public_key,
         [0, 0],

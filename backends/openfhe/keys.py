@@ -7,6 +7,7 @@ from typing import Any
 
 from .bridge import CiphertextMould
 from .contexts import Contexts
+from .library import fhe
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,3 +29,11 @@ class EvaluationKeys:
 def unpack_automorphism(ring: int, stride: int) -> int:
     """g with X -> X^g keeping exponents that are even multiples of ``stride`` and negating the odd ones."""
     return 1 + ring // stride
+
+
+def release_all_keys() -> None:
+    """Drop every evaluation key and context that OpenFHE keeps in tables of this process (gigabytes).
+
+    OpenFHE offers no way to drop those of one client alone, so this belongs where no other evaluation is going on.
+    """
+    fhe.ReleaseAllContexts()

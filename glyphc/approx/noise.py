@@ -22,7 +22,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, ROUNDING, SIGMA, key_switch
 from glyphc.ir.ops import Bootstrap, Input, Linear, Switch, Unpack
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.series import noise_gain
+from glyphc.ir.series import OUTPUT_BITS, noise_gain
 from glyphc.ir.types import Scheme
 
 # Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond
@@ -58,10 +58,12 @@ def predict(graph: Graph, parameters: Parameters, bgv_bits: float) -> dict[int, 
 
 def bgv_bits(graph: Graph, plaintext_bits: int) -> int:
     """The BGV modulus that keeps white noise ``_MARGIN_BITS`` below one unit everywhere, in bits."""
-    # white noise is proportional to t/q: run the model with q = 1 and bootstraps that forget it
-    probe = Parameters(ring=1, plaintext_bits=plaintext_bits, bgv_bits=0)
-    white = max((n.white for n in predict(graph, probe, 0.0).values()), default=1.0)
-    return int(min(_MAX_BGV_BITS, max(_MIN_BGV_BITS, np.ceil(log2(white) + _MARGIN_BITS))))
+    ring = max((n.type.layout.ring for n in graph if n.type.layout is not None), default=1)
+    probe = Parameters(ring=ring, plaintext_bits=plaintext_bits, bgv_bits=_MAX_BGV_BITS)
+    # nearly all of it is proportional to t/q, so it grows by as much as q falls below the largest modulus
+    white = max((n.white for n in predict(graph, probe, _MAX_BGV_BITS).values()), default=1.0)
+    spare = -log2(white) - _MARGIN_BITS
+    return int(min(_MAX_BGV_BITS, max(_MIN_BGV_BITS, np.ceil(_MAX_BGV_BITS - spare))))
 
 
 def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dict[int, Noise]) -> Noise:
@@ -75,13 +77,14 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
         weight = graph.constant(op.weight.name).astype(np.float64)
         row = float(np.sqrt((weight**2).sum(axis=1).mean()))
         frobenius = float(np.sqrt((weight**2).sum()))
-        return Noise(frobenius * source.white, row * source.bootstrap, row * source.approximation)
+        # weights were rounded to integers: an independent error of variance 1/12 for every term
+        rounding = _rms(operand) * sqrt(weight.shape[1] / 12)
+        return Noise(frobenius * source.white, row * source.bootstrap, hypot(row * source.approximation, rounding))
     if isinstance(op, Unpack):
         # every level doubles what is there and adds one key switch
         return replace(
             source,
-            white=op.parts
-            * hypot(source.white, key_switch(parameters.ring, log2(q) if q > 1 else 0.0) * t / q / sqrt(3)),
+            white=op.parts * hypot(source.white, key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)),
         )
     if isinstance(op, Switch) and op.target is Scheme.TFHE:
         return replace(source, white=hypot(source.white, ROUNDING * t / 2.0**parameters.scaling_bits))
@@ -97,7 +100,7 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
 def _bootstrap(node: Node, operand: Node, op: Bootstrap, source: Noise, parameters: Parameters) -> Noise:
     """Noise of the undivided result; the unpacking that follows undoes the divisor."""
     assert node.type.fixed is not None
-    unit = parameters.plaintext_modulus * op.divisor / 2.0**op.output_bits  # integers per unit of the series
+    unit = parameters.plaintext_modulus * op.divisor / 2.0**OUTPUT_BITS  # integers per unit of the series
     floor = DECODING_FLOOR * parameters.plaintext_modulus * op.divisor
     fresh = BOOTSTRAP * parameters.ring / 65536 * noise_gain(op.series) * unit
     span = node.type.fixed.hi - node.type.fixed.lo
@@ -117,5 +120,16 @@ def _slope(node: Node, operand: Node, op: Bootstrap) -> float:
     weights = None
     if calibration is not None and calibration.histogram:
         counts = np.array(calibration.histogram, dtype=np.float64) + 1e-9
-        weights = np.repeat(counts, -(-len(slope) // len(counts)))[: len(slope)]
+        weights = counts[np.arange(len(slope)) * len(counts) // len(slope)]
     return float(np.sqrt(np.average(slope**2, weights=weights)))
+
+
+def _rms(node: Node) -> float:
+    """Rms of a value in its integers, from what calibration saw."""
+    fixed, calibration = node.type.fixed, node.type.calibration
+    assert fixed is not None
+    if calibration is None or not calibration.histogram or not fixed.uniform:
+        return fixed.magnitude / 4
+    edges = np.linspace(calibration.lo, calibration.hi, len(calibration.histogram) + 1)
+    centres = ((edges[1:] + edges[:-1]) / 2 - fixed.offset[0]) / fixed.scale[0]
+    return float(np.sqrt(np.average(centres**2, weights=calibration.histogram)))

@@ -32,8 +32,8 @@ MIN_SLOTS = 8
 
 @dataclass(frozen=True)
 class AssignLayout(Pass):
-    """Choose slots and layouts for the batch, insert unpackings. A batch too large for one pass is cut down to "
-    "what fits."""
+    """Choose slots and layouts for the batch, insert unpackings. A batch too large for one pass is cut down to 
+    what fits."""
 
     name: ClassVar[str] = "assign-layout"
     requires: ClassVar[Level] = Level.ASSIGNED
@@ -49,10 +49,12 @@ class AssignLayout(Pass):
         unpacked: dict[int, Node] = {}
         for node in graph:
             operands = rewriter.operands(node)
-            if isinstance(node.op, Linear) and not self._is_fresh(operands[0]):
+            linear_users = [u for o in graph.operands(node) for u in graph.users(o) if isinstance(u.op, Linear)]
+            if linear_users and not isinstance(node.op, Switch) and not self._is_fresh(operands[0]):
+                # all readers go through the one unpacking, outputs too: the bootstrap divides by its factor
                 key = node.operands[0]
                 if key not in unpacked:
-                    parts = max(self._parts(u, graph, grid) for u in graph.users(graph.node(key)) if _linear(u))
+                    parts = max(self._parts(u, graph, grid) for u in linear_users)
                     unpacked[key] = self._unpack(operands[0], parts, rewriter)
                 operands = (unpacked[key],)
             layout = self._layout(node, operands, graph, batch, block, grid)
@@ -155,14 +157,16 @@ class AssignLayout(Pass):
                     None,
                     f"{asked}: the widest layer, {widest}, has {widest.type.size} outputs per sample",
                 ),
-                Candidate(f"{slots // 2} slots", None, "too few for the widest nonlinearity"),
+                Candidate(
+                    f"{slots // 2} slots",
+                    None,
+                    "too few for the widest nonlinearity"
+                    if slots > MIN_SLOTS
+                    else "fewer than the transforms of a bootstrap can have",
+                ),
                 Candidate(f"{slots * 2} slots", None, "would bootstrap empty positions"),
             ),
         )
-
-
-def _linear(node: Node) -> bool:
-    return isinstance(node.op, Linear)
 
 
 def _linear_users(node: Node, graph: Graph) -> list[Node]:

@@ -15,6 +15,7 @@ from glyphc.ir.evaluate import evaluate_all, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Linear, Output, Reshape, Softmax
+from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.types import FixedPoint, Level
 
 from .base import Context, Pass
@@ -126,7 +127,8 @@ class Quantize(Pass):
 
     def _accumulator_bits(self, graph: Graph, context: Context) -> int:
         """The narrowest accumulator whose weight rounding error stays below the wanted precision in every layer."""
-        bits = 16
+        # activations must come out of a bootstrap at most at half of what its series may fill
+        bits = self.activation_bits + OUTPUT_BITS
         values = evaluate_all(graph, context.samples)
         for node, _ in graph.of(Dense):
             (operand,) = graph.operands(node)

@@ -135,7 +135,6 @@ class _Lowering:
                 operand.type.fixed,
                 node.type.fixed,
                 op.divisor,
-                op.output_bits,
                 node.id,
             )
         )

@@ -13,7 +13,6 @@ from glyphc.ir.types import Encoding, Level, Scheme
 
 from .base import Context, Pass
 
-_RING = 65536
 _DEGREE = 27  # typical; the series is chosen later
 _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
 
@@ -25,6 +24,7 @@ class AssignScheme(Pass):
     name: ClassVar[str] = "assign-scheme"
     requires: ClassVar[Level] = Level.QUANTIZED
     ensures: ClassVar[Level] = Level.QUANTIZED
+    ring: int = 65536
 
     def run(self, graph: Graph, context: Context) -> Graph:
         rewriter = Rewriter(graph)
@@ -62,16 +62,17 @@ class AssignScheme(Pass):
     def _linear(self, node: Node, operand: Node, batch: int, context: Context) -> dict[Scheme, Candidate]:
         cost = context.cost
         macs = node.type.size * operand.type.size * batch
-        products = max(1, -(-macs // _RING))
-        rebuilt = cost.bootstrap_seconds(_RING // 2, _DEGREE)
+        products = max(1, -(-macs // self.ring))
+        rebuilt = cost.bootstrap_seconds(self.ring // 2, _DEGREE, self.ring)
         return {
             Scheme.BGV: Candidate(
                 "bgv", products * cost.product, f"{products} exact plaintext products, no level, no rescaling"
             ),
             Scheme.CKKS: Candidate(
                 "ckks",
-                products * 2.2 * cost.product + 2 * cost.level * rebuilt,
-                "needs a level kept after every bootstrap, which makes each bootstrap dearer, and rescales",
+                None,
+                "no lowering yet; would keep a level after every bootstrap, which makes each "
+                f"{cost.level * rebuilt:.1f} s dearer",
             ),
             Scheme.TFHE: Candidate(
                 "tfhe", None, f"{macs:,} multiplications by weights one LWE ciphertext at a time: no packing"
@@ -81,19 +82,19 @@ class AssignScheme(Pass):
     def _apply(self, node: Node, batch: int, context: Context) -> dict[Scheme, Candidate]:
         cost = context.cost
         values = node.type.size * batch
-        slots = min(_RING // 2, max(2, next_power_of_two(values) // 2))
-        packed = cost.bootstrap_seconds(slots, _DEGREE)
+        slots = min(self.ring // 2, max(2, next_power_of_two(values) // 2))
+        packed = cost.bootstrap_seconds(slots, _DEGREE, self.ring)
         assert node.type.fixed is not None
         return {
             Scheme.TFHE: Candidate(
                 "packed functional bootstrap",
-                packed * -(-values // _RING),
+                packed * -(-values // self.ring),
                 f"one pass refreshes {values:,} values and applies the function",
             ),
             Scheme.CKKS: Candidate(
                 "ckks polynomial",
-                packed * 1.9,
-                "a polynomial of comparable precision needs as many levels again, on top of a refresh",
+                None,
+                "no lowering yet; a polynomial of comparable precision needs levels of its own on top of a refresh",
             ),
             Scheme.BGV: Candidate(
                 "bgv look-up table",

@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from glyphc.approx import noise
 from glyphc.approx.cost import Configuration
-from glyphc.approx.security import MAX_LOG_QP
+from glyphc.approx.security import largest_modulus
 from glyphc.approx.series import HALF_RANGE, fit
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, Linear, Unpack
-from glyphc.ir.parameters import MAX_DEGREES, Parameters
-from glyphc.ir.series import Series
+from glyphc.ir.parameters import MAX_DEGREES, SECURE, Parameters
+from glyphc.ir.series import OUTPUT_BITS, Series
 from glyphc.ir.types import FixedPoint, Level, Scheme
 
 from .base import Context, Pass
@@ -46,7 +46,7 @@ class SelectParameters(Pass):
     ensures: ClassVar[Level] = Level.LAIDOUT
     max_error: float = 7.0
     rms_error: float = 9.0
-    security: str = "HEStd_128_classic"
+    security: str = SECURE
 
     def run(self, graph: Graph, context: Context) -> Graph:
         ring = next(n.type.layout.ring for n in graph if n.type.layout is not None)
@@ -54,7 +54,6 @@ class SelectParameters(Pass):
         fits = {node.id: self._series(graph, node, op, bits) for node, op in graph.of(Apply)}
         degree = max((f.degree for f, _ in fits.values()), default=0)
         divisors = {i: self._divisor(graph, graph.node(i)) for i in fits}
-        output_bits = min((self._output_bits(graph.node(i), d, bits) for i, d in divisors.items()), default=0)
         grids = [n.type.layout.grid for n, _ in graph.of(Apply) if n.type.layout is not None]
         slots = ring // (2 * min(grids)) if grids else 0
         configuration = context.cost.configuration(slots)
@@ -65,7 +64,6 @@ class SelectParameters(Pass):
             unpack_strides=self._strides(graph),
             slots=slots,
             degree=degree,
-            output_bits=output_bits,
             level_budget=self._level_budget(configuration, slots),
             large_digits=configuration.large_digits,
             security=self.security,
@@ -102,10 +100,8 @@ class SelectParameters(Pass):
 
     def _secure_digits(self, parameters: Parameters) -> Parameters:
         """More digits in key switching need a smaller auxiliary modulus: take as many as 128-bit security asks for."""
-        limit = MAX_LOG_QP.get(parameters.ring)
-        while (
-            parameters.secure and limit is not None and parameters.modulus_bits > limit and parameters.large_digits < 6
-        ):
+        limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
+        while parameters.secure and parameters.modulus_bits > limit and parameters.large_digits < 6:
             parameters = replace(parameters, large_digits=parameters.large_digits + 1)
         return parameters
 
@@ -119,18 +115,18 @@ class SelectParameters(Pass):
         weights = self._phase_histogram(source)
         candidates: list[Candidate] = []
         best: Series | None = None
+        good = False
         for degree in _DEGREES:
             series = fit(target, degree, source.type.fixed.magnitude / 2.0**bits, weights)
             good = series.max_error <= 2**-self.max_error and series.rms_error <= 2**-self.rms_error
-            reason = (
-                f"error at most 2^{np.log2(series.max_error):.1f}, rms 2^{np.log2(series.rms_error):.1f} of the range"
-            )
+            reason = f"error at most {_power(series.max_error)}, rms {_power(series.rms_error)} of the range"
             candidates.append(Candidate(f"degree {degree}", None, reason + ("" if good else ": over the budget")))
             best = series
             if good:
                 break
         assert best is not None
-        return best, Decision(self.name, f"degree {best.degree}", tuple(candidates))
+        warning = "" if good else f"even degree {best.degree} misses the error budget; {candidates[-1].reason}"
+        return best, Decision(self.name, f"degree {best.degree}", tuple(candidates), warning)
 
     def _phase_histogram(self, source: Node) -> tuple[int, ...]:
         """Where calibration saw the operand's values, as a histogram over the usable phases."""
@@ -156,12 +152,6 @@ class SelectParameters(Pass):
             readers += [user] if user.op.mnemonic not in ("switch", "reshape") else self._readers(graph, user)
         return readers
 
-    def _output_bits(self, node: Node, divisor: int, bits: int) -> int:
-        """log2 of how far the output phase stands below a series that fills its slots."""
-        assert node.type.fixed is not None
-        phase = max(node.type.fixed.magnitude, 1) / 2.0**bits / divisor
-        return int(np.floor(np.log2(_SERIES_MAGNITUDE / phase)))
-
     def _strides(self, graph: Graph) -> tuple[int, ...]:
         """Strides at which unpackings split: each needs one automorphism key."""
         strides: set[int] = set()
@@ -186,13 +176,13 @@ class SelectParameters(Pass):
         assert source.type.fixed is not None and node.type.fixed is not None
         if source.type.scheme is not Scheme.TFHE:
             raise ParameterError(f"{node} reads a value that is not in the bootstrapping scheme")
-        factor = 2.0**parameters.output_bits / divisor
+        factor = 2.0**OUTPUT_BITS / divisor
         unit = phase_function(op.functions, source.type.fixed, node.type.fixed, parameters.plaintext_modulus)
         # every series of a program uses the program's degree: the powers are computed up to it anyway
         half_range = source.type.fixed.magnitude / parameters.plaintext_modulus
         weights = self._phase_histogram(source)
         series = fit(lambda x: factor * unit(x), parameters.degree, half_range, weights)
-        bootstrap = Bootstrap(op.functions, divisor, parameters.slots, parameters.output_bits, series)
+        bootstrap = Bootstrap(op.functions, divisor, parameters.slots, series)
         rewriter.replace(
             node,
             rewriter.new.add(
@@ -215,3 +205,8 @@ def phase_function(
         return np.asarray((value - target.offset[0]) / target.scale[0] / modulus)
 
     return phase
+
+
+def _power(value: float) -> str:
+    """A number as a power of two."""
+    return f"2^{np.log2(value):.1f}" if value > 0 else "0"

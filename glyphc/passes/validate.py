@@ -1,4 +1,4 @@
-"""Independent checks between the passes. They share no code with what they check and change nothing."""
+"""Checks between the passes. They look at the result alone, change nothing, and refuse it or let it pass."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import ClassVar
 import numpy as np
 
 from glyphc.approx import noise
-from glyphc.approx.security import MAX_LOG_QP
+from glyphc.approx.security import largest_modulus
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Bootstrap, Linear, Output
+from glyphc.ir.ops import Bootstrap, Linear, Output, Reshape, Switch, Unpack
 from glyphc.ir.series import evaluate_series
-from glyphc.ir.types import Level
+from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
 
 
 @dataclass(frozen=True)
 class ValidateRange(Pass):
-    """No calibration sample leaves a format's allowed range, and no sum can wrap around the plaintext modulus."""
+    """No calibration sample leaves a format's allowed range in the quantized network."""
 
     name: ClassVar[str] = "validate-range"
     requires: ClassVar[Level] = Level.QUANTIZED
@@ -127,6 +127,7 @@ class ValidateNoise(Pass):
                     "layer"
                 )
         for node, op in graph.of(Bootstrap):
+            self._check_divisor(graph, node, op.divisor)
             (operand,) = graph.operands(node)
             assert operand.type.fixed is not None
             reach = operand.type.fixed.magnitude / parameters.plaintext_modulus
@@ -138,6 +139,19 @@ class ValidateNoise(Pass):
             if np.abs(evaluate_series(op.series, x)).max() > 1.0:
                 raise ParameterError(f"{node}: the series leaves [-1, 1] and would overflow its slots")
         return graph
+
+    def _check_divisor(self, graph: Graph, node: Node, divisor: int, gain: int = 1) -> None:
+        """Every way from a bootstrap to a linear map or an output multiplies by its divisor, once."""
+        for user in graph.users(node):
+            factor = gain * (user.op.parts if isinstance(user.op, Unpack) else 1)
+            if isinstance(user.op, Switch | Reshape | Unpack) and user.type.scheme is not Scheme.CLIENT:
+                self._check_divisor(graph, user, divisor, factor)
+            elif factor != divisor:
+                raise ParameterError(
+                    f"{user} reads a value that its bootstrap divides by {divisor}, but that is multiplied by "
+                    f"{factor} on "
+                    "the way; this is a bug of the layout planner, please report it"
+                )
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,7 @@ class ValidateSecurity(Pass):
             raise ParameterError("no parameters; run 'select-parameters' before 'validate-security'")
         if not parameters.secure:
             return graph
-        limit = MAX_LOG_QP.get(parameters.ring, 0)
+        limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
         if parameters.modulus_bits > limit:
             raise ParameterError(
                 f"the moduli need {parameters.modulus_bits} bits; 128-bit security allows {limit} at ring dimension "
