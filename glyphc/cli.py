@@ -58,7 +58,7 @@ def compile_command(
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
     from glyphc.passes.pipeline import DEFAULT
-    from glyphc.program import check_writable
+    from glyphc.program import INSECURE_WARNING, check_writable
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
     check_writable(path)
@@ -66,6 +66,8 @@ def compile_command(
     program = compile(model, samples, batch, passes=passes or DEFAULT, insecure_ring=insecure_ring)
     text = summary(program)
     program.save(path)
+    if not program.secure:
+        click.echo(INSECURE_WARNING, err=True)
     click.echo(text)
     click.echo(f"\nwrote {path} ({path.stat().st_size:,} bytes)")
 

@@ -115,7 +115,11 @@ def _samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64
         )
     samples = {}
     for name, values in given.items():
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            text = f"the calibration samples for input {name!r} have rows of different lengths"
+            raise CalibrationError(text) from None
         if array.dtype.kind not in "fiub":
             raise CalibrationError(f"the calibration samples for input {name!r} are {array.dtype}, not numbers")
         samples[name] = array.astype(np.float64)

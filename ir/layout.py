@@ -88,8 +88,11 @@ class Layout:
         return out
 
     def unpack(self, coefficients: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
-        """The tensor, shape (samples, features), from coefficients of shape (parts, ring): inverse of :meth:`pack`."""
+        """The tensor, shape (samples, features), from coefficients of shape (parts, ring): inverse of :meth:`pack`.
+
+        Parts beyond the number of features hold nothing and may be missing.
+        """
         out = np.zeros((samples, self.features), dtype=coefficients.dtype)
-        for part in range(self.parts):
+        for part in range(min(self.parts, self.features)):
             out[:, part :: self.parts] = coefficients[part, self.positions(part)[:samples]]
         return out

@@ -104,7 +104,7 @@ class Chain:
         if self.graph.level is Level.ASSIGNED:
             self.add("act", Apply((Function("relu"),)), TFHE)
         else:
-            self.add("act", Bootstrap((Function("relu"),), 2, 8, 3, SERIES), TFHE)
+            self.add("act", Bootstrap((Function("relu"),), 2, 8, SERIES), TFHE)
         self.add("up", Switch(TFHE, BGV, Encoding.LSB), BGV)
         if self.graph.level is Level.LAIDOUT:
             self.add("split", Unpack(2), parts=2)

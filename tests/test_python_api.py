@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,16 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import glyphc
 from glyphc import errors
-from glyphc.backends.errors import BackendError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.graph import Graph
-from glyphc.program import Program
+from glyphc.program import InsecureWarning, Program
 from glyphc.runtime import Mode, run
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 DIGITS = MODELS / "digits-mlp.onnx"
 F64 = npt.NDArray[np.floating[Any]]
+# tests use small rings on purpose; one of them checks that this is said
+pytestmark = pytest.mark.filterwarnings("ignore:NOT SECURE")
 
 
 def network(name: str = "x") -> ModelProto:
@@ -111,13 +113,27 @@ def test_run_returns_a_dictionary_for_several_outputs(mode: str, two: Program) -
     np.testing.assert_allclose(y["probabilities"].sum(axis=1), 1, atol=1e-9)
 
 
-def test_encrypted_is_the_default(two: Program) -> None:
-    """Encryption is random: equal results of two runs would mean that none took place."""
-    first, second = (two.run(SAMPLES[:16]) for _ in range(2))
-    assert isinstance(first, dict)
-    assert isinstance(second, dict)
-    assert not np.array_equal(first["features"], second["features"])
-    assert np.abs(first["features"] - second["features"]).max() < 0.02
+def test_encrypted_is_the_default(two: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glyphc.backends.openfhe import client
+
+    made = []
+    genuine = client.generate_keys
+    monkeypatch.setattr(client, "generate_keys", lambda parameters: made.append(1) or genuine(parameters))
+    for mode in ("clear", "simulate"):
+        two.run(SAMPLES[:1], mode=mode)
+    assert made == []
+    two.run(SAMPLES[:1])
+    assert made == [1]
+    assert run(two, SAMPLES[:1]).mode is Mode.ENCRYPTED
+    assert made == [1, 1]
+
+
+def test_insecure_programs_warn_python_users() -> None:
+    """At compile time and whenever data is encrypted."""
+    with pytest.warns(InsecureWarning, match="NOT SECURE"):
+        program = glyphc.compile(network(), SAMPLES, insecure_ring=1024)
+    with pytest.warns(InsecureWarning, match="NOT SECURE"):
+        program.run(SAMPLES[:1])
 
 
 def test_simulations_can_be_repeated(digits: Program, x: F64) -> None:
@@ -171,7 +187,6 @@ def test_calibration_samples_are_not_stored(train: F64, digits: Program) -> None
         assert all(value.size < train.size // 10 for value in graph.constants.values())
 
 
-@pytest.mark.xfail(reason="assign-scheme: the CKKS candidate's cost does not grow with the number of passes")
 def test_a_batch_of_more_than_one_pass(train: F64) -> None:
     program = glyphc.compile(DIGITS, train, batch=5000)
     assert program.requested_batch == 5000
@@ -240,6 +255,21 @@ def test_saving_where_nothing_can_be_written(name: str, two: Program, tmp_path: 
     assert [p.name for p in tmp_path.rglob("*")] == ["folder"]
 
 
+def test_a_full_disk_leaves_the_older_file(
+    two: Program, digits: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "net.glyphc"
+    two.save(path)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(errors.ArtifactError, match=r"cannot write .*: No space left on device"):
+        digits.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.glyphc"]
+    assert path.read_bytes() == two.to_bytes()
+
+
 def test_devices_are_not_replaced_by_files(two: Program) -> None:
     with pytest.raises(errors.ArtifactError, match="not a regular file"):
         two.save("/dev/null")
@@ -282,7 +312,6 @@ def test_errors_of_compile(keywords: dict[str, Any], kind: type[Exception], part
         glyphc.compile(**arguments)
 
 
-@pytest.mark.xfail(reason="compile: numpy's ValueError of a ragged list escapes", raises=ValueError)
 def test_ragged_calibration() -> None:
     with pytest.raises(errors.CalibrationError, match="'x'"):
         glyphc.compile(network(), calibration=[[1.0, 2.0], [3.0]])
@@ -328,16 +357,6 @@ def test_errors_carry_no_foreign_context(tmp_path: Path) -> None:
     with pytest.raises(errors.ArtifactError) as caught:
         Program.from_bytes(b"PK\x03\x04")
     assert caught.value.__suppress_context__
-
-
-@pytest.mark.xfail(reason="runtime: BackendError of generate_keys escapes", raises=BackendError)
-def test_openfhe_has_the_last_word_on_security(train: F64, x: F64) -> None:
-    passes = (
-        "fold,calibrate,quantize,assign-scheme,insert-switches,assign-layout{ring=2048},select-parameters"
-    )
-    program = glyphc.compile(DIGITS, train, passes=passes)
-    with pytest.raises(glyphc.GlyphcError, match="2048"):
-        program.run(x[:1])
 
 
 def test_the_package_has_no_other_names() -> None:

@@ -245,9 +245,6 @@ def test_the_schedule_computes_exactly_what_the_quantized_graph_says(case: Case,
         assert_exact(program, {name: x[at : at + count] for name, x in case.samples.items()})
 
 
-@pytest.mark.xfail(
-    reason="a bootstrapped value that is unpacked for a next layer reaches the client divided by the parts"
-)
 @given(cases(hidden_outputs=True))
 @settings(relaxed, max_examples=60)
 def test_hidden_values_that_are_outputs_too(case: Case) -> None:

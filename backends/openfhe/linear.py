@@ -84,7 +84,7 @@ class LinearEngine:
 
 
 def _keep_level(product: Any) -> Any:
-    """OpenFHE counts a product as a level and would rescale before the next one; on one limb there is nothing to 
+    """OpenFHE counts a product as a level and would rescale before the next one; on one limb there is nothing to
     drop."""
     product.SetNoiseScaleDeg(1)
     return product

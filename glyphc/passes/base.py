@@ -52,3 +52,9 @@ def parse_option(text: str, default: Any, where: str) -> Any:
         return type(default)(text)
     except (ValueError, KeyError):
         raise GlyphcError(f"{where}: {text!r} is not a valid {type(default).__name__}") from None
+
+
+def check_option(name: str, option: str, value: float, lowest: float, highest: float) -> None:
+    """GlyphcError unless an option's value lies in [lowest, highest]."""
+    if not lowest <= value <= highest:
+        raise GlyphcError(f"pass {name!r}: {option}={value} is out of range; {lowest:g} to {highest:g} are possible")

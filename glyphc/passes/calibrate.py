@@ -14,9 +14,12 @@ from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.types import Calibration, Level
 
-from .base import Context, Pass
+from .base import Context, Pass, check_option
 
 F64 = npt.NDArray[np.float64]
+
+# Magnitudes beyond this leave no room for computing with ranges in double precision.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Calibrate(Pass):
     requires: ClassVar[Level] = Level.SOURCE
     ensures: ClassVar[Level] = Level.SOURCE
     bins: int = 64
+
+    def __post_init__(self) -> None:
+        check_option(self.name, "bins", self.bins, 1, 4096)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         for node in graph.inputs:
@@ -42,10 +48,22 @@ class Calibrate(Pass):
                     f"{int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())} of {len(x)} samples"
                 )
             lo, hi = float(x.min()), float(x.max())
-            histogram = np.histogram(x, bins=self.bins, range=(lo, hi) if lo < hi else (lo - 0.5, lo + 0.5))[0]
-            calibration = Calibration(lo, hi, tuple(int(c) for c in histogram), _reach(x, lo, hi))
+            if max(abs(lo), abs(hi)) > _LARGEST:
+                raise CalibrationError(
+                    f"{node} reaches {max(abs(lo), abs(hi)):.3g} on the calibration samples; values beyond "
+                    f"{_LARGEST:.0e} "
+                    "cannot be calibrated. Check the calibration data's units"
+                )
+            calibration = Calibration(lo, hi, _histogram(x, lo, hi, self.bins), _reach(x, lo, hi))
             rewriter.keep(node, replace(node.type, calibration=calibration))
         return rewriter.new
+
+
+def _histogram(x: F64, lo: float, hi: float, bins: int) -> tuple[int, ...]:
+    """Counts in equal bins over [lo, hi]; all in the first one when the range is empty."""
+    share = (x.reshape(-1) - lo) / ((hi - lo) or 1.0)
+    at = np.clip((share * bins).astype(int), 0, bins - 1)
+    return tuple(int(c) for c in np.bincount(at, minlength=bins))
 
 
 def _reach(x: F64, lo: float, hi: float) -> tuple[int, ...]:

@@ -18,13 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from glyphc.errors import ParameterError
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 
-from .base import Context, Pass
+from .base import Context, Pass, check_option
 
 # A transform of level budget b needs at least 2^b slots.
 MIN_SLOTS = 8
@@ -32,13 +32,18 @@ MIN_SLOTS = 8
 
 @dataclass(frozen=True)
 class AssignLayout(Pass):
-    """Choose slots and layouts for the batch, insert unpackings. A batch too large for one pass is cut down to 
+    """Choose slots and layouts for the batch, insert unpackings. A batch too large for one pass is cut down to
     what fits."""
 
     name: ClassVar[str] = "assign-layout"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
     ring: int = 65536
+
+    def __post_init__(self) -> None:
+        if self.ring & (self.ring - 1):
+            raise GlyphcError(f"pass {self.name!r}: ring={self.ring} is not a power of two")
+        check_option(self.name, "ring", self.ring, 1024, 65536)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         widest = self._widest(graph)

@@ -18,7 +18,7 @@ from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Linear, Output, Re
 from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.types import FixedPoint, Level
 
-from .base import Context, Pass
+from .base import Context, Pass, check_option
 
 F64 = npt.NDArray[np.float64]
 
@@ -48,6 +48,13 @@ class Quantize(Pass):
     weight_precision: int = 13
     margin: float = 1.25
     input_margin: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_option(self.name, "input_bits", self.input_bits, 2, 20)
+        check_option(self.name, "activation_bits", self.activation_bits, 2, 16)
+        check_option(self.name, "weight_precision", self.weight_precision, 1, 24)
+        check_option(self.name, "margin", self.margin, 1.0, 1000.0)
+        check_option(self.name, "input_margin", self.input_margin, 1.0, 1000.0)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         if any(n.type.calibration is None for n in graph):

@@ -13,15 +13,15 @@ from glyphc.approx import noise
 from glyphc.approx.cost import Configuration
 from glyphc.approx.security import largest_modulus
 from glyphc.approx.series import HALF_RANGE, fit
-from glyphc.errors import ParameterError
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, Linear, Unpack
-from glyphc.ir.parameters import MAX_DEGREES, SECURE, Parameters
+from glyphc.ir.parameters import INSECURE, MAX_DEGREES, SECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, Series
 from glyphc.ir.types import FixedPoint, Level, Scheme
 
-from .base import Context, Pass
+from .base import Context, Pass, check_option
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -47,6 +47,12 @@ class SelectParameters(Pass):
     max_error: float = 7.0
     rms_error: float = 9.0
     security: str = SECURE
+
+    def __post_init__(self) -> None:
+        check_option(self.name, "max_error", self.max_error, 0, 30)
+        check_option(self.name, "rms_error", self.rms_error, 0, 30)
+        if self.security not in (SECURE, INSECURE):
+            raise GlyphcError(f"pass {self.name!r}: security={self.security!r} is neither {SECURE!r} nor {INSECURE!r}")
 
     def run(self, graph: Graph, context: Context) -> Graph:
         ring = next(n.type.layout.ring for n in graph if n.type.layout is not None)
