@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, event, given, note, reject, settings
 from hypothesis import strategies as st
 from strategies import shapes_like
 
@@ -23,6 +23,7 @@ import glyphc
 from glyphc.backends.base import execute
 from glyphc.backends.cleartext import CleartextMachine
 from glyphc.codec import decode, encode
+from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Dot, Evaluate, Free, FromTorus, Load, Powers, Schedule, Split, Store, ToTorus
@@ -33,12 +34,17 @@ from glyphc.program import Program
 F64 = npt.NDArray[np.float64]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
+# every compilation here asks for an insecure ring, and is told so
+pytestmark = pytest.mark.filterwarnings("ignore:NOT SECURE")
+
 FUNCTIONS = (
     (Function("relu"),),
     (Function("leaky_relu", (0.1,)),),
     (Function("sigmoid"),),
     (Function("tanh"),),
     (Function("affine", (-2.0, 0.5)), Function("relu")),
+    (Function("sign"),),
+    (Function("gelu"), Function("clip", (-0.1, 0.5))),
 )
 
 
@@ -53,7 +59,14 @@ class Case:
 
     def compile(self) -> Program:
         # the budget of the series is no matter here; a small degree is found faster
-        return glyphc.compile(self.graph, self.samples, self.batch, passes=PASSES, insecure_ring=self.ring)
+        try:
+            return glyphc.compile(self.graph, self.samples, self.batch, passes=PASSES, insecure_ring=self.ring)
+        except ParameterError as e:
+            # a layer whose values differ by less than the rounding of its inputs: rightly refused
+            if "use a larger margin" not in str(e):
+                raise
+            event("refused by validate-range")
+            reject()
 
 
 PASSES = (
@@ -254,7 +267,7 @@ def test_hidden_values_that_are_outputs_too(case: Case) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 64), st.integers(0, 2**32 - 1))
-@settings(relaxed, max_examples=80)
+@settings(relaxed, max_examples=200)
 def test_every_combination_of_widths(inputs: int, hidden: int, outputs: int, batch: int, seed: int) -> None:
     """One hidden layer, full batches with values everywhere: nothing can hide behind zeros."""
     rng = np.random.default_rng(seed)
@@ -326,7 +339,8 @@ def check_ports(program: Program) -> None:
     assert loads == Counter((p.name, part) for p in client.inputs for part in range(p.layout.parts))
     for port in client.outputs:
         stored = [i.part for i in program.schedule.instructions if isinstance(i, Store) and i.name == port.name]
-        assert stored == list(range(port.layout.parts))
+        # parts beyond the features hold nothing
+        assert stored == list(range(min(port.layout.parts, port.layout.features)))
     assert [(p.name, p.shape) for p in client.inputs] == [(n.op.name, n.op.shape) for n, _ in source.of(Input)]
     assert [p.name for p in client.outputs] == [op.name for _, op in source.of(Output)]
     assert client.batch == program.graph.batch

@@ -38,7 +38,8 @@ class Calibrate(Pass):
         for node in graph.inputs:
             assert isinstance(node.op, Input)
             check_samples(context.samples.get(node.op.name), node.op.name, node.op.shape)
-        values = evaluate_all(graph, context.samples)
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for below, with the node's name
+            values = evaluate_all(graph, context.samples)
         rewriter = Rewriter(graph)
         for node in graph:
             x = values[node.id].astype(np.float64)

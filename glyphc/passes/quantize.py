@@ -24,6 +24,8 @@ F64 = npt.NDArray[np.float64]
 
 # BGV in OpenFHE takes plaintext moduli of 31 bits at most; one bit is kept in reserve.
 _MAX_ACCUMULATOR_BITS = 29
+# Share of a value below which its differences are rounding errors of float64 sums.
+_ROUNDING = 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ class Quantize(Pass):
         assert calibration is not None
         limit = int(HALF_RANGE * 2**bits)
         middle, half = (calibration.lo + calibration.hi) / 2, (calibration.hi - calibration.lo) / 2
-        widened = half * self.margin or max(abs(middle), 1.0)
+        # equal values differ by how numpy sums them up: a range of that size is none
+        constant = half <= _ROUNDING * abs(middle)
+        widened = max(abs(middle), 1.0) if constant else half * self.margin
         lo, hi = middle - widened, middle + widened
         for user in graph.users(node):
             if isinstance(user.op, Apply):

@@ -43,9 +43,8 @@ class AssignScheme(Pass):
         if isinstance(node.op, Input):
             return Scheme.BGV, ()
         if isinstance(node.op, Reshape):
-            # the client reshapes what it decrypts; inside, a reshape moves nothing and stays where its operand is
-            assert operands[0].type.scheme is not None
-            return operands[0].type.scheme, ()
+            # moves nothing; after a nonlinearity it stands behind the switch back, which serves all readers
+            return Scheme.BGV, ()
         if isinstance(node.op, Linear):
             candidates = self._linear(node, operands[0], batch, context)
         elif isinstance(node.op, Apply):
