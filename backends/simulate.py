@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.instructions import Evaluate, Schedule
-from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, ROUNDING, SIGMA, key_switch
-from glyphc.ir.series import OUTPUT_BITS, evaluate_series, noise_gain
+from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, key_switch
+from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 
 from .cleartext import F64, CleartextMachine
 
@@ -48,7 +48,7 @@ class SimulatedMachine(CleartextMachine):
         series = instruction.series
         grid = self._ring // (2 * self._parameters.slots)
         phase = evaluate_series(series, powers[::grid] / self._modulus)
-        phase += self._random.normal(0, BOOTSTRAP * self._ring / 65536 * noise_gain(series), len(phase))
+        phase += self._random.normal(0, bootstrap(self._ring, rms_slope(series)), len(phase))
         out = np.zeros(self._ring)
         out[::grid] = phase / 2.0**OUTPUT_BITS * self._modulus
         return self._centred(out + self._noise(DECODING_FLOOR * self._modulus))

@@ -27,9 +27,9 @@ from glyphc.backends.openfhe.linear import LinearEngine
 from glyphc.backends.openfhe.switch import Switcher
 from glyphc.ir.functions import Function
 from glyphc.ir.instructions import Polynomials
-from glyphc.ir.noise import BOOTSTRAP
+from glyphc.ir.noise import bootstrap
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.series import OUTPUT_BITS, evaluate_series, noise_gain
+from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 
 CASES: list[tuple[str, tuple[float, ...], float, float]] = [
     ("relu", (), -4, 4),
@@ -126,7 +126,7 @@ def main() -> None:
             keep &= np.abs(phase - jump) >= series.dead_zone
         error = 2 * np.abs(got - scaled(phase))[keep]
         noise = 2 * float((got - evaluate_series(series, phase)).std())
-        predicted = 2 * BOOTSTRAP * n / 65536 * noise_gain(series)
+        predicted = 2 * bootstrap(n, rms_slope(series))
         zone = f" (dead zone ±{series.dead_zone / HALF_RANGE * half:.2g})" if series.dead_zone else ""
         figures = (series.max_error, series.rms_error, error.max(), np.sqrt(np.mean(error**2)), noise, predicted)
         cells = [str(function) + zone, f"[{lo:.3g}, {hi:.3g}]", *(f"2^{np.log2(v):.1f}" for v in figures)]

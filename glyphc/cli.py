@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from glyphc import __version__
-from glyphc.errors import DataError, GlyphcError
+from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,7 @@ def compile_command(
     from glyphc.program import INSECURE_WARNING, check_writable
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
+    _keep_sources(path, model, calibration)
     check_writable(path)
     samples = None if calibration is None else _load(calibration, "calibration samples")
     program = compile(model, samples, batch, passes=passes or DEFAULT, insecure_ring=insecure_ring)
@@ -125,6 +126,7 @@ def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> 
     if not program.secure and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     x = _load(input_path, "input")
+    _keep_sources(Path(output_path), artifact, input_path)
     _check_output(output_path, len(program.client.outputs))
     report = run(program, x, mode, reporter())
     _save(output_path, report.outputs)
@@ -171,6 +173,13 @@ def _load(path: str, what: str) -> Any:
     if not arrays:
         raise DataError(f"cannot read the {what}: {path!r} holds no array")
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+def _keep_sources(output: Path, *sources: str | None) -> None:
+    """No output may replace what it is made from."""
+    for source in filter(None, sources):
+        if output.exists() and Path(source).exists() and output.samefile(source):
+            raise ArtifactError(f"the output {str(output)!r} would replace {source!r}, which it is made from")
 
 
 def _check_output(path: str, outputs: int) -> None:

@@ -12,6 +12,8 @@ from glyphc.progress import Reporter
 
 # In a log, steps shorter than this are not worth a line.
 _LOG_SECONDS = 1.0
+# Stages that are worth a line before they begin.
+_LONG_STAGES = ("generate keys", "evaluate")
 
 
 def reporter() -> Reporter:
@@ -58,6 +60,8 @@ class _Bars:
 
 
 class _Lines:
+    """A line when a long stage begins, one for each long step in it, one when a stage that took time has ended."""
+
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
         self._name = self._note = ""
@@ -66,7 +70,8 @@ class _Lines:
         self.done()
         self._name = name + self._note
         self._start = self._last = time.perf_counter()
-        print(f"{self._name} ...", file=sys.stderr, flush=True)
+        if name in _LONG_STAGES:
+            print(f"{self._name} ...", file=sys.stderr, flush=True)
 
     def advance(self, amount: float, what: str = "") -> None:
         now = time.perf_counter()
@@ -78,6 +83,7 @@ class _Lines:
         self._note = text
 
     def done(self) -> None:
-        if self._name:
-            print(f"{self._name}: {time.perf_counter() - self._start:.1f} s", file=sys.stderr, flush=True)
+        seconds = time.perf_counter() - self._start
+        if self._name and (seconds >= _LOG_SECONDS or self._name.startswith(_LONG_STAGES)):
+            print(f"{self._name}: {seconds:.1f} s", file=sys.stderr, flush=True)
         self._name = ""

@@ -68,6 +68,8 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     estimates = predicted(program, cost)
     parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.graph)]
     doubts = [f"warning     {n}: {d.warning}" for n in program.graph for d in n.decisions if d.warning]
+    if not program.secure:
+        doubts.append(INSECURE_WARNING)
     return "\n".join([*parts, "", *doubts] if doubts else parts)
 
 
@@ -140,23 +142,27 @@ def totals(program: Program, estimates: Estimate) -> str:
 def guard_band(graph: Graph) -> str:
     """How close calibration came to the limits that cannot be seen under encryption."""
     lines = [
-        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' shows how)"
+        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' shows how).",
+        "            Largest: the most extreme calibration value; near: samples that come within 20 % of that.",
     ]
+    rows = [("            layer", "limits", "calibration", "largest", "near")]
     for node, _ in graph.of(Linear):
         fixed, calibration = node.type.fixed, node.type.calibration
         if fixed is None or calibration is None or not calibration.reach:
             continue
-        centre = (calibration.hi + calibration.lo) / 2
-        half = (calibration.hi - calibration.lo) / 2
+        centre, half = (calibration.hi + calibration.lo) / 2, (calibration.hi - calibration.lo) / 2
         allowed = min(fixed.real_hi - centre, centre - fixed.real_lo)
-        used = half / allowed
-        close = sum(calibration.reach[8:]) / max(1, sum(calibration.reach))
-        lines.append(
-            f"            {node.location or node.op.mnemonic}: limits [{fixed.real_lo:.4g}, {fixed.real_hi:.4g}]; "
-            f"calibration uses "
-            f"{used:.0%} of them, {close:.1%} of its samples more than {0.8 * used:.0%}"
+        near = sum(calibration.reach[8:]) / max(1, sum(calibration.reach))
+        rows.append(
+            (
+                f"            {node.location or node.op.mnemonic}",
+                f"[{fixed.real_lo:.4g}, {fixed.real_hi:.4g}]",
+                f"[{calibration.lo:.4g}, {calibration.hi:.4g}]",
+                f"{half / allowed:.0%} of the way",
+                f"{near:.1%} of samples",
+            )
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, align(rows)])
 
 
 def run_summary(report: RunReport) -> str:
@@ -271,4 +277,4 @@ def _fill(graph: Graph) -> str:
 
 
 def _security(parameters: Parameters) -> str:
-    return f"{parameters.security} (checked by OpenFHE when keys are made)" if parameters.secure else INSECURE_WARNING
+    return f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)" if parameters.secure else "NONE"

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from glyphc.approx.cost import CostModel
-from glyphc.approx.estimate import instruction_seconds
+from glyphc.approx.estimate import estimate, instruction_seconds
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.ir.evaluate import evaluate
@@ -135,6 +136,7 @@ class _Runner:
             raise EnvironmentSetupError(str(e)) from None
         self.program.warn_if_insecure()
         parameters = self.client.parameters
+        self._check_memory()
         with _ONE_AT_A_TIME:
             try:
                 with self.stage("generate keys", self.cost.key_seconds(parameters)):
@@ -148,6 +150,17 @@ class _Runner:
                 raise ParameterError(str(e)) from None
             finally:
                 release_all_keys()
+
+    def _check_memory(self) -> None:
+        """Fail before minutes of work rather than be killed by the system in the middle of it."""
+        needed = estimate(self.program.schedule, self.cost).memory_bytes
+        available = psutil.virtual_memory().available
+        if needed > available:
+            raise EnvironmentSetupError(
+                f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
+                f"use a larger "
+                "machine, stop other programs, or compile with a smaller --batch"
+            )
 
     def _evaluate_passes(
         self, machine: Any, encrypt: Callable[[Any], Any], decrypt: Callable[[Any], npt.NDArray[np.int64]]

@@ -16,8 +16,10 @@ SIGMA = 3.19
 SECRET_WEIGHT = 192
 # Rounding both elements of a ciphertext to another modulus: 1 + weight uniform errors of variance 1/12.
 ROUNDING = sqrt((1 + SECRET_WEIGHT) / 12)
-# Noise of a series' value per unit of its gain (see ``series.noise_gain``), at N = 65536; proportional to N.
-BOOTSTRAP = 6.5e-6
+# Noise of a bootstrap at N = 65536, proportional to N, measured from N = 1024 to 65536: of the phase that the series is
+# evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope.
+PHASE_NOISE = 1.0e-6
+VALUE_NOISE = 3.3e-7
 # Absolute noise of a decoded phase, from the key switches in SlotsToCoeffs.
 DECODING_FLOOR = 2.0**-43
 
@@ -28,3 +30,8 @@ def key_switch(ring: int, bgv_bits: float) -> float:
     A uniform element modulo q times the key's noise, divided by the auxiliary prime, and the rounding of that division.
     """
     return hypot(ROUNDING, SIGMA * sqrt(ring / 12) * 2.0 ** (bgv_bits - AUXILIARY_PRIME_BITS))
+
+
+def bootstrap(ring: int, slope: float) -> float:
+    """Standard deviation of a series' value after a bootstrap, for a series of this rms slope."""
+    return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / 65536

@@ -51,8 +51,9 @@ def evaluate_series(series: Series, x: F64) -> F64:
     return evaluate_coefficients(np.array(series.real), np.array(series.imag), x)
 
 
-def noise_gain(series: Series) -> float:
-    """sqrt(sum_k |c_k|^2 (1 + k^2)): how strongly noise in e^{2 pi i x} and in its powers reaches the result."""
-    c2 = np.array(series.real) ** 2 + np.array(series.imag) ** 2
-    k = np.arange(len(c2))
-    return float(np.sqrt(np.sum(c2 * (1.0 + k.astype(np.float64) ** 2))))
+def rms_slope(series: Series) -> float:
+    """Rms derivative by the phase over the usable range: how strongly noise of the phase reaches the result."""
+    x = np.linspace(-series.half_range, series.half_range, 1025)
+    k = 2j * np.pi * np.arange(len(series.real))
+    derivative = k * (np.array(series.real) + 1j * np.array(series.imag))
+    return float(np.sqrt(np.mean(evaluate_coefficients(derivative.real, derivative.imag, x) ** 2)))

@@ -131,7 +131,7 @@ def test_bootstrap_noise_is_predicted(case: Case) -> None:
     client, evaluation = generate_keys(parameters)
     machine = OpenFHEMachine(p.schedule, evaluation)
     t = parameters.plaintext_modulus
-    message = np.rint(np.linspace(-0.44, 0.44, RING) * t).astype(np.int64)
+    message = np.rint(np.linspace(-0.99, 0.99, RING) * op.series.half_range * t).astype(np.int64)
     grid = RING // (2 * parameters.slots)
     torus = machine.to_torus(client.encrypt(message), parameters.slots)
     evaluate = next(i for i in p.schedule.instructions if type(i).__name__ == "Evaluate")

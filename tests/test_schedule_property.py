@@ -34,9 +34,6 @@ from glyphc.program import Program
 F64 = npt.NDArray[np.float64]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
-# every compilation here asks for an insecure ring, and is told so
-pytestmark = pytest.mark.filterwarnings("ignore:NOT SECURE")
-
 FUNCTIONS = (
     (Function("relu"),),
     (Function("leaky_relu", (0.1,)),),
@@ -414,7 +411,7 @@ def _small_case(rng: np.random.Generator) -> Case:
     return Case(graph, {"x": rng.normal(size=(11, 2, 3))}, 4, 1024)
 
 
-# -- artifacts --------------------------------------------------------------------------------------------------------
+# -- artifacts --
 
 
 @given(cases())

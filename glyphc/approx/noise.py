@@ -19,10 +19,10 @@ import numpy as np
 
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.noise import BOOTSTRAP, DECODING_FLOOR, ROUNDING, SIGMA, key_switch
+from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, key_switch
 from glyphc.ir.ops import Bootstrap, Input, Linear, Switch, Unpack
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.series import OUTPUT_BITS, noise_gain
+from glyphc.ir.series import OUTPUT_BITS, rms_slope
 from glyphc.ir.types import Scheme
 
 # Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond
@@ -102,7 +102,7 @@ def _bootstrap(node: Node, operand: Node, op: Bootstrap, source: Noise, paramete
     assert node.type.fixed is not None
     unit = parameters.plaintext_modulus * op.divisor / 2.0**OUTPUT_BITS  # integers per unit of the series
     floor = DECODING_FLOOR * parameters.plaintext_modulus * op.divisor
-    fresh = BOOTSTRAP * parameters.ring / 65536 * noise_gain(op.series) * unit
+    fresh = bootstrap(parameters.ring, rms_slope(op.series)) * unit
     span = node.type.fixed.hi - node.type.fixed.lo
     passed = source.total * _slope(node, operand, op)
     fit = op.series.rms_error * span

@@ -72,13 +72,13 @@ class Fold(Pass):
     ensures: ClassVar[Level] = Level.SOURCE
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        folder = _Folder(graph)
         live = graph.live()
+        if not any(isinstance(graph.node(i).op, Dense | Scale | Apply) for i in live):
+            raise ModelError("the network computes nothing between its inputs and outputs: there is nothing to encrypt")
+        folder = _Folder(graph)
         for node in graph:
             if node.id in live:
                 folder.visit(node)
-        if not any(isinstance(n.op, Dense | Apply) for n in folder.new):
-            raise ModelError("the network computes nothing between its inputs and outputs: there is nothing to encrypt")
         return prune(folder.new)
 
 
@@ -98,7 +98,14 @@ class _Folder:
                 new = self.new.add(Reshape((new.type.size,)), (new,), location=node.location)
             size = new.type.size
             self.pending[node.id] = _Pending(new, None, np.ones(size), np.zeros(size), "")
-        elif isinstance(op, Softmax | ArgMax | Output) or (node.operands and node.operands[0] in self.client):
+        elif isinstance(op, Softmax | ArgMax | Output):
+            self._client(node)
+        elif node.operands and node.operands[0] in self.client:
+            if not isinstance(op, Reshape):
+                raise ModelError(
+                    f"{node} follows softmax or argmax, which the client computes after decryption; nothing but "
+                    "reshapes, softmax and argmax can follow them"
+                )
             self._client(node)
         else:
             operand = self.pending[node.operands[0]]

@@ -44,8 +44,8 @@ class SelectParameters(Pass):
     name: ClassVar[str] = "select-parameters"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
-    max_error: float = 7.0
-    rms_error: float = 9.0
+    max_error: float = 7.5
+    rms_error: float = 10.0
     security: str = SECURE
 
     def __post_init__(self) -> None:
@@ -89,7 +89,8 @@ class SelectParameters(Pass):
         needed = 2
         for node, _ in graph.of(Linear):
             assert node.type.fixed is not None
-            bits = int(np.ceil(np.log2((node.type.fixed.magnitude + 1) / HALF_RANGE)))
+            # the magnitude is HALF_RANGE of a power of two, rounded down: not a hair more may make it the next one
+            bits = int(np.ceil(np.log2(node.type.fixed.magnitude / HALF_RANGE)))
             if bits > _MAX_PLAINTEXT_BITS:
                 raise ParameterError(
                     f"{node} needs sums of {bits} bits, more than the {_MAX_PLAINTEXT_BITS} that BGV offers here; "

@@ -169,6 +169,12 @@ class ValidateSecurity(Pass):
         if not parameters.secure:
             return graph
         limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
+        if not limit:
+            raise ParameterError(
+                f"128-bit security is not to be had at ring dimension {parameters.ring}; leave the ring to the "
+                f"compiler, or ask "
+                "for an insecure one by name (--insecure-ring) in tests"
+            )
         if parameters.modulus_bits > limit:
             raise ParameterError(
                 f"the moduli need {parameters.modulus_bits} bits; 128-bit security allows {limit} at ring dimension "

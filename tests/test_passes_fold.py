@@ -1,0 +1,363 @@
+"""Folding keeps what a network computes, and brings it into the form that the later passes count on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import assume, given, note, settings
+from hypothesis import strategies as st
+from strategies import graphs
+
+from glyphc.errors import ModelError
+from glyphc.ir.evaluate import evaluate
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax
+from glyphc.ir.types import Level
+from glyphc.ir.verify import verify
+from glyphc.passes.base import Context
+from glyphc.passes.fold import Fold
+
+F64 = npt.NDArray[np.float64]
+
+
+class Network:
+    """A source graph, written down step by step; every node is named after the step."""
+
+    def __init__(self, *shape: int) -> None:
+        self.graph = Graph(Level.SOURCE, 1)
+        self.rng = np.random.default_rng(7)
+        self.x = self.graph.add(Input("x", shape), location="x")
+
+    def _const(self, value: Any) -> Const:
+        return Const(self.graph.add_constant("c", np.asarray(value, dtype=np.float64)))
+
+    def add(self, op: Op, x: Node, name: str) -> Node:
+        return self.graph.add(op, (x,), location=name)
+
+    def dense(self, x: Node, width: int, name: str) -> Node:
+        weight, bias = self.rng.normal(size=(width, x.type.size)), self.rng.normal(size=width)
+        return self.add(Dense(self._const(weight), self._const(bias)), x, name)
+
+    def scale(self, x: Node, factor: Any, shift: Any, name: str) -> Node:
+        return self.add(Scale(self._const(factor), self._const(shift)), x, name)
+
+    def apply(self, x: Node, name: str, *functions: Function) -> Node:
+        return self.add(Apply(functions or (Function(name),)), x, name)
+
+    def reshape(self, x: Node, *shape: int) -> Node:
+        return self.add(Reshape(shape), x, "reshape")
+
+    def output(self, x: Node, name: str = "y") -> None:
+        self.add(Output(name), x, name)
+
+    def fold(self) -> Graph:
+        """The folded graph, after all checks that hold for every network."""
+        folded = fold(self.graph)
+        check_form(folded)
+        x = {"x": self.rng.normal(size=(17, *self.x.type.shape))}
+        assert_same(evaluate(self.graph, x), evaluate(folded, x))
+        return folded
+
+
+def fold(graph: Graph) -> Graph:
+    folded = Fold().run(graph, Context())
+    verify(folded)
+    return folded
+
+
+def assert_same(wanted: dict[str, Any], got: dict[str, Any]) -> None:
+    assert list(got) == list(wanted)
+    for name, value in wanted.items():
+        assert got[name].shape == value.shape
+        np.testing.assert_allclose(got[name], value, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def ops(graph: Graph) -> list[type[Op]]:
+    return [type(n.op) for n in graph]
+
+
+def origin(graph: Graph, node: Node) -> Node:
+    """The operand, seen through reshapes."""
+    (operand,) = graph.operands(node)
+    return origin(graph, operand) if isinstance(operand.op, Reshape) else operand
+
+
+def check_form(graph: Graph) -> None:
+    client = (Softmax, ArgMax, Output)
+    for node in graph:
+        match node.op:
+            case Scale():
+                pytest.fail(f"{node} is left")
+            case Dense():
+                assert isinstance(origin(graph, node).op, Input | Apply), f"{node} reads {origin(graph, node)}"
+                assert node.type.shape == (node.type.size,)
+            case Apply():
+                assert isinstance(graph.operands(node)[0].op, Dense), f"{node} reads {origin(graph, node)}"
+                assert node.type.shape == (node.type.size,)
+            case Softmax() | ArgMax() | Output():
+                # what the client computes starts from something encrypted that was computed
+                assert not isinstance(origin(graph, node).op, Input)
+            case Reshape():
+                source = graph.operands(node)[0].op
+                if not isinstance(source, Input):  # reshapes inside move nothing: only the client's are left
+                    assert all(isinstance(u.op, (*client, Reshape)) for u in graph.users(node))
+        if not isinstance(node.op, Input | Output):
+            assert graph.users(node), f"{node} is dead"
+    used = {name for n in graph for name in n.op.constant_names()}
+    assert set(graph.constants) == used
+
+
+# -- random networks --
+
+
+def chain(graph: Graph, node: Node) -> Iterator[Node]:
+    while node.operands:
+        (node,) = graph.operands(node)
+        yield node
+
+
+def comparable(graph: Graph, values: dict[str, Any]) -> bool:
+    """Whether rounding errors stay rounding errors: argmax turns ties into other indices, steps likewise."""
+    steps = {"sign", "floor", "round", "greater", "less", "thresholded_relu"}
+    for node, _ in graph.of(Apply):
+        if {f.name for f in node.op.functions} & steps:  # type: ignore[attr-defined]
+            return False
+    return all(np.all(np.abs(v) < 1e6) for v in values.values()) and not any(graph.of(ArgMax))
+
+
+@given(graphs(Level.SOURCE, max_steps=9, tame=True), st.integers(0, 2**32 - 1))
+@settings(max_examples=300, deadline=None)
+def test_any_graph_keeps_its_function(graph: Graph, seed: int) -> None:
+    note("\n".join(f"{n} {list(n.type.shape)} of {list(n.operands)}" for n in graph))
+    computed = {m.id for o in graph.outputs for m in chain(graph, o) if isinstance(m.op, Dense | Scale | Apply)}
+    if not computed:
+        with pytest.raises(ModelError, match="nothing"):
+            fold(graph)
+        return
+    folded = fold(graph)
+    check_form(folded)
+    assert [n.op for n in folded.inputs] == [n.op for n in graph.inputs]
+    assert [(n.op, n.type.shape) for n in folded.outputs] == [(n.op, n.type.shape) for n in graph.outputs]
+    rng = np.random.default_rng(seed)
+    x = {op.name: rng.integers(-16, 17, (5, *op.shape)) / 8 for _, op in graph.of(Input)}
+    wanted = evaluate(graph, x)
+    assume(comparable(graph, wanted))
+    assert_same(wanted, evaluate(folded, x))
+
+
+@given(graphs(Level.SOURCE, max_steps=7, tame=True))
+@settings(max_examples=100, deadline=None)
+def test_folding_twice_changes_nothing_more(graph: Graph) -> None:
+    try:
+        folded = fold(graph)
+    except ModelError:
+        return
+    again = fold(folded)
+    assert ops(again) == ops(folded)
+    assert [n.operands for n in again] == [n.operands for n in folded]
+    for name, value in folded.constants.items():
+        if name in again.constants:
+            np.testing.assert_allclose(again.constant(name), value)
+
+
+# -- chains --
+
+
+def test_affine_chains_become_one_dense_map() -> None:
+    n = Network(3)
+    x = n.scale(n.x, [1.0, -2.0, 3.0], 0.5, "bn0")
+    x = n.dense(x, 4, "fc1")
+    x = n.scale(x, -1.5, [1.0, 2.0, 3.0, 4.0], "bn1")
+    x = n.scale(n.dense(x, 5, "fc2"), 2.0, 0.0, "times")
+    n.output(x)
+    folded = n.fold()
+    assert ops(folded) == [Input, Dense, Output]
+    assert folded.node(1).location == "bn0+fc1+bn1+fc2+times"
+
+
+def test_each_nonlinearity_has_its_own_map() -> None:
+    n = Network(3)
+    x = n.apply(n.dense(n.dense(n.x, 6, "fc1"), 4, "fc2"), "relu")
+    x = n.scale(n.dense(n.scale(x, 0.5, 1.0, "s1"), 3, "fc3"), [1.0, 2.0, 3.0], 0.0, "s2")
+    n.output(n.dense(n.apply(x, "tanh"), 2, "fc4"))
+    folded = n.fold()
+    assert ops(folded) == [Input, Dense, Apply, Dense, Apply, Dense, Output]
+    names = [node.location for node in folded]
+    assert names == ["x", "fc1+fc2", "relu", "s1+fc3+s2", "tanh", "fc4", "y"]
+
+
+def test_adjacent_nonlinearities_are_composed_in_order() -> None:
+    n = Network(4)
+    x = n.apply(n.dense(n.x, 4, "fc"), "sigmoid")
+    x = n.apply(n.scale(x, 3.0, -1.0, "between"), "tanh")
+    n.output(n.apply(x, "relu"))
+    folded = n.fold()
+    assert ops(folded) == [Input, Dense, Apply, Output]
+    assert folded.node(2).op == Apply(
+        (Function("sigmoid"), Function("affine", (3.0, -1.0)), Function("tanh"), Function("relu"))
+    )
+    assert folded.node(2).location == "sigmoid+between+tanh+relu"
+
+
+def test_an_affine_map_that_differs_between_elements_is_no_univariate_function() -> None:
+    n = Network(3)
+    x = n.apply(n.dense(n.x, 3, "fc"), "tanh")
+    n.output(n.apply(n.scale(x, [1.0, 2.0, 1.0], 0.0, "gains"), "relu"))
+    folded = n.fold()
+    assert ops(folded) == [Input, Dense, Apply, Dense, Apply, Output]
+    np.testing.assert_array_equal(folded.constant(folded.node(3).op.weight.name), np.diag([1.0, 2.0, 1.0]))  # type: ignore[attr-defined]
+
+
+def test_a_nonlinearity_of_the_input_reads_an_identity() -> None:
+    n = Network(2, 3)
+    n.output(n.apply(n.x, "relu"))
+    folded = n.fold()
+    assert ops(folded) == [Input, Reshape, Dense, Apply, Reshape, Output]
+    np.testing.assert_array_equal(folded.constant(folded.node(2).op.weight.name), np.eye(6))  # type: ignore[attr-defined]
+    assert folded.node(3).location == "relu"
+
+
+# -- shapes --
+
+
+def test_tensors_are_flat_inside_and_keep_their_shapes_outside() -> None:
+    n = Network(2, 3)
+    x = n.scale(n.x, [1.0, 2.0, 3.0], [[0.5], [-0.5]], "bn")  # along rows, and along columns
+    x = n.dense(n.reshape(x, 6), 12, "fc")
+    x = n.scale(n.reshape(x, 2, 3, 2), [[1.0], [2.0], [3.0]], 0.0, "middle")
+    x = n.apply(x, "tanh")
+    x = n.dense(n.reshape(n.reshape(x, 3, 4), 12), 6, "fc2")
+    n.output(n.add(Softmax(), n.reshape(x, 2, 3), "softmax"))
+    folded = n.fold()
+    assert ops(folded) == [Input, Reshape, Dense, Apply, Dense, Reshape, Softmax, Output]
+    assert [node.type.shape for node in folded] == [(2, 3), (6,), (12,), (12,), (6,), (2, 3), (2, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_network_of_one_number(shape: tuple[int, ...]) -> None:
+    n = Network(*shape)
+    n.output(n.reshape(n.apply(n.scale(n.x, 2.0, 1.0, "s"), "tanh"), *shape))
+    folded = n.fold()
+    assert folded.outputs[0].type.shape == shape
+
+
+# -- outputs, branches, dead code --
+
+
+def test_branches_share_what_they_can() -> None:
+    n = Network(3)
+    hidden = n.apply(n.dense(n.x, 4, "fc"), "relu")
+    scaled = n.scale(hidden, [1.0, 2.0, 3.0, 4.0], 1.0, "scaled")
+    n.output(scaled, "y1")
+    n.output(n.add(Softmax(), scaled, "softmax"), "y2")
+    n.output(n.dense(hidden, 2, "head"), "y3")
+    n.output(hidden, "y4")
+    folded = n.fold()
+    assert ops(folded).count(Apply) == 1
+    # one for the layer, one for both readers of the scaled value, one for the head
+    assert ops(folded).count(Dense) == 3
+
+
+def test_functions_of_one_value_share_its_map() -> None:
+    n = Network(3)
+    hidden = n.dense(n.x, 4, "fc")
+    for name in ("relu", "tanh", "sigmoid"):
+        n.output(n.apply(hidden, name), name)
+    folded = n.fold()
+    assert (ops(folded).count(Dense), ops(folded).count(Apply)) == (1, 3)
+
+
+def test_a_nonlinearity_with_a_second_reader_stays() -> None:
+    n = Network(3)
+    first = n.apply(n.dense(n.x, 4, "fc"), "sigmoid")
+    n.output(n.apply(first, "tanh"), "y1")
+    n.output(first, "y2")
+    folded = n.fold()
+    assert [n.op.functions for n, _ in folded.of(Apply)] == [  # type: ignore[attr-defined]
+        (Function("sigmoid"),),
+        (Function("sigmoid"), Function("tanh")),
+    ]
+
+
+def test_dead_code_is_dropped_and_inputs_stay() -> None:
+    n = Network(3)
+    unused = n.graph.add(Input("unused", (2, 2)), location="unused")
+    n.scale(unused, 2.0, 0.0, "dead1")
+    x = n.dense(n.x, 4, "fc")
+    n.add(Softmax(), n.dense(n.apply(x, "relu"), 7, "dead2"), "dead3")
+    n.output(x)
+    folded = fold(n.graph)
+    check_form(folded)
+    assert ops(folded) == [Input, Input, Dense, Output]
+    assert len(folded.constants) == 2
+    assert not any("dead" in node.location for node in folded)
+
+
+def test_several_inputs() -> None:
+    n = Network(3)
+    other = n.graph.add(Input("z", (2,)), location="z")
+    n.output(n.dense(n.x, 2, "fc"), "y1")
+    n.output(n.apply(n.dense(other, 2, "gc"), "relu"), "y2")
+    folded = fold(n.graph)
+    check_form(folded)
+    x = {"x": n.rng.normal(size=(4, 3)), "z": n.rng.normal(size=(4, 2))}
+    assert_same(evaluate(n.graph, x), evaluate(folded, x))
+
+
+def test_an_output_that_is_an_input_beside_one_that_is_not() -> None:
+    n = Network(2, 2)
+    n.output(n.x, "same")
+    n.output(n.apply(n.x, "relu"), "other")
+    folded = n.fold()
+    assert folded.outputs[0].type.shape == (2, 2)
+
+
+@pytest.mark.parametrize("tail", ["", "reshape", "softmax", "dead"])
+def test_a_network_that_computes_nothing(tail: str) -> None:
+    n = Network(2, 2)
+    x = n.x
+    if tail == "dead":
+        n.apply(n.dense(n.reshape(x, 4), 3, "dead"), "relu")
+    elif tail:
+        x = n.reshape(x, 4)
+    if tail == "softmax":
+        x = n.add(Softmax(), x, "softmax")
+    n.output(x)
+    with pytest.raises(ModelError, match="computes nothing"):
+        fold(n.graph)
+
+
+STEPS: dict[str, Callable[[Network, Node], Node]] = {
+    "dense": lambda n, x: n.dense(x, 2, "after"),
+    "scale": lambda n, x: n.scale(x, 2.0, 1.0, "after"),
+    "apply": lambda n, x: n.apply(x, "after", Function("relu")),
+}
+
+
+@pytest.mark.parametrize("op", list(STEPS))
+@pytest.mark.parametrize("between", [False, True])
+def test_nothing_encrypted_can_follow_what_the_client_computes(op: str, between: bool) -> None:
+    n = Network(4)
+    x = n.add(Softmax(), n.dense(n.x, 4, "fc"), "attention")
+    if between:
+        x = n.reshape(n.reshape(x, 2, 2), 4)
+    n.output(STEPS[op](n, x))
+    with pytest.raises(ModelError, match="@after"):
+        fold(n.graph)
+
+
+def test_the_given_graph_is_not_changed() -> None:
+    n = Network(2, 3)
+    x = n.apply(n.dense(n.reshape(n.scale(n.x, 2.0, 1.0, "s"), 6), 4, "fc"), "relu")
+    n.output(n.dense(x, 2, "gc"))
+    before = [(node.op, node.operands, node.type) for node in n.graph]
+    constants = {k: v.copy() for k, v in n.graph.constants.items()}
+    n.fold()
+    assert [(node.op, node.operands, node.type) for node in n.graph] == before
+    for name, value in constants.items():
+        np.testing.assert_array_equal(n.graph.constant(name), value)
