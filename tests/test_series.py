@@ -33,7 +33,6 @@ SMOOTH = (
     Function("affine", (2.0, -1.0)),
 )
 KINKED = (Function("relu"), Function("leaky_relu", (0.1,)), Function("abs"), Function("clip", (-1.0, 0.5)))
-STEPS = (Function("sign"), Function("greater", (0.3,)), Function("floor", (2.0,)))
 
 
 def by_definition(series: Series, x: float) -> float:

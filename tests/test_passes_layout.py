@@ -1,0 +1,381 @@
+"""Layouts: how many samples fit, how many slots a bootstrap needs, and that wrong layouts are caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+import glyphc
+from glyphc.errors import GlyphcError, ParameterError
+from glyphc.ir.errors import IRError
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph, Node, Rewriter
+from glyphc.ir.layout import Layout
+from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Output, Reshape, Switch, Unpack
+from glyphc.ir.types import Level, Scheme
+from glyphc.ir.verify import verify
+from glyphc.passes.base import Context
+from glyphc.passes.pipeline import parse_pipeline, run_pipeline
+from glyphc.passes.plan_layout import MIN_SLOTS, AssignLayout
+from glyphc.passes.validate import ValidateLayout
+
+F64 = npt.NDArray[np.float64]
+BEFORE = "fold,calibrate,quantize,assign-scheme,insert-switches"
+
+
+def mlp(*widths: int, function: str = "relu") -> Graph:
+    """Dense layers of these widths (the first is the input's), with a nonlinearity between two of them."""
+    rng = np.random.default_rng(1)
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (widths[0],)), location="x")
+    for i, (inputs, outputs) in enumerate(pairwise(widths)):
+        if i:
+            x = graph.add(Apply((Function(function),)), (x,), location=f"act{i}")
+        w = Const(graph.add_constant("w", rng.normal(size=(outputs, inputs))))
+        b = Const(graph.add_constant("b", rng.normal(size=outputs)))
+        x = graph.add(Dense(w, b), (x,), location=f"fc{i + 1}")
+    graph.add(Output("y"), (x,), location="y")
+    return graph
+
+
+def assigned(source: Graph, batch: int = 1, samples: dict[str, F64] | None = None) -> tuple[Graph, Context]:
+    """The graph just before layouts, for a batch."""
+    rng = np.random.default_rng(2)
+    context = Context(samples or {op.name: rng.normal(size=(8, *op.shape)) for _, op in source.of(Input)})
+    rewriter = Rewriter(source, batch=batch)
+    for node in source:
+        rewriter.keep(node)
+    return run_pipeline(rewriter.new, parse_pipeline(BEFORE), context), context
+
+
+def laid_out(source: Graph, batch: int = 1, ring: int = 1024) -> Graph:
+    graph, context = assigned(source, batch)
+    graph = AssignLayout(ring=ring).run(graph, context)
+    verify(graph)
+    return ValidateLayout().run(graph, context)
+
+
+def layouts(graph: Graph, kind: type[Op]) -> list[Layout]:
+    found = [n.type.layout for n, _ in graph.of(kind)]
+    assert all(found)
+    return [layout for layout in found if layout is not None]
+
+
+def slots(graph: Graph) -> int:
+    """Half of the values that a bootstrap on this grid refreshes."""
+    (grid,) = {layout.grid for layout in layouts(graph, Apply)}
+    return layouts(graph, Apply)[0].ring // (2 * grid)
+
+
+# -- batches --
+
+
+@pytest.mark.parametrize(
+    ("widths", "ring", "asked", "got"),
+    [
+        ((4, 8, 3), 1024, 1, 1),
+        ((4, 8, 3), 1024, 128, 128),
+        ((4, 8, 3), 1024, 129, 128),
+        ((4, 8, 3), 1024, 10**9, 128),
+        ((4, 8, 3), 2048, 10**9, 256),
+        ((4, 9, 3), 1024, 1000, 64),  # nine outputs take the room of sixteen
+        ((4, 3, 40), 1024, 1000, 16),  # the widest may be the last
+        ((4, 1), 1024, 5000, 1024),
+        ((500, 1), 1024, 5000, 1024),  # inputs do not limit the batch
+        ((4, 1024), 1024, 7, 1),
+        ((4, 8, 3), 1024, 100, 100),  # no power of two
+    ],
+)
+def test_a_batch_is_cut_down_to_what_fits(widths: tuple[int, ...], ring: int, asked: int, got: int) -> None:
+    graph = laid_out(mlp(*widths), asked, ring)
+    assert graph.batch == got
+    assert all(n.type.layout.batch == got for n in graph if n.type.layout)
+
+
+def test_a_program_remembers_the_batch_that_was_asked_for() -> None:
+    x = np.random.default_rng(3).normal(size=(300, 4))
+    program = glyphc.compile(mlp(4, 8, 3), x, 300, insecure_ring=1024)
+    assert (program.requested_batch, program.client.batch) == (300, 128)
+    assert program.run(x, mode="simulate").shape == (300, 3)
+    (decision,) = program.graph.inputs[0].decisions[-1:]
+    assert decision.made_by == "assign-layout"
+    assert "300 in passes of 128" in decision.candidates[0].reason
+
+
+@pytest.mark.parametrize("widths", [(4, 1025, 3), (4, 3, 1025), (4, 5, 5000, 3)])
+def test_a_layer_that_is_too_wide_is_named(widths: tuple[int, ...]) -> None:
+    with pytest.raises(ParameterError) as caught:
+        laid_out(mlp(*widths))
+    assert f"@fc{widths.index(max(widths))}" in str(caught.value)
+    assert str(max(widths)) in str(caught.value)
+    assert "1024" in str(caught.value)
+
+
+def test_too_wide_is_found_by_compile_as_well() -> None:
+    with pytest.raises(ParameterError, match="@fc1"):
+        glyphc.compile(mlp(2, 1500, 2), np.ones((2, 2)), insecure_ring=1024)
+
+
+# -- slots --
+
+
+@given(st.lists(st.integers(1, 64), min_size=3, max_size=5), st.integers(1, 64))
+@settings(max_examples=60, deadline=None)
+def test_slots_are_as_few_as_possible(widths: list[int], batch: int) -> None:
+    graph = laid_out(mlp(*widths), batch, 2048)
+    widest = max(widths[1:-1])
+    values = 2 * slots(graph)
+    # room for all values of the widest nonlinearity, and not for twice as many
+    assert values >= graph.batch * widest
+    if values > 2 * MIN_SLOTS:
+        assert values < 4 * graph.batch * widest
+        assert values // 2 < (1 << (graph.batch - 1).bit_length()) * (1 << (widest - 1).bit_length())
+
+
+@pytest.mark.parametrize(("width", "wanted"), [(2, MIN_SLOTS), (16, 8), (17, 16), (100, 64)])
+def test_a_single_sample_needs_a_sparse_bootstrap(width: int, wanted: int) -> None:
+    graph = laid_out(mlp(20, width, 5), 1, 65536)
+    assert slots(graph) == wanted
+    assert slots(graph) * 256 <= 65536 // 2
+
+
+def test_parameters_have_these_slots() -> None:
+    x = np.random.default_rng(4).normal(size=(5, 20))
+    program = glyphc.compile(mlp(20, 30, 12, 5), x, 4, insecure_ring=2048)
+    assert program.client.parameters.slots == 4 * 32 // 2
+    assert [op.slots for _, op in program.graph.of(Bootstrap)] == [64, 64]
+    linear_only = glyphc.compile(mlp(20, 30), x, 4, insecure_ring=2048)
+    assert linear_only.client.parameters.slots == 0
+
+
+@given(st.lists(st.integers(1, 40), min_size=3, max_size=6), st.integers(1, 32))
+@settings(max_examples=50, deadline=None)
+def test_all_bootstraps_share_a_grid(widths: list[int], batch: int) -> None:
+    graph = laid_out(mlp(*widths), batch)
+    assert len({(a.grid, a.stride, a.batch_stride) for a in layouts(graph, Apply)}) == 1
+    for node, _ in graph.of(Apply):
+        assert node.type.layout is not None
+        assert node.type.layout.parts == 1
+        # what is read stands where a bootstrap reads, block by block
+        assert not np.any(node.type.layout.positions(0) % node.type.layout.grid)
+
+
+def test_two_branches_of_different_widths_share_a_grid() -> None:
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (6,)))
+    for name, width in (("narrow", 3), ("wide", 30)):
+        w, b = graph.add_constant("w", np.ones((width, 6))), graph.add_constant("b", np.arange(float(width)))
+        y = graph.add(Dense(Const(w), Const(b)), (x,), location=name)
+        graph.add(Output(name), (graph.add(Apply((Function("tanh"),)), (y,)),))
+    laid = laid_out(graph, 2)
+    assert len({a.grid for a in layouts(laid, Apply)}) == 1
+    assert slots(laid) == 2 * 32 // 2
+
+
+# -- inputs and unpackings --
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 40), st.integers(1, 32))
+@settings(max_examples=60, deadline=None)
+def test_fresh_inputs_are_packed_densely(inputs: int, hidden: int, outputs: int, batch: int) -> None:
+    graph = laid_out(mlp(inputs, hidden, outputs), batch)
+    (layout,) = layouts(graph, Input)
+    assert layout.zero_elsewhere
+    assert layout.features == inputs
+    # a finer or equal packing would put two products on one position: all room between two outputs is used
+    (grid,) = {a.grid for a in layouts(graph, Apply)}
+    assert layout.parts == -(-inputs // grid)
+
+
+@pytest.mark.parametrize(("outputs", "parts"), [(1, 0), (16, 0), (32, 2), (33, 4), (64, 4)])
+def test_the_last_layer_is_unpacked_into_as_few_parts_as_possible(outputs: int, parts: int) -> None:
+    """64 values on a grid of 16: sixteen outputs fit into the gaps without any unpacking."""
+    graph = laid_out(mlp(4, 64, outputs), 1)
+    assert slots(graph) == 32
+    assert [op.parts for _, op in graph.of(Unpack)] == ([parts] if parts else [])
+
+
+def test_an_inner_layer_is_unpacked_for_all_its_outputs() -> None:
+    graph = laid_out(mlp(4, 64, 20, 3), 1)
+    (unpack,) = [op for n, op in graph.of(Unpack) if graph.users(n)[0].location == "fc2"]
+    assert unpack.parts == 32
+
+
+def test_one_unpacking_serves_all_readers() -> None:
+    rng = np.random.default_rng(5)
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (6,)))
+
+    def dense(x: Node, width: int) -> Node:
+        w, b = graph.add_constant("w", rng.normal(size=(width, x.type.size))), graph.add_constant("b", np.zeros(width))
+        return graph.add(Dense(Const(w), Const(b)), (x,))
+
+    hidden = graph.add(Apply((Function("tanh"),)), (dense(x, 8),))
+    graph.add(Output("hidden"), (hidden,))
+    graph.add(Output("shaped"), (graph.add(Reshape((2, 4)), (hidden,)),))
+    for width in (3, 17):
+        graph.add(Output(f"y{width}"), (graph.add(Apply((Function("relu"),)), (dense(hidden, width),)),))
+    laid = laid_out(graph, 2)
+    (unpack,) = [n for n, _ in laid.of(Unpack)]
+    assert unpack.op == Unpack(32)
+    assert len(laid.users(unpack)) == 4
+    (switch,) = laid.operands(unpack)
+    assert laid.users(switch) == (unpack,), "nothing reads the value that is divided by the parts"
+
+
+# -- the validator --
+
+
+def corrupted(graph: Graph, change: Callable[[Node], Layout | None]) -> Graph:
+    """The graph with other layouts: ``change`` gives the new one of a node, None to keep it."""
+    rewriter = Rewriter(graph)
+    for node in graph:
+        layout = change(node)
+        rewriter.keep(node, replace(node.type, layout=layout) if layout else None)
+    return rewriter.new
+
+
+def check(graph: Graph) -> None:
+    ValidateLayout().run(graph, Context())
+
+
+def of(location: str, kind: type[Op], **fields: Any) -> Callable[[Node], Layout | None]:
+    """Changes fields of the layout of one node; a callable field gets the old value."""
+
+    def change(node: Node) -> Layout | None:
+        layout = node.type.layout
+        if node.location != location or not isinstance(node.op, kind) or layout is None:
+            return None
+        return replace(layout, **{k: v(getattr(layout, k)) if callable(v) else v for k, v in fields.items()})
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def good() -> Graph:
+    """20 inputs, 8 hidden, 6 outputs, 4 samples in 1024: grid 32, 20 inputs per ciphertext, 8 parts."""
+    graph = laid_out(mlp(20, 8, 8, 6), 4)
+    assert layouts(graph, Input)[0].parts == 1
+    assert [op.parts for _, op in graph.of(Unpack)] == [8]
+    return graph
+
+
+def test_good_layouts_pass(good: Graph) -> None:
+    check(good)
+    check(corrupted(good, lambda node: None))
+
+
+CORRUPTIONS = {
+    # products of the last inputs for one output land on the first ones for the next
+    "inputs reach into the next output": of("x", Input, stride=2, grid=1),
+    "outputs too near to each other": of("fc1", Linear, stride=16, grid=1),
+    "inputs with garbage in between": of("x", Input, zero_elsewhere=False),
+    "samples at another distance": of("fc1", Linear, batch_stride=lambda s: s // 2, stride=lambda s: s // 2, grid=1),
+    "samples of the operand at another distance": of("x", Input, batch_stride=lambda s: s // 2, stride=1, grid=1),
+    "too few parts": of("act1", Unpack, parts=4, stride=128),
+    "parts at the stride of a whole": of("act1", Unpack, stride=32),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_wrong_layouts_are_refused(name: str, good: Graph) -> None:
+    bad = corrupted(good, CORRUPTIONS[name])
+    assert any(a.type.layout != b.type.layout for a, b in zip(bad, good, strict=True)), "nothing was changed"
+    with pytest.raises(ParameterError, match="collide"):
+        check(bad)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_whatever_passes_computes_the_right_products(seed: int, fresh: bool) -> None:
+    """Random layouts of one dense map: the validator accepts none that gives wrong products on plain polynomials."""
+    rng = np.random.default_rng(seed)
+    ring, batch = 64, int(rng.integers(1, 5))
+    features, outputs = (int(v) for v in rng.integers(1, 7, 2))
+    try:
+        source = _random_layout(rng, ring, batch, features, fresh)
+        target = replace(_random_layout(rng, ring, batch, outputs, False), parts=1)
+    except IRError:
+        return
+    graph, weight = _dense_map(source, target, rng)
+    try:
+        check(graph)
+    except ParameterError:
+        event("refused")
+        return
+    event("accepted")
+    x = rng.integers(-9, 10, (batch, features))
+    coefficients = source.pack(x)
+    if not fresh:  # garbage at all other places of the grid
+        useful = source.pack(np.ones_like(x)) != 0
+        garbage = np.zeros_like(useful)
+        garbage[:, :: source.grid] = True
+        coefficients[garbage & ~useful] = rng.integers(1, 10, coefficients.shape)[garbage & ~useful]
+    total = np.zeros(ring, dtype=np.int64)
+    for part, row in enumerate(coefficients):
+        total += _product(row, _weights(weight, part, source, target))
+    np.testing.assert_array_equal(target.unpack(total[None], batch), x @ weight.T)
+
+
+def _random_layout(rng: np.random.Generator, ring: int, batch: int, features: int, fresh: bool) -> Layout:
+    parts = int(rng.choice([1, features, int(rng.integers(1, features + 1))]))
+    stride, batch_stride = int(rng.integers(1, 17)), int(rng.choice([8, 16, 32, 64]))
+    if not fresh:
+        stride = 1 << int(rng.integers(0, 6))
+    return Layout(ring, batch, features, parts, stride, batch_stride, 1 if fresh else stride, fresh)
+
+
+def _dense_map(source: Layout, target: Layout, rng: np.random.Generator) -> tuple[Graph, npt.NDArray[np.int64]]:
+    template, _ = assigned(mlp(source.features, target.features))
+    weight = rng.integers(1, 10, (target.features, source.features))
+    rewriter = Rewriter(template, Level.LAIDOUT, source.batch)
+    for node in template:
+        layout = {Input: source, Linear: target}.get(type(node.op))
+        rewriter.keep(node, replace(node.type, layout=layout))
+    return rewriter.new, weight
+
+
+def _weights(weight: npt.NDArray[np.int64], part: int, source: Layout, target: Layout) -> npt.NDArray[np.int64]:
+    """sum w[i, j] X^(e_out(i) - e_in(j)) over the features j of a part, modulo X^N + 1."""
+    out = np.zeros(source.ring, dtype=np.int64)
+    for j in range(part, source.features, source.parts):
+        for i in range(target.features):
+            exponent = i * target.stride - j // source.parts * source.stride
+            out[exponent % source.ring] += weight[i, j] * (-1) ** (exponent // source.ring)
+    return out
+
+
+def _product(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    full = np.convolve(a, b)
+    out = full[: len(a)].copy()
+    out[: len(full) - len(a)] -= full[len(a) :]
+    return out
+
+
+# -- options --
+
+
+@pytest.mark.parametrize("ring", [0, -1024, 1000, 3, 512, 131072])
+def test_unusable_rings(ring: int) -> None:
+    with pytest.raises(GlyphcError, match="ring"):
+        glyphc.compile(mlp(4, 3), np.ones((2, 4)), passes=f"{BEFORE},assign-layout{{ring={ring}}},select-parameters")
+
+
+def test_every_encrypted_value_has_a_layout_of_the_ring() -> None:
+    graph = laid_out(mlp(20, 8, 8, 6), 3, 4096)
+    for node in graph:
+        if node.type.scheme is Scheme.CLIENT:
+            assert node.type.layout is None
+        else:
+            assert node.type.layout is not None
+            assert node.type.layout.ring == 4096
+        if isinstance(node.op, Switch):
+            assert node.type.layout == graph.operands(node)[0].type.layout
