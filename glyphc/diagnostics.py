@@ -277,4 +277,8 @@ def _fill(graph: Graph) -> str:
 
 
 def _security(parameters: Parameters) -> str:
-    return f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)" if parameters.secure else "NONE"
+    return (
+        f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)"
+        if parameters.secure
+        else "NOT SECURE: a small ring, for tests only"
+    )

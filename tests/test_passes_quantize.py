@@ -307,16 +307,13 @@ def test_tables_have_a_scale_for_each_feature() -> None:
     assert q.graph.inputs[0].decisions[-1].chosen == "scale per feature"
 
 
-OPEN = pytest.mark.xfail(reason="a shared scale is chosen by the median range alone; small features drown in its steps")
-
-
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param("offsets", marks=OPEN),
-        pytest.param("far offset", marks=OPEN),
-        pytest.param("one small", marks=OPEN),
-        pytest.param("a third small", marks=OPEN),
+        "offsets",
+        "far offset",
+        "one small",
+        "a third small",
         "one large",
         "constants",
     ],

@@ -54,6 +54,13 @@ def parse_option(text: str, default: Any, where: str) -> Any:
         raise GlyphcError(f"{where}: {text!r} is not a valid {type(default).__name__}") from None
 
 
+def check_ring(name: str, ring: int) -> None:
+    """GlyphcError unless a ring dimension is a power of two of a usable size."""
+    if ring & (ring - 1):
+        raise GlyphcError(f"pass {name!r}: ring={ring} is not a power of two")
+    check_option(name, "ring", ring, 1024, 65536)
+
+
 def check_option(name: str, option: str, value: float, lowest: float, highest: float) -> None:
     """GlyphcError unless an option's value lies in [lowest, highest]."""
     if not lowest <= value <= highest:

@@ -44,7 +44,7 @@ _ITEM = re.compile(r"\s*([a-z-]+)\s*(?:\{([^}]*)\})?\s*(?:,|$)")
 def parse_pipeline(text: str) -> list[Pass]:
     """Passes from text; GlyphcError names the part that is wrong."""
     passes: list[Pass] = []
-    at = 0
+    text, at = text.rstrip(), 0
     while at < len(text):
         match = _ITEM.match(text, at)
         if match is None:

@@ -18,13 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from glyphc.errors import GlyphcError, ParameterError
+from glyphc.errors import ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 
-from .base import Context, Pass, check_option
+from .base import Context, Pass, check_ring
 
 # A transform of level budget b needs at least 2^b slots.
 MIN_SLOTS = 8
@@ -41,9 +41,7 @@ class AssignLayout(Pass):
     ring: int = 65536
 
     def __post_init__(self) -> None:
-        if self.ring & (self.ring - 1):
-            raise GlyphcError(f"pass {self.name!r}: ring={self.ring} is not a power of two")
-        check_option(self.name, "ring", self.ring, 1024, 65536)
+        check_ring(self.name, self.ring)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         widest = self._widest(graph)

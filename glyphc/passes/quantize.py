@@ -69,30 +69,28 @@ class Quantize(Pass):
 
     # -- formats --
 
-    def _input_format(self, node: Node, context: Context) -> tuple[FixedPoint, tuple[Decision, ...]]:
-        """One scale for all features, or one for each where features of small magnitude would drown."""
+    def _input_format(self, node: Node, graph: Graph, context: Context) -> tuple[FixedPoint, tuple[Decision, ...]]:
+        """One scale for all features, or one for each where its steps would show in what is computed from them."""
         assert isinstance(node.op, Input) and node.type.calibration is not None
         x = context.samples[node.op.name].reshape(-1, node.type.size)
         limit = 2 ** (self.input_bits - 1) - 1
         magnitude = node.type.calibration.magnitude * self.input_margin or 1.0
         shared = FixedPoint((magnitude / limit,), (0.0,), -limit, limit)
         lo, hi = x.min(axis=0), x.max(axis=0)
-        spread = np.where(hi > lo, x.std(axis=0), np.inf)
-        # in steps of the shared scale; below this a feature's rounding noise shows in its own variation
-        steps = float(spread.min() / shared.scale[0])
-        needed = 2.0 ** (self.input_bits - 10)
-        alike = steps >= needed or bool(np.median(hi - lo) * 16 >= (hi - lo).max())
+        rounding = _rounding_share(node, graph, shared.scale[0])
+        # as much as the rounding of activations may add; then one range for all features is the more robust choice
+        alike = rounding <= 2.0**-self.activation_bits
         half = np.where(hi > lo, (hi - lo) / 2, np.maximum(np.abs(hi), 1.0)) * self.input_margin
         own = FixedPoint(tuple(float(h) / limit for h in half), tuple(float(c) for c in (lo + hi) / 2), -limit, limit)
         decision = Decision(
             self.name,
             "shared scale" if alike else "scale per feature",
             (
-                Candidate("shared scale", 0.0, f"the least varying feature has a deviation of {steps:.3g} steps"),
+                Candidate("shared scale", 0.0, f"rounding shows as {rounding:.2g} of the next layer's range"),
                 Candidate(
                     "scale per feature",
                     0.0,
-                    "features have similar ranges: no need" if alike else "keeps features of small magnitude exact",
+                    "not needed" if alike else "keeps features precise that vary little",
                 ),
             ),
         )
@@ -153,16 +151,17 @@ class Quantize(Pass):
 
     def _operand_format(self, graph: Graph, node: Node, context: Context) -> FixedPoint:
         if isinstance(node.op, Input):
-            return self._input_format(node, context)[0]
+            return self._input_format(node, graph, context)[0]
         (operand,) = graph.operands(node)
         if isinstance(node.op, Reshape):
             return self._operand_format(graph, operand, context)
-        assert isinstance(node.op, Apply)
+        if not isinstance(node.op, Apply):
+            raise ParameterError(f"{node} is read by a dense layer, which is not the canonical form; run 'fold' first")
         return self._activation_format(node.op, self._result_format(operand, graph, 24))
 
     def _node(self, node: Node, rewriter: Rewriter, bits: int, context: Context) -> None:
         if isinstance(node.op, Input):
-            fixed, decisions = self._input_format(node, context)
+            fixed, decisions = self._input_format(node, rewriter.old, context)
             rewriter.keep(node, replace(node.type, fixed=fixed), decisions)
             return
         (operand,) = rewriter.operands(node)
@@ -192,3 +191,17 @@ class Quantize(Pass):
         linear = Linear(Const(names[0]), Const(names[1]))
         type = replace(node.type, fixed=fixed)
         rewriter.replace(node, rewriter.new.add(linear, (operand,), type, node.location, node.decisions))
+
+
+def _rounding_share(node: Node, graph: Graph, step: float) -> float:
+    """Rms error that rounding to ``step`` makes in the dense maps that read ``node``, as a share of their ranges."""
+    share = 0.0
+    for user in graph.users(node):
+        if isinstance(user.op, Reshape):
+            share = max(share, _rounding_share(user, graph, step))
+        elif isinstance(user.op, Dense):
+            assert user.type.calibration is not None
+            norm = np.sqrt((graph.constant(user.op.weight.name).astype(np.float64) ** 2).sum(axis=1).max())
+            span = user.type.calibration.hi - user.type.calibration.lo
+            share = max(share, float(norm) * step / np.sqrt(12) / (span or np.inf))
+    return share

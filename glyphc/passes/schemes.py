@@ -11,7 +11,7 @@ from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Reshape, Softmax, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
 
-from .base import Context, Pass
+from .base import Context, Pass, check_ring
 
 _DEGREE = 27  # typical; the series is chosen later
 _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
@@ -25,6 +25,9 @@ class AssignScheme(Pass):
     requires: ClassVar[Level] = Level.QUANTIZED
     ensures: ClassVar[Level] = Level.QUANTIZED
     ring: int = 65536
+
+    def __post_init__(self) -> None:
+        check_ring(self.name, self.ring)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         rewriter = Rewriter(graph)
