@@ -115,7 +115,7 @@ def test_compile_prints_schedule_and_totals(
     assert totals["bootstraps"].startswith("2 per pass")
     assert re.match(r"\d+\.\d s per pass predicted, \d+\.\d ms per sample", totals["time"])
     assert re.match(r"\d+\.\d GB peak predicted", totals["memory"])
-    assert totals["security"].startswith("HEStd_128_classic")
+    assert totals["security"].startswith("128-bit (HEStd_128_classic")
     assert totals["parameters"].startswith("ring 65536, t = 2^")
     assert NOT_SECURE not in text
     assert f"wrote {artifact} ({artifact.stat().st_size:,} bytes)" in text
