@@ -81,7 +81,7 @@ def fit(
     real = np.concatenate([[constant / 2], cos / 2])
     imag = np.concatenate([[0.0], -sin / 2])
     span = float(y.max() - y.min()) or 1.0
-    grid = np.linspace(-half_range, half_range, 4 * points + 1)
+    grid = np.linspace(-half_range, half_range, 16 * points + 1)
     grid = grid[~_near(grid, jumps, width)]
     error = evaluate_coefficients(real, imag, grid) - function(grid)
     density = _density(grid, half_range, weights)
