@@ -59,10 +59,6 @@ class RunReport:
     peak_memory: int = 0
     security: str = ""
 
-    @property
-    def total(self) -> float:
-        return sum(self.seconds.values())
-
 
 def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: Reporter | None = None) -> RunReport:
     """Evaluate samples, shape (samples, *input shape), or a mapping of them by input name.

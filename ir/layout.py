@@ -55,11 +55,6 @@ class Layout:
         return -(-self.features // self.parts)
 
     @property
-    def slots_per_sample(self) -> int:
-        """Positions of one sample's block that lie on the feature stride, useful or not."""
-        return self.batch_stride // self.stride
-
-    @property
     def occupancy(self) -> float:
         """Share of all coefficients of all parts that carry a useful value."""
         return self.batch * self.features / (self.parts * self.ring)

@@ -7,7 +7,7 @@ after scheme assignment, layout after layout assignment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from math import prod
 
@@ -121,6 +121,3 @@ class TensorType:
     def size(self) -> int:
         """Number of elements of one sample."""
         return prod(self.shape)
-
-    def with_shape(self, shape: tuple[int, ...]) -> TensorType:
-        return replace(self, shape=shape)

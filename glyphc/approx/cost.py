@@ -50,7 +50,6 @@ class CostModel:
     product: float = 0.30e-3  # BGV ciphertext x cached plaintext, and its addition
     automorphism: float = 6.5e-3  # BGV automorphism with its addition, subtraction and shift
     switch: float = 0.05  # scheme switch, either way
-    encrypt: float = 5.0e-3
     configurations: tuple[Configuration, ...] = CONFIGURATIONS
     series_share: float = 0.2  # of a bootstrap: one series and SlotsToCoeffs; the rest is shared by all functions
     level: float = 0.06  # relative cost of one more level in the bootstrapping context

@@ -29,7 +29,6 @@ class Estimate:
     node_seconds: dict[int, float]
     bootstraps: int
     bootstrap_seconds: float
-    encrypt_seconds: float
     key_bytes: float
     memory_bytes: float
 
@@ -49,12 +48,10 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         by_node[instruction.node] = by_node.get(instruction.node, 0.0) + seconds
         if isinstance(instruction, Powers | Evaluate):
             bootstrap += seconds
-    inputs = sum(p.layout.parts for p in schedule.client.inputs)
     return Estimate(
         by_node,
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
-        inputs * cost.scaled(cost.encrypt, parameters.ring),
         cost.key_bytes(parameters),
         cost.memory_bytes(parameters, _most_live(schedule.instructions), sum(map(len, schedule.polynomials.values()))),
     )
