@@ -26,7 +26,19 @@ from glyphc.codec import decode, encode
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import Dot, Evaluate, Free, FromTorus, Load, Powers, Schedule, Split, Store, ToTorus
+from glyphc.ir.instructions import (
+    Dot,
+    Evaluate,
+    Free,
+    FromTorus,
+    Instruction,
+    Load,
+    Powers,
+    Schedule,
+    Split,
+    Store,
+    ToTorus,
+)
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Output, Reshape, Scale, Softmax
 from glyphc.ir.types import Level
 from glyphc.program import Program
@@ -196,6 +208,10 @@ def describe(graph: Graph) -> str:
 class CheckedMachine(CleartextMachine):
     """Plain execution that insists on what the instructions' definitions promise to the backends."""
 
+    def dot(self, sources: Sequence[F64], weights: str) -> F64:
+        self.product = super().dot(sources, weights)
+        return self.product
+
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         off = np.ones(len(source), dtype=bool)
         off[::stride] = False
@@ -215,7 +231,16 @@ def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
         coefficients = encode(port, samples[port.name])
         assert coefficients.shape == (port.layout.parts, schedule.parameters.ring)
         ciphertexts[port.name] = [machine.encrypt(c) for c in coefficients]
-    results = execute(schedule, machine, ciphertexts)
+
+    def observe(instruction: Instruction, seconds: float) -> None:
+        layout = program.graph.node(instruction.node).type.layout
+        if isinstance(instruction, Dot) and layout is not None:
+            # garbage stands where the layout says that it may
+            off = np.ones(layout.ring, dtype=bool)
+            off[:: layout.grid] = False
+            assert np.abs(machine.product[off]).max(initial=0.0) < 0.5, instruction
+
+    results = execute(schedule, machine, ciphertexts, observe)
     assert set(results) == {p.name for p in schedule.client.outputs}
     count = len(next(iter(samples.values())))
     return {
