@@ -25,8 +25,8 @@ from glyphc.ir.instructions import (
 class Machine(Protocol):
     """The server's side of a backend: one method per computing instruction (see ``glyphc.ir.instructions``)."""
 
-    def dot(self, sources: Sequence[Any], weights: str) -> Any:
-        """Sum of products of ciphertexts with the polynomials named ``weights``, and the bias."""
+    def dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
+        """Sum of products of ciphertexts with the polynomials named ``weights``, the bias, and an earlier sum."""
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
         """The first ``count`` of ``parts`` residue classes."""
@@ -66,8 +66,9 @@ def execute(
         match instruction:
             case Load(target=target, name=name, part=part):
                 registers[target] = inputs[name][part]
-            case Dot(target=target, sources=sources, weights=weights):
-                registers[target] = machine.dot([registers[s] for s in sources], weights)
+            case Dot(target=target, sources=sources, weights=weights, total=total):
+                earlier = None if total is None else registers[total]
+                registers[target] = machine.dot([registers[s] for s in sources], weights, earlier)
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 pieces = machine.split(registers[source], parts, stride, len(targets))
                 registers.update(zip(targets, pieces, strict=True))

@@ -54,15 +54,17 @@ class CleartextMachine:
         """The message, shape (N,), centred modulo t."""
         return np.rint(ciphertext).astype(np.int64)
 
-    def dot(self, sources: Sequence[F64], weights: str) -> F64:
+    def dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
         polynomials = self._polynomials[weights]
-        total = np.zeros(self._ring // 2, dtype=np.complex128)
+        products = np.zeros(self._ring // 2, dtype=np.complex128)
         for row, source in enumerate(sources):
-            total += self._fft.forward(source) * self._fft.forward(
+            products += self._fft.forward(source) * self._fft.forward(
                 polynomials.dense(row, self._ring).astype(np.float64)
             )
-        bias = polynomials.dense(len(polynomials) - 1, self._ring)
-        return self._centred(self._fft.inverse(total) + bias)
+        result = self._fft.inverse(products)
+        if len(polynomials) > len(sources):
+            result = result + polynomials.dense(len(sources), self._ring)
+        return self._centred(result if total is None else result + total)
 
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         pieces = []

@@ -12,12 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GlyphcError", "Program", "__version__", "compile", "load"]
+__all__ = [
+    "GlyphcError",
+    "Program",
+    "__version__",
+    "activations",
+    "compile",
+    "load",
+    "register_activation",
+    "unregister_activation",
+]
 
 if TYPE_CHECKING:
     from .compiler import compile
     from .errors import GlyphcError
     from .program import Program
+    from .registry import activations, register_activation, unregister_activation
 
     load = Program.load
 
@@ -35,4 +45,8 @@ def __getattr__(name: str) -> Any:
         from .program import Program
 
         return Program if name == "Program" else Program.load
+    if name in ("activations", "register_activation", "unregister_activation"):
+        from . import registry
+
+        return getattr(registry, name)
     raise AttributeError(f"module 'glyphc' has no attribute {name!r}")

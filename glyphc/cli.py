@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from glyphc.measure import Calibration
     from glyphc.program import Program
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -135,6 +136,63 @@ def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> 
         click.echo(graph_text(program.graph, estimates, report.node_seconds) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
+
+
+@main.command("calibrate")
+@click.option("--quick", is_flag=True, help="Measure the smallest and the largest configuration; scale the others.")
+@click.option("--slots", type=int, multiple=True, help="Measure only the configuration of this size (repeatable).")
+@click.option("-o", "--output", type=click.Path(), help="The file to write. [default: the user's cost model]")
+@click.option("--show", is_flag=True, help="Measure nothing: print the model in use and where it comes from.")
+def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool) -> None:
+    """Measure this machine for predictions of time and memory.
+
+    Takes some ten minutes with gigabytes of memory, and wants the machine for itself. The result is a file of the
+    user's, ~/.config/glyphc/cost.json, that 'compile' and 'run' read; GLYPHC_COST_MODEL names another one, or none
+    (the model that ships with glyphc) when it is empty.
+    """
+    from glyphc.approx import cost_file
+    from glyphc.diagnostics import cost_text
+
+    if show:
+        if quick or slots or output:
+            raise click.UsageError("--show measures nothing and goes with no other option")
+        origin = cost_file.source()
+        click.echo(cost_text(cost_file.current(), str(origin) if origin else "ships with glyphc"))
+        return
+    path = Path(output) if output else cost_file.output_path()
+    calibration = _calibrate(path, quick, slots)
+    click.echo(cost_text(calibration.model, str(path)) + "\n")
+    for reason in calibration.skipped:
+        click.echo(f"not measured, scaled instead: {reason}", err=True)
+    if calibration.disturbance > 0.1:
+        click.echo(
+            f"warning: other work took {calibration.disturbance:.0%} of the processors meanwhile, so these seconds "
+            "are too many; measure again when the machine is idle",
+            err=True,
+        )
+    click.echo(f"wrote {path}")
+    if not cost_file.in_use(path):
+        click.echo(f"this file is used when {cost_file.VARIABLE} names it")
+
+
+def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
+    """Measure and write the file, which appears whole and at the end."""
+    from glyphc.approx import cost_file
+    from glyphc.approx.cost import CostModel
+    from glyphc.console import reporter
+    from glyphc.measure import calibrate, job_seconds, jobs
+    from glyphc.program import check_writable
+
+    # an unusable file does not matter here: a new one is made
+    cost = CostModel()
+    work = jobs(cost, slots, quick)
+    cost_file.make_folder(path)
+    check_writable(path)
+    minutes = sum(job_seconds(job, cost) for job in work) / 60
+    click.echo(f"{len(work)} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
+    calibration = calibrate(work, cost, reporter())
+    cost_file.save(path, calibration.model)
+    return calibration
 
 
 def _node(program: Program, name: str, stage: str | None) -> Any:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from glyphc.approx import cost_file
+from glyphc.approx.cost import CostModel
 from glyphc.errors import CalibrationError, GlyphcError, ModelError
 from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
@@ -47,6 +49,7 @@ def compile(
     *,
     passes: str = DEFAULT,
     insecure_ring: int | None = None,
+    cost: CostModel | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
@@ -55,15 +58,17 @@ def compile(
     value
     ranges and are not stored. batch: samples evaluated at once; more samples per bootstrap cost less per sample.
     passes: the pipeline as text, see ``glyphc.passes.pipeline``. insecure_ring: a small ring dimension for tests; NOT
-    SECURE, and every output says so.
+    SECURE, and every output says so. cost: what things cost, for choices and explanations; by default the user's
+    model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
 
-    Raises ModelError, CalibrationError or ParameterError with a message that names the culprit.
+    Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
+    unusable file of the cost model.
     """
     if batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
     source = _with_batch(model if isinstance(model, Graph) else _read(model), batch)
     steps = [_for_ring(step, insecure_ring) for step in parse_pipeline(passes)]
-    context = Context(_samples(source, calibration))
+    context = Context(_samples(source, calibration), cost or cost_file.current())
     stages = _Stages({"source": source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))

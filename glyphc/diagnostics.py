@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glyphc.approx import noise
-from glyphc.approx.cost import CostModel
+from glyphc.approx import cost_file, noise
+from glyphc.approx.cost import BootstrapCost, Configuration, CostModel
 from glyphc.approx.estimate import Estimate, estimate
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
@@ -74,8 +74,8 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
 
 
 def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
-    """What one pass of a program is expected to take."""
-    return estimate(program.schedule, cost or CostModel())
+    """What one pass of a program is expected to take, by default on the machine of the user's cost model."""
+    return estimate(program.schedule, cost or cost_file.current())
 
 
 def schedule_text(schedule: Schedule) -> str:
@@ -85,8 +85,9 @@ def schedule_text(schedule: Schedule) -> str:
         match i:
             case Load(target=t, name=name, part=part):
                 row = ("load", f"r{t}", "", f"{name}[{part}]")
-            case Dot(target=t, sources=sources, weights=weights):
-                row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}")
+            case Dot(target=t, sources=sources, weights=weights, total=total):
+                earlier = "" if total is None else f" + r{total}"
+                row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 row = ("split", _registers(targets), f"r{source}", f"{parts} classes of stride {stride}")
             case ToTorus(target=t, source=source, slots=slots):
@@ -124,7 +125,7 @@ def totals(program: Program, estimates: Estimate) -> str:
         if p.slots
         else "bootstraps  none",
         f"time        {estimates.seconds:.1f} s per pass predicted, {estimates.seconds / batch * 1e3:.1f} ms per "
-        f"sample ({estimates.bootstrap_seconds:.1f} s in bootstraps), on 2 cores",
+        f"sample ({estimates.bootstrap_seconds:.1f} s in bootstraps), as measured on {estimates.measured_on}",
         f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
         f"{estimates.key_bytes / 1e9:.1f} GB",
         f"security    {_security(p)}",
@@ -185,6 +186,45 @@ def run_summary(report: RunReport) -> str:
     return "\n".join(lines)
 
 
+def cost_text(cost: CostModel, origin: str) -> str:
+    """The cost model: where it comes from, the primitives, a line for each configuration and degree."""
+    machine = cost.machine
+    heading = (
+        "slots", "transforms", "digits", "degree", "shared s", "function s", "keys s", "keys GB", "idle GB", "peak GB",
+        "shared MB", "",
+    )  # fmt: skip
+    rows = [heading, *(_cost_row(c, row) for c in cost.configurations for row in c.costs)]
+    return "\n".join(
+        [
+            f"cost model  {origin}",
+            f"measured    {machine.date} on {machine.text}, OpenFHE {machine.openfhe}; seconds and bytes at N = 65536",
+            f"BGV         product {cost.product * 1e3:.2f} ms, automorphism {cost.automorphism * 1e3:.1f} ms, "
+            f"scheme switch {cost.switch * 1e3:.0f} ms",
+            "bootstraps  shared: the half that all functions of a value share; idle: a process with keys and no work",
+            "",
+            align(rows),
+        ]
+    )
+
+
+def _cost_row(configuration: Configuration, row: BootstrapCost) -> tuple[str, ...]:
+    encode, decode = configuration.level_budget
+    return (
+        str(configuration.slots),
+        f"{encode}+{decode}",
+        str(configuration.large_digits),
+        str(row.degree),
+        f"{row.powers:.2f}",
+        f"{row.evaluate:.2f}",
+        f"{row.key_seconds:.1f}",
+        f"{row.key_bytes / 1e9:.2f}",
+        f"{row.idle_bytes / 1e9:.2f}",
+        f"{(row.idle_bytes + row.work_bytes) / 1e9:.2f}",
+        f"{row.powers_bytes / 1e6:.0f}",
+        "" if row.measured else "scaled",
+    )
+
+
 def why(node: Node) -> str:
     """The decisions made for a node: candidates, costs, and why the losers lost."""
     if not node.decisions:
@@ -216,8 +256,8 @@ def _expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Unpack):
         text = f"unpack {operands} into {op.parts}"
     elif isinstance(op, Linear | Dense):
-        rows, columns = graph.constant(op.weight.name).shape
-        text = f"{op.mnemonic}({operands}) {rows}x{columns}"
+        shapes = [graph.constant(w.name).shape for w in op.weights]
+        text = f"{op.mnemonic}({operands}) {shapes[0][0]}x{'+'.join(str(columns) for _, columns in shapes)}"
     else:
         text = f"{op.mnemonic}({operands})"
     return f"%{node.id} = {text}"
@@ -230,7 +270,8 @@ def _scheme(type: TensorType) -> str:
 def _layout(layout: Layout | None) -> str:
     if layout is None:
         return ""
-    return f"{layout.parts} ct, {layout.occupancy:.1%} full, stride {layout.stride}/{layout.batch_stride}"
+    count = f"{layout.chunks} x {layout.parts}" if layout.chunks > 1 else f"{layout.parts}"
+    return f"{count} ct, {layout.occupancy:.1%} full, stride {layout.stride}/{layout.batch_stride}"
 
 
 def _range(type: TensorType) -> str:

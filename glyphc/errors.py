@@ -24,6 +24,10 @@ class DataError(GlyphcError):
     """Input data that does not fit the program: shape, dtype, NaN, outside the calibrated range."""
 
 
+class ActivationError(GlyphcError):
+    """An activation of the user's own that cannot be registered: its name, its interval or what it computes."""
+
+
 class ParameterError(GlyphcError):
     """No secure parameters exist for the program, or a validator refuses the chosen ones. Names the node."""
 

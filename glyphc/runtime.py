@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from glyphc.approx.cost import CostModel
+from glyphc.approx import cost_file
 from glyphc.approx.estimate import estimate, instruction_seconds
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
@@ -64,7 +64,7 @@ def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: R
     """Evaluate samples, shape (samples, *input shape), or a mapping of them by input name.
 
     More samples than the program's batch are done in several passes. Raises DataError for unusable samples, before any
-    key is made; EnvironmentSetupError when OpenFHE is missing.
+    key is made; EnvironmentSetupError when OpenFHE is missing; GlyphcError for an unusable file of the cost model.
     """
     try:
         mode = Mode(mode)
@@ -88,7 +88,7 @@ class _Runner:
             self.client.parameters.security if mode is Mode.ENCRYPTED else f"none ({mode.value} mode, no encryption)"
         )
         self.report = RunReport({}, mode, count, len(self.passes), security=secure)
-        self.cost = CostModel()
+        self.cost = cost_file.current()
 
     def run(self) -> None:
         try:
@@ -176,7 +176,7 @@ class _Runner:
 
         self.reporter.note(suffix)
         inputs: dict[str, list[Any]] = {}
-        with self.stage("encrypt", sum(p.layout.parts for p in self.client.inputs)):
+        with self.stage("encrypt", sum(p.layout.ciphertexts for p in self.client.inputs)):
             for port in self.client.inputs:
                 inputs[port.name] = []
                 for coefficients in encode(port, self.samples[port.name][rows]):

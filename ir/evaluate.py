@@ -6,7 +6,7 @@ integers; what the client computes after decryption is float again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any
 
@@ -17,17 +17,28 @@ from .errors import IRError
 from .functions import compose
 from .graph import Graph, Node
 from .ops import (
+    Add,
     Apply,
     ArgMax,
     Bootstrap,
+    Concat,
     Dense,
+    Div,
+    Gather,
+    Hardmax,
     Input,
     Linear,
+    Max,
+    Min,
+    Mul,
     Op,
     Output,
+    ReduceMax,
+    ReduceSum,
     Reshape,
     Scale,
     Softmax,
+    Sub,
     Switch,
     Unpack,
 )
@@ -117,8 +128,57 @@ def _(op: Reshape, node: Node | None, graph: Graph | None, args: tuple[Value, ..
 @_evaluate.register(Dense)
 @_evaluate.register(Linear)
 def _(op: Dense | Linear, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    weight, bias = graph.constant(op.weight.name), graph.constant(op.bias.name)
-    return np.asarray(args[0] @ weight.T + bias)
+    products = (x @ graph.constant(w.name).T for x, w in zip(args, op.weights, strict=True))
+    return np.asarray(sum(products) + graph.constant(op.bias.name))
+
+
+_TWO_OPERANDS: dict[type[Op], Callable[[F64, F64], F64]] = {
+    Add: np.add,
+    Sub: np.subtract,
+    Mul: np.multiply,
+    Div: np.divide,
+    Max: np.maximum,
+    Min: np.minimum,
+}
+
+
+@_evaluate.register(Add)
+@_evaluate.register(Sub)
+@_evaluate.register(Mul)
+@_evaluate.register(Div)
+@_evaluate.register(Max)
+@_evaluate.register(Min)
+def _(op: Op, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    # broadcasting aligns the last axes of the samples, so shorter ones get axes behind the batch
+    rank = len(node.type.shape)
+    a, b = (x.reshape(len(x), *(1,) * (rank + 1 - x.ndim), *x.shape[1:]) for x in args)
+    with np.errstate(all="ignore"):  # callers check that values are finite and name the node
+        return np.asarray(_TWO_OPERANDS[type(op)](a, b))
+
+
+@_evaluate.register
+def _(op: Concat, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.concatenate(args, axis=1)
+
+
+@_evaluate.register
+def _(op: Gather, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.asarray(args[0].reshape(len(args[0]), -1)[:, graph.constant(op.indices.name)])
+
+
+@_evaluate.register
+def _(op: ReduceSum, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.asarray(args[0].sum(axis=-1))
+
+
+@_evaluate.register
+def _(op: ReduceMax, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.asarray(args[0].max(axis=-1))
+
+
+@_evaluate.register
+def _(op: Hardmax, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.asarray(np.eye(node.type.shape[-1])[np.argmax(args[0], axis=-1)])
 
 
 @_evaluate.register

@@ -49,9 +49,17 @@ def _table(x: F64, lo: float, hi: float, *values: float) -> F64:
     return np.asarray(np.interp(x, np.linspace(lo, hi, len(values)), values))
 
 
+def _table_with_jumps(x: F64, lo: float, hi: float, count: float, *rest: float) -> F64:
+    end = 2 * int(count)
+    y = _table(x, lo, hi, *rest[end:])
+    for at, height in zip(rest[0:end:2], rest[1:end:2], strict=True):
+        y = y + np.where(x > at, height, 0.0)
+    return y
+
+
 @dataclass(frozen=True)
 class _Definition:
-    """parameters: how many (None: any number, at least 4). domain: open interval where it is defined."""
+    """parameters: how many (None: those of a table). domain: open interval where it is defined."""
 
     parameters: int | None
     compute: Callable[..., F64]
@@ -67,6 +75,9 @@ _TABLE: dict[str, _Definition] = {
     "elu": _Definition(1, _elu),
     "erf": _Definition(0, _erf),
     "exp": _Definition(0, np.exp),
+    # exp of what is never positive but for noise (the last step of a softmax): its guard band must not reach far above
+    # zero, where exp would stretch the range of the result
+    "exp_nonpositive": _Definition(0, np.exp, (-math.inf, 0.25)),
     "floor": _Definition(1, lambda x, grid: grid * np.floor(x / grid)),
     "gelu": _Definition(0, _gelu),
     "gelu_tanh": _Definition(0, _gelu_tanh),
@@ -93,9 +104,14 @@ _TABLE: dict[str, _Definition] = {
     # continued by zero: its argument is never far below zero in a network that uses it
     "sqrt": _Definition(0, lambda x: np.sqrt(np.maximum(x, 0.0))),
     "table": _Definition(None, _table),
+    "table_with_jumps": _Definition(None, _table_with_jumps),
     "tanh": _Definition(0, np.tanh),
     "thresholded_relu": _Definition(1, lambda x, a: np.where(x > a, x, 0.0)),
 }
+_TABLES = frozenset(name for name, definition in _TABLE.items() if definition.parameters is None)
+
+# By how much of its width values may leave a table: they are sums of rounded products, the limits are round numbers.
+_TABLE_SLACK = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -103,8 +119,8 @@ class Function:
     """A named univariate function, e.g. ``Function("leaky_relu", (0.01,))``. Unknown names raise IRError.
 
     ``Function("table", (lo, hi, y_0, ..., y_n))`` interpolates linearly between n+1 equidistant points and continues
-    by its
-    end values.
+    by its end values. ``Function("table_with_jumps", (lo, hi, k, x_1, h_1, ..., x_k, h_k, y_0, ..., y_n))`` adds steps
+    to such a table: h_j to the right of x_j.
     """
 
     name: str
@@ -117,23 +133,49 @@ class Function:
         count = definition.parameters
         if count is not None and len(self.parameters) != count:
             raise IRError(f"function {self.name!r} takes {count} parameter(s), not {len(self.parameters)}")
-        if count is None and (len(self.parameters) < 4 or not self.parameters[0] < self.parameters[1]):
-            raise IRError(f"function {self.name!r} takes lo < hi and at least two values")
         if not all(math.isfinite(p) for p in self.parameters):
             raise IRError(f"function {self.name!r} has a parameter that is not finite")
+        if count is None:
+            self._check_table()
+
+    def _check_table(self) -> None:
+        if len(self.parameters) < 4 or not self.parameters[0] < self.parameters[1]:
+            raise IRError(f"function {self.name!r} takes lo < hi and at least two values")
+        if self.name == "table_with_jumps":
+            count = self.parameters[2]
+            if count < 0 or count != int(count) or len(self.parameters) < 3 + 2 * count + 2:
+                raise IRError(f"function {self.name!r} takes a number of jumps, two numbers for each, and two values")
+
+    def _table_parts(self) -> tuple[int, tuple[float, ...]]:
+        """Number of values of a table, and where it jumps."""
+        if self.name == "table":
+            return len(self.parameters) - 2, ()
+        end = 3 + 2 * int(self.parameters[2])
+        return len(self.parameters) - end, self.parameters[3:end:2]
 
     def __call__(self, x: F64) -> F64:
         with np.errstate(all="ignore"):  # callers check that results are finite and name the node
             return np.asarray(_TABLE[self.name].compute(np.asarray(x, dtype=np.float64), *self.parameters))
 
     def __str__(self) -> str:
-        if self.name == "table":
-            lo, hi, *values = self.parameters
-            return f"table({len(values)} values over [{lo:g}, {hi:g}])"
+        if self.name in _TABLES:
+            count, jumps = self._table_parts()
+            at = f", jumps at {', '.join(f'{x:.4g}' for x in jumps)}" if jumps else ""
+            return f"table({count} values over [{self.parameters[0]:g}, {self.parameters[1]:g}]{at})"
         return self.name + (f"({', '.join(f'{p:g}' for p in self.parameters)})" if self.parameters else "")
 
     def domain(self, lo: float, hi: float) -> tuple[float, float]:
-        """The open interval around [lo, hi] where the function is defined; IRError if it is not defined on [lo, hi]."""
+        """The open interval around [lo, hi] where the function is defined; IRError if it is not defined on [lo, hi].
+
+        A table that covers [lo, hi] is defined everywhere: for the few values beyond it that a guard band lets
+        through, its end values are a better guess than nothing.
+        """
+        if self.name in _TABLES:
+            first, last = self.parameters[:2]
+            slack = _TABLE_SLACK * (last - first)
+            if lo < first - slack or hi > last + slack:
+                raise IRError(f"{self} does not cover [{lo:.6g}, {hi:.6g}]")
+            return -math.inf, math.inf
         left, right = _TABLE[self.name].domain
         if self.name == "reciprocal" and hi < 0:
             left, right = -math.inf, 0.0
@@ -151,3 +193,12 @@ def compose(functions: tuple[Function, ...], x: F64) -> F64:
     for function in functions:
         x = function(x)
     return x
+
+
+def check_tables(functions: tuple[Function, ...], lo: float, hi: float) -> None:
+    """IRError if a table among ``functions`` does not cover what reaches it when [lo, hi] goes through them."""
+    x = np.linspace(lo, hi, 4097)
+    for function in functions:
+        if function.name in _TABLES and np.all(np.isfinite(x)):
+            function.domain(float(x.min()), float(x.max()))
+        x = function(x)

@@ -83,8 +83,8 @@ class Graph:
         """Append a node; the shape is inferred from the operands and must agree with ``type`` if that is given."""
         ids = tuple(o.id for o in operands)
         label = f"{op.mnemonic}{f' @{location}' if location else ''}"
-        if len(ids) != op.arity:
-            raise IRError(f"{label} takes {op.arity} operand(s), not {len(ids)}")
+        if not (ids if op.arity is None else len(ids) == op.arity):
+            raise IRError(f"{label} takes {'any number of' if op.arity is None else op.arity} operand(s), not {len(ids)}")
         if any(i not in self._graph for i in ids):
             raise IRError(f"{label} uses a node that is not in this graph")
         missing = [name for name in op.constant_names() if name not in self._constants]

@@ -25,7 +25,7 @@ Register = int
 
 @dataclass(frozen=True)
 class Load:
-    """Bind the ciphertext ``part`` of input ``name``."""
+    """Bind the ciphertext number ``part`` of input ``name`` (of all chunks and parts)."""
 
     target: Register
     name: str
@@ -35,14 +35,16 @@ class Load:
 
 @dataclass(frozen=True)
 class Dot:
-    """target = sum_j sources[j] * weights[j] + bias, polynomial products modulo X^N + 1 (BGV).
+    """target = total + sum_j sources[j] * weights[j] + bias, polynomial products modulo X^N + 1 (BGV).
 
-    weights: name of a :class:`Polynomials` constant with one polynomial per source, bias the last one.
+    weights: name of a :class:`Polynomials` constant with one polynomial per source, and the bias as the last one if it
+    has one more. total: an earlier sum to go on with.
     """
 
     target: Register
     sources: tuple[Register, ...]
     weights: str
+    total: Register | None
     node: int
 
 
@@ -114,7 +116,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Store:
-    """Hand the ciphertext out as ``part`` of output ``name``."""
+    """Hand the ciphertext out as number ``part`` of output ``name`` (of all chunks and parts)."""
 
     source: Register
     name: str

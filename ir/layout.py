@@ -23,9 +23,11 @@ def next_power_of_two(value: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """Feature i of sample b stands in ciphertext ``i % parts`` at exponent ``b*batch_stride + (i // parts)*stride``.
+    """Sample s stands in chunk ``s % chunks`` as its sample ``b = s // chunks``; in a chunk, feature i of sample b in
+    part ``i % parts`` at exponent ``b*batch_stride + (i // parts)*stride``. Chunks and parts are ciphertexts: part p
+    of chunk c is number ``c*parts + p``.
 
-    ring: the ring dimension N. batch: samples per ciphertext. features: elements of one sample.
+    ring: the ring dimension N. batch: samples in all chunks. features: elements of one sample.
     zero_elsewhere: whether all other coefficients are known to be zero; otherwise they hold garbage at multiples
     of ``grid`` (and zero off that grid).
     """
@@ -38,13 +40,15 @@ class Layout:
     batch_stride: int
     grid: int
     zero_elsewhere: bool
+    chunks: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.ring, self.batch, self.features, self.parts, self.stride, self.batch_stride, self.grid) < 1:
+        sizes = (self.ring, self.batch, self.features, self.parts, self.stride, self.batch_stride, self.grid)
+        if min(*sizes, self.chunks) < 1:
             raise IRError(f"a layout needs positive sizes and strides: {self}")
-        if self.per_part * self.stride > self.batch_stride and self.batch > 1:
+        if self.per_part * self.stride > self.batch_stride and self.per_chunk > 1:
             raise IRError(f"the {self.per_part} features of one sample overlap with the next sample: {self}")
-        if (self.batch - 1) * self.batch_stride + (self.per_part - 1) * self.stride >= self.ring:
+        if (self.per_chunk - 1) * self.batch_stride + (self.per_part - 1) * self.stride >= self.ring:
             raise IRError(f"the layout does not fit into {self.ring} coefficients: {self}")
         if self.stride % self.grid or self.batch_stride % self.grid:
             raise IRError(f"useful positions lie off the grid of {self.grid}: {self}")
@@ -55,39 +59,51 @@ class Layout:
         return -(-self.features // self.parts)
 
     @property
-    def occupancy(self) -> float:
-        """Share of all coefficients of all parts that carry a useful value."""
-        return self.batch * self.features / (self.parts * self.ring)
+    def per_chunk(self) -> int:
+        """Samples of the first chunk (later ones may hold one less)."""
+        return -(-self.batch // self.chunks)
 
-    def part_of(self, feature: int) -> int:
-        return feature % self.parts
+    @property
+    def ciphertexts(self) -> int:
+        return self.chunks * self.parts
+
+    @property
+    def occupancy(self) -> float:
+        """Share of all coefficients of all ciphertexts that carry a useful value."""
+        return self.batch * self.features / (self.ciphertexts * self.ring)
 
     def exponent_of(self, feature: int, sample: int = 0) -> int:
-        return sample * self.batch_stride + (feature // self.parts) * self.stride
+        return sample // self.chunks * self.batch_stride + (feature // self.parts) * self.stride
 
     def features_of(self, part: int) -> Iterator[int]:
-        """The features in ciphertext ``part``, in the order of their exponents."""
+        """The features in part ``part`` of every chunk, in the order of their exponents."""
         return iter(range(part, self.features, self.parts))
 
-    def positions(self, part: int) -> npt.NDArray[np.int64]:
-        """Exponents of the useful values of a part, shape (batch, number of features in the part)."""
+    def positions(self, part: int, samples: int | None = None) -> npt.NDArray[np.int64]:
+        """Exponents of a part's useful values, shape (samples, features in the part); by default for a full chunk."""
         count = len(range(part, self.features, self.parts))
-        b = np.arange(self.batch, dtype=np.int64)[:, None] * self.batch_stride
+        b = np.arange(self.per_chunk if samples is None else samples, dtype=np.int64)[:, None] * self.batch_stride
         return b + np.arange(count, dtype=np.int64)[None, :] * self.stride
 
     def pack(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Coefficients, shape (parts, ring), of a tensor of shape (samples <= batch, features)."""
-        out = np.zeros((self.parts, self.ring), dtype=np.int64)
-        for part in range(self.parts):
-            out[part, self.positions(part)[: values.shape[0]]] = values[:, part :: self.parts]
+        """Coefficients, shape (ciphertexts, ring), of a tensor of shape (samples <= batch, features)."""
+        out = np.zeros((self.ciphertexts, self.ring), dtype=np.int64)
+        for chunk in range(self.chunks):
+            rows = values[chunk :: self.chunks]
+            for part in range(self.parts):
+                out[chunk * self.parts + part, self.positions(part, len(rows))] = rows[:, part :: self.parts]
         return out
 
     def unpack(self, coefficients: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
-        """The tensor, shape (samples, features), from coefficients of shape (parts, ring): inverse of :meth:`pack`.
+        """The tensor, shape (samples, features), from coefficients of shape (ciphertexts, ring): inverse of pack.
 
-        Parts beyond the number of features hold nothing and may be missing.
+        Parts beyond the number of features hold nothing and may be missing in every chunk.
         """
         out = np.zeros((samples, self.features), dtype=coefficients.dtype)
-        for part in range(min(self.parts, self.features)):
-            out[:, part :: self.parts] = coefficients[part, self.positions(part)[:samples]]
+        parts = min(self.parts, self.features)
+        for chunk in range(self.chunks):
+            count = len(range(chunk, samples, self.chunks))
+            for part in range(parts):
+                found = coefficients[chunk * (len(coefficients) // self.chunks) + part]
+                out[chunk :: self.chunks, part :: self.parts] = found[self.positions(part, count)]
         return out

@@ -1,7 +1,8 @@
 """The ops: one frozen dataclass each, with the rule for the shape of its result beside it.
 
 An op holds attributes only; operands are edges of the graph, types are on the nodes. Constants (weights) are kept
-by the graph and named here by :class:`Const`. ``levels`` says at which levels an op may occur.
+by the graph and named here by :class:`Const`. ``levels`` says at which levels an op may occur: the ops of networks at
+the source level only, a few with integer semantics from the quantized level on.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ class Op:
     """Base of all ops."""
 
     mnemonic: ClassVar[str] = "?"
-    arity: ClassVar[int] = 1
     levels: ClassVar[frozenset[Level]] = frozenset()
+
+    @property
+    def arity(self) -> int | None:
+        """Number of operands; None where any number from one on is fine."""
+        return 1
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
         """Shape of the result for operand shapes ``shapes``; IRError when they don't fit."""
@@ -48,7 +53,8 @@ class Op:
 
     def constant_names(self) -> tuple[str, ...]:
         values = (getattr(self, f.name) for f in fields(self))
-        return tuple(v.name for v in values if isinstance(v, Const))
+        flat = (v for value in values for v in (value if isinstance(value, tuple) else (value,)))
+        return tuple(v.name for v in flat if isinstance(v, Const))
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,13 @@ class Input(Op):
     """A tensor that the client provides (encrypted, except in the evaluator)."""
 
     mnemonic = "input"
-    arity = 0
     levels = _ALL
     name: str
     shape: Shape
+
+    @property
+    def arity(self) -> int:
+        return 0
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
         return self.shape
@@ -90,15 +99,19 @@ class Reshape(Op):
 
 @dataclass(frozen=True)
 class Dense(Op):
-    """y = x W^T + b with float constants: W of shape (out, in), b of shape (out,)."""
+    """y = sum_j x_j W_j^T + b over flat operands x_j, with float constants: W_j of shape (out, in_j), b of shape (out,)."""
 
     mnemonic = "dense"
     levels = _FLOAT
-    weight: Const
+    weights: tuple[Const, ...]
     bias: Const
 
+    @property
+    def arity(self) -> int:
+        return len(self.weights)
+
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
-        return _linear_shape(shapes[0], constants[self.weight.name], constants[self.bias.name])
+        return _linear_shape(shapes, self.weights, self.bias, constants)
 
 
 @dataclass(frozen=True)
@@ -122,17 +135,154 @@ class Scale(Op):
         return shapes[0]
 
 
+class _Elementwise(Op):
+    """Two operands of one shape, or of shapes that broadcast as in numpy (axes of one sample)."""
+
+    levels = _FLOAT
+
+    @property
+    def arity(self) -> int:
+        return 2
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        try:
+            return tuple(int(n) for n in np.broadcast_shapes(*shapes))
+        except ValueError:
+            raise IRError(f"shapes {list(shapes[0])} and {list(shapes[1])} do not broadcast") from None
+
+
+@dataclass(frozen=True)
+class Add(_Elementwise):
+    """y = a + b."""
+
+    mnemonic = "add"
+
+
+@dataclass(frozen=True)
+class Sub(_Elementwise):
+    """y = a - b."""
+
+    mnemonic = "sub"
+
+
+@dataclass(frozen=True)
+class Mul(_Elementwise):
+    """y = a * b, both of the network's own values."""
+
+    mnemonic = "mul"
+
+
+@dataclass(frozen=True)
+class Div(_Elementwise):
+    """y = a / b."""
+
+    mnemonic = "div"
+
+
+@dataclass(frozen=True)
+class Max(_Elementwise):
+    """y = max(a, b)."""
+
+    mnemonic = "max"
+
+
+@dataclass(frozen=True)
+class Min(_Elementwise):
+    """y = min(a, b)."""
+
+    mnemonic = "min"
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """Flat operands, one behind the other."""
+
+    mnemonic = "concat"
+    levels = _FLOAT
+
+    @property
+    def arity(self) -> None:
+        return None
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if any(len(shape) != 1 for shape in shapes):
+            raise IRError("concat takes flat tensors")
+        return (sum(shape[0] for shape in shapes),)
+
+
+@dataclass(frozen=True)
+class Gather(Op):
+    """Elements at constant places: y[p] = x.flat[indices[p]], in the shape of ``indices`` (int64).
+
+    Slicing, transposing, repeating, and the windows of a pooling are all of this form.
+    """
+
+    mnemonic = "gather"
+    levels = _FLOAT
+    indices: Const
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        indices = constants[self.indices.name]
+        if indices.dtype.kind not in "iu" or indices.size == 0:
+            raise IRError(f"gather needs integer indices, {self.indices.name!r} is {indices.dtype} of {indices.size}")
+        if indices.min() < 0 or indices.max() >= prod(shapes[0]):
+            raise IRError(f"indices {self.indices.name!r} reach beyond the {prod(shapes[0])} elements of the operand")
+        return tuple(int(n) for n in indices.shape)
+
+
+class _Reduction(Op):
+    """Over the last axis."""
+
+    levels = _FLOAT
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if not shapes[0]:
+            raise IRError(f"{self.mnemonic} needs at least one axis")
+        return shapes[0][:-1]
+
+
+@dataclass(frozen=True)
+class ReduceSum(_Reduction):
+    """Sum over the last axis."""
+
+    mnemonic = "reduce_sum"
+
+
+@dataclass(frozen=True)
+class ReduceMax(_Reduction):
+    """Maximum over the last axis."""
+
+    mnemonic = "reduce_max"
+
+
+@dataclass(frozen=True)
+class Hardmax(Op):
+    """1 at the first largest element of the last axis, 0 elsewhere."""
+
+    mnemonic = "hardmax"
+    levels = _FLOAT
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if not shapes[0]:
+            raise IRError("hardmax needs at least one axis")
+        return shapes[0]
+
+
 @dataclass(frozen=True)
 class Linear(Op):
-    """Integer dense map on fixed-point integers: y = x W^T + b with int64 W (out, in), b (out,)."""
+    """Integer dense map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,)."""
 
     mnemonic = "linear"
     levels = _FIXED
-    weight: Const
+    weights: tuple[Const, ...]
     bias: Const
 
+    @property
+    def arity(self) -> int:
+        return len(self.weights)
+
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
-        return _linear_shape(shapes[0], constants[self.weight.name], constants[self.bias.name])
+        return _linear_shape(shapes, self.weights, self.bias, constants)
 
 
 @dataclass(frozen=True)
@@ -146,7 +296,7 @@ class Apply(Op):
 
 @dataclass(frozen=True)
 class Softmax(Op):
-    """Softmax over the last axis, computed by the client on decrypted values."""
+    """Softmax over the last axis. From the quantized level on: computed by the client on decrypted values."""
 
     mnemonic = "softmax"
     levels = _ALL
@@ -160,7 +310,10 @@ class Softmax(Op):
 
 @dataclass(frozen=True)
 class ArgMax(Op):
-    """Index of the largest element of the last axis, computed by the client; keepdims keeps that axis as 1."""
+    """Index of the first largest element of the last axis; keepdims keeps that axis as 1.
+
+    From the quantized level on: computed by the client on decrypted values.
+    """
 
     mnemonic = "argmax"
     levels = _ALL
@@ -208,30 +361,27 @@ class Bootstrap(Op):
     series: Series
 
 
-def _linear_shape(shape: Shape, weight: npt.NDArray[np.generic], bias: npt.NDArray[np.generic]) -> Shape:
-    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-        raise IRError(f"weight {list(weight.shape)} and bias {list(bias.shape)} are not (out, in) and (out,)")
-    if not shape or shape[-1] != weight.shape[1]:
-        raise IRError(f"a weight of shape {list(weight.shape)} cannot be applied to a tensor of shape {list(shape)}")
-    if len(shape) != 1:
-        raise IRError(f"a dense layer needs a flat tensor of one sample, not shape {list(shape)}")
-    return (*shape[:-1], int(weight.shape[0]))
+def _linear_shape(
+    shapes: tuple[Shape, ...], weights: tuple[Const, ...], bias: Const, constants: Constants
+) -> Shape:
+    if not weights:
+        raise IRError("a dense layer needs at least one weight")
+    outputs = constants[bias.name].shape
+    for shape, const in zip(shapes, weights, strict=True):
+        weight = constants[const.name]
+        if weight.ndim != 2 or outputs != weight.shape[:1]:
+            raise IRError(f"weight {list(weight.shape)} and bias {list(outputs)} are not (out, in) and (out,)")
+        if not shape or shape[-1] != weight.shape[1]:
+            raise IRError(
+                f"a weight of shape {list(weight.shape)} cannot be applied to a tensor of shape {list(shape)}"
+            )
+        if len(shape) != 1:
+            raise IRError(f"a dense layer needs a flat tensor of one sample, not shape {list(shape)}")
+    return (int(outputs[0]),)
 
 
-OPS: dict[str, type[Op]] = {
-    op.mnemonic: op
-    for op in (
-        Input,
-        Output,
-        Reshape,
-        Dense,
-        Scale,
-        Linear,
-        Apply,
-        Softmax,
-        ArgMax,
-        Switch,
-        Unpack,
-        Bootstrap,
-    )
-}
+_NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, ReduceSum, ReduceMax, Hardmax)
+_EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
+_COMPILED = (Linear, Switch, Unpack, Bootstrap)
+
+OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_EVERYWHERE, *_COMPILED)}

@@ -41,7 +41,7 @@ def _on_client(graph: Graph, node: Node) -> bool:
 def _structure(graph: Graph, node: Node) -> None:
     if graph.level not in node.op.levels:
         raise IRError(f"{node} is not allowed at level {graph.level.value}")
-    if len(node.operands) != node.op.arity:
+    if not (node.operands if node.op.arity is None else len(node.operands) == node.op.arity):
         raise IRError(f"{node} takes {node.op.arity} operand(s), has {len(node.operands)}")
     if not all(0 <= i < node.id for i in node.operands):
         raise IRError(f"{node} uses a node that does not come before it")

@@ -141,6 +141,9 @@ FUNCTIONS = {
     Function("softsign"): lambda x: x / (1 + abs(x)),
     Function("sqrt"): lambda x: math.sqrt(max(x, 0.0)),
     Function("table", (0.0, 2.0, 5.0, 1.0, 3.0)): lambda x: 5 - 4 * min(max(x, 0), 1) + 2 * min(max(x - 1, 0), 1),
+    Function("table_with_jumps", (0.0, 2.0, 1.0, 0.5, 4.0, 5.0, 1.0, 3.0)): lambda x: (
+        5 - 4 * min(max(x, 0), 1) + 2 * min(max(x - 1, 0), 1) + (4 if x > 0.5 else 0)
+    ),
     Function("thresholded_relu", (1.0,)): lambda x: x if x > 1 else 0.0,
 }
 # Defined on positive numbers only.

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from glyphc.approx.series import DEAD_ZONE, HALF_RANGE, fit
@@ -62,6 +62,25 @@ def measured(series: Series, function: Callable[[F64], F64], jumps: tuple[float,
     return float(np.abs(error).max() / span), float(np.sqrt(np.mean(error**2)) / span)
 
 
+@st.composite
+def smooth_functions(draw: st.DrawFn) -> Callable[[F64], F64]:
+    """Of phases: a few waves, slower than the series' own, and a polynomial, anywhere and of any size."""
+    numbers = st.floats(-1, 1)
+    waves = draw(st.lists(st.tuples(numbers, st.floats(0.1, 12), st.floats(-4, 4)), max_size=4))
+    powers = draw(st.lists(numbers, max_size=5))
+    shift, scale, level = draw(numbers), draw(st.sampled_from([1e-4, 1.0, 1e4])), draw(numbers)
+
+    def function(x: F64) -> F64:
+        y = np.full(x.shape, level)
+        for size, frequency, phase in waves:
+            y = y + size * np.sin(frequency * (x - shift) + phase)
+        return scale * (y + np.polyval(powers, x - shift))
+
+    # errors are shares of the range: without any, there is nothing to compare
+    assume(np.ptp(function(np.linspace(-0.2, 0.2, 101))) > 0.1 * scale)
+    return function
+
+
 # -- evaluation --
 
 
@@ -99,6 +118,12 @@ def test_the_slope_is_what_a_disturbance_of_the_phase_becomes(half_range: float)
 # -- fits --
 
 
+def _slack(function: Callable[[F64], F64], degree: int, half_range: float) -> float:
+    """Coefficients of less than 1e-12 are replaced by as much, after the errors are taken."""
+    y = function(np.linspace(-half_range, half_range, 101))
+    return float(((degree + 1) * 4e-12 + 1e-13 * np.abs(y).max()) / np.ptp(y))
+
+
 @given(
     st.sampled_from(SMOOTH + KINKED),
     st.floats(0.2, 8.0),
@@ -114,8 +139,7 @@ def test_the_reported_errors_are_honest(
     series = fit(target, degree, half_range, weights)
     assert (series.degree, series.half_range, series.dead_zone) == (degree, half_range, 0.0)
     largest, rms = measured(series, target)
-    # coefficients of less than 1e-12 are replaced by as much, after the errors are taken
-    slack = (degree + 1) * 4e-12 / np.ptp(target(np.linspace(-half_range, half_range, 101)))
+    slack = _slack(target, degree, half_range)
     assert largest <= series.max_error * 1.01 + slack
     assert largest >= series.max_error * 0.8 - slack
     assert series.rms_error <= series.max_error * (1 + 1e-12)
@@ -133,6 +157,60 @@ def test_a_higher_degree_is_no_worse(function: Function) -> None:
             assert high.rms_error <= low.rms_error * 1.02 + 1e-6
             assert high.max_error <= low.max_error * 1.05 + 1e-5
         assert series[-1].rms_error < series[0].rms_error / 2
+
+
+@given(smooth_functions(), st.sampled_from(DEGREES), st.sampled_from([0.2, HALF_RANGE]))
+@settings(max_examples=60, deadline=None)
+def test_errors_of_random_functions_are_honest(function: Callable[[F64], F64], degree: int, half_range: float) -> None:
+    series = fit(function, degree, half_range)
+    largest, rms = measured(series, function)
+    assert series.dead_zone == 0.0
+    slack = _slack(function, degree, half_range)
+    assert largest <= series.max_error * 1.01 + slack
+    assert largest >= series.max_error * 0.8 - slack
+    assert rms == pytest.approx(series.rms_error, rel=0.05, abs=slack)
+
+
+@given(smooth_functions())
+@settings(max_examples=30, deadline=None)
+def test_random_functions_gain_from_degrees(function: Callable[[F64], F64]) -> None:
+    series = [fit(function, degree) for degree in (3, 13, 27, 59)]
+    for low, high in pairwise(series):
+        assert high.rms_error <= low.rms_error * 1.02 + 1e-6
+        assert high.max_error <= low.max_error * 1.05 + 1e-5
+    assert series[-1].max_error < 2**-14
+
+
+@given(
+    smooth_functions(),
+    st.sampled_from([1e-6, -0.01, 3.0, -1e5]),
+    st.floats(-10, 10),
+    st.sampled_from((*SMOOTH, *KINKED)),
+)
+@settings(max_examples=30, deadline=None)
+def test_errors_do_not_depend_on_the_unit(
+    smooth: Callable[[F64], F64], factor: float, shift: float, other: Function
+) -> None:
+    """Whoever scales a function scales its errors; only the smallest ones lose digits beside a large shift."""
+    for function in (smooth, stretched(other, 3.0, HALF_RANGE)):
+        x = np.linspace(-HALF_RANGE, HALF_RANGE, 101)
+        level = shift * factor * float(np.ptp(function(x)))
+        scaled = lambda x, f=function, c=level: factor * f(x) + c  # type: ignore[misc]  # noqa: E731
+        one, two = fit(function, 13), fit(scaled, 13)
+        assert two.max_error == pytest.approx(one.max_error, rel=0.05, abs=1e-6)
+        assert two.rms_error == pytest.approx(one.rms_error, rel=0.05, abs=1e-6)
+
+
+@given(smooth_functions(), st.lists(st.integers(0, 50), min_size=1, max_size=64), st.sampled_from(KINKED))
+@settings(max_examples=40, deadline=None)
+def test_weights_change_errors_mildly(smooth: Callable[[F64], F64], weights: list[int], kinked: Function) -> None:
+    """Unweighted errors, that is: at most twice the rms, wherever values lie."""
+    for function in (smooth, stretched(kinked, 3.0, HALF_RANGE)):
+        series = fit(function, 13, HALF_RANGE, tuple(weights))
+        plain = fit(function, 13)
+        _, rms = measured(series, function)
+        assert rms <= 2 * plain.rms_error + 1e-6
+        assert series.max_error <= 6 * plain.max_error + 1e-6
 
 
 @pytest.mark.parametrize("function", SMOOTH, ids=str)
@@ -193,6 +271,53 @@ def test_the_rms_error_is_weighted(bin: int) -> None:
     assert series.rms_error == pytest.approx(rms, rel=0.1)
 
 
+# -- flatter fits --
+
+
+@pytest.mark.parametrize(
+    ("function", "reach", "degree", "wanted"),
+    [
+        (Function("softsign"), 6.0, 59, 2**-12),
+        (Function("abs"), 4.0, 27, 2**-7.5),
+        (Function("relu"), 4.0, 59, 2**-9.5),
+        (Function("clip", (-1.0, 1.0)), 4.0, 27, 2**-7.5),
+        (Function("floor", (1.0,)), 3.5, 27, 2**-7.5),
+    ],
+    ids=str,
+)
+def test_a_narrow_miss_is_made_flatter(function: Function, reach: float, degree: int, wanted: float) -> None:
+    target = stretched(function, reach, HALF_RANGE)
+    plain, flat = fit(target, degree), fit(target, degree, max_error=wanted)
+    assert flat.max_error <= wanted < plain.max_error
+    assert plain.rms_error < flat.rms_error < 1.5 * plain.rms_error
+    assert rms_slope(flat) <= 1.1 * rms_slope(plain), "a bootstrap's noise grows with the slope"
+    assert max(map(abs, flat.real + flat.imag)) < 3 * max(map(abs, plain.real + plain.imag))
+    if not flat.dead_zone:
+        assert measured(flat, target)[0] == pytest.approx(flat.max_error, rel=0.02)
+
+
+@pytest.mark.parametrize("wanted", [1.0, 2**-9.0, 2**-12, 0.0])
+def test_what_is_good_enough_or_out_of_reach_stays(wanted: float) -> None:
+    """Relu at degree 59 errs by 2^-9.05 at most, and by 2^-9.9 whatever its weights."""
+    target = stretched(Function("relu"), 4.0, HALF_RANGE)
+    assert fit(target, 59, max_error=wanted) == fit(target, 59)
+    target = stretched(Function("selu", (1.67, 1.05)), 4.0, HALF_RANGE)
+    assert fit(target, 119, max_error=2**-12) == fit(target, 119), "tried, but not reached"
+
+
+@given(smooth_functions(), st.sampled_from(KINKED), st.floats(0.3, 2.5), st.sampled_from([(), (1, 5, 1)]))
+@settings(max_examples=40, deadline=None)
+def test_flattening_keeps_its_word(
+    smooth: Callable[[F64], F64], kinked: Function, share: float, weights: tuple[int, ...]
+) -> None:
+    for function in (smooth, stretched(kinked, 3.0, HALF_RANGE)):
+        plain = fit(function, 13, HALF_RANGE, weights)
+        wanted = share * plain.max_error
+        series = fit(function, 13, HALF_RANGE, weights, max_error=wanted)
+        assert series == plain or plain.max_error > wanted >= series.max_error
+        assert series.rms_error <= 2 * plain.rms_error
+
+
 # -- jumps --
 
 
@@ -251,6 +376,13 @@ def test_constants(value: float) -> None:
     x = np.linspace(-HALF_RANGE, HALF_RANGE, 1001)
     assert np.abs(evaluate_series(series, x) - value).max() <= 1e-6 * abs(value) + 1e-10
     assert series.max_error < 1e-5
+
+
+def test_what_is_constant_but_for_rounding_has_no_jumps() -> None:
+    """Tanh far out is 1 in steps of float64's last digit."""
+    series = fit(lambda x: np.tanh(18 + 4 * x), 13)
+    assert series.dead_zone == 0.0
+    assert series.max_error < 1e-8
 
 
 @pytest.mark.parametrize("function", [*SMOOTH, *KINKED], ids=str)

@@ -31,6 +31,18 @@ def unpack_automorphism(ring: int, stride: int) -> int:
     return 1 + ring // stride
 
 
+def bootstrap_key_bytes(keys: EvaluationKeys) -> int:
+    """Size of all evaluation keys of the bootstrapping context, serialised; 0 without one."""
+    context = keys.contexts.torus
+    if context is None or keys.public_key is None:
+        return 0
+    tag = keys.public_key.GetKeyTag()
+    # all have the size of the one for multiplication
+    multiplication = context.GetEvalMultKeyVector(tag)
+    count = len(context.GetExistingEvalAutomorphismKeyIndices(tag)) + len(multiplication)
+    return count * len(fhe.Serialize(multiplication[0], fhe.BINARY))
+
+
 def release_all_keys() -> None:
     """Drop every evaluation key and context that OpenFHE keeps in tables of this process (gigabytes).
 

@@ -36,21 +36,23 @@ class LinearEngine:
             rows = self._polynomials[weights]
             self._encoded[weights] = [self._mould.trivial(rows.dense(r, self._ring)) for r in range(len(rows))]
 
-    def dot(self, sources: Sequence[Any], weights: str) -> Any:
-        """sum_j sources[j] * weights[j] + bias."""
+    def dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
+        """total + sum_j sources[j] * weights[j] + bias."""
         self.prepare(weights)
-        *factors, bias = self._encoded[weights]
-        total = None
-        for source, factor in zip(sources, factors, strict=True):
+        encoded = self._encoded[weights]
+        result = None
+        for source, factor in zip(sources, encoded, strict=False):
             product = _keep_level(self._context.EvalMultNoRelin(source, factor))
-            if total is None:
-                total = product
+            if result is None:
+                result = product
             else:
-                self._context.EvalAddInPlace(total, product)
-        assert total is not None
-        total.SetElements(list(total.GetElements())[:2])
-        self._context.EvalAddInPlace(total, bias)
-        return total
+                self._context.EvalAddInPlace(result, product)
+        assert result is not None
+        result.SetElements(list(result.GetElements())[:2])
+        bias = encoded[len(sources) :]
+        for addend in bias if total is None else [*bias, total]:
+            self._context.EvalAddInPlace(result, addend)
+        return result
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> list[Any]:
         """The first ``count`` residue classes of exponents modulo parts*stride, see ``glyphc.ir.instructions.Split``.

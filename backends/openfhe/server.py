@@ -30,8 +30,8 @@ class OpenFHEMachine:
             self._linear.prepare(name)
             observe(name)
 
-    def dot(self, sources: Sequence[Any], weights: str) -> Any:
-        return self._linear.dot(sources, weights)
+    def dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
+        return self._linear.dot(sources, weights, total)
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
         return self._linear.split(source, parts, stride, count)

@@ -1,94 +1,243 @@
-"""Predicted time, memory and key size of what a program does.
+"""The cost model: time, memory and key size of what a program does.
 
-The figures are measurements of OpenFHE on 2 cores at N = 65536 (``benchmarks/``). They rank alternatives
-and give users an idea before a run; they are no promise about another machine.
+The figures are measurements of OpenFHE at N = 65536 and 128-bit security: those that ship with glyphc, or those that
+``glyphc calibrate`` made on the user's machine (``cost_file`` finds them). They rank alternatives when a program is
+compiled, and tell users what to expect of a run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from glyphc.ir.parameters import Parameters, series_levels
+from glyphc.ir.parameters import Parameters
 
-_REFERENCE_RING = 65536
+REFERENCE_RING = 65536
+# Every configuration is measured at this degree; what other degrees cost is known relative to it.
+REFERENCE_DEGREE = 27
+# Resident memory of a process with OpenFHE and numpy loaded; all else grows with the ring.
+_PROCESS_BYTES = 0.25e9
+# Contexts of a program without bootstraps.
+_LINEAR_BYTES = 0.1e9
+# One key to unpack in BGV: two polynomials on two limbs each.
+_UNPACK_KEY_LIMBS = 4
+
+
+@dataclass(frozen=True)
+class BootstrapCost:
+    """What bootstraps with series of one degree cost in one configuration, at N = 65536.
+
+    powers, evaluate: seconds of the half that all functions of a value share, and of each function. key_seconds: to
+    make
+    all keys, the transforms' set-up included; key_bytes: of the evaluation keys. idle_bytes: resident memory of a
+    process that holds contexts and keys; work_bytes: what a bootstrap adds to it at its peak; powers_bytes: what
+    stays of it while the shared half is kept for more functions. measured: False when scaled from other rows.
+    """
+
+    degree: int
+    powers: float
+    evaluate: float
+    key_seconds: float
+    key_bytes: float
+    idle_bytes: float
+    work_bytes: float
+    powers_bytes: float
+    measured: bool = True
+
+
+# The columns of a row that hold figures.
+FIGURES = ("powers", "evaluate", "key_seconds", "key_bytes", "idle_bytes", "work_bytes", "powers_bytes")
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A way to set up bootstraps of up to ``slots`` slots, as measured at N = 65536, degree 27, on 2 cores.
-
-    seconds: one bootstrap with one function; keys and memory: bytes of the evaluation keys, and at the peak of a
-    process.
-    """
+    """A way to set up bootstraps of up to ``slots`` slots, and its costs by ascending degree (27 is one of them)."""
 
     slots: int
     level_budget: tuple[int, int]
     large_digits: int
-    seconds: float
-    keys: float
-    memory: float
+    costs: tuple[BootstrapCost, ...]
+
+    def figure(self, name: str, degree: int) -> float:
+        """One of ``FIGURES``, between degrees by linear interpolation, beyond them as at the last one."""
+        return float(np.interp(degree, [c.degree for c in self.costs], [float(getattr(c, name)) for c in self.costs]))
+
+    def covers(self, degree: int) -> bool:
+        """Whether the degree lies between those of the rows."""
+        return self.costs[0].degree <= degree <= self.costs[-1].degree
 
 
-# The fastest of each size in a sweep over level budgets and digits (``benchmarks/sweep.py`` measures them again):
-# small transforms
-# (many levels) win when there are many slots, since every diagonal of a transform is a product over all limbs.
+# The fastest of each size in a sweep over level budgets and digits (``benchmarks/sweep.py`` measures them again): small
+# transforms (many levels) win when there are many slots, since every diagonal of a transform is a product over all
+# limbs.
 CONFIGURATIONS = (
-    Configuration(64, (2, 2), 2, 5.6, 2.2e9, 3.1e9),
-    Configuration(256, (3, 3), 3, 6.8, 3.0e9, 4.6e9),
-    Configuration(2048, (4, 4), 3, 9.5, 3.9e9, 6.0e9),
-    Configuration(8192, (5, 5), 4, 10.5, 5.9e9, 8.5e9),
-    Configuration(32768, (5, 5), 4, 14.2, 4.7e9, 7.5e9),
+    Configuration(
+        64,
+        (2, 2),
+        2,
+        (
+            BootstrapCost(13, 5.0, 1.0, 3.5, 1.6e9, 2.46e9, 0.35e9, 0.02e9, measured=False),
+            BootstrapCost(27, 6.0, 1.4, 4.4, 1.76e9, 2.58e9, 0.36e9, 0.04e9, measured=False),
+            BootstrapCost(59, 7.2, 2.2, 5.0, 2.0e9, 2.8e9, 0.4e9, 0.06e9, measured=False),
+            BootstrapCost(119, 8.6, 3.6, 6.0, 2.4e9, 3.3e9, 0.45e9, 0.12e9, measured=False),
+            BootstrapCost(247, 11.0, 6.5, 7.0, 2.8e9, 3.8e9, 0.5e9, 0.2e9, measured=False),
+        ),
+    ),
+    Configuration(
+        256, (3, 3), 3, (BootstrapCost(27, 6.8, 1.5, 7.0, 2.6e9, 3.9e9, 0.4e9, 0.05e9, measured=False),)
+    ),
+    Configuration(
+        2048, (4, 4), 3, (BootstrapCost(27, 8.6, 1.7, 9.0, 3.5e9, 5.4e9, 0.4e9, 0.05e9, measured=False),)
+    ),
+    Configuration(
+        8192, (5, 5), 4, (BootstrapCost(27, 9.7, 1.9, 14.0, 6.0e9, 8.0e9, 0.4e9, 0.06e9, measured=False),)
+    ),
+    Configuration(
+        32768,
+        (5, 5),
+        4,
+        (
+            BootstrapCost(13, 10.5, 2.0, 13.4, 4.6e9, 6.5e9, 0.43e9, 0.07e9, measured=False),
+            BootstrapCost(27, 12.2, 2.85, 14.3, 4.94e9, 6.8e9, 0.46e9, 0.12e9, measured=False),
+            BootstrapCost(59, 14.6, 4.4, 17.0, 6.2e9, 8.1e9, 0.5e9, 0.2e9, measured=False),
+            BootstrapCost(119, 17.5, 7.5, 20.0, 7.5e9, 9.5e9, 0.6e9, 0.35e9, measured=False),
+        ),
+    ),
 )
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """Seconds and bytes of the primitives, at N = 65536; all scale with N log N or N."""
+class Machine:
+    """Where and when a model was measured. cores: those the process may use; threads: OpenMP's; date: ISO 8601."""
 
-    product: float = 0.30e-3  # BGV ciphertext x cached plaintext, and its addition
-    automorphism: float = 6.5e-3  # BGV automorphism with its addition, subtraction and shift
-    switch: float = 0.05  # scheme switch, either way
-    configurations: tuple[Configuration, ...] = CONFIGURATIONS
-    series_share: float = 0.2  # of a bootstrap: one series and SlotsToCoeffs; the rest is shared by all functions
-    level: float = 0.06  # relative cost of one more level in the bootstrapping context
-    degree: float = 0.0018  # relative cost of one more term of the series
-    key_generation: float = 3.0e-9  # seconds per byte of key, set-up of the transforms included
+    processor: str
+    cores: int
+    threads: int
+    openfhe: str
+    date: str
+
+    @property
+    def text(self) -> str:
+        """In a few words."""
+        threads = "" if self.threads == self.cores else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.cores} core{'s' if self.cores > 1 else ''}{threads} of {self.processor}"
+
+
+SHIPPED_MACHINE = Machine("x86_64", 2, 2, "1.6.1.0.22.4", "2025-06-01")
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Seconds and bytes of the primitives, at N = 65536; seconds scale with N log N, bytes with N.
+
+    Without arguments: the model that ships with glyphc.
+    """
+
+    product: float = 0.56e-3  # BGV ciphertext x cached plaintext, and its addition
+    automorphism: float = 6.3e-3  # BGV automorphism with its addition, subtraction and shift
+    switch: float = 0.016  # scheme switch, either way
+    configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
+    machine: Machine = SHIPPED_MACHINE
+    level: float = 0.06  # relative cost of one more level in the bootstrapping context; for explanations only
 
     def configuration(self, slots: int) -> Configuration:
         """The configuration for bootstraps of so many slots."""
         return next((c for c in self.configurations if c.slots >= slots), self.configurations[-1])
 
-    def bootstrap_seconds(self, slots: int, degree: int, ring: int = _REFERENCE_RING) -> float:
+    def powers_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
+        """The half of a bootstrap that all functions of its input share."""
+        return self.scaled(self._figure("powers", slots, degree), ring)
+
+    def evaluate_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
+        """One function of a bootstrap."""
+        return self.scaled(self._figure("evaluate", slots, degree), ring)
+
+    def bootstrap_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
         """One full bootstrap with one function."""
-        levels = series_levels(degree) - series_levels(27)
-        factor = (1 + self.level * levels) * (1 + self.degree * (degree - 27))
-        return self._interpolate("seconds", slots) * factor * self._ring_factor(ring)
+        return self.powers_seconds(slots, degree, ring) + self.evaluate_seconds(slots, degree, ring)
 
     def key_bytes(self, parameters: Parameters) -> float:
-        if not parameters.slots:
-            return 0.0
-        return self._interpolate("keys", parameters.slots) * parameters.ring / _REFERENCE_RING
+        """All evaluation keys."""
+        unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * len(parameters.unpack_strides)
+        return unpack + self._bytes("key_bytes", parameters)
 
     def key_seconds(self, parameters: Parameters) -> float:
-        return 0.5 + self.key_bytes(parameters) * self.key_generation
+        """Making all keys, set-up of the bootstrap included."""
+        if not parameters.slots:
+            return 0.5
+        return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)
 
-    def memory_bytes(self, parameters: Parameters, ciphertexts: int, polynomials: int) -> float:
-        """Peak resident memory of a run: contexts and keys, live ciphertexts, encoded weights."""
-        limb = parameters.ring * 8
-        base = self._interpolate("memory", parameters.slots) if parameters.slots else 0.3e9
-        return base * parameters.ring / _REFERENCE_RING + limb * (2 * ciphertexts + polynomials)
+    def idle_bytes(self, parameters: Parameters) -> float:
+        """Resident memory of a process that holds contexts and keys and no ciphertext."""
+        share = parameters.ring / REFERENCE_RING
+        if not parameters.slots:
+            return _PROCESS_BYTES + _LINEAR_BYTES * share
+        at_reference = self._figure("idle_bytes", parameters.slots, parameters.degree)
+        return _PROCESS_BYTES + max(0.0, at_reference - _PROCESS_BYTES) * share
+
+    def work_bytes(self, parameters: Parameters) -> float:
+        """What a bootstrap takes beyond that at its peak, its own powers included."""
+        return self._bytes("work_bytes", parameters)
+
+    def powers_bytes(self, parameters: Parameters) -> float:
+        """The shared half of one bootstrap while it is kept."""
+        return self._bytes("powers_bytes", parameters)
 
     def scaled(self, seconds: float, ring: int) -> float:
         """A cost at N = 65536 for another ring dimension."""
-        return seconds * self._ring_factor(ring)
+        return float(seconds * ring * np.log2(ring) / (REFERENCE_RING * np.log2(REFERENCE_RING)))
 
-    def _interpolate(self, field: str, slots: int) -> float:
-        x = np.log2([c.slots for c in self.configurations])
-        y = [float(getattr(c, field)) for c in self.configurations]
-        return float(np.interp(np.log2(max(slots, 1)), x, y))
+    def _bytes(self, name: str, parameters: Parameters) -> float:
+        if not parameters.slots:
+            return 0.0
+        return self._figure(name, parameters.slots, parameters.degree) * parameters.ring / REFERENCE_RING
 
-    @staticmethod
-    def _ring_factor(ring: int) -> float:
-        return float(ring * np.log2(ring) / (_REFERENCE_RING * np.log2(_REFERENCE_RING)))
+    def _figure(self, name: str, slots: int, degree: int) -> float:
+        """At the reference degree between configurations, times what the degree adds in those that know it."""
+        typical = _between(self.configurations, slots, lambda c: c.figure(name, REFERENCE_DEGREE))
+        known = [c for c in self.configurations if c.covers(degree)] or self.configurations
+        return typical * _between(known, slots, lambda c: c.figure(name, degree) / c.figure(name, REFERENCE_DEGREE))
+
+
+def _between(configurations: Sequence[Configuration], slots: int, value: Callable[[Configuration], float]) -> float:
+    """A value between configurations, linear in the logarithm of the slots."""
+    sizes = np.log2([c.slots for c in configurations])
+    return float(np.interp(np.log2(max(slots, 1)), sizes, [value(c) for c in configurations]))
+
+
+def calibrated(
+    shipped: Sequence[Configuration], measured: Mapping[tuple[int, int], BootstrapCost]
+) -> tuple[Configuration, ...]:
+    """Configurations with measured rows, by (slots, degree); all others scaled to fit.
+
+    A row that was not measured becomes the shipped one times measured over shipped of its own configuration, or
+    between the nearest configurations. Rows that the shipped table lacks are added. ``measured`` must not be empty.
+    """
+    known = [c for c in shipped if any(slots == c.slots for slots, _ in measured)]
+    out = []
+    for configuration in shipped:
+        factors = {name: _factor(known, measured, configuration.slots, name) for name in FIGURES}
+        rows = {row.degree: _scaled_row(row, factors) for row in configuration.costs}
+        rows |= {degree: row for (slots, degree), row in measured.items() if slots == configuration.slots}
+        out.append(replace(configuration, costs=tuple(rows[degree] for degree in sorted(rows))))
+    return tuple(out)
+
+
+def _factor(
+    known: Sequence[Configuration], measured: Mapping[tuple[int, int], BootstrapCost], slots: int, name: str
+) -> float:
+    """Measured over shipped of one figure, between the configurations that something was measured of."""
+
+    def ratio(configuration: Configuration) -> float:
+        degrees = [degree for slots, degree in measured if slots == configuration.slots]
+        degree = min(degrees, key=lambda d: abs(d - REFERENCE_DEGREE))
+        row = measured[configuration.slots, degree]
+        return float(getattr(row, name)) / configuration.figure(name, degree)
+
+    return _between(known, slots, ratio)
+
+
+def _scaled_row(row: BootstrapCost, factors: Mapping[str, float]) -> BootstrapCost:
+    return replace(row, measured=False, **{name: getattr(row, name) * factors[name] for name in FIGURES})

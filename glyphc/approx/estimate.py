@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from glyphc.ir.instructions import (
@@ -13,8 +12,10 @@ from glyphc.ir.instructions import (
     Instruction,
     Load,
     Powers,
+    Register,
     Schedule,
     Split,
+    Store,
     ToTorus,
 )
 from glyphc.ir.parameters import Parameters
@@ -24,13 +25,17 @@ from .cost import CostModel
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one pass of a batch: seconds by graph node, number of bootstraps; bytes of keys and at the peak of a run."""
+    """Of one pass of a batch: seconds by graph node, number of bootstraps; bytes of keys and at the peak of a run.
+
+    measured_on: the machine that the figures are for.
+    """
 
     node_seconds: dict[int, float]
     bootstraps: int
     bootstrap_seconds: float
     key_bytes: float
     memory_bytes: float
+    measured_on: str
 
     @property
     def seconds(self) -> float:
@@ -53,7 +58,8 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
         cost.key_bytes(parameters),
-        cost.memory_bytes(parameters, _most_live(schedule.instructions), sum(map(len, schedule.polynomials.values()))),
+        peak_bytes(schedule, cost),
+        cost.machine.text,
     )
 
 
@@ -69,27 +75,47 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
         case ToTorus() | FromTorus():
             return cost.scaled(cost.switch, parameters.ring)
         case Powers():
-            return _bootstrap_seconds(parameters, cost) * (1 - cost.series_share)
+            return cost.powers_seconds(parameters.slots, parameters.degree, parameters.ring)
         case Evaluate():
-            return _bootstrap_seconds(parameters, cost) * cost.series_share
+            return cost.evaluate_seconds(parameters.slots, parameters.degree, parameters.ring)
         case _:
             return 0.0
 
 
-def _bootstrap_seconds(parameters: Parameters, cost: CostModel) -> float:
-    return cost.bootstrap_seconds(parameters.slots, parameters.degree, parameters.ring)
+def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
+    """Predicted resident memory at the peak of a run.
+
+    Contexts and keys, encoded weights and the inputs are there throughout (the caller keeps the inputs); registers come
+    and go; a bootstrap takes room for its intermediate results while it runs.
+    """
+    parameters = schedule.parameters
+    # on one limb: two polynomials of 64-bit coefficients; weights are kept in the same shape
+    ciphertext = 2 * 8 * parameters.ring
+    powers = cost.powers_bytes(parameters)
+    weights = sum(map(len, schedule.polynomials.values()))
+    inputs = sum(isinstance(i, Load) for i in schedule.instructions)
+    kept = cost.idle_bytes(parameters) + ciphertext * (weights + inputs)
+    scratch = max(0.0, cost.work_bytes(parameters) - powers)
+    stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
+    live: dict[Register, float] = {}
+    held, peak = kept, kept
+    for instruction in schedule.instructions:
+        if isinstance(instruction, Free):
+            held -= sum(live.pop(r, 0.0) for r in set(instruction.registers) - stored)
+            continue
+        made = dict.fromkeys(_made(instruction), powers if isinstance(instruction, Powers) else float(ciphertext))
+        live |= made
+        held += sum(made.values())
+        peak = max(peak, held + (scratch if isinstance(instruction, Powers | Evaluate) else 0.0))
+    return peak
 
 
-def _most_live(instructions: Iterable[Instruction]) -> int:
-    """Most ciphertexts alive at once."""
-    live, most = 0, 0
-    for instruction in instructions:
-        match instruction:
-            case Load() | Dot() | ToTorus() | FromTorus() | Powers() | Evaluate():
-                live += 1
-            case Split(targets=targets):
-                live += len(targets)
-            case Free(registers=registers):
-                live -= len(registers)
-        most = max(most, live)
-    return most
+def _made(instruction: Instruction) -> tuple[Register, ...]:
+    """Registers that an instruction fills with something new."""
+    match instruction:
+        case Split(targets=targets):
+            return targets
+        case Dot(target=t) | ToTorus(target=t) | FromTorus(target=t) | Powers(target=t) | Evaluate(target=t):
+            return (t,)
+        case _:
+            return ()

@@ -71,15 +71,10 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
     op = node.op
     if isinstance(op, Input):
         return Noise(white=SIGMA * t / q, approximation=sqrt(1 / 12))
+    if isinstance(op, Linear):
+        return _linear(node, op, graph, known)
     (operand,) = graph.operands(node)
     source = known[operand.id]
-    if isinstance(op, Linear):
-        weight = graph.constant(op.weight.name).astype(np.float64)
-        row = float(np.sqrt((weight**2).sum(axis=1).mean()))
-        frobenius = float(np.sqrt((weight**2).sum()))
-        # weights were rounded to integers: an independent error of variance 1/12 for every term
-        rounding = _rms(operand) * sqrt(weight.shape[1] / 12)
-        return Noise(frobenius * source.white, row * source.bootstrap, hypot(row * source.approximation, rounding))
     if isinstance(op, Unpack):
         # every level doubles what is there and adds one key switch
         return replace(
@@ -95,6 +90,27 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
     if node.op.mnemonic == "apply":
         return Noise()  # parameters are not chosen yet: a refresh
     return source
+
+
+def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> Noise:
+    parts = []
+    for operand, const in zip(graph.operands(node), op.weights, strict=True):
+        source, weight = known[operand.id], graph.constant(const.name).astype(np.float64)
+        row = float(np.sqrt((weight**2).sum(axis=1).mean()))
+        frobenius = float(np.sqrt((weight**2).sum()))
+        # weights were rounded to integers: an independent error of variance 1/12 for every term
+        rounding = _rms(operand) * sqrt((weight != 0).sum(axis=1).mean() / 12)
+        white, strong = frobenius * source.white * sqrt(_merged(operand, node)), row * source.bootstrap
+        parts.append(Noise(white, strong, hypot(row * source.approximation, rounding)))
+    return Noise(
+        hypot(*(p.white for p in parts)), hypot(*(p.bootstrap for p in parts)), hypot(*(p.approximation for p in parts))
+    )
+
+
+def _merged(operand: Node, node: Node) -> float:
+    """Chunks of the operand whose results add up in one of the node's."""
+    source, target = operand.type.layout, node.type.layout
+    return source.chunks / target.chunks if source is not None and target is not None else 1.0
 
 
 def _bootstrap(node: Node, operand: Node, op: Bootstrap, source: Noise, parameters: Parameters) -> Noise:

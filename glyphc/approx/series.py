@@ -3,13 +3,13 @@
 The bootstrap evaluates such a series at every phase x in [-1/2, 1/2) (OpenFHE's ``EvalFBT``; Alexandru, Kim,
 Polyakov, "General Functional Bootstrapping using CKKS", 2024, uses Hermite interpolation of look-up tables). Here the
 coefficients are a ridge least-squares fit of the wanted function on |x| <= R only, a Fourier extension: outside, the
-series
-is free to turn around, so the function need not be periodic.
+series is free to turn around, so the function need not be periodic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,8 +22,7 @@ F64 = npt.NDArray[np.floating[Any]]
 
 # Half of the torus that carries values; the rest is where the series turns around.
 HALF_RANGE = 0.45
-# Ridge weight relative to the largest singular value squared: bounds the coefficients, hence the bootstrap's noise
-# gain.
+# Ridge weight relative to the largest singular value squared: bounds the coefficients, hence the bootstrap's noise.
 _RIDGE = 1e-10
 # A coefficient of exactly zero makes OpenFHE skip powers that it later needs.
 _TINY = 1e-12
@@ -31,6 +30,10 @@ _TINY = 1e-12
 DEAD_ZONE = 1 / 32
 # A step of this share of the function's range, however close its ends, is a jump.
 _JUMP = 0.01
+# Share of a value below which its differences are rounding errors of float64.
+_ROUNDING = 2.0**-40
+# Later steps of flattening lower the largest error hardly, but cost as much rms error as the first ones.
+_FLATTENING_STEPS = 6
 
 
 @lru_cache(maxsize=16)
@@ -42,21 +45,55 @@ def _design(degree: int, half_range: float, points: int) -> tuple[F64, F64]:
     return x, np.hstack([np.ones((points, 1)), np.cos(phase), np.sin(phase)])
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """The wanted function on nodes of a fit. density: how often values lie there, relative to the mean."""
+
+    x: F64
+    basis: F64
+    y: F64
+    density: F64
+
+    @property
+    def degree(self) -> int:
+        return self.basis.shape[1] // 2
+
+    @property
+    def span(self) -> float:
+        return _span(self.y)
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """Factors of the basis, and the errors they leave, as shares of the function's range."""
+
+    factors: F64
+    max_error: float
+    rms_error: float
+
+    @property
+    def coefficients(self) -> tuple[F64, F64]:
+        """Real and imaginary parts: 2 Re (c e^{ikx}) with c = (p - iq)/2 is p cos(kx) + q sin(kx)."""
+        constant, (cos, sin) = self.factors[:1], np.split(self.factors[1:], 2)
+        return np.concatenate([constant, cos]) / 2, np.concatenate([[0.0], -sin / 2])
+
+
 def fit(
     function: Callable[[F64], F64],
     degree: int,
     half_range: float = HALF_RANGE,
     weights: tuple[int, ...] = (),
     dead_zone: float = DEAD_ZONE,
+    max_error: float = 0.0,
 ) -> Series:
     """Fit a series of the given degree to ``function`` on phases |x| <= half_range.
 
     weights: histogram over [-half_range, half_range] of where values lie; empty means uniform. It shapes the fit
-    mildly (the
-    whole range stays covered) and weighs the reported rms error. Errors are reported as a share of the function's
-    range (max - min) over the interval, measured between the nodes of the fit. dead_zone: half-width, as a share of
-    half_range, of
-    the neighbourhoods of jumps that are left out of fit and errors; the series records it when the function has any.
+    mildly (the whole range stays covered) and weighs the reported rms error. Errors are reported as a share of the
+    function's range (max - min; of a constant: its magnitude) over the interval, measured between the nodes of the fit. dead_zone: half-width, as
+    a share of half_range, of the neighbourhoods of jumps that are left out of fit and errors; the series records it
+    when the function has any. max_error: the wanted largest error. A fit that misses it by less than a factor of 2
+    is made flatter, at the cost of a larger rms error, provided that this reaches it (kinks: about a factor of 1.6).
 
     Raises ValueError when the function is not finite on the interval.
     """
@@ -68,39 +105,63 @@ def fit(
     jumps = find_jumps(function, half_range)
     width = _zone(jumps, dead_zone * half_range)
     keep = ~_near(x, jumps, width)
-    x, basis, y = x[keep], basis[keep], y[keep]
-    root = np.sqrt(0.5 + 0.5 * _density(x, half_range, weights))
-    a, b = basis * root[:, None], y * root
-    gram = a.T @ a
-    regular = gram + _RIDGE * np.linalg.norm(gram, 2) * np.eye(gram.shape[0])
-    solution = np.linalg.solve(regular, a.T @ b)
-    # one step of iterative refinement: the normal equations lose half of the digits
-    solution += np.linalg.solve(regular, a.T @ (b - a @ solution))
-    constant, cos, sin = solution[0], solution[1 : degree + 1], solution[degree + 1 :]
-    # 2 Re (c e^{ikx}) with c = (p - iq)/2 is p cos(kx) + q sin(kx)
-    real = np.concatenate([[constant / 2], cos / 2])
-    imag = np.concatenate([[0.0], -sin / 2])
-    span = float(y.max() - y.min()) or 1.0
+    samples = _Samples(x[keep], basis[keep], y[keep], _density(x[keep], half_range, weights))
     grid = np.linspace(-half_range, half_range, 16 * points + 1)
     grid = grid[~_near(grid, jumps, width)]
-    error = evaluate_coefficients(real, imag, grid) - function(grid)
-    density = _density(grid, half_range, weights)
-    rms = float(np.sqrt(np.average(error**2, weights=density)))
+    wanted, density = function(grid), _density(grid, half_range, weights)
+
+    def solve(weight: F64) -> _Solution:
+        solution = _Solution(_least_squares(samples, weight), 0.0, 0.0)
+        error = evaluate_coefficients(*solution.coefficients, grid) - wanted
+        rms = float(np.sqrt(np.average(error**2, weights=density)))
+        return replace(solution, max_error=float(np.abs(error).max()) / samples.span, rms_error=rms / samples.span)
+
+    best = solve(0.5 + 0.5 * samples.density)
+    if max_error < best.max_error <= 2 * max_error:
+        best = _flatter(samples, best, solve, max_error)
+    real, imag = best.coefficients
     return Series(
         tuple(float(c) if abs(c) > _TINY else _TINY for c in real),
         tuple(float(c) if abs(c) > _TINY else _TINY for c in imag),
         half_range,
-        float(np.abs(error).max()) / span,
-        rms / span,
+        best.max_error,
+        best.rms_error,
         width if jumps else 0.0,
     )
+
+
+def _least_squares(samples: _Samples, weight: F64) -> F64:
+    """Factors of the basis that minimise the weighted squares of the errors, with a ridge."""
+    root = np.sqrt(weight)
+    a, b = samples.basis * root[:, None], samples.y * root
+    gram = a.T @ a
+    regular = gram + _RIDGE * np.linalg.norm(gram, 2) * np.eye(gram.shape[0])
+    solution = np.linalg.solve(regular, a.T @ b)
+    # one step of iterative refinement: the normal equations lose half of the digits
+    return np.asarray(solution + np.linalg.solve(regular, a.T @ (b - a @ solution)))
+
+
+def _flatter(samples: _Samples, start: _Solution, solve: Callable[[F64], _Solution], max_error: float) -> _Solution:
+    """The first of a few reweighted fits whose largest error is at most ``max_error``; ``start`` if none is.
+
+    As in Lawson's algorithm, a node gains weight where the last fit errs, here by at most a factor of 2 in each step,
+    so that the rms error grows no more than it must.
+    """
+    weight, solution = 0.5 + 0.5 * samples.density, start
+    for _ in range(_FLATTENING_STEPS):
+        error = np.abs(samples.basis @ solution.factors - samples.y)
+        weight = weight * (1 + (error / error.max()) ** 2)
+        solution = solve(weight)
+        if solution.max_error <= max_error:
+            return solution
+    return start
 
 
 def find_jumps(function: Callable[[F64], F64], half_range: float) -> tuple[float, ...]:
     """Phases where the function is discontinuous: steep steps on a grid that do not flatten under bisection."""
     x = np.linspace(-half_range, half_range, 4097)
     y = np.asarray(function(x))
-    span = float(y.max() - y.min())
+    span = _span(y)
     jumps: list[float] = []
     for at in np.nonzero(np.abs(np.diff(y)) > _JUMP * span)[0]:
         left, right = float(x[at]), float(x[at + 1])
@@ -117,6 +178,12 @@ def find_jumps(function: Callable[[F64], F64], half_range: float) -> tuple[float
         if abs(float(ends[1] - ends[0])) > _JUMP * span and not known:
             jumps.append((left + right) / 2)
     return tuple(jumps)
+
+
+def _span(y: F64) -> float:
+    """The range of values; the magnitude of those that are equal but for rounding."""
+    magnitude, spread = float(np.abs(y).max()), float(y.max() - y.min())
+    return spread if spread > _ROUNDING * magnitude else magnitude or 1.0
 
 
 def _zone(jumps: tuple[float, ...], width: float) -> float:

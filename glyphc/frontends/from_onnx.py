@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from onnx import GraphProto, NodeProto, TensorProto
 
 from glyphc.errors import ModelError
@@ -28,26 +29,43 @@ from glyphc.frontends.onnx_constants import (
     model_input,
 )
 from glyphc.frontends.onnx_functions import FUNCTIONS, Build
+from glyphc.frontends.onnx_windows import covered, windows
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax
+from glyphc.ir.ops import (
+    Add,
+    Apply,
+    ArgMax,
+    Concat,
+    Const,
+    Dense,
+    Div,
+    Gather,
+    Hardmax,
+    Input,
+    Max,
+    Min,
+    Mul,
+    Op,
+    Output,
+    ReduceMax,
+    Reshape,
+    Scale,
+    Softmax,
+    Sub,
+)
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
+from glyphc.registry import registered
 
 # Types in which an index (a result of ArgMax) keeps its value.
 _INDEX_KINDS = FLOATS | {TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64}
-# Softmax and the like run on the client, after decryption; what may follow them, because it changes no value.
-_CLIENT_ONLY = frozenset({"ArgMax", "LogSoftmax", "Softmax"})
-_AFTER_DECRYPTION = _CLIENT_ONLY | {"Cast", "Dropout", "Flatten", "Identity", "Reshape"}
 
 _ADVICE = {
     "Conv": "convolutions are not supported yet; write it as a Gemm over the flattened image",
     "Shape": "sizes computed at run time are not supported; export Flatten, or Reshape by a constant shape",
-} | dict.fromkeys(
-    ["Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "PRelu", "Selu", "Softplus", "Swish"],
-    "this activation is not supported; Relu, LeakyRelu, Sigmoid and Tanh are",
-)
+}
 
 
 def read_onnx(source: Source) -> Graph:
@@ -88,7 +106,7 @@ class _Reader:
         name, shape, self.batch = model_input(onnx_graph, label)
         self.values = {name: self.graph.add(Input(name, shape))}
         self._stored: dict[str, F64] = {}
-        self._needed, self._for_client = liveness(onnx_graph, _AFTER_DECRYPTION)
+        self._needed = liveness(onnx_graph)
 
     def convert_nodes(self) -> None:
         """Convert everything that an output needs; one ModelError for all nodes that are not supported."""
@@ -109,8 +127,7 @@ class _Reader:
             raise ModelError(
                 f"{self.label} has {len(problems)} node(s) that glyphc cannot run on encrypted data:\n"
                 + "\n".join(problems)
-                + "\nReplace them in the network and export it again. Supported, on one encrypted tensor and "
-                f"constants: {', '.join(sorted(_RULES))}."
+                + f"\nReplace them in the network and export it again. Supported: {', '.join(sorted(_RULES))}."
             )
 
     def add_outputs(self) -> None:
@@ -139,10 +156,8 @@ class _Reader:
     def _convert(self, call: _Call) -> None:
         node = call.node
         if node.domain not in DEFAULT_DOMAINS:
-            raise UnsupportedError(
-                f"ops of domain {node.domain!r} are not supported; if the model itself defines this one, "
-                "expand it with onnx.inliner.inline_local_functions"
-            )
+            self.values[node.output[0]] = _custom(call)
+            return
         if node.op_type not in _RULES and node.op_type not in FOLDABLE:
             raise UnsupportedError(_ADVICE.get(node.op_type, "this operation is not supported"))
         if all(name in self.constants for name in node.input if name):
@@ -154,11 +169,11 @@ class _Reader:
         strange = {a.name for a in node.attribute}.difference(attributes)
         if strange:  # of an opset newer than this code: better refused than computed wrongly
             raise UnsupportedError(f"attribute(s) {', '.join(sorted(strange))} are not supported")
-        if any(o in self._needed for o in node.output[1:]):
+        results = convert(call)
+        results = results if isinstance(results, tuple) else (results,)
+        if any(o in self._needed for o in node.output[len(results) :]):
             raise UnsupportedError("only its first output is supported, but another one is used")
-        if node.op_type in _CLIENT_ONLY and node.output[0] not in self._for_client:
-            raise UnsupportedError("is inside the network; it is only supported at the output for now")
-        self.values[node.output[0]] = convert(call)
+        self.values.update({name: result for name, result in zip(node.output, results, strict=False) if name})
 
     def _stand_in(self, node: NodeProto) -> None:
         """Let the nodes behind an unsupported one be checked too, if onnx knows the shapes of its results.
@@ -190,6 +205,10 @@ class _Call:
             raise UnsupportedError(f"attribute {name} is {value}")
         return value
 
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """An attribute of integers; empty when it is missing."""
+        return next((tuple(map(int, a.ints)) for a in self.node.attribute if a.name == name), ())
+
     def text(self, name: str, default: str) -> str:
         return next((a.s.decode() for a in self.node.attribute if a.name == name), default)
 
@@ -220,13 +239,27 @@ class _Call:
         self._demand_constant(index, role)
         return [int(v) for v in self.reader.constants.raw(self.node.input[index]).ravel()]
 
-    def add(self, op: Op, x: Node) -> Node:
-        return self.reader.graph.add(op, (x,), location=self.location)
+    def add(self, op: Op, *operands: Node) -> Node:
+        return self.reader.graph.add(op, operands, location=self.location)
+
+    def pair(self, op: Op, a: Node, b: Node) -> Node:
+        """An op on two tensors of the network. Batch axes must meet, so both need as many axes."""
+        if len(a.type.shape) != len(b.type.shape):
+            raise UnsupportedError(
+                f"combines tensors of {len(a.type.shape) + 1} and {len(b.type.shape) + 1} axes, batch included; "
+                "reshape one of them"
+            )
+        return self.add(op, a, b)
+
+    def gather(self, x: Node, indices: npt.NDArray[np.int64]) -> Node:
+        """Elements at constant flat places of one sample."""
+        name = self.reader.graph.add_constant(f"{self.location}.indices", indices.astype(np.int64))
+        return self.add(Gather(Const(name)), x)
 
     def dense(self, x: Node, weight: Named, bias: Named | None) -> Node:
         """x W^T + b for x of shape (in,), W (out, in), b (out,)."""
         bias = bias or Named(f"{self.location}.bias", np.zeros(weight.value.shape[0]))
-        return self.add(Dense(self.reader.store(weight), self.reader.store(bias)), x)
+        return self.add(Dense((self.reader.store(weight),), self.reader.store(bias)), x)
 
     def scale(self, x: Node, factor: Named | float, shift: Named | float) -> Node:
         """factor * x + shift for constants that broadcast to x; a plain number is named after the node."""
@@ -248,6 +281,21 @@ def _identity(call: _Call) -> Node:
 
 def _apply(build: Build) -> Callable[[_Call], Node]:
     return lambda call: call.add(Apply((build(call),)), call.tensor(0))
+
+
+def _custom(call: _Call) -> Node:
+    """A node of a domain that is not ONNX's own: an activation that the user has registered."""
+    node = call.node
+    function = registered(node.op_type)
+    if function is None:
+        raise UnsupportedError(
+            f"ops of domain {node.domain!r} are not supported; if it is a function of one number, make it known with "
+            f"glyphc.register_activation({node.op_type!r}, ...); if the model itself defines it, expand it with "
+            "onnx.inliner.inline_local_functions"
+        )
+    if len(node.input) != 1 or len(node.output) != 1 or node.attribute:
+        raise UnsupportedError("is a registered activation: these have one operand, one result and no attributes")
+    return call.add(Apply((function,)), call.tensor(0))
 
 
 def _neg(call: _Call) -> Node:
@@ -283,32 +331,44 @@ def _matmul(call: _Call) -> Node:
     return y if weight.value.ndim == 2 else call.add(Reshape(()), y)
 
 
+def _both_encrypted(call: _Call) -> bool:
+    return not call.is_constant(0) and not call.is_constant(1)
+
+
 def _with_constant(call: _Call, verb: str) -> tuple[Node, Named, bool]:
     """The tensor of an elementwise op, its constant per sample, and whether the constant comes first."""
-    constant_first, constant_second = call.is_constant(0), call.is_constant(1)
-    if not constant_first and not constant_second:
+    if _both_encrypted(call):
         raise UnsupportedError(f"{verb} two encrypted tensors; one operand must be a constant")
+    constant_first = call.is_constant(0)
     x = call.tensor(1 if constant_first else 0)
     c = call.constant(0 if constant_first else 1, "operand")
     return x, c.per_sample(x.type.shape), constant_first
 
 
 def _add(call: _Call) -> Node:
+    if _both_encrypted(call):
+        return call.pair(Add(), call.tensor(0), call.tensor(1))
     x, c, _ = _with_constant(call, "adds")
     return call.scale(x, 1.0, c)
 
 
 def _sub(call: _Call) -> Node:
+    if _both_encrypted(call):
+        return call.pair(Sub(), call.tensor(0), call.tensor(1))
     x, c, constant_first = _with_constant(call, "subtracts")
     return call.scale(x, -1.0, c) if constant_first else call.scale(x, 1.0, Named(c.name, -c.value))
 
 
 def _mul(call: _Call) -> Node:
+    if _both_encrypted(call):
+        return call.pair(Mul(), call.tensor(0), call.tensor(1))
     x, c, _ = _with_constant(call, "multiplies")
     return call.scale(x, c, 0.0)
 
 
 def _div(call: _Call) -> Node:
+    if _both_encrypted(call):
+        return call.pair(Div(), call.tensor(0), call.tensor(1))
     x, c, constant_first = _with_constant(call, "divides")
     if constant_first:
         return call.scale(call.add(Apply((Function("reciprocal"),)), x), c, 0.0)
@@ -317,19 +377,48 @@ def _div(call: _Call) -> Node:
     return call.scale(x, Named(c.name, 1.0 / c.value), 0.0)
 
 
-def _extremum(sign: float) -> Callable[[_Call], Node]:
-    """max(x, c) = c + relu(x - c), and min(x, c) = c - relu(c - x), for a constant c."""
+def _extremum(op: Max | Min) -> Callable[[_Call], Node]:
+    """Of any number of tensors and constants: max(x, c) = c + relu(x - c), min(x, c) = c - relu(c - x)."""
+    sign = 1.0 if isinstance(op, Max) else -1.0
 
     def convert(call: _Call) -> Node:
-        if len(call.node.input) == 1:
-            return call.tensor(0)
-        if len(call.node.input) != 2:
-            raise UnsupportedError("takes more than two operands; nest operations on two")
-        x, c, _ = _with_constant(call, "compares")
-        above = call.scale(x, sign, Named(c.name, -sign * c.value))
-        return call.scale(call.add(Apply((Function("relu"),)), above), sign, c)
+        places = range(len(call.node.input))
+        tensors = [call.tensor(i) for i in places if not call.is_constant(i)]
+        x = tensors[0]
+        for other in tensors[1:]:
+            x = call.pair(op, x, other)
+        for i in places:
+            if call.is_constant(i):
+                c = call.constant(i, "operand").per_sample(x.type.shape)
+                above = call.scale(x, sign, Named(c.name, -sign * c.value))
+                x = call.scale(call.add(Apply((Function("relu"),)), above), sign, c)
+        return x
 
     return convert
+
+
+def _prelu(call: _Call) -> Node:
+    """One slope: a univariate function. A slope per channel: s x + (1 - s) relu(x)."""
+    x = call.tensor(0)
+    slope = call.constant(1, "slope").per_sample(x.type.shape)
+    if slope.value.size and np.all(slope.value == slope.value.flat[0]):
+        return call.add(Apply((Function("leaky_relu", (float(slope.value.flat[0]),)),)), x)
+    positive = call.scale(call.add(Apply((Function("relu"),)), x), Named(f"{slope.name}.rest", 1.0 - slope.value), 0.0)
+    return call.add(Add(), call.scale(x, slope, 0.0), positive)
+
+
+def _concat(call: _Call) -> Node:
+    parts = [call.tensor(i) for i in range(len(call.node.input))]
+    rank = len(parts[0].type.shape) + 1
+    axis = call.integer("axis", 1) % rank
+    if axis == 0:
+        raise UnsupportedError("joins samples of different tensors (axis 0, the batch); only other axes are supported")
+    flat = [call.add(Reshape((p.type.size,)), p) if len(p.type.shape) != 1 else p for p in parts]
+    starts = np.cumsum([0] + [p.type.size for p in parts])
+    places = [
+        start + np.arange(p.type.size).reshape(p.type.shape) for start, p in zip(starts, parts, strict=False)
+    ]
+    return call.gather(call.add(Concat(), *flat), np.concatenate(places, axis=axis - 1))
 
 
 def _comparison(greater: bool) -> Callable[[_Call], Node]:
@@ -423,6 +512,41 @@ def _over_last_axis(call: _Call, default: int) -> Node:
     return x
 
 
+def _hardmax(call: _Call) -> Node:
+    return call.add(Hardmax(), _over_last_axis(call, default=-1))
+
+
+def _top_k(call: _Call) -> tuple[Node, Node]:
+    """The largest element and its index."""
+    if call.integers(1, "k") != [1]:
+        raise UnsupportedError("k is not 1; only the largest element can be found")
+    if not call.integer("largest", 1):
+        raise UnsupportedError("largest=0 is not supported; negate the tensor instead")
+    x = _over_last_axis(call, default=-1)
+    largest = call.add(ReduceMax(), x)
+    return call.add(Reshape((*largest.type.shape, 1)), largest), call.add(ArgMax(keepdims=True), x)
+
+
+def _max_pool(call: _Call) -> Node:
+    """The largest element of every window; x is (channels, *spatial)."""
+    if call.integer("storage_order", 0):
+        raise UnsupportedError("storage_order=1 is not supported")
+    x = call.tensor(0)
+    kernel, strides, dilations, pads = (
+        call.sizes(name) for name in ("kernel_shape", "strides", "dilations", "pads")
+    )
+    auto_pad, ceil_mode = call.text("auto_pad", "NOTSET"), call.integer("ceil_mode", 0) != 0
+    axes = windows(x.type.shape[1:], kernel, strides, dilations, pads, auto_pad, ceil_mode)
+    return call.add(ReduceMax(), call.gather(x, covered(x.type.shape, axes)))
+
+
+def _global_max_pool(call: _Call) -> Node:
+    x = call.tensor(0)
+    channels, *spatial = x.type.shape
+    largest = call.add(ReduceMax(), call.add(Reshape((channels, math.prod(spatial))), x))
+    return call.add(Reshape((channels, *[1] * len(spatial))), largest)
+
+
 def _softmax(call: _Call) -> Node:
     return call.add(Softmax(log=call.node.op_type == "LogSoftmax"), _over_last_axis(call, default=-1))
 
@@ -434,26 +558,38 @@ def _argmax(call: _Call) -> Node:
 
 
 # Converters, and the attributes that they take into account.
-_RULES: dict[str, tuple[Callable[[_Call], Node], tuple[str, ...]]] = {
+_RULES: dict[str, tuple[Callable[[_Call], Node | tuple[Node, ...]], tuple[str, ...]]] = {
     "Add": (_add, ()),
     "ArgMax": (_argmax, ("axis", "keepdims", "select_last_index")),
     "BatchNormalization": (_batch_normalization, ("epsilon", "momentum", "training_mode")),
+    "Concat": (_concat, ("axis",)),
     "Cast": (_cast, ("to", "saturate", "round_mode")),  # the latter two concern float8 only
     "Div": (_div, ()),
     "Dropout": (_dropout, ("seed",)),
     "Flatten": (_flatten, ("axis",)),
     "Greater": (_comparison(greater=True), ()),
     "Gemm": (_gemm, ("alpha", "beta", "transA", "transB")),
+    "GlobalMaxPool": (_global_max_pool, ()),
+    "Hardmax": (_hardmax, ("axis",)),
     "Identity": (_identity, ()),
     "Less": (_comparison(greater=False), ()),
     "LogSoftmax": (_softmax, ("axis",)),
     "MatMul": (_matmul, ()),
-    "Max": (_extremum(1.0), ()),
-    "Min": (_extremum(-1.0), ()),
+    "Max": (_extremum(Max()), ()),
+    "MaxPool": (
+        _max_pool,
+        ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"),
+    ),
+    "Min": (_extremum(Min()), ()),
     "Mul": (_mul, ()),
     "Neg": (_neg, ()),
+    "PRelu": (_prelu, ()),
     "Reshape": (_reshape, ("allowzero",)),
     "Softmax": (_softmax, ("axis",)),
     "Sub": (_sub, ()),
+    "TopK": (_top_k, ("axis", "largest", "sorted")),
     **{name: (_apply(build), attributes) for name, (build, attributes) in FUNCTIONS.items()},
 }
+
+# What ONNX's own domain has: no activation of the user's should be called that.
+OPERATORS = frozenset(_RULES)

@@ -160,19 +160,13 @@ def model_input(graph: GraphProto, label: str) -> ModelInput:
     return ModelInput(name, tuple(shape), batch if batch > 0 else None)
 
 
-def liveness(graph: GraphProto, client_ops: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the values that outputs need; and of those that only nodes of ``client_ops`` make use of, all
-    the way to the outputs.
-    """
+def liveness(graph: GraphProto) -> frozenset[str]:
+    """Names of the values that outputs need."""
     needed = {o.name for o in graph.output}
-    used_inside: set[str] = set()
     for node in reversed(graph.node):  # ONNX demands topological order
         if not needed.isdisjoint(node.output):
-            reads = set(_reads(node))
-            needed |= reads
-            if node.op_type not in client_ops or not used_inside.isdisjoint(node.output):
-                used_inside |= reads
-    return frozenset(needed), frozenset(needed - used_inside)
+            needed.update(_reads(node))
+    return frozenset(needed)
 
 
 def _reads(node: NodeProto) -> Iterator[str]:

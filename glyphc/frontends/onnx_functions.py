@@ -48,10 +48,6 @@ def scalar(node: Arguments, index: int, role: str) -> float:
     return float(value.flat[0])
 
 
-def _prelu(node: Arguments) -> Function:
-    return Function("leaky_relu", (scalar(node, 1, "slope"),))
-
-
 def _pow(node: Arguments) -> Function:
     return Function("pow", (scalar(node, 1, "the exponent"),))
 
@@ -91,7 +87,6 @@ FUNCTIONS: dict[str, tuple[Build, tuple[str, ...]]] = {
     "LeakyRelu": (_with("leaky_relu", alpha=0.01), ("alpha",)),
     "Log": (_plain("log"), ()),
     "Mish": (_plain("mish"), ()),
-    "PRelu": (_prelu, ()),
     "Pow": (_pow, ()),
     "Reciprocal": (_plain("reciprocal"), ()),
     "Relu": (_plain("relu"), ()),

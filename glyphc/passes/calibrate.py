@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import CalibrationError
-from glyphc.ir.evaluate import evaluate_all
+from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.types import Calibration, Level
@@ -35,29 +35,37 @@ class Calibrate(Pass):
         check_option(self.name, "bins", self.bins, 1, 4096)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        for node in graph.inputs:
-            assert isinstance(node.op, Input)
-            check_samples(context.samples.get(node.op.name), node.op.name, node.op.shape)
-        with np.errstate(over="ignore", invalid="ignore"):  # looked for below, with the node's name
-            values = evaluate_all(graph, context.samples)
+        values = calibration_values(graph, context.samples)
         rewriter = Rewriter(graph)
         for node in graph:
             x = values[node.id].astype(np.float64)
-            if not np.all(np.isfinite(x)):
-                raise CalibrationError(
-                    f"{node} overflows on the calibration samples: it is not finite for "
-                    f"{int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())} of {len(x)} samples"
-                )
             lo, hi = float(x.min()), float(x.max())
-            if max(abs(lo), abs(hi)) > _LARGEST:
-                raise CalibrationError(
-                    f"{node} reaches {max(abs(lo), abs(hi)):.3g} on the calibration samples; values beyond "
-                    f"{_LARGEST:.0e} "
-                    "cannot be calibrated. Check the calibration data's units"
-                )
             calibration = Calibration(lo, hi, _histogram(x, lo, hi, self.bins), _reach(x, lo, hi))
             rewriter.keep(node, replace(node.type, calibration=calibration))
         return rewriter.new
+
+
+def calibration_values(graph: Graph, samples: dict[str, F64]) -> dict[int, Value]:
+    """Values of all nodes on the calibration samples; CalibrationError when there are none, or one is out of range."""
+    for node in graph.inputs:
+        assert isinstance(node.op, Input)
+        check_samples(samples.get(node.op.name), node.op.name, node.op.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for below, with the node's name
+        values = evaluate_all(graph, samples)
+    for node in graph:
+        x = values[node.id].astype(np.float64)
+        if not np.all(np.isfinite(x)):
+            raise CalibrationError(
+                f"{node} overflows on the calibration samples: it is not finite for "
+                f"{int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())} of {len(x)} samples"
+            )
+        largest = float(np.abs(x).max())
+        if largest > _LARGEST:
+            raise CalibrationError(
+                f"{node} reaches {largest:.3g} on the calibration samples; values beyond {_LARGEST:.0e} cannot be "
+                "calibrated. Check the calibration data's units"
+            )
+    return values
 
 
 def _histogram(x: F64, lo: float, hi: float, bins: int) -> tuple[int, ...]:

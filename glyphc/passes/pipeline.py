@@ -13,6 +13,7 @@ from glyphc.ir.verify import verify
 
 from .base import Context, Pass, parse_option
 from .calibrate import Calibrate
+from .expand import Expand
 from .fold import Fold
 from .plan_layout import AssignLayout
 from .quantize import Quantize
@@ -23,6 +24,7 @@ from .validate import ValidateLayout, ValidateNoise, ValidateRange, ValidateSecu
 PASSES: dict[str, type[Pass]] = {
     p.name: p
     for p in (
+        Expand,
         Fold,
         Calibrate,
         Quantize,

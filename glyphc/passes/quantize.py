@@ -12,7 +12,7 @@ from glyphc.approx.series import HALF_RANGE
 from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate_all, quantize
-from glyphc.ir.functions import compose
+from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Linear, Output, Reshape, Softmax
 from glyphc.ir.series import OUTPUT_BITS
@@ -113,7 +113,7 @@ class Quantize(Pass):
         for user in graph.users(node):
             if isinstance(user.op, Apply):
                 try:
-                    left, right = user.op.functions[0].domain(calibration.lo, calibration.hi)
+                    left, right = _domain(user.op.functions, calibration.lo, calibration.hi)
                 except IRError as e:
                     raise CalibrationError(f"{user} cannot be computed: {e}, where calibration saw values") from None
                 lo = max(lo, left + (calibration.lo - left) / 2)
@@ -140,10 +140,12 @@ class Quantize(Pass):
         bits = self.activation_bits + OUTPUT_BITS
         values = evaluate_all(graph, context.samples)
         for node, _ in graph.of(Dense):
-            (operand,) = graph.operands(node)
-            fixed = self._operand_format(graph, operand, context)
-            x = quantize(values[operand.id].astype(np.float64), fixed)
-            norm = float(np.sqrt((x.astype(np.float64) ** 2).sum(axis=-1).mean()))
+            energy = 0.0
+            for operand in graph.operands(node):
+                fixed = self._operand_format(graph, operand, context)
+                x = quantize(values[operand.id].astype(np.float64), fixed)
+                energy += float((x.astype(np.float64) ** 2).sum(axis=-1).mean())
+            norm = float(np.sqrt(energy))
             # rounding every weight errs by 1/sqrt(12) of a unit, so the sum by norm/sqrt(12)
             units = max(norm, 1.0) / np.sqrt(12) * 2.0**self.weight_precision
             bits = max(bits, int(np.ceil(np.log2(units / HALF_RANGE))))
@@ -152,7 +154,7 @@ class Quantize(Pass):
     def _operand_format(self, graph: Graph, node: Node, context: Context) -> FixedPoint:
         if isinstance(node.op, Input):
             return self._input_format(node, graph, context)[0]
-        (operand,) = graph.operands(node)
+        operand = graph.operands(node)[0]
         if isinstance(node.op, Reshape):
             return self._operand_format(graph, operand, context)
         if not isinstance(node.op, Apply):
@@ -164,8 +166,8 @@ class Quantize(Pass):
             fixed, decisions = self._input_format(node, rewriter.old, context)
             rewriter.keep(node, replace(node.type, fixed=fixed), decisions)
             return
-        (operand,) = rewriter.operands(node)
-        source = operand.type.fixed
+        operands = rewriter.operands(node)
+        source = operands[0].type.fixed
         if isinstance(node.op, Softmax | ArgMax | Output) or source is None:
             rewriter.keep(node)
         elif isinstance(node.op, Reshape):
@@ -173,24 +175,42 @@ class Quantize(Pass):
         elif isinstance(node.op, Apply):
             rewriter.keep(node, replace(node.type, fixed=self._activation_format(node.op, source)))
         elif isinstance(node.op, Dense):
-            self._dense(node, node.op, operand, source, rewriter, bits)
+            self._dense(node, node.op, operands, rewriter, bits)
         else:
             raise ParameterError(f"{node} has no fixed-point form")
 
-    def _dense(self, node: Node, op: Dense, operand: Node, source: FixedPoint, rewriter: Rewriter, bits: int) -> None:
+    def _dense(self, node: Node, op: Dense, operands: tuple[Node, ...], rewriter: Rewriter, bits: int) -> None:
         fixed = self._result_format(node, rewriter.old, bits)
-        weight, bias = (rewriter.old.constant(c.name).astype(np.float64) for c in (op.weight, op.bias))
-        scale, offset = np.array(source.scale), np.array(source.offset)
-        integer_weight = np.rint(weight * scale / fixed.scale[0]).astype(np.int64)
-        constant = bias + (weight * offset).sum(axis=1) - fixed.offset[0]
-        integer_bias = np.rint(constant / fixed.scale[0]).astype(np.int64)
+        constant = rewriter.old.constant(op.bias.name).astype(np.float64) - fixed.offset[0]
+        weights = []
+        for operand, const in zip(operands, op.weights, strict=True):
+            source = operand.type.fixed
+            assert source is not None
+            weight = rewriter.old.constant(const.name).astype(np.float64)
+            constant = constant + (weight * np.array(source.offset)).sum(axis=1)
+            weights.append(np.rint(weight * np.array(source.scale) / fixed.scale[0]).astype(np.int64))
+        bias = np.rint(constant / fixed.scale[0]).astype(np.int64)
         names = [
-            rewriter.new.add_constant(c.name, value)
-            for c, value in ((op.weight, integer_weight), (op.bias, integer_bias))
+            Const(rewriter.new.add_constant(c.name, value))
+            for c, value in zip((*op.weights, op.bias), (*weights, bias), strict=True)
         ]
-        linear = Linear(Const(names[0]), Const(names[1]))
         type = replace(node.type, fixed=fixed)
-        rewriter.replace(node, rewriter.new.add(linear, (operand,), type, node.location, node.decisions))
+        linear = Linear(tuple(names[:-1]), names[-1])
+        rewriter.replace(node, rewriter.new.add(linear, operands, type, node.location, node.decisions))
+
+
+def _domain(functions: tuple[Function, ...], lo: float, hi: float) -> tuple[float, float]:
+    """Open interval around [lo, hi] where a composition is defined, as far as its first function after scalings tells."""
+    factor, shift = 1.0, 0.0
+    for function in functions:
+        if function.name != "affine":
+            ends = sorted((factor * lo + shift, factor * hi + shift))
+            left, right = function.domain(*ends)
+            edges = sorted(((left - shift) / factor, (right - shift) / factor)) if factor else (-np.inf, np.inf)
+            return float(edges[0]), float(edges[1])
+        a, b = function.parameters
+        factor, shift = a * factor, a * shift + b
+    return -np.inf, np.inf
 
 
 def _rounding_share(node: Node, graph: Graph, step: float) -> float:
@@ -201,7 +221,9 @@ def _rounding_share(node: Node, graph: Graph, step: float) -> float:
             share = max(share, _rounding_share(user, graph, step))
         elif isinstance(user.op, Dense):
             assert user.type.calibration is not None
-            norm = np.sqrt((graph.constant(user.op.weight.name).astype(np.float64) ** 2).sum(axis=1).max())
             span = user.type.calibration.hi - user.type.calibration.lo
-            share = max(share, float(norm) * step / np.sqrt(12) / (span or np.inf))
+            for operand, weight in zip(user.operands, user.op.weights, strict=True):
+                if operand == node.id:
+                    norm = np.sqrt((graph.constant(weight.name).astype(np.float64) ** 2).sum(axis=1).max())
+                    share = max(share, float(norm) * step / np.sqrt(12) / (span or np.inf))
     return share

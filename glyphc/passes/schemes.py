@@ -49,7 +49,7 @@ class AssignScheme(Pass):
             # moves nothing; after a nonlinearity it stands behind the switch back, which serves all readers
             return Scheme.BGV, ()
         if isinstance(node.op, Linear):
-            candidates = self._linear(node, operands[0], batch, context)
+            candidates = self._linear(node, operands, batch, context)
         elif isinstance(node.op, Apply):
             candidates = self._apply(node, batch, context)
         else:
@@ -61,9 +61,11 @@ class AssignScheme(Pass):
         scheme = min(feasible, key=lambda s: feasible[s].seconds or 0.0)
         return scheme, (Decision(self.name, feasible[scheme].name, tuple(candidates.values())),)
 
-    def _linear(self, node: Node, operand: Node, batch: int, context: Context) -> dict[Scheme, Candidate]:
+    def _linear(
+        self, node: Node, operands: tuple[Node, ...], batch: int, context: Context
+    ) -> dict[Scheme, Candidate]:
         cost = context.cost
-        macs = node.type.size * operand.type.size * batch
+        macs = node.type.size * sum(o.type.size for o in operands) * batch
         products = max(1, -(-macs // self.ring))
         rebuilt = cost.bootstrap_seconds(self.ring // 2, _DEGREE, self.ring)
         return {

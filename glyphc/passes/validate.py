@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from glyphc.approx import noise
 from glyphc.approx.security import largest_modulus
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Bootstrap, Linear, Output, Reshape, Switch, Unpack
 from glyphc.ir.series import evaluate_series
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
+
+Occupied = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -56,34 +60,45 @@ class ValidateLayout(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         for node, _ in graph.of(Linear):
-            (operand,) = graph.operands(node)
-            self._check(node, operand)
+            for operand in graph.operands(node):
+                self._check(node, operand)
         return graph
 
     def _check(self, node: Node, operand: Node) -> None:
         source, target = operand.type.layout, node.type.layout
         assert source is not None and target is not None
-        n, sample = source.ring, target.batch - 1
-        # the first, a middle and the last sample stand for all: the layout is the same for each
-        for b in {0, sample // 2, sample}:
-            outputs = np.array([target.exponent_of(k, b) for k in range(target.features)], dtype=np.int64)
-            shifts = np.array([target.exponent_of(k) for k in range(target.features)], dtype=np.int64)
-            for part in {0, min(source.parts, source.features) - 1}:
-                features = np.array(list(source.features_of(part)), dtype=np.int64)
-                inputs = (features // source.parts) * source.stride
-                occupied = self._occupied(operand, part)
-                for at, feature in zip(inputs, features, strict=True):
-                    # term (k', feature) of the weights reads position out_k - shift_k' + at for output k
-                    read = (outputs[:, None] - shifts[None, :] + at) % n
-                    wanted = np.eye(len(outputs), dtype=bool)
-                    if np.any(read[wanted] != source.exponent_of(int(feature), b)) or np.any(occupied[read] & ~wanted):
-                        raise ParameterError(
-                            f"{node}: products of feature {feature} (sample {b}) collide in the layout {target}; "
-                            f"this is "
-                            "a bug of the layout planner, please report it"
-                        )
+        if source.chunks % target.chunks:
+            raise ParameterError(f"{node}: {source.chunks} chunks cannot become {target.chunks}")
+        # the first and the last part and chunk, and a few samples, stand for all: the layout is the same for each
+        last = min(target.batch, target.chunks * target.per_chunk)
+        samples = {0, 1, last // 2, last - 2, last - 1} & set(range(last))
+        for part in {0, min(source.parts, source.features) - 1}:
+            occupied = self._occupied(operand, part)
+            for chunk in {0, source.chunks - 1}:
+                for sample in samples:
+                    if sample % target.chunks == chunk % target.chunks:
+                        self._check_terms(node, source, target, occupied, part, chunk, sample)
 
-    def _occupied(self, operand: Node, part: int) -> np.ndarray:  # type: ignore[type-arg]
+    def _check_terms(
+        self, node: Node, source: Layout, target: Layout, occupied: Occupied, part: int, chunk: int, sample: int
+    ) -> None:
+        """What the products with one part of one chunk put on the results of one sample."""
+        place = chunk // target.chunks * target.batch_stride
+        own = sample % source.chunks == chunk
+        outputs = np.array([target.exponent_of(k, sample) for k in range(target.features)], dtype=np.int64)
+        shifts = place + np.arange(target.features, dtype=np.int64) * target.stride
+        wanted = np.eye(len(outputs), dtype=bool) & own
+        for feature in source.features_of(part):
+            # term (k', feature) of the weights reads position out_k - shift_k' + at for output k
+            at = (feature // source.parts) * source.stride
+            read = (outputs[:, None] - shifts[None, :] + at) % source.ring
+            if np.any(read[wanted] != source.exponent_of(feature, sample)) or np.any(occupied[read] & ~wanted):
+                raise ParameterError(
+                    f"{node}: products of feature {feature} (sample {sample}) collide in the layout {target}; this is "
+                    "a bug of the layout planner, please report it"
+                )
+
+    def _occupied(self, operand: Node, part: int) -> Occupied:
         """Positions of an operand's part that may be non-zero: useful ones, or all of the part's stride."""
         layout = operand.type.layout
         assert layout is not None

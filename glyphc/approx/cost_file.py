@@ -1,0 +1,215 @@
+"""Where the cost model comes from: the user's file (``glyphc calibrate`` writes it) or what ships with glyphc."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from glyphc.errors import ArtifactError, GlyphcError
+
+from .cost import CONFIGURATIONS, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine
+
+# Names another file; empty: the model that ships with glyphc, whatever files there are.
+VARIABLE = "GLYPHC_COST_MODEL"
+FORMAT = "glyphc-cost-model"
+VERSION = 1
+
+
+class _DamagedError(Exception):
+    """What is wrong with the content of a file."""
+
+
+def user_path() -> Path:
+    """The user's own file, $XDG_CONFIG_HOME/glyphc/cost.json, by default below ~/.config; it need not exist.
+
+    GlyphcError when there is no home directory.
+    """
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(base):  # the XDG specification has relative paths ignored
+        return Path(base) / "glyphc" / "cost.json"
+    try:
+        return Path.home() / ".config" / "glyphc" / "cost.json"
+    except RuntimeError:
+        raise GlyphcError(f"this user has no home directory for the cost model; name a file in {VARIABLE}") from None
+
+
+def output_path() -> Path:
+    """Where ``glyphc calibrate`` writes when it is not told: the file in GLYPHC_COST_MODEL, or the user's."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else user_path()
+
+
+def source() -> Path | None:
+    """The file that :func:`current` reads; None for the shipped model."""
+    named = os.environ.get(VARIABLE)
+    if named is not None:
+        return Path(named) if named else None
+    try:
+        path = user_path()
+        return path if path.exists() else None
+    except (GlyphcError, OSError):  # no home, or none that this process may look into
+        return None
+
+
+def in_use(path: Path) -> bool:
+    """Whether :func:`current` reads this file."""
+    used = source()
+    return used is not None and used.exists() and path.exists() and used.samefile(path)
+
+
+def current() -> CostModel:
+    """The model to use. GlyphcError when the user's file is damaged or of another version, or a named one missing."""
+    path = source()
+    return CostModel() if path is None else load(path)
+
+
+def load(path: Path) -> CostModel:
+    """Read a model; GlyphcError with the file's name and what to do."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise _unusable(path, e.strerror or str(e)) from None
+    try:
+        return from_json(data)
+    except _DamagedError as e:
+        raise _unusable(path, str(e)) from None
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of the user's own file; ArtifactError when that is impossible. Other folders must exist."""
+    if path != output_path():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ArtifactError(f"cannot make the folder {os.fspath(path.parent)!r}: {e.strerror}") from None
+
+
+def save(path: Path, model: CostModel) -> None:
+    """Write a model; the file appears whole or not at all. ArtifactError when the place is not writable."""
+    from glyphc.program import write_atomically
+
+    write_atomically(path, to_json(model).encode())
+
+
+def _unusable(path: Path, reason: str) -> GlyphcError:
+    return GlyphcError(
+        f"cannot use the cost model {os.fspath(path)!r}: {reason}. Run 'glyphc calibrate' to measure again, or delete "
+        f"the file (or unset {VARIABLE}) to go on with the model that ships with glyphc"
+    )
+
+
+def to_json(model: CostModel) -> str:
+    """The file's text."""
+    tree = {
+        "format": FORMAT,
+        "version": VERSION,
+        "machine": asdict(model.machine),
+        "product": model.product,
+        "automorphism": model.automorphism,
+        "switch": model.switch,
+        "configurations": [asdict(c) for c in model.configurations],
+    }
+    return json.dumps(tree, indent=1) + "\n"
+
+
+def from_json(data: bytes) -> CostModel:
+    """The inverse of :func:`to_json`. Everything in it is checked: a private error says what is wrong."""
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _DamagedError("it is truncated or damaged, or another kind of file") from None
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        raise _DamagedError("it is not a cost model")
+    if tree.get("version") != VERSION:
+        raise _DamagedError(f"it has version {tree.get('version')!r}, this glyphc reads version {VERSION}")
+    model = CostModel(
+        product=_positive(tree, "product"),
+        automorphism=_positive(tree, "automorphism"),
+        switch=_positive(tree, "switch"),
+        configurations=tuple(_configuration(c) for c in _items(tree, "configurations")),
+        machine=_machine(_entry(tree, "machine")),
+    )
+    if [_shape(c) for c in model.configurations] != [_shape(c) for c in CONFIGURATIONS]:
+        raise _DamagedError("it was measured for other configurations of the bootstrap than this glyphc uses")
+    return model
+
+
+def _shape(configuration: Configuration) -> tuple[int, tuple[int, int], int]:
+    return configuration.slots, configuration.level_budget, configuration.large_digits
+
+
+def _machine(tree: Any) -> Machine:
+    return Machine(
+        processor=_text(tree, "processor"),
+        cores=_count(tree, "cores"),
+        threads=_count(tree, "threads"),
+        openfhe=_text(tree, "openfhe"),
+        date=_text(tree, "date"),
+    )
+
+
+def _configuration(tree: Any) -> Configuration:
+    budget = _items(tree, "level_budget")
+    if len(budget) != 2 or not all(type(b) is int for b in budget):
+        raise _DamagedError("'level_budget' is not two numbers")
+    costs = tuple(_cost(c) for c in _items(tree, "costs"))
+    degrees = [c.degree for c in costs]
+    if REFERENCE_DEGREE not in degrees or degrees != sorted(set(degrees)):
+        raise _DamagedError(f"the degrees of a configuration are not ascending with {REFERENCE_DEGREE} among them")
+    return Configuration(_count(tree, "slots"), (budget[0], budget[1]), _count(tree, "large_digits"), costs)
+
+
+def _cost(tree: Any) -> BootstrapCost:
+    measured = _entry(tree, "measured")
+    if not isinstance(measured, bool):
+        raise _DamagedError("'measured' is neither true nor false")
+    return BootstrapCost(
+        degree=_count(tree, "degree"),
+        powers=_positive(tree, "powers"),
+        evaluate=_positive(tree, "evaluate"),
+        key_seconds=_positive(tree, "key_seconds"),
+        key_bytes=_positive(tree, "key_bytes"),
+        idle_bytes=_positive(tree, "idle_bytes"),
+        work_bytes=_positive(tree, "work_bytes"),
+        powers_bytes=_positive(tree, "powers_bytes"),
+        measured=measured,
+    )
+
+
+def _entry(tree: Any, name: str) -> Any:
+    if not isinstance(tree, dict) or name not in tree:
+        raise _DamagedError(f"{name!r} is missing")
+    return tree[name]
+
+
+def _items(tree: Any, name: str) -> list[Any]:
+    value = _entry(tree, name)
+    if not isinstance(value, list):
+        raise _DamagedError(f"{name!r} is not a list")
+    return value
+
+
+def _positive(tree: Any, name: str) -> float:
+    value = _entry(tree, name)
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise _DamagedError(f"{name!r} is {value!r}, not a positive number")
+    return float(value)
+
+
+def _count(tree: Any, name: str) -> int:
+    value = _entry(tree, name)
+    if type(value) is not int or value < 1:
+        raise _DamagedError(f"{name!r} is {value!r}, not a whole number above zero")
+    return value
+
+
+def _text(tree: Any, name: str) -> str:
+    value = _entry(tree, name)
+    if not isinstance(value, str):
+        raise _DamagedError(f"{name!r} is not a text")
+    return value

@@ -1,0 +1,106 @@
+"""Sliding windows of ONNX's pooling operators: which elements of the input each window covers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .onnx_constants import UnsupportedError
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Geometry along one spatial axis: input size, kernel size, stride, dilation, padding at both ends, output size."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    after: int
+    outputs: int
+
+    def positions(self) -> I64:
+        """Input position of every (window, place in it), shape (outputs, kernel); outside [0, size) is padding."""
+        starts = np.arange(self.outputs, dtype=np.int64) * self.stride - self.before
+        return starts[:, None] + np.arange(self.kernel, dtype=np.int64)[None, :] * self.dilation
+
+
+def windows(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    auto_pad: str,
+    ceil_mode: bool,
+) -> tuple[Window, ...]:
+    """The windows along all spatial axes, from a node's attributes (empty sequences mean ONNX's defaults).
+
+    Raises UnsupportedError where lengths don't fit, or no window fits into the padded input.
+    """
+    rank = len(sizes)
+    kernel, strides, dilations = list(kernel), list(strides) or [1] * rank, list(dilations) or [1] * rank
+    pads = list(pads) or [0] * (2 * rank)
+    if not len(kernel) == len(strides) == len(dilations) == len(pads) // 2 == rank:
+        raise UnsupportedError(f"kernel_shape, strides, dilations and pads don't fit {rank} spatial axes")
+    found = []
+    for axis, size in enumerate(sizes):
+        ends = pads[axis], pads[rank + axis]
+        found.append(_window(size, kernel[axis], strides[axis], dilations[axis], ends, auto_pad, ceil_mode))
+    return tuple(found)
+
+
+def _window(
+    size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int], auto_pad: str, ceil_mode: bool
+) -> Window:
+    reach = (kernel - 1) * dilation + 1
+    before, after = pads
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        total = max(0, (-(-size // stride) - 1) * stride + reach - size)
+        small, large = total // 2, total - total // 2
+        before, after = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+    elif auto_pad not in ("NOTSET", "VALID"):
+        raise UnsupportedError(f"auto_pad={auto_pad!r} is not known")
+    elif auto_pad == "VALID":
+        before = after = 0
+    room = size + before + after - reach
+    if room < 0:
+        raise UnsupportedError(f"a window of {reach} does not fit into an axis of {size} padded by {before}+{after}")
+    outputs = -(-room // stride) + 1 if ceil_mode else room // stride + 1
+    # with ceil_mode, a window that would begin in the padding behind the input does not count
+    if ceil_mode and (outputs - 1) * stride >= size + before:
+        outputs -= 1
+    return Window(size, kernel, stride, dilation, before, after, outputs)
+
+
+def covered(shape: tuple[int, ...], axes: tuple[Window, ...]) -> I64:
+    """Flat index of every element that a window covers, shape (channels, *outputs, kernel elements).
+
+    shape: of one sample, (channels, *spatial). Padding is replaced by an element of the same window, which changes no
+    maximum; UnsupportedError for windows of nothing but padding.
+    """
+    flat: I64 = np.zeros((1, 1), dtype=np.int64)  # (windows, elements) of the axes so far
+    valid: npt.NDArray[np.bool_] = np.ones((1, 1), dtype=bool)
+    for axis in axes:
+        at = axis.positions()
+        flat = _outer(flat * axis.size, at)
+        valid = _outer(np.where(valid, 0, -1), np.where((at >= 0) & (at < axis.size), 0, -1)) == 0
+    if not valid.any(axis=1).all():
+        raise UnsupportedError("some windows cover nothing but padding")
+    first = flat[np.arange(len(flat)), valid.argmax(axis=1)]
+    flat = np.where(valid, flat, first[:, None])
+    channels, spatial = shape[0], int(np.prod(shape[1:], dtype=np.int64))
+    index = np.arange(channels, dtype=np.int64)[:, None, None] * spatial + flat[None]
+    return np.asarray(index.reshape(channels, *(a.outputs for a in axes), flat.shape[1]))
+
+
+def _outer(a: I64, b: I64) -> I64:
+    """a[w, e] + b[v, f] at [(w, v), (e, f)]."""
+    total = a[:, None, :, None] + b[None, :, None, :]
+    return np.asarray(total.reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1]))

@@ -1,0 +1,435 @@
+"""Measuring the cost model on this machine: what ``glyphc calibrate`` does.
+
+Each configuration of the bootstrap is measured in a process of its own, since the system tells only one peak memory
+per process, and since OpenFHE's keys take gigabytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import resource
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from glyphc.approx.cost import (
+    REFERENCE_DEGREE,
+    REFERENCE_RING,
+    BootstrapCost,
+    Configuration,
+    CostModel,
+    Machine,
+    calibrated,
+)
+from glyphc.approx.security import largest_modulus, with_secure_digits
+from glyphc.errors import EnvironmentSetupError, GlyphcError
+from glyphc.ir.parameters import Parameters
+from glyphc.progress import Reporter
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from glyphc.backends.openfhe.client import ClientKeys
+    from glyphc.backends.openfhe.keys import EvaluationKeys
+
+# Told each step when it is done, and how many seconds it took.
+Observer = Callable[[str, float], None]
+
+# Bootstraps in a measurement; the faster one counts, since nothing but other work makes one slow.
+_BOOTSTRAPS = 2
+# Operands of the measured sum of products: too many for any cache, as in a program.
+_FACTORS = 64
+# Classes of the measured unpacking: seven automorphisms.
+_PARTS = 8
+_SWITCHES = 8
+# Degrees that are measured in every configuration; the smallest and the largest one show how all others compare.
+_COMMON_DEGREES = (REFERENCE_DEGREE, 59)
+# Room that a measurement needs beyond its predicted peak, e.g. for the primitives' operands.
+_RESERVE_BYTES = 0.3e9
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a configuration and the degree of its series."""
+
+    configuration: Configuration
+    degree: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.configuration.slots} slots, degree {self.degree}"
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the compiler would choose for a program of that many slots and that degree."""
+        return with_secure_digits(
+            Parameters(
+                ring=REFERENCE_RING,
+                plaintext_bits=27,
+                bgv_bits=55,
+                unpack_strides=tuple(1 << level for level in range(_PARTS.bit_length() - 1)),
+                slots=self.configuration.slots,
+                degree=self.degree,
+                level_budget=self.configuration.level_budget,
+                large_digits=self.configuration.large_digits,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one process found; product, automorphism and switch as in :class:`glyphc.approx.cost.CostModel`."""
+
+    cost: BootstrapCost
+    product: float
+    automorphism: float
+    switch: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A model for this machine, and what could not be measured for want of memory, with the reasons.
+
+    disturbance: the share of all processors' time that other work took meanwhile.
+    """
+
+    model: CostModel
+    skipped: tuple[str, ...]
+    disturbance: float
+
+
+def jobs(cost: CostModel, slots: Sequence[int] = (), quick: bool = False) -> tuple[Job, ...]:
+    """What to measure: all configurations at the usual degrees, the smallest and the largest at every secure one.
+
+    slots: only configurations of these sizes. quick: at the reference degree only and, unless ``slots`` names others,
+    the smallest and the largest configuration only. GlyphcError for a size that no configuration has.
+    """
+    sizes = [c.slots for c in cost.configurations]
+    for wanted in slots:
+        if wanted not in sizes:
+            known = ", ".join(map(str, sizes))
+            raise GlyphcError(f"no configuration has {wanted} slots; configurations: {known}")
+    chosen = [c for c in cost.configurations if not slots or c.slots in slots]
+    ends = (chosen[0], chosen[-1])
+    if quick:
+        return tuple(Job(c, REFERENCE_DEGREE) for c in chosen if slots or c in ends)
+    degrees = sorted({row.degree for c in cost.configurations for row in c.costs})
+    every = [Job(c, d) for c in chosen for d in degrees if c in ends or d in _COMMON_DEGREES]
+    return tuple(job for job in every if _is_secure(job.parameters))
+
+
+def _is_secure(parameters: Parameters) -> bool:
+    return parameters.modulus_bits <= largest_modulus(parameters.ring, sparse=True)
+
+
+def job_seconds(job: Job, cost: CostModel) -> float:
+    """How long a measurement is expected to take."""
+    return cost.key_seconds(job.parameters) + _BOOTSTRAPS * cost.bootstrap_seconds(job.configuration.slots, job.degree)
+
+
+def calibrate(work: Sequence[Job], cost: CostModel, reporter: Reporter) -> Calibration:
+    """Measure and make a model of it; ``cost`` only predicts how long and how large the work is.
+
+    What is not measured is scaled from the model that ships with glyphc. GlyphcError when no measurement fits into
+    memory or glyphc cannot run OpenFHE. Safe to interrupt: the process at work is ended, nothing is kept.
+    """
+    found: dict[tuple[int, int], Measurement] = {}
+    skipped: list[str] = []
+    others = _Others()
+    try:
+        for number, job in enumerate(work, 1):
+            reporter.stage(f"{job.name} ({number} of {len(work)})", job_seconds(job, cost))
+            try:
+                found[job.configuration.slots, job.degree] = _measure_job(job, cost, reporter)
+            except MemoryError as e:
+                skipped.append(f"{job.name}: {e}")
+    finally:
+        reporter.done()
+    if not found:
+        raise EnvironmentSetupError(
+            f"nothing could be measured ({'; '.join(skipped)}); stop other programs and try again"
+        )
+    return Calibration(_model(found), tuple(skipped), others.share())
+
+
+def _measure_job(job: Job, cost: CostModel, reporter: Reporter) -> Measurement:
+    _check_memory(job, cost)
+    predicted = _step_seconds(job, cost)
+    return measure_apart(job.parameters, lambda step, seconds: reporter.advance(predicted.get(step, 0.0), step))
+
+
+def _model(found: dict[tuple[int, int], Measurement]) -> CostModel:
+    shipped = CostModel()
+    rows = {key: measurement.cost for key, measurement in found.items()}
+    return replace(
+        shipped,
+        product=statistics.median(m.product for m in found.values()),
+        automorphism=statistics.median(m.automorphism for m in found.values()),
+        switch=statistics.median(m.switch for m in found.values()),
+        configurations=calibrated(shipped.configurations, rows),
+        machine=this_machine(),
+    )
+
+
+def _check_memory(job: Job, cost: CostModel) -> None:
+    """MemoryError before the work rather than have the system kill something."""
+    needed = cost.idle_bytes(job.parameters) + cost.work_bytes(job.parameters) + _RESERVE_BYTES
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise MemoryError(f"needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available")
+
+
+def _step_seconds(job: Job, cost: CostModel) -> dict[str, float]:
+    """Predicted seconds of the steps that :func:`measure` reports."""
+    seconds = {"generate keys": cost.key_seconds(job.parameters)}
+    for lap in range(1, _BOOTSTRAPS + 1):
+        seconds[f"bootstrap {lap}"] = cost.bootstrap_seconds(job.configuration.slots, job.degree)
+    return seconds
+
+
+# -- a process of its own --
+
+
+def measure_apart(parameters: Parameters, observe: Observer) -> Measurement:
+    """:func:`measure` in a new process.
+
+    MemoryError when it runs out of memory, EnvironmentSetupError when OpenFHE is missing or refuses, RuntimeError when
+    it ends in any other way (a bug; its traceback is on stderr).
+    """
+    # not forked: threads of a loaded OpenFHE would not survive that, and memory would be counted twice
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_child, args=(theirs, parameters), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        while True:
+            try:
+                message = ours.recv()
+            except EOFError:
+                process.join()
+                raise _ended(process.exitcode) from None
+            if isinstance(message, Measurement):
+                return message
+            if isinstance(message, BaseException):
+                raise message
+            observe(*message)
+    finally:
+        # after an interrupt it may be in the middle of a minute's work
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _ended(exitcode: int | None) -> Exception:
+    if exitcode == -signal.SIGKILL:
+        return MemoryError("the system killed it, probably for want of memory")
+    return RuntimeError(f"the measuring process ended with exit code {exitcode}")
+
+
+def _child(connection: Connection, parameters: Parameters) -> None:
+    # an interrupt is for the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        # also says that OpenFHE cannot be loaded
+        from glyphc.backends.errors import BackendError
+
+        connection.send(measure(parameters, lambda step, seconds: connection.send((step, seconds))))
+    except MemoryError:
+        connection.send(MemoryError("out of memory"))
+    except BackendError as e:
+        connection.send(EnvironmentSetupError(str(e)))
+
+
+# -- the work itself --
+
+
+def measure(parameters: Parameters, observe: Observer = lambda step, seconds: None) -> Measurement:
+    """Measure in this process, which must be fresh for the memory figures to mean anything. BackendError from OpenFHE.
+
+    The figures are of these parameters' ring, not scaled to N = 65536.
+    """
+    import numpy as np
+
+    from glyphc.approx.series import fit
+    from glyphc.backends.openfhe.bootstrap import Bootstrapper
+    from glyphc.backends.openfhe.client import generate_keys
+    from glyphc.backends.openfhe.keys import bootstrap_key_bytes
+    from glyphc.backends.openfhe.switch import Switcher
+
+    # the series costs the same whatever the function
+    series = fit(lambda x: np.tanh(8 * x) / 4, parameters.degree)
+    with _clock() as making:
+        client, keys = generate_keys(parameters)
+    observe("generate keys", making.seconds)
+    idle = psutil.Process().memory_info().rss
+    edge = parameters.plaintext_modulus // 4
+    message = np.random.default_rng(0).integers(-edge, edge, parameters.ring)
+    ciphertext = client.encrypt(message)
+    torus = Switcher(keys).to_torus(ciphertext, parameters.slots)
+    bootstrapper = Bootstrapper(keys.contexts)
+    halves: list[tuple[float, float]] = []
+    powers_bytes = 0
+    for lap in range(1, _BOOTSTRAPS + 1):
+        before = _allocated()
+        with _clock() as first:
+            powers = bootstrapper.powers(torus, parameters.degree)
+        powers_bytes = _allocated() - before
+        with _clock() as second:
+            bootstrapper.evaluate(powers, series)
+        del powers  # a program too drops them before it makes others
+        halves.append((first.seconds, second.seconds))
+        observe(f"bootstrap {lap}", first.seconds + second.seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    cost = BootstrapCost(
+        parameters.degree,
+        powers=min(p for p, _ in halves),
+        evaluate=min(e for _, e in halves),
+        key_seconds=making.seconds,
+        key_bytes=bootstrap_key_bytes(keys),
+        idle_bytes=idle,
+        work_bytes=max(peak - idle, powers_bytes),
+        powers_bytes=powers_bytes,
+    )
+    product, automorphism = _linear_seconds(client, keys, message)
+    return Measurement(cost, product, automorphism, _switch_seconds(keys, ciphertext))
+
+
+@dataclass
+class _Clock:
+    seconds: float = 0.0
+
+
+@contextmanager
+def _clock() -> Iterator[_Clock]:
+    clock = _Clock()
+    start = time.perf_counter()
+    yield clock
+    clock.seconds = time.perf_counter() - start
+
+
+def _linear_seconds(
+    client: ClientKeys, keys: EvaluationKeys, message: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """Of one product with its addition, and of one automorphism of an unpacking with what belongs to it."""
+    import numpy as np
+
+    from glyphc.backends.openfhe.linear import LinearEngine
+    from glyphc.ir.instructions import Polynomials
+
+    rows = _FACTORS + 1
+    weights = Polynomials(np.arange(rows + 1), np.arange(rows, dtype=np.int32), np.arange(1, rows + 1))
+    engine = LinearEngine(keys, {"weights": weights})
+    engine.prepare("weights")
+    sources = [client.encrypt(message) for _ in range(_FACTORS)]
+    # once each beforehand, for what is made only at the first use
+    total = engine.dot(sources, "weights")
+    engine.split(total, _PARTS, 1, _PARTS)
+    with _clock() as dot:
+        engine.dot(sources, "weights")
+    with _clock() as split:
+        engine.split(total, _PARTS, 1, _PARTS)
+    return dot.seconds / rows, split.seconds / (_PARTS - 1)
+
+
+def _switch_seconds(keys: EvaluationKeys, ciphertext: Any) -> float:
+    """Of one scheme switch, either way: both are the same arithmetic."""
+    from glyphc.backends.openfhe.switch import Switcher
+
+    switcher = Switcher(keys)
+    slots = keys.contexts.parameters.slots
+    switcher.from_torus(switcher.to_torus(ciphertext, slots))
+    with _clock() as there_and_back:
+        for _ in range(_SWITCHES):
+            switcher.from_torus(switcher.to_torus(ciphertext, slots))
+    return there_and_back.seconds / (2 * _SWITCHES)
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "used", "free", "keepcost")
+    )
+
+
+def _allocated() -> int:
+    """Bytes that this process has allocated; the resident ones would count what glibc keeps for later."""
+    mallinfo = ctypes.CDLL(None).mallinfo2  # glibc 2.33; OpenFHE's wheels need a later one
+    mallinfo.restype = _MallInfo
+    info = mallinfo()
+    return int(info.used + info.hblkhd)
+
+
+# -- the machine --
+
+
+class _Others:
+    """How busy other programs keep the processors while this one and its children work."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def share(self) -> float:
+        """Of all processors' time since the beginning."""
+        wall, all_busy, own = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        return max(0.0, (all_busy - own) / (wall * (psutil.cpu_count() or 1)))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: wall clock, busy over all processors, of this process and its ended children."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        busy = sum(times[:8]) - idle  # what follows, guests, is counted in the first ones already
+        own = sum(os.times()[:4])
+        return time.perf_counter(), busy, own
+
+
+
+def this_machine() -> Machine:
+    """Facts about this machine and process, as of today."""
+    cores = len(os.sched_getaffinity(0))
+    return Machine(
+        processor=_processor(),
+        cores=cores,
+        threads=_threads(cores),
+        openfhe=_openfhe_version(),
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def _threads(cores: int) -> int:
+    """Of OpenMP, which reads a list of numbers by nesting level."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else cores
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _openfhe_version() -> str:
+    try:
+        return importlib.metadata.version("openfhe")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,321 @@
+"""Two-operand functions, maxima and softmax, as affine maps and univariate functions: what a bootstrap can compute.
+
+Every univariate function costs a bootstrap (of all its values at once), affine maps are almost free, so the forms below
+are those with the fewest functions in a row:
+
+* a b = ((a + b)^2 - (a - b)^2) / 4: one bootstrap for both squares.
+* max(a, b) = b + relu(a - b); over k values as a tree, ceil(log2 k) bootstraps, whatever their range.
+* a / b = a (1 / b): two bootstraps.
+* softmax_c = exp(z_c - log sum_k exp z_k): three bootstraps where the sum varies little; otherwise the logarithm of the
+  sum comes from a tree of log(e^a + e^b) = b + softplus(a - b), which holds for every range.
+* one-hot of the largest: [z_i > z_j] for all pairs in one bootstrap, then the element that wins all its comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import CalibrationError, ModelError
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
+from glyphc.ir.ops import (
+    Add,
+    Apply,
+    ArgMax,
+    Concat,
+    Const,
+    Div,
+    Gather,
+    Hardmax,
+    Max,
+    Min,
+    Mul,
+    Op,
+    Output,
+    ReduceMax,
+    ReduceSum,
+    Reshape,
+    Scale,
+    Softmax,
+    Sub,
+)
+from glyphc.ir.types import Level
+
+from .base import Context, Pass, check_option
+from .calibrate import calibration_values
+
+F64 = npt.NDArray[np.float64]
+
+# Operands farther from zero than this many half ranges are centred before they are multiplied: it saves bits there, but
+# makes everything that reads the product read the operands too.
+_FAR_FROM_ZERO = 2.0
+# Largest classes x classes comparison: more values than these need a tree of another kind.
+_MAX_CLASSES = 128
+
+
+@dataclass(frozen=True)
+class Expand(Pass):
+    """Replace products, quotients, maxima, and softmax and argmax inside the network.
+
+    client_tail: leave softmax and argmax at the very end to the client, who computes them after decryption (exact and
+    free); false: compute them encrypted, so that the client learns nothing else.
+    direct_softmax: largest ratio of the largest to the smallest sum of exponentials, on calibration samples, for which
+    its logarithm is taken directly.
+    """
+
+    name: ClassVar[str] = "expand"
+    requires: ClassVar[Level] = Level.SOURCE
+    ensures: ClassVar[Level] = Level.SOURCE
+    client_tail: bool = True
+    direct_softmax: float = 50.0
+
+    def __post_init__(self) -> None:
+        check_option(self.name, "direct_softmax", self.direct_softmax, 1.0, 1e6)
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        tail = _client_tail(graph) if self.client_tail else frozenset()
+        if not any(_lowering(node.op) and node.id not in tail for node in graph):
+            return graph
+        values = calibration_values(graph, context.samples)
+        rewriter = Rewriter(graph)
+        for node in graph:
+            lower = _lowering(node.op)
+            if lower is None or node.id in tail:
+                rewriter.keep(node)
+            else:
+                ranges = tuple(values[i].astype(np.float64) for i in node.operands)
+                rewriter.replace(node, lower(_Expansion(rewriter, node, ranges, self)))
+        return rewriter.new
+
+
+def _client_tail(graph: Graph) -> frozenset[int]:
+    """Softmax and argmax whose results go to outputs alone, through nothing but reshapes and one another."""
+    tail: set[int] = set()
+    for node in reversed(list(graph)):
+        users = graph.users(node)
+        if isinstance(node.op, Output) or (
+            isinstance(node.op, Softmax | ArgMax | Reshape) and users and all(u.id in tail for u in users)
+        ):
+            tail.add(node.id)
+    return frozenset(tail)
+
+
+@dataclass(frozen=True, eq=False)
+class _Expansion:
+    """One node on its way out: builds its replacement in the new graph. ranges: its operands' calibration values."""
+
+    rewriter: Rewriter
+    node: Node
+    ranges: tuple[F64, ...]
+    options: Expand
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        return self.rewriter.operands(self.node)
+
+    def add(self, op: Op, *operands: Node, decisions: tuple[Decision, ...] = ()) -> Node:
+        return self.rewriter.new.add(op, operands, location=self.node.location, decisions=decisions)
+
+    def constant(self, role: str, value: npt.ArrayLike) -> Const:
+        label = self.node.location or self.node.op.mnemonic
+        return Const(self.rewriter.new.add_constant(f"{label}.{role}", np.asarray(value)))
+
+    def scale(self, x: Node, factor: float, shift: float = 0.0) -> Node:
+        if (factor, shift) == (1.0, 0.0):
+            return x
+        return self.add(Scale(self.constant("factor", factor), self.constant("shift", shift)), x)
+
+    def apply(self, x: Node, name: str, *parameters: float, decisions: tuple[Decision, ...] = ()) -> Node:
+        return self.add(Apply((Function(name, parameters),)), x, decisions=decisions)
+
+    def flat(self, x: Node) -> Node:
+        return x if len(x.type.shape) == 1 else self.add(Reshape((x.type.size,)), x)
+
+    def stack(self, *parts: Node) -> Node:
+        return self.add(Concat(), *(self.flat(p) for p in parts))
+
+    def gather(self, x: Node, indices: npt.NDArray[np.int64]) -> Node:
+        return self.add(Gather(self.constant("indices", indices.astype(np.int64))), x)
+
+    def part(self, x: Node, number: int, like: Node) -> Node:
+        """Part ``number`` of a stack of tensors of one shape."""
+        return self.gather(x, number * like.type.size + np.arange(like.type.size).reshape(like.type.shape))
+
+    def last_axis(self, x: Node, *places: npt.NDArray[np.int64]) -> list[Node]:
+        """Tensors of the elements at some places of the last axis."""
+        index = np.arange(x.type.size).reshape(x.type.shape)
+        return [self.gather(x, index[..., at]) for at in places]
+
+    def broadcast(self, x: Node, size: int) -> Node:
+        """A new last axis of equal elements."""
+        index = np.arange(x.type.size).reshape(*x.type.shape, 1)
+        return self.gather(x, np.broadcast_to(index, (*x.type.shape, size)))
+
+
+# -- two operands --
+
+
+def _product(e: _Expansion, a: Node, b: Node, range_a: F64, range_b: F64) -> Node:
+    if a.id == b.id:
+        return e.apply(a, "pow", 2.0)
+    (centre_a, half_a), (centre_b, half_b) = _spread(range_a), _spread(range_b)
+    u, v = e.scale(a, 1 / half_a, -centre_a / half_a), e.scale(b, 1 / half_b, -centre_b / half_b)
+    plus, minus = e.add(Add(), u, v), e.add(Sub(), u, v)
+    squares = e.apply(e.stack(plus, minus), "pow", 2.0)
+    difference = e.add(Sub(), e.part(squares, 0, plus), e.part(squares, 1, plus))
+    product = e.scale(difference, half_a * half_b / 4, -centre_a * centre_b)
+    if centre_a:
+        product = e.add(Add(), product, e.scale(b, centre_a))
+    if centre_b:
+        product = e.add(Add(), product, e.scale(a, centre_b))
+    return product
+
+
+def _spread(x: F64) -> tuple[float, float]:
+    """(centre, half width) of the range of values; the centre is 0 unless the values are far from it."""
+    lo, hi = float(x.min()), float(x.max())
+    centre, half = (lo + hi) / 2, (hi - lo) / 2
+    if half and abs(centre) > _FAR_FROM_ZERO * half:
+        return centre, half
+    return 0.0, max(abs(lo), abs(hi)) or 1.0
+
+
+def _mul(e: _Expansion) -> Node:
+    (a, b), (range_a, range_b) = e.operands, e.ranges
+    return _product(e, a, b, range_a, range_b)
+
+
+def _div(e: _Expansion) -> Node:
+    numerator, denominator = e.operands
+    if e.ranges[1].min() <= 0 <= e.ranges[1].max():
+        raise CalibrationError(
+            f"{e.node} divides by a value that calibration saw between {e.ranges[1].min():.4g} and "
+            f"{e.ranges[1].max():.4g}; a divisor must stay on one side of zero"
+        )
+    return _product(e, numerator, e.apply(denominator, "reciprocal"), e.ranges[0], 1 / e.ranges[1])
+
+
+def _max(e: _Expansion) -> Node:
+    a, b = e.operands
+    return e.add(Add(), b, e.apply(e.add(Sub(), a, b), "relu"))
+
+
+def _min(e: _Expansion) -> Node:
+    a, b = e.operands
+    return e.add(Sub(), b, e.apply(e.add(Sub(), b, a), "relu"))
+
+
+# -- over the last axis --
+
+
+def _tree(e: _Expansion, x: Node, function: str) -> Node:
+    """b + f(a - b) over pairs of the last axis until one element is left: max for relu, log-sum-exp for softplus."""
+    while (size := x.type.shape[-1]) > 1:
+        half = size // 2
+        a, b = e.last_axis(x, np.arange(half), np.arange(half, 2 * half))
+        y = e.add(Add(), b, e.apply(e.add(Sub(), a, b), function))
+        if size % 2:
+            (rest,) = e.last_axis(x, np.arange(size - 1, size))
+            y = _behind(e, y, rest)
+        x = y
+    return e.add(Reshape(x.type.shape[:-1]), x)
+
+
+def _behind(e: _Expansion, a: Node, b: Node) -> Node:
+    """Concatenation along the last axis."""
+    index_a = np.arange(a.type.size).reshape(a.type.shape)
+    index_b = a.type.size + np.arange(b.type.size).reshape(b.type.shape)
+    return e.gather(e.stack(a, b), np.concatenate([index_a, index_b], axis=-1))
+
+
+def _reduce_max(e: _Expansion) -> Node:
+    return _tree(e, e.operands[0], "relu")
+
+
+def _softmax(e: _Expansion) -> Node:
+    assert isinstance(e.node.op, Softmax)
+    z, size = e.operands[0], e.operands[0].type.shape[-1]
+    top = float(e.ranges[0].max())
+    sums = np.exp(e.ranges[0] - top).sum(axis=-1)
+    with np.errstate(divide="ignore"):
+        ratio = float(sums.max() / sums.min())
+    direct = ratio <= e.options.direct_softmax
+    levels = max(1, size - 1).bit_length()
+    forms = (
+        Candidate("log of the sum", None, f"2 bootstraps for log-sum-exp; sums of exponentials vary {ratio:.3g} fold"),
+        Candidate("tree of softplus", None, f"{levels} bootstraps for log-sum-exp, precise for every range"),
+    )
+    decision = Decision(e.options.name, forms[0 if direct else 1].name, forms)
+    if direct:
+        exponentials = e.apply(e.scale(z, 1.0, -top), "exp")
+        # on to the log's argument of about 1: its relative precision is what counts
+        total = e.scale(e.add(ReduceSum(), exponentials), 1 / float(sums.max()))
+        log_sum = e.scale(e.apply(total, "log", decisions=(decision,)), 1.0, top + float(np.log(sums.max())))
+    else:
+        log_sum = _tree(e, z, "softplus")
+    log_softmax = e.add(Sub(), z, e.broadcast(log_sum, size))
+    if e.node.op.log:
+        return log_softmax
+    return e.apply(log_softmax, "exp_nonpositive", decisions=() if direct else (decision,))
+
+
+def _hardmax(e: _Expansion) -> Node:
+    """Of i < j the first wins ties, as in ONNX; within the dead zone of the comparison the result is no clean 0 or 1."""
+    (z,) = e.operands
+    size = z.type.shape[-1]
+    if size > _MAX_CLASSES:
+        raise ModelError(
+            f"{e.node} compares {size} elements; encrypted comparisons of all pairs are limited to {_MAX_CLASSES}. "
+            "Leave argmax to the client (at the end of the network), or reduce the number of classes"
+        )
+    if size == 1:
+        return e.apply(z, "affine", 0.0, 1.0)
+    pairs = np.array(list(combinations(range(size), 2)))
+    first, second = e.last_axis(z, pairs[:, 0], pairs[:, 1])
+    first_wins = e.apply(e.add(Sub(), first, second), "greater", 0.0)
+    # wins of i: its pairs as the first, and (1 - first_wins) of its pairs as the second
+    wins = None
+    for i in range(size):
+        as_first, as_second = np.nonzero(pairs[:, 0] == i)[0], np.nonzero(pairs[:, 1] == i)[0]
+        terms = [(1.0, as_first), (-1.0, as_second)]
+        won = None
+        for sign, places in terms:
+            if len(places):
+                (chosen,) = e.last_axis(first_wins, places)
+                term = e.scale(e.add(ReduceSum(), chosen), sign, float(len(places)) if sign < 0 else 0.0)
+                won = term if won is None else e.add(Add(), won, term)
+        assert won is not None
+        column = e.add(Reshape((*won.type.shape, 1)), won)
+        wins = column if wins is None else _behind(e, wins, column)
+    assert wins is not None
+    return e.apply(wins, "greater", size - 1.5)
+
+
+def _argmax(e: _Expansion) -> Node:
+    assert isinstance(e.node.op, ArgMax)
+    one_hot = _hardmax(e)
+    weights = e.constant("places", np.arange(one_hot.type.shape[-1], dtype=np.float64))
+    index = e.add(ReduceSum(), e.add(Scale(weights, e.constant("shift", 0.0)), one_hot))
+    return e.add(Reshape((*index.type.shape, 1)), index) if e.node.op.keepdims else index
+
+
+_LOWERINGS: dict[type[Op], Callable[[_Expansion], Node]] = {
+    Mul: _mul,
+    Div: _div,
+    Max: _max,
+    Min: _min,
+    ReduceMax: _reduce_max,
+    Softmax: _softmax,
+    Hardmax: _hardmax,
+    ArgMax: _argmax,
+}
+
+
+def _lowering(op: Op) -> Callable[[_Expansion], Node] | None:
+    return _LOWERINGS.get(type(op))
