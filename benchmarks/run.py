@@ -28,7 +28,7 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     import onnxruntime
 
     import glyphc
-    from glyphc.approx.cost import CostModel
+    from glyphc.approx import cost_file
     from glyphc.approx.estimate import estimate
     from glyphc.backends.base import execute
     from glyphc.backends.openfhe.client import generate_keys
@@ -85,7 +85,7 @@ def measure(name: str, batch: int) -> dict[str, Any]:
     out["ratio"] = out["evaluate"] / out["bare bootstraps"]
     session = onnxruntime.InferenceSession(str(model))
     (wanted,) = session.run(None, {session.get_inputs()[0].name: x})
-    predicted = estimate(program.schedule, CostModel())
+    predicted = estimate(program.schedule, cost_file.current())
     p = program.client.parameters
     out |= {
         "samples": len(x),

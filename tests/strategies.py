@@ -20,18 +20,29 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
+    Add,
     Apply,
     ArgMax,
     Bootstrap,
+    Concat,
     Const,
     Dense,
+    Div,
+    Gather,
+    Hardmax,
     Input,
     Linear,
+    Max,
+    Min,
+    Mul,
     Op,
     Output,
+    ReduceMax,
+    ReduceSum,
     Reshape,
     Scale,
     Softmax,
+    Sub,
     Switch,
     Unpack,
 )
@@ -139,6 +150,7 @@ def layouts(
     batch: int = 1,
     features: int | None = None,
     parts: int | None = None,
+    chunks: int | None = None,
 ) -> Layout:
     """A valid layout with room for at least ``batch`` samples; strides need not be powers of two."""
     features = features or draw(st.integers(1, 12))
@@ -149,10 +161,11 @@ def layouts(
     gap = grid * draw(st.integers(0, 8))
     batch_stride = per_part * stride + gap
     batch += draw(st.integers(0, 3))
+    chunks = chunks or draw(st.sampled_from([1, 1, 2, 3, 4]))
     if ring is None:
-        ring = 1 << (batch * batch_stride - 1).bit_length()
+        ring = 1 << (-(-batch // chunks) * batch_stride - 1).bit_length()
         ring *= draw(st.sampled_from([1, 2]))
-    return Layout(ring, batch, features, parts, stride, batch_stride, grid, draw(st.booleans()))
+    return Layout(ring, batch, features, parts, stride, batch_stride, grid, draw(st.booleans()), chunks)
 
 
 def series() -> st.SearchStrategy[Series]:
@@ -201,10 +214,10 @@ def _broadcastable(draw: Draw, shape: Shape) -> Shape:
 
 
 class _Builder:
-    """Grows a graph of one level by valid random nodes."""
+    """Grows a graph of one level by valid random nodes. expanded: without what the pass ``expand`` replaces."""
 
-    def __init__(self, draw: Draw, level: Level, tame: bool) -> None:
-        self.draw, self.tame = draw, tame
+    def __init__(self, draw: Draw, level: Level, tame: bool, expanded: bool) -> None:
+        self.draw, self.tame, self.expanded = draw, tame, expanded
         self.floats = tame_floats() if tame else finite_floats()
         whole = st.integers(-3, 3) if tame else st.integers(*INT64)
         self.weights: st.SearchStrategy[Any] = self.floats if level is Level.SOURCE else whole
@@ -247,15 +260,23 @@ class _Builder:
         shape = tuple(self.draw(st.lists(self.dims, min_size=1, max_size=2)))
         return self.add(Input(name, shape), shape, scheme=Scheme.BGV)
 
+    def flat(self, x: Node) -> Node:
+        shape = (x.type.size,)
+        return x if x.type.shape == shape else self.add(Reshape(shape), shape, x, scheme=Scheme.BGV)
+
+    def some(self, x: Node) -> list[Node]:
+        """A few encrypted values, ``x`` first; the same value twice is fine."""
+        others = [n for n in self.graph if n.id not in self.on_client and n.type.scheme in (None, Scheme.BGV)]
+        return [x, *self.draw(st.lists(st.sampled_from(others), max_size=2))]
+
     def linear_map(self, x: Node) -> Node:
-        """A dense layer on any shape: flattened first where necessary."""
-        if len(x.type.shape) != 1:
-            flat = (x.type.size,)
-            x = self.add(Reshape(flat), flat, x, scheme=Scheme.BGV)
+        """A dense layer on one or several values of any shape: flattened first where necessary."""
+        operands = [self.flat(v) for v in self.some(x)]
         out = self.draw(self.dims)
-        weight, bias = self.constant((out, x.type.size)), self.constant((out,))
-        op: Op = Dense(weight, bias) if self.level is Level.SOURCE else Linear(weight, bias)
-        return self.add(op, (out,), x, scheme=Scheme.BGV)
+        weights = tuple(self.constant((out, v.type.size)) for v in operands)
+        bias = self.constant((out,))
+        op: Op = Dense(weights, bias) if self.level is Level.SOURCE else Linear(weights, bias)
+        return self.add(op, (out,), *operands, scheme=Scheme.BGV)
 
     def nonlinearity(self, x: Node) -> Node:
         """Functions at the early levels; also switches, then bootstrap and unpacking, at the later ones."""
@@ -282,6 +303,38 @@ class _Builder:
         shift = self.constant(_broadcastable(self.draw, shape))
         return self.add(Scale(factor, shift), shape, x)
 
+    def two_operands(self, x: Node) -> Node:
+        """Elementwise ops with any value whose shape broadcasts with that of ``x``: at least with itself."""
+        fitting = [n for n in self.graph if _broadcast(x.type.shape, n.type.shape) is not None]
+        fitting = [n for n in fitting if n.id not in self.on_client]
+        other = self.draw(st.sampled_from(fitting))
+        kinds: list[type[Op]] = [Add, Sub]
+        if not self.expanded:
+            # quotients of what may be zero are not tame
+            kinds += [Mul, Max, Min] if self.tame else [Mul, Div, Max, Min]
+        shape = _broadcast(x.type.shape, other.type.shape)
+        assert shape is not None
+        pair = self.draw(st.permutations([x, other]))
+        return self.add(self.draw(st.sampled_from(kinds))(), shape, *pair)
+
+    def concat(self, x: Node) -> Node:
+        operands = [self.flat(v) for v in self.some(x)]
+        return self.add(Concat(), (sum(v.type.size for v in operands),), *operands)
+
+    def gather(self, x: Node) -> Node:
+        shape = tuple(self.draw(st.lists(self.dims, max_size=2)))
+        places = hnp.arrays(np.int64, shape, elements=st.integers(0, x.type.size - 1))
+        indices = Const(self.graph.add_constant(self.draw(names()), self.draw(places)))
+        return self.add(Gather(indices), shape, x)
+
+    def reduction(self, x: Node) -> Node:
+        """Over the last axis, which there must be."""
+        kind = self.draw(st.sampled_from([ReduceSum] if self.expanded else [ReduceSum, ReduceMax]))
+        return self.add(kind(), x.type.shape[:-1], x)
+
+    def hardmax(self, x: Node) -> Node:
+        return self.add(Hardmax(), x.type.shape, x)
+
     def reshape(self, x: Node) -> Node:
         shape = self.draw(shapes_like(x.type.size))
         scheme = Scheme.CLIENT if x.id in self.on_client else Scheme.BGV
@@ -297,14 +350,28 @@ class _Builder:
 
     def step(self, x: Node) -> Node:
         """One more layer on ``x``."""
+        # before it is expanded, a network may go on behind softmax and argmax
+        client = x.id in self.on_client and (self.level is not Level.SOURCE or self.expanded)
         choices: list[Callable[[Node], Node]] = [self.reshape]
         if x.type.shape:
             choices += [self.softmax, self.argmax]
-        if x.id not in self.on_client:
+        if not client:
             choices = [self.linear_map, self.nonlinearity] * 2 + choices
-            if self.level is Level.SOURCE:
-                choices += [self.scale] * 2
+        if not client and self.level is Level.SOURCE:
+            choices += [self.scale, self.two_operands, self.gather]
+            choices += [self.concat] if x.type.size <= 12 else []  # tensors stay small
+            if x.type.shape:
+                choices.append(self.reduction)
+                choices += [] if self.expanded else [self.hardmax]
         return self.draw(st.sampled_from(choices))(x)
+
+
+def _broadcast(a: Shape, b: Shape) -> Shape | None:
+    """The common shape as numpy finds it, if there is one."""
+    try:
+        return tuple(int(n) for n in np.broadcast_shapes(a, b))
+    except ValueError:
+        return None
 
 
 @st.composite
@@ -313,13 +380,15 @@ def graphs(
     level: Level | None = None,
     max_steps: int = 5,
     tame: bool = False,
+    expanded: bool = False,
 ) -> Graph:
-    """A valid graph: one or two inputs, layers that start anywhere (values branch), outputs for all leaves.
+    """A valid graph: one or two inputs, layers that start anywhere (values branch) and meet, outputs for all leaves.
 
-    ``tame`` keeps constants, parameters and formats small, so that evaluating the graph cannot overflow.
+    ``tame`` keeps constants, parameters and formats small, so that evaluating the graph cannot overflow. ``expanded``:
+    none of the ops that the pass ``expand`` replaces.
     """
     level = level or draw(st.sampled_from(list(Level)))
-    builder = _Builder(draw, level, tame)
+    builder = _Builder(draw, level, tame, expanded)
     values = [builder.input(n) for n in draw(st.lists(names(), min_size=1, max_size=2, unique=True))]
     for _ in range(draw(st.integers(0, max_steps))):
         # mostly the newest value: long chains with an occasional branch

@@ -219,7 +219,9 @@ def test_every_stage_as_text_is_the_whole_graph(artifact: Path, program: Program
     assert list(shown) == list(program.stages)
     for name, text in shown.items():
         assert parse(text) == program.stages[name]
-    assert len(set(shown.values())) == len(shown), "each stage is another graph"
+    # these find nothing to do in a chain of layers
+    changed = [text for name, text in shown.items() if name not in ("expand", "merge")]
+    assert len(set(changed)) == len(changed), "each stage is another graph"
 
 
 def test_every_stage_in_columns(artifact: Path, program: Program) -> None:

@@ -24,12 +24,12 @@ F64 = npt.NDArray[np.float64]
 PARAMETERS = Parameters(ring=1024, plaintext_bits=20, bgv_bits=50)
 
 
-def layout_of(features: int, batch: int, parts: int, stride: int) -> Layout:
+def layout_of(features: int, batch: int, parts: int, stride: int, chunks: int = 1) -> Layout:
     """A layout without gaps between samples beyond what powers of two ask for."""
     per_part = -(-features // parts)
     block = next_power_of_two(per_part) * stride
-    ring = max(16, next_power_of_two(batch) * block)
-    return Layout(ring, batch, features, parts, stride, block, stride, True)
+    ring = max(16, next_power_of_two(-(-batch // chunks)) * block)
+    return Layout(ring, batch, features, parts, stride, block, stride, True, chunks)
 
 
 @st.composite
@@ -43,7 +43,8 @@ def ports(draw: st.DrawFn) -> Port:
     lo = draw(st.integers(-5000, 4000))
     fixed = FixedPoint(tuple(scales), tuple(offsets), lo, lo + draw(st.integers(0, 1000)))
     parts, stride = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 2, 4]))
-    return Port("x", shape, fixed, layout_of(features, draw(st.integers(1, 6)), parts, stride))
+    batch, chunks = draw(st.integers(1, 9)), draw(st.sampled_from([1, 1, 2, 4]))
+    return Port("x", shape, fixed, layout_of(features, batch, parts, stride, chunks))
 
 
 @st.composite
@@ -77,7 +78,7 @@ def tolerance(port: Port, x: F64) -> F64:
 def test_what_is_decoded_is_what_was_encoded_within_half_a_step(drawn: tuple[Port, F64]) -> None:
     port, x = drawn
     coefficients = encode(port, x)
-    assert coefficients.shape == (port.layout.parts, port.layout.ring)
+    assert coefficients.shape == (port.layout.ciphertexts, port.layout.ring)
     assert coefficients.dtype == np.int64
     y = decode(port, coefficients, len(x))
     assert y.shape == x.shape
@@ -93,7 +94,8 @@ def test_every_value_stands_where_the_layout_says(drawn: tuple[Port, F64]) -> No
     flat = x.reshape(len(x), -1)
     for sample, row in enumerate(flat):
         for feature, value in enumerate(row):
-            at = port.layout.part_of(feature), port.layout.exponent_of(feature, sample)
+            number = sample % port.layout.chunks * port.layout.parts + feature % port.layout.parts
+            at = number, port.layout.exponent_of(feature, sample)
             assert not seen[at], "two values in one place"
             seen[at] = True
             which = feature if len(port.fixed.scale) > 1 else 0
@@ -107,8 +109,8 @@ def test_decoding_does_not_read_garbage_between_useful_positions(drawn: tuple[Po
     port, x = drawn
     clean = encode(port, x)
     used = np.zeros_like(clean, dtype=bool)
-    for part in range(port.layout.parts):
-        used[part, port.layout.positions(part)] = True
+    for number in range(port.layout.ciphertexts):
+        used[number, port.layout.positions(number % port.layout.parts)] = True
     garbage = np.random.default_rng(seed).integers(-(2**40), 2**40, clean.shape)
     np.testing.assert_array_equal(
         decode(port, np.where(used, clean, garbage), len(x)), decode(port, clean, len(x))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples, graphs
+from test_network_ops import MOVES_AND_REDUCTIONS, TWO_OPERANDS
 
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import (
@@ -79,9 +80,20 @@ def run(
 
 def test_dense() -> None:
     y = run(
-        Dense(Const("w"), Const("b")), [[1, 2, 3], [0, -1, 4]], {"w": [[1, 0, 2], [-1, 5, 0]], "b": [10, 0.5]}
+        Dense((Const("w"),), Const("b")), [[1, 2, 3], [0, -1, 4]], {"w": [[1, 0, 2], [-1, 5, 0]], "b": [10, 0.5]}
     )
     assert y.tolist() == [[1 + 6 + 10, -1 + 10 + 0.5], [8 + 10, -5 + 0.5]]
+
+
+def test_dense_of_several_operands() -> None:
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (2,)))
+    y = graph.add(Input("y", (1,)))
+    for name, value in (("v", [[1.0, 2.0], [0.0, -1.0]]), ("w", [[10.0], [100.0]]), ("b", [0.5, 0.0])):
+        graph.add_constant(name, np.array(value))
+    z = graph.add(Dense((Const("v"), Const("w"), Const("v")), Const("b")), (x, y, x))
+    values = evaluate_all(graph, {"x": np.array([[1.0, 3.0]]), "y": np.array([[7.0]])})
+    assert values[z.id].tolist() == [[7 + 70 + 7 + 0.5, -3 + 700 - 3]]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +131,7 @@ FUNCTIONS = {
     Function("elu", (0.5,)): lambda x: x if x > 0 else 0.5 * (math.exp(x) - 1),
     Function("erf"): math.erf,
     Function("exp"): math.exp,
+    Function("exp_nonpositive"): math.exp,
     Function("floor", (0.5,)): lambda x: math.floor(2 * x) / 2,
     Function("gelu"): lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
     Function("gelu_tanh"): lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
@@ -300,7 +313,7 @@ def test_linear_is_exact() -> None:
     """Integers beyond the 53 bits of a float."""
     big = 2**57 + 1
     y = run(
-        Linear(Const("w"), Const("b")),
+        Linear((Const("w"),), Const("b")),
         [[0.5, 1.5], [-1.0, 0.0]],
         {"w": [[big, 3]], "b": [big + 2]},
         HALVES,
@@ -335,7 +348,7 @@ def test_encrypted_levels() -> None:
         (0.0, 1.0), (0.0, 0.0), 0.5, 0.0, 0.0
     )  # what the function is approximated by has no say here
     x = graph.add(Input("x", (2,)), (), bgv)
-    z = graph.add(Linear(Const("w"), Const("b")), (x,), replace(bgv, fixed=QUARTERS))
+    z = graph.add(Linear((Const("w"),), Const("b")), (x,), replace(bgv, fixed=QUARTERS))
     down = graph.add(Switch(Scheme.BGV, Scheme.TFHE, Encoding.MSB), (z,), replace(tfhe, fixed=QUARTERS))
     act = graph.add(Bootstrap((Function("relu"),), 2, 4, series), (down,), tfhe)
     up = graph.add(Switch(Scheme.TFHE, Scheme.BGV, Encoding.LSB), (act,), bgv)
@@ -452,9 +465,9 @@ def test_inputs_that_do_not_fit() -> None:
 
 
 def test_every_op_is_defined() -> None:
-    """An op that is added to the table needs a definition, and a test in this file."""
+    """An op that is added to the table needs a definition, and a test in this file or in test_network_ops.py."""
     here = {Input, Output, Reshape, Dense, Scale, Linear, Apply, Softmax, ArgMax, Switch, Unpack, Bootstrap}
-    assert set(OPS.values()) == here
+    assert set(OPS.values()) == here | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
 
 
 def test_op_without_a_definition() -> None:

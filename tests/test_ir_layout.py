@@ -74,16 +74,20 @@ def test_pack_and_unpack_are_inverse(layout: Layout, seed: int) -> None:
     samples = int(rng.integers(0, layout.batch + 1))
     values = rng.integers(-(2**62), 2**62, (samples, layout.features))
     packed = layout.pack(values)
-    assert packed.shape == (layout.parts, layout.ring)
+    assert packed.shape == (layout.ciphertexts, layout.ring)
     np.testing.assert_array_equal(layout.unpack(packed, samples), values)
     # everything that was packed stands somewhere, and nothing else does
     assert sorted(packed[packed != 0].tolist()) == sorted(values[values != 0].tolist())
     # garbage elsewhere is not read
     garbage = rng.integers(-(2**62), 2**62, packed.shape)
-    for part in range(layout.parts):
-        positions = layout.positions(part)[:samples]
-        garbage[part, positions] = packed[part, positions]
+    for number, row in enumerate(packed):
+        chunk, part = divmod(number, layout.parts)
+        positions = layout.positions(part, len(range(chunk, samples, layout.chunks)))
+        garbage[number, positions] = row[positions]
     np.testing.assert_array_equal(layout.unpack(garbage, samples), values)
+    # parts that hold no feature may be missing, in every chunk
+    kept = [n for n in range(layout.ciphertexts) if n % layout.parts < layout.features]
+    np.testing.assert_array_equal(layout.unpack(garbage[kept], samples), values)
 
 
 @given(layouts())
@@ -92,23 +96,26 @@ def test_each_value_has_a_place_of_its_own(layout: Layout) -> None:
     places = {}
     for sample in range(layout.batch):
         for feature in range(layout.features):
-            place = layout.part_of(feature), layout.exponent_of(feature, sample)
-            assert 0 <= place[0] < layout.parts
+            number = sample % layout.chunks * layout.parts + feature % layout.parts
+            place = number, layout.exponent_of(feature, sample)
+            assert 0 <= place[0] < layout.ciphertexts
             assert 0 <= place[1] < layout.ring
             assert place[1] % layout.grid == 0
             assert place not in places
             places[place] = sample, feature
     # the other two ways to ask say the same
     listed = {}
-    for part in range(layout.parts):
-        features = list(layout.features_of(part))
-        positions = layout.positions(part)
-        assert positions.shape == (layout.batch, len(features))
+    for number in range(layout.ciphertexts):
+        chunk, part = divmod(number, layout.parts)
+        features, members = list(layout.features_of(part)), range(chunk, layout.batch, layout.chunks)
+        assert layout.positions(part).shape == (layout.per_chunk, len(features))
+        positions = layout.positions(part, len(members))
         assert len(features) <= layout.per_part
-        for (sample, index), exponent in np.ndenumerate(positions):
-            listed[part, int(exponent)] = sample, features[index]
+        assert len(members) <= layout.per_chunk
+        for (row, index), exponent in np.ndenumerate(positions):
+            listed[number, int(exponent)] = members[row], features[index]
     assert listed == places
-    assert layout.occupancy == len(places) / (layout.parts * layout.ring)
+    assert layout.occupancy == len(places) / (layout.ciphertexts * layout.ring)
 
 
 def test_places_in_a_small_layout() -> None:
@@ -124,8 +131,29 @@ def test_places_in_a_small_layout() -> None:
     assert layout.per_part == 3
     assert layout.occupancy == 10 / 32
     assert layout.positions(1).tolist() == [[0, 2], [8, 10]]
-    assert (layout.part_of(4), layout.exponent_of(4, 1)) == (0, 12)
+    assert layout.exponent_of(4, 1) == 12
     assert list(layout.features_of(1)) == [1, 3]
+
+
+def test_places_in_a_small_layout_of_several_chunks() -> None:
+    """Three features of five samples: sample s in chunk s % 2, there at block s // 2; two parts each, written out."""
+    layout = Layout(
+        ring=16, batch=5, features=3, parts=2, stride=2, batch_stride=4, grid=2, zero_elsewhere=True, chunks=2
+    )
+    values = np.array([[10 * s + i for i in range(1, 4)] for s in range(1, 6)])
+    assert layout.pack(values).tolist() == [
+        [11, 0, 13, 0, 31, 0, 33, 0, 51, 0, 53, 0, 0, 0, 0, 0],
+        [12, 0, 0, 0, 32, 0, 0, 0, 52, 0, 0, 0, 0, 0, 0, 0],
+        [21, 0, 23, 0, 41, 0, 43, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [22, 0, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert (layout.ciphertexts, layout.per_chunk, layout.per_part) == (4, 3, 2)
+    assert layout.occupancy == 15 / 64
+    assert layout.exponent_of(2, 3) == 6
+    assert layout.positions(0).tolist() == [[0, 2], [4, 6], [8, 10]]
+    assert layout.positions(0, 2).tolist() == [[0, 2], [4, 6]]
+    # one sample only: it stands in the first chunk, the second is empty
+    assert not layout.pack(values[:1])[2:].any()
 
 
 SIZES = st.fixed_dictionaries(
@@ -138,21 +166,23 @@ SIZES = st.fixed_dictionaries(
         "batch_stride": st.integers(1, 12) | st.integers(-1, 12),
         "grid": st.integers(1, 3) | st.integers(0, 3),
         "zero_elsewhere": st.booleans(),
+        "chunks": st.integers(1, 3) | st.integers(0, 3),
     }
 )
 
 
 def is_sound(s: dict[str, Any]) -> bool:
     """By looking at every value: all in the ring, on the grid, in places of their own, sample by sample."""
-    if any(s[k] < 1 for k in ("ring", "batch", "features", "parts", "stride", "batch_stride", "grid")):
+    if any(s[k] < 1 for k in ("ring", "batch", "features", "parts", "stride", "batch_stride", "grid", "chunks")):
         return False
     if s["stride"] % s["grid"] or s["batch_stride"] % s["grid"]:
         return False
     taken: set[tuple[int, int]] = set()
-    for b in range(s["batch"]):
+    # all chunks are alike, and the first has the most samples
+    for b in range(-(-s["batch"] // s["chunks"])):
         for i in range(s["features"]):
             # the place belongs to the value with all exponents up to the next feature
-            block = range(s["stride"]) if s["batch"] > 1 else range(1)
+            block = range(s["stride"]) if s["batch"] > s["chunks"] else range(1)
             base = b * s["batch_stride"] + i // s["parts"] * s["stride"]
             if base >= s["ring"]:
                 return False
@@ -183,6 +213,7 @@ def test_exactly_the_unsound_layouts_are_rejected(sizes: dict[str, Any]) -> None
         ({"stride": 2}, "off the grid of 4"),
         ({"batch_stride": 18}, "off the grid of 4"),
         ({"parts": 0}, "positive"),
+        ({"chunks": 0}, "positive"),
         ({"stride": -4}, "positive"),
     ],
 )

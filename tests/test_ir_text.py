@@ -106,7 +106,7 @@ def test_names_and_locations_of_all_kinds(name: str, location: str, other: str) 
     weight = Const(graph.add_constant(name, np.ones((1, 1))))
     bias = Const(graph.add_constant(other, np.zeros(1)))
     x = graph.add(Input(name, (1,)), (), None, location)
-    y = graph.add(Dense(weight, bias), (x,), None, other, (Decision(name, other, ()),))
+    y = graph.add(Dense((weight,), bias), (x,), None, other, (Decision(name, other, ()),))
     graph.add(Output(other), (y,), None, location)
     text = to_text(graph)
     # header, nodes, decision and constants have a line each: line ends in names must not become the text's
@@ -159,7 +159,7 @@ def test_equality_sees_every_difference() -> None:
         graph = Graph(level, batch, parameters)
         w = Const(graph.add_constant(constant, np.array([[weight]], dtype=dtype)))
         b = Const(graph.add_constant("b", np.zeros(1)))
-        x = graph.add(Dense(w, b), (graph.add(Input("x", (1,))),), None, location, decided)
+        x = graph.add(Dense((w,), b), (graph.add(Input("x", (1,))),), None, location, decided)
         graph.add(Output("y"), (graph.add(Apply((Function("leaky_relu", (alpha,)),)), (x,)),))
         if unused:
             graph.add_constant("unused", np.zeros(1))
@@ -195,7 +195,7 @@ def const(name: str, values: list[float], shape: list[int]) -> str:
 GOOD = f"""\
 glyph-ir 1 level source batch 2
 %0 = input (name="x", shape=[3]) : TensorType(shape=[3], calibration=Calibration(lo=-1.0, hi=1.0)) @"in"
-%1 = dense %0 (weight=$"w", bias=$"b") : TensorType(shape=[2])
+%1 = dense %0 (weights=[$"w"], bias=$"b") : TensorType(shape=[2])
     decided Decision(made_by="pass", chosen="a", candidates=[Candidate(name="a", seconds=none, reason="")])
 %2 = apply %1 (functions=[Function(name="relu")]) : TensorType(shape=[2])
 %3 = argmax %2 (keepdims=false) : TensorType(shape=[])
@@ -213,7 +213,7 @@ def test_text_written_by_hand() -> None:
     assert graph.node(0) == Node(
         0, Input("x", (3,)), (), TensorType((3,), calibration=Calibration(-1.0, 1.0)), "in"
     )
-    assert graph.node(1).op == Dense(Const("w"), Const("b"))
+    assert graph.node(1).op == Dense((Const("w"),), Const("b"))
     assert graph.node(1).operands == (0,)
     assert graph.node(1).decisions == (Decision("pass", "a", (Candidate("a", None, ""),)),)
     assert graph.node(2).op == Apply((Function("relu"),))
@@ -239,7 +239,7 @@ MISTAKES: dict[str, tuple[str, str, int, int, list[str]]] = {
     "unknown level": ("level source", "level sauce", 1, 1, ["'sauce'", "quantized", "batch 2"]),
     "batch is no number": ("batch 2", "batch many", 1, 31, ["batch many"]),
     "unknown op": ("= apply", "= aply", 5, 1, ["'aply'", "argmax", "%2 = aply"]),
-    "unknown field": ("bias=", "biases=", 3, 1, ["%1", "unknown field(s) biases", "Dense(bias, weight)"]),
+    "unknown field": ("bias=", "biases=", 3, 1, ["%1", "unknown field(s) biases", "Dense(bias, weights)"]),
     "missing field": (', bias=$"b"', "", 3, 1, ["%1", "'bias'"]),
     "field given twice": ("shape=[3],", "shape=[3], shape=[3],", 2, 36, ["'shape' is given twice"]),
     "attribute given twice": (
@@ -251,7 +251,7 @@ MISTAKES: dict[str, tuple[str, str, int, int, list[str]]] = {
     ),
     "number for a bool": ("keepdims=false", "keepdims=1", 6, 1, ["%3", "keepdims", "1 is not", "bool"]),
     "bool for a number": ("lo=-1.0", "lo=true", 2, 1, ["%0", "lo", "True is not", "float"]),
-    "string for a constant": ('weight=$"w"', 'weight="w"', 3, 1, ["%1", "weight", "'w' is not", "Const"]),
+    "string for a constant": ('weights=[$"w"]', 'weights=["w"]', 3, 1, ["%1", "weights", "'w' is not", "Const"]),
     "fraction for an integer": ("(shape=[3]", "(shape=[3.5]", 2, 1, ["%0", "shape", "3.5 is not", "int"]),
     "one number for a list": ("(shape=[3]", "(shape=3", 2, 1, ["%0", "shape", "3 is not"]),
     "none for a record": ("[Function(name", "[none, Function(name", 5, 1, ["%2", "functions", "None is not"]),
@@ -266,7 +266,13 @@ MISTAKES: dict[str, tuple[str, str, int, int, list[str]]] = {
     "too few operands": ("= dense %0", "= dense", 3, 1, ["dense takes 1 operand(s), not 0"]),
     "too many operands": ("= argmax %2", "= argmax %2 %1", 6, 1, ["argmax takes 1 operand(s), not 2"]),
     "declared shape": ("shape=[])\n%4", "shape=[1])\n%4", 6, 1, ["argmax", "declared shape [1]", "gives []"]),
-    "stray bracket": ("= dense %0", "= dense %0 (", 3, 17, ['(weight=$"w"']),
+    "more operands than weights": ("= dense %0", "= dense %0 %0", 3, 1, ["dense takes 1 operand(s), not 2"]),
+    "more weights than operands": ('[$"w"]', '[$"w", $"w"]', 3, 1, ["dense takes 2 operand(s), not 1"]),
+    "no weight": ('[$"w"]', "[]", 3, 1, ["dense takes 0 operand(s), not 1"]),
+    "concat of nothing": (
+        "= dense %0 (weights=[$\"w\"], bias=$\"b\")", "= concat ()", 3, 1, ["takes any number of operand(s), not 0"]
+    ),
+    "stray bracket": ("= dense %0", "= dense %0 (", 3, 17, ['(weights=[$"w"']),
     "weight's shape": ("float64 [2, 3]", "float64 [3, 2]", 3, 1, ["dense", "weight [3, 2]", "bias [2]"]),
     "constant's size": ("float64 [2, 3]", "float64 [2, 4]", 8, 1, ['constant "w"', "unreadable", "(2,4)"]),
     "corrupt base64": ('[2] "', '[2] "!', 9, 1, ['constant "b"', "unreadable", "base64"]),
@@ -278,7 +284,7 @@ MISTAKES: dict[str, tuple[str, str, int, int, list[str]]] = {
     "bad escape in a name": ('const "b"', r'const "\b\c"', 9, 1, [r'unreadable string "\b\c"']),
     "line end in a string": ('name="x"', 'name="x\n"', 2, 18, ['unreadable string "x\n"']),
     "missing bracket": ("[2, 3]", "[2, 3", 8, 25, ["[2, 3"]),
-    "missing type": (": TensorType(shape=[2])\n    decided", "decided", 3, 40, ["decided"]),
+    "missing type": (": TensorType(shape=[2])\n    decided", "decided", 3, 43, ["decided"]),
     "stray text": ("%3 = argmax", "whatever\n%3 = argmax", 6, 1, ["whatever"]),
 }
 
@@ -303,8 +309,9 @@ def test_the_guilty_line_is_shown() -> None:
     with pytest.raises(IRSyntaxError) as caught:
         parse(mistaken("= apply", "= aply"))
     assert str(caught.value).splitlines() == [
-        "line 5, column 1: %2: unknown op 'aply'; known: input, output, reshape, dense, scale, linear, "
-        "apply, softmax, argmax, switch, unpack, bootstrap",
+        "line 5, column 1: %2: unknown op 'aply'; known: dense, scale, add, sub, mul, div, max, min, concat, gather, "
+        "reduce_sum, reduce_max, hardmax, input, output, reshape, apply, softmax, argmax, linear, switch, unpack, "
+        "bootstrap",
         '%2 = aply %1 (functions=[Function(name="relu")]) : TensorType(shape=[2])',
     ]
 
@@ -318,7 +325,7 @@ def test_a_caret_stands_under_unexpected_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "cut", ["glyph-ir 1 level sou", '%1 = dense %0 (weight=$"w", bi', '%1 = dense %0 (weight=$"']
+    "cut", ["glyph-ir 1 level sou", '%1 = dense %0 (weights=[$"w"], bi', '%1 = dense %0 (weights=[$"']
 )
 def test_truncated_text(cut: str) -> None:
     text = GOOD[: GOOD.index(cut) + len(cut)]

@@ -17,18 +17,30 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
+    OPS,
+    Add,
     Apply,
     ArgMax,
     Bootstrap,
+    Concat,
     Const,
     Dense,
+    Div,
+    Gather,
+    Hardmax,
     Input,
     Linear,
+    Max,
+    Min,
+    Mul,
     Op,
     Output,
+    ReduceMax,
+    ReduceSum,
     Reshape,
     Scale,
     Softmax,
+    Sub,
     Switch,
     Unpack,
 )
@@ -56,7 +68,7 @@ class Chain:
 
     def add(self, name: str, op: Op, scheme: Scheme = BGV, parts: int = 1, size: int = 4) -> None:
         level, last = self.graph.level, self.graph.node(len(self.graph) - 1) if len(self.graph) else None
-        operands = () if last is None else (last,)
+        operands = () if last is None else (last,) * (2 if op.arity is None else op.arity or 0)
         shape = op.result_shape(tuple(o.type.shape for o in operands), self.graph.constants)
         type = TensorType(shape)
         if level >= Level.QUANTIZED and scheme is not CLIENT:
@@ -68,9 +80,9 @@ class Chain:
             type = replace(type, layout=replace(LAYOUT, parts=parts, features=size))
         self.ids[name] = self.graph.add(op, operands, type, name).id
 
-    def weights(self, name: str, out: int, dtype: type) -> tuple[Const, Const]:
+    def weights(self, name: str, out: int, dtype: type) -> tuple[tuple[Const], Const]:
         w = self.graph.add_constant(f"{name}.w", np.ones((out, 4), dtype=dtype))
-        return Const(w), Const(self.graph.add_constant(f"{name}.b", np.zeros(out, dtype=dtype)))
+        return (Const(w),), Const(self.graph.add_constant(f"{name}.b", np.zeros(out, dtype=dtype)))
 
     def tail(self) -> None:
         self.add("softmax", Softmax(), CLIENT)
@@ -83,6 +95,12 @@ class Chain:
         self.add("fc1", Dense(*self.weights("fc1", 4, np.float64)))
         self.graph.add_constant("factor", np.ones(4))
         self.add("norm", Scale(Const("factor"), Const("factor")))
+        for kind in (Add, Sub, Mul, Div, Max, Min, Hardmax, Concat):
+            self.add(kind.mnemonic, kind())
+        self.graph.add_constant("indices", np.arange(16).reshape(4, 2, 2) % 8)
+        self.add("gather", Gather(Const("indices")))
+        self.add("sum", ReduceSum())
+        self.add("top", ReduceMax())
         self.add("act", Apply((Function("relu"),)))
         self.add("fc2", Dense(*self.weights("fc2", 3, np.float64)))
         self.add("square", Reshape((1, 3)))
@@ -139,7 +157,7 @@ def laid(**fields: Any) -> Callable[[Node], Node]:
 def test_each_op_of_a_level_passes(level: Level) -> None:
     chain = Chain(level)
     verify(chain.graph)
-    allowed = {op for op in Op.__subclasses__() if level in op.levels}
+    allowed = {op for op in OPS.values() if level in op.levels}
     used = {type(n.op) for n in chain.graph}
     # a bootstrap does at the last level what apply did before
     assert used == allowed - ({Apply} if level is Level.LAIDOUT else set())
@@ -159,11 +177,11 @@ SHAPE_RULES: list[tuple[Shape, Op, str]] = [
     ((6,), Reshape((2, 2)), r"cannot reshape \[6\] into \[2, 2\]"),
     ((), Softmax(), "softmax needs at least one axis"),
     ((), ArgMax(keepdims=True), "argmax needs at least one axis"),
-    ((3,), Dense(Const("3x2"), Const("3")), r"weight of shape \[3, 2\] cannot be applied to .* \[3\]"),
-    ((4, 2), Dense(Const("3x2"), Const("3")), r"needs a flat tensor of one sample, not shape \[4, 2\]"),
-    ((), Dense(Const("3x2"), Const("3")), "cannot be applied to a tensor of shape"),
-    ((2,), Dense(Const("3x2"), Const("1")), r"weight \[3, 2\] and bias \[1\] are not"),
-    ((3,), Dense(Const("3"), Const("3")), r"weight \[3\] and bias \[3\] are not"),
+    ((3,), Dense((Const("3x2"),), Const("3")), r"weight of shape \[3, 2\] cannot be applied to .* \[3\]"),
+    ((4, 2), Dense((Const("3x2"),), Const("3")), r"needs a flat tensor of one sample, not shape \[4, 2\]"),
+    ((), Dense((Const("3x2"),), Const("3")), "cannot be applied to a tensor of shape"),
+    ((2,), Dense((Const("3x2"),), Const("1")), r"weight \[3, 2\] and bias \[1\] are not"),
+    ((3,), Dense((Const("3"),), Const("3")), r"weight \[3\] and bias \[3\] are not"),
     ((2,), Scale(Const("3x2"), Const("1")), r"constant '3x2' of shape \[3, 2\] does not broadcast to \[2\]"),
     ((2,), Scale(Const("1"), Const("3")), r"constant '3' of shape \[3\] does not broadcast to \[2\]"),
     ((1,), Scale(Const("1"), Const("3")), r"constant '3' of shape \[3\] does not broadcast to \[1\]"),
@@ -209,7 +227,7 @@ CORRUPTIONS: list[tuple[str, list[Level], str, Change, str, str]] = [
     ("operand missing", [S, Q, A, L], "fc2", lambda n: replace(n, operands=()), "fc2", r"takes 1 .*, has 0"),
     ("operand too many", [S, Q, A, L], "in", lambda n: replace(n, operands=(1,)), "in", r"takes 0 .*, has 1"),
     ("operands doubled", [S], "norm", lambda n: replace(n, operands=(1, 1)), "norm", r"takes 1 .*, has 2"),
-    ("other weight", [S, Q, A, L], "fc1", attributed(weight=Const("fc1.b")), "fc1", r"\(out, in\) and \(out"),
+    ("other weight", [S, Q, A, L], "fc1", attributed(weights=(Const("fc1.b"),)), "fc1", r"\(out, in\) and \(out"),
     ("other bias", [S, Q, A, L], "fc1", attributed(bias=Const("fc2.b")), "fc1", r"\(out, in\) and \(out,\)"),
     ("other factor", [S], "norm", attributed(factor=Const("fc2.b")), "norm", r"\[3\] does not broadcast"),
     (
@@ -223,13 +241,27 @@ CORRUPTIONS: list[tuple[str, list[Level], str, Change, str, str]] = [
     ("own result", [S, Q, A, L], "fc2", lambda n: replace(n, operands=(n.id,)), "fc2", "not come before"),
     ("later result", [S, Q, A, L], "act", lambda n: replace(n, operands=(n.id + 1,)), "act", "not come befo"),
     ("no such result", [S, Q, A, L], "act", lambda n: replace(n, operands=(99,)), "act", "not come before"),
+    ("weight too many", [S, Q, A, L], "fc1", attributed(weights=(Const("fc1.w"),) * 2), "fc1", r"takes 2 .*, has 1"),
+    (
+        "no weight",
+        [S, Q, A, L],
+        "fc1",
+        lambda n: attributed(weights=())(replace(n, operands=())),
+        "fc1",
+        "at least one weight",
+    ),
+    ("one operand of two", [S], "mul", lambda n: replace(n, operands=n.operands[:1]), "mul", r"takes 2 .*, has 1"),
+    ("shapes that part", [S], "add", lambda n: replace(n, operands=(0, n.id + 8)), "add", "not come before"),
+    ("nothing to join", [S], "concat", lambda n: replace(n, operands=()), "concat", "has 0"),
+    ("other indices", [S], "gather", attributed(indices=Const("fc1.b")), "gather", "needs integer indices"),
+    ("indices elsewhere", [S], "gather", lambda n: replace(n, operands=(0,)), "gather", "reach beyond the 4"),
     # ops at the wrong level
-    ("float weights", [Q, A, L], "fc1", lambda n: replace(n, op=Dense(*consts(n))), "fc1", "not allowed"),
+    ("float weights", [Q, A, L], "fc1", lambda n: replace(n, op=Dense(*weights_of(n))), "fc1", "not allowed"),
     (
         "integer weights",
         [S],
         "fc1",
-        lambda n: replace(n, op=Linear(*consts(n))),
+        lambda n: replace(n, op=Linear(*weights_of(n))),
         "fc1",
         "not allowed at level",
     ),
@@ -308,8 +340,9 @@ CORRUPTIONS: list[tuple[str, list[Level], str, Change, str, str]] = [
 ]
 
 
-def consts(node: Node) -> tuple[Const, ...]:
-    return tuple(Const(name) for name in node.op.constant_names())
+def weights_of(node: Node) -> tuple[tuple[Const, ...], Const]:
+    *weights, bias = (Const(name) for name in node.op.constant_names())
+    return tuple(weights), bias
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
+from test_passes_layout import mlp
 
 import glyphc
 from glyphc.approx import noise
 from glyphc.backends.base import execute
+from glyphc.backends.cleartext import NegacyclicFFT
 from glyphc.backends.openfhe.client import generate_keys
 from glyphc.backends.openfhe.linear import LinearEngine
 from glyphc.backends.openfhe.server import OpenFHEMachine
 from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import encode
 from glyphc.ir.functions import Function
-from glyphc.ir.graph import Graph
+from glyphc.ir.graph import Graph, Node
 from glyphc.ir.noise import SIGMA, key_switch
-from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Output
+from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Output
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
+from glyphc.passes.schedule import weight_polynomials
 
 RING = 2048
 F64 = npt.NDArray[np.float64]
@@ -71,26 +74,40 @@ def test_key_switching_noise(plain_keys) -> None:  # type: ignore[no-untyped-def
 
 @dataclass(frozen=True)
 class Case:
+    """skip: the last layer reads the input too, beside two functions of the first layer."""
+
     functions: tuple[Function, ...]
     seed: int
+    skip: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.functions[0]}{' and skip' if self.skip else ''}"
 
 
 CASES = [Case((Function("relu"),), 1), Case((Function("tanh"),), 2), Case((Function("sigmoid"),), 3)]
+JOINED = [Case((Function("relu"),), 4, skip=True), Case((Function("tanh"),), 5, skip=True)]
 
 
 def program(case: Case) -> tuple[glyphc.Program, F64]:
-    """12 -> 8 -> f -> 5 on random weights and data."""
+    """12 -> 8 -> f -> 5 on random weights and data; with a skip, 12 and 8 -> sigmoid and 8 -> f -> 5."""
     random = np.random.default_rng(case.seed)
     x = random.normal(size=(64, 12))
     graph = Graph(Level.SOURCE, 1)
-    value = graph.add(Input("x", (12,)))
-    for name, rows, columns in (("a", 8, 12), ("b", 5, 8)):
-        weight = graph.add_constant(f"{name}.w", random.normal(size=(rows, columns)) / np.sqrt(columns))
-        bias = graph.add_constant(f"{name}.b", random.normal(size=rows) / 4)
-        value = graph.add(Dense(Const(weight), Const(bias)), (value,), location=name)
-        if name == "a":
-            value = graph.add(Apply(case.functions), (value,), location="f")
-    graph.add(Output("y"), (value,))
+
+    def dense(operands: list[Node], rows: int, name: str) -> Node:
+        weights = tuple(
+            Const(graph.add_constant(f"{name}.w", random.normal(size=(rows, v.type.size)) / np.sqrt(v.type.size)))
+            for v in operands
+        )
+        bias = Const(graph.add_constant(f"{name}.b", random.normal(size=rows) / 4))
+        return graph.add(Dense(weights, bias), tuple(operands), location=name)
+
+    source = graph.add(Input("x", (12,)))
+    hidden = dense([source], 8, "a")
+    read = [graph.add(Apply(case.functions), (hidden,), location="f")]
+    if case.skip:
+        read = [source, graph.add(Apply((Function("sigmoid"),)), (hidden,), location="g"), *read]
+    graph.add(Output("y"), (dense(read, 5, "b"),))
     return glyphc.compile(graph, x, batch=64, insecure_ring=RING), x
 
 
@@ -107,10 +124,11 @@ def measured_errors(p: glyphc.Program, x: F64, machine, encrypt, decrypt) -> dic
     return got - want
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: str(c.functions[0]))
+@pytest.mark.parametrize("case", [*CASES, *JOINED], ids=str)
 def test_output_error_is_predicted(case: Case) -> None:
     """Encrypted and simulated error of the output agree with the model within a factor of two."""
     p, x = program(case)
+    assert len([n for n, op in p.graph.of(Linear) if len(op.weights) == 3]) == case.skip
     parameters = p.client.parameters
     predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)
     output = p.graph.operands(p.graph.outputs[0])[0]
@@ -122,7 +140,7 @@ def test_output_error_is_predicted(case: Case) -> None:
     assert 0.5 < real / predicted[output.id].total < 2.0
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: str(c.functions[0]))
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_bootstrap_noise_is_predicted(case: Case) -> None:
     """Noise beyond the series itself: measured on the refreshed ciphertext, against the model's constants."""
     p, _ = program(case)
@@ -149,3 +167,28 @@ def test_bootstrap_noise_is_predicted(case: Case) -> None:
     measured = float((phase[::grid] - exact).std()) * t * op.divisor
     predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)[node.id].bootstrap
     assert 1 / 4 < measured / predicted < 2.5
+
+
+def test_white_noise_grows_by_the_chunks_that_are_merged() -> None:
+    """Noise on all coefficients through the products of a layer that makes one ciphertext of four."""
+    source = mlp(8, 64, 16, 4, function="tanh")
+    x = np.random.default_rng(1).normal(size=(64, 8))
+    p = glyphc.compile(source, x, 64, insecure_ring=1024)
+    ((node, op),) = [(n, o) for n, o in p.graph.of(Linear) if n.location == "fc2"]
+    (operand,) = p.graph.operands(node)
+    before, after = operand.type.layout, node.type.layout
+    assert before is not None
+    assert after is not None
+    assert (before.chunks, after.chunks) == (4, 1)
+    weight = p.graph.constant(op.weights[0].name).astype(np.int64)
+    polynomials = weight_polynomials(weight, None, before, after)
+    fft, rng = NegacyclicFFT(before.ring), np.random.default_rng(2)
+    total = np.zeros(before.ring)
+    # where a chunk is moved to makes no difference to noise that stands everywhere
+    for _ in range(before.chunks):
+        for part in range(len(polynomials)):
+            row = polynomials.dense(part, before.ring).astype(np.float64)
+            total += fft.inverse(fft.forward(rng.normal(size=before.ring)) * fft.forward(row))
+    parameters = p.client.parameters
+    predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)
+    assert predicted[node.id].white / predicted[operand.id].white == pytest.approx(total.std(), rel=0.1)

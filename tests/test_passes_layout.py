@@ -18,12 +18,12 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, Rewriter
-from glyphc.ir.layout import Layout
+from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Output, Reshape, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
-from glyphc.passes.pipeline import parse_pipeline, run_pipeline
+from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
 from glyphc.passes.plan_layout import MIN_SLOTS, AssignLayout
 from glyphc.passes.validate import ValidateLayout
 
@@ -41,7 +41,7 @@ def mlp(*widths: int, function: str = "relu") -> Graph:
             x = graph.add(Apply((Function(function),)), (x,), location=f"act{i}")
         w = Const(graph.add_constant("w", rng.normal(size=(outputs, inputs))))
         b = Const(graph.add_constant("b", rng.normal(size=outputs)))
-        x = graph.add(Dense(w, b), (x,), location=f"fc{i + 1}")
+        x = graph.add(Dense((w,), b), (x,), location=f"fc{i + 1}")
     graph.add(Output("y"), (x,), location="y")
     return graph
 
@@ -56,9 +56,9 @@ def assigned(source: Graph, batch: int = 1, samples: dict[str, F64] | None = Non
     return run_pipeline(rewriter.new, parse_pipeline(BEFORE), context), context
 
 
-def laid_out(source: Graph, batch: int = 1, ring: int = 1024) -> Graph:
+def laid_out(source: Graph, batch: int = 1, ring: int = 1024, max_chunks: int = 16) -> Graph:
     graph, context = assigned(source, batch)
-    graph = AssignLayout(ring=ring).run(graph, context)
+    graph = AssignLayout(ring=ring, max_chunks=max_chunks).run(graph, context)
     verify(graph)
     return ValidateLayout().run(graph, context)
 
@@ -79,35 +79,41 @@ def slots(graph: Graph) -> int:
 
 
 @pytest.mark.parametrize(
-    ("widths", "ring", "asked", "got"),
+    ("widths", "ring", "asked", "one", "sixteen"),
     [
-        ((4, 8, 3), 1024, 1, 1),
-        ((4, 8, 3), 1024, 128, 128),
-        ((4, 8, 3), 1024, 129, 128),
-        ((4, 8, 3), 1024, 10**9, 128),
-        ((4, 8, 3), 2048, 10**9, 256),
-        ((4, 9, 3), 1024, 1000, 64),  # nine outputs take the room of sixteen
-        ((4, 3, 40), 1024, 1000, 16),  # the widest may be the last
-        ((4, 1), 1024, 5000, 1024),
-        ((500, 1), 1024, 5000, 1024),  # inputs do not limit the batch
-        ((4, 1024), 1024, 7, 1),
-        ((4, 8, 3), 1024, 100, 100),  # no power of two
+        ((4, 8, 3), 1024, 1, 1, 1),
+        ((4, 8, 3), 1024, 128, 128, 128),
+        ((4, 8, 3), 1024, 129, 128, 129),
+        ((4, 8, 3), 1024, 10**9, 128, 2048),
+        ((4, 8, 3), 2048, 10**9, 256, 4096),
+        ((4, 9, 3), 1024, 1000, 64, 1000),  # nine outputs take the room of sixteen
+        ((4, 3, 40), 1024, 1000, 16, 256),  # the widest may be the last
+        ((4, 1), 1024, 5000, 1024, 5000),
+        ((500, 1), 1024, 50000, 1024, 16384),  # inputs do not limit the batch
+        ((4, 1024), 1024, 70, 1, 16),
+        ((4, 8, 3), 1024, 100, 100, 100),  # no power of two
     ],
 )
-def test_a_batch_is_cut_down_to_what_fits(widths: tuple[int, ...], ring: int, asked: int, got: int) -> None:
-    graph = laid_out(mlp(*widths), asked, ring)
-    assert graph.batch == got
-    assert all(n.type.layout.batch == got for n in graph if n.type.layout)
+def test_a_batch_is_cut_down_to_what_fits(
+    widths: tuple[int, ...], ring: int, asked: int, one: int, sixteen: int
+) -> None:
+    """Into one ciphertext for each tensor, and into the sixteen that are allowed by default."""
+    for max_chunks, got in ((1, one), (16, sixteen)):
+        graph = laid_out(mlp(*widths), asked, ring, max_chunks)
+        assert graph.batch == got
+        assert all(n.type.layout.batch == got for n in graph if n.type.layout)
+        assert max(layout.chunks for kind in (Linear, Apply) for layout in layouts(graph, kind)) <= max_chunks
 
 
 def test_a_program_remembers_the_batch_that_was_asked_for() -> None:
     x = np.random.default_rng(3).normal(size=(300, 4))
-    program = glyphc.compile(mlp(4, 8, 3), x, 300, insecure_ring=1024)
-    assert (program.requested_batch, program.client.batch) == (300, 128)
+    passes = DEFAULT.replace("assign-layout", "assign-layout{max_chunks=2}")
+    program = glyphc.compile(mlp(4, 8, 3), x, 300, passes=passes, insecure_ring=1024)
+    assert (program.requested_batch, program.client.batch) == (300, 256)
     assert program.run(x, mode="simulate").shape == (300, 3)
     (decision,) = program.graph.inputs[0].decisions[-1:]
     assert decision.made_by == "assign-layout"
-    assert "300 in passes of 128" in decision.candidates[0].reason
+    assert "300 in passes of 256" in decision.candidates[0].reason
 
 
 @pytest.mark.parametrize("widths", [(4, 1025, 3), (4, 3, 1025), (4, 5, 5000, 3)])
@@ -127,17 +133,32 @@ def test_too_wide_is_found_by_compile_as_well() -> None:
 # -- slots --
 
 
-@given(st.lists(st.integers(1, 64), min_size=3, max_size=5), st.integers(1, 64))
+@given(st.lists(st.integers(1, 64), min_size=3, max_size=5), st.integers(1, 200), st.sampled_from([1, 3, 16]))
 @settings(max_examples=60, deadline=None)
-def test_slots_are_as_few_as_possible(widths: list[int], batch: int) -> None:
+def test_slots_and_chunks_hold_what_they_must(widths: list[int], batch: int, max_chunks: int) -> None:
+    graph = laid_out(mlp(*widths), batch, 2048, max_chunks)
+    widest = next_power_of_two(max(widths[1:-1]))
+    values, whole = 2 * slots(graph), next_power_of_two(graph.batch) * widest
+    # one sample's values stay together, and no bootstrap is larger than the whole batch asks for
+    assert max(widest, 2 * MIN_SLOTS) <= values <= max(whole, 2 * MIN_SLOTS)
+    for layout in layouts(graph, Apply):
+        assert layout.chunks <= max_chunks
+        assert layout.batch_stride * layout.per_chunk <= layout.ring
+    # the widest tensor takes no more chunks than its values need
+    assert max(layout.chunks for layout in layouts(graph, Apply)) == max(1, whole // values)
+
+
+@given(st.lists(st.integers(1, 64), min_size=3, max_size=4), st.integers(1, 200))
+@settings(max_examples=30, deadline=None)
+def test_the_cheapest_of_the_plans_is_taken(widths: list[int], batch: int) -> None:
     graph = laid_out(mlp(*widths), batch, 2048)
-    widest = max(widths[1:-1])
-    values = 2 * slots(graph)
-    # room for all values of the widest nonlinearity, and not for twice as many
-    assert values >= graph.batch * widest
-    if values > 2 * MIN_SLOTS:
-        assert values < 4 * graph.batch * widest
-        assert values // 2 < (1 << (graph.batch - 1).bit_length()) * (1 << (widest - 1).bit_length())
+    for node, _ in graph.of(Apply):
+        decision = node.decisions[-1]
+        assert decision.made_by == "assign-layout"
+        assert decision.chosen == f"{slots(graph)} slots"
+        seconds = {c.name: c.seconds for c in decision.candidates}
+        assert len(seconds) == len(decision.candidates)
+        assert seconds[decision.chosen] == min(s for s in seconds.values() if s is not None)
 
 
 @pytest.mark.parametrize(("width", "wanted"), [(2, MIN_SLOTS), (16, 8), (17, 16), (100, 64)])
@@ -160,10 +181,12 @@ def test_parameters_have_these_slots() -> None:
 @settings(max_examples=50, deadline=None)
 def test_all_bootstraps_share_a_grid(widths: list[int], batch: int) -> None:
     graph = laid_out(mlp(*widths), batch)
-    assert len({(a.grid, a.stride, a.batch_stride) for a in layouts(graph, Apply)}) == 1
+    assert len({(a.grid, a.stride) for a in layouts(graph, Apply)}) == 1
     for node, _ in graph.of(Apply):
         assert node.type.layout is not None
         assert node.type.layout.parts == 1
+        # so the distance of two samples is a matter of how many stand in one ciphertext
+        assert node.type.layout.batch_stride * next_power_of_two(batch) == 1024 * node.type.layout.chunks
         # what is read stands where a bootstrap reads, block by block
         assert not np.any(node.type.layout.positions(0) % node.type.layout.grid)
 
@@ -173,7 +196,7 @@ def test_two_branches_of_different_widths_share_a_grid() -> None:
     x = graph.add(Input("x", (6,)))
     for name, width in (("narrow", 3), ("wide", 30)):
         w, b = graph.add_constant("w", np.ones((width, 6))), graph.add_constant("b", np.arange(float(width)))
-        y = graph.add(Dense(Const(w), Const(b)), (x,), location=name)
+        y = graph.add(Dense((Const(w),), Const(b)), (x,), location=name)
         graph.add(Output(name), (graph.add(Apply((Function("tanh"),)), (y,)),))
     laid = laid_out(graph, 2)
     assert len({a.grid for a in layouts(laid, Apply)}) == 1
@@ -216,7 +239,7 @@ def test_one_unpacking_serves_all_readers() -> None:
 
     def dense(x: Node, width: int) -> Node:
         w, b = graph.add_constant("w", rng.normal(size=(width, x.type.size))), graph.add_constant("b", np.zeros(width))
-        return graph.add(Dense(Const(w), Const(b)), (x,))
+        return graph.add(Dense((Const(w),), Const(b)), (x,))
 
     hidden = graph.add(Apply((Function("tanh"),)), (dense(x, 8),))
     graph.add(Output("hidden"), (hidden,))

@@ -57,7 +57,7 @@ class Network:
             x = self.graph.add(Reshape((x.type.size,)), (x,))
         w = Const(self.graph.add_constant("w", self.rng.normal(size=(width, x.type.size)) / np.sqrt(x.type.size)))
         b = Const(self.graph.add_constant("b", self.rng.normal(size=width) / 4))
-        return self.graph.add(Dense(w, b), (x,), location=name)
+        return self.graph.add(Dense((w,), b), (x,), location=name)
 
     def apply(self, x: Node, name: str) -> Node:
         return self.graph.add(Apply((Function(name),)), (x,), location=name)
@@ -213,6 +213,8 @@ def changed(default: Any) -> Any:
             return "insecure"
         case 65536:
             return 2048
+        case bool():
+            return not default
         case float():
             return default + 0.5
         case _:
@@ -296,9 +298,17 @@ def test_passes_in_the_wrong_order(text: str, parts: list[str]) -> None:
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [DEFAULT.removeprefix("fold,"), DEFAULT.replace("fold,calibrate", "calibrate,fold")])
+def moved(name: str, behind: str = "") -> str:
+    """The default pipeline with one pass behind another one, or without it."""
+    names = [n for n in DEFAULT.split(",") if n != name]
+    at = names.index(behind) + 1 if behind else 0
+    return ",".join([*names[:at], *([name] if behind else []), *names[at:]])
+
+
+@pytest.mark.parametrize("text", [moved("expand"), moved("fold"), moved("fold", "calibrate"), moved("expand", "fold")])
 def test_without_the_canonical_form(text: str) -> None:
     """Whatever a pipeline leaves out, the answer is a program that is right or an error that says what is wrong."""
+    assert text != DEFAULT
     n = Network(2, 3)
     x = n.dense(n.apply(n.dense(n.dense(n.x, 8, "fc1"), 5, "fc2"), "tanh"), 4, "fc3")
     n.output(x)

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, event, given, note, reject, settings
 from hypothesis import strategies as st
-from strategies import shapes_like
+from strategies import graphs, shapes_like
 
 import glyphc
 from glyphc.backends.base import execute
 from glyphc.backends.cleartext import CleartextMachine
 from glyphc.codec import decode, encode
-from glyphc.errors import ParameterError
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
@@ -39,7 +39,22 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
-from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Output, Reshape, Scale, Softmax
+from glyphc.ir.ops import (
+    Add,
+    Apply,
+    ArgMax,
+    Concat,
+    Const,
+    Dense,
+    Gather,
+    Input,
+    Linear,
+    Output,
+    Reshape,
+    Scale,
+    Softmax,
+    Sub,
+)
 from glyphc.ir.types import Level
 from glyphc.program import Program
 
@@ -59,17 +74,19 @@ FUNCTIONS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A network, samples for calibration by input, the batch that is asked for, the ring."""
+    """A network, samples for calibration by input, the batch that is asked for, the ring, ciphertexts of a tensor."""
 
     graph: Graph
     samples: dict[str, F64]
     batch: int
     ring: int
+    max_chunks: int = 16
 
     def compile(self) -> Program:
         # the budget of the series is no matter here; a small degree is found faster
+        passes = PASSES.replace("assign-layout", f"assign-layout{{max_chunks={self.max_chunks}}}")
         try:
-            return glyphc.compile(self.graph, self.samples, self.batch, passes=PASSES, insecure_ring=self.ring)
+            return glyphc.compile(self.graph, self.samples, self.batch, passes=passes, insecure_ring=self.ring)
         except ParameterError as e:
             # a layer whose values differ by no more than the rounding or the noise of its inputs: rightly refused
             if not any(advice in str(e) for advice in ("use a larger margin", "quantize with fewer bits")):
@@ -92,7 +109,7 @@ class _Network:
         self.graph = Graph(Level.SOURCE, 1)
         self.outputs = 0
 
-    def _constant(self, value: F64) -> Const:
+    def _constant(self, value: npt.NDArray[Any]) -> Const:
         return Const(self.graph.add_constant("c", value))
 
     def _weights(self, *shape: int) -> F64:
@@ -115,13 +132,29 @@ class _Network:
             x = self.reshape(x, (x.type.size,))
         weight = self._constant(self._weights(width, x.type.size) / np.sqrt(x.type.size))
         bias = self._constant(self._weights(width))
-        return self.graph.add(Dense(weight, bias), (x,), location=f"dense{len(self.graph)}")
+        return self.graph.add(Dense((weight,), bias), (x,), location=f"dense{len(self.graph)}")
+
+    def flat(self, x: Node) -> Node:
+        return x if len(x.type.shape) == 1 else self.reshape(x, (x.type.size,))
+
+    def joined(self, values: Sequence[Node]) -> Node:
+        """An affine map of several values: two of them added, all in a row, or some of their elements."""
+        operands = [self.flat(v) for v in values]
+        location = f"join{len(self.graph)}"
+        together = self.graph.add(Concat(), tuple(operands), location=location)
+        if self.draw(st.booleans()):
+            indices = self.rng.integers(0, together.type.size, self.draw(st.integers(1, 40)))
+            return self.graph.add(Gather(self._constant(np.asarray(indices))), (together,), location=location)
+        if len(operands) == 2 and operands[0].type.shape == operands[1].type.shape:
+            kind = self.draw(st.sampled_from([Add, Sub]))
+            return self.graph.add(kind(), tuple(operands), location=location)
+        return together
 
     def scale(self, x: Node) -> Node:
         shape = self.draw(st.sampled_from([x.type.shape, x.type.shape[-1:], ()]))
         # no factor of zero: nothing of the network may vanish
         factor = self._constant(self.rng.uniform(0.5, 1.5, shape) * self.rng.choice([-1.0, 1.0], shape))
-        shift = self._constant(self.rng.normal(size=shape))
+        shift = self._constant(np.asarray(self.rng.normal(size=shape)))
         return self.graph.add(Scale(factor, shift), (x,), location=f"scale{len(self.graph)}")
 
     def nonlinearity(self, x: Node) -> Node:
@@ -130,8 +163,10 @@ class _Network:
 
     def layers(self, x: Node, count: int) -> list[Node]:
         """The values after each of ``count`` blocks of a dense layer and what may surround it."""
-        values = []
+        values = [x]
         for _ in range(count):
+            if self.draw(st.sampled_from([False, len(values) > 1])):  # branches meet again
+                x = self.joined([x, *self.draw(st.lists(st.sampled_from(values), min_size=1, max_size=2))])
             if self.draw(st.integers(0, 4)) == 0:
                 x = self.scale(x)
             x = self.dense(x, self.draw(st.integers(1, 40)))
@@ -140,7 +175,7 @@ class _Network:
             for _ in range(self.draw(st.sampled_from([1, 1, 1, 1, 0, 0, 2]))):
                 x = self.nonlinearity(x)
             values.append(x)
-        return values
+        return values[1:]
 
     def output(self, x: Node) -> None:
         tails = [(), ("softmax",), ("log",), ("argmax",), ("shape", "softmax"), ("shape",)]
@@ -179,7 +214,7 @@ def cases(draw: Draw, hidden_outputs: bool = False) -> Case:
     """``hidden_outputs``: nonlinearities that further layers read may be outputs too."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     network = _Network(draw, rng)
-    count = draw(st.sampled_from([1, 3, 24]))
+    count = draw(st.sampled_from([1, 3, 24, 150]))
     samples: dict[str, F64] = {}
     for number in range(draw(st.sampled_from([1, 1, 1, 2]))):
         shape = _input_shape(draw)
@@ -198,7 +233,9 @@ def cases(draw: Draw, hidden_outputs: bool = False) -> Case:
             network.output(values[-1])
         if hidden_outputs:
             network.output(draw(st.sampled_from(values)))
-    return Case(network.graph, samples, draw(st.integers(1, 64)), draw(st.sampled_from([1024, 2048])))
+    batch = draw(st.integers(1, 64) | st.integers(1, 200))
+    max_chunks = draw(st.sampled_from([1, 2, 3, 16]))
+    return Case(network.graph, samples, batch, draw(st.sampled_from([1024, 2048])), max_chunks)
 
 
 def describe(graph: Graph) -> str:
@@ -208,8 +245,8 @@ def describe(graph: Graph) -> str:
 class CheckedMachine(CleartextMachine):
     """Plain execution that insists on what the instructions' definitions promise to the backends."""
 
-    def dot(self, sources: Sequence[F64], weights: str) -> F64:
-        self.product = super().dot(sources, weights)
+    def dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
+        self.product = super().dot(sources, weights, total)
         return self.product
 
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
@@ -229,7 +266,7 @@ def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
     ciphertexts = {}
     for port in schedule.client.inputs:
         coefficients = encode(port, samples[port.name])
-        assert coefficients.shape == (port.layout.parts, schedule.parameters.ring)
+        assert coefficients.shape == (port.layout.ciphertexts, schedule.parameters.ring)
         ciphertexts[port.name] = [machine.encrypt(c) for c in coefficients]
 
     def observe(instruction: Instruction, seconds: float) -> None:
@@ -272,7 +309,10 @@ def test_the_schedule_computes_exactly_what_the_quantized_graph_says(case: Case,
     batch = program.client.batch
     assert 1 <= batch <= case.batch
     event(f"bootstrap slots: {program.client.parameters.slots}")
-    event(f"parts: {max((n.type.layout.parts for n in program.graph if n.type.layout), default=0)}")
+    event(f"parts: {max(n.type.layout.parts for n in program.graph if n.type.layout)}")
+    chunks = [n.type.layout.chunks for n in program.graph if n.type.layout]
+    event(f"chunks: {max(chunks)}" + (" to fewer" if len(set(chunks)) > 1 else ""))
+    event(f"operands of a linear map: {max((len(n.operands) for n, _ in program.graph.of(Linear)), default=0)}")
     available = len(next(iter(case.samples.values())))
     # as many samples as fit into one run, and fewer than the batch
     for count in {min(batch, available), data.draw(st.integers(1, min(batch, available)))}:
@@ -281,11 +321,32 @@ def test_the_schedule_computes_exactly_what_the_quantized_graph_says(case: Case,
 
 
 @given(cases(hidden_outputs=True))
-@settings(relaxed, max_examples=60)
+@settings(relaxed, max_examples=40)
 def test_hidden_values_that_are_outputs_too(case: Case) -> None:
     note(describe(case.graph))
     program = case.compile()
     assert_exact(program, {name: x[: program.client.batch] for name, x in case.samples.items()})
+
+
+@given(graphs(Level.SOURCE, max_steps=8, tame=True), st.integers(1, 80), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(relaxed, max_examples=50)
+def test_networks_of_all_ops(graph: Graph, batch: int, client_tail: bool, seed: int) -> None:
+    """From products, maxima and softmax inside down to polynomials; other layers than those above, and smaller ones."""
+    note(describe(graph))
+    rng = np.random.default_rng(seed)
+    samples = {op.name: rng.uniform(-2, 2, (40, *op.shape)) for _, op in graph.of(Input)}
+    passes = f"expand{{client_tail={client_tail}}},{PASSES}"
+    try:
+        program = glyphc.compile(graph, samples, batch, passes=passes, insecure_ring=1024)
+    except GlyphcError as e:
+        # random products grow, random selections leave nothing to compute: whatever is refused has a message for it
+        event(type(e).__name__)
+        return
+    event(f"bootstraps: {sum(isinstance(i, Powers) for i in program.schedule.instructions)}")
+    assert_exact(program, {name: x[: program.client.batch] for name, x in samples.items()})
+    check_registers(program.schedule)
+    check_bootstraps(program.schedule)
+    check_parameters(program.schedule)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 64), st.integers(0, 2**32 - 1))
@@ -299,7 +360,7 @@ def test_every_combination_of_widths(inputs: int, hidden: int, outputs: int, bat
         if width == outputs and len(graph) > 1:
             x = graph.add(Apply((Function("leaky_relu", (0.5,)),)), (x,))
         weight = Const(graph.add_constant("w", rng.uniform(0.5, 1.0, (width, x.type.size))))
-        x = graph.add(Dense(weight, Const(graph.add_constant("b", rng.normal(size=width)))), (x,))
+        x = graph.add(Dense((weight,), Const(graph.add_constant("b", rng.normal(size=width)))), (x,))
     graph.add(Output("y"), (x,))
     samples = {"x": rng.uniform(0.5, 1.0, (batch, inputs))}
     program = Case(graph, samples, batch, 1024).compile()
@@ -312,6 +373,7 @@ def test_registers_ports_and_keys(case: Case) -> None:
     note(describe(case.graph))
     program = case.compile()
     check_registers(program.schedule)
+    check_bootstraps(program.schedule)
     check_ports(program)
     check_parameters(program.schedule)
 
@@ -321,7 +383,8 @@ def _reads_and_writes(instruction: Any) -> tuple[Sequence[int], Sequence[int]]:
         case Load():
             return (), (instruction.target,)
         case Dot():
-            return instruction.sources, (instruction.target,)
+            total = () if instruction.total is None else (instruction.total,)
+            return (*instruction.sources, *total), (instruction.target,)
         case Split():
             return (instruction.source,), instruction.targets
         case Evaluate():
@@ -354,15 +417,30 @@ def check_registers(schedule: Schedule) -> None:
     assert not alive, f"never freed: {sorted(alive)}"
 
 
+def check_bootstraps(schedule: Schedule) -> None:
+    """All functions of a value follow its precomputation at once, before anything else can need memory."""
+    current = -1
+    for instruction in schedule.instructions:
+        match instruction:
+            case Powers(target=target):
+                current = target
+            case Evaluate(powers=powers):
+                assert powers == current, f"{instruction} comes late"
+            case Free():
+                pass
+            case _:
+                current = -1
+
+
 def check_ports(program: Program) -> None:
     """Every part of every input is loaded once; every part of every output is stored once, in order."""
     source, client = program.stages["source"], program.client
     loads = Counter((i.name, i.part) for i in program.schedule.instructions if isinstance(i, Load))
-    assert loads == Counter((p.name, part) for p in client.inputs for part in range(p.layout.parts))
+    assert loads == Counter((p.name, part) for p in client.inputs for part in range(p.layout.ciphertexts))
     for port in client.outputs:
         stored = [i.part for i in program.schedule.instructions if isinstance(i, Store) and i.name == port.name]
         # parts beyond the features hold nothing
-        assert stored == list(range(min(port.layout.parts, port.layout.features)))
+        assert stored == list(range(port.layout.chunks * min(port.layout.parts, port.layout.features)))
     assert [(p.name, p.shape) for p in client.inputs] == [(n.op.name, n.op.shape) for n, _ in source.of(Input)]
     assert [p.name for p in client.outputs] == [op.name for _, op in source.of(Output)]
     assert client.batch == program.graph.batch
@@ -386,11 +464,11 @@ def check_parameters(schedule: Schedule) -> None:
             case Dot(sources=sources, weights=weights):
                 polynomials = schedule.polynomials[weights]
                 dots.append(weights)
-                assert len(polynomials) == len(sources) + 1
+                assert len(polynomials) in (len(sources), len(sources) + 1)
                 assert np.all((polynomials.exponents >= 0) & (polynomials.exponents < parameters.ring))
                 assert polynomials.offsets[0] == 0
                 assert polynomials.offsets[-1] == len(polynomials.values) == len(polynomials.exponents)
-    assert sorted(dots) == sorted(schedule.polynomials)
+    assert set(dots) == set(schedule.polynomials)
 
 
 def test_one_precomputation_serves_all_functions_of_a_value() -> None:
@@ -398,7 +476,7 @@ def test_one_precomputation_serves_all_functions_of_a_value() -> None:
     graph = Graph(Level.SOURCE, 1)
     x = graph.add(Input("x", (6,)))
     weight, bias = (Const(graph.add_constant("w", v)) for v in (rng.normal(size=(5, 6)), rng.normal(size=5)))
-    hidden = graph.add(Dense(weight, bias), (x,))
+    hidden = graph.add(Dense((weight,), bias), (x,))
     for name in ("relu", "tanh", "sigmoid"):
         graph.add(Output(name), (graph.add(Apply((Function(name),)), (hidden,)),))
     samples = {"x": rng.normal(size=(9, 6))}
@@ -431,7 +509,7 @@ def _small_case(rng: np.random.Generator) -> Case:
         if width == 3:
             x = graph.add(Apply((Function("tanh"),)), (x,))
         weight = Const(graph.add_constant("w", rng.normal(size=(width, x.type.size))))
-        x = graph.add(Dense(weight, Const(graph.add_constant("b", rng.normal(size=width)))), (x,))
+        x = graph.add(Dense((weight,), Const(graph.add_constant("b", rng.normal(size=width)))), (x,))
     graph.add(Output("y"), (x,))
     return Case(graph, {"x": rng.normal(size=(11, 2, 3))}, 4, 1024)
 
@@ -440,7 +518,7 @@ def _small_case(rng: np.random.Generator) -> Case:
 
 
 @given(cases())
-@settings(relaxed, max_examples=15)
+@settings(relaxed, max_examples=8)
 def test_artifacts_keep_the_whole_program(case: Case) -> None:
     note(describe(case.graph))
     program = case.compile()

@@ -30,10 +30,9 @@ class BootstrapCost:
     """What bootstraps with series of one degree cost in one configuration, at N = 65536.
 
     powers, evaluate: seconds of the half that all functions of a value share, and of each function. key_seconds: to
-    make
-    all keys, the transforms' set-up included; key_bytes: of the evaluation keys. idle_bytes: resident memory of a
-    process that holds contexts and keys; work_bytes: what a bootstrap adds to it at its peak; powers_bytes: what
-    stays of it while the shared half is kept for more functions. measured: False when scaled from other rows.
+    make all keys, the transforms' set-up included; key_bytes: of the evaluation keys. idle_bytes: resident memory of a
+    process that holds contexts and keys; work_bytes: what a bootstrap adds to it at its peak; powers_bytes: what stays
+    of it while the shared half is kept for more functions. measured: False when scaled from other rows.
     """
 
     degree: int
@@ -71,38 +70,32 @@ class Configuration:
 
 # The fastest of each size in a sweep over level budgets and digits (``benchmarks/sweep.py`` measures them again): small
 # transforms (many levels) win when there are many slots, since every diagonal of a transform is a product over all
-# limbs.
+# limbs. The rows are printed by ``benchmarks/shipped_costs.py`` from a file that ``glyphc calibrate`` wrote.
 CONFIGURATIONS = (
     Configuration(
         64,
         (2, 2),
         2,
         (
-            BootstrapCost(13, 5.0, 1.0, 3.5, 1.6e9, 2.46e9, 0.35e9, 0.02e9, measured=False),
-            BootstrapCost(27, 6.0, 1.4, 4.4, 1.76e9, 2.58e9, 0.36e9, 0.04e9, measured=False),
-            BootstrapCost(59, 7.2, 2.2, 5.0, 2.0e9, 2.8e9, 0.4e9, 0.06e9, measured=False),
-            BootstrapCost(119, 8.6, 3.6, 6.0, 2.4e9, 3.3e9, 0.45e9, 0.12e9, measured=False),
-            BootstrapCost(247, 11.0, 6.5, 7.0, 2.8e9, 3.8e9, 0.5e9, 0.2e9, measured=False),
+            BootstrapCost(13, 4.9, 1.0, 3.2, 1.64e9, 2.50e9, 0.34e9, 0.02e9, measured=False),
+            BootstrapCost(27, 5.55, 1.37, 3.73, 1.81e9, 2.69e9, 0.36e9, 0.038e9),
+            BootstrapCost(59, 6.7, 2.1, 4.5, 2.05e9, 2.9e9, 0.4e9, 0.05e9, measured=False),
+            BootstrapCost(119, 8.0, 3.4, 5.3, 2.45e9, 3.4e9, 0.44e9, 0.09e9, measured=False),
+            BootstrapCost(247, 10.2, 6.1, 6.5, 2.85e9, 3.9e9, 0.5e9, 0.16e9, measured=False),
         ),
     ),
-    Configuration(
-        256, (3, 3), 3, (BootstrapCost(27, 6.8, 1.5, 7.0, 2.6e9, 3.9e9, 0.4e9, 0.05e9, measured=False),)
-    ),
-    Configuration(
-        2048, (4, 4), 3, (BootstrapCost(27, 8.6, 1.7, 9.0, 3.5e9, 5.4e9, 0.4e9, 0.05e9, measured=False),)
-    ),
-    Configuration(
-        8192, (5, 5), 4, (BootstrapCost(27, 9.7, 1.9, 14.0, 6.0e9, 8.0e9, 0.4e9, 0.06e9, measured=False),)
-    ),
+    Configuration(256, (3, 3), 3, (BootstrapCost(27, 6.6, 1.5, 6.5, 2.67e9, 4.0e9, 0.4e9, 0.045e9, measured=False),)),
+    Configuration(2048, (4, 4), 3, (BootstrapCost(27, 8.6, 1.7, 8.5, 3.6e9, 5.5e9, 0.4e9, 0.05e9, measured=False),)),
+    Configuration(8192, (5, 5), 4, (BootstrapCost(27, 9.8, 1.9, 13.0, 6.1e9, 8.1e9, 0.4e9, 0.06e9, measured=False),)),
     Configuration(
         32768,
         (5, 5),
         4,
         (
-            BootstrapCost(13, 10.5, 2.0, 13.4, 4.6e9, 6.5e9, 0.43e9, 0.07e9, measured=False),
-            BootstrapCost(27, 12.2, 2.85, 14.3, 4.94e9, 6.8e9, 0.46e9, 0.12e9, measured=False),
-            BootstrapCost(59, 14.6, 4.4, 17.0, 6.2e9, 8.1e9, 0.5e9, 0.2e9, measured=False),
-            BootstrapCost(119, 17.5, 7.5, 20.0, 7.5e9, 9.5e9, 0.6e9, 0.35e9, measured=False),
+            BootstrapCost(13, 10.3, 2.04, 12.7, 4.74e9, 6.46e9, 0.42e9, 0.082e9),
+            BootstrapCost(27, 12.2, 2.75, 12.4, 5.07e9, 6.91e9, 0.45e9, 0.12e9),
+            BootstrapCost(59, 15.0, 4.0, 16.0, 6.34e9, 8.11e9, 0.46e9, 0.147e9, measured=False),
+            BootstrapCost(119, 18.5, 7.0, 20.0, 7.61e9, 9.31e9, 0.49e9, 0.231e9, measured=False),
         ),
     ),
 )
@@ -125,7 +118,7 @@ class Machine:
         return f"{self.cores} core{'s' if self.cores > 1 else ''}{threads} of {self.processor}"
 
 
-SHIPPED_MACHINE = Machine("x86_64", 2, 2, "1.6.1.0.22.4", "2025-06-01")
+SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-24")
 
 
 @dataclass(frozen=True)
@@ -195,9 +188,14 @@ class CostModel:
         return self._figure(name, parameters.slots, parameters.degree) * parameters.ring / REFERENCE_RING
 
     def _figure(self, name: str, slots: int, degree: int) -> float:
-        """At the reference degree between configurations, times what the degree adds in those that know it."""
+        """At the reference degree between configurations, times what the degree adds in those that know it.
+
+        A degree beyond all rows costs what the nearest one does.
+        """
         typical = _between(self.configurations, slots, lambda c: c.figure(name, REFERENCE_DEGREE))
-        known = [c for c in self.configurations if c.covers(degree)] or self.configurations
+        degrees = [row.degree for c in self.configurations for row in c.costs]
+        degree = min(max(degree, min(degrees)), max(degrees))
+        known = [c for c in self.configurations if c.covers(degree)]
         return typical * _between(known, slots, lambda c: c.figure(name, degree) / c.figure(name, REFERENCE_DEGREE))
 
 

@@ -89,11 +89,16 @@ def fit(
     """Fit a series of the given degree to ``function`` on phases |x| <= half_range.
 
     weights: histogram over [-half_range, half_range] of where values lie; empty means uniform. It shapes the fit
-    mildly (the whole range stays covered) and weighs the reported rms error. Errors are reported as a share of the
-    function's range (max - min; of a constant: its magnitude) over the interval, measured between the nodes of the fit. dead_zone: half-width, as
-    a share of half_range, of the neighbourhoods of jumps that are left out of fit and errors; the series records it
-    when the function has any. max_error: the wanted largest error. A fit that misses it by less than a factor of 2
-    is made flatter, at the cost of a larger rms error, provided that this reaches it (kinks: about a factor of 1.6).
+    mildly (the whole range stays covered) and weighs the reported rms error.
+
+    dead_zone: half-width, as a share of half_range, of the neighbourhoods of jumps that are left out of fit and
+    errors; the series records it when the function has any.
+
+    max_error: the wanted largest error. A fit that misses it by less than a factor of 2 is made flatter, at the cost
+    of a larger rms error, if that reaches it (at kinks, about a factor of 1.6 can be won). 0: least squares only.
+
+    Errors are shares of the function's range (max - min; of a constant: its magnitude) over the interval, measured
+    between the nodes of the fit.
 
     Raises ValueError when the function is not finite on the interval.
     """

@@ -62,9 +62,10 @@ def _window(
     reach = (kernel - 1) * dilation + 1
     before, after = pads
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        total = max(0, (-(-size // stride) - 1) * stride + reach - size)
-        small, large = total // 2, total - total // 2
-        before, after = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+        # negative where strides are longer than windows: then elements at both ends are left out, as in ONNX Runtime
+        total = (-(-size // stride) - 1) * stride + reach - size
+        before = int((total if auto_pad == "SAME_UPPER" else total + 1) / 2)
+        after = total - before
     elif auto_pad not in ("NOTSET", "VALID"):
         raise UnsupportedError(f"auto_pad={auto_pad!r} is not known")
     elif auto_pad == "VALID":

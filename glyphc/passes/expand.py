@@ -266,7 +266,7 @@ def _softmax(e: _Expansion) -> Node:
 
 
 def _hardmax(e: _Expansion) -> Node:
-    """Of i < j the first wins ties, as in ONNX; within the dead zone of the comparison the result is no clean 0 or 1."""
+    """Of i < j the first wins ties, as in ONNX; within the comparison's dead zone the result is no clean 0 or 1."""
     (z,) = e.operands
     size = z.type.shape[-1]
     if size > _MAX_CLASSES:
@@ -278,16 +278,16 @@ def _hardmax(e: _Expansion) -> Node:
         return e.apply(z, "affine", 0.0, 1.0)
     pairs = np.array(list(combinations(range(size), 2)))
     first, second = e.last_axis(z, pairs[:, 0], pairs[:, 1])
-    first_wins = e.apply(e.add(Sub(), first, second), "greater", 0.0)
-    # wins of i: its pairs as the first, and (1 - first_wins) of its pairs as the second
+    second_wins = e.apply(e.add(Sub(), second, first), "greater", 0.0)
+    # wins of i: its pairs as the second, and (1 - second_wins) of its pairs as the first
     wins = None
     for i in range(size):
         as_first, as_second = np.nonzero(pairs[:, 0] == i)[0], np.nonzero(pairs[:, 1] == i)[0]
-        terms = [(1.0, as_first), (-1.0, as_second)]
+        terms = [(1.0, as_second), (-1.0, as_first)]
         won = None
         for sign, places in terms:
             if len(places):
-                (chosen,) = e.last_axis(first_wins, places)
+                (chosen,) = e.last_axis(second_wins, places)
                 term = e.scale(e.add(ReduceSum(), chosen), sign, float(len(places)) if sign < 0 else 0.0)
                 won = term if won is None else e.add(Add(), won, term)
         assert won is not None

@@ -1,0 +1,38 @@
+"""Print the table of ``glyphc/approx/cost.py`` from a file that ``glyphc calibrate`` wrote.
+
+    python benchmarks/shipped_costs.py FILE.json
+
+For maintainers: the primitives and rows to ship with glyphc after a full calibration on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from glyphc.approx.cost import FIGURES, BootstrapCost, Configuration
+from glyphc.approx.cost_file import load
+
+
+def row_text(row: BootstrapCost) -> str:
+    figures = ", ".join(f"{getattr(row, name):.3g}".replace("e+0", "e") for name in FIGURES)
+    scaled = "" if row.measured else ", measured=False"
+    return f"            BootstrapCost({row.degree}, {figures}{scaled}),"
+
+
+def configuration_text(c: Configuration) -> str:
+    head = [f"        {c.slots},", f"        {c.level_budget},", f"        {c.large_digits},", "        ("]
+    return "\n".join(["    Configuration(", *head, *map(row_text, c.costs), "        ),", "    ),"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("file", type=Path)
+    model = load(parser.parse_args().file)
+    print("\n".join(["CONFIGURATIONS = (", *map(configuration_text, model.configurations), ")"]))
+    print(f"SHIPPED_MACHINE = {model.machine}")
+    print(f"product {model.product:.3g}, automorphism {model.automorphism:.3g}, switch {model.switch:.3g}")
+
+
+if __name__ == "__main__":
+    main()

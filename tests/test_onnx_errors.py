@@ -1,0 +1,521 @@
+"""The ONNX front end's error messages: they name the node and say what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx_models import MODELS, Constants, W, build, f32, i64, node, randoms
+
+from glyphc.errors import ModelError
+from glyphc.frontends.from_onnx import read_onnx
+
+# -- files that are no models --------------------------------------------------------------------------------
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nothing\.onnx' does not exist"):
+        read_onnx(tmp_path / "nothing.onnx")
+    with pytest.raises(ModelError, match="is a directory"):
+        read_onnx(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not a network at all", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(1000)]
+)
+def test_garbage(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "garbage.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"garbage\.onnx' is not .*[Ee]xport it again"):
+        read_onnx(path)
+    with pytest.raises(ModelError, match="the given data is not "):
+        read_onnx(data)
+
+
+@pytest.mark.filterwarnings("ignore:The onnxtxt format is experimental")
+@pytest.mark.parametrize("suffix", ["json", "textproto", "onnxtxt"])
+def test_garbage_in_the_text_formats(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"garbage.{suffix}"
+    path.write_bytes(b"\xff{not a network")
+    with pytest.raises(ModelError, match=f"garbage.{suffix}' is not an ONNX file"):
+        read_onnx(path)
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.3, 0.5, 0.9, 0.999])
+def test_truncated_file(kept: float, tmp_path: Path) -> None:
+    data = (MODELS / "digits-mlp.onnx").read_bytes()
+    path = tmp_path / "half.onnx"
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(ModelError, match=r"half\.onnx' is not "):
+        read_onnx(path)
+
+
+def test_invalid_models() -> None:
+    unknown_op = build([node("Relu", ["x"], ["y"], "r")])
+    unknown_op.graph.node[0].op_type = "Rellu"
+    with pytest.raises(ModelError, match=r"not a valid ONNX model: .*Rellu"):
+        read_onnx(unknown_op)
+    mismatch = build([node("Gemm", ["x", "w"], ["y"], "fc")], {"w": randoms(5, 3)})
+    with pytest.raises(ModelError, match=r"not a valid ONNX model: .*between 5 and 4"):
+        read_onnx(mismatch)
+
+
+def test_versions() -> None:
+    old = build([node("Relu", ["x"], ["y"])], opset=12)
+    with pytest.raises(ModelError, match=r"opset 12.*onnx.version_converter"):
+        read_onnx(old)
+    new = build([node("Relu", ["x"], ["y"])])
+    new.opset_import[0].version = 9999
+    with pytest.raises(ModelError, match=r"opset 9999.*update the onnx package"):
+        read_onnx(new)
+    new.opset_import[0].version = 17
+    new.ir_version = 9999
+    with pytest.raises(ModelError, match=r"ir_version 9999 is higher.*update the onnx package"):
+        read_onnx(new)
+
+
+# -- inputs and outputs --------------------------------------------------------------------------------------
+
+
+def test_inputs_that_do_not_fit() -> None:
+    relu = [node("Relu", ["x"], ["y"])]
+    with pytest.raises(ModelError, match=r"axis 2 of input 'x' .*'width'.*update_model_dims"):
+        read_onnx(build(relu, shape=(3, "width")))
+    with pytest.raises(ModelError, match=r"axis 1 of input 'x' .*'unknown'"):
+        read_onnx(build(relu, shape=(None,)))
+    with pytest.raises(ModelError, match=r"has 2 inputs \('x', 'mask'\)"):
+        read_onnx(build([node("Add", ["x", "mask"], ["y"])], more_inputs=("mask",)))
+    no_input = build([node("Identity", ["c"], ["y"])], {"c": f32(1, 2, 3, 4)})
+    del no_input.graph.input[:]
+    with pytest.raises(ModelError, match=r"has 0 inputs \(none\)"):
+        read_onnx(no_input)
+    scalar = build(relu)
+    for value in (*scalar.graph.input, *scalar.graph.output):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, []))
+    with pytest.raises(ModelError, match=r"'x' .* has no batch axis"):
+        read_onnx(scalar)
+    sequence = build([node("SequenceAt", ["x", "i"], ["y"])], {"i": np.array(0)})
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 4])
+    sequence.graph.input[0].CopyFrom(helper.make_value_info("x", helper.make_sequence_type_proto(kind)))
+    with pytest.raises(ModelError, match=r"input 'x' .* is not a tensor"):
+        read_onnx(sequence)
+
+
+@pytest.mark.parametrize(
+    "dtype", [TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL, TensorProto.BFLOAT16]
+)
+def test_input_types(dtype: int) -> None:
+    model = build([node("Identity", ["x"], ["y"])], dtype=dtype)
+    with pytest.raises(ModelError, match=f"input 'x' .* is {TensorProto.DataType.Name(dtype)}; only FLOAT"):
+        read_onnx(model)
+
+
+def test_outputs_that_do_not_fit() -> None:
+    nodes = [node("Relu", ["x"], ["y"]), node("Identity", ["c"], ["fixed"])]
+    with pytest.raises(ModelError, match=r"output 'fixed' .*does not depend on the input"):
+        read_onnx(build(nodes, {"c": f32(1)}, outputs=("y", "fixed")))
+    none = build(nodes, {"c": f32(1)})
+    del none.graph.output[:]
+    with pytest.raises(ModelError, match="has no output"):
+        read_onnx(none)
+    twice = build(nodes, {"c": f32(1)})
+    twice.graph.output.append(twice.graph.output[0])
+    with pytest.raises(ModelError, match="output 'y' more than once"):
+        read_onnx(twice)
+
+
+# -- unsupported nodes ---------------------------------------------------------------------------------------
+
+
+def test_all_unsupported_nodes_are_listed() -> None:
+    nodes = [
+        node("Gemm", ["x", "w"], ["a"], "good_fc"),
+        node("Sinh", ["a"], ["b"], "bad_sinh"),
+        node("Mul", ["b", "b"], ["c"], "good_square"),
+        node("Relu", ["c"], ["d"], "good_relu"),
+        node("Softmax", ["d"], ["e"], "good_softmax"),
+        node("Add", ["e", "one"], ["f"], "good_add"),
+        node("Swish", ["f"], ["g"], "bad_custom", domain="my.ops"),
+        node("Gemm", ["g", "w"], ["h"], "bad_transposed", transA=1),
+        node("Tanh", ["h"], ["i"], "good_tanh"),
+        node("Cosh", ["i"], ["j"]),
+        node("Scaler", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", scale=[1.0], offset=[0.0]),
+    ]
+    model = build(nodes, {"w": randoms(4, 4), "one": f32(1)}, batch=4)
+    with pytest.raises(ModelError) as caught:
+        read_onnx(model)
+    message = str(caught.value)
+    listed = dict(re.findall(r"^  '(\S+)' \((\w+)\): \S", message, re.MULTILINE))
+    assert listed == {
+        "bad_sinh": "Sinh",
+        "bad_custom": "Swish",
+        "bad_transposed": "Gemm",
+        "#9": "Cosh",
+        "bad_ml": "Scaler",
+    }
+    assert "has 5 node(s)" in message
+    assert "good_" not in message
+    assert message.splitlines()[-1].startswith("Replace them in the network and export it again. Supported")
+
+
+def test_nodes_behind_an_unsupported_one_are_checked() -> None:
+    nodes = [
+        node("Conv", ["x", "k"], ["a"], "conv"),
+        node("Flatten", ["a"], ["b"], "flat", axis=1),
+        node("Gemm", ["b", "w"], ["c"], "fc"),
+        node("Add", ["c", "c"], ["d"], "twice"),
+        node("Mod", ["d", "c"], ["m"], "mod", fmod=1),
+        node("Greater", ["m", "c"], ["e"], "greater"),
+        node("Where", ["e", "d", "c"], ["y"], "where"),
+    ]
+    model = build(nodes, {"k": randoms(2, 1, 3, 3), "w": randoms(18, 5)}, (1, 5, 5))
+    with pytest.raises(ModelError) as caught:
+        read_onnx(model)
+    listed = re.findall(r"^  '(\w+)' ", str(caught.value), re.MULTILINE)
+    assert listed == ["conv", "mod", "greater", "where"]
+    assert "convolutions are not supported yet" in str(caught.value)
+
+
+def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
+    body = helper.make_graph(
+        [node("Identity", ["outer"], ["r"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        node("Sinh", ["x"], ["outer"], "sinh"),
+        node("If", ["yes"], ["y"], "branch", then_branch=body, else_branch=body),
+    ]
+    with pytest.raises(ModelError, match=r"(?s)'sinh' \(Sinh\).*'branch' \(If\)"):
+        read_onnx(build(nodes, {"yes": np.array(True)}))
+
+
+BN: Constants = {k: f32(1, 1, 1) for k in "sbmv"}
+REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
+    "matmul-two": ([node("MatMul", ["x", "x"], ["y"])], {}, (3, 3), "multiplies two encrypted tensors"),
+    "matmul-left": (
+        [node("MatMul", ["w", "x"], ["y"])],
+        {"w": randoms(2, 3)},
+        (4,),
+        "left operand is the const",
+    ),
+    "matmul-deep": ([node("MatMul", ["x", "w"], ["y"])], {"w": W}, (2, 4), "samples must be flat"),
+    "matmul-stack": ([node("MatMul", ["x", "w"], ["y"])], {"w": W[None]}, (4,), "samples must be flat"),
+    "gemm-transa": ([node("Gemm", ["x", "w"], ["y"], transA=1)], {"w": randoms(3, 2)}, (4,), "transA=1"),
+    "gemm-left": (
+        [node("Gemm", ["w", "x"], ["y"])],
+        {"w": randoms(2, 3)},
+        (4,),
+        "operand B is computed by the network",
+    ),
+    "gemm-two": ([node("Gemm", ["x", "x"], ["y"])], {}, (3,), "operand B is computed by the network"),
+    "gemm-c": ([node("Gemm", ["x", "w", "x"], ["y"])], {"w": randoms(3, 3)}, (3,), "operand C is computed"),
+    "gemm-c-batch": (
+        [node("Gemm", ["x", "w", "c"], ["y"])],
+        {"w": W, "c": randoms(3, 1)},
+        (4,),
+        "'c' of shape .3, 1. differs along the batch axis",
+    ),
+    "greater-two": (
+        [node("Greater", ["x", "x"], ["b"]), node("Cast", ["b"], ["y"], to=TensorProto.FLOAT)],
+        {},
+        (4,),
+        "compares two encrypted tensors",
+    ),
+    # ONNX would add every sample to every other one
+    "add-ranks": (
+        [node("Reshape", ["x", "s"], ["r"]), node("Add", ["r", "x"], ["y"])],
+        {"s": i64(3, 1, 4)},
+        (4,),
+        "combines tensors of 3 and 2 axes, batch included",
+    ),
+    "concat-batch": ([node("Concat", ["x", "x"], ["y"], axis=0)], {}, (4,), "axis 0, the batch"),
+    "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "operand 1 is a con"),
+    "hardmax-inner": ([node("Hardmax", ["x"], ["y"], axis=1)], {}, (2, 3), "axis=1 is not the last"),
+    "top-2": ([node("TopK", ["x", "k"], ["y", "i"])], {"k": i64(2)}, (4,), "k is not 1"),
+    "top-smallest": ([node("TopK", ["x", "k"], ["y", "i"], largest=0)], {"k": i64(1)}, (4,), "largest=0"),
+    "top-batch": ([node("TopK", ["x", "k"], ["y", "i"], axis=0)], {"k": i64(1)}, (4,), "axis=0 is not the last"),
+    "pool-order": (
+        [node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], storage_order=1)],
+        {},
+        (1, 4, 4),
+        "storage_order=1",
+    ),
+    "pool-indices": (
+        [node("MaxPool", ["x"], ["p", "y"], kernel_shape=[2])],
+        {},
+        (1, 4),
+        r"\(MaxPool\): only its first output",
+    ),
+    "pool-window": ([node("MaxPool", ["x"], ["y"], kernel_shape=[5])], {}, (1, 4), "window of 5 does not fit"),
+    "prelu-slope": ([node("PRelu", ["x", "x"], ["y"])], {}, (4,), "slope is computed by the network"),
+    "max-grow": ([node("Max", ["x", "c"], ["y"])], {"c": randoms(5)}, (1,), "would enlarge"),
+    "add-batch": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(3, 4)}, (4,), "'c'.*along the batch axis"),
+    "add-batch-scalars": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(3)}, (), "along the batch axis"),
+    "add-axes": ([node("Add", ["c", "x"], ["y"])], {"c": randoms(1, 1, 4)}, (4,), "'c'.*more axes"),
+    "add-grow": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(5)}, (1,), "would enlarge"),
+    "div-zero": (
+        [node("Div", ["x", "c"], ["y"])],
+        {"c": f32(1, 0, 2)},
+        (3,),
+        "constant 'c', which holds a zero",
+    ),
+    "flatten": ([node("Flatten", ["x"], ["y"], axis=0)], {}, (4,), "axis=0 joins the batch axis"),
+    "flatten-2": ([node("Flatten", ["x"], ["y"], axis=2)], {}, (2, 3), "axis=2 joins the batch axis"),
+    "flatten-minus": ([node("Flatten", ["x"], ["y"], axis=-1)], {}, (2, 3), "axis=-1 joins the batch axis"),
+    "reshape-all": (
+        [node("Reshape", ["x", "s"], ["y"])],
+        {"s": i64(-1)},
+        (2, 3),
+        "leave the batch axis alone",
+    ),
+    "reshape-mix": (
+        [node("Reshape", ["x", "s"], ["y"])],
+        {"s": i64(-1, 2)},
+        (2, 3),
+        "by .-1, 2., which does not",
+    ),
+    "reshape-one": (
+        [node("Reshape", ["x", "s"], ["y"])],
+        {"s": i64(1, -1)},
+        (2, 3),
+        "by .1, -1., which does not",
+    ),
+    "softmax-batch": ([node("Softmax", ["x"], ["y"], axis=0)], {}, (4,), "axis=0 is not the last"),
+    "softmax-inner": ([node("Softmax", ["x"], ["y"], axis=1)], {}, (2, 3), "axis=1 is not the last"),
+    "softmax-scalars": ([node("Softmax", ["x"], ["y"])], {}, (), "axis=-1 is not the last one of a sample"),
+    "argmax-default": ([node("ArgMax", ["x"], ["y"])], {}, (4,), "axis=0 is not the last"),
+    "argmax-last": (
+        [node("ArgMax", ["x"], ["y"], axis=1, select_last_index=1)],
+        {},
+        (4,),
+        "select_last_index=1",
+    ),
+    "dropout-mask": (
+        [node("Dropout", ["x"], ["d", "mask"]), node("Where", ["mask", "d", "d"], ["y"])],
+        {},
+        (4,),
+        r"\(Dropout\): only its first output",
+    ),
+    "dropout-training": (
+        [node("Dropout", ["x", "r", "t"], ["y"])],
+        {"r": np.float32(0.5), "t": np.array(True)},
+        (4,),
+        "training mode",
+    ),
+    "batchnorm-deep": (
+        [node("BatchNormalization", ["x", *"sbmv"], ["y"])],
+        BN,
+        (3, 2),
+        r"samples have shape \[3, 2\]; only flat",
+    ),
+    "batchnorm-training": (
+        [node("BatchNormalization", ["x", *"sbmv"], ["y", "m2", "v2"], training_mode=1)],
+        BN,
+        (3,),
+        "training mode",
+    ),
+    "batchnorm-variance": (
+        [node("BatchNormalization", ["x", *"sbmv"], ["y"])],
+        BN | {"v": f32(1, -1, 1)},
+        (3,),
+        "constant 'v' holds a variance",
+    ),
+    "cast-int": ([node("Cast", ["x"], ["y"], to=TensorProto.INT64)], {}, (4,), "casts FLOAT to INT64"),
+    "cast-bfloat": (
+        [node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)],
+        {},
+        (4,),
+        "casts FLOAT to BFLOAT16",
+    ),
+    "cast-index": (
+        [node("ArgMax", ["x"], ["i"], axis=1), node("Cast", ["i"], ["y"], to=TensorProto.INT8)],
+        {},
+        (4,),
+        "casts INT64 to INT8",
+    ),
+    "transpose": (
+        [node("Transpose", ["x"], ["y"], perm=[0, 2, 1])],
+        {},
+        (2, 3),
+        "supported on constants only",
+    ),
+    "relu-of-constant": (
+        [node("Relu", ["c"], ["d"]), node("Add", ["x", "d"], ["y"])],
+        {"c": f32(1)},
+        (4,),
+        r"\(Relu\): works on constants only",
+    ),
+    "text": (
+        [node("Constant", [], ["c"], value_string=b"abc"), node("Add", ["x", "c"], ["y"])],
+        {},
+        (4,),
+        "constant 'c' holds .*, not real numbers",
+    ),
+    "run-time-shape": (
+        [node("Shape", ["x"], ["s"]), node("Reshape", ["x", "s"], ["y"])],
+        {},
+        (4,),
+        r"\(Shape\): sizes computed at run time",
+    ),
+    "nan": (
+        [node("Gemm", ["x", "w"], ["y"])],
+        {"w": W * np.float32("nan")},
+        (4,),
+        "constant 'w' holds NaN or inf",
+    ),
+    "infinity": (
+        [node("Add", ["x", "far"], ["y"])],
+        {"far": f32(np.inf)},
+        (4,),
+        "constant 'far' holds NaN or inf",
+    ),
+    "empty": ([node("Gemm", ["x", "w"], ["y"])], {"w": randoms(4, 0)}, (4,), "constant 'w' is empty"),
+    "infinite-alpha": ([node("LeakyRelu", ["x"], ["y"], alpha=np.inf)], {}, (4,), "attribute alpha is inf"),
+    "folded-nan": (
+        [node("Div", ["zero", "zero"], ["ratio"]), node("Mul", ["x", "ratio"], ["y"])],
+        {"zero": f32(0)},
+        (4,),
+        "constant 'ratio' holds NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REASONS.values(), ids=REASONS.keys())
+def test_reasons(case: tuple[list[NodeProto], Constants, tuple[int, ...], str]) -> None:
+    nodes, constants, shape, reason = case
+    # batch 3 lets constants and operands clash with the batch axis; for Reshape the batch stays open
+    batch = "N" if nodes[-1].op_type == "Reshape" else 3
+    model = build(nodes, constants, shape, batch=batch)
+    with pytest.raises(ModelError, match=reason):
+        read_onnx(model)
+
+
+def test_training_mode_of_batch_normalization() -> None:
+    # opset 13: outputs beyond the first mean training, read or not
+    normalize = node("BatchNormalization", ["x", *"sbmv"], ["y", "m2", "v2", "m3", "v3"])
+    with pytest.raises(ModelError, match="training mode"):
+        read_onnx(build([normalize], BN, (3,), opset=13))
+
+
+def test_constants_that_overflow_when_combined() -> None:
+    nodes = [node("Gemm", ["x", "huge"], ["h"], alpha=1e30), node("Div", ["x", "tiny"], ["d"])]
+    constants: Constants = {"huge": np.full((4, 3), 1e300), "tiny": np.array(1e-310)}
+    for output, name in (("h", "huge"), ("d", "tiny")):
+        model = build(nodes, constants, outputs=(output,), dtype=TensorProto.DOUBLE)
+        with pytest.raises(ModelError, match=f"constant '{name}' overflows"):
+            read_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "shape", "bad", "constants", "declared"),
+    [
+        ("Reshape", (6,), i64(-1, -1), {}, (6,)),
+        ("Reshape", (6,), i64(-1, -1, 2), {}, (3, 2)),
+        ("Reshape", (6,), i64(0, -2, -3), {}, (2, 3)),
+        ("Reshape", (6,), i64(0, -1, 4), {}, (2, 3)),
+        ("Reshape", (6,), i64(0, 6, 0), {}, (6, 1)),
+        ("MatMul", (3,), W, {}, (3,)),
+        ("Gemm", (3,), W, {}, (3,)),
+        ("BatchNormalization", (3,), f32(1, 2, 3, 4), BN, (3,)),
+        ("Add", (3,), f32(1, 2, 3, 4), {}, (3,)),
+    ],
+)
+def test_shapes_that_onnx_cannot_check(
+    op_type: str,
+    shape: tuple[int, ...],
+    bad: npt.NDArray[np.generic],
+    constants: Constants,
+    declared: tuple[int, ...],
+) -> None:
+    """Invalid models, but onnx doesn't see it: it does not know what a Reshape by a computed shape gives."""
+    constants = {"bad.negative": -bad, "shape.negative": -i64(*np.shape(bad)), **constants}
+    nodes = [
+        node("Neg", ["shape.negative"], ["shape"]),
+        node("Neg", ["bad.negative"], ["bad.flat"]),
+        node("Reshape", ["bad.flat", "shape"], ["bad"]),
+        node(op_type, ["x", "bad", *(k for k in "bmv" if k in constants)], ["y"], "culprit"),
+    ]
+    model = build(nodes, constants, shape, sample_shapes={"y": declared})
+    with pytest.raises(ModelError, match=rf"has 1 node.*\n  'culprit' \({op_type}\): "):
+        read_onnx(model)
+
+
+def test_broken_constants() -> None:
+    short = build([node("Gemm", ["x", "w"], ["y"])], {"w": W})
+    short.graph.initializer[0].raw_data = short.graph.initializer[0].raw_data[:-8]
+    strange = build([node("Gemm", ["x", "w"], ["y"])], {"w": W})
+    strange.graph.initializer[0].data_type = 121
+    for model in (short, strange):
+        with pytest.raises(ModelError, match=r"constant 'w' has data that don't fit|not a valid ONNX model"):
+            read_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "listed"),
+    [
+        # what follows from an error is not another one
+        (
+            [node("Exp", ["c"], ["d"], "exp"), node("Add", ["x", "d"], ["y"], "add")],
+            {"c": randoms(3, 4)},
+            ["exp"],
+        ),
+        (
+            [
+                node("Transpose", ["x"], ["t"], "transpose", perm=[1, 0]),
+                node("Add", ["t", "c"], ["u"], "add"),
+                node("Transpose", ["u"], ["y"], "back", perm=[1, 0]),
+            ],
+            {"c": randoms(4, 1)},
+            ["transpose", "back"],
+        ),
+        (
+            [
+                node("IsNaN", ["x"], ["b"], "isnan"),
+                node("Cast", ["b"], ["y"], "cast", to=TensorProto.FLOAT),
+            ],
+            {"c": f32(1)},
+            ["isnan"],
+        ),
+    ],
+)
+def test_exactly_these_are_listed(nodes: list[NodeProto], constants: Constants, listed: list[str]) -> None:
+    with pytest.raises(ModelError) as caught:
+        read_onnx(build(nodes, constants, batch=3))
+    assert re.findall(r"^  '(\w+)' ", str(caught.value), re.MULTILINE) == listed
+
+
+def test_attributes_of_a_future_opset(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build([node("Gemm", ["x", "w"], ["y"], "fc", squared=1)], {"w": W})
+    with pytest.raises(ModelError, match=r"not a valid ONNX model: .*squared"):
+        read_onnx(model)
+    monkeypatch.setattr(onnx.checker, "check_model", lambda model: None)
+    with pytest.raises(ModelError, match=r"'fc' \(Gemm\): attribute\(s\) squared are not supported"):
+        read_onnx(model)
+
+
+def test_functions_of_the_model_itself() -> None:
+    model = build([node("Twice", ["x"], ["y"], "call", domain="local")])
+    body = [node("Add", ["a", "a"], ["b"])]
+    model.functions.append(
+        helper.make_function("local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    )
+    with pytest.raises(ModelError, match=r"'call' .Twice.: ops of domain 'local'.*inline_local_functions"):
+        read_onnx(model)
+
+
+def test_sparse_constants() -> None:
+    values = numpy_helper.from_array(f32(1, 2), "c")
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(i64(0, 2), "c.indices"), [4])
+    model = build([node("Add", ["x", "d"], ["y"])], {"d": f32(1, 2, 3, 4)})
+    del model.graph.initializer[:]
+    model.graph.sparse_initializer.append(sparse)
+    model.graph.node[0].input[1] = "c"
+    with pytest.raises(ModelError, match="constant 'c' is sparse"):
+        read_onnx(model)
