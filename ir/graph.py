@@ -84,7 +84,8 @@ class Graph:
         ids = tuple(o.id for o in operands)
         label = f"{op.mnemonic}{f' @{location}' if location else ''}"
         if not (ids if op.arity is None else len(ids) == op.arity):
-            raise IRError(f"{label} takes {'any number of' if op.arity is None else op.arity} operand(s), not {len(ids)}")
+            wanted = "any number of" if op.arity is None else op.arity
+            raise IRError(f"{label} takes {wanted} operand(s), not {len(ids)}")
         if any(i not in self._graph for i in ids):
             raise IRError(f"{label} uses a node that is not in this graph")
         missing = [name for name in op.constant_names() if name not in self._constants]

@@ -99,7 +99,7 @@ class Reshape(Op):
 
 @dataclass(frozen=True)
 class Dense(Op):
-    """y = sum_j x_j W_j^T + b over flat operands x_j, with float constants: W_j of shape (out, in_j), b of shape (out,)."""
+    """y = sum_j x_j W_j^T + b over flat operands x_j, with float constants W_j of shape (out, in_j) and b of (out,)."""
 
     mnemonic = "dense"
     levels = _FLOAT

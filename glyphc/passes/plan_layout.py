@@ -1,9 +1,9 @@
 """Where every tensor stands in the ring, how many bootstraps that takes, and the unpackings that linear maps need.
 
-All bootstraps of a program refresh the same number V of values, which stand on one grid g = N / V. A tensor of w elements
-per sample, w' the next power of two, takes w' grid positions per sample; a batch that needs more than V positions is
-cut into C = batch w' / V chunks, one ciphertext each: sample s stands in chunk s mod C at block s div C. So a narrow
-tensor takes fewer ciphertexts, and fewer bootstraps, than a wide one.
+All bootstraps of a program refresh the same number V of values, which stand on one grid g = N / V. A tensor of w
+elements per sample, w' the next power of two, takes w' grid positions per sample; a batch that needs more than V
+positions is cut into C = batch w' / V chunks, one ciphertext each: sample s stands in chunk s mod C at block s div C.
+So a narrow tensor takes fewer ciphertexts, and fewer bootstraps, than a wide one.
 
 * A linear map of a *fresh* input (zero outside its useful positions): inputs are the fast index, outputs the slow one.
   x = sum_j x_j X^(j s), W = sum_ij w_ij X^(i g - j s) with all j s < g: z_i stands at X^(i g). Several inputs per

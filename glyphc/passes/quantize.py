@@ -200,7 +200,7 @@ class Quantize(Pass):
 
 
 def _domain(functions: tuple[Function, ...], lo: float, hi: float) -> tuple[float, float]:
-    """Open interval around [lo, hi] where a composition is defined, as far as its first function after scalings tells."""
+    """Open interval around [lo, hi] where a composition is defined, as far as the first function but scalings tells."""
     factor, shift = 1.0, 0.0
     for function in functions:
         if function.name != "affine":

@@ -124,11 +124,13 @@ class _Lowering:
     def _steps(self, node: Node, chunk: int) -> list[tuple[int, int]]:
         """(operand, its chunk) of all that adds up to one chunk of a linear map."""
         chunks = _layout(node).chunks
-        return [
+        steps = [
             (number, source)
             for number, operand in enumerate(self.graph.operands(node))
             for source in range(chunk, _layout(operand).chunks, chunks)
         ]
+        # chunk by chunk: operands that share a bootstrap are made together and need not wait for one another
+        return sorted(steps, key=lambda step: (step[1], step[0]))
 
     # -- instructions --
 
