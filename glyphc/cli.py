@@ -58,8 +58,9 @@ def compile_command(
     """Compile an ONNX MODEL; print its schedule and write one artifact file."""
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
+    from glyphc.files import check_writable
     from glyphc.passes.pipeline import DEFAULT
-    from glyphc.program import INSECURE_WARNING, check_writable
+    from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
     _keep_sources(path, model, calibration)
@@ -180,8 +181,8 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     from glyphc.approx import cost_file
     from glyphc.approx.cost import CostModel
     from glyphc.console import reporter
+    from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
-    from glyphc.program import check_writable
 
     # an unusable file does not matter here: a new one is made
     cost = CostModel()
@@ -242,7 +243,7 @@ def _keep_sources(output: Path, *sources: str | None) -> None:
 
 def _check_output(path: str, outputs: int) -> None:
     """Fail before an hour of work, not after it."""
-    from glyphc.program import check_writable
+    from glyphc.files import check_writable
 
     suffix = Path(path).suffix
     if suffix not in (".npy", ".npz"):
@@ -258,7 +259,7 @@ def _save(path: str, outputs: dict[str, npt.NDArray[np.floating[Any]]]) -> None:
 
     import numpy as np
 
-    from glyphc.program import EPOCH, write_atomically
+    from glyphc.files import EPOCH, write_atomically
 
     buffer = io.BytesIO()
     if Path(path).suffix == ".npy":

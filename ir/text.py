@@ -18,7 +18,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from lark import Lark, Transformer, UnexpectedInput
@@ -26,11 +26,13 @@ from lark.exceptions import VisitError
 
 from .errors import IRError, IRSyntaxError
 from .graph import Decision, Graph
-from .ops import OPS, Const
+from .ops import OPS, Const, Op
 from .parameters import Parameters
 from .types import Level, TensorType
 
 VERSION = 1
+_T = TypeVar("_T")
+_OPS_BY_CLASS = {op.__name__: op for op in OPS.values()}
 
 
 # -- printing --
@@ -53,6 +55,11 @@ def to_text(graph: Graph) -> str:
         shape = ", ".join(map(str, value.shape))
         lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] {json.dumps(data)}")
     return "\n".join(lines) + "\n"
+
+
+def record_text(obj: Any) -> str:
+    """One frozen dataclass as text, e.g. ``Parameters(ring=65536, ...)``; :func:`parse_record` reads it."""
+    return _print(obj)
 
 
 def _fields(obj: Any) -> str:
@@ -142,7 +149,9 @@ def _unique(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _parser() -> Lark:
     grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", maybe_placeholders=True, propagate_positions=True)
+    return Lark(
+        grammar, parser="lalr", start=["start", "record"], maybe_placeholders=True, propagate_positions=True
+    )
 
 
 @contextmanager
@@ -157,15 +166,7 @@ def _at(meta: Any, text: str) -> Iterator[None]:
 
 def parse(text: str) -> Graph:
     """Read a graph; IRSyntaxError for text that isn't one, IRError for one that breaks the IR's rules."""
-    try:
-        tree = _Tree().transform(_parser().parse(text))
-    except UnexpectedInput as e:
-        raise IRSyntaxError(f"line {e.line}, column {e.column}: unexpected text\n{e.get_context(text)}") from None
-    except VisitError as e:
-        with _at(getattr(e.obj, "meta", e.obj), text):  # a token carries its own position
-            raise IRSyntaxError(str(e.orig_exc)) from None
-    except RecursionError:
-        raise IRSyntaxError("line 1, column 1: the text nests values too deeply") from None
+    tree = _read(text, "start")
     with _at(tree.children[0].meta, text):
         graph = _read_header(*tree.children[0].children)
     # constants stand last, but the nodes' shapes depend on them
@@ -176,6 +177,25 @@ def parse(text: str) -> Graph:
                 with _at(item.meta, text):
                     read(graph, item.children)
     return graph
+
+
+def parse_record(text: str, cls: type[_T]) -> _T:
+    """Read a dataclass that :func:`record_text` wrote; IRSyntaxError for any other text, or values out of place."""
+    record = _read(text, "record")
+    built: _T = _build(record, cls, cls.__name__)
+    return built
+
+
+def _read(text: str, start: str) -> Any:
+    try:
+        return _Tree().transform(_parser().parse(text, start=start))
+    except UnexpectedInput as e:
+        raise IRSyntaxError(f"line {e.line}, column {e.column}: unexpected text\n{e.get_context(text)}") from None
+    except VisitError as e:
+        with _at(getattr(e.obj, "meta", e.obj), text):  # a token carries its own position
+            raise IRSyntaxError(str(e.orig_exc)) from None
+    except RecursionError:
+        raise IRSyntaxError("line 1, column 1: the text nests values too deeply") from None
 
 
 def _read_header(version: str, level: str, batch: str) -> Graph:
@@ -263,6 +283,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return tuple(_coerce(v, a, where) for v, a in zip(value, arguments, strict=True))
     elif isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
+    elif isinstance(value, _Record) and hint is Op and value.name in _OPS_BY_CLASS:
+        return _build(value, _OPS_BY_CLASS[value.name], where)
     elif isinstance(value, _Record) and is_dataclass(hint):
         return _build(value, hint, where)  # type: ignore[arg-type]
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):

@@ -11,7 +11,7 @@ This module knows no secret; key material is handled in :mod:`.client` alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,17 @@ def rings_of(context: Any) -> tuple[Ring, ...]:
         fields = entry["ptr_wrapper"]["data"]["value0"]
         rings.append(Ring(int(fields["rd"]), int(fields["cm"]["v"]), int(fields["ru"]["v"])))
     return tuple(rings)
+
+
+def ring_in(blob: bytes, n: int, q: int) -> Ring:
+    """The ring modulo ``q``, from a serialised object whose parameters hold q followed by its root of unity."""
+    pattern = q.to_bytes(8, "little")
+    at = -1
+    while (at := blob.find(pattern, at + 1)) >= 0:
+        psi = int.from_bytes(blob[at + 8 : at + 16], "little")
+        if 1 < psi < q and pow(psi, n, q) == q - 1:
+            return Ring(n, q, psi)
+    raise BridgeError(f"no root of unity modulo {q} in the serialised object")
 
 
 def _find(tree: Any, key: str) -> Iterator[Any]:
@@ -60,12 +71,22 @@ class Mould:
     towers: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def of(obj: Any, n: int, moduli: tuple[int, ...]) -> Mould:
-        """Find the towers of ``obj``: ring dimension ``n``, moduli among ``moduli``."""
+    def of(obj: Any, n: int, moduli: tuple[int, ...] | None = None) -> Mould:
+        """Find the towers of ``obj``: ring dimension ``n``, moduli among ``moduli`` (default: any prime = 1 mod 2n)."""
         blob = fhe.Serialize(obj, fhe.BINARY)
-        return Mould(blob, n, tuple(_scan(blob, n, frozenset(moduli))))
+        return Mould(blob, n, tuple(_scan(blob, n, None if moduli is None else frozenset(moduli))))
 
-    def with_residues(self, arrays: list[U64]) -> bytes:
+    @property
+    def moduli(self) -> tuple[int, ...]:
+        """The modulus of each tower."""
+        return tuple(q for _, q in self.towers)
+
+    def residues(self) -> Iterator[U64]:
+        """The towers as arrays of shape (n,), EVALUATION format."""
+        for offset, _ in self.towers:
+            yield np.frombuffer(self.blob, dtype="<u8", count=self.n, offset=offset).astype(np.uint64)
+
+    def with_residues(self, arrays: Sequence[U64]) -> bytes:
         """The serialised object with its towers replaced by ``arrays`` (EVALUATION format, entries below q)."""
         if len(arrays) != len(self.towers):
             raise BridgeError(f"{len(arrays)} towers given, the mould has {len(self.towers)}")
@@ -77,13 +98,14 @@ class Mould:
         return bytes(patched)
 
 
-def _scan(blob: bytes, n: int, moduli: frozenset[int]) -> Iterator[tuple[int, int]]:
+def _scan(blob: bytes, n: int, moduli: frozenset[int] | None) -> Iterator[tuple[int, int]]:
     length = n.to_bytes(8, "little")
     at = 0
     while (at := blob.find(length, at)) >= 0:
         start, end = at + 8, at + 8 + 8 * n
         q = int.from_bytes(blob[end : end + 8], "little")
-        if q in moduli and int(np.frombuffer(blob, dtype="<u8", count=n, offset=start).max()) < q:
+        wanted = q % (2 * n) == 1 < q < 1 << 61 if moduli is None else q in moduli
+        if wanted and int(np.frombuffer(blob, dtype="<u8", count=n, offset=start).max()) < q:
             yield start, q
             at = end
         else:
@@ -95,7 +117,7 @@ def residues(obj: Any, n: int, moduli: tuple[int, ...], expected: int) -> list[U
     mould = Mould.of(obj, n, moduli)
     if len(mould.towers) != expected:
         raise BridgeError(f"expected {expected} towers in the serialised object, found {len(mould.towers)}")
-    return [np.frombuffer(mould.blob, dtype="<u8", count=n, offset=o).astype(np.uint64) for o, _ in mould.towers]
+    return list(mould.residues())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .bridge import BridgeError, CiphertextMould, Mould, residues
 from .contexts import Contexts, make_contexts, setup_bootstrap
 from .keys import EvaluationKeys, unpack_automorphism
 from .library import fhe
+from .ring import Factor, Ring
 
 I64 = npt.NDArray[np.int64]
 
@@ -24,6 +26,18 @@ class ClientKeys:
 
     contexts: Contexts
     _secret: Any
+
+    @property
+    def secret_key(self) -> Any:
+        """OpenFHE's private key in the BGV context."""
+        return self._secret
+
+    @cached_property
+    def factor(self) -> Factor:
+        """The secret as a factor of ring elements."""
+        ring = self.contexts.bgv_ring
+        (tower,) = residues(self._secret, ring.n, (ring.q,), 1)
+        return Factor.of(ring, tower)
 
     def encrypt(self, coefficients: I64) -> Any:
         """A BGV ciphertext of message integers, shape (N,), centred modulo t."""
@@ -50,7 +64,7 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, EvaluationKeys]:
     if contexts.torus is not None:
         torus_pair = contexts.torus.KeyGen()
         public_key = torus_pair.publicKey
-        secret = _transplant(torus_pair.secretKey, secret, contexts)
+        secret = _bgv_secret(contexts, ternary_secret(torus_pair.secretKey, contexts.torus_rings), secret)
         setup_bootstrap(contexts, public_key)
         contexts.torus.EvalBootstrapKeyGen(torus_pair.secretKey, parameters.slots)
         contexts.torus.EvalMultKeyGen(torus_pair.secretKey)
@@ -62,15 +76,24 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, EvaluationKeys]:
     return client, EvaluationKeys(contexts, public_key, automorphisms, mould)
 
 
-def _transplant(torus_secret: Any, bgv_secret: Any, contexts: Contexts) -> Any:
-    """A BGV private key with the ternary secret of the bootstrapping context."""
-    moduli = tuple(r.q for r in contexts.torus_rings)
-    lowest = contexts.torus_ring
-    towers = residues(torus_secret, lowest.n, moduli, len(moduli))
-    ternary = lowest.centre(lowest.to_coefficients(towers[0]))
+def ternary_secret(secret: Any, rings: tuple[Ring, ...]) -> I64:
+    """The coefficients of a private key, -1, 0 or 1, shape (N,). ``rings``: of its context's modulus chain."""
+    lowest = rings[0]
+    towers = residues(secret, lowest.n, tuple(r.q for r in rings), len(rings))
+    return lowest.centre(lowest.to_coefficients(towers[0]))
+
+
+def keys_from_secret(parameters: Parameters, ternary: I64) -> ClientKeys:
+    """Keys for encryption and decryption from a secret that was stored; the bootstrapping context is not made."""
+    contexts = make_contexts(parameters, bootstraps=False)
+    return ClientKeys(contexts, _bgv_secret(contexts, ternary, contexts.bgv.KeyGen().secretKey))
+
+
+def _bgv_secret(contexts: Contexts, ternary: I64, mould_key: Any) -> Any:
+    """A BGV private key with this ternary secret, e.g. that of the bootstrapping context."""
     ring = contexts.bgv_ring
     tower = ring.to_evaluation(ring.reduce(ternary))
-    mould = Mould.of(bgv_secret, ring.n, (ring.q,))
+    mould = Mould.of(mould_key, ring.n, (ring.q,))
     if len(mould.towers) != 1:
         raise BridgeError(f"a BGV secret on one limb has one tower, found {len(mould.towers)}")
     return fhe.DeserializePrivateKeyString(mould.with_residues([tower]), fhe.BINARY)

@@ -38,11 +38,14 @@ class Contexts:
         return self.torus_rings[0]
 
 
-def make_contexts(parameters: Parameters) -> Contexts:
-    """Generate the contexts; BackendError when OpenFHE refuses the parameters."""
+def make_contexts(parameters: Parameters, bootstraps: bool = True) -> Contexts:
+    """Generate the contexts; BackendError when OpenFHE refuses the parameters.
+
+    bootstraps: False leaves the bootstrapping context out: encryption and decryption do without.
+    """
     try:
         bgv = _bgv(parameters)
-        torus = _torus(parameters) if parameters.slots else None
+        torus = _torus(parameters) if parameters.slots and bootstraps else None
     except RuntimeError as e:
         raise BackendError(f"OpenFHE refuses the parameters {parameters}: {e}") from None
     (bgv_ring,) = rings_of(bgv)
@@ -72,6 +75,45 @@ def setup_bootstrap(contexts: Contexts, public_key: Any) -> None:
         0,
         _ORDER,
     )
+
+
+def bootstrap_automorphisms(parameters: Parameters) -> tuple[int, ...]:
+    """Indices of the automorphism keys that a bootstrap needs, in ascending order; the last three are OpenFHE's own.
+
+    These are 2N-4 and 2N-2 (into the sparse secret of the modulus raise and back) and 2N-1 (conjugation). OpenFHE lists
+    indices only by making keys, so keys are made in a context with the same ring and almost no levels.
+    """
+    if not parameters.slots:
+        return ()
+    p = fhe.CCParamsCKKSRNS()
+    p.SetSecretKeyDist(fhe.SPARSE_ENCAPSULATED)
+    p.SetSecurityLevel(fhe.HEStd_NotSet)  # nothing is ever encrypted in it
+    p.SetRingDim(parameters.ring)
+    p.SetBatchSize(parameters.ring // 2)
+    p.SetScalingTechnique(fhe.FIXEDMANUAL)
+    p.SetScalingModSize(30)
+    p.SetFirstModSize(40)
+    p.SetKeySwitchTechnique(fhe.HYBRID)
+    p.SetNumLargeDigits(1)
+    p.SetMultiplicativeDepth(1)
+    context = fhe.GenCryptoContext(p)
+    _enable(context)
+    list_rotations(context, parameters)
+    pair = context.KeyGen()
+    context.EvalBootstrapKeyGen(pair.secretKey, parameters.slots)
+    indices = tuple(sorted(context.GetExistingEvalAutomorphismKeyIndices(pair.publicKey.GetKeyTag())))
+    context.ClearEvalAutomorphismKeys()
+    return indices
+
+
+def list_rotations(context: Any, parameters: Parameters) -> None:
+    """Tell a context how bootstraps cut their transforms, without precomputing these (for key generation)."""
+    context.EvalBootstrapSetup(list(parameters.level_budget), [0, 0], parameters.slots, 0, False)
+
+
+def _enable(context: Any) -> None:
+    for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE, fhe.ADVANCEDSHE, fhe.FHE):
+        context.Enable(feature)
 
 
 def _security(parameters: Parameters) -> Any:
@@ -124,6 +166,5 @@ def _torus(parameters: Parameters) -> Any:
         )
     p.SetMultiplicativeDepth(depth)
     context = fhe.GenCryptoContext(p)
-    for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE, fhe.ADVANCEDSHE, fhe.FHE):
-        context.Enable(feature)
+    _enable(context)
     return context

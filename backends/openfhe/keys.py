@@ -17,13 +17,15 @@ class EvaluationKeys:
     The bootstrapping context's automorphism and multiplication keys live in OpenFHE's own tables, filed under the
     public
     key's tag; bgv_mould is made of an encryption of zero; bgv_automorphisms maps automorphism indices to keys of the
-    BGV context (None when nothing is unpacked).
+    BGV context (None when nothing is unpacked). bgv_public: the client's BGV public key, serialised, where outputs
+    may have to be re-randomised.
     """
 
     contexts: Contexts
     public_key: Any | None
     bgv_automorphisms: Any | None
     bgv_mould: CiphertextMould
+    bgv_public: bytes | None = None
 
 
 def unpack_automorphism(ring: int, stride: int) -> int:

@@ -90,6 +90,12 @@ def _scale(a, c, c_shoup, q):  # type: ignore[no-untyped-def]
         a[j] = _mul_shoup(a[j], c, c_shoup, q)
 
 
+@njit(cache=True)
+def _multiply(a, w, w_shoup, q):  # type: ignore[no-untyped-def]
+    for j in range(a.shape[0]):
+        a[j] = _mul_shoup(a[j], w[j], w_shoup[j], q)
+
+
 def _shoup(values: list[int], q: int) -> U64:
     return np.array([(v << 64) // q for v in values], dtype=np.uint64)
 
@@ -135,6 +141,15 @@ class Ring:
         _scale(out, np.uint64(c), np.uint64((c << 64) // self.q), np.uint64(self.q))
         return out
 
+    def add(self, a: U64, b: U64) -> U64:
+        """``a + b mod q`` as a new array."""
+        total = a + b
+        return np.where(total >= self.q, total - np.uint64(self.q), total)
+
+    def subtract(self, a: U64, b: U64) -> U64:
+        """``a - b mod q`` as a new array."""
+        return np.where(a >= b, a - b, a + np.uint64(self.q) - b)
+
     def reduce(self, signed: I64) -> U64:
         """Representatives in ``[0, q)`` of signed integers."""
         return np.mod(signed, np.int64(self.q)).astype(np.uint64)
@@ -143,6 +158,45 @@ class Ring:
         """Representatives in ``(-q/2, q/2]`` of an element."""
         signed = a.astype(np.int64)
         return np.where(signed > self.q // 2, signed - self.q, signed)
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """An element in EVALUATION format that many others are multiplied with: its values and their Shoup quotients."""
+
+    ring: Ring
+    values: U64
+    quotients: U64
+
+    @staticmethod
+    def of(ring: Ring, values: U64) -> Factor:
+        return Factor(ring, values, _shoup(values.tolist(), ring.q))
+
+    def times(self, a: U64) -> U64:
+        """The product with ``a`` (EVALUATION format) as a new array."""
+        out = a.copy()
+        _multiply(out, self.values, self.quotients, np.uint64(self.ring.q))
+        return out
+
+    def automorphism(self, index: int) -> Factor:
+        """The image under X -> X^index."""
+        order = _automorphism_order(self.ring.n, index)
+        return Factor(self.ring, self.values[order], self.quotients[order])
+
+
+@lru_cache(maxsize=4)
+def _automorphism_order(n: int, index: int) -> I64:
+    """Where the values of a(X^index) stand among those of a(X), both in EVALUATION format.
+
+    Position i holds the value at psi^(2*rev(i) + 1), rev: the reversal of log2(n) bits.
+    """
+    bits = n.bit_length() - 1
+    positions = np.arange(n, dtype=np.int64)
+    reverse = np.zeros(n, dtype=np.int64)
+    for bit in range(bits):
+        reverse |= (positions >> bit & 1) << (bits - 1 - bit)
+    exponents = (2 * reverse + 1) * index % (2 * n)
+    return reverse[(exponents - 1) // 2]
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def make_folder(path: Path) -> None:
 
 def save(path: Path, model: CostModel) -> None:
     """Write a model; the file appears whole or not at all. ArtifactError when the place is not writable."""
-    from glyphc.program import write_atomically
+    from glyphc.files import write_atomically
 
     write_atomically(path, to_json(model).encode())
 

@@ -1,0 +1,95 @@
+"""The server's side of stored keys: evaluation keys from their parts. No secret, and no way to decrypt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from glyphc.ir.parameters import Parameters
+
+from .bridge import CiphertextMould, Mould
+from .contexts import bootstrap_automorphisms, make_contexts, setup_bootstrap
+from .keymoulds import (
+    MULTIPLICATION,
+    PUBLIC,
+    automorphism_mould,
+    bgv_automorphisms,
+    bgv_mould,
+    bgv_part,
+    cast_map,
+    key_shape,
+    reindexed,
+    shapes_of,
+    special_mould,
+    special_shapes,
+    torus_part,
+)
+from .keys import EvaluationKeys
+from .library import fhe
+from .residues import Uniform, unpack
+
+Read = Callable[[str], bytes]
+
+
+def load_keys(
+    parameters: Parameters, seed: bytes, read: Read, observe: Callable[[str], None] = lambda name: None
+) -> EvaluationKeys:
+    """Evaluation keys from the parts of :func:`.keymoulds.part_names`, which ``read`` returns one after another.
+
+    The key pairs made here are thrown away: they give OpenFHE's objects their form, and their tags a name for the
+    client's keys in OpenFHE's tables. ResidueError when a part does not hold what it should; ``observe`` is told each
+    part when it is done.
+    """
+    contexts = make_contexts(parameters)
+    n = parameters.ring
+    bgv = contexts.bgv.KeyGen()
+    mould = CiphertextMould.of(contexts.bgv.Encrypt(bgv.publicKey, _zero(contexts.bgv, n)), contexts.bgv_ring)
+    q = contexts.bgv_ring.q
+    rerandomizer = Mould.of(bgv.publicKey, n, (q,)).with_residues(
+        [unpack(read(PUBLIC), n, q), Uniform(seed, PUBLIC).draw(n, q)]
+    )
+    observe(PUBLIC)
+    automorphisms = None
+    indices = bgv_automorphisms(parameters)
+    if indices:
+        keys = bgv_mould(contexts, bgv.secretKey)
+        towers = []
+        for index, shape in zip(indices, shapes_of(keys, len(indices)), strict=True):
+            towers += shape.decode(bgv_part(index), read(bgv_part(index)), n, seed)
+            observe(bgv_part(index))
+        automorphisms = cast_map(keys, towers)
+    public_key = None
+    if contexts.torus is not None:
+        context = contexts.torus
+        pair = context.KeyGen()
+        public_key, tag = pair.publicKey, pair.publicKey.GetKeyTag()
+        # moulds first: making one empties OpenFHE's tables
+        special = special_mould(context, pair.secretKey, parameters)
+        *rotations, _, _, _ = bootstrap_automorphisms(parameters)
+        ordinary = automorphism_mould(context, pair.secretKey, rotations[0])
+        # a pair of its own: OpenFHE keeps this key for good, and refuses a second one of the same tag
+        other = context.KeyGen()
+        context.EvalMultKeyGen(other.secretKey)
+        multiplication = Mould.of(context.GetEvalMultKeyVector(other.publicKey.GetKeyTag())[0], n)
+        setup_bootstrap(contexts, public_key)
+        shape = key_shape(multiplication.moduli)
+        towers = shape.decode(MULTIPLICATION, read(MULTIPLICATION), n, seed)
+        key = fhe.DeserializeEvalKeyString(multiplication.with_residues(towers), fhe.BINARY)
+        context.InsertEvalMultKey([key], tag)
+        observe(MULTIPLICATION)
+        shape = key_shape(ordinary.moduli)
+        for index in rotations:
+            towers = shape.decode(torus_part(index), read(torus_part(index)), n, seed)
+            context.InsertEvalAutomorphismKey(cast_map(reindexed(ordinary, index), towers), tag)
+            observe(torus_part(index))
+        towers = []
+        for index, shape in special_shapes(special, len(ordinary.towers)):
+            towers += shape.decode(torus_part(index), read(torus_part(index)), n, seed)
+            observe(torus_part(index))
+        context.InsertEvalAutomorphismKey(cast_map(special, towers), tag)
+    return EvaluationKeys(contexts, public_key, automorphisms, mould, rerandomizer)
+
+
+def _zero(context: object, n: int) -> object:
+    return context.MakeCoefPackedPlaintext(np.zeros(n, dtype=np.int64))  # type: ignore[attr-defined]

@@ -1,0 +1,79 @@
+"""Residues as bytes: what goes into files and over networks instead of OpenFHE's own serialised objects.
+
+An element of Z_q[X]/(X^N + 1) is written as its N residues, little-endian, each in as many whole bytes as q needs.
+Uniform elements need not be written at all: they are expanded from a public seed of 32 bytes (the usual compression of
+keys and fresh ciphertexts), by AES-256 in counter mode as the pseudorandom generator.
+
+Readers check that every residue lies below q, so nothing that a stranger sends reaches OpenFHE but numbers in range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from .ring import U64
+
+SEED_BYTES = 32
+
+
+class ResidueError(ValueError):
+    """Bytes that are not residues of the expected number and range."""
+
+
+def width(q: int) -> int:
+    """Bytes of one residue modulo q."""
+    return ((q - 1).bit_length() + 7) // 8
+
+
+def pack(residues: U64, q: int) -> bytes:
+    """Residues below q as ``len(residues) * width(q)`` bytes."""
+    return residues.astype("<u8").view(np.uint8).reshape(-1, 8)[:, : width(q)].tobytes()
+
+
+def unpack(data: bytes | memoryview, n: int, q: int) -> U64:
+    """The inverse of :func:`pack`; ResidueError for another length, or a residue that is not below q."""
+    if len(data) != n * width(q):
+        raise ResidueError(f"{len(data)} bytes where {n} residues take {n * width(q)}")
+    wide = np.zeros((n, 8), dtype=np.uint8)
+    wide[:, : width(q)] = np.frombuffer(data, dtype=np.uint8).reshape(n, -1)
+    residues = wide.reshape(-1).view("<u8").astype(np.uint64)
+    if n and int(residues.max()) >= q:
+        raise ResidueError("a residue is not below its modulus")
+    return residues
+
+
+def unpack_towers(data: bytes, n: int, moduli: tuple[int, ...]) -> Iterator[U64]:
+    """Elements that were packed one after another."""
+    view, at = memoryview(data), 0
+    expected = n * sum(map(width, moduli))
+    if len(data) != expected:
+        raise ResidueError(f"{len(data)} bytes where {len(moduli)} elements take {expected}")
+    for q in moduli:
+        end = at + n * width(q)
+        yield unpack(view[at:end], n, q)
+        at = end
+
+
+class Uniform:
+    """A stream of uniform residues from a public seed. Streams of different names are independent."""
+
+    def __init__(self, seed: bytes, name: str) -> None:
+        if len(seed) != SEED_BYTES:
+            raise ResidueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
+        key = hashlib.sha256(seed + name.encode()).digest()
+        self._stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+    def draw(self, n: int, q: int) -> U64:
+        """The next n residues modulo q, by rejection: words beyond the largest multiple of q are skipped."""
+        limit = np.uint64((1 << 64) // q * q - 1)
+        kept: list[U64] = []
+        missing = n
+        while missing:
+            words = np.frombuffer(self._stream.update(bytes(8 * missing)), dtype="<u8").astype(np.uint64)
+            kept.append(words[words <= limit] % np.uint64(q))
+            missing -= len(kept[-1])
+        return np.concatenate(kept) if kept else np.zeros(0, dtype=np.uint64)

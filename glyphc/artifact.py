@@ -1,0 +1,82 @@
+"""Reading .glyphc files: the graphs of a compiled program. Shared by everything that executes one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from glyphc.errors import ArtifactError
+from glyphc.ir.errors import IRError
+from glyphc.ir.graph import Graph
+from glyphc.ir.text import parse
+from glyphc.ir.verify import verify
+
+FORMAT = "glyphc-program"
+VERSION = 1
+_PART = re.compile(r"stages/[0-9]+-[a-z-]+\.gir")
+
+
+def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
+    """The graphs by stage name, in the order they were made, and the batch that was asked for.
+
+    ArtifactError, naming the file, if it is damaged or of another version.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
+            _check_manifest(manifest, name)
+            parts = {part: archive.read(part) for part in manifest["parts"]}
+    except ArtifactError:
+        raise
+    except Exception as e:  # zipfile, zlib and json raise a dozen classes on damaged data, with no common base
+        raise ArtifactError(
+            f"{name!r} is not a readable .glyphc artifact ({_reason(e)}): it may be truncated or damaged, or "
+            "another kind of file. Make it again with 'glyphc compile'"
+        ) from None
+    for part, content in parts.items():
+        if hashlib.sha256(content).hexdigest() != manifest["parts"][part]:
+            raise ArtifactError(
+                f"{name!r} is damaged: the hash of {part} is wrong. Make it again with 'glyphc compile'"
+            )
+    try:
+        graphs = {_stage(part): parse(content.decode()) for part, content in parts.items()}
+        for graph in graphs.values():
+            verify(graph)
+    except (IRError, UnicodeDecodeError) as e:
+        raise ArtifactError(f"{name!r} holds a graph that this glyphc cannot read: {e}") from None
+    return graphs, manifest["batch"]
+
+
+def _check_manifest(manifest: Any, name: str) -> None:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"{name!r} is not a glyphc program; make one with 'glyphc compile'")
+    if manifest.get("version") != VERSION:
+        raise ArtifactError(
+            f"{name!r} has artifact version {manifest.get('version')}; this glyphc reads version {VERSION}. "
+            "Compile the model again with this version, or use the version that wrote it"
+        )
+    parts, batch = manifest.get("parts"), manifest.get("batch")
+    if (
+        not isinstance(parts, dict)
+        or not all(_PART.fullmatch(part) and isinstance(digest, str) for part, digest in parts.items())
+        or type(batch) is not int
+        or batch < 1
+    ):
+        raise ArtifactError(
+            f"{name!r} is damaged: its manifest does not list stages with their hashes, and a batch. Make it again "
+            "with 'glyphc compile'"
+        )
+
+
+def _stage(part: str) -> str:
+    """The name of the stage that a part of the archive holds."""
+    return Path(part).stem.split("-", 1)[1]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).strip("'\"").split()) or type(error).__name__

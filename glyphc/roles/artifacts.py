@@ -1,0 +1,159 @@
+"""Splitting a compiled program: a specification for the client, and what the server executes.
+
+The specification holds no weights and no instructions, the server's half nothing that calibration saw (ranges and
+histograms of real samples) and none of the compiler's reasons.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from glyphc.approx.noise import predict
+from glyphc.artifact import read_stages
+from glyphc.errors import ArtifactError
+from glyphc.ir.errors import IRError
+from glyphc.ir.graph import Graph
+from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.ops import Output
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.text import parse, parse_record, record_text, to_text
+from glyphc.ir.types import Level
+from glyphc.ir.verify import verify
+from glyphc.passes.schedule import schedule
+
+from .container import Reader, Writer
+from .headers import ProgramHeader, SpecHeader
+
+SPEC_SUFFIX = ".spec"
+PROGRAM_SUFFIX = ".server"
+
+
+@dataclass(frozen=True)
+class Specification:
+    """All of a program that a client needs, and the fingerprint of that program."""
+
+    program: str
+    client: ClientSpec
+
+    def save(self, path: Path) -> None:
+        with Writer(path, SpecHeader(self.program)) as writer:
+            writer.add("spec", record_text(self.client).encode())
+
+    @staticmethod
+    def load(path: Path) -> Specification:
+        with Reader(path, SpecHeader) as reader:
+            data = reader.read("spec")
+            reader.expect([("spec", len(data))])
+            try:
+                return Specification(reader.header.program, parse_record(data.decode(), ClientSpec))
+            except (IRError, UnicodeDecodeError) as e:
+                raise reader.damaged(f"its specification is unreadable ({e})") from None
+
+
+@dataclass(frozen=True, eq=False)
+class ServerProgram:
+    """What the server executes. graph: the final graph, see :func:`stripped`."""
+
+    graph: Graph
+
+    @cached_property
+    def text(self) -> str:
+        return to_text(self.graph)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return schedule(self.graph)
+
+    @property
+    def specification(self) -> Specification:
+        return Specification(self.fingerprint, self.schedule.client)
+
+    def output_noise(self) -> dict[str, float]:
+        """Predicted standard deviation of the ciphertext and bootstrap noise of each output, in its integers."""
+        assert self.graph.parameters is not None
+        noise = predict(self.graph, self.graph.parameters, self.graph.parameters.bgv_bits)
+        out = {}
+        for node, op in self.graph.of(Output):
+            while node.id not in noise:
+                node = self.graph.operands(node)[0]
+            found = noise[node.id]
+            out[op.name] = (found.white**2 + found.bootstrap**2) ** 0.5
+        return out
+
+    def save(self, path: Path) -> None:
+        with Writer(path, ProgramHeader(self.fingerprint)) as writer:
+            writer.add("graph", self.text.encode())
+
+    @staticmethod
+    def load(path: Path) -> ServerProgram:
+        """From a ``.server`` file, or a whole ``.glyphc`` artifact (which a server does not need but may have)."""
+        if _is_artifact(path):
+            stages, _ = read_stages(path.read_bytes(), os.fspath(path))
+            graph = list(stages.values())[-1]
+            _check_graph(graph, os.fspath(path))
+            return ServerProgram(stripped(graph))
+        with Reader(path, ProgramHeader) as reader:
+            data = reader.read("graph")
+            reader.expect([("graph", len(data))])
+            try:
+                graph = parse(data.decode())
+                verify(graph)
+            except (IRError, UnicodeDecodeError) as e:
+                raise reader.damaged(f"its graph is unreadable ({e})") from None
+            _check_graph(graph, reader.name)
+            program = ServerProgram(graph)
+            if program.fingerprint != reader.header.program:
+                raise reader.damaged("its fingerprint is not that of its graph")
+            return program
+
+
+def specification(path: Path) -> Specification:
+    """A client specification from its own file, or split off from a program."""
+    if path.suffix == SPEC_SUFFIX:
+        return Specification.load(path)
+    return ServerProgram.load(path).specification
+
+
+def stripped(graph: Graph) -> Graph:
+    """The graph without calibration data and decisions."""
+    out = Graph(graph.level, graph.batch, graph.parameters)
+    for name, value in graph.constants.items():
+        out.add_constant(name, value)
+    for node in graph:
+        operands = tuple(out.node(o) for o in node.operands)
+        out.add(node.op, operands, replace(node.type, calibration=None), node.location)
+    return out
+
+
+def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
+    """Parameters as they stand in a header."""
+    try:
+        return parse_record(text, Parameters)
+    except IRError as e:
+        raise reader.damaged(f"its parameters are unreadable ({e})") from None
+
+
+def _is_artifact(path: Path) -> bool:
+    """Whether a file is a compiled program as 'glyphc compile' writes it; other errors are left to its reader."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.startswith("stages/") for name in archive.namelist())
+    except OSError as e:
+        raise ArtifactError(f"cannot read {os.fspath(path)!r}: {e.strerror}") from None
+    except Exception:  # damaged; its reader says how
+        return path.suffix == ".glyphc"
+
+
+def _check_graph(graph: Graph, name: str) -> None:
+    if graph.level is not Level.LAIDOUT or graph.parameters is None:
+        raise ArtifactError(f"{name!r} holds no whole program: its final graph with parameters is missing")
