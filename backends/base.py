@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from glyphc.ir.instructions import (
@@ -47,21 +48,30 @@ class Machine(Protocol):
 Observer = Callable[[Instruction, float], None]
 
 
+@dataclass
+class State:
+    """Where an execution stands: instructions that are done, live ciphertexts, outputs so far by name."""
+
+    done: int = 0
+    registers: dict[Register, Any] = field(default_factory=dict)
+    outputs: dict[str, list[Any]] = field(default_factory=dict)
+
+
 def execute(
     schedule: Schedule,
     machine: Machine,
     inputs: Mapping[str, Sequence[Any]],
     observe: Observer = lambda instruction, seconds: None,
+    state: State | None = None,
 ) -> dict[str, list[Any]]:
     """Run a schedule; returns the output ciphertexts by name, in the order of their parts.
 
     ``inputs``: the ciphertexts of each input, in the order of their parts. ``observe`` is told every instruction and
-    the
-    seconds it took, after it is done.
+    the seconds it took, after it is done. ``state``: an earlier execution to go on with; it is kept up to date.
     """
-    registers: dict[Register, Any] = {}
-    outputs: dict[str, list[Any]] = {}
-    for instruction in schedule.instructions:
+    state = State() if state is None else state
+    registers, outputs = state.registers, state.outputs
+    for instruction in schedule.instructions[state.done :]:
         start = time.perf_counter()
         match instruction:
             case Load(target=target, name=name, part=part):
@@ -85,5 +95,6 @@ def execute(
             case Free(registers=dead):
                 for register in dead:
                     del registers[register]
+        state.done += 1
         observe(instruction, time.perf_counter() - start)
     return outputs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from glyphc import __version__
+from glyphc.commands import roles
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
@@ -194,6 +195,9 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     calibration = calibrate(work, cost, reporter())
     cost_file.save(path, calibration.model)
     return calibration
+
+
+roles.register(main)
 
 
 def _node(program: Program, name: str, stage: str | None) -> Any:

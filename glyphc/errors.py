@@ -36,5 +36,9 @@ class ArtifactError(GlyphcError):
     """A file that is not a readable .glyphc artifact of this version."""
 
 
+class SecretError(GlyphcError):
+    """A secret key that cannot be opened: no passphrase, or the wrong one."""
+
+
 class EnvironmentSetupError(GlyphcError):
     """The installation lacks something, e.g. an OpenFHE build for this Python."""

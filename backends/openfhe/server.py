@@ -8,9 +8,11 @@ from typing import Any
 from glyphc.ir.instructions import Evaluate, Schedule
 
 from .bootstrap import Bootstrapper
+from .bridge import CiphertextMould
 from .keys import EvaluationKeys
 from .linear import LinearEngine
 from .switch import Switcher
+from .wire import read_live, write_live
 
 
 class OpenFHEMachine:
@@ -20,6 +22,7 @@ class OpenFHEMachine:
         if schedule.parameters != keys.contexts.parameters:
             raise ValueError("the evaluation keys were made for other parameters than the program's")
         self._schedule = schedule
+        self._keys = keys
         self._linear = LinearEngine(keys, schedule.polynomials)
         self._switcher = Switcher(keys)
         self._bootstrapper = Bootstrapper(keys.contexts)
@@ -29,6 +32,17 @@ class OpenFHEMachine:
         for name in self._schedule.polynomials:
             self._linear.prepare(name)
             observe(name)
+
+    def write(self, ciphertext: Any, torus: bool) -> bytes:
+        """A live ciphertext as bytes, to go on with it in another process. torus: whether it is one of that context."""
+        return write_live(self._live_mould(torus), ciphertext)
+
+    def read(self, data: bytes, torus: bool) -> Any:
+        """The inverse of :meth:`write`; ResidueError when the bytes are none of a ciphertext."""
+        return read_live(self._live_mould(torus), data)
+
+    def _live_mould(self, torus: bool) -> CiphertextMould:
+        return self._switcher.mould(self._schedule.parameters.slots) if torus else self._keys.bgv_mould
 
     def dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
         return self._linear.dot(sources, weights, total)

@@ -30,7 +30,7 @@ class Switcher:
         factor = -pow(self._contexts.parameters.plaintext_modulus, -1, source.q)
         elements = self._bgv_mould.coefficients(ciphertext)
         c0, c1 = (rescale(source.scale(c, factor), source, target) for c in elements)
-        return self._mould(slots).cast(c0, c1)
+        return self.mould(slots).cast(c0, c1)
 
     def from_torus(self, ciphertext: Any) -> Any:
         """The way back."""
@@ -40,7 +40,8 @@ class Switcher:
         c0, c1 = (target.scale(rescale(c, source, target), factor) for c in elements)
         return self._bgv_mould.cast(c0, c1)
 
-    def _mould(self, slots: int) -> CiphertextMould:
+    def mould(self, slots: int) -> CiphertextMould:
+        """The form of a ciphertext at the bottom of the bootstrapping context."""
         if slots not in self._torus_moulds:
             context = self._contexts.torus
             assert context is not None

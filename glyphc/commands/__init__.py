@@ -1,0 +1,1 @@
+"""Commands in groups, each registered by ``glyphc.cli``."""

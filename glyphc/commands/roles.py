@@ -1,0 +1,241 @@
+"""The commands of the two roles on files: split, keygen, encrypt, eval, decrypt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
+
+if TYPE_CHECKING:
+    from glyphc.ir.parameters import Parameters
+
+PASSPHRASE_VARIABLE = "GLYPHC_PASSPHRASE"
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
+
+
+def register(group: click.Group) -> None:
+    """Add the commands."""
+    for command in (split_command, keygen_command, encrypt_command, eval_command, decrypt_command):
+        group.add_command(command)
+
+
+@click.command("split")
+@click.argument("program", type=_FILE)
+@click.option("--client", "client_path", type=_FILE, help="The client specification to write (.spec).")
+@click.option("--server", "server_path", type=_FILE, help="The server's half to write (.server).")
+def split_command(program: Path, client_path: Path | None, server_path: Path | None) -> None:
+    """Split a compiled PROGRAM: a small specification for clients, and what the server executes.
+
+    The specification holds no weights; the server's half nothing that calibration saw.
+    """
+    from glyphc.roles.artifacts import PROGRAM_SUFFIX, SPEC_SUFFIX, ServerProgram
+
+    if client_path is None and server_path is None:
+        raise click.UsageError("say what to write: --client FILE, --server FILE or both")
+    for path, suffix in ((client_path, SPEC_SUFFIX), (server_path, PROGRAM_SUFFIX)):
+        if path is not None and path.suffix != suffix:
+            raise GlyphcError(f"the file {os.fspath(path)!r} must end in {suffix}")
+    half = ServerProgram.load(program)
+    if client_path is not None:
+        half.specification.save(client_path)
+        _wrote(client_path)
+    if server_path is not None:
+        half.save(server_path)
+        _wrote(server_path)
+
+
+@click.command("keygen")
+@click.argument("source", type=_FILE)
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
+@click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
+@click.option("--passphrase", is_flag=True, help=f"Encrypt the secret key; asks, or reads {PASSPHRASE_VARIABLE}.")
+def keygen_command(source: Path, client_folder: Path, server_folder: Path, passphrase: bool) -> None:
+    """Make keys for SOURCE, a compiled program or a client specification (.spec).
+
+    The client's folder gets the secret key (mode 0600) and the client specification; the server's gets evaluation
+    keys and, from a compiled program, the server's half of it.
+    """
+    from glyphc.console import reporter
+    from glyphc.roles.artifacts import SPEC_SUFFIX, ServerProgram, specification
+    from glyphc.roles.client import KEYS_FILE, SECRET_FILE, SPEC_FILE, generate
+
+    if client_folder.resolve() == server_folder.resolve():
+        raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
+    spec = specification(source)
+    _warn(spec.client.parameters)
+    secret = client_folder / SECRET_FILE
+    if secret.exists():
+        raise ArtifactError(
+            f"there is a secret key in {os.fspath(client_folder)!r} already; without it nothing that was encrypted "
+            "with it can be read. Use another folder, or remove it yourself"
+        )
+    phrase = _new_passphrase() if passphrase else None
+    _make_folder(client_folder, 0o700)
+    _make_folder(server_folder, 0o777)
+    progress = reporter()
+    try:
+        generate(spec, secret, server_folder / KEYS_FILE, phrase, progress)
+    finally:
+        progress.done()
+    spec.save(client_folder / SPEC_FILE)
+    written = [secret, client_folder / SPEC_FILE, server_folder / KEYS_FILE]
+    if source.suffix != SPEC_SUFFIX:
+        written.append(server_folder / PROGRAM_FILE)
+        ServerProgram.load(source).save(written[-1])
+    for path in written:
+        _wrote(path)
+
+
+PROGRAM_FILE = "program.server"
+
+
+@click.command("encrypt")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--input", "input_path", type=_FILE, required=True, help="Samples (.npy or .npz).")
+@click.option("--output", "output_path", type=_FILE, required=True, help="The file of encrypted inputs to write.")
+@click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
+def encrypt_command(client_folder: Path, input_path: Path, output_path: Path, spec: Path | None) -> None:
+    """Encrypt samples for the server."""
+    from glyphc.cli import _keep_sources, _load
+    from glyphc.console import reporter
+
+    account = _account(client_folder, spec)
+    _keep_sources(output_path, os.fspath(input_path))
+    x = _load(os.fspath(input_path), "input")
+    progress = reporter()
+    try:
+        account.encrypt(x, output_path, progress)
+    finally:
+        progress.done()
+    _wrote(output_path)
+
+
+@click.command("eval")
+@click.option("--server", "server_folder", type=_FOLDER, required=True, help="The server's folder.")
+@click.option("--input", "input_path", type=_FILE, required=True, help="A file of encrypted inputs.")
+@click.option("--output", "output_path", type=_FILE, required=True, help="The file of encrypted outputs to write.")
+@click.option("--program", type=_FILE, help="A program (.server or .glyphc) other than the folder's.")
+@click.option("--checkpoint", type=_FILE, help="Where to keep what is done. [default: OUTPUT with .checkpoint added]")
+@click.option(
+    "--sanitize",
+    type=click.IntRange(1, 30),
+    metavar="BITS",
+    help="Re-randomise outputs and add noise of 2^BITS times the predicted deviation (see docs/security.md).",
+)
+def eval_command(
+    server_folder: Path,
+    input_path: Path,
+    output_path: Path,
+    program: Path | None,
+    checkpoint: Path | None,
+    sanitize: int | None,
+) -> None:
+    """Evaluate encrypted inputs with evaluation keys: the server's part. Needs no secret.
+
+    An evaluation that was cut short is taken up again at its checkpoint when the same command is given again.
+    """
+    from glyphc.cli import _keep_sources
+    from glyphc.console import reporter
+    from glyphc.files import check_writable
+    from glyphc.roles.artifacts import ServerProgram
+    from glyphc.roles.server import Evaluator, check_keys, check_request, keys_modulus
+
+    half = ServerProgram.load(program or server_folder / PROGRAM_FILE)
+    keys = server_folder / "evaluation.keys"
+    _keep_sources(output_path, os.fspath(input_path), os.fspath(keys))
+    check_writable(output_path)
+    _warn(half.schedule.parameters)
+    # everything that can be refused is, before the keys are loaded
+    check_request(input_path, half, check_keys(keys, half), keys_modulus(keys))
+    progress = reporter()
+    try:
+        evaluator = Evaluator(half, keys, progress)
+        place = checkpoint or output_path.with_name(output_path.name + ".checkpoint")
+        report = evaluator.evaluate(input_path, output_path, place, sanitize or 0)
+    finally:
+        progress.done()
+    if report.resumed:
+        click.echo(f"resumed after {report.resumed} instructions")
+    for stage, seconds in {**evaluator.seconds, **report.seconds}.items():
+        click.echo(f"{stage:<12}{seconds:8.2f} s")
+    _wrote(output_path)
+
+
+@click.command("decrypt")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--input", "input_path", type=_FILE, required=True, help="A file of encrypted outputs.")
+@click.option("--output", "output_path", type=click.Path(), required=True, help="Results (.npy, or .npz for several).")
+@click.option("--request", type=_FILE, help="The file of encrypted inputs that these must be the outputs of.")
+@click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
+def decrypt_command(
+    client_folder: Path, input_path: Path, output_path: str, request: Path | None, spec: Path | None
+) -> None:
+    """Decrypt what the server sent back."""
+    from glyphc.cli import _check_output, _save
+    from glyphc.roles.container import Reader
+    from glyphc.roles.headers import InputsHeader
+
+    account = _account(client_folder, spec)
+    _check_output(output_path, len(account.spec.client.outputs))
+    digest = None
+    if request is not None:
+        with Reader(request, InputsHeader) as reader:
+            digest = reader.digest
+    _save(output_path, account.decrypt(input_path, digest))
+    _wrote(Path(output_path))
+
+
+def _account(folder: Path, spec: Path | None) -> Any:
+    from glyphc.roles.client import SECRET_FILE, load_account
+    from glyphc.roles.secret import needs_passphrase
+
+    secret = folder / SECRET_FILE
+    phrase = _passphrase() if secret.is_file() and needs_passphrase(secret) else None
+    account = load_account(folder, phrase, spec)
+    _warn(account.spec.client.parameters)
+    return account
+
+
+def _passphrase() -> str:
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    if given is not None:
+        return given
+    try:
+        return str(click.prompt("passphrase of the secret key", hide_input=True, err=True))
+    except click.Abort:
+        raise SecretError(f"the secret key needs its passphrase: type it, or set {PASSPHRASE_VARIABLE}") from None
+
+
+def _new_passphrase() -> str:
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    if given is None:
+        try:
+            given = str(click.prompt("new passphrase", hide_input=True, confirmation_prompt=True, err=True))
+        except click.Abort:
+            raise SecretError(f"no passphrase was given: type it twice, or set {PASSPHRASE_VARIABLE}") from None
+    if not given:
+        raise SecretError("the passphrase is empty")
+    return given
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None
+
+
+def _warn(parameters: Parameters) -> None:
+    if not parameters.secure:
+        from glyphc.program import INSECURE_WARNING
+
+        click.echo(INSECURE_WARNING, err=True)
+
+
+def _wrote(path: Path) -> None:
+    click.echo(f"wrote {path} ({path.stat().st_size:,} bytes)")

@@ -1,0 +1,180 @@
+"""The data owner's side: makes keys, encrypts, decrypts. Holds the secret; never imported by the server's modules."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.codec import check_inputs, decode, encode
+from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
+from glyphc.ir.text import record_text
+from glyphc.progress import Reporter, Silent
+
+from .artifacts import Specification
+from .container import Reader, Writer
+from .headers import InputsHeader, KeysHeader, OutputsHeader
+from .parts import check_count, input_places, output_places, pass_count, rows
+from .secret import Secret, check_mode
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.client import ClientKeys
+
+F64 = npt.NDArray[np.floating[Any]]
+
+SECRET_FILE = "secret.key"
+SPEC_FILE = "client.spec"
+KEYS_FILE = "evaluation.keys"
+
+
+def generate(spec: Specification, secret: Path, keys: Path, passphrase: str | None, reporter: Reporter) -> None:
+    """Fresh keys: the secret to one file, the evaluation keys, which are for the server, to another.
+
+    The secret is written last and appears only if the evaluation keys are whole. ParameterError if OpenFHE refuses
+    the program's parameters.
+    """
+    from glyphc.backends.errors import BackendError
+
+    parameters = spec.client.parameters
+    try:
+        from glyphc.backends.openfhe.keygen import KeyMaker
+        from glyphc.backends.openfhe.keymoulds import part_names
+    except BackendError as e:
+        raise EnvironmentSetupError(str(e)) from None
+    seed = os.urandom(32)
+    try:
+        maker = KeyMaker(parameters)
+        reporter.stage("generate keys", len(part_names(parameters)))
+        header = KeysHeader(record_text(parameters), maker.client.contexts.bgv_ring.q, seed.hex())
+        with Writer(keys, header) as writer:
+            for name, data in maker.parts(seed):
+                writer.add(name, data)
+                reporter.advance(1, name)
+    except BackendError as e:
+        raise ParameterError(str(e)) from None
+    Secret(writer.digest, parameters, maker.ternary).save(secret, passphrase)
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """A client that can encrypt and decrypt for one program: its specification and its secret.
+
+    ArtifactError when the secret was made for other parameters.
+    """
+
+    spec: Specification
+    secret: Secret
+
+    def __post_init__(self) -> None:
+        if self.secret.parameters != self.spec.client.parameters:
+            raise ArtifactError(
+                "the secret key was made for other parameters than the program's; make keys for this program with "
+                "'glyphc keygen', or use the client specification that the keys were made for"
+            )
+
+    @cached_property
+    def keys(self) -> ClientKeys:
+        """The keys in OpenFHE's form; EnvironmentSetupError without OpenFHE."""
+        from glyphc.backends.errors import BackendError
+
+        try:
+            from glyphc.backends.openfhe.client import keys_from_secret
+
+            return keys_from_secret(self.secret.parameters, self.secret.ternary)
+        except BackendError as e:
+            raise EnvironmentSetupError(str(e)) from None
+
+    def encrypt(self, x: Any, output: Path, reporter: Reporter | None = None) -> str:
+        """Encrypt samples, shape (samples, *input shape) or a mapping by input name, to a file; returns its digest.
+
+        DataError for samples that do not fit the program, before anything is written.
+        """
+        from glyphc.backends.openfhe.keygen import fresh_ciphertext
+        from glyphc.backends.openfhe.residues import Uniform
+
+        client = self.spec.client
+        samples = check_inputs(client, x)
+        count = len(next(iter(samples.values())))
+        passes = pass_count(client, count)
+        reporter = reporter or Silent()
+        reporter.stage("encrypt", passes * sum(p.layout.ciphertexts for p in client.inputs))
+        seed = os.urandom(32)
+        header = InputsHeader(self.spec.program, self.secret.key, count, seed.hex())
+        with Writer(output, header) as writer:
+            for number in range(passes):
+                chosen = {n: v[rows(client, count, number)] for n, v in samples.items()}
+                encoded = {p.name: encode(p, chosen[p.name]) for p in client.inputs}
+                for place in input_places(client, count, number):
+                    message = encoded[place.port.name][place.number]
+                    writer.add(place.name, fresh_ciphertext(self.keys, message, Uniform(seed, place.name)))
+                    reporter.advance(1, place.port.name)
+        return writer.digest
+
+    def decrypt(self, path: Path, request: str | None = None) -> dict[str, F64]:
+        """Outputs by name, shape (samples, *shape), from a file of encrypted outputs.
+
+        ``request``: the digest of the inputs that these must be the outputs of. ArtifactError for a damaged file, or
+        one for another program, key or request, before anything is decrypted.
+        """
+        with Reader(path, OutputsHeader) as reader:
+            self._check(reader, request)
+            return self._decrypted(reader)
+
+    def _check(self, reader: Reader[OutputsHeader], request: str | None) -> None:
+        header = reader.header
+        check_binding(reader, self.spec.program, self.secret.key)
+        if request is not None and header.request != request:
+            raise ArtifactError(f"{reader.name!r} holds the outputs of other inputs than those that were asked about")
+        if not 8 <= header.modulus_bits <= 48 or header.modulus_bits % 8:
+            raise reader.damaged(f"a modulus of {header.modulus_bits} bits is not one that outputs have")
+        per_pass = sum(1 for _ in output_places(self.spec.client, self.spec.client.batch, 0))
+        check_count(reader, header.samples, per_pass, self.spec.client)
+
+    def _decrypted(self, reader: Reader[OutputsHeader]) -> dict[str, F64]:
+        from glyphc.backends.openfhe.bridge import CiphertextMould
+        from glyphc.backends.openfhe.residues import ResidueError
+        from glyphc.backends.openfhe.wire import output_size, read_output
+
+        client, keys, header = self.spec.client, self.keys, reader.header
+        ring, bits = keys.contexts.bgv_ring, header.modulus_bits
+        mould = CiphertextMould.of(keys.encrypt(np.zeros(ring.n, dtype=np.int64)), ring)
+        passes = range(pass_count(client, header.samples))
+        places = [p for number in passes for p in output_places(client, header.samples, number)]
+        reader.expect([(p.name, output_size(ring, len(p.positions), bits)) for p in places])
+        reader.verify()
+        coefficients: dict[tuple[int, str], list[npt.NDArray[np.int64]]] = {}
+        for place in places:
+            try:
+                data = reader.read(place.name)
+                ciphertext = read_output(mould, client.parameters.plaintext_modulus, data, place.positions, bits)
+            except ResidueError as e:
+                raise reader.damaged(f"part {place.name}: {e}") from None
+            coefficients.setdefault((place.pass_number, place.port.name), []).append(keys.decrypt(ciphertext))
+        results: dict[str, list[F64]] = {p.name: [] for p in client.outputs}
+        for number in passes:
+            part = rows(client, header.samples, number)
+            for port in client.outputs:
+                found = np.array(coefficients[number, port.name])
+                results[port.name].append(decode(port, found, part.stop - part.start))
+        return {name: np.concatenate(parts) for name, parts in results.items()}
+
+
+def check_binding(reader: Reader[OutputsHeader], program: str, key: str) -> None:
+    """ArtifactError unless a file belongs to this program and these keys."""
+    if reader.header.program != program:
+        raise ArtifactError(f"{reader.name!r} belongs to another program than the client specification")
+    if reader.header.key != key:
+        raise ArtifactError(f"{reader.name!r} was made with other keys than this client's")
+
+
+def load_account(folder: Path, passphrase: str | None = None, spec: Path | None = None) -> Account:
+    """The client of a folder that 'glyphc keygen' made; DataError when it is none."""
+    if not (folder / SECRET_FILE).is_file():
+        raise DataError(f"there is no {SECRET_FILE} in {os.fspath(folder)!r}; make keys with 'glyphc keygen'")
+    check_mode(folder / SECRET_FILE)
+    return Account(Specification.load(spec or folder / SPEC_FILE), Secret.load(folder / SECRET_FILE, passphrase))

@@ -1,0 +1,102 @@
+"""The file of the secret key: readable by its owner only, encrypted if there is a passphrase."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from glyphc.errors import ArtifactError, SecretError
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.text import record_text
+
+from .artifacts import read_parameters
+from .container import Reader, Writer
+from .headers import SecretHeader
+
+# 128 MiB and about half a second for each guess of a passphrase (RFC 7914 with r = 8, p = 1).
+_LOG2_COST = 17
+_MOST_LOG2_COST = 20
+_TAG_BYTES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Secret:
+    """A client's secret: the ternary key, shape (N,); key: the digest of the evaluation keys made from it."""
+
+    key: str
+    parameters: Parameters
+    ternary: npt.NDArray[np.int64]
+
+    def save(self, path: Path, passphrase: str | None = None) -> None:
+        """Write with mode 0600; never in the clear if there is a passphrase."""
+        data = self.ternary.astype(np.int8).tobytes()
+        if passphrase is None:
+            header = SecretHeader(self.key, record_text(self.parameters), 0, "", "")
+        else:
+            salt, nonce = os.urandom(16), os.urandom(12)
+            header = SecretHeader(self.key, record_text(self.parameters), _LOG2_COST, salt.hex(), nonce.hex())
+            data = AESGCM(_stretch(passphrase, salt, _LOG2_COST)).encrypt(nonce, data, _bound(header))
+        with Writer(path, header, secret=True) as writer:
+            writer.add("secret", data)
+
+    @staticmethod
+    def load(path: Path, passphrase: str | None = None) -> Secret:
+        """Read it; SecretError when it needs a passphrase or another one, ArtifactError when it is damaged."""
+        with Reader(path, SecretHeader) as reader:
+            header = reader.header
+            parameters = read_parameters(header.parameters, reader)
+            encrypted = header.scrypt_log2_cost > 0
+            reader.expect([("secret", parameters.ring + _TAG_BYTES * encrypted)])
+            data = reader.read("secret")
+            if encrypted:
+                data = _decrypt(data, reader, passphrase)
+            elif passphrase is not None:
+                raise SecretError(f"{reader.name!r} is not encrypted; use it without a passphrase")
+            ternary = np.frombuffer(data, dtype=np.int8).astype(np.int64)
+            if int(np.abs(ternary).max()) > 1:
+                raise reader.damaged("it holds no ternary secret")
+            return Secret(header.key, parameters, ternary)
+
+
+def needs_passphrase(path: Path) -> bool:
+    """Whether the key in a file is encrypted."""
+    with Reader(path, SecretHeader) as reader:
+        return reader.header.scrypt_log2_cost > 0
+
+
+def check_mode(path: Path) -> None:
+    """ArtifactError when others may read the file."""
+    if path.stat().st_mode & 0o077:
+        raise ArtifactError(f"the secret key {os.fspath(path)!r} may be read by others; do 'chmod 600' on it first")
+
+
+def _decrypt(data: bytes, reader: Reader[SecretHeader], passphrase: str | None) -> bytes:
+    header = reader.header
+    if passphrase is None:
+        raise SecretError(f"the secret key {reader.name!r} is encrypted and needs its passphrase")
+    try:
+        salt, nonce = bytes.fromhex(header.salt), bytes.fromhex(header.nonce)
+    except ValueError:
+        raise reader.damaged("its header is unreadable") from None
+    if header.scrypt_log2_cost > _MOST_LOG2_COST or len(salt) != 16 or len(nonce) != 12:
+        raise reader.damaged("its header asks for an unusual encryption")
+    try:
+        return AESGCM(_stretch(passphrase, salt, header.scrypt_log2_cost)).decrypt(nonce, data, _bound(header))
+    except InvalidTag:
+        raise SecretError(f"wrong passphrase for {reader.name!r} (or its header was changed)") from None
+
+
+def _stretch(passphrase: str, salt: bytes, log2_cost: int) -> bytes:
+    return Scrypt(salt=salt, length=32, n=1 << log2_cost, r=8, p=1).derive(passphrase.encode())
+
+
+def _bound(header: SecretHeader) -> bytes:
+    """What the encryption also protects against changes."""
+    return f"{header.key}\n{header.parameters}".encode()

@@ -1,0 +1,396 @@
+"""The server's side: evaluates files of encrypted inputs with a client's evaluation keys. It has no way to decrypt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from glyphc.approx import cost_file
+from glyphc.approx.estimate import estimate, instruction_seconds
+from glyphc.backends.base import State, execute
+from glyphc.backends.errors import BackendError
+from glyphc.errors import ArtifactError, EnvironmentSetupError, ParameterError
+from glyphc.ir.instructions import Evaluate, Free, Instruction, Powers, Register, ToTorus
+from glyphc.progress import Reporter, Silent
+
+from .artifacts import ServerProgram, read_parameters
+from .container import Reader, Writer
+from .headers import CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
+from .parts import Place, check_count, input_places, output_places, pass_count
+
+# A checkpoint is written when this much work would be lost without it.
+CHECKPOINT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an evaluation is about: checked before any work. digest: of the file of inputs."""
+
+    inputs: Path
+    program: str
+    key: str
+    samples: int
+    seed: bytes
+    digest: str
+
+
+@dataclass
+class EvaluationReport:
+    """What an evaluation did. seconds: by stage; resumed: instructions that an earlier attempt had done."""
+
+    samples: int
+    passes: int
+    digest: str = ""
+    resumed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def check_keys(path: Path, program: ServerProgram) -> str:
+    """The digest of a file of evaluation keys; ArtifactError when it is damaged or for another program's parameters."""
+    with Reader(path, KeysHeader) as reader:
+        _check_parameters(reader, program)
+        return reader.digest
+
+
+def check_request(path: Path, program: ServerProgram, key: str, modulus: int) -> Request:
+    """Check a file of encrypted inputs as a whole: binding, number, sizes, hashes. ArtifactError says what is wrong.
+
+    key: digest of the evaluation keys; modulus: of the BGV context, as the keys' header says.
+    """
+    client = program.specification.client
+    with Reader(path, InputsHeader) as reader:
+        header = reader.header
+        if header.program != program.fingerprint:
+            raise ArtifactError(f"{reader.name!r} was encrypted for another program")
+        if header.key != key:
+            raise ArtifactError(f"{reader.name!r} was encrypted with other keys than these evaluation keys belong to")
+        seed = _seed(header.seed, reader)
+        check_count(reader, header.samples, sum(p.layout.ciphertexts for p in client.inputs), client)
+        size = client.parameters.ring * (((modulus - 1).bit_length() + 7) // 8)
+        passes = range(pass_count(client, header.samples))
+        reader.expect([(p.name, size) for number in passes for p in input_places(client, header.samples, number)])
+        reader.verify()
+        return Request(path, header.program, header.key, header.samples, seed, reader.digest)
+
+
+def keys_modulus(path: Path) -> int:
+    """The BGV modulus that a file of evaluation keys was made for."""
+    with Reader(path, KeysHeader) as reader:
+        return reader.header.modulus
+
+
+class Evaluator:
+    """A program with one client's evaluation keys, loaded once for any number of requests.
+
+    One in a process at a time: OpenFHE keeps keys in tables of the process.
+    """
+
+    def __init__(self, program: ServerProgram, keys: Path, reporter: Reporter | None = None) -> None:
+        self.program = program
+        self.seconds: dict[str, float] = {}
+        self._reporter = reporter or Silent()
+        self._cost = cost_file.current()
+        start = time.perf_counter()
+        with Reader(keys, KeysHeader) as reader:
+            _check_parameters(reader, program)
+            self.key = reader.digest
+            self.modulus = reader.header.modulus
+            self._check_memory()
+            self._load(reader)
+        self.seconds["load keys"] = time.perf_counter() - start
+
+    def _load(self, reader: Reader[KeysHeader]) -> None:
+        try:
+            from glyphc.backends.openfhe.keymoulds import part_names
+            from glyphc.backends.openfhe.load import load_keys
+            from glyphc.backends.openfhe.residues import ResidueError
+            from glyphc.backends.openfhe.server import OpenFHEMachine
+        except BackendError as e:
+            raise EnvironmentSetupError(str(e)) from None
+        parameters = self.program.schedule.parameters
+        names = part_names(parameters)
+        wrong = next((n for n in names if n not in reader.parts), None) or next(
+            (n for n in reader.parts if n not in names), None
+        )
+        if wrong is not None:
+            raise reader.damaged(f"part {wrong} is missing, or does not belong there")
+        reader.verify()
+        self._reporter.stage("load keys", len(names))
+        try:
+            self._keys = load_keys(
+                parameters,
+                _seed(reader.header.seed, reader),
+                reader.read,
+                lambda name: self._reporter.advance(1, name),
+            )
+        except ResidueError as e:
+            raise reader.damaged(str(e)) from None
+        except BackendError as e:
+            raise ParameterError(str(e)) from None
+        if self._keys.contexts.bgv_ring.q != self.modulus:
+            raise reader.damaged("its keys are for another modulus than this installation of OpenFHE chooses")
+        self._machine = OpenFHEMachine(self.program.schedule, self._keys)
+
+    def _check_memory(self) -> None:
+        needed = estimate(self.program.schedule, self._cost).memory_bytes
+        available = psutil.virtual_memory().available
+        if needed > available:
+            raise EnvironmentSetupError(
+                f"this evaluation needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
+                "use a larger machine, stop other programs, or compile with a smaller --batch"
+            )
+
+    def evaluate(
+        self,
+        inputs: Path,
+        output: Path,
+        checkpoint: Path | None = None,
+        flooding_bits: int = 0,
+        reporter: Reporter | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> EvaluationReport:
+        """Evaluate a file of encrypted inputs to one of encrypted outputs.
+
+        checkpoint: where to keep what is done; a file that is there from an attempt that was cut short is gone on with
+        (ArtifactError if it is of another request), and removed at the end. flooding_bits: add noise of
+        2^flooding_bits times the predicted deviation to outputs, and re-randomise them; 0 does neither.
+        """
+        request = check_request(inputs, self.program, self.key, self.modulus)
+        run = _Evaluation(self, request, checkpoint, flooding_bits, reporter or self._reporter, checkpoint_seconds)
+        return run.run(output)
+
+    # -- what an evaluation uses --
+
+    def predicted(self, instruction: Instruction) -> float:
+        return instruction_seconds(instruction, self.program.schedule.parameters, self._cost)
+
+
+class _Evaluation:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        request: Request,
+        checkpoint: Path | None,
+        flooding_bits: int,
+        reporter: Reporter,
+        checkpoint_seconds: float,
+    ) -> None:
+        self.evaluator = evaluator
+        self.request = request
+        self.path = checkpoint
+        self.flooding_bits = flooding_bits
+        self.reporter = reporter
+        self.interval = checkpoint_seconds
+        self.schedule = evaluator.program.schedule
+        self.client = self.schedule.client
+        self.noise = evaluator.program.output_noise()
+        self.finished: list[tuple[str, bytes]] = []
+        self.pass_number = 0
+        self.state = State()
+        self.passes = pass_count(self.client, request.samples)
+        self.report = EvaluationReport(request.samples, self.passes)
+        self.bits = self._output_bits()
+
+    def _output_bits(self) -> int:
+        from glyphc.backends.openfhe.wire import output_bits
+
+        return output_bits(self.client.parameters.plaintext_bits, min(self.noise.values()))
+
+    def run(self, output: Path) -> EvaluationReport:
+        start = time.perf_counter()
+        self._resume()
+        header = OutputsHeader(
+            self.request.program,
+            self.request.key,
+            self.request.digest,
+            self.request.samples,
+            self.bits,
+            self.flooding_bits,
+        )
+        with Reader(self.request.inputs, InputsHeader) as reader, Writer(output, header) as writer:
+            if reader.digest != self.request.digest:
+                raise ArtifactError(f"{reader.name!r} was replaced while it was in use")
+            try:
+                while self.pass_number < self.passes:
+                    self._pass(reader)
+            finally:
+                self.reporter.done()
+            for name, data in self.finished:
+                writer.add(name, data)
+        self.report.digest = writer.digest
+        self.report.seconds["evaluate"] = time.perf_counter() - start
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        return self.report
+
+    def _pass(self, reader: Reader[InputsHeader]) -> None:
+        """One pass from where ``state`` stands; its outputs are reduced and kept."""
+        number = self.pass_number
+        self.reporter.note(f" (pass {number + 1} of {self.passes})" if self.passes > 1 else "")
+        instructions = self.schedule.instructions
+        self.reporter.stage("evaluate", sum(map(self.evaluator.predicted, instructions)))
+        for instruction in instructions[: self.state.done]:
+            self.reporter.advance(self.evaluator.predicted(instruction), "resumed")
+        watch = _Watch(self, set(_live_powers(instructions[: self.state.done])))
+        inputs = {
+            port.name: _Ciphertexts(self, reader, [p for p in self._inputs(number) if p.port == port])
+            for port in self.client.inputs
+        }
+        outputs = execute(self.schedule, self.evaluator._machine, inputs, watch.observe, self.state)
+        self._finish(outputs)
+        self.pass_number, self.state = number + 1, State()
+        if self.path is not None and self.pass_number < self.passes:
+            self.save()
+
+    def _inputs(self, number: int) -> Iterator[Place]:
+        return input_places(self.client, self.request.samples, number)
+
+    def _finish(self, outputs: dict[str, list[Any]]) -> None:
+        from glyphc.backends.openfhe.wire import Flood, write_output
+
+        for place in output_places(self.client, self.request.samples, self.pass_number):
+            name = place.port.name
+            parts = min(place.port.layout.parts, place.port.layout.features)
+            chunk, part = divmod(place.number, place.port.layout.parts)
+            per_chunk = len(outputs[name]) // place.port.layout.chunks
+            assert parts <= per_chunk
+            flood = Flood(self.noise[name] * 2.0**self.flooding_bits) if self.flooding_bits else None
+            data = write_output(
+                self.evaluator._keys, outputs[name][chunk * per_chunk + part], place.positions, self.bits, flood
+            )
+            self.finished.append((place.name, data))
+
+    # -- checkpoints --
+
+    def save(self) -> None:
+        """Write what is done: reduced outputs of finished passes, live ciphertexts of this one."""
+        assert self.path is not None
+        header = CheckpointHeader(
+            self.request.program,
+            self.request.key,
+            self.request.digest,
+            self.flooding_bits,
+            self.pass_number,
+            self.state.done,
+        )
+        torus = _torus_registers(self.schedule.instructions)
+        with Writer(self.path, header) as writer:
+            for name, data in self.finished:
+                writer.add(f"finished/{name}", data)
+            for register, ciphertext in self.state.registers.items():
+                writer.add(f"live/{register}", self.evaluator._machine.write(ciphertext, register in torus))
+            for port, output in enumerate(self.client.outputs):
+                for at, ciphertext in enumerate(self.state.outputs.get(output.name, [])):
+                    writer.add(f"stored/{port}/{at}", self.evaluator._machine.write(ciphertext, False))
+
+    def _resume(self) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        machine = self.evaluator._machine
+        torus = _torus_registers(self.schedule.instructions)
+        with Reader(self.path, CheckpointHeader) as reader:
+            header = reader.header
+            if (header.program, header.key, header.request, header.flooding_bits) != (
+                self.request.program,
+                self.request.key,
+                self.request.digest,
+                self.flooding_bits,
+            ):
+                raise ArtifactError(
+                    f"{reader.name!r} is the checkpoint of another evaluation; remove it to begin anew"
+                )
+            if header.pass_number >= self.passes or header.instructions > len(self.schedule.instructions):
+                raise reader.damaged("it does not fit the program")
+            state = State(header.instructions)
+            for name in reader.parts:
+                kind, _, rest = name.partition("/")
+                data = reader.read(name)
+                if kind == "finished":
+                    self.finished.append((rest, data))
+                elif kind == "live":
+                    state.registers[int(rest)] = machine.read(data, int(rest) in torus)
+                else:
+                    port = self.client.outputs[int(rest.split("/")[0])]
+                    state.outputs.setdefault(port.name, []).append(machine.read(data, False))
+        self.pass_number, self.state = header.pass_number, state
+        self.report.resumed = header.pass_number * len(self.schedule.instructions) + header.instructions
+
+
+class _Watch:
+    """Reports progress, and writes a checkpoint where enough was done and everything that is live can be written.
+
+    The powers of a bootstrap are hundreds of megabytes and opaque: no checkpoint while they are alive.
+    """
+
+    def __init__(self, run: _Evaluation, powers: set[Register]) -> None:
+        self._run = run
+        self._powers = powers
+        self._unsaved = 0.0
+
+    def observe(self, instruction: Instruction, seconds: float) -> None:
+        node = self._run.evaluator.program.graph.node(instruction.node)
+        self._run.reporter.advance(
+            self._run.evaluator.predicted(instruction), f"{node.op.mnemonic} {node.location}".strip()
+        )
+        self._unsaved += seconds
+        if isinstance(instruction, Powers):
+            self._powers.add(instruction.target)
+        elif isinstance(instruction, Free):
+            self._powers.difference_update(instruction.registers)
+        if self._run.path is not None and not self._powers and self._unsaved >= self._run.interval:
+            self._run.save()
+            self._unsaved = 0.0
+
+
+class _Ciphertexts(Sequence[Any]):
+    """Input ciphertexts, read when they are needed."""
+
+    def __init__(self, run: _Evaluation, reader: Reader[InputsHeader], places: list[Place]) -> None:
+        self._run, self._reader, self._places = run, reader, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: Any) -> Any:
+        from glyphc.backends.openfhe.residues import ResidueError, Uniform
+        from glyphc.backends.openfhe.wire import read_fresh
+
+        name = self._places[number].name
+        try:
+            mould = self._run.evaluator._keys.bgv_mould
+            return read_fresh(mould, self._reader.read(name), Uniform(self._run.request.seed, name))
+        except ResidueError as e:
+            raise self._reader.damaged(f"part {name}: {e}") from None
+
+
+def _live_powers(instructions: Sequence[Instruction]) -> Iterator[Register]:
+    dead = {r for i in instructions if isinstance(i, Free) for r in i.registers}
+    return (i.target for i in instructions if isinstance(i, Powers) and i.target not in dead)
+
+
+def _torus_registers(instructions: Sequence[Instruction]) -> frozenset[Register]:
+    """Registers that hold ciphertexts of the bootstrapping context."""
+    return frozenset(i.target for i in instructions if isinstance(i, ToTorus | Evaluate))
+
+
+def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> None:
+    if read_parameters(reader.header.parameters, reader) != program.schedule.parameters:
+        raise ArtifactError(
+            f"{reader.name!r} was made for other parameters than the program's; make keys for this program with "
+            "'glyphc keygen'"
+        )
+
+
+def _seed(text: str, reader: Reader[Any]) -> bytes:
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != 32:
+        raise reader.damaged("its seed is not one of 32 bytes")
+    return seed
