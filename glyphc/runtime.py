@@ -76,6 +76,16 @@ def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: R
     return runner.report
 
 
+@contextmanager
+def _backend_errors() -> Iterator[None]:
+    from glyphc.backends.errors import BackendError
+
+    try:
+        yield
+    except BackendError as e:
+        raise ParameterError(str(e)) from None
+
+
 class _Runner:
     def __init__(self, program: Program, samples: dict[str, F64], mode: Mode, reporter: Reporter) -> None:
         self.program = program
@@ -126,14 +136,14 @@ class _Runner:
 
         try:
             from glyphc.backends.openfhe.client import generate_keys
-            from glyphc.backends.openfhe.keys import release_all_keys
+            from glyphc.backends.openfhe.keys import key_tables, release_all_keys
             from glyphc.backends.openfhe.server import OpenFHEMachine
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
         self.program.warn_if_insecure()
         parameters = self.client.parameters
         self._check_memory()
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, _backend_errors(), key_tables():
             try:
                 with self.stage("generate keys", self.cost.key_seconds(parameters)):
                     keys, evaluation_keys = generate_keys(parameters)
@@ -142,8 +152,6 @@ class _Runner:
                 with self.stage("encode weights", sum(map(len, polynomials.values()))):
                     machine.prepare(lambda name: self.reporter.advance(len(polynomials[name]), name))
                 self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
-            except BackendError as e:
-                raise ParameterError(str(e)) from None
             finally:
                 release_all_keys()
 

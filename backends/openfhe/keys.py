@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import BackendError
 from .bridge import CiphertextMould
 from .contexts import Contexts
 from .library import fhe
@@ -45,9 +49,45 @@ def bootstrap_key_bytes(keys: EvaluationKeys) -> int:
     return count * len(fhe.Serialize(multiplication[0], fhe.BINARY))
 
 
+_in_use = threading.Lock()
+_releases = 0
+
+
+@contextmanager
+def key_tables() -> Iterator[None]:
+    """Sole use of the tables in which OpenFHE keeps evaluation keys; BackendError when they are in use.
+
+    They belong to the process, and can only be emptied as a whole: key generation would take the keys of an evaluation.
+    """
+    if not _in_use.acquire(blocking=False):
+        raise BackendError(
+            "this process holds evaluation keys already, and OpenFHE's tables serve one set at a time; close the other "
+            "evaluator first, or use another process"
+        )
+    try:
+        yield
+    finally:
+        _in_use.release()
+
+
+def clear_keys(keys: EvaluationKeys) -> None:
+    """Drop what makes evaluation keys large: automorphism keys and precomputed transforms. Contexts stay."""
+    keys.contexts.bgv.ClearEvalAutomorphismKeys()
+    if keys.contexts.torus is not None:
+        keys.contexts.torus.ClearBootstrapPrecom()
+
+
 def release_all_keys() -> None:
     """Drop every evaluation key and context that OpenFHE keeps in tables of this process (gigabytes).
 
     OpenFHE offers no way to drop those of one client alone, so this belongs where no other evaluation is going on.
+    Objects made before do not go with objects made after it: see :func:`releases`.
     """
+    global _releases
+    _releases += 1
     fhe.ReleaseAllContexts()
+
+
+def releases() -> int:
+    """How often contexts were released so far."""
+    return _releases

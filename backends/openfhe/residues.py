@@ -39,7 +39,7 @@ def unpack(data: bytes | memoryview, n: int, q: int) -> U64:
     if len(data) != n * width(q):
         raise ResidueError(f"{len(data)} bytes where {n} residues take {n * width(q)}")
     wide = np.zeros((n, 8), dtype=np.uint8)
-    wide[:, : width(q)] = np.frombuffer(data, dtype=np.uint8).reshape(n, -1)
+    wide[:, : width(q)] = np.frombuffer(data, dtype=np.uint8).reshape(n, width(q))
     residues = wide.reshape(-1).view("<u8").astype(np.uint64)
     if n and int(residues.max()) >= q:
         raise ResidueError("a residue is not below its modulus")

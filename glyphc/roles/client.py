@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,17 +45,19 @@ def generate(spec: Specification, secret: Path, keys: Path, passphrase: str | No
     try:
         from glyphc.backends.openfhe.keygen import KeyMaker
         from glyphc.backends.openfhe.keymoulds import part_names
+        from glyphc.backends.openfhe.keys import key_tables
     except BackendError as e:
         raise EnvironmentSetupError(str(e)) from None
     seed = os.urandom(32)
     try:
-        maker = KeyMaker(parameters)
-        reporter.stage("generate keys", len(part_names(parameters)))
-        header = KeysHeader(record_text(parameters), maker.client.contexts.bgv_ring.q, seed.hex())
-        with Writer(keys, header) as writer:
-            for name, data in maker.parts(seed):
-                writer.add(name, data)
-                reporter.advance(1, name)
+        with key_tables():
+            maker = KeyMaker(parameters)
+            reporter.stage("generate keys", len(part_names(parameters)))
+            header = KeysHeader(record_text(parameters), maker.client.contexts.bgv_ring.q, seed.hex())
+            with Writer(keys, header) as writer:
+                for name, data in maker.parts(seed):
+                    writer.add(name, data)
+                    reporter.advance(1, name)
     except BackendError as e:
         raise ParameterError(str(e)) from None
     Secret(writer.digest, parameters, maker.ternary).save(secret, passphrase)
@@ -77,17 +80,24 @@ class Account:
                 "'glyphc keygen', or use the client specification that the keys were made for"
             )
 
-    @cached_property
+    @property
     def keys(self) -> ClientKeys:
         """The keys in OpenFHE's form; EnvironmentSetupError without OpenFHE."""
         from glyphc.backends.errors import BackendError
 
         try:
-            from glyphc.backends.openfhe.client import keys_from_secret
+            from glyphc.backends.openfhe.keys import releases
 
-            return keys_from_secret(self.secret.parameters, self.secret.ternary)
+            return self._keys(releases())
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
+
+    @cached_property
+    def _keys(self) -> Callable[[int], ClientKeys]:
+        """The keys, made once, and again after OpenFHE's contexts were released."""
+        from glyphc.backends.openfhe.client import keys_from_secret
+
+        return lru_cache(maxsize=1)(lambda _: keys_from_secret(self.secret.parameters, self.secret.ternary))
 
     def encrypt(self, x: Any, output: Path, reporter: Reporter | None = None) -> str:
         """Encrypt samples, shape (samples, *input shape) or a mapping by input name, to a file; returns its digest.

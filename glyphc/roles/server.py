@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def keys_modulus(path: Path) -> int:
 class Evaluator:
     """A program with one client's evaluation keys, loaded once for any number of requests.
 
-    One in a process at a time: OpenFHE keeps keys in tables of the process.
+    One in a process at a time: OpenFHE keeps keys in tables of the process. A context manager, which drops the keys.
     """
 
     def __init__(self, program: ServerProgram, keys: Path, reporter: Reporter | None = None) -> None:
@@ -96,23 +97,46 @@ class Evaluator:
         self._reporter = reporter or Silent()
         self._cost = cost_file.current()
         start = time.perf_counter()
+        self._tables = ExitStack()
         with Reader(keys, KeysHeader) as reader:
             _check_parameters(reader, program)
             self.key = reader.digest
             self.modulus = reader.header.modulus
             self._check_memory()
-            self._load(reader)
+            try:
+                self._load(reader)
+            except BaseException:
+                self._tables.close()
+                raise
         self.seconds["load keys"] = time.perf_counter() - start
+
+    def close(self) -> None:
+        """Drop the keys; the evaluator is of no use afterwards."""
+        from glyphc.backends.openfhe.keys import clear_keys
+
+        clear_keys(self._keys)
+        self._tables.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _load(self, reader: Reader[KeysHeader]) -> None:
         try:
             from glyphc.backends.openfhe.keymoulds import part_names
+            from glyphc.backends.openfhe.keys import key_tables
             from glyphc.backends.openfhe.load import load_keys
             from glyphc.backends.openfhe.residues import ResidueError
             from glyphc.backends.openfhe.server import OpenFHEMachine
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
         parameters = self.program.schedule.parameters
+        try:
+            self._tables.enter_context(key_tables())
+        except BackendError as e:
+            raise EnvironmentSetupError(str(e)) from None
         names = part_names(parameters)
         wrong = next((n for n in names if n not in reader.parts), None) or next(
             (n for n in reader.parts if n not in names), None

@@ -1,0 +1,58 @@
+"""Small programs, keys and files for the tests of roles and service (insecure rings, for speed)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+import glyphc
+from glyphc.progress import Silent
+from glyphc.roles.artifacts import ServerProgram, stripped
+from glyphc.roles.client import KEYS_FILE, SECRET_FILE, SPEC_FILE, Account, generate, load_account
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "models"
+F32 = npt.NDArray[np.float32]
+
+
+def samples(count: int, name: str = "digits") -> F32:
+    return np.load(MODELS / "data" / f"{name}-test.npy")[:count]
+
+
+def compiled(batch: int = 4, ring: int | None = 1024, name: str = "digits") -> glyphc.Program:
+    train = np.load(MODELS / "data" / f"{name}-train.npy")
+    return glyphc.compile(MODELS / f"{name}-mlp.onnx", train, batch, insecure_ring=ring)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A compiled program with a client's and a server's folder."""
+
+    program: glyphc.Program
+    client: Path
+    server: Path
+    account: Account
+    half: ServerProgram
+
+    @property
+    def keys(self) -> Path:
+        return self.server / KEYS_FILE
+
+
+def make_setting(folder: Path, program: glyphc.Program) -> Setting:
+    half = ServerProgram(stripped(program.graph))
+    client, server = folder / "client", folder / "server"
+    client.mkdir(parents=True)
+    server.mkdir()
+    half.specification.save(client / SPEC_FILE)
+    half.save(server / "program.server")
+    generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent())
+    return Setting(program, client, server, load_account(client), half)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLYPHC_COST_MODEL": ""} | changes
