@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Client",
     "GlyphcError",
     "Program",
     "__version__",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .errors import GlyphcError
     from .program import Program
     from .registry import activations, register_activation, unregister_activation
+    from .service.client import Client
 
     load = Program.load
 
@@ -41,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from .errors import GlyphcError
 
         return GlyphcError
+    if name == "Client":
+        from .service.client import Client
+
+        return Client
     if name in ("Program", "load"):
         from .program import Program
 

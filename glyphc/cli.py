@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from glyphc import __version__
-from glyphc.commands import roles
+from glyphc.commands import roles, service
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
@@ -198,6 +198,7 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
 
 
 roles.register(main)
+service.register(main)
 
 
 def _node(program: Program, name: str, stage: str | None) -> Any:

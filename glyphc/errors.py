@@ -36,6 +36,10 @@ class ArtifactError(GlyphcError):
     """A file that is not a readable .glyphc artifact of this version."""
 
 
+class CheckpointError(ArtifactError):
+    """A checkpoint that cannot be gone on with."""
+
+
 class SecretError(GlyphcError):
     """A secret key that cannot be opened: no passphrase, or the wrong one."""
 

@@ -84,7 +84,9 @@ def test_keys_from_a_specification_alone(setting: Setting, tmp_path: Path) -> No
     program = tmp_path / "p.glyphc"
     setting.program.save(program)
     glyphc("split", program, "--client", tmp_path / "p.spec", "--server", tmp_path / "p.server")
-    glyphc("keygen", tmp_path / "p.spec", "--client", tmp_path / "client", "--server", tmp_path / "server")
+    keygen = ("keygen", tmp_path / "p.spec", "--client", tmp_path / "client", "--server", tmp_path / "server")
+    assert "protect nothing" in glyphc(*keygen, code=2).stderr
+    glyphc(*keygen, "--insecure")
     assert [p.name for p in (tmp_path / "server").iterdir()] == ["evaluation.keys"]
     x = tmp_path / "x.npy"
     np.save(x, samples(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
 
 if TYPE_CHECKING:
     from glyphc.ir.parameters import Parameters
+    from glyphc.roles.client import Account
 
 PASSPHRASE_VARIABLE = "GLYPHC_PASSPHRASE"
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -54,7 +55,10 @@ def split_command(program: Path, client_path: Path | None, server_path: Path | N
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help=f"Encrypt the secret key; asks, or reads {PASSPHRASE_VARIABLE}.")
-def keygen_command(source: Path, client_folder: Path, server_folder: Path, passphrase: bool) -> None:
+@click.option("--insecure", is_flag=True, help="Accept a specification with a small ring, for tests. NOT SECURE.")
+def keygen_command(
+    source: Path, client_folder: Path, server_folder: Path, passphrase: bool, insecure: bool
+) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
     The client's folder gets the secret key (mode 0600) and the client specification; the server's gets evaluation
@@ -62,11 +66,14 @@ def keygen_command(source: Path, client_folder: Path, server_folder: Path, passp
     """
     from glyphc.console import reporter
     from glyphc.roles.artifacts import SPEC_SUFFIX, ServerProgram, specification
-    from glyphc.roles.client import KEYS_FILE, SECRET_FILE, SPEC_FILE, generate
+    from glyphc.roles.client import KEYS_FILE, SECRET_FILE, SPEC_FILE, check_security, generate
 
     if client_folder.resolve() == server_folder.resolve():
         raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
     spec = specification(source)
+    # a compiled program says by itself what it was asked for; a specification may be anybody's
+    if not insecure and (spec.client.parameters.secure or source.suffix == SPEC_SUFFIX):
+        check_security(spec)
     _warn(spec.client.parameters)
     secret = client_folder / SECRET_FILE
     if secret.exists():
@@ -104,7 +111,7 @@ def encrypt_command(client_folder: Path, input_path: Path, output_path: Path, sp
     from glyphc.cli import _keep_sources, _load
     from glyphc.console import reporter
 
-    account = _account(client_folder, spec)
+    account = load_client(client_folder, spec)
     _keep_sources(output_path, os.fspath(input_path))
     x = _load(os.fspath(input_path), "input")
     progress = reporter()
@@ -180,7 +187,7 @@ def decrypt_command(
     from glyphc.roles.container import Reader
     from glyphc.roles.headers import InputsHeader
 
-    account = _account(client_folder, spec)
+    account = load_client(client_folder, spec)
     _check_output(output_path, len(account.spec.client.outputs))
     digest = None
     if request is not None:
@@ -190,7 +197,8 @@ def decrypt_command(
     _wrote(Path(output_path))
 
 
-def _account(folder: Path, spec: Path | None) -> Any:
+def load_client(folder: Path, spec: Path | None) -> Account:
+    """The client of a folder, after asking for its passphrase if it has one."""
     from glyphc.roles.client import SECRET_FILE, load_account
     from glyphc.roles.secret import needs_passphrase
 

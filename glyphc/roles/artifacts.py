@@ -100,7 +100,7 @@ class ServerProgram:
         if _is_artifact(path):
             stages, _ = read_stages(path.read_bytes(), os.fspath(path))
             graph = list(stages.values())[-1]
-            _check_graph(graph, os.fspath(path))
+            _check_graph(graph, repr(os.fspath(path)))
             return ServerProgram(stripped(graph))
         with Reader(path, ProgramHeader) as reader:
             data = reader.read("graph")
@@ -156,4 +156,4 @@ def _is_artifact(path: Path) -> bool:
 
 def _check_graph(graph: Graph, name: str) -> None:
     if graph.level is not Level.LAIDOUT or graph.parameters is None:
-        raise ArtifactError(f"{name!r} holds no whole program: its final graph with parameters is missing")
+        raise ArtifactError(f"{name} holds no whole program: its final graph with parameters is missing")

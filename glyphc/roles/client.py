@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.approx.security import largest_modulus
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
 from glyphc.ir.text import record_text
@@ -31,6 +32,26 @@ F64 = npt.NDArray[np.floating[Any]]
 SECRET_FILE = "secret.key"
 SPEC_FILE = "client.spec"
 KEYS_FILE = "evaluation.keys"
+
+
+def check_security(spec: Specification) -> None:
+    """ParameterError unless the parameters give 128-bit security.
+
+    A specification may come from a server that nobody trusts, so the client checks for itself what 'glyphc compile'
+    checks (and OpenFHE checks again when keys are made).
+    """
+    parameters = spec.client.parameters
+    if not parameters.secure:
+        raise ParameterError(
+            "the program's parameters protect nothing: it was compiled with a small ring, for tests only. If a test "
+            "is what you want, say so with --insecure"
+        )
+    limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
+    if parameters.modulus_bits > limit:
+        raise ParameterError(
+            f"the program's parameters are not 128-bit secure: keys modulo 2^{parameters.modulus_bits} at ring "
+            f"dimension {parameters.ring}, where at most 2^{limit} is. Do not use this program"
+        )
 
 
 def generate(spec: Specification, secret: Path, keys: Path, passphrase: str | None, reporter: Reporter) -> None:
@@ -139,7 +160,7 @@ class Account:
         header = reader.header
         check_binding(reader, self.spec.program, self.secret.key)
         if request is not None and header.request != request:
-            raise ArtifactError(f"{reader.name!r} holds the outputs of other inputs than those that were asked about")
+            raise ArtifactError(f"{reader.name} holds the outputs of other inputs than those that were asked about")
         if not 8 <= header.modulus_bits <= 48 or header.modulus_bits % 8:
             raise reader.damaged(f"a modulus of {header.modulus_bits} bits is not one that outputs have")
         per_pass = sum(1 for _ in output_places(self.spec.client, self.spec.client.batch, 0))
@@ -177,9 +198,9 @@ class Account:
 def check_binding(reader: Reader[OutputsHeader], program: str, key: str) -> None:
     """ArtifactError unless a file belongs to this program and these keys."""
     if reader.header.program != program:
-        raise ArtifactError(f"{reader.name!r} belongs to another program than the client specification")
+        raise ArtifactError(f"{reader.name} belongs to another program than the client specification")
     if reader.header.key != key:
-        raise ArtifactError(f"{reader.name!r} was made with other keys than this client's")
+        raise ArtifactError(f"{reader.name} was made with other keys than this client's")
 
 
 def load_account(folder: Path, passphrase: str | None = None, spec: Path | None = None) -> Account:

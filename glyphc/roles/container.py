@@ -26,6 +26,8 @@ FORMAT = "glyphc-container"
 VERSION = 1
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 32 << 20
+_DIRECTORY_LIMIT = 16 << 20
+_STRING_LIMIT = 1 << 16
 _CHUNK = 1 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9/_.-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -126,14 +128,15 @@ class Reader(Generic[_H]):
     ArtifactError names the file and says what is wrong: missing, cut short, damaged, another kind or version.
     """
 
-    def __init__(self, path: Path, header: type[_H]) -> None:
+    def __init__(self, path: Path, header: type[_H], label: str | None = None) -> None:
+        """label: what errors call the file; by default its path in quotes."""
         self.path = path
-        self.name = os.fspath(path)
+        self.name = label or repr(os.fspath(path))
         self._hint = f"Make it again with '{header.made_by}'" if header.made_by else "Make it again"
         try:
             self._file: BinaryIO = open(path, "rb")  # noqa: SIM115
         except OSError as e:
-            raise ArtifactError(f"cannot read {self.name!r}: {e.strerror}") from None
+            raise ArtifactError(f"cannot read {self.name}: {e.strerror}") from None
         try:
             self._open(header)
         except BaseException:
@@ -142,6 +145,7 @@ class Reader(Generic[_H]):
 
     def _open(self, header: type[_H]) -> None:
         try:
+            _check_directory(self._file)
             self._archive = zipfile.ZipFile(self._file)
             entry = self._archive.getinfo(MANIFEST)
             if entry.file_size > _MANIFEST_LIMIT:
@@ -152,15 +156,15 @@ class Reader(Generic[_H]):
             raise self.damaged(f"it may be cut short, damaged or another kind of file ({_reason(e)})") from None
         self.digest = hashlib.sha256(text).hexdigest()
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ArtifactError(f"{self.name!r} is not a file of {header.kind}. {self._hint}")
+            raise ArtifactError(f"{self.name} is not a file of {header.kind}. {self._hint}")
         if manifest.get("version") != VERSION:
             raise ArtifactError(
-                f"{self.name!r} has format version {manifest.get('version')}; this glyphc reads version {VERSION}. "
+                f"{self.name} has format version {manifest.get('version')}; this glyphc reads version {VERSION}. "
                 "Use the glyphc that wrote it, or make it again with this one"
             )
         if manifest.get("kind") != header.kind:
             raise ArtifactError(
-                f"{self.name!r} holds {manifest.get('kind')}; a file of {header.kind} is needed here "
+                f"{self.name} holds {manifest.get('kind')}; a file of {header.kind} is needed here "
                 f"(made by '{header.made_by}')"
             )
         try:
@@ -231,7 +235,7 @@ class Reader(Generic[_H]):
 
     def damaged(self, problem: str) -> ArtifactError:
         """The error that says so."""
-        return ArtifactError(f"{self.name!r} is not usable: {problem}. {self._hint}")
+        return ArtifactError(f"{self.name} is not usable: {problem}. {self._hint}")
 
     def close(self) -> None:
         self._file.close()
@@ -241,6 +245,25 @@ class Reader(Generic[_H]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_directory(file: BinaryIO) -> None:
+    """ValueError for an archive whose list of entries is longer than any that was written here.
+
+    zipfile reads the whole list into memory, so a stranger's file is looked at before. Ours ends without a comment.
+    """
+    size = file.seek(0, os.SEEK_END)
+    tail = min(size, 22 + 20 + 56)
+    file.seek(size - tail)
+    end = file.read(tail)
+    if end[-22:-18] != b"PK\5\6":
+        raise ValueError("no end of an archive")
+    directory = int.from_bytes(end[-10:-6], "little")
+    if directory == 0xFFFFFFFF or end[-12:-10] == b"\xff\xff":
+        directory = int.from_bytes(end[40:48], "little") if end[:4] == b"PK\6\6" else size
+    if directory > _DIRECTORY_LIMIT:
+        raise ValueError("its list of parts is too long")
+    file.seek(0)
 
 
 _C = TypeVar("_C")
@@ -255,6 +278,8 @@ def _typed(cls: type[_C], data: Any) -> _C:
     for name, value in data.items():
         if type(value) is not hints[name]:
             raise ValueError(f"{name} is not a {hints[name].__name__}")
+        if isinstance(value, str) and len(value) > _STRING_LIMIT:
+            raise ValueError(f"{name} is too long")
         if isinstance(value, int) and not 0 <= value < 1 << 62:
             raise ValueError(f"{name} is out of range")
     return cls(**data)

@@ -58,7 +58,7 @@ class Secret:
             if encrypted:
                 data = _decrypt(data, reader, passphrase)
             elif passphrase is not None:
-                raise SecretError(f"{reader.name!r} is not encrypted; use it without a passphrase")
+                raise SecretError(f"{reader.name} is not encrypted; use it without a passphrase")
             ternary = np.frombuffer(data, dtype=np.int8).astype(np.int64)
             if int(np.abs(ternary).max()) > 1:
                 raise reader.damaged("it holds no ternary secret")
@@ -80,7 +80,7 @@ def check_mode(path: Path) -> None:
 def _decrypt(data: bytes, reader: Reader[SecretHeader], passphrase: str | None) -> bytes:
     header = reader.header
     if passphrase is None:
-        raise SecretError(f"the secret key {reader.name!r} is encrypted and needs its passphrase")
+        raise SecretError(f"the secret key {reader.name} is encrypted and needs its passphrase")
     try:
         salt, nonce = bytes.fromhex(header.salt), bytes.fromhex(header.nonce)
     except ValueError:
@@ -90,7 +90,7 @@ def _decrypt(data: bytes, reader: Reader[SecretHeader], passphrase: str | None) 
     try:
         return AESGCM(_stretch(passphrase, salt, header.scrypt_log2_cost)).decrypt(nonce, data, _bound(header))
     except InvalidTag:
-        raise SecretError(f"wrong passphrase for {reader.name!r} (or its header was changed)") from None
+        raise SecretError(f"wrong passphrase for {reader.name} (or its header was changed)") from None
 
 
 def _stretch(passphrase: str, salt: bytes, log2_cost: int) -> bytes:

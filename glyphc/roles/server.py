@@ -15,7 +15,7 @@ from glyphc.approx import cost_file
 from glyphc.approx.estimate import estimate, instruction_seconds
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
-from glyphc.errors import ArtifactError, EnvironmentSetupError, ParameterError
+from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
 from glyphc.ir.instructions import Evaluate, Free, Instruction, Powers, Register, ToTorus
 from glyphc.progress import Reporter, Silent
 
@@ -51,25 +51,27 @@ class EvaluationReport:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def check_keys(path: Path, program: ServerProgram) -> str:
+def check_keys(path: Path, program: ServerProgram, label: str | None = None) -> str:
     """The digest of a file of evaluation keys; ArtifactError when it is damaged or for another program's parameters."""
-    with Reader(path, KeysHeader) as reader:
+    with Reader(path, KeysHeader, label) as reader:
         _check_parameters(reader, program)
         return reader.digest
 
 
-def check_request(path: Path, program: ServerProgram, key: str, modulus: int) -> Request:
+def check_request(
+    path: Path, program: ServerProgram, key: str, modulus: int, label: str | None = None
+) -> Request:
     """Check a file of encrypted inputs as a whole: binding, number, sizes, hashes. ArtifactError says what is wrong.
 
     key: digest of the evaluation keys; modulus: of the BGV context, as the keys' header says.
     """
     client = program.specification.client
-    with Reader(path, InputsHeader) as reader:
+    with Reader(path, InputsHeader, label) as reader:
         header = reader.header
         if header.program != program.fingerprint:
-            raise ArtifactError(f"{reader.name!r} was encrypted for another program")
+            raise ArtifactError(f"{reader.name} was encrypted for another program")
         if header.key != key:
-            raise ArtifactError(f"{reader.name!r} was encrypted with other keys than these evaluation keys belong to")
+            raise ArtifactError(f"{reader.name} was encrypted with other keys than these evaluation keys belong to")
         seed = _seed(header.seed, reader)
         check_count(reader, header.samples, sum(p.layout.ciphertexts for p in client.inputs), client)
         size = client.parameters.ring * (((modulus - 1).bit_length() + 7) // 8)
@@ -238,7 +240,7 @@ class _Evaluation:
         )
         with Reader(self.request.inputs, InputsHeader) as reader, Writer(output, header) as writer:
             if reader.digest != self.request.digest:
-                raise ArtifactError(f"{reader.name!r} was replaced while it was in use")
+                raise ArtifactError(f"{reader.name} was replaced while it was in use")
             try:
                 while self.pass_number < self.passes:
                     self._pass(reader)
@@ -315,9 +317,15 @@ class _Evaluation:
     def _resume(self) -> None:
         if self.path is None or not self.path.exists():
             return
+        try:
+            self._read_checkpoint(self.path)
+        except (ArtifactError, ValueError, IndexError) as e:
+            raise CheckpointError(f"{e}; remove it to begin anew") from None
+
+    def _read_checkpoint(self, path: Path) -> None:
         machine = self.evaluator._machine
         torus = _torus_registers(self.schedule.instructions)
-        with Reader(self.path, CheckpointHeader) as reader:
+        with Reader(path, CheckpointHeader) as reader:
             header = reader.header
             if (header.program, header.key, header.request, header.flooding_bits) != (
                 self.request.program,
@@ -325,9 +333,7 @@ class _Evaluation:
                 self.request.digest,
                 self.flooding_bits,
             ):
-                raise ArtifactError(
-                    f"{reader.name!r} is the checkpoint of another evaluation; remove it to begin anew"
-                )
+                raise ArtifactError(f"{reader.name} is the checkpoint of another evaluation")
             if header.pass_number >= self.passes or header.instructions > len(self.schedule.instructions):
                 raise reader.damaged("it does not fit the program")
             state = State(header.instructions)
@@ -405,7 +411,7 @@ def _torus_registers(instructions: Sequence[Instruction]) -> frozenset[Register]
 def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> None:
     if read_parameters(reader.header.parameters, reader) != program.schedule.parameters:
         raise ArtifactError(
-            f"{reader.name!r} was made for other parameters than the program's; make keys for this program with "
+            f"{reader.name} was made for other parameters than the program's; make keys for this program with "
             "'glyphc keygen'"
         )
 

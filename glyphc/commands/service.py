@@ -1,0 +1,170 @@
+"""The commands of the service: token and serve for its operator, submit for its clients."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from glyphc.errors import EnvironmentSetupError, GlyphcError
+
+TOKEN_VARIABLE = "GLYPHC_TOKEN"
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def register(group: click.Group) -> None:
+    """Add the commands."""
+    for command in (token_command, serve_command, submit_command, spec_command):
+        group.add_command(command)
+
+
+@click.command("token")
+@click.argument("client")
+@click.option("--tokens", type=_FILE, required=True, help="The file of tokens (only their hashes are kept in it).")
+def token_command(client: str, tokens: Path) -> None:
+    """Make a token for CLIENT and print it, once."""
+    from glyphc.service.settings import new_token
+
+    click.echo(new_token(tokens, client))
+
+
+@click.command("serve")
+@click.option("--programs", type=_FOLDER, required=True, help="Folder of programs (.glyphc or .server).")
+@click.option("--data", type=_FOLDER, required=True, help="Folder for keys, jobs and the database.")
+@click.option("--tokens", type=_FILE, required=True, help="The file of tokens that 'glyphc token' made.")
+@click.option("--listen", default="127.0.0.1:8440", show_default=True, metavar="HOST:PORT")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Evaluations at once.")
+@click.option("--tls-certificate", type=_FILE, help="Certificate chain (PEM).")
+@click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
+@click.option("--behind-proxy", is_flag=True, help="Listen beyond this machine without TLS: a proxy does it.")
+@click.option("--sanitize", type=click.IntRange(1, 30), metavar="BITS", help="As for 'glyphc eval', for all outputs.")
+@click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Jobs that may wait.")
+@click.option("--queue-each", type=click.IntRange(1), default=16, show_default=True, help="Of one client.")
+@click.option("--job-seconds", type=click.FloatRange(1), default=21600.0, show_default=True, help="Time-out of a job.")
+@click.option("--max-inputs", type=click.IntRange(1), default=4096, show_default=True, help="Of one job, in MiB.")
+@click.option("--max-keys", type=click.IntRange(1), default=32768, show_default=True, help="Of one client, in MiB.")
+@click.option("--insecure", is_flag=True, help="Serve programs with small rings, for tests. NOT SECURE.")
+def serve_command(
+    programs: Path,
+    data: Path,
+    tokens: Path,
+    listen: str,
+    workers: int,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    behind_proxy: bool,
+    sanitize: int | None,
+    queue: int,
+    queue_each: int,
+    job_seconds: float,
+    max_inputs: int,
+    max_keys: int,
+    insecure: bool,
+) -> None:
+    """Evaluate programs for clients over HTTP. Needs no secret key and cannot decrypt."""
+    _needs("fastapi", "uvicorn", "prometheus_client")
+    from glyphc.service.__main__ import Listen, to_json
+    from glyphc.service.settings import Limits, Settings
+
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise GlyphcError(f"--listen {listen!r} is not HOST:PORT, such as 127.0.0.1:8440")
+    if (tls_certificate is None) != (tls_key is None):
+        raise GlyphcError("TLS needs both --tls-certificate and --tls-key")
+    for path in filter(None, (tls_certificate, tls_key)):
+        if not path.is_file():
+            raise GlyphcError(f"there is no file {os.fspath(path)!r}")
+    if host not in _LOOPBACK and tls_certificate is None and not behind_proxy:
+        raise GlyphcError(
+            f"listening on {host} without TLS would send tokens in the clear: give --tls-certificate and --tls-key, or "
+            "--behind-proxy if something in front does TLS"
+        )
+    limits = Limits(
+        keys_total=max_keys << 20,
+        keys_each=max_keys << 20,
+        inputs=max_inputs << 20,
+        queue=queue,
+        queue_each=queue_each,
+        job_seconds=job_seconds,
+    )
+    settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits)
+    where = Listen(host, int(port), os.fspath(tls_certificate or ""), os.fspath(tls_key or ""))
+    # a process of its own, in which nothing that decrypts can be reached
+    os.execv(sys.executable, [sys.executable, "-m", "glyphc.service", to_json(settings, where)])
+
+
+@click.command("spec")
+@click.argument("program")
+@click.option("--url", required=True, help="The service's address.")
+@click.option("-o", "--output", type=_FILE, required=True, help="The client specification to write (.spec).")
+@click.option("--ca", type=click.Path(), help="A file of certificates to trust.")
+def spec_command(program: str, url: str, output: Path, ca: str | None) -> None:
+    """Fetch the client specification of PROGRAM (a name or fingerprint) from a service, to make keys for it."""
+    _needs("httpx")
+    from glyphc.service.client import Client
+
+    with Client(url, _token(), verify=ca or True) as client:
+        client.specification(program).save(output)
+    click.echo(f"wrote {output} ({output.stat().st_size:,} bytes)")
+
+
+@click.command("submit")
+@click.option("--url", required=True, help="The service's address.")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--input", "input_path", type=click.Path(), required=True, help="Samples (.npy or .npz).")
+@click.option("--output", "output_path", type=click.Path(), required=True, help="Results (.npy, or .npz for several).")
+@click.option("--keys", type=_FILE, help="The evaluation keys, to upload if the service does not have them.")
+@click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
+@click.option("--ca", type=click.Path(), help="A file of certificates to trust.")
+def submit_command(
+    url: str,
+    client_folder: Path,
+    input_path: str,
+    output_path: str,
+    keys: Path | None,
+    spec: Path | None,
+    ca: str | None,
+) -> None:
+    """Encrypt samples, have a service evaluate them, and decrypt the results. The token is read from GLYPHC_TOKEN."""
+    _needs("httpx")
+    from glyphc.cli import _check_output, _keep_sources, _load, _save
+    from glyphc.console import reporter
+    from glyphc.service.client import Client
+
+    from .roles import load_client
+
+    token = _token()
+    account = load_client(client_folder, spec)
+    _keep_sources(Path(output_path), input_path)
+    _check_output(output_path, len(account.spec.client.outputs))
+    x = _load(input_path, "input")
+    progress = reporter()
+    try:
+        with Client(url, token, verify=ca or True) as client:
+            outputs = client.run(account, x, keys, progress)
+    finally:
+        progress.done()
+    _save(output_path, outputs)
+    click.echo(f"wrote {output_path}")
+
+
+def _token() -> str:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not token:
+        raise GlyphcError(f"the service's operator gives you a token; put it into the variable {TOKEN_VARIABLE}")
+    return token
+
+
+def _needs(*modules: str) -> None:
+    import importlib.util
+
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    if missing:
+        raise EnvironmentSetupError(
+            f"the service needs {', '.join(missing)}, which are not installed: pip install 'glyphc[service]'"
+        )

@@ -1,0 +1,66 @@
+"""The service's process, which 'glyphc serve' turns into. Loads no module that decrypts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from glyphc.errors import GlyphcError
+
+from .settings import Limits, Settings
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where to listen. certificate, key: files for TLS, or empty."""
+
+    host: str
+    port: int
+    certificate: str
+    key: str
+
+
+def to_json(settings: Settings, listen: Listen) -> str:
+    """What the process is started with."""
+    tree: dict[str, Any] = {"settings": asdict(settings), "listen": asdict(listen)}
+    return json.dumps(tree, default=str)
+
+
+def from_json(text: str) -> tuple[Settings, Listen]:
+    tree = json.loads(text)
+    paths = {name: Path(tree["settings"][name]) for name in ("programs", "data", "tokens")}
+    limits = Limits(**tree["settings"]["limits"])
+    return replace(Settings(**(tree["settings"] | paths)), limits=limits), Listen(**tree["listen"])
+
+
+def main(text: str) -> None:
+    """Serve until interrupted."""
+    import uvicorn
+
+    from .app import make_app
+
+    settings, listen = from_json(text)
+    try:
+        app = make_app(settings)
+    except GlyphcError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    uvicorn.run(
+        app,
+        host=listen.host,
+        port=listen.port,
+        ssl_certfile=listen.certificate or None,
+        ssl_keyfile=listen.key or None,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=256,
+        server_header=False,
+        log_level="info",
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

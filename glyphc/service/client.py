@@ -1,0 +1,247 @@
+"""The data owner's end of the service: uploads keys, submits encrypted inputs, fetches and decrypts outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import ArtifactError, GlyphcError
+from glyphc.files import write_atomically
+from glyphc.progress import Reporter, Silent
+from glyphc.roles.artifacts import Specification
+from glyphc.roles.client import Account
+from glyphc.roles.container import Reader
+from glyphc.roles.headers import KeysHeader
+
+F64 = npt.NDArray[np.floating[Any]]
+_CHUNK = 16 << 20
+_ATTEMPTS = 8
+_WAIT_SECONDS = 20.0
+
+
+class ServiceError(GlyphcError):
+    """The service cannot be reached, or refuses a request. status: of its answer, 0 without one."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What the service says of a job. state: queued, running, done or failed; share: of the current stage, 0 to 1."""
+
+    id: str
+    request: str
+    state: str
+    error: str
+    what: str
+    share: float
+    attempts: int
+
+
+class Client:
+    """A service at ``url``, for the owner of ``token``.
+
+    Requests that fail on the way are made again with growing pauses, and so are those that the service is too busy for
+    (it says when); uploads go on where they stopped. verify: False, or a file of certificates, as in httpx.
+    """
+
+    def __init__(self, url: str, token: str, *, verify: bool | str = True, timeout: float = 60.0) -> None:
+        # a token in the clear is anybody's
+        address = httpx.URL(url)
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ServiceError(f"{url!r} is not the address of a service, such as https://example.org:8440")
+        if address.scheme == "http" and address.host not in ("127.0.0.1", "localhost", "::1"):
+            raise ServiceError(f"{url!r} would send the token in the clear; use https")
+        self._http = httpx.Client(
+            base_url=address, verify=verify, timeout=timeout, headers={"Authorization": f"Bearer {token}"}
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- programs --
+
+    def programs(self) -> dict[str, str]:
+        """Names of the programs by fingerprint."""
+        return {p["program"]: p["name"] for p in self._ask("GET", "/v1/programs").json()}
+
+    def specification(self, program: str) -> Specification:
+        """The client specification of a program, by fingerprint or by name. 'glyphc keygen' checks its security."""
+        known = self.programs()
+        matches = [f for f, name in known.items() if program in (f, name)]
+        if len(matches) != 1:
+            names = ", ".join(known.values())
+            raise ServiceError(f"no single program {program!r} is served there; there are: {names}")
+        data = self._ask("GET", f"/v1/programs/{matches[0]}/client").content
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "client.spec"
+            path.write_bytes(data)
+            spec = Specification.load(path)
+        if spec.program != matches[0]:
+            raise ServiceError("the service sent the specification of another program than it was asked for")
+        return spec
+
+    # -- keys --
+
+    def has_keys(self, digest: str) -> bool:
+        """Whether the service holds these evaluation keys, wholly and checked."""
+        answer = self._ask("GET", f"/v1/keys/{digest}", accept=(404,))
+        return answer.status_code == 200 and bool(answer.json()["state"] == "ready")
+
+    def upload_keys(self, path: Path, reporter: Reporter | None = None) -> str:
+        """Upload a file of evaluation keys, going on with an earlier attempt; returns the keys' digest."""
+        reporter = reporter or Silent()
+        with Reader(path, KeysHeader) as reader:
+            digest = reader.digest
+        size = path.stat().st_size
+        state = self._ask("POST", "/v1/keys", json={"digest": digest, "size": size}).json()
+        reporter.stage("upload keys", size)
+        reporter.advance(state["offset"], "present")
+        with open(path, "rb") as file:
+            while state["state"] == "uploading":
+                offset = state["offset"]
+                file.seek(offset)
+                chunk = file.read(_CHUNK)
+                if not chunk:
+                    raise ArtifactError(f"{os.fspath(path)!r} became shorter while it was uploaded")
+                query = {"offset": offset, "sha256": hashlib.sha256(chunk).hexdigest()}
+                # a lost answer leaves the chunk there: then the service says where to go on
+                answer = self._ask("PATCH", f"/v1/keys/{digest}", params=query, content=chunk, accept=(409,))
+                state = self._ask("GET", f"/v1/keys/{digest}").json() if answer.status_code == 409 else answer.json()
+                reporter.advance(max(0, state["offset"] - offset), "sent")
+        while state["state"] == "checking":
+            time.sleep(0.5)
+            state = self._ask("GET", f"/v1/keys/{digest}").json()
+        if state["state"] != "ready":
+            raise ServiceError(f"the service refuses the keys: {state['error']}")
+        return digest
+
+    # -- jobs --
+
+    def submit(self, inputs: Path) -> JobStatus:
+        """Submit a file of encrypted inputs; the same file again is the same job."""
+        return _status(self._ask("POST", "/v1/jobs", body=inputs).json())
+
+    def status(self, job: str, wait: float = 0.0) -> JobStatus:
+        """A job's state; with ``wait`` (seconds, up to 30) when it changes."""
+        return _status(self._ask("GET", f"/v1/jobs/{job}", params={"wait": wait}).json())
+
+    def wait(self, job: str, observe: Callable[[JobStatus], None] = lambda status: None) -> JobStatus:
+        """Wait until a job is done; ServiceError if it fails."""
+        while True:
+            status = self.status(job, _WAIT_SECONDS)
+            observe(status)
+            if status.state == "failed":
+                raise ServiceError(f"the evaluation failed: {status.error}")
+            if status.state == "done":
+                return status
+
+    def fetch(self, job: str, output: Path) -> None:
+        """Write a done job's encrypted outputs to a file."""
+        write_atomically(output, self._ask("GET", f"/v1/jobs/{job}/result").content)
+
+    def delete(self, job: str) -> None:
+        """Stop a job, or forget it and its results."""
+        self._ask("DELETE", f"/v1/jobs/{job}")
+
+    def run(
+        self,
+        account: Account,
+        x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        keys: Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> dict[str, F64]:
+        """Encrypt samples, have them evaluated, decrypt: outputs by name, shape (samples, *shape).
+
+        keys: the file of evaluation keys, to upload if the service does not have them.
+        """
+        reporter = reporter or Silent()
+        if not self.has_keys(account.secret.key):
+            if keys is None:
+                raise ServiceError(
+                    "the service has no evaluation keys of this client; give their file, to have them uploaded"
+                )
+            if self.upload_keys(keys, reporter) != account.secret.key:
+                raise ArtifactError(f"{os.fspath(keys)!r} does not belong to the secret key of this client")
+        with tempfile.TemporaryDirectory() as folder:
+            inputs, outputs = Path(folder) / "inputs", Path(folder) / "outputs"
+            digest = account.encrypt(x, inputs, reporter)
+            job = self.submit(inputs)
+            reporter.stage("evaluate", 1.0)
+            self.wait(job.id, _Follower(reporter))
+            self.fetch(job.id, outputs)
+            self.delete(job.id)
+            reporter.stage("decrypt", 1.0)
+            return account.decrypt(outputs, digest)
+
+    # -- requests --
+
+    def _ask(self, method: str, path: str, accept: tuple[int, ...] = (), body: Path | None = None, **more: Any) -> Any:
+        """An answer, after as many attempts as are reasonable. ServiceError with what the service says otherwise."""
+        pause = 0.5
+        for attempt in range(_ATTEMPTS):
+            last = attempt == _ATTEMPTS - 1
+            try:
+                if body is not None:
+                    more["content"] = _blocks(body)  # from the beginning each time
+                answer = self._http.request(method, path, **more)
+            except httpx.TransportError as e:
+                if last:
+                    raise ServiceError(f"the service at {self._http.base_url} cannot be reached: {e}") from None
+                time.sleep(pause)
+                pause = min(2 * pause, 8.0)
+                continue
+            if answer.status_code in (408, 429, 502, 503, 504) and not last:
+                time.sleep(float(answer.headers.get("Retry-After", pause)))
+                continue
+            if answer.is_success or answer.status_code in accept:
+                return answer
+            raise ServiceError(f"the service says: {_detail(answer)}", answer.status_code)
+        raise AssertionError
+
+
+class _Follower:
+    """Reports a job's progress."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter, self._share = reporter, 0.0
+
+    def __call__(self, status: JobStatus) -> None:
+        self._reporter.advance(max(0.0, status.share - self._share), status.what or status.state)
+        self._share = status.share
+
+
+def _status(tree: dict[str, Any]) -> JobStatus:
+    return JobStatus(**{name: tree[name] for name in JobStatus.__dataclass_fields__})
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        detail = answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return f"status {answer.status_code}"
+    return f"{detail} (status {answer.status_code})"
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            yield block

@@ -1,0 +1,229 @@
+"""Which job runs when: a bounded queue, worker processes, time-outs, and progress."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import metrics
+from .settings import Settings
+from .store import Job, Store
+from .worker import Event, Order
+
+log = logging.getLogger("glyphc.service")
+_STREAM_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of a running job: what is being done, and how much of it is (0 to 1)."""
+
+    what: str = ""
+    share: float = 0.0
+
+
+class Worker:
+    """A process with one program and one client's keys."""
+
+    def __init__(self, process: asyncio.subprocess.Process, program: str, client: str, key: str) -> None:
+        self.process = process
+        self.serves = (program, client, key)
+        self.busy = True
+        self.idle_since = 0.0
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        await self.process.wait()
+
+
+class Scheduler:
+    """Runs waiting jobs, oldest first, on at most ``settings.workers`` processes.
+
+    A worker keeps its keys for a while and takes the next job that needs the same ones; any other job may replace it.
+    """
+
+    def __init__(self, settings: Settings, store: Store, programs: dict[str, Path]) -> None:
+        self._settings = settings
+        self._store = store
+        self._programs = programs
+        self._workers: list[Worker] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._progress: dict[str, Progress] = {}
+        self._wake = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._loop_task = asyncio.get_running_loop().create_task(self._loop())
+
+    async def stop(self) -> None:
+        """Kill the workers; what they were doing waits for the next start, at its checkpoint."""
+        tasks = [t for t in (self._loop_task, *self._running.values()) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for worker in self._workers:
+            await worker.kill()
+
+    def wake(self) -> None:
+        """A job was added."""
+        self._wake.set()
+
+    def progress(self, job: str) -> Progress:
+        return self._progress.get(job, Progress())
+
+    async def cancel(self, job: str) -> None:
+        """Stop a running job; its worker is killed, as OpenFHE cannot be interrupted."""
+        task = self._running.get(job)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # -- the loop --
+
+    async def _loop(self) -> None:
+        while True:
+            try:
+                await self._begin_jobs()
+            except Exception:
+                log.exception("the scheduler stumbled; it goes on")
+                await asyncio.sleep(1.0)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), 1.0)
+            self._wake.clear()
+
+    async def _begin_jobs(self) -> None:
+        await self._retire()
+        for job in await asyncio.to_thread(self._store.waiting):
+            if len(self._running) >= self._settings.workers:
+                return
+            if job.id not in self._running:
+                await asyncio.to_thread(self._store.begin_job, job.id)
+                self._progress[job.id] = Progress("begins")
+                self._running[job.id] = asyncio.get_running_loop().create_task(self._run(job))
+
+    async def _retire(self) -> None:
+        """End workers that have been idle for long, or have died."""
+        now = time.monotonic()
+        for worker in list(self._workers):
+            old = not worker.busy and now - worker.idle_since > self._settings.limits.idle_seconds
+            if worker.process.returncode is not None or old:
+                self._workers.remove(worker)
+                await worker.kill()
+
+    # -- one job --
+
+    async def _run(self, job: Job) -> None:
+        error = ""
+        worker: Worker | None = None
+        try:
+            worker = await self._worker(job)
+            async with _timeout(self._settings.limits.job_seconds):
+                error = await self._evaluate(worker, job)
+        except asyncio.TimeoutError:
+            error = f"it took longer than {self._settings.limits.job_seconds:g} s"
+        except asyncio.CancelledError:
+            # the service stops, or the client gave the job up
+            await self._drop(worker)
+            await asyncio.shield(asyncio.to_thread(self._store.requeue_job, job.id))
+            raise
+        except Exception:
+            log.exception("job %s", job.id)
+            error = "the service failed; its log says more"
+        finally:
+            self._running.pop(job.id, None)
+            self._progress.pop(job.id, None)
+        if error:
+            await self._drop(worker)
+        elif worker is not None:
+            worker.busy, worker.idle_since = False, time.monotonic()
+        await asyncio.to_thread(self._store.end_job, job, self._without_paths(error))
+        metrics.FINISHED.labels("failed" if error else "done").inc()
+        self._wake.set()
+
+    async def _worker(self, job: Job) -> Worker:
+        wanted = (job.program, job.client, job.key)
+        for worker in self._workers:
+            if not worker.busy and worker.serves == wanted and worker.process.returncode is None:
+                worker.busy = True
+                return worker
+        # keys take gigabytes: an idle worker makes room for another
+        while len(self._workers) >= self._settings.workers:
+            idle = next((w for w in self._workers if not w.busy), None)
+            if idle is None:
+                break
+            await self._drop(idle)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "glyphc.service.worker",
+            os.fspath(self._programs[job.program]),
+            os.fspath(self._store.key_path(job.client, job.key)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_STREAM_LIMIT,
+        )
+        worker = Worker(process, *wanted)
+        self._workers.append(worker)
+        return worker
+
+    async def _drop(self, worker: Worker | None) -> None:
+        if worker is not None:
+            await asyncio.shield(worker.kill())
+            if worker in self._workers:
+                self._workers.remove(worker)
+
+    async def _evaluate(self, worker: Worker, job: Job) -> str:
+        """Returns the error, or nothing."""
+        folder = self._store.job_folder(job)
+        inputs, outputs, checkpoint = (os.fspath(folder / n) for n in ("inputs", "outputs", "checkpoint"))
+        stdin, stdout = worker.process.stdin, worker.process.stdout
+        assert stdin is not None and stdout is not None
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            stdin.write(Order(inputs, outputs, checkpoint, self._settings.sanitize).line())
+            await stdin.drain()
+        while line := await stdout.readline():
+            event = Event.read(line)
+            if event.kind == "progress":
+                self._progress[job.id] = Progress(event.what, event.share)
+            elif event.kind == "error":
+                return event.what
+            elif event.kind == "done":
+                metrics.SECONDS.observe(time.monotonic() - start)
+                return ""
+        return f"the evaluation ended with status {await worker.process.wait()}; it may have run out of memory"
+
+    def _without_paths(self, error: str) -> str:
+        """Clients learn nothing of the server's folders."""
+        return error.replace(os.fspath(self._store.folder), "")
+
+
+@contextlib.asynccontextmanager
+async def _timeout(seconds: float):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """``asyncio.timeout``, which Python 3.10 has not: cancels the block and turns that into TimeoutError."""
+    task = asyncio.current_task()
+    assert task is not None
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    handle = asyncio.get_running_loop().call_later(seconds, expire)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if expired:
+            raise asyncio.TimeoutError from None
+        raise
+    finally:
+        handle.cancel()

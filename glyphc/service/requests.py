@@ -1,0 +1,130 @@
+"""Jobs: submit encrypted inputs, follow the evaluation, fetch encrypted outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import FileResponse
+
+from glyphc.errors import ArtifactError
+from glyphc.roles.container import Reader
+from glyphc.roles.headers import InputsHeader
+from glyphc.roles.server import check_request, keys_modulus
+
+from .context import BODY, OCTETS, UPLOAD, ClientDep, Service, ServiceDep, busy, problems
+from .limits import receive_file
+from .models import IdPath, JobInfo, Wait
+from .store import DONE, QUEUED, READY, RUNNING, Job, Store
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+_RETRY_SECONDS = 10
+_POLL_SECONDS = 0.1
+
+
+@router.post("", status_code=202, responses=problems(404, 408, 409, 413, 422, 429, 503), openapi_extra=BODY)
+async def submit(request: Request, service: ServiceDep, client: ClientDep) -> JobInfo:
+    """Submit a file of encrypted inputs. The same file again is the same job: nothing is computed twice."""
+    store = service.store
+    await asyncio.to_thread(_check_room, service, client)
+    path = store.incoming(client) / secrets.token_hex(8)
+    try:
+        await receive_file(request, path, service.settings.limits.receive_seconds)
+        job = await asyncio.to_thread(_file, service, client, path)
+    finally:
+        path.unlink(missing_ok=True)
+    service.scheduler.wake()
+    return _info(service, job)
+
+
+@router.get("", responses=problems())
+def list_jobs(service: ServiceDep, client: ClientDep) -> list[JobInfo]:
+    """Your jobs, oldest first."""
+    return [_info(service, job) for job in service.store.jobs(client)]
+
+
+@router.get("/{id}", responses=problems(404, 422))
+async def one(id: IdPath, service: ServiceDep, client: ClientDep, wait: Wait = 0.0) -> JobInfo:
+    """One job. With ``wait``, the answer comes when its state or progress changes, or after so many seconds."""
+    first = _info(service, await asyncio.to_thread(_find, service.store, client, id))
+    deadline = time.monotonic() + wait
+    now = first
+    while now == first and first.state in (QUEUED, RUNNING) and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_SECONDS)
+        now = _info(service, await asyncio.to_thread(_find, service.store, client, id))
+    return now
+
+
+@router.get("/{id}/result", response_class=FileResponse, responses=problems(404, 409, 422) | {200: {"content": OCTETS}})
+def result(id: IdPath, service: ServiceDep, client: ClientDep) -> FileResponse:
+    """The file of encrypted outputs of a job that is done."""
+    job = _find(service.store, client, id)
+    path = service.store.job_folder(job) / "outputs"
+    if job.state != DONE or not path.is_file():
+        raise HTTPException(409, f"the job is {job.state}{f': {job.error}' if job.error else ''}")
+    return FileResponse(path, media_type="application/octet-stream")
+
+
+@router.delete("/{id}", status_code=204, responses=problems(404, 422))
+async def remove(id: IdPath, service: ServiceDep, client: ClientDep) -> Response:
+    """Stop a job if it runs, and forget it with its inputs and outputs."""
+    job = await asyncio.to_thread(_find, service.store, client, id)
+    await service.scheduler.cancel(job.id)
+    await asyncio.to_thread(service.store.remove_job, job)
+    return Response(status_code=204)
+
+
+def _find(store: Store, client: str, id: str) -> Job:
+    job = store.job(client, id)
+    if job is None:
+        raise HTTPException(404, "no such job")
+    return job
+
+
+def _check_room(service: Service, client: str) -> None:
+    """Before a body is received: back-pressure."""
+    store, limits = service.store, service.settings.limits
+    waiting = store.waiting()
+    if sum(j.client == client for j in waiting) >= limits.queue_each:
+        raise busy(429, f"{limits.queue_each} of your jobs wait already", _RETRY_SECONDS)
+    if len(waiting) >= limits.queue:
+        raise busy(503, "the queue is full", _RETRY_SECONDS)
+    if len(store.jobs(client)) >= limits.jobs_kept:
+        raise HTTPException(409, f"{limits.jobs_kept} of your jobs are kept; delete those whose results you have")
+
+
+def _file(service: Service, client: str, path: Path) -> Job:
+    """Check the inputs as a whole, and put the job into the queue."""
+    store = service.store
+    try:
+        with Reader(path, InputsHeader, UPLOAD) as reader:
+            header, digest = reader.header, reader.digest
+        known = next((j for j in store.jobs(client) if j.request == digest), None)
+        if known is not None:
+            return known
+        if header.program not in service.programs:
+            raise HTTPException(404, "there is no such program here")
+        key = store.key(client, header.key)
+        if key is None or key.state != READY:
+            raise HTTPException(409, f"upload the evaluation keys {header.key} first")
+        key_path = store.key_path(client, header.key)
+        _, program = service.programs[header.program]
+        check_request(path, program, header.key, keys_modulus(key_path), UPLOAD)
+    except ArtifactError as e:
+        raise HTTPException(422, str(e)) from None
+    now = time.time()
+    id = secrets.token_hex(16)
+    job = Job(id, client, header.program, header.key, digest, header.samples, QUEUED, "", now, 0, 0, 0)
+    return store.add_job(job, path)
+
+
+def _info(service: Service, job: Job) -> JobInfo:
+    progress = service.scheduler.progress(job.id)
+    share = 1.0 if job.state == DONE else progress.share
+    return JobInfo.model_validate(vars(job) | {"what": progress.what, "share": share})
+
+
+

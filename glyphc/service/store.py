@@ -1,0 +1,225 @@
+"""What survives a restart: uploads and jobs in SQLite, their contents in files. All access is by client.
+
+Calls are short and made from any thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .settings import ServiceError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS keys (
+    client TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, state TEXT NOT NULL, error TEXT NOT NULL,
+    created REAL NOT NULL, PRIMARY KEY (client, digest));
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, client TEXT NOT NULL, program TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL,
+    samples INTEGER NOT NULL, state TEXT NOT NULL, error TEXT NOT NULL, created REAL NOT NULL, started REAL NOT NULL,
+    finished REAL NOT NULL, attempts INTEGER NOT NULL, UNIQUE (client, request));
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, created);
+"""
+VERSION = 1
+
+UPLOADING, CHECKING, READY, REFUSED = "uploading", "checking", "ready", "refused"
+QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+
+
+@dataclass(frozen=True)
+class Key:
+    """Evaluation keys of a client, wholly or partly received. digest: of the manifest, which names the whole file."""
+
+    client: str
+    digest: str
+    size: int
+    state: str
+    error: str
+    created: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request. started, finished: 0 when not yet; attempts: how often an evaluation was begun."""
+
+    id: str
+    client: str
+    program: str
+    key: str
+    request: str
+    samples: int
+    state: str
+    error: str
+    created: float
+    started: float
+    finished: float
+    attempts: int
+
+
+class Store:
+    """The database and the folder of contents; one process holds it at a time (ServiceError)."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_file = open(folder / "lock", "w")  # noqa: SIM115
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError(f"another service uses {os.fspath(folder)!r}") from None
+        except OSError as e:
+            raise ServiceError(f"cannot use {os.fspath(folder)!r}: {e.strerror}") from None
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(folder / "service.sqlite", check_same_thread=False, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, VERSION):
+            raise ServiceError(f"{os.fspath(folder)!r} is of version {version}; this glyphc uses version {VERSION}")
+        self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+        self._db.execute(f"PRAGMA user_version={VERSION}")
+
+    def close(self) -> None:
+        self._db.close()
+        self._lock_file.close()
+
+    def recover(self) -> int:
+        """After a restart: what was running waits again, what was being checked is checked again by its last chunk."""
+        with self._transaction() as db:
+            db.execute("UPDATE keys SET state=? WHERE state=?", (UPLOADING, CHECKING))
+            return db.execute("UPDATE jobs SET state=? WHERE state=?", (QUEUED, RUNNING)).rowcount
+
+    # -- keys --
+
+    def add_key(self, client: str, digest: str, size: int) -> Key:
+        """Begin an upload; one that exists already is returned as it is, unless it was refused."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM keys WHERE client=? AND digest=? AND state=?", (client, digest, REFUSED))
+            db.execute(
+                "INSERT OR IGNORE INTO keys VALUES (?,?,?,?,?,?)", (client, digest, size, UPLOADING, "", time.time())
+            )
+        path = self.key_path(client, digest)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        key = self.key(client, digest)
+        assert key is not None
+        return key
+
+    def key(self, client: str, digest: str) -> Key | None:
+        with self._transaction() as db:
+            row = db.execute("SELECT * FROM keys WHERE client=? AND digest=?", (client, digest)).fetchone()
+        return None if row is None else Key(**dict(row))
+
+    def keys(self, client: str) -> list[Key]:
+        with self._transaction() as db:
+            rows = db.execute("SELECT * FROM keys WHERE client=? ORDER BY created", (client,)).fetchall()
+        return [Key(**dict(row)) for row in rows]
+
+    def set_key(self, client: str, digest: str, state: str, error: str = "") -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE keys SET state=?, error=? WHERE client=? AND digest=?", (state, error, client, digest))
+        if state == REFUSED:
+            self.key_path(client, digest).unlink(missing_ok=True)
+
+    def remove_key(self, client: str, digest: str) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM keys WHERE client=? AND digest=?", (client, digest))
+        self.key_path(client, digest).unlink(missing_ok=True)
+
+    def key_path(self, client: str, digest: str) -> Path:
+        return self.folder / "clients" / client / "keys" / digest
+
+    # -- jobs --
+
+    def add_job(self, job: Job, inputs: Path) -> Job:
+        """File a job with its inputs (which are moved); one of the same request is returned instead of a second one."""
+        with self._transaction() as db:
+            columns = ",".join("?" * 12)
+            added = db.execute(f"INSERT OR IGNORE INTO jobs VALUES ({columns})", tuple(vars(job).values())).rowcount
+            if added:
+                folder = self.job_folder(job)
+                folder.mkdir(mode=0o700, parents=True)
+                inputs.replace(folder / "inputs")
+            row = db.execute(
+                "SELECT * FROM jobs WHERE client=? AND request=?", (job.client, job.request)
+            ).fetchone()
+        return Job(**dict(row))
+
+    def job(self, client: str, id: str) -> Job | None:
+        with self._transaction() as db:
+            row = db.execute("SELECT * FROM jobs WHERE client=? AND id=?", (client, id)).fetchone()
+        return None if row is None else Job(**dict(row))
+
+    def jobs(self, client: str) -> list[Job]:
+        with self._transaction() as db:
+            rows = db.execute("SELECT * FROM jobs WHERE client=? ORDER BY created", (client,)).fetchall()
+        return [Job(**dict(row)) for row in rows]
+
+    def waiting(self) -> list[Job]:
+        """Queued jobs, oldest first."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT * FROM jobs WHERE state=? ORDER BY created", (QUEUED,)).fetchall()
+        return [Job(**dict(row)) for row in rows]
+
+    def uses_key(self, client: str, digest: str) -> bool:
+        """Whether an unfinished job needs these keys."""
+        return any(j.key == digest and j.state in (QUEUED, RUNNING) for j in self.jobs(client))
+
+    def counts(self) -> dict[str, int]:
+        """Jobs by state."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT state, COUNT(*) AS n FROM jobs GROUP BY state").fetchall()
+        return {row["state"]: row["n"] for row in rows}
+
+    def begin_job(self, id: str) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET state=?, started=?, attempts=attempts+1 WHERE id=? AND state=?",
+                (RUNNING, time.time(), id, QUEUED),
+            )
+
+    def end_job(self, job: Job, error: str = "") -> None:
+        """Done, or failed if there is an error. The inputs are not needed any more."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET state=?, error=?, finished=? WHERE id=?",
+                (FAILED if error else DONE, error, time.time(), job.id),
+            )
+        for name in ("inputs", "checkpoint"):
+            (self.job_folder(job) / name).unlink(missing_ok=True)
+
+    def requeue_job(self, id: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET state=? WHERE id=? AND state=?", (QUEUED, id, RUNNING))
+
+    def remove_job(self, job: Job) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM jobs WHERE id=?", (job.id,))
+        shutil.rmtree(self.job_folder(job), ignore_errors=True)
+
+    def job_folder(self, job: Job) -> Path:
+        return self.folder / "clients" / job.client / "jobs" / job.id
+
+    def incoming(self, client: str) -> Path:
+        """A folder for what is being received."""
+        path = self.folder / "clients" / client / "incoming"
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")

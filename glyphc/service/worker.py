@@ -1,0 +1,124 @@
+"""A process that evaluates: one program with one client's keys, as many requests as come. Needs no secret.
+
+Started by ``jobs`` with two files, a program and evaluation keys. Reads one request per line from its standard
+input, writes events as lines to its standard output (both JSON), and ends with its input, or with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from glyphc.errors import CheckpointError, GlyphcError
+from glyphc.progress import Silent
+from glyphc.roles.artifacts import ServerProgram
+from glyphc.roles.server import Evaluator
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request to a worker."""
+
+    inputs: str
+    output: str
+    checkpoint: str
+    flooding_bits: int
+
+    @staticmethod
+    def read(line: str) -> Order:
+        tree = json.loads(line)
+        return Order(**{f.name: tree[f.name] for f in fields(Order)})
+
+    def line(self) -> bytes:
+        return (json.dumps(asdict(self)) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker says. kind: progress, ready (keys loaded), done, error. share: of the work that is done."""
+
+    kind: str
+    what: str = ""
+    share: float = 0.0
+    resumed: int = 0
+
+    @staticmethod
+    def read(line: bytes) -> Event:
+        tree = json.loads(line)
+        return Event(**{f.name: tree[f.name] for f in fields(Event)})
+
+    def say(self, out: Any) -> None:
+        out.write(json.dumps(asdict(self)) + "\n")
+        out.flush()
+
+
+class _Speaker(Silent):
+    """Progress as events."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+        self._stage, self._total, self._done, self._note = "", 1.0, 0.0, ""
+
+    def stage(self, name: str, total: float) -> None:
+        self._stage, self._total, self._done = name + self._note, total or 1.0, 0.0
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def advance(self, amount: float, what: str = "") -> None:
+        self._done += amount
+        Event("progress", f"{self._stage}: {what}", min(1.0, self._done / self._total)).say(self._out)
+
+
+def _end_with_parent() -> None:
+    """On Linux the kernel kills this process when its parent dies; elsewhere it ends when its input does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            sys.exit(1)
+
+
+def main(program_path: str, keys_path: str) -> None:
+    _end_with_parent()
+    # OpenFHE prints to standard output now and then: events keep a descriptor of their own
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        program = ServerProgram.load(Path(program_path))
+        evaluator = Evaluator(program, Path(keys_path), _Speaker(out))
+        Event("ready").say(out)
+        for line in sys.stdin:
+            _evaluate(evaluator, Order.read(line), out)
+    except GlyphcError as e:
+        Event("error", str(e)).say(out)
+        sys.exit(e.exit_code)
+
+
+def _evaluate(evaluator: Evaluator, order: Order, out: Any) -> None:
+    inputs, output, checkpoint = Path(order.inputs), Path(order.output), Path(order.checkpoint)
+    for attempt in range(2):
+        try:
+            report = evaluator.evaluate(inputs, output, checkpoint, order.flooding_bits, _Speaker(out))
+        except CheckpointError as e:
+            if attempt:
+                raise
+            print(f"began anew: {e}", file=sys.stderr)
+            checkpoint.unlink(missing_ok=True)
+        except GlyphcError as e:
+            Event("error", str(e)).say(out)
+            return
+        else:
+            Event("done", report.digest, 1.0, report.resumed).say(out)
+            return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
