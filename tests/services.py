@@ -1,0 +1,107 @@
+"""A real service over loopback, in a process of its own, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from glyphc.service.client import Client
+from glyphc.service.settings import new_token
+from tests.roles import Setting, environment
+
+_READY_SECONDS = 60.0
+
+
+@dataclass
+class Running:
+    """A started service. url: its address; tokens: by client."""
+
+    url: str
+    process: subprocess.Popen[str]
+    tokens: dict[str, str]
+
+    def client(self, name: str = "alice") -> Client:
+        return Client(self.url, self.tokens[name])
+
+    def raw(self, name: str = "alice") -> httpx.Client:
+        """Requests without the retries of the client."""
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.tokens[name]}"}, timeout=60.0)
+
+    def kill(self) -> None:
+        """As kill -9 does; its workers end with it."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+class Place:
+    """Folders of a service, which outlives its processes."""
+
+    def __init__(self, folder: Path, setting: Setting, *options: str) -> None:
+        self.folder, self.options = folder, options
+        self.data = folder / "data"
+        self.count = 0
+        (folder / "programs").mkdir(parents=True)
+        setting.half.save(folder / "programs" / "digits.server")
+        self.tokens = {name: new_token(folder / "tokens", name) for name in ("alice", "bob")}
+
+    def start(self, *options: str, **variables: str) -> Running:
+        arguments = ["serve", "--programs", self.folder / "programs", "--data", self.data]
+        arguments += ["--tokens", self.folder / "tokens", "--listen", "127.0.0.1:0", *self.options, *options]
+        log = open(self.folder / "log", "a")  # noqa: SIM115
+        at = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "glyphc", *map(str, arguments)], env=environment(**variables), stderr=log, text=True
+        )
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            found = re.search(r"Uvicorn running on (\S+)", (self.folder / "log").read_text()[at:])
+            if found:
+                return Running(found[1], process, self.tokens)
+            time.sleep(0.05)
+        process.kill()
+        raise AssertionError((self.folder / "log").read_text())
+
+    @contextlib.contextmanager
+    def running_anew(self, *options: str) -> Iterator[Running]:
+        """A service of the same programs and tokens without any keys or jobs."""
+        self.count += 1
+        data, self.data = self.data, self.folder / f"data-{self.count}"
+        try:
+            with self.running(*options) as service:
+                yield service
+        finally:
+            self.data = data
+
+    @contextlib.contextmanager
+    def running(self, *options: str) -> Iterator[Running]:
+        service = self.start(*options)
+        try:
+            yield service
+        finally:
+            service.process.terminate()
+            try:
+                service.process.wait(30)
+            except subprocess.TimeoutExpired:
+                service.process.kill()
+                raise
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as stat:
+                if int(stat.read().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(entry))
+    return found

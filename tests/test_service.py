@@ -1,0 +1,251 @@
+"""The service over loopback: round trips, isolation, limits, and what is refused (small rings)."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+import glyphc
+from glyphc.errors import GlyphcError
+from glyphc.roles.container import Reader
+from glyphc.roles.headers import KeysHeader
+from glyphc.service.client import ServiceError
+from tests.roles import Setting, compiled, make_setting, samples
+from tests.services import Place, Running
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return make_setting(tmp_path_factory.mktemp("alice"), compiled())
+
+
+@pytest.fixture(scope="module")
+def bob(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Setting:
+    return make_setting(tmp_path_factory.mktemp("bob"), setting.program)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Place:
+    return Place(tmp_path_factory.mktemp("service"), setting, "--insecure")
+
+
+@pytest.fixture(scope="module")
+def service(place: Place) -> Iterator[Running]:
+    with place.running() as running:
+        yield running
+
+
+def clear(setting: Setting, count: int) -> np.ndarray:
+    return np.asarray(setting.program.run(samples(count), mode="clear"))
+
+
+def close(found: np.ndarray, wanted: np.ndarray) -> bool:
+    return bool(np.abs(found - wanted).max() < 0.05 * np.ptp(wanted))
+
+
+def digest(path: Path) -> str:
+    with Reader(path, KeysHeader) as reader:
+        return reader.digest
+
+
+# -- round trips --
+
+
+def test_a_round_trip_from_python(service: Running, setting: Setting) -> None:
+    with glyphc.Client(service.url, service.tokens["alice"]) as client:
+        assert client.programs() == {setting.half.fingerprint: "digits"}
+        assert client.specification("digits") == setting.account.spec
+        (y,) = client.run(setting.account, samples(6), setting.keys).values()
+        assert close(y, clear(setting, 6))
+        # now the service has the keys
+        (z,) = client.run(setting.account, samples(1)).values()
+        assert close(z, y[:1])
+
+
+def test_two_clients_at_once(service: Running, setting: Setting, bob: Setting) -> None:
+    """Each with keys of its own, several requests at a time."""
+    wanted = clear(setting, 5)
+    found: dict[tuple[str, int], np.ndarray] = {}
+
+    def ask(name: str, of: Setting, number: int) -> None:
+        with service.client(name) as client:
+            (found[name, number],) = client.run(of.account, samples(5)[number:], of.keys).values()
+
+    threads = [
+        threading.Thread(target=ask, args=(name, of, number))
+        for number in range(2)
+        for name, of in (("alice", setting), ("bob", bob))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(found) == 4
+    for (_, number), y in found.items():
+        assert close(y, wanted[number:])
+
+
+def test_a_replayed_request_is_the_same_job(service: Running, setting: Setting, tmp_path: Path) -> None:
+    setting.account.encrypt(samples(1), tmp_path / "in")
+    with service.client() as client:
+        client.upload_keys(setting.keys)
+        first = client.submit(tmp_path / "in")
+        assert client.submit(tmp_path / "in").id == first.id
+        done = client.wait(first.id)
+        assert client.submit(tmp_path / "in") == done
+        assert done.attempts == 1
+        for name in "ab":
+            client.fetch(first.id, tmp_path / name)
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# -- who may see what --
+
+
+def test_tokens_are_needed(service: Running) -> None:
+    paths = ["/v1/programs", "/v1/keys", "/v1/jobs", f"/v1/jobs/{'0' * 32}", f"/v1/keys/{'0' * 64}"]
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
+        for path in paths:
+            answer = httpx.get(service.url + path, headers=headers)
+            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    with pytest.raises(ServiceError, match="a valid token is needed"), glyphc.Client(service.url, "wrong") as client:
+        client.programs()
+
+
+def test_clients_do_not_see_each_other(service: Running, setting: Setting, tmp_path: Path) -> None:
+    setting.account.encrypt(samples(1), tmp_path / "in")
+    with service.client() as alice, service.client("bob") as bob, service.raw("bob") as raw:
+        key = alice.upload_keys(setting.keys)
+        job = alice.wait(alice.submit(tmp_path / "in").id)
+        for path in (f"/v1/keys/{key}", f"/v1/jobs/{job.id}", f"/v1/jobs/{job.id}/result"):
+            assert raw.get(path).status_code == 404
+        assert raw.delete(f"/v1/jobs/{job.id}").status_code == raw.delete(f"/v1/keys/{key}").status_code == 404
+        chunk = {"offset": 0, "sha256": hashlib.sha256(b"x").hexdigest()}
+        assert raw.patch(f"/v1/keys/{key}", params=chunk, content=b"x").status_code == 404
+        assert key not in raw.get("/v1/keys").text and job.id not in raw.get("/v1/jobs").text
+        # a copied request needs the copier's own keys
+        with pytest.raises(ServiceError, match="upload the evaluation keys"):
+            bob.submit(tmp_path / "in")
+        assert alice.status(job.id) == job
+
+
+# -- uploads --
+
+
+def test_an_upload_goes_on_where_it_stopped(place: Place, setting: Setting) -> None:
+    """Chunk by chunk, with every mistake on the way."""
+    content, key = setting.keys.read_bytes(), digest(setting.keys)
+    half = len(content) // 2
+
+    def chunk(offset: int, data: bytes, sha256: str | None = None) -> httpx.Response:
+        query = {"offset": offset, "sha256": sha256 or hashlib.sha256(data).hexdigest()}
+        return raw.patch(f"/v1/keys/{key}", params=query, content=data)
+
+    with place.running_anew() as service, service.raw() as raw, service.client() as client:
+        begun = raw.post("/v1/keys", json={"digest": key, "size": len(content)})
+        assert (begun.status_code, begun.json()["offset"], begun.json()["state"]) == (201, 0, "uploading")
+        assert raw.post("/v1/keys", json={"digest": key, "size": 5}).status_code == 409
+        assert chunk(0, content[:half]).json()["offset"] == half
+        assert chunk(0, content[:half]).status_code == 409  # a replay
+        assert chunk(half + 1, content[half + 1 :]).status_code == 409  # a gap
+        assert chunk(half, content[half:], "0" * 64).status_code == 422  # damaged on its way
+        assert chunk(half, content[half:] + b"x").status_code == 413  # more than announced
+        assert not client.has_keys(key)
+        assert client.upload_keys(setting.keys) == key  # only the rest
+        assert client.has_keys(key)
+        assert chunk(len(content), b"").status_code == 409
+        assert raw.delete(f"/v1/keys/{key}").status_code == 204
+        assert raw.get(f"/v1/keys/{key}").status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["bit", "other", "noise"])
+def test_keys_that_are_none_are_refused(kind: str, service: Running, bob: Setting, tmp_path: Path) -> None:
+    content = bytearray(bob.keys.read_bytes())
+    if kind == "bit":
+        content[len(content) // 2] ^= 1
+    elif kind == "noise":
+        content = bytearray(b"x" * 1000)
+    name = "0" * 64 if kind == "other" else digest(bob.keys)
+    with service.raw("bob") as raw:
+        raw.delete(f"/v1/keys/{name}")
+        raw.post("/v1/keys", json={"digest": name, "size": len(content)})
+        query = {"offset": 0, "sha256": hashlib.sha256(content).hexdigest()}
+        answer = raw.patch(f"/v1/keys/{name}", params=query, content=bytes(content))
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith("the upload is not usable")
+        assert raw.get(f"/v1/keys/{name}").json()["state"] == "refused"
+
+
+def test_malformed_inputs_are_refused_and_nothing_is_kept(
+    service: Running, place: Place, setting: Setting, bob: Setting, tmp_path: Path
+) -> None:
+    setting.account.encrypt(samples(1), tmp_path / "in")
+    good = (tmp_path / "in").read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    bob.account.encrypt(samples(1), tmp_path / "bob")
+    stranger = compiled(2)
+    with service.client() as client, service.raw() as raw:
+        client.upload_keys(setting.keys)
+        before = len(raw.get("/v1/jobs").json())
+        for body, status in (
+            (b"", 422),
+            (b"x" * 100, 422),
+            (good[:-1], 422),
+            (bytes(flipped), 422),
+            (setting.keys.read_bytes(), 422),
+            ((setting.client / "secret.key").read_bytes(), 422),
+            ((tmp_path / "bob").read_bytes(), 409),  # keys that are not there
+        ):
+            answer = raw.post("/v1/jobs", content=body)
+            assert answer.status_code == status, answer.text
+            assert str(place.folder) not in answer.text
+        assert len(raw.get("/v1/jobs").json()) == before
+    assert list((place.data / "clients" / "alice" / "incoming").iterdir()) == []
+    assert stranger.client != setting.program.client
+
+
+def test_bodies_are_limited(service: Running, setting: Setting) -> None:
+    with service.raw() as raw:
+        too_large = {"Content-Length": str(10 << 40)}
+        for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/keys"), ("PATCH", f"/v1/keys/{'0' * 64}")):
+            answer = raw.send(raw.build_request(method, path, headers=too_large, content=b""))
+            assert answer.status_code == 413
+        # one that does not say how long it is
+        answer = raw.post("/v1/keys", content=(b" " * 4096 for _ in range(100)))
+        assert answer.status_code in (400, 413)
+        huge = {"digest": "0" * 64, "size": 1 << 45}
+        assert raw.post("/v1/keys", json=huge).status_code == 413
+
+
+def test_health_and_metrics_need_no_token_and_name_nobody(service: Running) -> None:
+    assert httpx.get(service.url + "/health").json() == {"status": "ok"}
+    text = httpx.get(service.url + "/metrics").text
+    assert 'glyphc_jobs{state="queued"}' in text and "glyphc_requests_total" in text
+    assert "alice" not in text
+
+
+# -- starting and addresses --
+
+
+def test_tokens_are_not_sent_in_the_clear() -> None:
+    for url in ("http://example.org", "ftp://127.0.0.1", "127.0.0.1:8440", ""):
+        with pytest.raises(ServiceError, match=r"in the clear|not the address"):
+            glyphc.Client(url, "token")
+
+
+def test_programs_that_protect_nothing_are_not_served_by_default(place: Place, tmp_path: Path) -> None:
+    from glyphc.service.settings import Settings, load_programs, load_tokens
+
+    with pytest.raises(GlyphcError, match="protects nothing"):
+        load_programs(Settings(place.folder / "programs", tmp_path, place.folder / "tokens"))
+    (tmp_path / "tokens").write_text("alice secret\n")
+    with pytest.raises(GlyphcError, match=r"line 1 of .* is not 'client sha256-of-token'"):
+        load_tokens(tmp_path / "tokens")
+    assert all(token not in (place.folder / "tokens").read_text() for token in place.tokens.values())
