@@ -15,8 +15,9 @@ from pathlib import Path
 
 import httpx
 
+from glyphc.service.__main__ import Listen, to_json
 from glyphc.service.client import Client
-from glyphc.service.settings import new_token
+from glyphc.service.settings import Limits, Settings, new_token
 from tests.roles import Setting, environment
 
 _READY_SECONDS = 60.0
@@ -54,14 +55,19 @@ class Place:
         setting.half.save(folder / "programs" / "digits.server")
         self.tokens = {name: new_token(folder / "tokens", name) for name in ("alice", "bob")}
 
-    def start(self, *options: str, **variables: str) -> Running:
+    def start(self, *options: str, limits: Limits | None = None) -> Running:
+        """Start 'glyphc serve' with these options; limits: those that have no option."""
         arguments = ["serve", "--programs", self.folder / "programs", "--data", self.data]
         arguments += ["--tokens", self.folder / "tokens", "--listen", "127.0.0.1:0", *self.options, *options]
         log = open(self.folder / "log", "a")  # noqa: SIM115
         at = log.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "glyphc", *map(str, arguments)], env=environment(**variables), stderr=log, text=True
-        )
+        command = ["glyphc", *map(str, arguments)]
+        if limits is not None:
+            settings = Settings(
+                self.folder / "programs", self.data, self.folder / "tokens", insecure=True, limits=limits
+            )
+            command = ["glyphc.service", to_json(settings, Listen("127.0.0.1", 0, "", ""))]
+        process = subprocess.Popen([sys.executable, "-m", *command], env=environment(), stderr=log, text=True)
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             found = re.search(r"Uvicorn running on (\S+)", (self.folder / "log").read_text()[at:])
@@ -72,19 +78,19 @@ class Place:
         raise AssertionError((self.folder / "log").read_text())
 
     @contextlib.contextmanager
-    def running_anew(self, *options: str) -> Iterator[Running]:
+    def running_anew(self, *options: str, limits: Limits | None = None) -> Iterator[Running]:
         """A service of the same programs and tokens without any keys or jobs."""
         self.count += 1
         data, self.data = self.data, self.folder / f"data-{self.count}"
         try:
-            with self.running(*options) as service:
+            with self.running(*options, limits=limits) as service:
                 yield service
         finally:
             self.data = data
 
     @contextlib.contextmanager
-    def running(self, *options: str) -> Iterator[Running]:
-        service = self.start(*options)
+    def running(self, *options: str, limits: Limits | None = None) -> Iterator[Running]:
+        service = self.start(*options, limits=limits)
         try:
             yield service
         finally:

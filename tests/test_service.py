@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,11 +213,12 @@ def test_malformed_inputs_are_refused_and_nothing_is_kept(
 
 
 def test_bodies_are_limited(service: Running, setting: Setting) -> None:
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    for start in ("POST /v1/jobs", "POST /v1/keys", f"PATCH /v1/keys/{'0' * 64}"):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"{start} HTTP/1.1\r\nHost: x\r\nContent-Length: {10 << 40}\r\n\r\n".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 413")  # at once, not after ten terabytes
     with service.raw() as raw:
-        too_large = {"Content-Length": str(10 << 40)}
-        for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/keys"), ("PATCH", f"/v1/keys/{'0' * 64}")):
-            answer = raw.send(raw.build_request(method, path, headers=too_large, content=b""))
-            assert answer.status_code == 413
         # one that does not say how long it is
         answer = raw.post("/v1/keys", content=(b" " * 4096 for _ in range(100)))
         assert answer.status_code in (400, 413)

@@ -1,0 +1,242 @@
+"""The service when things go wrong: killed, left alone by clients, overrun, too slow, and fed with nonsense."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+
+from glyphc.roles.container import Reader
+from glyphc.roles.headers import CheckpointHeader, OutputsHeader
+from glyphc.roles.server import Evaluator
+from glyphc.service.client import Client, JobStatus, ServiceError
+from glyphc.service.settings import Limits
+from tests.roles import Setting, compiled, make_setting, samples
+from tests.services import Place, Running, children
+
+# Enough passes for an evaluation of some seconds, which can be met in its middle.
+MANY = 48
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return make_setting(tmp_path_factory.mktemp("alice"), compiled())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Place:
+    return Place(tmp_path_factory.mktemp("service"), setting, "--insecure")
+
+
+def encrypted(setting: Setting, path: Path, count: int = MANY) -> Path:
+    setting.account.encrypt(samples(count), path)
+    return path
+
+
+def follow(client: Client, job: str, until: str, seconds: float = 60.0) -> JobStatus:
+    """Wait until the progress of a job mentions something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = client.status(job, 1.0)
+        if until in status.what or status.state in ("done", "failed"):
+            return status
+    raise AssertionError(f"{job} never came to {until!r}")
+
+
+def parts(path: Path) -> dict[str, bytes]:
+    with Reader(path, OutputsHeader) as reader:
+        return {name: reader.read(name) for name in reader.parts}
+
+
+def ended(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+# -- kill -9 --
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
+def test_a_killed_service_goes_on_at_its_checkpoint(place: Place, setting: Setting, tmp_path: Path) -> None:
+    """kill -9 in the middle of an evaluation: no job is lost, and the result is bit for bit the undisturbed one."""
+    inputs = encrypted(setting, tmp_path / "in")
+    service = place.start()
+    with service.client() as client:
+        client.upload_keys(setting.keys)
+        running = client.submit(inputs)
+        waiting = client.submit(encrypted(setting, tmp_path / "next", 1))
+        status = follow(client, running.id, "(pass 4 of")
+        assert (status.state, status.attempts) == ("running", 1)
+        workers = children(service.process.pid)
+        service.kill()
+    deadline = time.monotonic() + 10
+    while not all(map(ended, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers and all(map(ended, workers))
+    (checkpoint,) = (place.data / "clients" / "alice" / "jobs" / running.id).glob("checkpoint")
+    with Reader(checkpoint, CheckpointHeader) as reader:
+        assert reader.header.pass_number >= 2
+    with place.running() as service, service.client() as client:
+        seen: list[str] = []
+        done = client.wait(running.id, lambda status: seen.append(status.what))
+        assert done.attempts == 2
+        assert not any("(pass 1 of" in what for what in seen)
+        client.wait(waiting.id)
+        client.fetch(running.id, tmp_path / "out")
+    with Evaluator(setting.half, setting.keys) as evaluator:
+        evaluator.evaluate(inputs, tmp_path / "undisturbed")
+    assert parts(tmp_path / "out") == parts(tmp_path / "undisturbed")
+
+
+def test_a_worker_that_dies_fails_its_job_alone(place: Place, setting: Setting, tmp_path: Path) -> None:
+    with place.running_anew() as service, service.client() as client:
+        client.upload_keys(setting.keys)
+        job = client.submit(encrypted(setting, tmp_path / "in"))
+        follow(client, job.id, "(pass 2 of")
+        (worker,) = children(service.process.pid)
+        os.kill(worker, 9)
+        with pytest.raises(ServiceError, match="the evaluation ended with status -9"):
+            client.wait(job.id)
+        # and can be asked for again, once it is forgotten
+        client.delete(job.id)
+        client.wait(client.submit(encrypted(setting, tmp_path / "in", 1)).id)
+
+
+# -- clients that go away or are slow --
+
+
+def half_a_body(service: Running) -> socket.socket:
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    connection = socket.create_connection((host, int(port)))
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.tokens['alice']}\r\n"
+    connection.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode() + b"x" * 5000)
+    return connection
+
+
+def incoming(place: Place) -> list[Path]:
+    folder = place.data / "clients" / "alice" / "incoming"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def eventually(condition: object, seconds: float = 10.0) -> bool:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def test_a_client_that_disconnects_leaves_nothing_behind(place: Place, setting: Setting, tmp_path: Path) -> None:
+    with place.running_anew() as service, service.client() as client:
+        connection = half_a_body(service)
+        assert eventually(lambda: incoming(place))
+        connection.close()
+        assert eventually(lambda: not incoming(place))
+        # one that goes away after submitting finds its result later
+        client.upload_keys(setting.keys)
+        job = client.submit(encrypted(setting, tmp_path / "in", 9))
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(
+                f"{service.url}/v1/jobs/{job.id}",
+                params={"wait": 30},
+                headers={"Authorization": f"Bearer {service.tokens['alice']}"},
+                timeout=0.01,
+            )
+        with service.client() as again:
+            again.wait(job.id)
+            again.fetch(job.id, tmp_path / "out")
+        assert "Traceback" not in (place.folder / "log").read_text()
+
+
+def test_bodies_and_jobs_that_take_too_long_are_ended(place: Place, setting: Setting, tmp_path: Path) -> None:
+    limits = Limits(receive_seconds=0.5, job_seconds=2.5)
+    with place.running_anew(limits=limits) as service, service.client() as client:
+        with half_a_body(service) as connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        assert eventually(lambda: not incoming(place))
+        client.upload_keys(setting.keys)
+        job = client.submit(encrypted(setting, tmp_path / "in", 4 * MANY))
+        with pytest.raises(ServiceError, match=r"it took longer than 2\.5 s"):
+            client.wait(job.id)
+        assert eventually(lambda: not children(service.process.pid))
+
+
+# -- back-pressure --
+
+
+def test_a_full_queue_says_when_to_come_again(place: Place, setting: Setting, tmp_path: Path) -> None:
+    other = make_setting(tmp_path / "bob", setting.program)
+    with (
+        place.running_anew("--queue", "3", "--queue-each", "2") as service,
+        service.client() as client,
+        service.client("bob") as bob,
+        service.raw() as raw,
+        service.raw("bob") as more,
+    ):
+        client.upload_keys(setting.keys)
+        bob.upload_keys(other.keys)
+        first = client.submit(encrypted(setting, tmp_path / "0"))
+        follow(client, first.id, "(pass 1 of")
+        waiting = [client.submit(encrypted(setting, tmp_path / str(k), 1)) for k in (1, 2)]
+        answer = raw.post("/v1/jobs", content=encrypted(setting, tmp_path / "3", 1).read_bytes())
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "10")
+        bob.submit(encrypted(other, tmp_path / "4", 1))
+        answer = more.post("/v1/jobs", content=encrypted(other, tmp_path / "5", 1).read_bytes())
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+        # keys that are needed stay; a job that is stopped makes room
+        assert raw.delete(f"/v1/keys/{setting.account.secret.key}").status_code == 409
+        client.delete(first.id)
+        for job in waiting:
+            client.wait(job.id)
+        assert raw.get(f"/v1/jobs/{first.id}").status_code == 404
+
+
+# -- nonsense --
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Iterator[Running]:
+    with Place(tmp_path_factory.mktemp("fuzzed"), setting, "--insecure").running() as service:
+        yield service
+
+
+def statuses_of(operation: Any, mode: GenerationMode, headers: dict[str, str]) -> set[int]:
+    seen: set[int] = set()
+
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def attempt(case: schemathesis.Case) -> None:
+        answer = case.call(headers=headers)
+        assert answer.status_code < 500, answer.text
+        seen.add(answer.status_code)
+
+    with contextlib.suppress(Unsatisfiable):  # an operation without parameters has no invalid requests
+        attempt()
+    return seen
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_nothing_that_is_sent_breaks_the_service(fuzzed: Running, mode: GenerationMode) -> None:
+    """Requests of every kind from the OpenAPI description, valid and invalid ones: no answer is a 5xx."""
+    schema = schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
+    headers = {"Authorization": f"Bearer {fuzzed.tokens['alice']}"}
+    found = [operation.ok() for operation in schema.get_all_operations()]
+    statuses = {operation.label: statuses_of(operation, mode, headers) for operation in found}
+    assert len(statuses) == 14, statuses.keys()
+    wanted = 200 if mode is GenerationMode.POSITIVE else 422
+    assert sum(wanted in seen for seen in statuses.values()) >= 4, statuses
+    assert httpx.get(fuzzed.url + "/health").status_code == 200
