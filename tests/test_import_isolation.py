@@ -97,3 +97,12 @@ def test_the_command_starts_at_once() -> None:
         if seconds[-1] < 0.3:
             return
     pytest.fail(f"python -m glyphc --help takes {min(seconds):.2f} s")
+
+
+def test_the_services_processes_never_load_anything_that_decrypts() -> None:
+    """What 'glyphc serve' turns into, and its workers; import contracts say the same of all that they could load."""
+    modules = loaded("import glyphc.service.app, glyphc.service.worker, glyphc.service.__main__, openfhe")
+    secret = {"client", "keygen"}
+    assert not {f"glyphc.backends.openfhe.{name}" for name in secret} & modules
+    assert not {"glyphc.roles.client", "glyphc.roles.secret", "glyphc.codec", "glyphc.runtime"} & modules
+    assert {"glyphc.roles.server", "glyphc.service.jobs"} <= modules

@@ -102,18 +102,20 @@ def test_a_killed_service_goes_on_at_its_checkpoint(place: Place, setting: Setti
     assert parts(tmp_path / "out") == parts(tmp_path / "undisturbed")
 
 
-def test_a_worker_that_dies_fails_its_job_alone(place: Place, setting: Setting, tmp_path: Path) -> None:
+def test_a_job_whose_worker_dies_is_taken_up_again(place: Place, setting: Setting, tmp_path: Path) -> None:
+    """Twice; then it has failed, and the service goes on with others."""
     with place.running_anew() as service, service.client() as client:
         client.upload_keys(setting.keys)
         job = client.submit(encrypted(setting, tmp_path / "in"))
-        follow(client, job.id, "(pass 2 of")
-        (worker,) = children(service.process.pid)
-        os.kill(worker, 9)
+        for death in range(3):
+            follow(client, job.id, f"(pass {3 * death + 2} of")
+            (worker,) = children(service.process.pid)
+            os.kill(worker, 9)
+            assert eventually(lambda worker=worker: ended(worker))  # type: ignore[misc]
         with pytest.raises(ServiceError, match="the evaluation ended with status -9"):
             client.wait(job.id)
-        # and can be asked for again, once it is forgotten
-        client.delete(job.id)
-        client.wait(client.submit(encrypted(setting, tmp_path / "in", 1)).id)
+        assert client.status(job.id).attempts == 3
+        client.wait(client.submit(encrypted(setting, tmp_path / "next", 1)).id)
 
 
 # -- clients that go away or are slow --

@@ -38,9 +38,13 @@ def from_json(text: str) -> tuple[Settings, Listen]:
 
 def main(text: str) -> None:
     """Serve until interrupted."""
+    import logging
+
     import uvicorn
 
     from .app import make_app
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
     settings, listen = from_json(text)
     try:
@@ -58,6 +62,7 @@ def main(text: str) -> None:
         timeout_graceful_shutdown=5,
         limit_concurrency=256,
         server_header=False,
+        access_log=False,
         log_level="info",
     )
 

@@ -18,6 +18,8 @@ from .worker import Event, Order
 
 log = logging.getLogger("glyphc.service")
 _STREAM_LIMIT = 1 << 20
+# A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint, so often in all.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Progress:
 
     what: str = ""
     share: float = 0.0
+
+
+class WorkerDiedError(Exception):
+    """A worker ended in the middle of a job."""
 
 
 class Worker:
@@ -57,6 +63,7 @@ class Scheduler:
         self._workers: list[Worker] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._progress: dict[str, Progress] = {}
+        self._given_up: set[str] = set()
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -83,8 +90,10 @@ class Scheduler:
         """Stop a running job; its worker is killed, as OpenFHE cannot be interrupted."""
         task = self._running.get(job)
         if task is not None:
+            self._given_up.add(job)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self._given_up.discard(job)
 
     # -- the loop --
 
@@ -104,8 +113,8 @@ class Scheduler:
         for job in await asyncio.to_thread(self._store.waiting):
             if len(self._running) >= self._settings.workers:
                 return
-            if job.id not in self._running:
-                await asyncio.to_thread(self._store.begin_job, job.id)
+            if job.id not in self._running and await asyncio.to_thread(self._store.begin_job, job.id):
+                log.info("job %s of %s begins", job.id, job.client)
                 self._progress[job.id] = Progress("begins")
                 self._running[job.id] = asyncio.get_running_loop().create_task(self._run(job))
 
@@ -132,8 +141,17 @@ class Scheduler:
         except asyncio.CancelledError:
             # the service stops, or the client gave the job up
             await self._drop(worker)
-            await asyncio.shield(asyncio.to_thread(self._store.requeue_job, job.id))
+            if job.id not in self._given_up:
+                await asyncio.shield(asyncio.to_thread(self._store.requeue_job, job.id))
             raise
+        except WorkerDiedError as e:
+            log.warning("job %s: %s", job.id, e)
+            if job.attempts + 1 < _ATTEMPTS:
+                await self._drop(worker)
+                await asyncio.to_thread(self._store.requeue_job, job.id)
+                self._wake.set()
+                return
+            error = str(e)
         except Exception:
             log.exception("job %s", job.id)
             error = "the service failed; its log says more"
@@ -145,6 +163,7 @@ class Scheduler:
         elif worker is not None:
             worker.busy, worker.idle_since = False, time.monotonic()
         await asyncio.to_thread(self._store.end_job, job, self._without_paths(error))
+        log.info("job %s of %s: %s", job.id, job.client, error or "done")
         metrics.FINISHED.labels("failed" if error else "done").inc()
         self._wake.set()
 
@@ -199,7 +218,8 @@ class Scheduler:
             elif event.kind == "done":
                 metrics.SECONDS.observe(time.monotonic() - start)
                 return ""
-        return f"the evaluation ended with status {await worker.process.wait()}; it may have run out of memory"
+        status = await worker.process.wait()
+        raise WorkerDiedError(f"the evaluation ended with status {status}; it may have run out of memory")
 
     def _without_paths(self, error: str) -> str:
         """Clients learn nothing of the server's folders."""

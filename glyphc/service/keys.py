@@ -71,12 +71,14 @@ async def append(
 
 
 @router.delete("/{digest}", status_code=204, responses=problems(404, 409, 422))
-def remove(digest: DigestPath, service: ServiceDep, client: ClientDep) -> Response:
+async def remove(digest: DigestPath, service: ServiceDep, client: ClientDep) -> Response:
     """Forget keys. Not while a job needs them."""
-    _find(service.store, client, digest)
-    if service.store.uses_key(client, digest):
-        raise HTTPException(409, "a job that is not finished needs these keys")
-    service.store.remove_key(client, digest)
+    store = service.store
+    async with _one_writer(service, client, digest):
+        await asyncio.to_thread(_find, store, client, digest)
+        if await asyncio.to_thread(store.uses_key, client, digest):
+            raise HTTPException(409, "a job that is not finished needs these keys")
+        await asyncio.to_thread(store.remove_key, client, digest)
     return Response(status_code=204)
 
 

@@ -23,6 +23,7 @@ from .store import DONE, QUEUED, READY, RUNNING, Job, Store
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _RETRY_SECONDS = 10
 _POLL_SECONDS = 0.1
+_PROGRESS_SECONDS = 1.0
 
 
 @router.post("", status_code=202, responses=problems(404, 408, 409, 413, 422, 429, 503), openapi_extra=BODY)
@@ -48,11 +49,15 @@ def list_jobs(service: ServiceDep, client: ClientDep) -> list[JobInfo]:
 
 @router.get("/{id}", responses=problems(404, 422))
 async def one(id: IdPath, service: ServiceDep, client: ClientDep, wait: Wait = 0.0) -> JobInfo:
-    """One job. With ``wait``, the answer comes when its state or progress changes, or after so many seconds."""
-    first = _info(service, await asyncio.to_thread(_find, service.store, client, id))
-    deadline = time.monotonic() + wait
-    now = first
-    while now == first and first.state in (QUEUED, RUNNING) and time.monotonic() < deadline:
+    """One job. With ``wait``, the answer comes when its state changes, after so many seconds at the latest.
+
+    News of its progress comes too, once in a second.
+    """
+    first = now = _info(service, await asyncio.to_thread(_find, service.store, client, id))
+    start = time.monotonic()
+    while first.state in (QUEUED, RUNNING) and time.monotonic() < start + wait:
+        if now.state != first.state or (now != first and time.monotonic() > start + _PROGRESS_SECONDS):
+            break
         await asyncio.sleep(_POLL_SECONDS)
         now = _info(service, await asyncio.to_thread(_find, service.store, client, id))
     return now

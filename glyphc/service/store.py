@@ -178,12 +178,14 @@ class Store:
             rows = db.execute("SELECT state, COUNT(*) AS n FROM jobs GROUP BY state").fetchall()
         return {row["state"]: row["n"] for row in rows}
 
-    def begin_job(self, id: str) -> None:
+    def begin_job(self, id: str) -> bool:
+        """Whether it is there and waits; then it runs."""
         with self._transaction() as db:
-            db.execute(
+            begun = db.execute(
                 "UPDATE jobs SET state=?, started=?, attempts=attempts+1 WHERE id=? AND state=?",
                 (RUNNING, time.time(), id, QUEUED),
             )
+            return begun.rowcount == 1
 
     def end_job(self, job: Job, error: str = "") -> None:
         """Done, or failed if there is an error. The inputs are not needed any more."""
