@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from glyphc.errors import GlyphcError
 from glyphc.roles.container import Reader
 from glyphc.roles.headers import KeysHeader
 from glyphc.service.client import ServiceError
-from tests.roles import Setting, compiled, make_setting, samples
+from tests.roles import ROOT, Setting, compiled, environment, make_setting, samples
 from tests.services import Place, Running
 
 
@@ -251,3 +254,25 @@ def test_programs_that_protect_nothing_are_not_served_by_default(place: Place, t
     with pytest.raises(GlyphcError, match=r"line 1 of .* is not 'client sha256-of-token'"):
         load_tokens(tmp_path / "tokens")
     assert all(token not in (place.folder / "tokens").read_text() for token in place.tokens.values())
+
+
+# -- 128-bit --
+
+
+@pytest.mark.slow
+def test_a_round_trip_at_128_bit(tmp_path: Path) -> None:
+    """The benchmark: commands, service and client as a user would run them, the smallest program."""
+    script = ROOT / "benchmarks" / "service.py"
+    command = [sys.executable, str(script), "--batch", "1", "--json", str(tmp_path / "figures.json")]
+    variables = environment()
+    del variables["OMP_NUM_THREADS"]
+    subprocess.run(command, check=True, timeout=900, env=variables)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["accuracy"] == 1.0
+    size = {step["name"]: step["size"] for step in figures["steps"]}
+    # against 2.0 GB of OpenFHE's own serialised keys for this program, and 1.05 MB for a ciphertext
+    assert size["upload keys"] < 0.7e9
+    assert size["submit"] < 0.5e6
+    assert size["fetch outputs"] < 0.3e6
+    peak = {step["name"]: step["peak"] for step in figures["steps"]}
+    assert peak["make keys"] < 2e9
