@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 import glyphc
 from glyphc.progress import Silent
-from glyphc.roles.artifacts import ServerProgram, stripped
-from glyphc.roles.client import KEYS_FILE, SECRET_FILE, SPEC_FILE, Account, generate, load_account
+from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, ServerProgram, stripped
+from glyphc.roles.client import SECRET_FILE, Account, generate, load_account
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
@@ -49,7 +49,7 @@ def make_setting(folder: Path, program: glyphc.Program) -> Setting:
     client.mkdir(parents=True)
     server.mkdir()
     half.specification.save(client / SPEC_FILE)
-    half.save(server / "program.server")
+    half.save(server / PROGRAM_FILE)
     generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent())
     return Setting(program, client, server, load_account(client), half)
 

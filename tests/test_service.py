@@ -14,12 +14,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import glyphc
+from glyphc.cli import main
 from glyphc.errors import GlyphcError
 from glyphc.roles.container import Reader
 from glyphc.roles.headers import KeysHeader
 from glyphc.service.client import ServiceError
+from glyphc.service.settings import new_token
 from tests.roles import ROOT, Setting, compiled, environment, make_setting, samples
 from tests.services import Place, Running
 
@@ -120,6 +123,17 @@ def test_tokens_are_needed(service: Running) -> None:
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     with pytest.raises(ServiceError, match="a valid token is needed"), glyphc.Client(service.url, "wrong") as client:
         client.programs()
+
+
+def test_tokens_come_and_go_without_a_restart(service: Running, place: Place) -> None:
+    tokens = place.folder / "tokens"
+    before = tokens.read_text()
+    carol = new_token(tokens, "carol")
+    with glyphc.Client(service.url, carol) as client:
+        assert client.programs()
+        tokens.write_text(before)
+        with pytest.raises(ServiceError, match="a valid token is needed"):
+            client.programs()
 
 
 def test_clients_do_not_see_each_other(service: Running, setting: Setting, tmp_path: Path) -> None:
@@ -256,6 +270,28 @@ def test_programs_that_protect_nothing_are_not_served_by_default(place: Place, t
     assert all(token not in (place.folder / "tokens").read_text() for token in place.tokens.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--listen", "0.0.0.0:8440"), "listening on 0.0.0.0 without TLS would send tokens in the clear"),
+        (("--listen", "8440"), "is not HOST:PORT"),
+        (("--listen", "127.0.0.1:99999"), "is not HOST:PORT"),
+        (("--tls-key", "key.pem"), "TLS needs both"),
+        (("--tls-key", "key.pem", "--tls-certificate", "chain.pem"), "there is no file 'chain.pem'"),
+    ],
+)
+def test_a_service_is_not_started_carelessly(options: tuple[str, ...], message: str) -> None:
+    folders = ["serve", "--programs", "programs", "--data", "data", "--tokens", "tokens"]
+    result = CliRunner().invoke(main, [*folders, *options])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_one_service_uses_a_folder(service: Running, place: Place) -> None:
+    with pytest.raises(AssertionError, match="another service uses"):
+        place.start()
+
+
 # -- 128-bit --
 
 
@@ -270,7 +306,7 @@ def test_a_round_trip_at_128_bit(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["accuracy"] == 1.0
     size = {step["name"]: step["size"] for step in figures["steps"]}
-    # against 2.0 GB of OpenFHE's own serialised keys for this program, and 1.05 MB for a ciphertext
+    # against 1.8 GB of OpenFHE's own serialised keys for this program, and 1.05 MB for a ciphertext
     assert size["upload keys"] < 0.7e9
     assert size["submit"] < 0.5e6
     assert size["fetch outputs"] < 0.3e6

@@ -7,6 +7,7 @@ parameters say so by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from glyphc.ir.parameters import Parameters
@@ -77,11 +78,13 @@ def setup_bootstrap(contexts: Contexts, public_key: Any) -> None:
     )
 
 
+@lru_cache(maxsize=4)
 def bootstrap_automorphisms(parameters: Parameters) -> tuple[int, ...]:
     """Indices of the automorphism keys that a bootstrap needs, in ascending order; the last three are OpenFHE's own.
 
     These are 2N-4 and 2N-2 (into the sparse secret of the modulus raise and back) and 2N-1 (conjugation). OpenFHE lists
-    indices only by making keys, so keys are made in a context with the same ring and almost no levels.
+    indices only by making keys, so keys are made in a context with the same ring and almost no levels. The first time,
+    this empties OpenFHE's table of automorphism keys.
     """
     if not parameters.slots:
         return ()

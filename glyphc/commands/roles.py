@@ -65,8 +65,8 @@ def keygen_command(
     keys and, from a compiled program, the server's half of it.
     """
     from glyphc.console import reporter
-    from glyphc.roles.artifacts import SPEC_SUFFIX, ServerProgram, specification
-    from glyphc.roles.client import KEYS_FILE, SECRET_FILE, SPEC_FILE, check_security, generate
+    from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, SPEC_SUFFIX, ServerProgram, specification
+    from glyphc.roles.client import SECRET_FILE, check_security, generate
 
     if client_folder.resolve() == server_folder.resolve():
         raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
@@ -81,24 +81,27 @@ def keygen_command(
             f"there is a secret key in {os.fspath(client_folder)!r} already; without it nothing that was encrypted "
             "with it can be read. Use another folder, or remove it yourself"
         )
+    keys = server_folder / KEYS_FILE
+    if keys.exists():
+        raise ArtifactError(
+            f"there are evaluation keys in {os.fspath(server_folder)!r} already, which belong to another secret key; "
+            "use another folder, or remove them yourself"
+        )
     phrase = _new_passphrase() if passphrase else None
     _make_folder(client_folder, 0o700)
     _make_folder(server_folder, 0o777)
     progress = reporter()
     try:
-        generate(spec, secret, server_folder / KEYS_FILE, phrase, progress)
+        generate(spec, secret, keys, phrase, progress)
     finally:
         progress.done()
     spec.save(client_folder / SPEC_FILE)
-    written = [secret, client_folder / SPEC_FILE, server_folder / KEYS_FILE]
+    written = [secret, client_folder / SPEC_FILE, keys]
     if source.suffix != SPEC_SUFFIX:
         written.append(server_folder / PROGRAM_FILE)
         ServerProgram.load(source).save(written[-1])
     for path in written:
         _wrote(path)
-
-
-PROGRAM_FILE = "program.server"
 
 
 @click.command("encrypt")
@@ -149,11 +152,11 @@ def eval_command(
     from glyphc.cli import _keep_sources
     from glyphc.console import reporter
     from glyphc.files import check_writable
-    from glyphc.roles.artifacts import ServerProgram
+    from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
     from glyphc.roles.server import Evaluator, check_keys, check_request, keys_modulus
 
     half = ServerProgram.load(program or server_folder / PROGRAM_FILE)
-    keys = server_folder / "evaluation.keys"
+    keys = server_folder / KEYS_FILE
     _keep_sources(output_path, os.fspath(input_path), os.fspath(keys))
     check_writable(output_path)
     _warn(half.schedule.parameters)

@@ -32,6 +32,10 @@ from .headers import ProgramHeader, SpecHeader
 
 SPEC_SUFFIX = ".spec"
 PROGRAM_SUFFIX = ".server"
+# Names in the folders that 'glyphc keygen' fills.
+SPEC_FILE = "client.spec"
+PROGRAM_FILE = "program.server"
+KEYS_FILE = "evaluation.keys"
 
 
 @dataclass(frozen=True)

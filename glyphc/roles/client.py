@@ -18,7 +18,7 @@ from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, Param
 from glyphc.ir.text import record_text
 from glyphc.progress import Reporter, Silent
 
-from .artifacts import Specification
+from .artifacts import SPEC_FILE, Specification
 from .container import Reader, Writer
 from .headers import InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.floating[Any]]
 
 SECRET_FILE = "secret.key"
-SPEC_FILE = "client.spec"
-KEYS_FILE = "evaluation.keys"
 
 
 def check_security(spec: Specification) -> None:
@@ -81,7 +79,11 @@ def generate(spec: Specification, secret: Path, keys: Path, passphrase: str | No
                     reporter.advance(1, name)
     except BackendError as e:
         raise ParameterError(str(e)) from None
-    Secret(writer.digest, parameters, maker.ternary).save(secret, passphrase)
+    try:
+        Secret(writer.digest, parameters, maker.ternary).save(secret, passphrase)
+    except BaseException:
+        keys.unlink(missing_ok=True)  # of no use to anybody
+        raise
 
 
 @dataclass(frozen=True, eq=False)

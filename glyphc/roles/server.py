@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -315,7 +316,12 @@ class _Evaluation:
                     writer.add(f"stored/{port}/{at}", self.evaluator._machine.write(ciphertext, False))
 
     def _resume(self) -> None:
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return
+        # what a killed attempt was writing
+        for remnant in self.path.parent.glob(f".{glob.escape(self.path.name)}*.part"):
+            remnant.unlink(missing_ok=True)
+        if not self.path.exists():
             return
         try:
             self._read_checkpoint(self.path)

@@ -16,7 +16,7 @@ from .context import OCTETS, ClientDep, Service, ServiceDep, problems
 from .jobs import Scheduler
 from .limits import BodyError, BodyLimit
 from .models import DigestPath, Health, ProgramInfo
-from .settings import Settings, load_programs, load_tokens
+from .settings import Settings, Tokens, load_programs
 from .store import Store
 
 router = APIRouter()
@@ -24,7 +24,7 @@ router = APIRouter()
 
 def make_app(settings: Settings) -> FastAPI:
     """The application; ServiceError when programs, tokens or the data folder are unusable."""
-    programs, tokens = load_programs(settings), load_tokens(settings.tokens)
+    programs, tokens = load_programs(settings), Tokens(settings.tokens)
     store = Store(settings.data)
     store.recover()
     scheduler = Scheduler(settings, store, {fingerprint: path for fingerprint, (path, _) in programs.items()})

@@ -14,7 +14,7 @@ from glyphc.roles.artifacts import ServerProgram
 
 from .jobs import Scheduler
 from .models import Problem
-from .settings import Settings, token_hash
+from .settings import Settings, Tokens
 from .store import Store
 
 _bearer = HTTPBearer(auto_error=False, description="A token that 'glyphc token' made")
@@ -31,7 +31,7 @@ class Service:
 
     settings: Settings
     programs: dict[str, tuple[Path, ServerProgram]]
-    tokens: dict[str, str]
+    tokens: Tokens
     store: Store
     scheduler: Scheduler
     writers: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
@@ -46,7 +46,7 @@ ServiceDep = Annotated[Service, Depends(_service)]
 
 
 def _client(service: ServiceDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
-    name = None if given is None else service.tokens.get(token_hash(given.credentials))
+    name = None if given is None else service.tokens.client(given.credentials)
     if name is None:
         raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -97,6 +98,32 @@ def load_tokens(path: Path) -> dict[str, str]:
     if not found:
         raise ServiceError(f"there is no token in {os.fspath(path)!r}; make one with 'glyphc token'")
     return found
+
+
+class Tokens:
+    """The tokens of a file, read again when it changes: a client is added or shut out without a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = self._state()
+        self._clients = load_tokens(path)
+
+    def client(self, token: str) -> str | None:
+        """Whose token it is."""
+        stamp = self._state()
+        if stamp != self._stamp:
+            # an unreadable file shuts nobody in or out
+            with contextlib.suppress(ServiceError):
+                self._clients = load_tokens(self._path)
+            self._stamp = stamp
+        return self._clients.get(token_hash(token))
+
+    def _state(self) -> tuple[int, int]:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return 0, 0
+        return stat.st_mtime_ns, stat.st_size
 
 
 def new_token(path: Path, client: str) -> str:

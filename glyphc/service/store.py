@@ -91,7 +91,12 @@ class Store:
         self._lock_file.close()
 
     def recover(self) -> int:
-        """After a restart: what was running waits again, what was being checked is checked again by its last chunk."""
+        """After a restart: what was running waits again, what was being checked is checked by its last chunk again.
+
+        What was being received is received anew.
+        """
+        for folder in self.folder.glob("clients/*/incoming"):
+            shutil.rmtree(folder, ignore_errors=True)
         with self._transaction() as db:
             db.execute("UPDATE keys SET state=? WHERE state=?", (UPLOADING, CHECKING))
             return db.execute("UPDATE jobs SET state=? WHERE state=?", (QUEUED, RUNNING)).rowcount
@@ -194,8 +199,9 @@ class Store:
                 "UPDATE jobs SET state=?, error=?, finished=? WHERE id=?",
                 (FAILED if error else DONE, error, time.time(), job.id),
             )
-        for name in ("inputs", "checkpoint"):
-            (self.job_folder(job) / name).unlink(missing_ok=True)
+        for path in self.job_folder(job).glob("*"):
+            if path.name != "outputs":
+                path.unlink(missing_ok=True)
 
     def requeue_job(self, id: str) -> None:
         with self._transaction() as db:
