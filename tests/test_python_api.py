@@ -354,7 +354,7 @@ def test_errors_carry_no_foreign_context(tmp_path: Path) -> None:
 
 
 def test_the_package_has_no_other_names() -> None:
-    own = ["activations", "register_activation", "unregister_activation"]
+    own = ["Client", "activations", "register_activation", "unregister_activation"]
     assert sorted(glyphc.__all__) == sorted(["GlyphcError", "Program", "__version__", "compile", "load", *own])
     for name in glyphc.__all__:
         assert getattr(glyphc, name) is not None
