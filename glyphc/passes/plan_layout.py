@@ -270,7 +270,7 @@ class _Plan:
             return
         outputs = next_power_of_two(node.type.size)
         rooms = [self.grid * self.parts[o.id] for o in self.graph.operands(node) if o.id in self.parts]
-        self.strides[node.id] = max(1, min(self.block(self.chunks[node.id]), *rooms) // outputs)
+        self.strides[node.id] = max(1, min([self.block(self.chunks[node.id]), *rooms]) // outputs)
 
 
 def _is_resident(node: Node, graph: Graph) -> bool:
