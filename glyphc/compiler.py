@@ -17,6 +17,7 @@ from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.types import Level
 from glyphc.passes.base import Context, Pass
+from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.schemes import AssignScheme
@@ -101,7 +102,7 @@ def _for_ring(step: Pass, insecure_ring: int | None) -> Pass:
         return step
     if insecure_ring not in INSECURE_RINGS:
         raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
-    if isinstance(step, AssignScheme | AssignLayout):
+    if isinstance(step, AssignScheme | Merge | AssignLayout):
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)

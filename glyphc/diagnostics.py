@@ -66,7 +66,7 @@ def graph_text(graph: Graph, estimates: Estimate | None = None, seconds: dict[in
 def summary(program: Program, cost: CostModel | None = None) -> str:
     """Schedule, totals and guard band of a compiled program."""
     estimates = predicted(program, cost)
-    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.graph)]
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.quantized)]
     doubts = [f"warning     {n}: {d.warning}" for n in program.graph for d in n.decisions if d.warning]
     if not program.secure:
         doubts.append(INSECURE_WARNING)

@@ -23,8 +23,9 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Out
 from glyphc.ir.types import Level, Scheme
 from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
+from glyphc.passes.layout_plan import MIN_SLOTS
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
-from glyphc.passes.plan_layout import MIN_SLOTS, AssignLayout
+from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.validate import ValidateLayout
 
 F64 = npt.NDArray[np.float64]

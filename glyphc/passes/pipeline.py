@@ -15,6 +15,7 @@ from .base import Context, Pass, parse_option
 from .calibrate import Calibrate
 from .expand import Expand
 from .fold import Fold
+from .merge import Merge
 from .plan_layout import AssignLayout
 from .quantize import Quantize
 from .schemes import AssignScheme, InsertSwitches
@@ -31,6 +32,7 @@ PASSES: dict[str, type[Pass]] = {
         ValidateRange,
         AssignScheme,
         InsertSwitches,
+        Merge,
         AssignLayout,
         ValidateLayout,
         SelectParameters,
