@@ -205,6 +205,11 @@ def _between(configurations: Sequence[Configuration], slots: int, value: Callabl
     return float(np.interp(np.log2(max(slots, 1)), sizes, [value(c) for c in configurations]))
 
 
+def split_automorphisms(parts: int, wanted: int) -> int:
+    """Automorphisms of a split into ``parts`` residue classes: one for each inner node of the tree to those wanted."""
+    return sum(min(1 << level, wanted) for level in range(parts.bit_length() - 1))
+
+
 def calibrated(
     shipped: Sequence[Configuration], measured: Mapping[tuple[int, int], BootstrapCost]
 ) -> tuple[Configuration, ...]:

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from glyphc.approx.cost import CostModel
+from glyphc.approx.cost import CostModel, split_automorphisms
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import next_power_of_two
@@ -98,7 +98,10 @@ class LayoutPlan:
         refresh = cost.powers_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
         function = cost.evaluate_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
         functions = sum(self.chunks[n.id] for n, _ in self.graph.of(Apply))
-        splits = sum((parts - 1) * self.chunks[i] for i, parts in self.parts.items())
+        splits = sum(
+            split_automorphisms(parts, min(parts, self.graph.node(i).type.size)) * self.chunks[i]
+            for i, parts in self.parts.items()
+        )
         return (
             self.bootstraps * refresh
             + functions * function
@@ -165,6 +168,10 @@ class LayoutPlan:
                 found.append(node.id)
         return found
 
+    def leaving_apart(self, maps: Iterable[int]) -> LayoutPlan:
+        """The plan in which these maps, too, leave chunks as they are."""
+        return LayoutPlan(self.graph, self.ring, self.batch, self.values, self.spread.union(maps))
+
     # -- parts and strides --
 
     def _split_operands(self, node: Node) -> None:
@@ -218,9 +225,12 @@ class Search:
 def _settled(plan: LayoutPlan, cost: CostModel) -> LayoutPlan:
     """Leave chunks apart, map by map, where bringing them together costs more than it saves."""
     for id in plan.merging():
-        other = LayoutPlan(plan.graph, plan.ring, plan.batch, plan.values, plan.spread | {id})
-        if other.seconds(cost) < plan.seconds(cost):
-            plan = other
+        apart = plan.leaving_apart({id})
+        # chunks left apart by one map may only meet in the next one: or stay apart there, too
+        throughout = apart
+        while new := set(throughout.merging()) - set(plan.merging()):
+            throughout = throughout.leaving_apart(new)
+        plan = min(plan, apart, throughout, key=lambda p: p.seconds(cost))
     return plan
 
 
