@@ -72,10 +72,10 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
             return cost.scaled(cost.automorphism, parameters.ring) * split_automorphisms(parts, len(targets))
         case ToTorus() | FromTorus():
             return cost.scaled(cost.switch, parameters.ring)
-        case Powers():
-            return cost.powers_seconds(parameters.slots, parameters.degree, parameters.ring)
-        case Evaluate():
-            return cost.evaluate_seconds(parameters.slots, parameters.degree, parameters.ring)
+        case Powers(degree=degree):
+            return cost.powers_seconds(parameters.slots, degree, parameters.ring, parameters.degree)
+        case Evaluate(series=series):
+            return cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, parameters.degree)
         case _:
             return 0.0
 

@@ -266,7 +266,7 @@ def _widen(node: Node, rows: _Rows, rewriter: Rewriter) -> None:
             return
         node = replace(node, location=operand.location)
     elif isinstance(op, Apply):
-        op = Apply(_composed(rows.scaling(), op.functions))
+        op = replace(op, functions=_composed(rows.scaling(), op.functions))
     rewriter.replace(node, rewriter.new.add(op, (operand,), type, node.location, node.decisions))
 
 
