@@ -11,6 +11,7 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.verify import verify
 
+from .assign_budget import AssignBudget
 from .base import Context, Pass, parse_option
 from .calibrate import Calibrate
 from .expand import Expand
@@ -35,6 +36,7 @@ PASSES: dict[str, type[Pass]] = {
         Merge,
         AssignLayout,
         ValidateLayout,
+        AssignBudget,
         SelectParameters,
         ValidateNoise,
         ValidateSecurity,
