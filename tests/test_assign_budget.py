@@ -82,7 +82,7 @@ def test_precision_goes_where_it_matters() -> None:
     weak *= 1e-3
     net.graph.add(Output("y"), (last,), location="y")
     program = glyphc.compile(
-        net.graph, SAMPLES, 4, logit_tolerance=0.001, insecure_ring=1024, passes=DEFAULT.replace("merge,", "")
+        net.graph, SAMPLES, 4, logit_tolerance=0.0001, insecure_ring=1024, passes=DEFAULT.replace("merge,", "")
     )
     found = degrees(program)
     assert found["relu little"] == 13 < found["relu much"]
