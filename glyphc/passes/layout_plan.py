@@ -29,10 +29,15 @@ from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Scheme
+
+from .base import check_option, check_ring
 
 # A transform of level budget b needs at least 2^b slots.
 MIN_SLOTS = 8
+# Gigabytes that a pass may take at its peak, by default.
+MEMORY = 14.0
 _DEGREE = 27  # typical; the series is chosen later
 
 
@@ -109,18 +114,29 @@ class LayoutPlan:
             + self._products() * cost.scaled(cost.product, ring)
         )
 
+    def memory_bytes(self, cost: CostModel) -> float:
+        """Predicted peak of a run, roughly: contexts and keys, all inputs and weights, the largest unpacking."""
+        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=_DEGREE)
+        maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
+        weights = sum(self._parts_of(operand) for _, operand in maps) + len(maps)
+        inputs = sum(self._parts_of(node) * self.chunks[node.id] for node in self.graph.inputs)
+        unpacked = max((self._parts_of(o) for _, o in maps if _is_resident(o, self.graph)), default=0)
+        # on one limb: two polynomials of 64-bit coefficients
+        ciphertext = 2 * 8 * self.ring
+        held = ciphertext * (weights + inputs + 2 * unpacked)
+        return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
+
     def _products(self) -> int:
         """Polynomial products of all linear maps."""
-        count = 0
-        for node, _ in self.graph.of(Linear):
-            for operand in self.graph.operands(node):
-                features = operand.type.size
-                if _is_resident(operand, self.graph):
-                    parts = min(features, self.parts[operand.id])
-                else:
-                    parts = -(-features // min(self.gap(_origin(operand, self.graph)), next_power_of_two(features)))
-                count += parts * self.chunks[operand.id]
-        return count
+        operands = [o for node, _ in self.graph.of(Linear) for o in self.graph.operands(node)]
+        return sum(self._parts_of(o) * self.chunks[o.id] for o in operands)
+
+    def _parts_of(self, operand: Node) -> int:
+        """Ciphertexts of each chunk of a value that linear maps read."""
+        features = operand.type.size
+        if _is_resident(operand, self.graph):
+            return min(features, self.parts[operand.id])
+        return -(-features // min(self.gap(_origin(operand, self.graph)), next_power_of_two(features)))
 
     @cached_property
     def _bootstrapped(self) -> list[Node]:
@@ -201,21 +217,40 @@ class LayoutPlan:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What one pass of a batch may take: ciphertexts for one tensor, and gigabytes of memory."""
+
+    ring: int
+    max_chunks: int
+    memory: float
+
+
+def check_room(name: str, room: Room) -> None:
+    """GlyphcError, naming the pass and its option, unless there is some."""
+    check_ring(name, room.ring)
+    check_option(name, "max_chunks", room.max_chunks, 1, 1024)
+    check_option(name, "memory", room.memory, 0.1, 1e6)
+
+
+@dataclass(frozen=True)
 class Search:
-    """The cheapest plan of each size of bootstraps, and the cheapest of all."""
+    """The cheapest plan of each size of bootstraps, and the cheapest of all that fit into memory."""
 
     plans: tuple[LayoutPlan, ...]
     best: LayoutPlan
 
     @staticmethod
-    def over(graph: Graph, ring: int, max_chunks: int, cost: CostModel) -> Search:
-        """Plans for as much of the graph's batch as ``max_chunks`` ciphertexts hold; ParameterError if none does."""
-        max_chunks = 1 << (max_chunks.bit_length() - 1)  # chunks, like batches, come in powers of two
-        batch = min(graph.batch, _capacity(graph, ring, max_chunks))
-        plans = tuple(
-            _settled(LayoutPlan(graph, ring, batch, values), cost) for values in _sizes(graph, ring, batch, max_chunks)
-        )
-        return Search(plans, min(plans, key=lambda p: p.seconds(cost)))
+    def over(graph: Graph, room: Room, cost: CostModel) -> Search:
+        """Plans for as much of the graph's batch as there is room for; ParameterError if a layer is too wide."""
+        chunks = 1 << (room.max_chunks.bit_length() - 1)  # chunks, like batches, come in powers of two
+        batch = min(graph.batch, _capacity(graph, room.ring, chunks))
+        while True:
+            sizes = _sizes(graph, room.ring, batch, chunks)
+            plans = tuple(_settled(LayoutPlan(graph, room.ring, batch, values), cost) for values in sizes)
+            fitting = [p for p in plans if p.memory_bytes(cost) <= room.memory * 1e9]
+            if fitting or batch == 1:
+                return Search(plans, min(fitting or plans, key=lambda p: p.seconds(cost)))
+            batch = next_power_of_two(batch) // 2
 
     def seconds_per_sample(self, cost: CostModel) -> float:
         """Predicted, when the best plan's batch is full."""

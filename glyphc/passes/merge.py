@@ -27,8 +27,8 @@ from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Const, Linear, Switch
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
 
-from .base import Context, Pass, check_option, check_ring
-from .layout_plan import Search, is_bootstrapped
+from .base import Context, Pass
+from .layout_plan import MEMORY, Room, Search, check_room, is_bootstrapped
 
 I64 = npt.NDArray[np.int64]
 _BINS = 64
@@ -38,7 +38,7 @@ _BINS = 64
 class Merge(Pass):
     """Let bootstraps share a ciphertext wherever the layout planner finds the whole program cheaper for it.
 
-    ring, max_chunks: as of ``assign-layout``.
+    ring, max_chunks, memory: as of ``assign-layout``.
     """
 
     name: ClassVar[str] = "merge"
@@ -46,10 +46,14 @@ class Merge(Pass):
     ensures: ClassVar[Level] = Level.ASSIGNED
     ring: int = 65536
     max_chunks: int = 16
+    memory: float = MEMORY
 
     def __post_init__(self) -> None:
-        check_ring(self.name, self.ring)
-        check_option(self.name, "max_chunks", self.max_chunks, 1, 1024)
+        check_room(self.name, self._room)
+
+    @property
+    def _room(self) -> Room:
+        return Room(self.ring, self.max_chunks, self.memory)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         kept_apart: set[frozenset[str]] = set()
@@ -65,7 +69,7 @@ class Merge(Pass):
 
     def _seconds(self, graph: Graph, context: Context) -> float:
         """Predicted seconds per sample."""
-        return Search.over(graph, self.ring, self.max_chunks, context.cost).seconds_per_sample(context.cost)
+        return Search.over(graph, self._room, context.cost).seconds_per_sample(context.cost)
 
     def _together(self, graph: Graph, pair: tuple[Node, Node], context: Context) -> float | None:
         """The same with the pair merged; None when that is not possible."""

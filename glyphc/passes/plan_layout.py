@@ -11,15 +11,16 @@ from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 
-from .base import Context, Pass, check_option, check_ring
-from .layout_plan import LayoutPlan, Search
+from .base import Context, Pass
+from .layout_plan import MEMORY, LayoutPlan, Room, Search, check_room
 
 
 @dataclass(frozen=True)
 class AssignLayout(Pass):
     """Choose slots and layouts for the batch, insert unpackings.
 
-    A batch too large for one pass (more than ``max_chunks`` ciphertexts for one tensor) is cut down to what fits.
+    A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
+    ``memory`` gigabytes (predicted).
     """
 
     name: ClassVar[str] = "assign-layout"
@@ -27,13 +28,17 @@ class AssignLayout(Pass):
     ensures: ClassVar[Level] = Level.LAIDOUT
     ring: int = 65536
     max_chunks: int = 16
+    memory: float = MEMORY
 
     def __post_init__(self) -> None:
-        check_ring(self.name, self.ring)
-        check_option(self.name, "max_chunks", self.max_chunks, 1, 1024)
+        check_room(self.name, self.room)
+
+    @property
+    def room(self) -> Room:
+        return Room(self.ring, self.max_chunks, self.memory)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        search = Search.over(graph, self.ring, self.max_chunks, context.cost)
+        search = Search.over(graph, self.room, context.cost)
         plan = search.best
         decision = self._explain(graph, search, context.cost)
         rewriter = Rewriter(graph, Level.LAIDOUT, plan.batch)
