@@ -33,8 +33,8 @@ from glyphc.ir.types import Level, Scheme
 
 I64 = npt.NDArray[np.int64]
 
-# Parts of a large unpacking that are alive at once: it is split in two steps, and what comes of each piece of the first
-# is used up before the next one is split.
+# Parts of a value that are alive at once: inputs are loaded so many at a time, and a large unpacking is split in two
+# steps, where what comes of each piece of the first is used up before the next one is split.
 GROUP = 64
 
 
@@ -67,8 +67,8 @@ def _port(graph: Graph, node: Node, op: Output) -> Port:
 class _Task:
     """Something to compute: chunk ``chunk`` of a node.
 
-    step: of a linear map, how many of its products to add up; of an unpacking in groups, which group. -1: all, or the
-    pieces that the groups come from.
+    step: of a linear map, how many of its products to add up; of a value that comes in groups, which group. -1: all, or
+    of an unpacking in groups the pieces that these come from.
     """
 
     node: int
@@ -98,6 +98,7 @@ class _Lowering:
     registers: dict[_Task, tuple[Register, ...]] = field(default_factory=dict)
     # of the polynomials of a step: which of the registers of its source they meet
     sources: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    met: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # groups by map and operand
     count: int = 0
 
     def fresh(self, number: int = 1) -> tuple[Register, ...]:
@@ -141,7 +142,7 @@ class _Lowering:
             return [*before, steps[task.step].source(operands)]
         if isinstance(node.op, Unpack) and task.step >= 0:
             return [replace(task, step=-1)]
-        return [_Task(o.id, task.chunk) for o in operands]
+        return [_Task(o.id, task.chunk, task.step) for o in operands]
 
     def _steps(self, node: Node, chunk: int) -> list[_Step]:
         """All that adds up to one chunk of a linear map."""
@@ -157,19 +158,36 @@ class _Lowering:
 
     def _groups_met(self, node: Node, number: int) -> list[int]:
         """The groups of an operand's parts that have weights, at least one."""
+        key = (node.id, number)
+        if key not in self.met:
+            self.met[key] = self._find_groups(node, number)
+        return self.met[key]
+
+    def _find_groups(self, node: Node, number: int) -> list[int]:
         operand = self.graph.operands(node)[number]
         groups = self._groups(operand)
         if groups == 1:
             return [-1]
         weight, parts = self._weight(node, number), _layout(operand).parts
-        met = [g for g in range(groups) if any(weight[:, p::parts].any() for p in _parts(operand, g))]
+        met = [g for g in range(groups) if any(weight[:, p::parts].any() for p in self._parts(operand, g))]
         return met or [0]
 
     def _groups(self, node: Node) -> int:
-        """How many groups the parts of a value come in: several of a large unpacking that only linear maps read."""
-        if not isinstance(node.op, Unpack) or not all(isinstance(u.op, Linear) for u in self.graph.users(node)):
+        """How many groups the parts of a value come in: several of many parts that only linear maps read."""
+        if isinstance(node.op, Reshape):
+            return self._groups(self.graph.operands(node)[0])
+        if not isinstance(node.op, Input | Unpack) or not self._only_maps_read(node):
             return 1
-        return max(1, node.op.parts // GROUP)
+        return -(-_layout(node).parts // GROUP)
+
+    def _only_maps_read(self, node: Node) -> bool:
+        users = self.graph.users(node)
+        return all(isinstance(u.op, Linear) or (isinstance(u.op, Reshape) and self._only_maps_read(u)) for u in users)
+
+    def _parts(self, node: Node, group: int) -> list[int]:
+        """The parts of a value that hold a feature, or those of them in one group."""
+        parts = min(_layout(node).parts, node.type.size)
+        return list(range(parts) if group < 0 else range(group, parts, self._groups(node)))
 
     # -- instructions --
 
@@ -177,20 +195,20 @@ class _Lowering:
         node = self.graph.node(task.node)
         op, layout = node.op, _layout(node)
         if isinstance(op, Input):
-            targets = self.fresh(layout.parts)
-            first = task.chunk * layout.parts
-            self.instructions += [Load(r, op.name, first + part, node.id) for part, r in enumerate(targets)]
-            self.registers[task] = targets
+            first, parts = task.chunk * layout.parts, self._parts(node, task.step)
+            targets = self.registers[task] = self.fresh(len(parts))
+            self.instructions += [Load(r, op.name, first + p, node.id) for r, p in zip(targets, parts, strict=True)]
             return
         if isinstance(op, Linear):
             self._linear(task, node, op)
             return
         (operand,) = self.graph.operands(node)
-        sources = self.registers[_Task(operand.id, task.chunk)]
+        if isinstance(op, Unpack):
+            self._unpack(task, node, op)
+            return
+        sources = self.registers[_Task(operand.id, task.chunk, task.step)]
         if isinstance(op, Reshape):
             self.registers[task] = sources
-        elif isinstance(op, Unpack):
-            self._unpack(task, node, op)
         elif isinstance(op, Bootstrap):
             self._bootstraps(operand, task.chunk, sources[0])
         elif isinstance(op, Switch):
@@ -213,7 +231,7 @@ class _Lowering:
             targets = self.fresh(min(parts, node.type.size))
         else:
             source, parts = self.registers[replace(task, step=-1)][task.step], GROUP
-            targets, stride = self.fresh(len(_parts(node, task.step))), stride * groups
+            targets, stride = self.fresh(len(self._parts(node, task.step))), stride * groups
         self.instructions.append(Split(targets, source, parts, stride, node.id))
         self.registers[task] = targets
 
@@ -247,7 +265,7 @@ class _Lowering:
             weight, source = self._weight(node, step.operand), _layout(operand)
             first = step.operand == 0 and step.group == self._groups_met(node, 0)[0]
             bias = self.graph.constant(op.bias.name).astype(np.int64) if first else None
-            parts = _parts(operand, step.group)
+            parts = self._parts(operand, step.group)
             used = [p for p in parts if weight[:, p :: source.parts].any()] or parts[:1]
             self.sources[name] = tuple(parts.index(p) for p in used)
             self.polynomials[name] = weight_polynomials(weight, bias, source, _layout(node), tuple(used))
@@ -278,12 +296,6 @@ class _Lowering:
 def _layout(node: Node) -> Layout:
     assert node.type.layout is not None
     return node.type.layout
-
-
-def _parts(node: Node, group: int) -> list[int]:
-    """The parts of a value that hold a feature, or those of them in one group."""
-    parts = _layout(node).parts
-    return list(range(max(group, 0), min(parts, node.type.size), 1 if group < 0 else parts // GROUP))
 
 
 def weight_polynomials(
