@@ -33,7 +33,7 @@ class Other(Header):
     text: str
 
 
-HEADER = Sample("ä\n\"", 7, True)
+HEADER = Sample('ä\n"', 7, True)
 PARTS = {"a": b"first", "b/0.1-x_y": b"", "c": bytes(range(256)) * 20}
 
 
@@ -55,9 +55,7 @@ NAMES = st.from_regex(r"[a-z0-9][a-z0-9/_.-]{0,20}", fullmatch=True).filter(lamb
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, st.binary(max_size=300), max_size=5), st.text(), st.integers(0, 2**61), st.booleans())
-def test_what_is_written_is_read(
-    tmp_path: Path, parts: dict[str, bytes], text: str, number: int, flag: bool
-) -> None:
+def test_what_is_written_is_read(tmp_path: Path, parts: dict[str, bytes], text: str, number: int, flag: bool) -> None:
     try:
         header = Sample(text.encode("utf-8", "replace").decode(), number, flag)
         path = written(tmp_path / "file", parts, header)

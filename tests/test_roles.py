@@ -11,16 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
+import glyphc as package
+from glyphc.errors import ArtifactError, DataError, GlyphcError, ParameterError, SecretError
+from glyphc.ir.parameters import SECURE
 from glyphc.roles.artifacts import ServerProgram, Specification, stripped
-from glyphc.roles.client import SECRET_FILE, Account, load_account
-from glyphc.roles.container import MANIFEST, Reader
+from glyphc.roles.client import SECRET_FILE, Account, check_security, load_account
+from glyphc.roles.container import MANIFEST, Reader, Writer
 from glyphc.roles.headers import InputsHeader, KeysHeader, OutputsHeader, SpecHeader
 from glyphc.roles.secret import Secret, needs_passphrase
 from glyphc.roles.server import Evaluator, check_keys, check_request, keys_modulus
-from tests.roles import Setting, compiled, make_setting, samples
+from tests.roles import MODELS, Setting, compiled, make_setting, samples
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,74 @@ def test_a_client_outlives_other_uses_of_openfhe(setting: Setting, request_file:
 def check_inputs_digest(path: Path) -> str:
     with Reader(path, InputsHeader) as reader:
         return reader.digest
+
+
+def softmax_of_a_linear_map(path: Path) -> Path:
+    """A network without a bootstrap, whose softmax the client computes."""
+    random = np.random.default_rng(0)
+    constants = {"w": random.normal(size=(64, 10)) / 16, "b": random.normal(size=10)}
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"]), helper.make_node("Softmax", ["y"], ["p"], axis=1)],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "batch", "count"), [("linear", 4, 6), ("chunks", 64, 65)])
+def test_programs_of_other_forms(kind: str, batch: int, count: int, tmp_path: Path) -> None:
+    """Without bootstraps and with a client's tail; tensors in two chunks; a last pass with one sample."""
+    if kind == "linear":
+        train = np.load(MODELS / "data" / "digits-train.npy")
+        model = softmax_of_a_linear_map(tmp_path / "linear.onnx")
+        program = package.compile(model, train, batch, insecure_ring=1024)
+    else:
+        program = compiled(batch)
+        assert {p.layout.chunks for p in program.client.inputs} == {2}
+    setting = make_setting(tmp_path / "setting", program)
+    setting.account.encrypt(samples(count), tmp_path / "in")
+    with Evaluator(setting.half, setting.keys) as evaluator:
+        evaluator.evaluate(tmp_path / "in", tmp_path / "out", tmp_path / "checkpoint")
+    (found,) = setting.account.decrypt(tmp_path / "out").values()
+    clear = np.asarray(program.run(samples(count), mode="clear"))
+    tolerance = 1e-9 if kind == "linear" else 0.03 * np.ptp(clear)
+    assert np.abs(found - clear).max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("layout=Layout(ring=1024", "layout=Layout(ring=2048", "another ring or batch"),
+        ("batch=4)", "batch=5)", "another ring or batch"),
+        ("features=64", "features=63", "another size than its tensor"),
+        ("hi=4095", "hi=999999999999", "do not fit the plaintext modulus"),
+        ("ClientSpec(", "Layout(", "expected ClientSpec"),
+        ("shape=[64]", "shape=[[64]]", "unreadable"),
+        ("inputs=[", "inputs=[] (", "unexpected text"),
+    ],
+)
+def test_specifications_that_no_compiler_made_are_refused(
+    old: str, new: str, message: str, setting: Setting, tmp_path: Path
+) -> None:
+    with Reader(setting.client / "client.spec", SpecHeader) as reader:
+        text, header = reader.read("spec").decode(), reader.header
+    assert old in text
+    with Writer(tmp_path / "bad.spec", header) as writer:
+        writer.add("spec", text.replace(old, new, 1).encode())
+    with pytest.raises(ArtifactError, match=message):
+        Specification.load(tmp_path / "bad.spec")
+
+
+@pytest.mark.parametrize("changes", [{"security": "insecure"}, {"level_budget": (9, 9), "scaling_bits": 55}])
+def test_a_client_checks_security_itself(changes: dict[str, object], setting: Setting) -> None:
+    secure = replace(setting.account.spec.client.parameters, ring=65536, security=SECURE)
+    check_security(Specification("0" * 64, replace(setting.account.spec.client, parameters=secure)))
+    weak = replace(secure, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match=r"protect nothing|not 128-bit secure"):
+        check_security(Specification("0" * 64, replace(setting.account.spec.client, parameters=weak)))
 
 
 # -- what goes where, and how much --
@@ -203,12 +275,9 @@ def test_residues_out_of_range_never_reach_openfhe(
 ) -> None:
     """A file whose hashes are right but whose numbers are not below the modulus."""
     bad = tmp_path / "bad"
-    with Reader(request_file, InputsHeader) as reader:
-        from glyphc.roles.container import Writer
-
-        with Writer(bad, reader.header) as writer:
-            for part in reader.parts.values():
-                writer.add(part.name, b"\xff" * part.size)
+    with Reader(request_file, InputsHeader) as reader, Writer(bad, reader.header) as writer:
+        for part in reader.parts.values():
+            writer.add(part.name, b"\xff" * part.size)
     with pytest.raises(ArtifactError, match="a residue is not below its modulus"):
         evaluator.evaluate(bad, tmp_path / "out")
     assert not (tmp_path / "out").exists()

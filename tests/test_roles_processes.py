@@ -191,9 +191,7 @@ def test_the_servers_folder_holds_no_secret(setting: Setting, request_file: Path
     shutil.copytree(setting.server, folder)
     checkpoint = folder / "checkpoint"
     kill_after(len(setting.half.schedule.instructions) // 2, setting, request_file, folder / "out", checkpoint)
-    glyphc(
-        "eval", "--server", folder, "--input", request_file, "--output", folder / "out", "--checkpoint", checkpoint
-    )
+    glyphc("eval", "--server", folder, "--input", request_file, "--output", folder / "out", "--checkpoint", checkpoint)
     kill_after(len(setting.half.schedule.instructions) // 2, setting, request_file, folder / "more", checkpoint)
     files = [p for p in folder.rglob("*") if p.is_file()]
     assert {"evaluation.keys", "program.server", "out", "checkpoint"} <= {p.name for p in files}

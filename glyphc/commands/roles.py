@@ -56,9 +56,7 @@ def split_command(program: Path, client_path: Path | None, server_path: Path | N
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help=f"Encrypt the secret key; asks, or reads {PASSPHRASE_VARIABLE}.")
 @click.option("--insecure", is_flag=True, help="Accept a specification with a small ring, for tests. NOT SECURE.")
-def keygen_command(
-    source: Path, client_folder: Path, server_folder: Path, passphrase: bool, insecure: bool
-) -> None:
+def keygen_command(source: Path, client_folder: Path, server_folder: Path, passphrase: bool, insecure: bool) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
     The client's folder gets the secret key (mode 0600) and the client specification; the server's gets evaluation

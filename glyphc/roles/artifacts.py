@@ -11,6 +11,7 @@ import os
 import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from glyphc.errors import ArtifactError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Output
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, parse_record, record_text, to_text
@@ -55,9 +57,11 @@ class Specification:
             data = reader.read("spec")
             reader.expect([("spec", len(data))])
             try:
-                return Specification(reader.header.program, parse_record(data.decode(), ClientSpec))
+                client = parse_record(data.decode(), ClientSpec)
+                _check_ports(client)
             except (IRError, UnicodeDecodeError) as e:
                 raise reader.damaged(f"its specification is unreadable ({e})") from None
+            return Specification(reader.header.program, client)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +149,23 @@ def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
         return parse_record(text, Parameters)
     except IRError as e:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
+
+
+def _check_ports(client: ClientSpec) -> None:
+    """IRError for a specification that no compiler made: a stranger's must not make a client allocate what it likes."""
+    bound = client.parameters.plaintext_modulus
+    if not client.inputs or not client.outputs:
+        raise IRError("it has no input or no output")
+    for port in (*client.inputs, *client.outputs):
+        layout, fixed = port.layout, port.fixed
+        if layout.ring != client.parameters.ring or layout.batch != client.batch:
+            raise IRError(f"{port.name!r} is laid out for another ring or batch")
+        if layout.features != prod(port.shape) or layout.parts > next_power_of_two(layout.features):
+            raise IRError(f"the layout of {port.name!r} has another size than its tensor")
+        if layout.chunks > layout.batch or len(fixed.scale) not in (1, layout.features):
+            raise IRError(f"the number format of {port.name!r} does not fit its tensor")
+        if max(abs(fixed.lo), abs(fixed.hi)) > bound:
+            raise IRError(f"the values of {port.name!r} do not fit the plaintext modulus")
 
 
 def _is_artifact(path: Path) -> bool:

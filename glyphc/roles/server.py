@@ -59,9 +59,7 @@ def check_keys(path: Path, program: ServerProgram, label: str | None = None) -> 
         return reader.digest
 
 
-def check_request(
-    path: Path, program: ServerProgram, key: str, modulus: int, label: str | None = None
-) -> Request:
+def check_request(path: Path, program: ServerProgram, key: str, modulus: int, label: str | None = None) -> Request:
     """Check a file of encrypted inputs as a whole: binding, number, sizes, hashes. ArtifactError says what is wrong.
 
     key: digest of the evaluation keys; modulus: of the BGV context, as the keys' header says.

@@ -130,6 +130,3 @@ def _info(service: Service, job: Job) -> JobInfo:
     progress = service.scheduler.progress(job.id)
     share = 1.0 if job.state == DONE else progress.share
     return JobInfo.model_validate(vars(job) | {"what": progress.what, "share": share})
-
-
-

@@ -152,9 +152,7 @@ class Store:
                 folder = self.job_folder(job)
                 folder.mkdir(mode=0o700, parents=True)
                 inputs.replace(folder / "inputs")
-            row = db.execute(
-                "SELECT * FROM jobs WHERE client=? AND request=?", (job.client, job.request)
-            ).fetchone()
+            row = db.execute("SELECT * FROM jobs WHERE client=? AND request=?", (job.client, job.request)).fetchone()
         return Job(**dict(row))
 
     def job(self, client: str, id: str) -> Job | None:
