@@ -17,7 +17,7 @@ BATCH = "N"
 
 # Both sides compute in float32 and differ only in the order of their sums.
 PROBABILITY_TOLERANCE = 1e-4
-SCORE_TOLERANCE = 1e-5
+OUTPUT_TOLERANCE = 1e-5
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -37,12 +37,12 @@ class Step:
     """
 
     name: str
-    op: Literal["Sub", "Mul", "Div"]
+    op: Literal["Add", "Sub", "Mul", "Div"]
     value: FloatArray
 
     def apply(self, x: FloatArray) -> FloatArray:
         """The step on x (samples, features), in float32 as the exported node computes it."""
-        functions = {"Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+        functions = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
         result: FloatArray = functions[self.op](x, self.value)
         return result
 
@@ -211,17 +211,27 @@ def check_export(
 def check_classes(
     path: Path, x_test: FloatArray, y_test: npt.NDArray[np.int64], expected: npt.NDArray[np.floating]
 ) -> None:
-    """Compare the scores (samples, classes) of ONNX Runtime on the written file with the trainer's, and print a summary.
+    """Compare the scores (samples, classes) of ONNX Runtime on the written file with the trainer's; print a summary.
 
-    Ends the program with an error when a class differs or a score by more than SCORE_TOLERANCE of their span.
+    Ends the program with an error when a class differs, or a score by more than OUTPUT_TOLERANCE of their span.
     """
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    output = session.run(None, {session.get_inputs()[0].name: x_test})[0].astype(np.float64)
+    output = check_forecast(path, x_test, expected)
     correct = int(np.sum(output.argmax(axis=1) == y_test))
     different = int(np.sum(output.argmax(axis=1) != expected.argmax(axis=1)))
+    print(f"  ONNX Runtime test accuracy {correct}/{len(y_test)} = {correct / len(y_test):.4f}")
+    if different:
+        raise SystemExit(f"{path.name} disagrees with the trained model on {different} test samples")
+
+
+def check_forecast(
+    path: Path, x_test: FloatArray, expected: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Results of ONNX Runtime on the written file; the program ends with an error if they differ from ``expected``."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    output = session.run(None, {session.get_inputs()[0].name: x_test})[0].astype(np.float64)
     error = float(np.abs(output - expected).max() / np.ptp(expected))
     print(f"{path.name}: {path.stat().st_size} bytes")
-    print(f"  ONNX Runtime test accuracy {correct}/{len(y_test)} = {correct / len(y_test):.4f}")
-    print(f"  largest difference of a score from the trainer's: {error:.1e} of their span")
-    if different or not error <= SCORE_TOLERANCE:
-        raise SystemExit(f"{path.name} disagrees with the trained model on {different} test samples")
+    print(f"  largest difference of a result from the trainer's: {error:.1e} of their span")
+    if not error <= OUTPUT_TOLERANCE:
+        raise SystemExit(f"{path.name} disagrees with the trained model")
+    return output

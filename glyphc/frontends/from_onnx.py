@@ -168,8 +168,7 @@ def _custom(call: Call) -> Node:
     if function is None:
         raise UnsupportedError(
             f"ops of domain {node.domain!r} are not supported; if it is a function of one number, make it known with "
-            f"glyphc.register_activation({node.op_type!r}, ...); if the model itself defines it, expand it with "
-            "onnx.inliner.inline_local_functions"
+            f"glyphc.register_activation({node.op_type!r}, ...)"
         )
     if len(node.input) != 1 or len(node.output) != 1 or node.attribute:
         raise UnsupportedError("is a registered activation: these have one operand, one result and no attributes")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 from onnx.reference import ReferenceEvaluator
@@ -115,6 +116,8 @@ def _check_opset(model: ModelProto, label: str) -> None:
 def _checked(model: ModelProto, label: str) -> ModelProto:
     try:
         onnx.checker.check_model(model)
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as e:  # C++ behind both, with no common base for what it throws
         raise ModelError(
@@ -289,7 +292,7 @@ class ConstantPool:
     def put(self, name: str, values: Mapping[int, Array]) -> None:
         """Keep a constant that was computed for each of ``batches``."""
         first = values[self.batches[0]]
-        if all(v.shape == first.shape and np.array_equal(v, first) for v in values.values()):
+        if all(_same(v, first) for v in values.values()):
             self._values[name] = first
         else:
             self._varying[name] = dict(values)
@@ -314,6 +317,10 @@ class ConstantPool:
                 self.put(name, computed if varies else dict.fromkeys(self.batches, computed[self.batches[0]]))
 
 
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
 def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list[Array]:
     """Results of one node by ONNX's reference implementation; UnsupportedError when it fails."""
     values = [onnx.ValueInfoProto(name=name) for name in operands]
@@ -322,7 +329,7 @@ def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list
         with np.errstate(all="ignore"):  # NaN and infinity are reported where the constant is used
             results = ReferenceEvaluator(graph, opsets={"": opset, "ai.onnx": opset}).run(None, dict(operands))
     except Exception as e:  # numpy code of onnx, which raises whatever numpy raises
-        raise UnsupportedError(f"could not be evaluated on constants: {_one_line(e)}") from e
+        raise UnsupportedError(f"ONNX's reference implementation cannot compute it: {_one_line(e)}") from e
     if not all(isinstance(r, np.ndarray | np.generic) for r in results):
         raise UnsupportedError("does not give a dense tensor")
     named = iter([np.asarray(r) for r in results])

@@ -163,8 +163,8 @@ def _top_k(call: Call) -> tuple[Node, Node]:
     largest = call.add(ReduceMax(), signed)
     if sign < 0:
         largest = call.scale(largest, sign, 0.0)
-    index = call.add(ArgMax(keepdims=True), signed)
-    return call.reshape(largest, shape), call.reshape(index, shape)
+    found = call.reshape(largest, shape)
+    return found, call.reshape(call.add(ArgMax(keepdims=True), signed), shape)
 
 
 def _cumulative_sum(call: Call) -> Node:
