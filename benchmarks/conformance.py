@@ -22,15 +22,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.version_converter
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import glyphc
-from glyphc.errors import GlyphcError, ModelError
+from glyphc.errors import CalibrationError, GlyphcError, ModelError
 from glyphc.frontends.from_onnx import OPERATORS, read_onnx
+from glyphc.frontends.onnx_constants import OLDEST_OPSET
 from glyphc.ir.evaluate import evaluate
-from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
-from glyphc.ir.ops import Apply, Input, Output
+from glyphc.ir.ops import Apply, Hardmax, Input
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "onnx-conformance.md"
 Array = npt.NDArray[Any]
@@ -48,9 +49,9 @@ _OPERANDS: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 # Share of the result's range by which a simulated run may differ (root mean square over all elements).
 SIMULATION_TOLERANCE = 0.02
-# Half-width of what does not count around a jump, as a share of the range of the values that meet it.
-_DEAD_ZONE = 0.05
-_JUMPS = frozenset({"ceil", "floor", "fmod", "greater", "less", "mod", "near_zero", "round", "shrink", "sign", "trunc"})
+# Of operators that jump, share of the elements that must keep to that: others may lie next to a jump.
+SHARE_AT_JUMPS = 0.75
+_JUMPS = frozenset({"ceil", "floor", "fmod", "greater", "less", "mod", "near_zero", "round", "quotient", "shrink", "sign", "thresholded_relu", "trunc"})
 _RINGS = (1024, 2048, 4096, 8192, 16384)
 
 
@@ -129,10 +130,29 @@ def _variants(operator: str, positions: list[int], count: int) -> Iterator[tuple
             yield chosen
 
 
+def current(model: ModelProto) -> ModelProto:
+    """The same model for the oldest opset that glyphc reads, if it was written for one before."""
+    version = model.opset_import[0].version
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, 8)  # before, constants had to be listed as inputs
+    if version < OLDEST_OPSET and all(_since(n) <= version for n in model.graph.node):
+        copy.opset_import[0].version = OLDEST_OPSET  # no operator has changed in between
+    elif version < OLDEST_OPSET:
+        try:
+            return onnx.version_converter.convert_version(copy, OLDEST_OPSET)
+        except Exception as e:  # C++ with exceptions of its own
+            raise ModelError(f"onnx cannot convert it to opset {OLDEST_OPSET}") from e
+    return copy
+
+
+def _since(node: onnx.NodeProto) -> int:
+    return int(onnx.defs.get_schema(node.op_type, OLDEST_OPSET).since_version)
+
+
 def encrypted_model(case: Case) -> ModelProto:
     """The case's model with one input: its operands to encrypt, flattened and joined if there are several."""
-    model = ModelProto()
-    model.CopyFrom(case.model)
+    model = current(case.model)
     graph = model.graph
     names = [graph.input[i].name for i in case.encrypted]
     kinds = {graph.input[i].type.tensor_type.elem_type for i in case.encrypted}
@@ -173,7 +193,8 @@ def sample(case: Case) -> Array:
 
 def read(case: Case) -> Graph:
     """The case as a graph; ModelError for what is refused."""
-    if any(v.size == 0 for v in (*case.inputs.values(), *case.expected.values())):
+    encrypted = [case.inputs[case.model.graph.input[i].name] for i in case.encrypted]
+    if any(v.size == 0 for v in (*encrypted, *case.expected.values())):
         raise ModelError("tensors without elements")
     if not all(_finite(v) for v in (*case.inputs.values(), *case.expected.values())):
         raise ModelError("values that are not finite")
@@ -199,7 +220,8 @@ def in_clear(case: Case) -> Result:
         tolerance = 1e-5 * max(1.0, float(np.abs(expected).max()))
         if got.shape != expected.shape:
             return Result(case, "failed", f"shape {got.shape} instead of {expected.shape}")
-        if not np.allclose(got, expected, rtol=max(case.rtol, 1e-3), atol=tolerance):
+        rounding = 2.0**-7 if value.dtype.name == "bfloat16" else 1e-3
+        if not np.allclose(got, expected, rtol=max(case.rtol, rounding), atol=tolerance):
             return Result(case, "failed", f"differs by {np.abs(got - expected).max():.3g}")
     return Result(case, "passed")
 
@@ -217,47 +239,48 @@ def reason(error: ModelError) -> str:
 
 def simulated(case: Case) -> Result:
     """The case compiled for a small ring and simulated with its noise, on the case's own values."""
-    graph = read(case)
-    x = sample(case)
-    rng = np.random.default_rng(0)
-    # what calibration sees besides: the same, shrunk and in other orders
-    orders = [rng.permutation(x.reshape(-1)).reshape(x.shape) * f for f in (1.0, 0.9, 0.7)] if x.ndim else []
-    calibration = np.stack([x, *(x * f for f in (0.5, 0.8, 0.95)), *orders])
+    graph, x = read(case), sample(case)
     try:
-        values = evaluate_functions(graph, calibration)
-        program = None
-        for ring in _RINGS:
-            try:
-                program = glyphc.compile(graph, calibration[: 1 + values], 1, insecure_ring=ring)
-                break
-            except GlyphcError as e:
-                if ring == _RINGS[-1] or "outputs; a layer can have at most" not in str(e):
-                    raise
-        assert program is not None
+        program = _compiled(graph, x)
     except GlyphcError as e:
         return Result(case, "refused", str(e).splitlines()[0])
-    found = program.run(x[None], mode="simulate")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = program.run(x[None], mode="simulate")
     found = found if isinstance(found, dict) else dict.fromkeys(case.expected, found)
-    near = near_a_jump(graph, x)
+    share = SHARE_AT_JUMPS if _jumps(graph) else 1.0
     for name, value in case.expected.items():
-        expected = value.astype(np.float64)
-        error = np.abs(np.asarray(found[name])[0] - expected)
-        error = error[~near] if near.shape == error.shape else error
+        expected = value.astype(np.float64).reshape(-1)
+        error = np.sort(np.abs(np.asarray(found[name])[0].reshape(-1) - expected))[: max(1, int(share * expected.size))]
         span = float(np.ptp(expected)) or float(np.abs(expected).max()) or 1.0
-        worst = float(np.sqrt(np.mean(error**2))) / span if error.size else 0.0
-        if worst > SIMULATION_TOLERANCE:
-            return Result(case, "failed", f"rms error {worst:.1%} of the range")
+        rms = float(np.sqrt(np.mean(error**2))) / span
+        if rms > SIMULATION_TOLERANCE:
+            return Result(case, "failed", f"rms error {rms:.1%} of the range")
     return Result(case, "passed")
 
 
-def evaluate_functions(graph: Graph, calibration: Array) -> int:
-    """How many more calibration samples than the case's own stay within the domains of all functions."""
-    return len(calibration) - 1
+def _compiled(graph: Graph, x: Array) -> glyphc.Program:
+    """For the smallest ring that holds it; calibrated on the case's values, smaller ones and others in their places."""
+    rng = np.random.default_rng(0)
+    others = [rng.permutation(x.reshape(-1)).reshape(x.shape) for _ in range(3)]
+    last: GlyphcError | None = None
+    for samples in ([x, 0.5 * x, 0.8 * x, *others], [x]):  # some functions are not defined for others
+        for ring in _RINGS:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    return glyphc.compile(graph, np.stack(samples), 1, insecure_ring=ring)
+            except CalibrationError as e:
+                last = e
+                break
+            except GlyphcError as e:
+                last = e
+    assert last is not None
+    raise last
 
 
-def near_a_jump(graph: Graph, x: Array) -> npt.NDArray[np.bool_]:
-    """Elements whose functions are applied next to one of their jumps; of the last such op's shape."""
-    return np.zeros(1, dtype=bool)
+def _jumps(graph: Graph) -> bool:
+    return any(f.name in _JUMPS for _, op in graph.of(Apply) for f in op.functions) or any(graph.of(Hardmax))
 
 
 def main() -> None:

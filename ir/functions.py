@@ -111,6 +111,8 @@ _TABLE: dict[str, _Definition] = {
     # of integers: whether they are zero
     "near_zero": _Definition(0, lambda x: (np.abs(x) < 0.5).astype(np.float64)),
     "pow": _Definition(1, lambda x, p: np.power(x, p)),
+    # of integers, cut off towards zero: it jumps between them
+    "quotient": _Definition(1, lambda x, c: np.trunc(np.rint(x) / c)),
     "reciprocal": _Definition(0, lambda x: 1.0 / x, (0.0, math.inf)),
     "relu": _Definition(0, lambda x: np.maximum(x, 0.0)),
     "round": _Definition(1, _round),

@@ -132,8 +132,9 @@ class _Reader:
             raise UnsupportedError(f"attribute(s) {', '.join(sorted(strange))} are not supported")
         results = rule.convert(call)
         results = results if isinstance(results, tuple) else (results,)
-        if any(o in self._needed for o in node.output[len(results) :]):
-            raise UnsupportedError("only its first output is supported, but another one is used")
+        missing = [o for o in node.output[len(results) :] if o not in self.constants]
+        if not self._needed.isdisjoint(missing):
+            raise UnsupportedError(f"its output {list(node.output).index(missing[0])} is not supported, but used")
         self.values.update({name: result for name, result in zip(node.output, results, strict=False) if name})
 
     def _sizes(self, call: Call) -> None:

@@ -110,8 +110,11 @@ class Call:
 
     def kind(self, index: int) -> int | None:
         """The element type of an operand (``TensorProto.FLOAT``, ...), if it is known."""
-        known = self.conversion.types.get(self.node.input[index])
-        return known.elem_type if known is not None and known.elem_type else None
+        name = self.node.input[index]
+        known = self.conversion.types.get(name)
+        if known is not None and known.elem_type:
+            return known.elem_type
+        return self.conversion.constants.kind(name) if name in self.conversion.constants else None
 
     def _demand_constant(self, index: int, role: str) -> None:
         if not self.is_constant(index):
@@ -222,6 +225,7 @@ def places(x: Node) -> I64:
     return np.arange(x.type.size, dtype=np.int64).reshape(x.type.shape)
 
 
+# A converter may also keep constants for the node's results, and return nothing for those.
 Convert = Callable[[Call], Node | tuple[Node, ...]]
 
 

@@ -298,11 +298,11 @@ class ConstantPool:
             self._varying[name] = dict(values)
 
     def kind(self, name: str) -> int:
-        """The element type of a stored constant."""
-        return onnx.helper.np_dtype_to_tensor_dtype(self.raw(name).dtype)
+        """The element type of a constant."""
+        return onnx.helper.np_dtype_to_tensor_dtype(self.at(name, self.batches[0]).dtype)
 
     def fold(self, node: NodeProto) -> None:
-        """Keep the results of a node whose operands are all constants; UnsupportedError when there are none."""
+        """Keep the results of a node whose operands are all constants; UnsupportedError when it has none."""
         if node.op_type in _RANDOM:
             raise UnsupportedError("is random: it has no constant result")
         operands = [name for name in node.input if name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Node
@@ -84,7 +84,7 @@ def _mul(call: Call) -> Node:
 
 def _div(call: Call) -> Node:
     if call.kind(0) in INTEGERS:
-        raise UnsupportedError("divides integers, which truncates; cast them to float before")
+        return _quotient(call)
     if _both_encrypted(call):
         return call.pair(Div(), call.tensor(0), call.tensor(1))
     x, c, constant_first = with_constant(call)
@@ -93,6 +93,33 @@ def _div(call: Call) -> Node:
     if not c.value.all():
         raise UnsupportedError(f"divides by constant {c.name!r}, which holds a zero")
     return call.scale(x, Named(c.name, 1.0 / c.value), 0.0)
+
+
+def _quotient(call: Call) -> Node:
+    """Of integers, which is cut off towards zero: by a constant, it jumps between them."""
+    if call.is_constant(0) or not call.is_constant(1):
+        raise UnsupportedError("divides integers by encrypted ones, and cuts the results off; cast them to float before")
+    x, c, _ = with_constant(call)
+    return _with_parameter(call, x, c, lambda v: (Function("quotient", (v,)),))
+
+
+# Of more different parameters, every one a function (and a bootstrap) of its own.
+_MOST_PARAMETERS = 16
+
+
+def _with_parameter(call: Call, x: Node, constant: Named, functions: Callable[[float], tuple[Function, ...]]) -> Node:
+    """A function with a parameter of every element: one function for each different number."""
+    parameters = np.broadcast_to(constant.value, x.type.shape)
+    different = np.unique(parameters)
+    if len(different) > _MOST_PARAMETERS:
+        raise UnsupportedError(f"{constant} holds {len(different)} different numbers; {_MOST_PARAMETERS} are possible")
+    if len(different) == 1:
+        return call.add(Apply(functions(float(different[0]))), x)
+    chosen = [np.nonzero(parameters.reshape(-1) == v)[0] for v in different]
+    parts = [
+        call.add(Apply(functions(float(v))), call.gather(x, at)) for v, at in zip(different, chosen, strict=True)
+    ]
+    return call.gather(call.stack(parts), np.argsort(np.concatenate(chosen)).reshape(x.type.shape))
 
 
 def _pow(call: Call) -> Node:
@@ -105,19 +132,20 @@ def _pow(call: Call) -> Node:
         if not (c.value > 0).all():
             raise UnsupportedError(f"constant {c.name!r}, the base, is not positive")
         return call.apply(call.scale(x, Named(c.name, np.log(c.value)), 0.0), "exp")
-    if np.any(c.value != c.value.flat[0]):
-        raise UnsupportedError("the exponent differs between elements; only one number for all of them is supported")
-    return call.apply(x, "pow", float(c.value.flat[0]))
+    return _with_parameter(call, x, c, lambda v: (Function("pow", (v,)),))
 
 
 def _mod(call: Call) -> Node:
-    """x - c floor(x / c) for a constant c; with fmod, the sign of x: c |x / c| - c floor |x / c| times that sign."""
+    """The rest of a division by a constant: with the constant's sign, or with fmod, that of x."""
     if _both_encrypted(call) or call.is_constant(0):
         raise UnsupportedError("its divisor is computed by the network; it must be a constant")
     x, c, _ = with_constant(call)
-    if np.any(c.value != c.value.flat[0]) or not c.value.flat[0]:
-        raise UnsupportedError("the divisor differs between elements, or is zero; one number for all is supported")
-    return call.apply(x, "fmod" if call.integer("fmod", 0) else "mod", float(c.value.flat[0]))
+    if not c.value.all():
+        raise UnsupportedError(f"divides by constant {c.name!r}, which holds a zero")
+    # of integers it must jump between them, not where they are
+    before = (Function("round", (1.0,)),) if call.kind(0) in INTEGERS else ()
+    name = "fmod" if call.integer("fmod", 0) else "mod"
+    return _with_parameter(call, x, c, lambda v: (*before, Function(name, (v,))))
 
 
 def _extremum(op: Max | Min) -> Callable[[Call], Node]:
@@ -173,7 +201,9 @@ def _comparison(name: str, negated: bool = False) -> Callable[[Call], Node]:
     """x > y or x < y as 1 or 0 by the sign of the difference; negated for <= and >=."""
 
     def convert(call: Call) -> Node:
-        truth = call.apply(_sub(call), name, 0.0)
+        # of integers: between the difference 0 and the next one
+        middle = 0.0 if call.kind(0) not in INTEGERS else 0.5 if name == "greater" else -0.5
+        truth = call.apply(_sub(call), name, middle)
         return call.scale(truth, -1.0, 1.0) if negated else truth
 
     return convert
@@ -239,10 +269,13 @@ def _cast(call: Call) -> Node:
     return _cast_to(call, call.integer("to", TensorProto.UNDEFINED))
 
 
-def _cast_like(call: Call) -> Node:
+def _cast_like(call: Call) -> Node | tuple[Node, ...]:
     target = call.kind(1)
     if target is None:
         raise UnsupportedError("the type of its second operand is unknown")
+    if call.is_constant(0):
+        call.conversion.constants.fold(helper.make_node("Cast", call.node.input[:1], call.node.output, to=target))
+        return ()
     return _cast_to(call, target)
 
 

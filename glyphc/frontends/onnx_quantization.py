@@ -50,8 +50,6 @@ def _quantize_linear(call: Call) -> Node:
     x = call.tensor(0)
     scale, zero = _grid(call, x)
     kind = call.kind(2) if call.has(2) else call.integer("output_dtype", 0) or TensorProto.UINT8
-    if call.has(2) and kind is None:
-        kind = call.conversion.constants.kind(call.node.input[2])
     if kind not in _RANGES:
         raise UnsupportedError(f"quantises to {TensorProto.DataType.Name(kind or 0)}; only integers of 2 to 16 bits are")
     clip = Function("clip", tuple(map(float, _RANGES[kind])))

@@ -103,51 +103,43 @@ def _product(call: Call, x: Node, count: int) -> Node:
 # -- along one axis --
 
 
-def _along(call: Call, op: Op, default: int, keepdims: bool | None = None) -> Node:
-    """An op over the last axis, along any one: which is moved there, and back if the op keeps it."""
+def _along(call: Call, op: Op) -> Node:
+    """An op over the last axis, along any one: which is moved there and back."""
     x = call.tensor(0)
-    axis = call.axis(x, call.integer("axis", default))
+    axis = call.axis(x, call.integer("axis", -1))
     shape = x.type.shape
-    inner = math.prod(shape[axis + 1 :])
-    if axis == len(shape) - 1:
-        y = call.add(op, x)
-    elif inner == 1:
-        y = call.add(op, call.reshape(x, shape[: axis + 1]))
-    else:
-        y = call.add(op, call.last(x, (axis,)))
-    if keepdims is None:  # the op keeps its axis
-        if inner == 1:
-            return call.reshape(y, shape)
-        return call.gather(y, np.moveaxis(places(y), -1, axis))
-    return call.reshape(y, [*shape[:axis], *[1] * keepdims, *shape[axis + 1 :]])
+    if math.prod(shape[axis + 1 :]) == 1:
+        return call.reshape(call.add(op, call.reshape(x, shape[: axis + 1])), shape)
+    y = call.add(op, call.last(x, (axis,)))
+    return call.gather(y, np.moveaxis(places(y), -1, axis))
 
 
 def _softmax(call: Call) -> Node:
-    return _along(call, Softmax(log=call.node.op_type == "LogSoftmax"), default=-1)
+    return _along(call, Softmax(log=call.node.op_type == "LogSoftmax"))
 
 
 def _hardmax(call: Call) -> Node:
-    return _along(call, Hardmax(), default=-1)
+    return _along(call, Hardmax())
 
 
-def _argmax(call: Call) -> Node:
-    if call.integer("select_last_index", 0):
-        raise UnsupportedError("select_last_index=1 is not supported; the first of equal elements is taken")
-    keepdims = call.integer("keepdims", 1) != 0
-    x = call.tensor(0)
-    if call.axis(x, call.integer("axis", 0)) == len(x.type.shape) - 1:
-        return call.add(ArgMax(keepdims), x)
-    return _along(call, ArgMax(False), default=0, keepdims=keepdims)
+def _arg_extremum(sign: float) -> Callable[[Call], Node]:
+    """Index of the first (or last) largest element of sign * x along an axis."""
 
+    def convert(call: Call) -> Node:
+        x = call.tensor(0)
+        shape, axis = x.type.shape, call.axis(x, call.integer("axis", 0))
+        kept = [*shape[:axis], *[1] * (call.integer("keepdims", 1) != 0), *shape[axis + 1 :]]
+        y = call.last(x, (axis,))
+        if sign < 0:
+            y = call.scale(y, sign, 0.0)
+        if not call.integer("select_last_index", 0):
+            # at the very end of a network this is the client's, and nothing may follow but reshapes
+            keepdims = bool(kept) and kept[-1] == 1 and axis == len(shape) - 1
+            return call.reshape(call.add(ArgMax(keepdims), y), kept)
+        backwards = call.add(ArgMax(False), call.gather(y, places(y)[..., ::-1]))
+        return call.reshape(call.scale(backwards, -1.0, float(shape[axis] - 1)), kept)
 
-def _argmin(call: Call) -> Node:
-    if call.integer("select_last_index", 0):
-        raise UnsupportedError("select_last_index=1 is not supported; the first of equal elements is taken")
-    x = call.tensor(0)
-    axis = call.axis(x, call.integer("axis", 0))
-    largest = call.add(ArgMax(False), call.last(call.scale(x, -1.0, 0.0), (axis,)))
-    shape = x.type.shape
-    return call.reshape(largest, [*shape[:axis], *[1] * (call.integer("keepdims", 1) != 0), *shape[axis + 1 :]])
+    return convert
 
 
 def _top_k(call: Call) -> tuple[Node, Node]:
@@ -216,8 +208,8 @@ def _global_max_pool(call: Call) -> Node:
 # -- statistics of each sample --
 
 
-def _normalised(call: Call, x: Node, axes: Sequence[int], epsilon: float) -> Node:
-    """(x - mean) / sqrt(variance + epsilon) over some axes of a sample."""
+def _normalised(call: Call, x: Node, axes: Sequence[int], epsilon: float) -> tuple[Node, Node, Node]:
+    """(x - mean) / sqrt(variance + epsilon) over some axes of a sample, the mean, and what it is divided by, inverted."""
     order = [a for a in range(len(x.type.shape)) if a not in axes] + list(axes)
     moved = call.last(x, axes)
     size = moved.type.shape[-1]
@@ -228,23 +220,24 @@ def _normalised(call: Call, x: Node, axes: Sequence[int], epsilon: float) -> Nod
     inverse = call.apply(call.scale(variance, 1.0, epsilon), "pow", -0.5)
     everywhere = call.gather(inverse, np.broadcast_to(places(inverse)[..., None], moved.type.shape))
     y = call.add(Mul(), centred, everywhere)
-    return call.gather(y, places(y).reshape([x.type.shape[a] for a in order]).transpose(np.argsort(order)))
+    result = call.gather(y, places(y).reshape([x.type.shape[a] for a in order]).transpose(np.argsort(order)))
+    kept = [1 if a in axes else n for a, n in enumerate(x.type.shape)]
+    return result, call.reshape(_average(call, moved, size), kept), call.reshape(inverse, kept)
 
 
-def _layer_normalization(call: Call) -> Node:
+def _layer_normalization(call: Call) -> tuple[Node, ...]:
     x = call.tensor(0)
     first = call.axis(x, call.integer("axis", -1))
-    y = _normalised(call, x, range(first, len(x.type.shape)), call.real("epsilon", 1e-5))
-    scale = call.constant(1, "its scale")
+    y, mean, inverse = _normalised(call, x, range(first, len(x.type.shape)), call.real("epsilon", 1e-5))
     shift: Named | float = call.constant(2, "its bias") if call.has(2) else 0.0
-    return call.scale(y, scale, shift)
+    return call.scale(y, call.constant(1, "its scale"), shift), mean, inverse
 
 
 def _instance_normalization(call: Call) -> Node:
     x = call.tensor(0)
     _, item = call.items(x)
     rank = len(x.type.shape)
-    y = _normalised(call, x, range(rank - len(item) + 1, rank), call.real("epsilon", 1e-5))
+    y, _, _ = _normalised(call, x, range(rank - len(item) + 1, rank), call.real("epsilon", 1e-5))
     behind = (-1, *[1] * (len(item) - 1))
     scale, shift = (call.constant(i, role) for i, role in ((1, "its scale"), (2, "its bias")))
     return call.scale(
@@ -255,8 +248,8 @@ def _instance_normalization(call: Call) -> Node:
 _REDUCE = ("axes", "keepdims", "noop_with_empty_axes")
 
 RULES: dict[str, Rule] = {
-    "ArgMax": Rule(_argmax, ("axis", "keepdims", "select_last_index")),
-    "ArgMin": Rule(_argmin, ("axis", "keepdims", "select_last_index")),
+    "ArgMax": Rule(_arg_extremum(1.0), ("axis", "keepdims", "select_last_index")),
+    "ArgMin": Rule(_arg_extremum(-1.0), ("axis", "keepdims", "select_last_index")),
     "CumSum": Rule(_cumulative_sum, ("exclusive", "reverse")),
     "GlobalMaxPool": Rule(_global_max_pool),
     "Hardmax": Rule(_hardmax, ("axis",)),

@@ -167,7 +167,7 @@ RULES: dict[str, Rule] = {
     "ScatterElements": _rule("axis", "reduction", convert=_scatter),
     "ScatterND": _rule("reduction", convert=_scatter),
     "Slice": _rule(),
-    "SpaceToDepth": _rule("blocksize"),
+    "SpaceToDepth": _rule("blocksize", "mode"),
     "Split": _rule("axis", "num_outputs"),
     "Squeeze": _rule(),
     "Tile": _rule(),
