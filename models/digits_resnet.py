@@ -1,7 +1,8 @@
 """Trains a small residual network on scikit-learn's digits and writes digits-resnet.onnx.
 
-Two residual blocks after He et al., *Deep Residual Learning for Image Recognition* (2016): 8 channels on 8 x 8 positions,
-then 16 on 4 x 4, where the shortcut is a convolution of one position with stride 2. No layer has more than 512 values.
+Two residual blocks after He et al., *Deep Residual Learning for Image Recognition* (2016): 8 channels on 8 x 8
+positions, then 16 on 4 x 4, where the shortcut is a convolution of one position with stride 2. No layer has more than
+512 values.
 """
 
 from pathlib import Path

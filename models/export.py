@@ -94,7 +94,8 @@ class GraphWriter:
 
     def gemm(self, name: str, layer: Dense) -> None:
         """Append a Gemm with weights (inputs, outputs)."""
-        self.node("Gemm", name, self.constant(f"{name}.weight", layer.weights), self.constant(f"{name}.bias", layer.bias))
+        weight, bias = self.constant(f"{name}.weight", layer.weights), self.constant(f"{name}.bias", layer.bias)
+        self.node("Gemm", name, weight, bias)
 
     def rename_last(self, output: str) -> None:
         """Give the end of the chain its public name."""

@@ -227,7 +227,7 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
         "combines tensors of 3 and 2 axes, batch included",
     ),
     "concat-batch": ([node("Concat", ["x", "x"], ["y"], axis=0)], {}, (4,), "does not leave the batch axis alone"),
-    "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "treats them differently"),
+    "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "treats them diff"),
     "top-2": ([node("TopK", ["x", "k"], ["y", "i"])], {"k": i64(2)}, (4,), "k is not 1"),
     "top-batch": ([node("TopK", ["x", "k"], ["y", "i"], axis=0)], {"k": i64(1)}, (4,), "axis=0 is the batch"),
     "pool-order": (

@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto
 from onnx_models import Constants, Floats, W, assert_same, build, f32, i64, node, ops, randoms
 from strategies import examples
 
-from glyphc.ir.ops import Add, Apply, ArgMax, Concat, Dense, Gather, Hardmax, ReduceMax, Reshape, Scale, Softmax
+from glyphc.ir.ops import Add, Apply, ArgMax, Dense, Gather, Hardmax, ReduceMax, Reshape, Scale, Softmax
 
 Shape = tuple[int, ...]
 seeds = st.integers(0, 2**32 - 1)

@@ -11,13 +11,13 @@ from onnx import ModelProto, NodeProto
 
 from glyphc.errors import ModelError
 from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Graph, Node
+from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Apply, Input, Output
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 from glyphc.registry import registered
 
-from . import onnx_elementwise, onnx_linear, onnx_quantization, onnx_reductions, onnx_shapes
+from . import onnx_elementwise, onnx_linear, onnx_other_domains, onnx_quantization, onnx_reductions, onnx_shapes
 from .onnx_call import Call, Conversion, Rule, UnknownOperandError
 from .onnx_constants import DEFAULT_DOMAINS, ConstantPool, Source, UnsupportedError, liveness, load, model_input, opset
 
@@ -113,20 +113,17 @@ class _Reader:
 
     def _convert(self, call: Call) -> None:
         node = call.node
-        if node.domain not in DEFAULT_DOMAINS:
-            self.values[node.output[0]] = _custom(call)
-            return
-        if not any(a.g.node or a.graphs for a in node.attribute) and all(
-            name in self.constants for name in node.input if name
-        ):
+        own = node.domain in DEFAULT_DOMAINS
+        constant = all(name in self.constants for name in node.input if name)
+        if own and constant and not any(a.g.node or a.graphs for a in node.attribute):
             self.constants.fold(node)
             return
-        if node.op_type in _SIZES:
+        if own and node.op_type in _SIZES:
             self._sizes(call)
             return
-        if node.op_type not in _RULES:
+        rule = _RULES.get(node.op_type) if own else _other_domain(call)
+        if rule is None:
             raise UnsupportedError("this operation is not supported")
-        rule = _RULES[node.op_type]
         strange = {a.name for a in node.attribute}.difference(rule.attributes)
         if strange:  # of an opset newer than this code: better refused than computed wrongly
             raise UnsupportedError(f"attribute(s) {', '.join(sorted(strange))} are not supported")
@@ -162,15 +159,18 @@ class _Reader:
                     self.values[name] = self.graph.add(Input(name, shape[lead:]))
 
 
-def _custom(call: Call) -> Node:
-    """A node of a domain that is not ONNX's own: an activation that the user has registered."""
+def _other_domain(call: Call) -> Rule:
+    """An operator of a domain that is not ONNX's own; an activation that the user has registered goes first."""
     node = call.node
     function = registered(node.op_type)
     if function is None:
+        known = onnx_other_domains.RULES.get((node.domain, node.op_type))
+        if known is not None:
+            return known
         raise UnsupportedError(
-            f"ops of domain {node.domain!r} are not supported; if it is a function of one number, make it known with "
-            f"glyphc.register_activation({node.op_type!r}, ...)"
+            f"is an operator of domain {node.domain!r}, which is not supported; if it is a function of one number, "
+            f"make it known with glyphc.register_activation({node.op_type!r}, ...)"
         )
     if len(node.input) != 1 or len(node.output) != 1 or node.attribute:
         raise UnsupportedError("is a registered activation: these have one operand, one result and no attributes")
-    return call.add(Apply((function,)), call.tensor(0))
+    return Rule(lambda call: call.add(Apply((function,)), call.tensor(0)))

@@ -76,6 +76,10 @@ class Call:
         """An attribute of integers; empty when it is missing."""
         return next((tuple(map(int, a.ints)) for a in self.node.attribute if a.name == name), ())
 
+    def reals(self, name: str) -> tuple[float, ...]:
+        """An attribute of floats; empty when it is missing."""
+        return next((tuple(map(float, a.floats)) for a in self.node.attribute if a.name == name), ())
+
     def text(self, name: str, default: str) -> str:
         return next((a.s.decode() for a in self.node.attribute if a.name == name), default)
 

@@ -48,10 +48,7 @@ def with_constant(call: Call, first: int = 0, second: int = 1) -> tuple[Node, Na
 
 def broadcast(call: Call, x: Node, constant: Named) -> tuple[Node, Named]:
     """A tensor repeated as a constant's shape demands, and that constant without batch axis."""
-    if not call.conversion.batch_axis:
-        c = constant
-    else:
-        c = constant.per_sample(x.type.shape)
+    c = constant.per_sample(x.type.shape) if call.conversion.batch_axis else constant
     try:
         shape = np.broadcast_shapes(c.value.shape, x.type.shape)
     except ValueError:
@@ -98,7 +95,7 @@ def _div(call: Call) -> Node:
 def _quotient(call: Call) -> Node:
     """Of integers, which is cut off towards zero: by a constant, it jumps between them."""
     if call.is_constant(0) or not call.is_constant(1):
-        raise UnsupportedError("divides integers by encrypted ones, and cuts the results off; cast them to float before")
+        raise UnsupportedError("divides by encrypted integers, and cuts the results off; cast to float before")
     x, c, _ = with_constant(call)
     return _with_parameter(call, x, c, lambda v: (Function("quotient", (v,)),))
 
@@ -240,18 +237,17 @@ def _where(call: Call) -> Node | tuple[Node, ...]:
     condition = call.tensor(0)
     constant = [call.is_constant(i) for i in (1, 2)]
     if all(constant):
-        x, y = (call.constant(i, "operand") for i in (1, 2))
-        difference = Named(f"{call.location}.difference", x.value - y.value)
-        condition, factor = broadcast(call, condition, difference)
-        return call.scale(condition, factor, y.per_sample(condition.type.shape) if call.lead else y)
+        chosen, other = (call.constant(i, "operand") for i in (1, 2))
+        condition, factor = broadcast(
+            call, condition, Named(f"{call.location}.difference", chosen.value - other.value)
+        )
+        return call.scale(condition, factor, other.per_sample(condition.type.shape) if call.lead else other)
     if any(constant):
         # (c of the tensor's branch) * (tensor - constant) + constant
-        at, other = (2, 1) if constant[0] else (1, 2)
-        x, c = broadcast(call, call.tensor(at), call.constant(other, "operand"))
+        at, fixed = (2, 1) if constant[0] else (1, 2)
+        x, c = broadcast(call, call.tensor(at), call.constant(fixed, "operand"))
         mask = condition if at == 1 else call.scale(condition, -1.0, 1.0)
-        chosen = call.pair(Mul(), mask, call.scale(x, 1.0, Named(c.name, -c.value)))
-        chosen, c = broadcast(call, chosen, c)
-        return call.scale(chosen, 1.0, c)
+        return call.scale(call.pair(Mul(), mask, call.scale(x, 1.0, Named(c.name, -c.value))), 1.0, c)
     x, y = call.tensor(1), call.tensor(2)
     return call.pair(Add(), call.pair(Mul(), condition, call.pair(Sub(), x, y)), y)
 

@@ -1,4 +1,4 @@
-"""ONNX operators that are linear maps with constant weights: dense layers, convolutions, mean pooling, normalisation."""
+"""ONNX operators that are linear maps with constant weights: dense layers, convolutions, mean pooling and the like."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import sparse
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Add, Mul, ReduceSum, Reshape
 
-from .onnx_call import Call, Rule, places
+from .onnx_call import Call, Rule, Shape, places
 from .onnx_constants import F64, Named, UnsupportedError
 from .onnx_windows import Window, taps, transposed_windows, windows
 
@@ -29,7 +29,8 @@ def _gemm(call: Call) -> Node:
     if call.is_constant(1) and not call.is_constant(0) and len(call.tensor(0).type.shape) == 1:
         return _dense_gemm(call, alpha, beta)
     a, b = (
-        _transposed(call, i) if call.integer(name, 0) else _operand(call, i) for i, name in ((0, "transA"), (1, "transB"))
+        _transposed(call, i) if call.integer(name, 0) else _operand(call, i)
+        for i, name in enumerate(("transA", "transB"))
     )
     product = _product(call, a, b)
     if alpha != 1:
@@ -112,7 +113,7 @@ def _product(call: Call, a: Node | Named, b: Node | Named) -> Node:
         left, right = np.broadcast_arrays(left[..., :, None, :], np.swapaxes(right, -1, -2)[..., None, :, :])
     except ValueError:
         raise UnsupportedError(f"stacks of shapes {list(shapes[0])} and {list(shapes[1])} do not broadcast") from None
-    result = [n for n, dropped in zip(left.shape[-3:-1], (len(shapes[0]) == 1, len(shapes[1]) == 1)) if not dropped]
+    result = [n for n, shape in zip(left.shape[-3:-1], shapes, strict=True) if len(shape) > 1]
     shape = (*left.shape[:-3], *result)
     if isinstance(a, Node) and isinstance(b, Node):
         products = call.add(Mul(), call.gather(a, left), call.gather(b, right))
@@ -147,7 +148,7 @@ def _conv_transpose(call: Call) -> Node:
     """Weights (inputs, outputs of one group, *kernel): the transpose of a convolution's map."""
     x, weight = call.tensor(0), call.constant(1, "its weight")
     count, item = call.items(x)
-    kernel, channels, groups = _geometry(call, item, weight, outputs_first=False)
+    kernel, _, groups = _geometry(call, item, weight, outputs_first=False)
     strides, dilations, pads, auto_pad = _window_attributes(call)
     axes = transposed_windows(
         item[1:], kernel, strides, dilations, pads, auto_pad, call.sizes("output_padding"), call.sizes("output_shape")
@@ -159,7 +160,7 @@ def _conv_transpose(call: Call) -> Node:
     return _per_item(call, x, matrix, _channel_bias(call, outputs), count, outputs)
 
 
-def _geometry(call: Call, item: tuple[int, ...], weight: Named, outputs_first: bool) -> tuple[tuple[int, ...], int, int]:
+def _geometry(call: Call, item: Shape, weight: Named, outputs_first: bool) -> tuple[Shape, int, int]:
     """Kernel sizes, input channels and groups, checked against each other."""
     groups = call.integer("group", 1)
     if weight.value.ndim != len(item) + 1 or len(item) < 2:

@@ -18,7 +18,7 @@ from glyphc.ir.ops import Apply
 from .onnx_call import Call, Rule
 from .onnx_constants import F64, Named, UnsupportedError
 
-_RANGES = {
+_RANGES: dict[int | None, tuple[int, int]] = {
     TensorProto.INT2: (-2, 1),
     TensorProto.UINT2: (0, 3),
     TensorProto.INT4: (-8, 7),
@@ -51,8 +51,9 @@ def _quantize_linear(call: Call) -> Node:
     scale, zero = _grid(call, x)
     kind = call.kind(2) if call.has(2) else call.integer("output_dtype", 0) or TensorProto.UINT8
     if kind not in _RANGES:
-        raise UnsupportedError(f"quantises to {TensorProto.DataType.Name(kind or 0)}; only integers of 2 to 16 bits are")
-    clip = Function("clip", tuple(map(float, _RANGES[kind])))
+        raise UnsupportedError(f"quantises to {TensorProto.DataType.Name(kind or 0)}; not to integers of 2 to 16 bits")
+    lo, hi = _RANGES[kind]
+    clip = Function("clip", (float(lo), float(hi)))
     scaled = call.scale(x, Named(f"{call.location}.scale", 1 / scale), 0.0)
     step = Function("round", (1.0,))
     if np.all(zero == zero.flat[0]):

@@ -11,7 +11,7 @@ from scipy import sparse
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import ArgMax, Hardmax, Mul, Op, ReduceMax, ReduceSum, Reshape, Softmax, Sub
 
-from .onnx_call import Call, Rule, Shape, places
+from .onnx_call import I64, Call, Rule, Shape, places
 from .onnx_constants import Named, UnsupportedError
 from .onnx_windows import covered, windows
 
@@ -187,7 +187,7 @@ def _max_pool(call: Call) -> Node:
     return call.add(ReduceMax(), call.gather(x, _for_items(call, covered(item, axes), count, math.prod(item))))
 
 
-def _for_items(call: Call, indices: np.ndarray, count: int, size: int) -> np.ndarray:
+def _for_items(call: Call, indices: I64, count: int, size: int) -> I64:
     """Places within one entry of axis 0, for all entries."""
     if call.conversion.batch_axis:
         return indices
@@ -209,7 +209,7 @@ def _global_max_pool(call: Call) -> Node:
 
 
 def _normalised(call: Call, x: Node, axes: Sequence[int], epsilon: float) -> tuple[Node, Node, Node]:
-    """(x - mean) / sqrt(variance + epsilon) over some axes of a sample, the mean, and what it is divided by, inverted."""
+    """(x - mean) / sqrt(variance + epsilon) over some axes of a sample, the mean, and 1 / sqrt(variance + epsilon)."""
     order = [a for a in range(len(x.type.shape)) if a not in axes] + list(axes)
     moved = call.last(x, axes)
     size = moved.type.shape[-1]

@@ -1,8 +1,8 @@
 """ONNX operators that move elements and compute nothing: shapes, slices, permutations, padding.
 
-None of them is written out here. ONNX's own reference implementation is run on tensors that hold the numbers of their
-elements, for two batch sizes (or the one that the file fixes): what comes out says which element goes where, and whether
-samples stay apart.
+None of them is written out here. ONNX's own reference implementation is run on tensors that hold the numbers of
+their elements, for two batch sizes (or the one that the file fixes): what comes out says which element goes where, and
+whether samples stay apart.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class _Origin:
 
 
 def moved(call: Call, operands: Sequence[int] = (0,)) -> tuple[Node, ...]:
-    """Results of a node that moves the elements of the ``operands`` at these positions; the others must be constants."""
+    """Results of a node that moves the elements of the operands at these positions; the others must be constants."""
     for index in range(len(call.node.input)):
         if call.has(index) and index not in operands and not call.is_constant(index):
             raise UnsupportedError(f"operand {index} is computed by the network; it must be a constant")
-    moving = dict.fromkeys(call.node.input[i] for i in operands if call.has(i))
-    sources = {n: call.tensor(list(call.node.input).index(n)) for n in moving if n in call.conversion.values}
-    constants = [n for n in moving if n not in sources]
+    moving = {call.node.input[i]: i for i in operands if call.has(i)}
+    constants = [n for n, i in moving.items() if call.is_constant(i)]
+    sources = {n: call.tensor(i) for n, i in moving.items() if n not in constants}
     tries = [_try(call, sources, constants, batch) for batch in call.conversion.constants.batches]
     if any(t != tries[0] for t in tries):
         raise UnsupportedError("does different things to different numbers of samples")
