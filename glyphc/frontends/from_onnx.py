@@ -168,7 +168,7 @@ def _other_domain(call: Call) -> Rule:
         if known is not None:
             return known
         raise UnsupportedError(
-            f"is an operator of domain {node.domain!r}, which is not supported; if it is a function of one number, "
+            f"ops of domain {node.domain!r} are not supported; if it is a function of one number, "
             f"make it known with glyphc.register_activation({node.op_type!r}, ...)"
         )
     if len(node.input) != 1 or len(node.output) != 1 or node.attribute:
