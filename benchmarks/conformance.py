@@ -58,7 +58,9 @@ _JUMPS = frozenset(
     {"ceil", "floor", "fmod", "greater", "less", "mod", "near_zero", "quotient", "round", "shrink", "sign"}
     | {"thresholded_relu", "trunc"}
 )
-_RINGS = (1024, 2048, 4096, 8192, 16384)
+_RINGS = (1024, 2048, 4096)
+# Tensors of more elements are not simulated: it takes too long.
+_WIDEST = 1024
 
 
 @dataclass(frozen=True)
@@ -271,9 +273,9 @@ def simulated(case: Case) -> Result:
 def _compiled(graph: Graph, x: Array) -> glyphc.Program:
     """For the smallest ring that holds it; calibrated on the case's values, smaller ones and others in their places."""
     widest = max(node.type.size for node in graph)
-    rings = [ring for ring in _RINGS if ring >= widest]
+    rings = [ring for ring in _RINGS if ring >= widest] if widest <= _WIDEST else []
     if not rings:
-        raise GlyphcError(f"{widest} values in one tensor: more than the small rings of tests hold")
+        raise GlyphcError(f"{widest} values in one tensor: too many to simulate for a table")
     rng = np.random.default_rng(0)
     others = [rng.permutation(x.reshape(-1)).reshape(x.shape) for _ in range(3)]
     last: GlyphcError | None = None

@@ -108,7 +108,7 @@ def transposed_windows(
         same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
         if wanted or same:
             total = full - (wanted[i] if wanted else inputs * strides[i])
-            # a negative total makes the result longer than the map reaches
+            # a negative total (strides longer than windows) makes the result longer than the map reaches
             before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
             after = total - before
         size = full - before - after
