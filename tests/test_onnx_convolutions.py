@@ -75,7 +75,8 @@ def test_transposed_convolution(
     # 3-D ones are slow in ONNX Runtime, and nothing differs
     assume(len(sizes) < 3)
     strides = attributes.get("strides", [1] * len(sizes))
-    reaches = [(k - 1) * d + 1 for k, d in zip(attributes["kernel_shape"], attributes.get("dilations", [1] * 3), strict=False)]
+    dilations = attributes.get("dilations", [1] * len(sizes))
+    reaches = [(k - 1) * d + 1 for k, d in zip(attributes["kernel_shape"], dilations, strict=True)]
     if attributes.get("auto_pad", "").startswith("SAME"):
         # of shorter windows, ONNX Runtime makes less than the standard says
         assume(all(r >= s for r, s in zip(reaches, strides, strict=True)))
@@ -96,7 +97,8 @@ def test_transposed_convolution(
 @given(windows(), st.booleans(), st.booleans(), seeds)
 def test_average_pool(case: tuple[list[int], dict[str, Any]], padded: bool, ceil_mode: bool, seed: int) -> None:
     sizes, attributes = case
-    attributes.pop("dilations", None)  # of opset 19, where ONNX Runtime mistakes the padding of one axis for another's
+    # of opset 19, where ONNX Runtime mistakes the padding of one axis for another's
+    attributes.pop("dilations", None)
     kernel = attributes["kernel_shape"]
     if "pads" in attributes:  # padding must be smaller than the kernel
         attributes["pads"] = [min(p, kernel[i % len(kernel)] - 1) for i, p in enumerate(attributes["pads"])]

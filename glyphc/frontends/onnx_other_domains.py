@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from glyphc.ir.functions import Function
+from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Apply, ArgMax, Div, ReduceMax, ReduceSum, Softmax
 
@@ -116,7 +116,7 @@ def _array_feature_extractor(call: Call) -> Node:
     return call.gather(x, places(x)[..., call.integers(1, "its indices")])
 
 
-def _quant(call: Call) -> Node:
+def _quant(call: Call) -> Node | tuple[Node, ...]:
     """Rounding to a grid of ``bit_width`` bits and back: (clip(round(x / scale + zero), lo, hi) - zero) * scale."""
     if call.text("rounding_mode", "ROUND") not in ("ROUND", "HALF_EVEN"):
         raise UnsupportedError(f"rounding_mode={call.text('rounding_mode', '')} is not supported")
@@ -127,17 +127,18 @@ def _quant(call: Call) -> Node:
     step, origin = float(scale.flat[0]), float(zero.flat[0])
     lowest = -(2.0 ** (width - 1)) + narrow if signed else 0.0
     highest = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1 - narrow
-    return call.add(
-        Apply(
-            (
-                Function("affine", (1 / step, origin)),
-                Function("round", (1.0,)),
-                Function("clip", (lowest, highest)),
-                Function("affine", (step, -origin * step)),
-            )
-        ),
-        call.tensor(0),
+    functions = (
+        Function("affine", (1 / step, origin)),
+        Function("round", (1.0,)),
+        Function("clip", (lowest, highest)),
+        Function("affine", (step, -origin * step)),
     )
+    if not call.is_constant(0):
+        return call.add(Apply(functions), call.tensor(0))
+    weights = compose(functions, call.constant(0, "its operand").value)
+    pool = call.conversion.constants
+    pool.put(call.node.output[0], dict.fromkeys(pool.batches, weights))
+    return ()
 
 
 _LINEAR = ("coefficients", "intercepts", "post_transform")

@@ -86,20 +86,6 @@ def _log_sum_exp(call: Call, x: Node, count: int) -> Node:
     return call.gather(difference, places(difference)[..., 0])
 
 
-def _product(call: Call, x: Node, count: int) -> Node:
-    """Pairs, pairs of products, ..."""
-    while (size := x.type.shape[-1]) > 1:
-        half = size // 2
-        at = places(x)
-        y = call.add(Mul(), call.gather(x, at[..., :half]), call.gather(x, at[..., half : 2 * half]))
-        if size % 2:
-            both = call.stack([y, x])
-            odd = y.type.size + at[..., 2 * half :]
-            y = call.gather(both, np.concatenate([places(y), odd], axis=-1))
-        x = y
-    return call.reshape(x, x.type.shape[:-1])
-
-
 # -- along one axis --
 
 
@@ -266,7 +252,6 @@ RULES: dict[str, Rule] = {
     "ReduceMax": Rule(_reduction(_largest), _REDUCE),
     "ReduceMean": Rule(_reduction(_average), _REDUCE),
     "ReduceMin": Rule(_reduction(_smallest), _REDUCE),
-    "ReduceProd": Rule(_reduction(_product), _REDUCE),
     "ReduceSum": Rule(_reduction(_total), _REDUCE),
     "ReduceSumSquare": Rule(_reduction(_squares), _REDUCE),
     "Softmax": Rule(_softmax, ("axis",)),

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from glyphc.ir.graph import Node
 
-from .onnx_call import Call, Rule
+from .onnx_call import Call, Rule, places
 from .onnx_constants import Array, UnsupportedError, run_node
 
 F64 = npt.NDArray[np.float64]
@@ -127,8 +127,25 @@ def _all(call: Call) -> tuple[Node, ...]:
     return moved(call, range(len(call.node.input)))
 
 
-def _pad(call: Call) -> tuple[Node, ...]:
-    return moved(call, (0, 2))
+def _pad(call: Call) -> Node:
+    """Written out, as ONNX's reference implementation knows no negative padding, by which exporters cut."""
+    x, rank = call.tensor(0), call.rank(call.tensor(0))
+    axes = call.integers(3, "its axes") if call.has(3) else list(range(rank))
+    given = call.integers(1, "its pads")
+    mode = call.text("mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap") or len(given) != 2 * len(axes):
+        raise UnsupportedError(f"mode={mode!r} with {len(given)} pads for {len(axes)} axes is not supported")
+    place = places(x)
+    for axis, before, after in zip(axes, given[: len(axes)], given[len(axes) :], strict=True):
+        if before or after:
+            at = call.axis(x, axis)
+            place = place.take(range(max(0, -before), place.shape[at] - max(0, -after)), axis=at)
+            widths = [(max(0, before), max(0, after)) if a == at else (0, 0) for a in range(place.ndim)]
+            if place.size:
+                filled: dict[str, int] = {"constant_values": -1} if mode == "constant" else {}
+                place = np.pad(place, widths, mode=mode, **filled)  # type: ignore[call-overload]
+    value = float(call.constant(2, "its value").value.flat[0]) if call.has(2) else 0.0
+    return _build(call, [x], _Origin(place, np.where(place < 0, value, 0.0)))
 
 
 def _resize(call: Call) -> tuple[Node, ...]:
