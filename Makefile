@@ -32,10 +32,13 @@ lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 bench: $(VENV)/.models ## run the benchmarks
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-models: $(VENV)/.models ## train the networks of models/ again
+models: $(VENV)/.train-models ## train the networks of models/ again
 	$(BIN)/python models/digits_mlp.py
 	$(BIN)/python models/breast_cancer_mlp.py
 	$(BIN)/python models/mnist_mlp.py
+	$(BIN)/python models/mnist_lenet.py
+	$(BIN)/python models/digits_resnet.py
+	$(BIN)/python models/elnino_cnn.py
 
 clean: ## delete the virtual environment, the build folders and all caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -50,6 +53,11 @@ $(VENV)/.created:
 $(VENV)/.models: $(VENV)/.created pyproject.toml
 	@echo "Installing glyphc into $(VENV)"
 	@$(PIP) --editable '.[models]'
+	@touch $@
+
+$(VENV)/.train-models: $(VENV)/.models
+	@echo "Installing what training needs into $(VENV)"
+	@$(PIP) --editable '.[train-models]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml

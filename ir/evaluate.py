@@ -18,6 +18,7 @@ from .functions import compose
 from .graph import Graph, Node
 from .ops import (
     Add,
+    Affine,
     Apply,
     ArgMax,
     Bootstrap,
@@ -172,6 +173,16 @@ def _(op: Concat, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
 @_evaluate.register
 def _(op: Gather, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return np.asarray(args[0].reshape(len(args[0]), -1)[:, graph.constant(op.indices.name)])
+
+
+@_evaluate.register
+def _(op: Affine, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    from scipy import sparse  # not needed for most graphs, and slow to load
+
+    data, indices, indptr, bias = (graph.constant(c.name) for c in (op.data, op.indices, op.indptr, op.bias))
+    x = args[0].reshape(len(args[0]), -1)
+    matrix = sparse.csr_array((data.astype(np.float64), indices, indptr), shape=(len(bias), x.shape[1]))
+    return np.asarray((matrix @ x.T).T + bias).reshape(len(x), *op.shape)
 
 
 @_evaluate.register

@@ -45,6 +45,10 @@ def _round(x: F64, grid: float) -> F64:
     return np.asarray(grid * np.rint(x / grid))  # halves to even, as in ONNX
 
 
+def _shrink(x: F64, bias: float, limit: float) -> F64:
+    return np.asarray(np.where(x < -limit, x + bias, np.where(x > limit, x - bias, 0.0)))
+
+
 def _table(x: F64, lo: float, hi: float, *values: float) -> F64:
     return np.asarray(np.interp(x, np.linspace(lo, hi, len(values)), values))
 
@@ -55,6 +59,10 @@ def _table_with_jumps(x: F64, lo: float, hi: float, count: float, *rest: float) 
     for at, height in zip(rest[0:end:2], rest[1:end:2], strict=True):
         y = y + np.where(x > at, height, 0.0)
     return y
+
+
+# Domains are open intervals: where the end itself belongs to it, functions are continued a little beyond.
+_CLOSED = 1.0 + 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,18 @@ class _Definition:
 
 _TABLE: dict[str, _Definition] = {
     "abs": _Definition(0, np.abs),
+    "acos": _Definition(0, lambda x: np.arccos(np.clip(x, -1.0, 1.0)), (-_CLOSED, _CLOSED)),
+    "acosh": _Definition(0, lambda x: np.arccosh(np.maximum(x, 1.0)), (2.0 - _CLOSED, math.inf)),
     "affine": _Definition(2, lambda x, a, b: a * x + b),
+    "asin": _Definition(0, lambda x: np.arcsin(np.clip(x, -1.0, 1.0)), (-_CLOSED, _CLOSED)),
+    "asinh": _Definition(0, np.arcsinh),
+    "atan": _Definition(0, np.arctan),
+    "atanh": _Definition(0, np.arctanh, (-1.0, 1.0)),
+    "ceil": _Definition(1, lambda x, grid: grid * np.ceil(x / grid)),
     "celu": _Definition(1, lambda x, a: np.maximum(x, 0) + np.minimum(0, a * np.expm1(np.minimum(x, 0) / a))),
     "clip": _Definition(2, lambda x, lo, hi: np.clip(x, lo, hi)),
     "cos": _Definition(0, np.cos),
+    "cosh": _Definition(0, np.cosh),
     "elu": _Definition(1, _elu),
     "erf": _Definition(0, _erf),
     "exp": _Definition(0, np.exp),
@@ -79,6 +95,7 @@ _TABLE: dict[str, _Definition] = {
     # zero, where exp would stretch the range of the result
     "exp_nonpositive": _Definition(0, np.exp, (-math.inf, 0.25)),
     "floor": _Definition(1, lambda x, grid: grid * np.floor(x / grid)),
+    "fmod": _Definition(1, np.fmod),
     "gelu": _Definition(0, _gelu),
     "gelu_tanh": _Definition(0, _gelu_tanh),
     "greater": _Definition(1, lambda x, c: (x > c).astype(np.float64)),
@@ -90,23 +107,34 @@ _TABLE: dict[str, _Definition] = {
     "maximum": _Definition(1, lambda x, c: np.maximum(x, c)),
     "minimum": _Definition(1, lambda x, c: np.minimum(x, c)),
     "mish": _Definition(0, lambda x: x * np.tanh(_softplus(x))),
+    "mod": _Definition(1, np.mod),
+    # of integers: whether they are zero
+    "near_zero": _Definition(0, lambda x: (np.abs(x) < 0.5).astype(np.float64)),
     "pow": _Definition(1, lambda x, p: np.power(x, p)),
+    # of integers, cut off towards zero: it jumps between them
+    "quotient": _Definition(1, lambda x, c: np.trunc(np.rint(x) / c)),
     "reciprocal": _Definition(0, lambda x: 1.0 / x, (0.0, math.inf)),
     "relu": _Definition(0, lambda x: np.maximum(x, 0.0)),
     "round": _Definition(1, _round),
     "selu": _Definition(2, lambda x, a, g: g * _elu(x, a)),
     "sigmoid": _Definition(0, _sigmoid),
+    "shrink": _Definition(2, _shrink),
     "sign": _Definition(0, np.sign),
     "silu": _Definition(0, lambda x: x * _sigmoid(x)),
     "sin": _Definition(0, np.sin),
+    "sinh": _Definition(0, np.sinh),
     "softplus": _Definition(0, _softplus),
     "softsign": _Definition(0, lambda x: x / (1.0 + np.abs(x))),
     # continued by zero: its argument is never far below zero in a network that uses it
     "sqrt": _Definition(0, lambda x: np.sqrt(np.maximum(x, 0.0))),
+    "swish": _Definition(1, lambda x, a: x * _sigmoid(a * x)),
     "table": _Definition(None, _table),
     "table_with_jumps": _Definition(None, _table_with_jumps),
+    # the branch around zero
+    "tan": _Definition(0, np.tan, (-math.pi / 2, math.pi / 2)),
     "tanh": _Definition(0, np.tanh),
     "thresholded_relu": _Definition(1, lambda x, a: np.where(x > a, x, 0.0)),
+    "trunc": _Definition(0, np.trunc),
 }
 _TABLES = frozenset(name for name, definition in _TABLE.items() if definition.parameters is None)
 

@@ -230,6 +230,39 @@ class Gather(Op):
         return tuple(int(n) for n in indices.shape)
 
 
+@dataclass(frozen=True)
+class Affine(Op):
+    """y = M x + b over all elements of one sample in row-major order, as a tensor of ``shape``.
+
+    M (size of y, size of x) is sparse, in compressed rows: row i has ``data[indptr[i]:indptr[i + 1]]`` in the columns
+    ``indices[...]``, and several entries at one place add up. b: float, one for each element of y. Convolutions,
+    transposed ones, mean pooling and padding are of this form.
+    """
+
+    mnemonic = "affine"
+    levels = _FLOAT
+    shape: Shape
+    data: Const
+    indices: Const
+    indptr: Const
+    bias: Const
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        data, indices, indptr, bias = (constants[c.name] for c in (self.data, self.indices, self.indptr, self.bias))
+        rows, columns = prod(self.shape), prod(shapes[0])
+        if bias.shape != (rows,) or indptr.shape != (rows + 1,):
+            raise IRError(f"a map to {list(self.shape)} needs {rows} rows and shifts, not those of {list(bias.shape)}")
+        if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
+            raise IRError("the places of a sparse matrix are integers")
+        if data.ndim != 1 or data.shape != indices.shape:
+            raise IRError(f"a sparse matrix of {data.size} entries has {indices.size} places")
+        if indptr[0] != 0 or indptr[-1] != data.size or np.any(np.diff(indptr) < 0):
+            raise IRError("the rows of a sparse matrix must follow one another")
+        if indices.size and not 0 <= indices.min() <= indices.max() < columns:
+            raise IRError(f"a column of a sparse matrix lies beyond the {columns} elements of the operand")
+        return self.shape
+
+
 class _Reduction(Op):
     """Over the last axis."""
 
@@ -396,7 +429,7 @@ def _linear_shape(
     return (int(outputs[0]),)
 
 
-_NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, ReduceSum, ReduceMax, Hardmax)
+_NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Affine, ReduceSum, ReduceMax, Hardmax)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
 _COMPILED = (Linear, Switch, Unpack, Bootstrap)
 

@@ -21,6 +21,7 @@ from glyphc.ir.graph import Candidate, Decision, Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Apply,
     ArgMax,
     Bootstrap,
@@ -327,6 +328,18 @@ class _Builder:
         indices = Const(self.graph.add_constant(self.draw(names()), self.draw(places)))
         return self.add(Gather(indices), shape, x)
 
+    def affine(self, x: Node) -> Node:
+        """A sparse map with a few entries in every row, several at one place among them."""
+        shape = tuple(self.draw(st.lists(self.dims, max_size=2)))
+        rows = prod(shape)
+        counts = self.draw(hnp.arrays(np.int64, rows, elements=st.integers(0, 3)))
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        indices = self.draw(hnp.arrays(np.int64, int(indptr[-1]), elements=st.integers(0, x.type.size - 1)))
+        data = self.draw(hnp.arrays(np.float64, int(indptr[-1]), elements=tame_floats()))
+        bias = self.draw(hnp.arrays(np.float64, rows, elements=tame_floats()))
+        constants = (Const(self.graph.add_constant(self.draw(names()), v)) for v in (data, indices, indptr, bias))
+        return self.add(Affine(shape, *constants), shape, x)
+
     def reduction(self, x: Node) -> Node:
         """Over the last axis, which there must be."""
         kind = self.draw(st.sampled_from([ReduceSum] if self.expanded else [ReduceSum, ReduceMax]))
@@ -358,7 +371,7 @@ class _Builder:
         if not client:
             choices = [self.linear_map, self.nonlinearity] * 2 + choices
         if not client and self.level is Level.SOURCE:
-            choices += [self.scale, self.two_operands, self.gather]
+            choices += [self.scale, self.two_operands, self.gather, self.affine]
             choices += [self.concat] if x.type.size <= 12 else []  # tensors stay small
             if x.type.shape:
                 choices.append(self.reduction)

@@ -201,7 +201,8 @@ def test_reshape(shape: tuple[int, ...], batch: int | str, target: tuple[int, ..
     reshape = node("Reshape", ["x", "shape"], ["y"], allowzero=allowzero)
     samples = batch if isinstance(batch, int) else 5
     model = build([reshape], {"shape": i64(*target)}, shape, batch=batch)
-    assert ops(assert_same(model, randoms(samples, *shape))) == [Reshape]
+    graph = assert_same(model, randoms(samples, *shape))
+    assert ops(graph) == ([Reshape] if graph.outputs[0].type.shape != shape else [])
 
 
 # -- constants -----------------------------------------------------------------------------------------------

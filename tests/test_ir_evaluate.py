@@ -125,14 +125,23 @@ FUNCTIONS = {
     Function("tanh"): lambda x: (math.exp(x) - math.exp(-x)) / (math.exp(x) + math.exp(-x)),
     Function("affine", (3.0, -1.0)): lambda x: 3 * x - 1,
     Function("abs"): abs,
+    Function("acos"): lambda x: math.acos(min(max(x, -1), 1)),
+    Function("acosh"): lambda x: math.acosh(max(x, 1)),
+    Function("asin"): lambda x: math.asin(min(max(x, -1), 1)),
+    Function("asinh"): math.asinh,
+    Function("atan"): math.atan,
+    Function("atanh"): math.atanh,
+    Function("ceil", (0.5,)): lambda x: math.ceil(2 * x) / 2,
     Function("celu", (2.0,)): lambda x: x if x > 0 else 2 * (math.exp(x / 2) - 1),
     Function("clip", (-1.0, 2.0)): lambda x: min(max(x, -1.0), 2.0),
     Function("cos"): math.cos,
+    Function("cosh"): math.cosh,
     Function("elu", (0.5,)): lambda x: x if x > 0 else 0.5 * (math.exp(x) - 1),
     Function("erf"): math.erf,
     Function("exp"): math.exp,
     Function("exp_nonpositive"): math.exp,
     Function("floor", (0.5,)): lambda x: math.floor(2 * x) / 2,
+    Function("fmod", (-1.5,)): lambda x: math.fmod(x, -1.5),
     Function("gelu"): lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
     Function("gelu_tanh"): lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
     Function("greater", (0.25,)): lambda x: 1.0 if x > 0.25 else 0.0,
@@ -143,13 +152,19 @@ FUNCTIONS = {
     Function("maximum", (0.5,)): lambda x: max(x, 0.5),
     Function("minimum", (0.5,)): lambda x: min(x, 0.5),
     Function("mish"): lambda x: x * math.tanh(math.log1p(math.exp(x))),
+    Function("mod", (1.5,)): lambda x: x - 1.5 * math.floor(x / 1.5),
+    Function("mod", (-1.5,)): lambda x: x + 1.5 * math.floor(-x / 1.5),
+    Function("near_zero"): lambda x: float(abs(x) < 0.5),
+    Function("quotient", (-1.5,)): lambda x: math.trunc(round(x) / -1.5),
     Function("pow", (3.0,)): lambda x: x**3,
     Function("reciprocal"): lambda x: 1 / x,
     Function("round", (1.0,)): round,
     Function("selu", (1.5, 1.25)): lambda x: 1.25 * (x if x > 0 else 1.5 * (math.exp(x) - 1)),
+    Function("shrink", (0.25, 0.5)): lambda x: x + 0.25 if x < -0.5 else x - 0.25 if x > 0.5 else 0.0,
     Function("sign"): lambda x: (x > 0) - (x < 0),
     Function("silu"): lambda x: x / (1 + math.exp(-x)),
     Function("sin"): math.sin,
+    Function("sinh"): math.sinh,
     Function("softplus"): lambda x: math.log1p(math.exp(x)),
     Function("softsign"): lambda x: x / (1 + abs(x)),
     Function("sqrt"): lambda x: math.sqrt(max(x, 0.0)),
@@ -157,7 +172,10 @@ FUNCTIONS = {
     Function("table_with_jumps", (0.0, 2.0, 1.0, 0.5, 4.0, 5.0, 1.0, 3.0)): lambda x: (
         5 - 4 * min(max(x, 0), 1) + 2 * min(max(x - 1, 0), 1) + (4 if x > 0.5 else 0)
     ),
+    Function("swish", (0.5,)): lambda x: x / (1 + math.exp(-x / 2)),
+    Function("tan"): math.tan,
     Function("thresholded_relu", (1.0,)): lambda x: x if x > 1 else 0.0,
+    Function("trunc"): math.trunc,
 }
 # Defined on positive numbers only.
 POSITIVE = {"log", "reciprocal"}
@@ -167,6 +185,7 @@ POSITIVE = {"log", "reciprocal"}
 def test_functions(function: Function) -> None:
     points = [-20.0, -3.5, -1.0, -1e-9, 0.0, 1e-9, 0.25, 1.0, 2.75, 20.0]
     points = [p for p in points if p > 0 or function.name not in POSITIVE]
+    points = [p for p in points if abs(p) < 1 or function.name != "atanh"]
     expected = [FUNCTIONS[function](p) for p in points]
     np.testing.assert_allclose(function(np.array(points)), expected, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(run(Apply((function,)), [points])[0], expected, rtol=1e-12, atol=1e-14)
@@ -195,7 +214,7 @@ def test_functions_apply_in_order() -> None:
 
 
 def test_unknown_functions_and_parameters() -> None:
-    with pytest.raises(IRError, match=r"unknown function 'cube'; known: abs, affine, celu"):
+    with pytest.raises(IRError, match=r"unknown function 'cube'; known: abs, acos, acosh, affine, asin"):
         Function("cube")
     with pytest.raises(IRError, match=r"'leaky_relu' takes 1 parameter\(s\), not 0"):
         Function("leaky_relu")

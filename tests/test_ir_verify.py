@@ -19,6 +19,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
     OPS,
     Add,
+    Affine,
     Apply,
     ArgMax,
     Bootstrap,
@@ -99,6 +100,12 @@ class Chain:
             self.add(kind.mnemonic, kind())
         self.graph.add_constant("indices", np.arange(16).reshape(4, 2, 2) % 8)
         self.add("gather", Gather(Const("indices")))
+        data, indices, indptr, bias = (
+            Const(self.graph.add_constant("affine", np.array(v)))
+            for v in ([1.0, 2.0, 3.0], [0, 5, 5], [0, 1, 1, 1, 3, 3, 3, 3, 3], [0.5] * 8)
+        )
+        self.add("affine", Affine((4, 2), data, indices, indptr, bias))
+        self.add("wide", Gather(Const("indices")))
         self.add("sum", ReduceSum())
         self.add("top", ReduceMax())
         self.add("act", Apply((Function("relu"),)))

@@ -18,6 +18,7 @@ from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Concat,
     Const,
     Div,
@@ -46,7 +47,7 @@ TWO_OPERANDS: dict[type[Op], Callable[[float, float], float]] = {
     Max: lambda a, b: a if a > b else b,
     Min: lambda a, b: a if a < b else b,
 }
-MOVES_AND_REDUCTIONS = (Concat, Gather, ReduceSum, ReduceMax, Hardmax)
+MOVES_AND_REDUCTIONS = (Affine, Concat, Gather, ReduceSum, ReduceMax, Hardmax)
 
 
 def run(op: Op, *operands: npt.NDArray[Any], constants: dict[str, Any] | None = None) -> F64:
@@ -173,6 +174,42 @@ def test_gather_can_transpose_slice_and_repeat() -> None:
 )
 def test_indices_that_do_not_fit(indices: npt.NDArray[Any], words: str) -> None:
     assert words in refused(Gather(Const("i")), (2, 3), constants={"i": indices})
+
+
+@examples(60)
+@given(shapes, shapes, st.integers(1, 3), seeds)
+def test_affine_is_a_matrix_over_all_elements(shape: Shape, wanted: Shape, count: int, seed: int) -> None:
+    x, rng = samples(seed, count, shape), np.random.default_rng(seed)
+    rows = int(np.prod(wanted, dtype=int))
+    indptr = np.concatenate([[0], np.cumsum(rng.integers(0, 4, rows))])
+    indices, data = rng.integers(0, x[0].size, indptr[-1]), rng.normal(size=indptr[-1])
+    bias = rng.normal(size=rows)
+    constants = {"d": data, "i": indices, "p": indptr, "b": bias}
+    y = run(Affine(wanted, *map(Const, "dipb")), x, constants=constants)
+    assert y.shape == (count, *wanted)
+    for s in range(count):
+        for row in range(rows):
+            entries = range(indptr[row], indptr[row + 1])
+            total = bias[row] + sum(data[e] * x[s].ravel()[indices[e]] for e in entries)
+            assert y[s].ravel()[row] == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"b": [0.0]}, "needs 2 rows and shifts"),
+        ({"p": [0, 1]}, "needs 2 rows and shifts"),
+        ({"i": [0.0, 1.0]}, "places of a sparse matrix are integers"),
+        ({"d": [1.0]}, "sparse matrix of 1 entries has 2 places"),
+        ({"p": [0, 1, 1]}, "rows of a sparse matrix must follow one another"),
+        ({"p": [0, 3, 2]}, "rows of a sparse matrix must follow one another"),
+        ({"i": [0, 6]}, "beyond the 6 elements"),
+        ({"i": [-1, 0]}, "beyond the 6 elements"),
+    ],
+)
+def test_sparse_matrices_that_do_not_fit(changed: dict[str, Any], words: str) -> None:
+    constants = {"d": [1.0, 2.0], "i": [0, 5], "p": [0, 1, 2], "b": [0.0, 0.0]} | changed
+    assert words in refused(Affine((2,), *map(Const, "dipb")), (2, 3), constants=constants)
 
 
 # -- over the last axis --------------------------------------------------------------------------------------

@@ -107,11 +107,11 @@ def test_inputs_that_do_not_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL, TensorProto.BFLOAT16]
+    "dtype", [TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.FLOAT8E4M3FN]
 )
 def test_input_types(dtype: int) -> None:
     model = build([node("Identity", ["x"], ["y"])], dtype=dtype)
-    with pytest.raises(ModelError, match=f"input 'x' .* is {TensorProto.DataType.Name(dtype)}; only FLOAT"):
+    with pytest.raises(ModelError, match=f"input 'x' .* is {TensorProto.DataType.Name(dtype)}; only tensors of floats"):
         read_onnx(model)
 
 
@@ -135,7 +135,9 @@ def test_outputs_that_do_not_fit() -> None:
 def test_all_unsupported_nodes_are_listed() -> None:
     nodes = [
         node("Gemm", ["x", "w"], ["a"], "good_fc"),
-        node("Sinh", ["a"], ["b"], "bad_sinh"),
+        node("Erf", ["a"], ["e0"], "good_erf"),
+        node("IsNaN", ["e0"], ["nan"], "bad_isnan"),
+        node("Cast", ["nan"], ["b"], "good_cast", to=TensorProto.FLOAT),
         node("Mul", ["b", "b"], ["c"], "good_square"),
         node("Relu", ["c"], ["d"], "good_relu"),
         node("Softmax", ["d"], ["e"], "good_softmax"),
@@ -143,8 +145,8 @@ def test_all_unsupported_nodes_are_listed() -> None:
         node("Swish", ["f"], ["g"], "bad_custom", domain="my.ops"),
         node("Gemm", ["g", "w"], ["h"], "bad_transposed", transA=1),
         node("Tanh", ["h"], ["i"], "good_tanh"),
-        node("Cosh", ["i"], ["j"]),
-        node("Scaler", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", scale=[1.0], offset=[0.0]),
+        node("LRN", ["i"], ["j"], size=3),
+        node("Imputer", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", imputed_value_floats=[0.0]),
     ]
     model = build(nodes, {"w": randoms(4, 4), "one": f32(1)}, batch=4)
     with pytest.raises(ModelError) as caught:
@@ -152,11 +154,11 @@ def test_all_unsupported_nodes_are_listed() -> None:
     message = str(caught.value)
     listed = dict(re.findall(r"^  '(\S+)' \((\w+)\): \S", message, re.MULTILINE))
     assert listed == {
-        "bad_sinh": "Sinh",
+        "bad_isnan": "IsNaN",
         "bad_custom": "Swish",
         "bad_transposed": "Gemm",
-        "#9": "Cosh",
-        "bad_ml": "Scaler",
+        "#11": "LRN",
+        "bad_ml": "Imputer",
     }
     assert "has 5 node(s)" in message
     assert "good_" not in message
@@ -165,20 +167,19 @@ def test_all_unsupported_nodes_are_listed() -> None:
 
 def test_nodes_behind_an_unsupported_one_are_checked() -> None:
     nodes = [
-        node("Conv", ["x", "k"], ["a"], "conv"),
+        node("LRN", ["x"], ["a"], "lrn", size=3),
         node("Flatten", ["a"], ["b"], "flat", axis=1),
         node("Gemm", ["b", "w"], ["c"], "fc"),
         node("Add", ["c", "c"], ["d"], "twice"),
         node("Mod", ["d", "c"], ["m"], "mod", fmod=1),
         node("Greater", ["m", "c"], ["e"], "greater"),
-        node("Where", ["e", "d", "c"], ["y"], "where"),
+        node("IsInf", ["m"], ["y"], "infinite"),
     ]
-    model = build(nodes, {"k": randoms(2, 1, 3, 3), "w": randoms(18, 5)}, (1, 5, 5))
+    model = build(nodes, {"w": randoms(25, 5)}, (1, 5, 5))
     with pytest.raises(ModelError) as caught:
         read_onnx(model)
     listed = re.findall(r"^  '(\w+)' ", str(caught.value), re.MULTILINE)
-    assert listed == ["conv", "mod", "greater", "where"]
-    assert "convolutions are not supported yet" in str(caught.value)
+    assert listed == ["lrn", "mod", "infinite"]
 
 
 def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
@@ -189,24 +190,21 @@ def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
         [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
     )
     nodes = [
-        node("Sinh", ["x"], ["outer"], "sinh"),
+        node("LRN", ["x"], ["outer"], "lrn", size=3),
         node("If", ["yes"], ["y"], "branch", then_branch=body, else_branch=body),
     ]
-    with pytest.raises(ModelError, match=r"(?s)'sinh' \(Sinh\).*'branch' \(If\)"):
+    with pytest.raises(ModelError, match=r"(?s)'lrn' \(LRN\).*'branch' \(If\)"):
         read_onnx(build(nodes, {"yes": np.array(True)}))
 
 
 BN: Constants = {k: f32(1, 1, 1) for k in "sbmv"}
 REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
-    "matmul-two": ([node("MatMul", ["x", "x"], ["y"])], {}, (3, 3), "multiplies two encrypted tensors"),
     "matmul-left": (
         [node("MatMul", ["w", "x"], ["y"])],
         {"w": randoms(2, 3)},
         (4,),
-        "left operand is the const",
+        "along the batch axis, or moves it",
     ),
-    "matmul-deep": ([node("MatMul", ["x", "w"], ["y"])], {"w": W}, (2, 4), "samples must be flat"),
-    "matmul-stack": ([node("MatMul", ["x", "w"], ["y"])], {"w": W[None]}, (4,), "samples must be flat"),
     "gemm-transa": ([node("Gemm", ["x", "w"], ["y"], transA=1)], {"w": randoms(3, 2)}, (4,), "transA=1"),
     "gemm-left": (
         [node("Gemm", ["w", "x"], ["y"])],
@@ -215,18 +213,11 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
         "operand B is computed by the network",
     ),
     "gemm-two": ([node("Gemm", ["x", "x"], ["y"])], {}, (3,), "operand B is computed by the network"),
-    "gemm-c": ([node("Gemm", ["x", "w", "x"], ["y"])], {"w": randoms(3, 3)}, (3,), "operand C is computed"),
     "gemm-c-batch": (
         [node("Gemm", ["x", "w", "c"], ["y"])],
         {"w": W, "c": randoms(3, 1)},
         (4,),
         "'c' of shape .3, 1. differs along the batch axis",
-    ),
-    "greater-two": (
-        [node("Greater", ["x", "x"], ["b"]), node("Cast", ["b"], ["y"], to=TensorProto.FLOAT)],
-        {},
-        (4,),
-        "compares two encrypted tensors",
     ),
     # ONNX would add every sample to every other one
     "add-ranks": (
@@ -235,12 +226,10 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
         (4,),
         "combines tensors of 3 and 2 axes, batch included",
     ),
-    "concat-batch": ([node("Concat", ["x", "x"], ["y"], axis=0)], {}, (4,), "axis 0, the batch"),
-    "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "operand 1 is a con"),
-    "hardmax-inner": ([node("Hardmax", ["x"], ["y"], axis=1)], {}, (2, 3), "axis=1 is not the last"),
+    "concat-batch": ([node("Concat", ["x", "x"], ["y"], axis=0)], {}, (4,), "does not leave the batch axis alone"),
+    "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "treats them diff"),
     "top-2": ([node("TopK", ["x", "k"], ["y", "i"])], {"k": i64(2)}, (4,), "k is not 1"),
-    "top-smallest": ([node("TopK", ["x", "k"], ["y", "i"], largest=0)], {"k": i64(1)}, (4,), "largest=0"),
-    "top-batch": ([node("TopK", ["x", "k"], ["y", "i"], axis=0)], {"k": i64(1)}, (4,), "axis=0 is not the last"),
+    "top-batch": ([node("TopK", ["x", "k"], ["y", "i"], axis=0)], {"k": i64(1)}, (4,), "axis=0 is the batch"),
     "pool-order": (
         [node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], storage_order=1)],
         {},
@@ -251,24 +240,22 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
         [node("MaxPool", ["x"], ["p", "y"], kernel_shape=[2])],
         {},
         (1, 4),
-        r"\(MaxPool\): only its first output",
+        r"\(MaxPool\): its output 1 is not supported",
     ),
     "pool-window": ([node("MaxPool", ["x"], ["y"], kernel_shape=[5])], {}, (1, 4), "window of 5 does not fit"),
     "prelu-slope": ([node("PRelu", ["x", "x"], ["y"])], {}, (4,), "slope is computed by the network"),
-    "max-grow": ([node("Max", ["x", "c"], ["y"])], {"c": randoms(5)}, (1,), "would enlarge"),
     "add-batch": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(3, 4)}, (4,), "'c'.*along the batch axis"),
     "add-batch-scalars": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(3)}, (), "along the batch axis"),
     "add-axes": ([node("Add", ["c", "x"], ["y"])], {"c": randoms(1, 1, 4)}, (4,), "'c'.*more axes"),
-    "add-grow": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(5)}, (1,), "would enlarge"),
     "div-zero": (
         [node("Div", ["x", "c"], ["y"])],
         {"c": f32(1, 0, 2)},
         (3,),
         "constant 'c', which holds a zero",
     ),
-    "flatten": ([node("Flatten", ["x"], ["y"], axis=0)], {}, (4,), "axis=0 joins the batch axis"),
-    "flatten-2": ([node("Flatten", ["x"], ["y"], axis=2)], {}, (2, 3), "axis=2 joins the batch axis"),
-    "flatten-minus": ([node("Flatten", ["x"], ["y"], axis=-1)], {}, (2, 3), "axis=-1 joins the batch axis"),
+    "flatten": ([node("Flatten", ["x"], ["y"], axis=0)], {}, (4,), "does not leave the batch axis alone"),
+    "flatten-2": ([node("Flatten", ["x"], ["y"], axis=2)], {}, (2, 3), "does not leave the batch axis alone"),
+    "flatten-minus": ([node("Flatten", ["x"], ["y"], axis=-1)], {}, (2, 3), "does not leave the batch axis alone"),
     "reshape-all": (
         [node("Reshape", ["x", "s"], ["y"])],
         {"s": i64(-1)},
@@ -279,41 +266,28 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
         [node("Reshape", ["x", "s"], ["y"])],
         {"s": i64(-1, 2)},
         (2, 3),
-        "by .-1, 2., which does not",
+        "does not leave the batch axis alone",
     ),
     "reshape-one": (
         [node("Reshape", ["x", "s"], ["y"])],
         {"s": i64(1, -1)},
         (2, 3),
-        "by .1, -1., which does not",
+        "does not leave the batch axis alone",
     ),
-    "softmax-batch": ([node("Softmax", ["x"], ["y"], axis=0)], {}, (4,), "axis=0 is not the last"),
-    "softmax-inner": ([node("Softmax", ["x"], ["y"], axis=1)], {}, (2, 3), "axis=1 is not the last"),
-    "softmax-scalars": ([node("Softmax", ["x"], ["y"])], {}, (), "axis=-1 is not the last one of a sample"),
-    "argmax-default": ([node("ArgMax", ["x"], ["y"])], {}, (4,), "axis=0 is not the last"),
-    "argmax-last": (
-        [node("ArgMax", ["x"], ["y"], axis=1, select_last_index=1)],
-        {},
-        (4,),
-        "select_last_index=1",
-    ),
+    "softmax-batch": ([node("Softmax", ["x"], ["y"], axis=0)], {}, (4,), "axis=0 is the batch"),
+    "softmax-scalars": ([node("Softmax", ["x"], ["y"])], {}, (), "axis=-1 is the batch"),
+    "argmax-default": ([node("ArgMax", ["x"], ["y"])], {}, (4,), "axis=0 is the batch"),
     "dropout-mask": (
         [node("Dropout", ["x"], ["d", "mask"]), node("Where", ["mask", "d", "d"], ["y"])],
         {},
         (4,),
-        r"\(Dropout\): only its first output",
+        r"\(Dropout\): its output 1 is not supported",
     ),
     "dropout-training": (
         [node("Dropout", ["x", "r", "t"], ["y"])],
         {"r": np.float32(0.5), "t": np.array(True)},
         (4,),
         "training mode",
-    ),
-    "batchnorm-deep": (
-        [node("BatchNormalization", ["x", *"sbmv"], ["y"])],
-        BN,
-        (3, 2),
-        r"samples have shape \[3, 2\]; only flat",
     ),
     "batchnorm-training": (
         [node("BatchNormalization", ["x", *"sbmv"], ["y", "m2", "v2"], training_mode=1)],
@@ -327,42 +301,30 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
         (3,),
         "constant 'v' holds a variance",
     ),
-    "cast-int": ([node("Cast", ["x"], ["y"], to=TensorProto.INT64)], {}, (4,), "casts FLOAT to INT64"),
-    "cast-bfloat": (
-        [node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)],
-        {},
-        (4,),
-        "casts FLOAT to BFLOAT16",
-    ),
-    "cast-index": (
-        [node("ArgMax", ["x"], ["i"], axis=1), node("Cast", ["i"], ["y"], to=TensorProto.INT8)],
-        {},
-        (4,),
-        "casts INT64 to INT8",
-    ),
-    "transpose": (
-        [node("Transpose", ["x"], ["y"], perm=[0, 2, 1])],
-        {},
-        (2, 3),
-        "supported on constants only",
-    ),
-    "relu-of-constant": (
-        [node("Relu", ["c"], ["d"]), node("Add", ["x", "d"], ["y"])],
-        {"c": f32(1)},
-        (4,),
-        r"\(Relu\): works on constants only",
-    ),
     "text": (
         [node("Constant", [], ["c"], value_string=b"abc"), node("Add", ["x", "c"], ["y"])],
         {},
         (4,),
         "constant 'c' holds .*, not real numbers",
     ),
-    "run-time-shape": (
-        [node("Shape", ["x"], ["s"]), node("Reshape", ["x", "s"], ["y"])],
-        {},
+    "cast-bool": ([node("Cast", ["x"], ["y"], to=TensorProto.BOOL)], {}, (4,), "casts FLOAT to BOOL"),
+    "equal": ([node("Equal", ["x", "c"], ["y"])], {"c": f32(1)}, (4,), "real numbers for equality"),
+    "transpose": ([node("Transpose", ["x"], ["y"], perm=[1, 0])], {}, (4,), "does not leave the batch axis alone"),
+    "slice-batch": (
+        [node("Slice", ["x", "first", "last"], ["y"])],
+        {"first": i64(0), "last": i64(2)},
         (4,),
-        r"\(Shape\): sizes computed at run time",
+        "does not leave the batch axis alone",
+    ),
+    "reduce-batch": ([node("ReduceMean", ["x"], ["y"], axes=[0])], {}, (4,), "axis=0 is the batch"),
+    "matmul-samples": ([node("MatMul", ["x", "x"], ["y"])], {}, (3,), "multiplies"),
+    "conv-channels": ([node("Conv", ["x", "k"], ["y"])], {"k": randoms(2, 3, 3)}, (2, 5), "not fit 2 channels"),
+    "conv-weight": ([node("Conv", ["x", "x"], ["y"])], {}, (3, 3), "weight is computed by the network"),
+    "batch-as-number": (
+        [node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["f"], to=TensorProto.FLOAT), node("Mul", ["x", "f"], ["y"])],
+        {},
+        (2,),
+        "constant 'f' depends on the number of samples",
     ),
     "nan": (
         [node("Gemm", ["x", "w"], ["y"])],
@@ -391,7 +353,7 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
 def test_reasons(case: tuple[list[NodeProto], Constants, tuple[int, ...], str]) -> None:
     nodes, constants, shape, reason = case
     # batch 3 lets constants and operands clash with the batch axis; for Reshape the batch stays open
-    batch = "N" if nodes[-1].op_type == "Reshape" else 3
+    batch = "N" if nodes[-1].op_type == "Reshape" or nodes[0].op_type == "Shape" else 3
     model = build(nodes, constants, shape, batch=batch)
     with pytest.raises(ModelError, match=reason):
         read_onnx(model)
@@ -462,9 +424,9 @@ def test_broken_constants() -> None:
     [
         # what follows from an error is not another one
         (
-            [node("Exp", ["c"], ["d"], "exp"), node("Add", ["x", "d"], ["y"], "add")],
+            [node("LRN", ["x"], ["d"], "lrn", size=1), node("Add", ["x", "d"], ["y"], "add")],
             {"c": randoms(3, 4)},
-            ["exp"],
+            ["lrn"],
         ),
         (
             [
@@ -473,7 +435,7 @@ def test_broken_constants() -> None:
                 node("Transpose", ["u"], ["y"], "back", perm=[1, 0]),
             ],
             {"c": randoms(4, 1)},
-            ["transpose", "back"],
+            ["transpose"],
         ),
         (
             [
@@ -497,16 +459,6 @@ def test_attributes_of_a_future_opset(monkeypatch: pytest.MonkeyPatch) -> None:
         read_onnx(model)
     monkeypatch.setattr(onnx.checker, "check_model", lambda model: None)
     with pytest.raises(ModelError, match=r"'fc' \(Gemm\): attribute\(s\) squared are not supported"):
-        read_onnx(model)
-
-
-def test_functions_of_the_model_itself() -> None:
-    model = build([node("Twice", ["x"], ["y"], "call", domain="local")])
-    body = [node("Add", ["a", "a"], ["b"])]
-    model.functions.append(
-        helper.make_function("local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
-    )
-    with pytest.raises(ModelError, match=r"'call' .Twice.: ops of domain 'local'.*inline_local_functions"):
         read_onnx(model)
 
 

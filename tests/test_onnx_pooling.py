@@ -53,7 +53,7 @@ def test_max_pool(case: tuple[tuple[int, ...], dict[str, Any]], seed: int) -> No
         # windows that do not fit are onnx's to refuse or glyphc's; whatever is read must be right
         event(type(e).__name__)
         reject()
-    assert ops(graph) == [Gather, ReduceMax]
+    assert ops(graph) in ([Gather, ReduceMax], [Reshape, ReduceMax])
     # all below zero: padding that counted as zero would show
     x = np.asarray(-np.abs(np.random.default_rng(seed).normal(size=(2, *shape))) - 0.5, dtype=np.float32)
     assert_same(model, x)

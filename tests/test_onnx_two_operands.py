@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto
 from onnx_models import Constants, Floats, W, assert_same, build, f32, i64, node, ops, randoms
 from strategies import examples
 
-from glyphc.ir.ops import Add, Apply, ArgMax, Concat, Dense, Gather, Hardmax, ReduceMax, Reshape, Scale, Softmax
+from glyphc.ir.ops import Add, Apply, ArgMax, Dense, Gather, Hardmax, ReduceMax, Reshape, Scale, Softmax
 
 Shape = tuple[int, ...]
 seeds = st.integers(0, 2**32 - 1)
@@ -126,7 +126,7 @@ def test_concat_over_every_axis(shape: list[int], data: st.DataObject) -> None:
 
 def test_a_tensor_beside_itself() -> None:
     model = build([node("Concat", ["x", "x"], ["y"], axis=2)], {}, (2, 2))
-    assert ops(assert_same(model, randoms(3, 2, 2))) == [Reshape, Reshape, Concat, Gather]
+    assert ops(assert_same(model, randoms(3, 2, 2))) == [Gather]
 
 
 # -- the largest element -------------------------------------------------------------------------------------

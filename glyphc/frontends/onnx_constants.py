@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 from onnx.reference import ReferenceEvaluator
@@ -22,11 +23,17 @@ Source = str | os.PathLike[str] | bytes | ModelProto
 
 OLDEST_OPSET = 13  # earlier Softmax and Squeeze mean something else
 DEFAULT_DOMAINS = ("", "ai.onnx")
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+# Truth values count as the integers 0 and 1.
+INTEGERS = frozenset(
+    getattr(TensorProto, name)
+    for name in ("BOOL", *(f"{sign}INT{bits}" for sign in ("", "U") for bits in (2, 4, 8, 16, 32, 64)))
+    if hasattr(TensorProto, name)
+)
 
-# What exporters leave between an initializer and the node that uses it: changes of dtype and layout, scalars.
-FOLDABLE = frozenset({"Add", "Cast", "Constant", "Div", "Identity", "Mul", "Neg"}) | frozenset(
-    {"Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
+# What gives another result every time.
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 
 
@@ -84,6 +91,12 @@ def _load_external_data(model: ModelProto, path: str, label: str) -> None:
         ) from e
 
 
+def opset(model: ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; the newest if it uses none."""
+    newest = onnx.defs.onnx_opset_version()
+    return next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), newest)
+
+
 def _check_opset(model: ModelProto, label: str) -> None:
     opset = next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), None)
     newest = onnx.defs.onnx_opset_version()
@@ -103,6 +116,8 @@ def _check_opset(model: ModelProto, label: str) -> None:
 def _checked(model: ModelProto, label: str) -> ModelProto:
     try:
         onnx.checker.check_model(model)
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as e:  # C++ behind both, with no common base for what it throws
         raise ModelError(
@@ -127,8 +142,11 @@ class ModelInput(NamedTuple):
     batch: int | None
 
 
-def model_input(graph: GraphProto, label: str) -> ModelInput:
-    """The one input that is no initializer; ModelError if it is not a float tensor of known sample shape."""
+def model_input(graph: GraphProto, label: str, batch_axis: bool = True) -> ModelInput:
+    """The one input that is no initializer; ModelError if it is not a tensor of numbers of known sample shape.
+
+    Without batch axis, all axes are those of one sample.
+    """
     # up to IR version 3, files list their initializers among the inputs
     stored = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
     inputs = [i for i in graph.input if i.name not in stored]
@@ -140,22 +158,25 @@ def model_input(graph: GraphProto, label: str) -> ModelInput:
         )
     name, tensor = inputs[0].name, inputs[0].type.tensor_type
     where = f"input {name!r} of {label}"
-    if tensor.elem_type not in FLOATS:
+    if tensor.elem_type not in FLOATS | INTEGERS:
         kind = TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "not a tensor"
         raise ModelError(
-            f"{where} is {kind}; only FLOAT, DOUBLE and FLOAT16 tensors are supported: declare it as one of "
-            "these and leave out the Cast that follows it"
+            f"{where} is {kind}; only tensors of floats, integers and truth values are supported: declare it as FLOAT "
+            "and leave out the Cast that follows it"
         )
-    if not tensor.shape.dim:
+    if batch_axis and not tensor.shape.dim:
         raise ModelError(f"{where} has no batch axis; declare its shape in the export, e.g. (N, 64)")
     for axis, dim in enumerate(tensor.shape.dim):
-        if axis and dim.dim_value < 1:
+        if dim.dim_value < 1 and not (batch_axis and axis == 0):
             raise ModelError(
                 f"axis {axis} of {where} has no fixed size (it is {dim.dim_param or 'unknown'!r}); only the "
                 "batch, axis 0, may be open. Export with fixed sizes, or set them with "
                 "onnx.tools.update_model_dims"
             )
-    batch, *shape = (d.dim_value for d in tensor.shape.dim)
+    sizes = tuple(d.dim_value for d in tensor.shape.dim)
+    if not batch_axis:
+        return ModelInput(name, sizes, 1)
+    batch, *shape = sizes
     # some exporters write an open batch as 0 or -1
     return ModelInput(name, tuple(shape), batch if batch > 0 else None)
 
@@ -197,7 +218,7 @@ class Named:
         return f"constant {self.name!r} of shape {list(self.value.shape)}"
 
     def per_sample(self, shape: tuple[int, ...]) -> Named:
-        """Without batch axis, and checked to broadcast to samples of ``shape`` without enlarging them.
+        """Without batch axis; whether it broadcasts to samples of ``shape`` is not looked at.
 
         ONNX aligns shapes at the right and its tensors carry the batch in front, so only a constant with as
         many axes as the tensor (batch included) touches the batch axis. Raises UnsupportedError.
@@ -209,26 +230,37 @@ class Named:
             if value.shape[0] != 1:
                 raise UnsupportedError(f"{self} differs along the batch axis; all samples must be alike")
             value = np.asarray(value[0])
-        if not _broadcasts(value.shape, shape):
-            raise UnsupportedError(f"{self} would enlarge the tensor, whose samples are {list(shape)}")
         return Named(self.name, value)
 
 
 class ConstantPool:
-    """Everything in a model that does not depend on its input, by value name; decoded when asked for."""
+    """Everything in a model that does not depend on its input, by value name; decoded when asked for.
 
-    def __init__(self, graph: GraphProto) -> None:
+    Sizes of tensors are constants too, but for the batch: what is computed from that is kept for each of ``batches``,
+    the number of samples that the file fixes or else two different ones.
+    """
+
+    def __init__(self, graph: GraphProto, opset: int, batches: tuple[int, ...] = (2, 3)) -> None:
+        self.batches = batches
+        self._opset = opset
         self._tensors = {t.name: t for t in graph.initializer}
         self._sparse = frozenset(s.values.name for s in graph.sparse_initializer)
         self._values: dict[str, Array] = {}
+        self._varying: dict[str, dict[int, Array]] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._values or name in self._tensors or name in self._sparse
+        return any(name in known for known in (self._values, self._varying, self._tensors, self._sparse))
+
+    def at(self, name: str, batch: int) -> Array:
+        """The constant as it is for so many samples, of any dtype."""
+        return self._varying[name][batch] if name in self._varying else self.raw(name)
 
     def raw(self, name: str) -> Array:
-        """The constant as stored, of any dtype; UnsupportedError when it is sparse or broken."""
+        """The constant as stored, of any dtype; UnsupportedError when it is sparse or broken, or varies."""
         if name in self._sparse:
             raise UnsupportedError(f"constant {name!r} is sparse; only dense constants are supported")
+        if name in self._varying:
+            return self._alike(name)
         if name not in self._values:
             try:
                 self._values[name] = np.asarray(numpy_helper.to_array(self._tensors[name]))
@@ -236,11 +268,19 @@ class ConstantPool:
                 raise UnsupportedError(f"constant {name!r} has data that don't fit its type or shape") from e
         return self._values[name]
 
+    def _alike(self, name: str) -> Array:
+        """A constant with a batch axis along which it does not change, with one entry there."""
+        rows = [value[:1] for value in self._varying[name].values() if value.ndim and len(value)]
+        wanted = [np.broadcast_to(rows[0], v.shape) for v in self._varying[name].values()] if rows else []
+        if not wanted or not all(map(np.array_equal, wanted, self._varying[name].values())):
+            raise UnsupportedError(f"constant {name!r} depends on the number of samples")
+        return rows[0]
+
     def number(self, name: str) -> Named:
         """The constant as float64; UnsupportedError if it is empty, not numeric, or holds NaN or infinity."""
         raw = self.raw(name)
         # kind V: numpy's for bfloat16 and other extension types, which convert to float
-        if raw.dtype.kind not in "fiuV":
+        if raw.dtype.kind not in "fiubV":
             raise UnsupportedError(f"constant {name!r} holds {raw.dtype}, not real numbers")
         if raw.size == 0:
             raise UnsupportedError(f"constant {name!r} is empty")
@@ -249,26 +289,50 @@ class ConstantPool:
             raise UnsupportedError(f"constant {name!r} holds NaN or infinity; check the network's training")
         return Named(name, value)
 
+    def put(self, name: str, values: Mapping[int, Array]) -> None:
+        """Keep a constant that was computed for each of ``batches``."""
+        first = values[self.batches[0]]
+        if all(_same(v, first) for v in values.values()):
+            self._values[name] = first
+        else:
+            self._varying[name] = dict(values)
+
+    def kind(self, name: str) -> int:
+        """The element type of a constant."""
+        return onnx.helper.np_dtype_to_tensor_dtype(self.at(name, self.batches[0]).dtype)
+
     def fold(self, node: NodeProto) -> None:
-        """Keep the result of a node whose operands are all constants; UnsupportedError when there is none."""
-        if node.op_type not in FOLDABLE:
-            raise UnsupportedError(
-                f"works on constants only; among such nodes, just {', '.join(sorted(FOLDABLE))} are evaluated"
-            )
-        operands = {name: self.raw(name) for name in node.input if name}
-        try:
-            with np.errstate(all="ignore"):  # NaN and infinity are reported where the constant is used
-                results = ReferenceEvaluator(node).run(None, operands)
-        except Exception as e:  # numpy code of onnx, which raises whatever numpy raises
-            raise UnsupportedError(f"could not be evaluated on its constants: {_one_line(e)}") from e
-        result = results[0] if isinstance(results, list) else None
-        if not isinstance(result, np.ndarray | np.generic):
-            raise UnsupportedError("does not give a dense tensor")
-        self._values[node.output[0]] = np.asarray(result)
+        """Keep the results of a node whose operands are all constants; UnsupportedError when it has none."""
+        if node.op_type in _RANDOM:
+            raise UnsupportedError("is random: it has no constant result")
+        operands = [name for name in node.input if name]
+        varies = any(name in self._varying for name in operands)
+        results = {
+            batch: run_node(node, {name: self.at(name, batch) for name in operands}, self._opset)
+            for batch in (self.batches if varies else self.batches[:1])
+        }
+        for i, name in enumerate(node.output):
+            if name:
+                computed = {batch: values[i] for batch, values in results.items()}
+                self.put(name, computed if varies else dict.fromkeys(self.batches, computed[self.batches[0]]))
 
 
-def _broadcasts(constant: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list[Array]:
+    """Results of one node by ONNX's reference implementation; UnsupportedError when it fails."""
+    values = [onnx.ValueInfoProto(name=name) for name in operands]
+    graph = onnx.helper.make_graph([node], "node", values, [onnx.ValueInfoProto(name=o) for o in node.output if o])
+    if node.op_type == "DequantizeLinear":
+        opset = max(opset, 19)  # the oldest that the implementation knows; nothing but more types has come since 13
     try:
-        return np.broadcast_shapes(constant, shape) == shape
-    except ValueError:
-        return False
+        with np.errstate(all="ignore"):  # NaN and infinity are reported where the constant is used
+            results = ReferenceEvaluator(graph, opsets={"": opset, "ai.onnx": opset}).run(None, dict(operands))
+    except Exception as e:  # numpy code of onnx, which raises whatever numpy raises
+        raise UnsupportedError(f"ONNX's reference implementation cannot compute it: {_one_line(e)}") from e
+    if not all(isinstance(r, np.ndarray | np.generic) for r in results):
+        raise UnsupportedError("does not give a dense tensor")
+    named = iter([np.asarray(r) for r in results])
+    return [next(named) if o else np.zeros(0) for o in node.output]

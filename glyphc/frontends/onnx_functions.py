@@ -48,10 +48,6 @@ def scalar(node: Arguments, index: int, role: str) -> float:
     return float(value.flat[0])
 
 
-def _pow(node: Arguments) -> Function:
-    return Function("pow", (scalar(node, 1, "the exponent"),))
-
-
 def _clip(node: Arguments) -> Function:
     limits = [scalar(node, i, role) if node.has(i) else None for i, role in ((1, "min"), (2, "max"))]
     match limits:
@@ -71,12 +67,25 @@ def _gelu(node: Arguments) -> Function:
     return Function("gelu" if approximation == "none" else "gelu_tanh")
 
 
+def _swish(node: Arguments) -> Function:
+    alpha = node.real("alpha", 1.0)
+    return Function("silu") if alpha == 1 else Function("swish", (alpha,))
+
+
 # Builders, and the attributes that they take into account. Defaults are those of the ONNX standard.
 FUNCTIONS: dict[str, tuple[Build, tuple[str, ...]]] = {
     "Abs": (_plain("abs"), ()),
+    "Acos": (_plain("acos"), ()),
+    "Acosh": (_plain("acosh"), ()),
+    "Asin": (_plain("asin"), ()),
+    "Asinh": (_plain("asinh"), ()),
+    "Atan": (_plain("atan"), ()),
+    "Atanh": (_plain("atanh"), ()),
+    "Ceil": (lambda node: Function("ceil", (1.0,)), ()),
     "Celu": (_with("celu", alpha=1.0), ("alpha",)),
     "Clip": (_clip, ()),
     "Cos": (_plain("cos"), ()),
+    "Cosh": (_plain("cosh"), ()),
     "Elu": (_with("elu", alpha=1.0), ("alpha",)),
     "Erf": (_plain("erf"), ()),
     "Exp": (_plain("exp"), ()),
@@ -87,18 +96,20 @@ FUNCTIONS: dict[str, tuple[Build, tuple[str, ...]]] = {
     "LeakyRelu": (_with("leaky_relu", alpha=0.01), ("alpha",)),
     "Log": (_plain("log"), ()),
     "Mish": (_plain("mish"), ()),
-    "Pow": (_pow, ()),
     "Reciprocal": (_plain("reciprocal"), ()),
     "Relu": (_plain("relu"), ()),
     "Round": (lambda node: Function("round", (1.0,)), ()),
     "Selu": (_with("selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875), ("alpha", "gamma")),
     "Sigmoid": (_plain("sigmoid"), ()),
+    "Shrink": (_with("shrink", bias=0.0, lambd=0.5), ("bias", "lambd")),
     "Sign": (_plain("sign"), ()),
     "Sin": (_plain("sin"), ()),
+    "Sinh": (_plain("sinh"), ()),
     "Softplus": (_plain("softplus"), ()),
     "Softsign": (_plain("softsign"), ()),
     "Sqrt": (_plain("sqrt"), ()),
-    "Swish": (_plain("silu"), ()),
+    "Swish": (_swish, ("alpha",)),
+    "Tan": (_plain("tan"), ()),
     "Tanh": (_plain("tanh"), ()),
     "ThresholdedRelu": (_with("thresholded_relu", alpha=1.0), ("alpha",)),
 }

@@ -1,4 +1,4 @@
-"""Sliding windows of ONNX's pooling operators: which elements of the input each window covers."""
+"""Sliding windows of ONNX's convolutions and poolings: which elements of the input each window covers."""
 
 from __future__ import annotations
 
@@ -80,18 +80,63 @@ def _window(
     return Window(size, kernel, stride, dilation, before, after, outputs)
 
 
+def transposed_windows(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    auto_pad: str,
+    output_padding: Sequence[int],
+    output_shape: Sequence[int],
+) -> tuple[Window, ...]:
+    """The windows of the convolution whose transpose is wanted: from its result (``size``) to its input (``outputs``).
+
+    Attributes as in ONNX's ConvTranspose, empty sequences mean defaults. Raises UnsupportedError where they don't fit.
+    """
+    rank = len(sizes)
+    strides, dilations = list(strides) or [1] * rank, list(dilations) or [1] * rank
+    pads, more, wanted = list(pads) or [0] * (2 * rank), list(output_padding) or [0] * rank, list(output_shape)[-rank:]
+    if not len(kernel) == len(strides) == len(dilations) == len(pads) // 2 == len(more) == rank:
+        raise UnsupportedError(f"kernel_shape, strides, dilations, pads and output_padding don't fit {rank} axes")
+    if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise UnsupportedError(f"auto_pad={auto_pad!r} is not known")
+    found = []
+    for i, inputs in enumerate(sizes):
+        full = strides[i] * (inputs - 1) + more[i] + (kernel[i] - 1) * dilations[i] + 1
+        before, after = (0, 0) if auto_pad == "VALID" else (pads[i], pads[rank + i])
+        same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
+        if wanted or same:
+            total = full - (wanted[i] if wanted else inputs * strides[i])
+            # a negative total (strides longer than windows) makes the result longer than the map reaches
+            before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            after = total - before
+        size = full - before - after
+        if size < 1:
+            raise UnsupportedError(f"padding {before}+{after} leaves nothing of an axis of {full}")
+        found.append(Window(size, kernel[i], strides[i], dilations[i], before, after, inputs))
+    return tuple(found)
+
+
+def taps(axes: tuple[Window, ...], with_padding: bool = False) -> tuple[I64, npt.NDArray[np.bool_]]:
+    """Flat input position of every (window, place in it), and whether that is within the input (or its padding)."""
+    flat: I64 = np.zeros((1, 1), dtype=np.int64)  # (windows, elements) of the axes so far
+    outside: I64 = np.zeros((1, 1), dtype=np.int64)
+    for axis in axes:
+        at = axis.positions()
+        lowest, highest = (-axis.before, axis.size + axis.after) if with_padding else (0, axis.size)
+        flat = _outer(flat * axis.size, at)
+        outside = _outer(outside, ((at < lowest) | (at >= highest)).astype(np.int64))
+    return flat, outside == 0
+
+
 def covered(shape: tuple[int, ...], axes: tuple[Window, ...]) -> I64:
     """Flat index of every element that a window covers, shape (channels, *outputs, kernel elements).
 
     shape: of one sample, (channels, *spatial). Padding is replaced by an element of the same window, which changes no
     maximum; UnsupportedError for windows of nothing but padding.
     """
-    flat: I64 = np.zeros((1, 1), dtype=np.int64)  # (windows, elements) of the axes so far
-    valid: npt.NDArray[np.bool_] = np.ones((1, 1), dtype=bool)
-    for axis in axes:
-        at = axis.positions()
-        flat = _outer(flat * axis.size, at)
-        valid = _outer(np.where(valid, 0, -1), np.where((at >= 0) & (at < axis.size), 0, -1)) == 0
+    flat, valid = taps(axes)
     if not valid.any(axis=1).all():
         raise UnsupportedError("some windows cover nothing but padding")
     first = flat[np.arange(len(flat)), valid.argmax(axis=1)]

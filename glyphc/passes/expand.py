@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from glyphc.errors import CalibrationError, ModelError
 from glyphc.ir.functions import Function
-from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
+from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter, prune
 from glyphc.ir.ops import (
     Add,
     Apply,
@@ -84,6 +84,8 @@ class Expand(Pass):
             return graph
         values = calibration_values(graph, context.samples)
         rewriter = Rewriter(graph)
+        for name, value in graph.constants.items():
+            rewriter.new.add_constant(name, value)  # first, so that new constants take no name that is kept later
         for node in graph:
             lower = _lowering(node.op)
             if lower is None or node.id in tail:
@@ -91,7 +93,7 @@ class Expand(Pass):
             else:
                 ranges = tuple(values[i].astype(np.float64) for i in node.operands)
                 rewriter.replace(node, lower(_Expansion(rewriter, node, ranges, self)))
-        return rewriter.new
+        return prune(rewriter.new)
 
 
 def _client_tail(graph: Graph) -> frozenset[int]:

@@ -17,6 +17,7 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, prune
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Apply,
     ArgMax,
     Concat,
@@ -171,6 +172,12 @@ class _Folder:
             case Gather():
                 indices = self.old.constant(op.indices.name).astype(np.int64)
                 return x.mapped(_selection(indices, len(x.shift)), 0.0, node.location)
+            case Affine():
+                data, indices, indptr = (self.old.constant(c.name) for c in (op.data, op.indices, op.indptr))
+                matrix = sparse.csr_array(
+                    (data.astype(np.float64), indices, indptr), shape=(node.type.size, len(x.shift))
+                )
+                return x.mapped(matrix, self._constant(op.bias), node.location)
             case ReduceSum():
                 rows, width = node.type.size, shapes[0][-1]
                 return x.mapped(sparse.kron(sparse.eye_array(rows), np.ones((1, width)), "csr"), 0.0, node.location)

@@ -1,0 +1,159 @@
+"""Operators outside ONNX's own domain: scikit-learn's (``ai.onnx.ml``) and those of quantisation-aware training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from glyphc.ir.functions import Function, compose
+from glyphc.ir.graph import Node
+from glyphc.ir.ops import Apply, ArgMax, Div, ReduceMax, ReduceSum, Softmax
+
+from .onnx_call import Call, Rule, places
+from .onnx_constants import F64, Named, UnsupportedError
+
+
+def _features(call: Call) -> Node:
+    """Samples of one axis, as all operators of ai.onnx.ml take them."""
+    x = call.tensor(0)
+    if len(x.type.shape) != 1:
+        raise UnsupportedError(f"takes samples of one axis, not of shape {list(x.type.shape)}")
+    return x
+
+
+def _numbers(call: Call, name: str, default: float, count: int) -> F64:
+    """An attribute of one number, or one for each of so many features or outputs."""
+    given = np.array(call.reals(name) or (default,), dtype=np.float64)
+    if given.size not in (1, count):
+        raise UnsupportedError(f"attribute {name} has {given.size} numbers for {count}")
+    return np.broadcast_to(given, (count,))
+
+
+def _scaler(call: Call) -> Node:
+    x = _features(call)
+    scale, offset = (_numbers(call, name, default, x.type.size) for name, default in (("scale", 1.0), ("offset", 0.0)))
+    return call.scale(x, Named(f"{call.location}.scale", scale), Named(f"{call.location}.shift", -offset * scale))
+
+
+def _scores(call: Call, outputs: int) -> Node:
+    x = _features(call)
+    weights = np.array(call.reals("coefficients"), dtype=np.float64)
+    if not outputs or weights.size != outputs * x.type.size:
+        raise UnsupportedError(f"has {weights.size} coefficients for {x.type.size} features and {outputs} output(s)")
+    bias = _numbers(call, "intercepts", 0.0, outputs)
+    named = (
+        Named(f"{call.location}.coefficients", weights.reshape(outputs, -1)),
+        Named(f"{call.location}.intercepts", bias),
+    )
+    return call.dense(x, *named)
+
+
+def _linear_regressor(call: Call) -> Node:
+    if call.text("post_transform", "NONE") != "NONE":
+        raise UnsupportedError(f"post_transform={call.text('post_transform', '')} is not supported")
+    return _scores(call, call.integer("targets", 1))
+
+
+def _linear_classifier(call: Call) -> tuple[Node, ...]:
+    """Label and scores. Labels are those of the largest score."""
+    labels = call.sizes("classlabels_ints")
+    if not labels:
+        raise UnsupportedError("names its classes by strings; train it on numbers 0, 1, ... instead")
+    count = len(call.reals("coefficients")) // _features(call).type.size
+    scores = _scores(call, count)
+    if count == 1 and len(labels) == 2:
+        # one score of two classes: its sign decides
+        both = sparse.csr_array(np.array([[-1.0], [1.0]]))
+        scores = call.affine(scores, both, 0.0, (2,))
+    elif count != len(labels):
+        raise UnsupportedError(f"has {count} score(s) for {len(labels)} classes")
+    index = call.add(ArgMax(False), scores)
+    label = index if labels == tuple(range(len(labels))) else _table(call, labels, index)
+    transform = call.text("post_transform", "NONE")
+    if transform == "SOFTMAX":
+        scores = call.add(Softmax(), scores)
+    elif transform == "LOGISTIC":
+        scores = call.apply(scores, "sigmoid")
+    elif transform != "NONE":
+        raise UnsupportedError(f"post_transform={transform} is not supported")
+    return (label, scores)
+
+
+def _table(call: Call, values: Sequence[float], index: Node) -> Node:
+    """values[index]"""
+    return call.apply(index, "table", 0.0, float(len(values) - 1), *map(float, values))
+
+
+def _normalizer(call: Call) -> Node:
+    """Each sample over its largest magnitude, its sum of magnitudes or its length."""
+    x, norm = _features(call), call.text("norm", "MAX")
+    if norm == "L2":
+        size = call.apply(call.add(ReduceSum(), call.apply(x, "pow", 2.0)), "sqrt")
+    else:
+        size = call.add(ReduceSum() if norm == "L1" else ReduceMax(), call.apply(x, "abs"))
+    everywhere = call.gather(size, np.zeros(x.type.shape, dtype=np.int64))
+    return call.add(Div(), x, everywhere)
+
+
+def _binarizer(call: Call) -> Node:
+    return call.apply(_features(call), "greater", call.real("threshold", 0.0))
+
+
+def _array_feature_extractor(call: Call) -> Node:
+    """Elements of the last axis; or of a constant list, at an encrypted index (a class of a classifier).
+
+    Of a list, ONNX makes (1, samples), which exporters reshape to (samples): here it is that already.
+    """
+    if call.is_constant(0):
+        values = call.constant(0, "the list").value.reshape(-1)
+        index = call.reshape(call.tensor(1), ())
+        if np.array_equal(values, np.arange(len(values))):
+            return index
+        return _table(call, list(values), index)
+    x = call.tensor(0)
+    return call.gather(x, places(x)[..., call.integers(1, "its indices")])
+
+
+def _quant(call: Call) -> Node | tuple[Node, ...]:
+    """Rounding to a grid of ``bit_width`` bits and back: (clip(round(x / scale + zero), lo, hi) - zero) * scale."""
+    if call.text("rounding_mode", "ROUND") not in ("ROUND", "HALF_EVEN"):
+        raise UnsupportedError(f"rounding_mode={call.text('rounding_mode', '')} is not supported")
+    scale, zero, bits = (call.constant(i, role).value for i, role in enumerate(("scale", "zero point", "bits"), 1))
+    if scale.size != 1 or zero.size != 1 or bits.size != 1:
+        raise UnsupportedError("one scale, zero point and number of bits for all elements are supported")
+    signed, narrow, width = call.integer("signed", 1), call.integer("narrow", 0), float(bits.flat[0])
+    step, origin = float(scale.flat[0]), float(zero.flat[0])
+    lowest = -(2.0 ** (width - 1)) + narrow if signed else 0.0
+    highest = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1 - narrow
+    functions = (
+        Function("affine", (1 / step, origin)),
+        Function("round", (1.0,)),
+        Function("clip", (lowest, highest)),
+        Function("affine", (step, -origin * step)),
+    )
+    if not call.is_constant(0):
+        return call.add(Apply(functions), call.tensor(0))
+    weights = compose(functions, call.constant(0, "its operand").value)
+    pool = call.conversion.constants
+    pool.put(call.node.output[0], dict.fromkeys(pool.batches, weights))
+    return ()
+
+
+_LINEAR = ("coefficients", "intercepts", "post_transform")
+_QUANT = Rule(_quant, ("narrow", "rounding_mode", "signed"))
+
+# By domain and operator.
+RULES: dict[tuple[str, str], Rule] = {
+    ("ai.onnx.ml", "ArrayFeatureExtractor"): Rule(_array_feature_extractor),
+    ("ai.onnx.ml", "Binarizer"): Rule(_binarizer, ("threshold",)),
+    ("ai.onnx.ml", "LinearClassifier"): Rule(
+        _linear_classifier, (*_LINEAR, "classlabels_ints", "classlabels_strings", "multi_class")
+    ),
+    ("ai.onnx.ml", "LinearRegressor"): Rule(_linear_regressor, (*_LINEAR, "targets")),
+    ("ai.onnx.ml", "Normalizer"): Rule(_normalizer, ("norm",)),
+    ("ai.onnx.ml", "Scaler"): Rule(_scaler, ("offset", "scale")),
+    ("onnx.brevitas", "Quant"): _QUANT,
+    ("qonnx.custom_op.general", "Quant"): _QUANT,
+}
