@@ -244,23 +244,24 @@ def _build(record: _Record, cls: Callable[..., Any], where: str) -> Any:
             + (f" with unknown field(s) {', '.join(unknown)}" if unknown else "")
         )
     try:
-        return cls(**{k: _coerce(v, hints[k], f"{where}: {k}") for k, v in record.fields.items()})
+        return cls(**{k: coerce(v, hints[k], f"{where}: {k}") for k, v in record.fields.items()})
     except (TypeError, ValueError, OverflowError, IRError) as e:
         raise IRSyntaxError(str(e) if isinstance(e, IRSyntaxError) else f"{where}: {e}") from None
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """``value`` (numbers, texts, tuples, records) as the type ``hint``; IRSyntaxError, beginning with ``where``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         hint = next(a for a in arguments if a is not type(None))
-        return _coerce(value, hint, where)
+        return coerce(value, hint, where)
     if origin is tuple and isinstance(value, tuple):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_coerce(v, arguments[0], where) for v in value)
+            return tuple(coerce(v, arguments[0], where) for v in value)
         if len(value) == len(arguments):
-            return tuple(_coerce(v, a, where) for v, a in zip(value, arguments, strict=True))
+            return tuple(coerce(v, a, where) for v, a in zip(value, arguments, strict=True))
     elif isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     elif isinstance(value, _Record) and is_dataclass(hint):

@@ -1,0 +1,309 @@
+"""The layers of ``.glyph`` files: a rule for each, from what a call gives to nodes of the IR.
+
+What has no rule here can be written all the same: every op of the IR's source level, by its name, with the fields of
+its class as parameters (``gather(x, indices=...)``). So a new op of the IR needs nothing here.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import reduce
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Node
+from glyphc.ir.ops import (
+    OPS,
+    Apply,
+    ArgMax,
+    Concat,
+    Const,
+    Dense,
+    Gather,
+    Hardmax,
+    Input,
+    Max,
+    Min,
+    Op,
+    Output,
+    ReduceMax,
+    Reshape,
+    Scale,
+    Softmax,
+)
+from glyphc.ir.text import coerce
+from glyphc.ir.types import Level
+
+from .dsl_errors import MistakeError
+from .dsl_values import Argument, Arguments, Constant, Fresh, Kind, Many, Parameter, Value, Word, span_of
+
+F64 = npt.NDArray[np.float64]
+Shape = tuple[int, ...]
+
+
+class Builder(Protocol):
+    """What rules ask of the network that is being built. Errors of the IR become mistakes at the call."""
+
+    def add(self, arguments: Arguments, op: Op, *operands: Node) -> Node:
+        """One more node, at the call's label."""
+
+    def constant(self, arguments: Arguments, name: str, value: npt.NDArray[np.generic]) -> Const:
+        """Keep a constant; the same tensor used twice is kept once."""
+
+    def tensor(self, arguments: Arguments, role: str, shape: Shape | None, matrix: bool = False) -> tuple[str, F64]:
+        """The tensor that a parameter gives, or the one of the layer's name in the weights file, or a fresh one.
+
+        shape: what it must have, also that of fresh ones; None takes any. matrix: (out, in), whatever the file's order.
+        """
+
+
+Rule = Callable[[Builder, Arguments], Node]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """tensors: how many operands, (least, most)."""
+
+    rule: Rule
+    parameters: tuple[Parameter, ...] = ()
+    tensors: tuple[int, int] = (1, 1)
+
+
+_WEIGHTS = (Parameter("weight", Kind.TENSOR), Parameter("bias", Kind.TENSOR))
+_MANY = 1_000_000
+
+
+def _x(arguments: Arguments) -> Node:
+    return arguments.tensors[0].node
+
+
+def _dense(b: Builder, a: Arguments) -> Node:
+    units = a.integer("units") if "units" in a.given else None
+    if units is not None and units < 1:
+        raise MistakeError(span_of(a.given["units"]), "a layer has at least one unit", "write e.g. dense(32)")
+    listed = a.given.get("weight")
+    single = len(a.tensors) == 1
+    if isinstance(listed, Many) and len(listed.items) == len(a.tensors):
+        given: list[Argument | None] = list(listed.items)
+    else:
+        given = [listed] * len(a.tensors) if single or listed is None else []
+    if len(given) != len(a.tensors):
+        assert listed is not None
+        raise MistakeError(
+            span_of(listed), f"{len(a.tensors)} operands need as many weights", "write weight=[NAME, NAME, ...]"
+        )
+    names: list[Const] = []
+    for number, (x, weight) in enumerate(zip(a.tensors, given, strict=True)):
+        role = "weight" if single else f"weight.{number}"
+        name, value = _dense_weight(b, a, role, x, weight, units)
+        units = value.shape[0]
+        names.append(b.constant(a, name, value))
+    assert units is not None
+    name, bias = b.tensor(a, "bias", (units,))
+    return b.add(a, Dense(tuple(names), b.constant(a, name, bias)), *(x.node for x in a.tensors))
+
+
+def _dense_weight(
+    b: Builder, a: Arguments, role: str, x: Value, weight: Argument | None, units: int | None
+) -> tuple[str, F64]:
+    shape = x.node.type.shape
+    if len(shape) != 1:
+        hint = "put flatten in front: x -> flatten -> dense(32)"
+        raise MistakeError(a.span, f"dense reads flat values, this one has shape {list(shape)}", hint)
+    parameters = dict(a.given)
+    if weight is not None:
+        parameters[role] = weight
+    own = Arguments(a.label, a.layer, a.span, a.tensors, parameters)
+    return b.tensor(own, role, (units or 0, *shape), matrix=True)
+
+
+def _flatten(b: Builder, a: Arguments) -> Node:
+    return b.add(a, Reshape((_x(a).type.size,)), _x(a))
+
+
+def _reshape(b: Builder, a: Arguments) -> Node:
+    return b.add(a, Reshape(a.sizes("shape")), _x(a))
+
+
+def _scale(b: Builder, a: Arguments) -> Node:
+    factor = _elementwise(b, a, "factor", 1.0)
+    return b.add(a, Scale(factor, _elementwise(b, a, "shift", 0.0)), _x(a))
+
+
+def _elementwise(b: Builder, a: Arguments, role: str, default: float) -> Const:
+    if role not in a.given:
+        return b.constant(a, f"{a.label}.{role}", np.array(default))
+    name, value = b.tensor(a, role, None)
+    return b.constant(a, name, value)
+
+
+def _batch_norm(b: Builder, a: Arguments) -> Node:
+    """y = weight (x - mean) / sqrt(var + epsilon) + bias per channel; tensors are called as in PyTorch."""
+    x = _x(a)
+    channels = (x.type.shape[0],)
+    named = {role: b.tensor(a, role, channels) for role in ("weight", "bias", "running_mean", "running_var")}
+    weight, shift, mean, variance = (value for _, value in named.values())
+    spread = variance + a.real("epsilon", 1e-5)
+    if not (spread > 0).all():
+        raise MistakeError(a.span, "a variance is not positive", "check the tensor running_var")
+    factor = weight / np.sqrt(spread)
+    per_channel = (-1, *[1] * (len(x.type.shape) - 1))
+    constants = (
+        b.constant(a, named["weight"][0], factor.reshape(per_channel)),
+        b.constant(a, named["bias"][0], (shift - mean * factor).reshape(per_channel)),
+    )
+    return b.add(a, Scale(*constants), x)
+
+
+def _max_pool(b: Builder, a: Arguments) -> Node:
+    from .onnx_constants import UnsupportedError
+    from .onnx_windows import covered, windows
+
+    x = _x(a)
+    rank = len(x.type.shape) - 1
+    if rank < 1:
+        hint = "do not flatten before it"
+        raise MistakeError(a.span, "max_pool reads images of shape [channels, height, width]", hint)
+    window = _per_axis(a.sizes("window"), rank)
+    stride = _per_axis(a.sizes("stride"), rank) or window
+    padding = _per_axis(a.sizes("padding"), rank)
+    try:
+        axes = windows(x.type.shape[1:], window, stride, (), (*padding, *padding), "NOTSET", False)
+        places = covered(x.type.shape, axes)
+    except UnsupportedError as e:
+        raise MistakeError(a.span, str(e), "choose another window, stride or padding") from None
+    return b.add(a, ReduceMax(), b.add(a, Gather(b.constant(a, f"{a.label}.indices", places)), x))
+
+
+def _per_axis(sizes: Shape, rank: int) -> Shape:
+    return sizes * rank if len(sizes) == 1 else sizes
+
+
+def _global_max_pool(b: Builder, a: Arguments) -> Node:
+    channels, *spatial = _x(a).type.shape
+    largest = b.add(a, ReduceMax(), b.add(a, Reshape((channels, int(np.prod(spatial)))), _x(a)))
+    return b.add(a, Reshape((channels, *[1] * len(spatial))), largest)
+
+
+def _concat(b: Builder, a: Arguments) -> Node:
+    for value in a.tensors:
+        if len(value.node.type.shape) != 1:
+            raise MistakeError(value.span, "concat joins flat values", "write concat(flatten(x), flatten(z))")
+    return b.add(a, Concat(), *(v.node for v in a.tensors))
+
+
+def _extremum(op: Max | Min) -> Rule:
+    """Of tensors and at most one number."""
+
+    def rule(b: Builder, a: Arguments) -> Node:
+        x = reduce(lambda left, right: b.add(a, op, left, right), (v.node for v in a.tensors))
+        if "limit" not in a.given:
+            return x
+        name = "maximum" if isinstance(op, Max) else "minimum"
+        return b.add(a, Apply((Function(name, (a.real("limit", 0.0),)),)), x)
+
+    return rule
+
+
+LAYERS: Mapping[str, Layer] = {
+    "argmax": Layer(
+        lambda b, a: b.add(a, ArgMax(a.flag("keepdims", False)), _x(a)), (Parameter("keepdims", Kind.FLAG),)
+    ),
+    "batch_norm": Layer(
+        _batch_norm,
+        (
+            Parameter("epsilon", Kind.REAL),
+            *(Parameter(n, Kind.TENSOR) for n in ("weight", "bias", "running_mean", "running_var")),
+        ),
+    ),
+    "concat": Layer(_concat, tensors=(1, _MANY)),
+    "dense": Layer(_dense, (Parameter("units", Kind.INTEGER), *_WEIGHTS), (1, _MANY)),
+    "dropout": Layer(lambda b, a: _x(a), (Parameter("rate", Kind.REAL),)),
+    "flatten": Layer(_flatten),
+    "global_max_pool": Layer(_global_max_pool),
+    "hardmax": Layer(lambda b, a: b.add(a, Hardmax(), _x(a))),
+    "identity": Layer(lambda b, a: _x(a)),
+    "log_softmax": Layer(lambda b, a: b.add(a, Softmax(log=True), _x(a))),
+    "max": Layer(_extremum(Max()), (Parameter("limit", Kind.REAL),), (1, _MANY)),
+    "max_pool": Layer(
+        _max_pool,
+        (
+            Parameter("window", Kind.SIZES, required=True),
+            Parameter("stride", Kind.SIZES),
+            Parameter("padding", Kind.SIZES),
+        ),
+    ),
+    "min": Layer(_extremum(Min()), (Parameter("limit", Kind.REAL),), (1, _MANY)),
+    "reshape": Layer(_reshape, (Parameter("shape", Kind.SIZES, required=True),)),
+    "scale": Layer(_scale, (Parameter("factor", Kind.TENSOR), Parameter("shift", Kind.TENSOR))),
+    "softmax": Layer(lambda b, a: b.add(a, Softmax(), _x(a))),
+}
+
+# Ops of the IR that can be written by name.
+GENERIC: Mapping[str, type[Op]] = {
+    name: op
+    for name, op in OPS.items()
+    if Level.SOURCE in op.levels and not issubclass(op, Input | Output | Apply) and name not in LAYERS
+}
+
+# What other languages call these layers.
+SYNONYMS: Mapping[str, str] = {
+    "affine_layer": "dense",
+    "batchnorm": "batch_norm",
+    "batchnormalization": "batch_norm",
+    "bn": "batch_norm",
+    "fc": "dense",
+    "fully_connected": "dense",
+    "gemm": "dense",
+    "linear": "dense",
+    "matmul": "dense",
+    "maxpool": "max_pool",
+    "maxpool2d": "max_pool",
+    "maxpooling": "max_pool",
+    "view": "reshape",
+}
+
+
+def generic(b: Builder, arguments: Arguments, op: type[Op]) -> Node:
+    """An op of the IR by its own name; parameters are the fields of its class."""
+    hints = typing.get_type_hints(op)
+    values: dict[str, Any] = {}
+    for field in fields(op):
+        if field.name in arguments.given:
+            argument = arguments.given[field.name]
+            plain = _plain(b, arguments, field.name, argument, hints[field.name])
+            values[field.name] = coerce(plain, hints[field.name], field.name)
+    return b.add(arguments, op(**values), *(v.node for v in arguments.tensors))
+
+
+def generic_parameters(op: type[Op]) -> tuple[Parameter, ...]:
+    return tuple(Parameter(f.name, Kind.ANY, f.default is MISSING) for f in fields(op))
+
+
+def _plain(b: Builder, arguments: Arguments, role: str, argument: Argument, hint: Any) -> Any:
+    """An argument as the IR's text form has it: numbers, words, sequences, references to constants."""
+    constant = "Const" in str(hint)
+    if isinstance(argument, Many):
+        inner = typing.get_args(hint)[0] if typing.get_args(hint) else hint
+        return tuple(_plain(b, arguments, f"{role}.{i}", a, inner) for i, a in enumerate(argument.items))
+    if isinstance(argument, Constant) and constant:
+        # the only integer constants of the source level are places
+        value = argument.value.astype(np.int64) if role == "indices" else argument.value
+        return b.constant(arguments, argument.name or f"{arguments.label}.{role}", value)
+    if isinstance(argument, Constant):
+        return _numbers(argument.value)
+    if isinstance(argument, Word):
+        return {"true": True, "false": False, "none": None}.get(argument.name.text, argument.name.text)
+    assert isinstance(argument, Fresh | Value)
+    raise MistakeError(argument.span, f"{role} cannot be this", "give a number, a word, a list or a tensor")
+
+
+def _numbers(value: F64) -> Any:
+    if value.ndim:
+        return tuple(_numbers(v) for v in value)
+    return int(value) if float(value).is_integer() else float(value)
