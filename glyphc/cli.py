@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from glyphc import __version__
+from glyphc.commands.export import export_command
+from glyphc.commands.opt import opt_command
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
@@ -48,26 +50,34 @@ def main() -> None:
 @main.command("compile")
 @click.argument("model", type=click.Path())
 @click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); they set value ranges.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples evaluated at once.")
+@click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
+@click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
 def compile_command(
-    model: str, calibration: str | None, batch: int, output: str | None, passes: str | None, insecure_ring: int | None
+    model: str,
+    calibration: str | None,
+    batch: int | None,
+    output: str | None,
+    passes: str | None,
+    start: str | None,
+    insecure_ring: int | None,
 ) -> None:
-    """Compile an ONNX MODEL; print its schedule and write one artifact file."""
+    """Compile a MODEL (.onnx, .glyph, or a graph as .gir); print its schedule and write one artifact file."""
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
-    from glyphc.passes.pipeline import DEFAULT
     from glyphc.program import INSECURE_WARNING, check_writable
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
     _keep_sources(path, model, calibration)
     check_writable(path)
     samples = None if calibration is None else _load(calibration, "calibration samples")
-    program = compile(model, samples, batch, passes=passes or DEFAULT, insecure_ring=insecure_ring)
+    program = compile(model, samples, batch, passes=passes, start=start, insecure_ring=insecure_ring)
     text = summary(program)
     program.save(path)
+    for note in program.notes:
+        click.echo(f"note: {note}", err=True)
     if not program.secure:
         click.echo(INSECURE_WARNING, err=True)
     click.echo(text)
@@ -173,6 +183,10 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
     click.echo(f"wrote {path}")
     if not cost_file.in_use(path):
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
+
+
+main.add_command(export_command)
+main.add_command(opt_command)
 
 
 def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +35,7 @@ from .dsl_hints import read_hints
 from .dsl_layers import GENERIC, LAYERS
 from .dsl_network import Network, TensorSecrecy
 from .dsl_training import read_training
-from .dsl_values import Value
+from .dsl_values import Value, Word
 from .dsl_weights import read_weights
 
 _S = TypeVar("_S", bound=Statement)
@@ -52,20 +53,14 @@ class _Builder:
     def __init__(self, document: Document, folder: Path) -> None:
         self.document = document
         self.folder = folder
-        given: WeightsFile | WeightsInit | None = self._single("weights", WeightsFile, WeightsInit)  # type: ignore[type-var]
+        statements: list[WeightsFile | WeightsInit] = [*self._all(WeightsFile), *self._all(WeightsInit)]
+        given = _single("weights", statements)
         self.weights = read_weights(given, folder)
         self.weights_secrecy = Secrecy.PUBLIC if given is None else given.secrecy
         self.evaluator = Evaluator(self.weights)
 
     def _all(self, kind: type[_S]) -> list[_S]:
         return [s for s in self.document.statements if isinstance(s, kind)]
-
-    def _single(self, what: str, *kinds: type[_S]) -> _S | None:
-        """The one statement of these kinds, wherever it stands."""
-        found = [s for s in self.document.statements if isinstance(s, kinds)]
-        if len(found) > 1:
-            raise MistakeError(_place(found[1]), f"there are two {what} statements", "keep one of them")
-        return found[0] if found else None
 
     def network(self) -> Network:
         for statement in self.document.statements:
@@ -77,8 +72,8 @@ class _Builder:
                 case Activation():
                     self._activation(statement)
         self._outputs(self._all(OutputValue))
-        name, batch = self._single("network", NetworkName), self._single("batch", BatchSize)
-        training = self._single("training", TrainingSection)
+        name, batch = _single("network", self._all(NetworkName)), _single("batch", self._all(BatchSize))
+        training = _single("training", self._all(TrainingSection))
         values, layers = self.evaluator.values, self.evaluator.layers
         return Network(
             Path(self.document.source.label).stem if name is None else name.name.text,
@@ -103,8 +98,14 @@ class _Builder:
     def _let(self, statement: Let) -> None:
         name = statement.name
         self.evaluator.location = statement.location
-        result = self.evaluator.evaluate(statement.value, name.text)
+        try:
+            result = self.evaluator.evaluate(statement.value, name.text)
+        except RecursionError:
+            hint = "give parts of the expression names of their own"
+            raise MistakeError(name.span, "this expression nests too deeply", hint) from None
         self.evaluator.location = None
+        if isinstance(result, Word):
+            self.evaluator.value(result.name)
         if not isinstance(result, Value):
             raise MistakeError(
                 statement.value.span,
@@ -163,6 +164,13 @@ class _Builder:
             return ()
         makers = ", ".join(dict.fromkeys(str(m) for m in drawn.values()))
         return (f"{len(drawn)} tensor(s) are drawn at random, not trained ({makers}): {', '.join(drawn)}",)
+
+
+def _single(what: str, found: Sequence[_S]) -> _S | None:
+    """The one statement of a kind, wherever it stands."""
+    if len(found) > 1:
+        raise MistakeError(_place(found[1]), f"there are two {what} statements", "keep one of them")
+    return found[0] if found else None
 
 
 def _batch(number: Number) -> int:

@@ -43,6 +43,8 @@ class Evaluator:
         self._stored: dict[str, npt.NDArray[np.generic]] = {}
 
     def define(self, name: Name, node: Node) -> None:
+        if name.text in _WORDS:
+            raise MistakeError(name.span, f"{name.text!r} is a word of the language", "choose another name")
         known = self.values.get(name.text)
         if known is not None and known is not node:
             line = self._defined[name.text]
@@ -134,13 +136,13 @@ class Evaluator:
     def _unknown_layer(self, name: Name) -> MistakeError:
         meant = SYNONYMS.get(name.text.lower())
         known = [*LAYERS, *GENERIC, *NAMES, *ALIASES, *self.activations]
-        close = f"this layer is called {meant!r} here. " if meant else similar(name.text, known)
+        close = f"this layer is called {meant!r} here" if meant else similar(name.text, known).strip()
         if name.text in self.values:
             return MistakeError(name.span, f"{name.text!r} is a value, no layer", "a step is a layer, e.g. 'x -> relu'")
         return MistakeError(
             name.span,
             f"unknown layer {name.text!r}",
-            f"{close}layers: {', '.join([*LAYERS, *GENERIC])}; functions: {', '.join(sorted(NAMES))}",
+            close or f"layers: {', '.join([*LAYERS, *GENERIC])}; functions: {', '.join(sorted(NAMES))}",
         )
 
     def _resolved(self, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
@@ -194,7 +196,7 @@ class Evaluator:
         if name.text in self.activations and not numbers:
             return self.activations[name.text]
         if not known_function(name.text):
-            hint = f"{similar(name.text, NAMES)}functions: {', '.join(sorted(NAMES))}"
+            hint = similar(name.text, NAMES).strip() or f"functions: {', '.join(sorted(NAMES))}"
             raise MistakeError(name.span, f"there is no function {name.text!r}", hint)
         return function(name, tuple(numbers), span)
 
@@ -216,7 +218,9 @@ class Evaluator:
         try:
             yield
         except IRError as e:
-            raise MistakeError(span, str(e), "check the shapes of what goes in, and the parameters") from None
+            # behind the name of the node, which the reader sees underlined
+            what = str(e).partition(": ")[2] or str(e)
+            raise MistakeError(span, what, "check the shapes of what goes in, and the parameters") from None
 
     def emit(self, op: Op, operands: tuple[Node, ...], label: str) -> Node:
         return self.graph.add(op, operands, location=label if self.location is None else self.location)
@@ -268,6 +272,7 @@ class Evaluator:
             known = self._known(shape, arguments)
             fills = {"bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
             if role in fills or len(known) == 1:
+                self.weights.used.add(name)
                 return np.full(known, fills.get(role, 1.0))
             return self.weights.draw(name, self.weights.default, known)
         if role == "bias" and name not in self.weights and self.weights.label:

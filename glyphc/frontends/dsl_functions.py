@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from .dsl_ast import Activation, Binary, Call, Expression, Name, Negation, Numbe
 from .dsl_errors import MistakeError, similar
 from .dsl_weights import read_tensors
 
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 
 # Parameters that may be left out, as ONNX has them; and other names that papers use.
 DEFAULTS: Mapping[str, tuple[float, ...]] = {
@@ -113,7 +114,7 @@ def _check_formula(body: Expression, variable: str) -> None:
             _check_formula(right, variable)
         case Call(name=name, arguments=arguments, keywords=keywords, span=span):
             if name.text not in ("max", "min") and not known_function(name.text):
-                hint = f"{similar(name.text, NAMES)}known: max, min, {', '.join(sorted(NAMES))}"
+                hint = similar(name.text, NAMES).strip() or f"known: max, min, {', '.join(sorted(NAMES))}"
                 raise MistakeError(name.span, f"there is no function {name.text!r}", hint)
             if not arguments or keywords:
                 raise MistakeError(span, f"{name.text!r} is applied to a value", f"write {name.text}({variable})")

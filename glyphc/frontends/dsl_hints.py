@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from typing import Any
 
 from .dsl_ast import Quantize
 from .dsl_errors import MistakeError, similar
@@ -36,6 +37,5 @@ def read_hints(sections: Sequence[Quantize], values: Iterable[str]) -> Quantizat
         if not number.integer or not 2 <= number.value <= 20:
             raise MistakeError(number.span, "a value has 2 to 20 bits", "write e.g. '14 bits'")
         nodes[name.text] = NodePrecision(name.text, int(number.value))
-    whole = {n: int(v) for n, v in settings.items() if n in _WHOLE}
-    real = {n: float(v) for n, v in settings.items() if n in _REAL}
-    return QuantizationHints(**whole, **real, nodes=tuple(nodes.values()))
+    chosen: dict[str, Any] = dict(settings)
+    return QuantizationHints(**chosen, nodes=tuple(nodes.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +45,7 @@ from .dsl_errors import MistakeError
 
 # What the statements begin with: none of these can name a value, unless it is quoted.
 STATEMENTS = ("network", "weights", "batch", "input", "output", "encrypted", "public", "activation", "quantize")
-KEYWORDS = frozenset((*STATEMENTS, "training"))
+KEYWORDS = frozenset((*STATEMENTS, "training", "as", "stored"))
 
 _INPUT = "input x: [4] "
 # What is wrong, what to do, and texts in which it is; the parser's state at the mistake is compared with theirs.
@@ -52,7 +53,7 @@ _MISTAKES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "a statement must give its result a name",
         "write NAME = ..., e.g. 'hidden = x -> dense(32) -> relu'",
-        (_INPUT + "x -> relu", _INPUT + "relu(x)", _INPUT + "x + 1", _INPUT + "x / 2"),
+        (_INPUT + "x -> relu", _INPUT + "relu(x)", _INPUT + "x + 1", _INPUT + "x / 2", "hello world", "x"),
     ),
     (
         "an input needs a colon before its shape",
@@ -156,27 +157,59 @@ def _parser() -> Lark:
 
 def _syntax_mistake(error: UnexpectedInput, text: str) -> MistakeError:
     token = getattr(error, "token", None)
-    found = str(token) if token is not None and token.type != "$END" else ""
-    if token is not None and token.type == "$END":
+    at_end = token is not None and token.type == "$END"
+    found = "" if token is None or at_end else str(token)
+    if at_end:
         lines = text.splitlines() or [""]
         at = max((i for i, line in enumerate(lines) if line.strip()), default=0)
         width = len(lines[at].split("#")[0].rstrip()) + 1
         span = Span(at + 1, width, at + 1, width + 1)
     else:
-        assert isinstance(error.line, int) and isinstance(error.column, int)
-        span = Span(error.line, error.column, error.line, error.column + max(1, len(found)))
-    named = _by_character(error, text, span) or _by_bracket(text, span, found) or _by_keyword(error, found, span)
-    if named is None:
-        index = error.match_examples(
-            _parser().parse, {i: texts for i, (_, _, texts) in enumerate(_MISTAKES)}, use_accepts=True
-        )
-        if index is not None:
-            named = MistakeError(span, _MISTAKES[index][0], _MISTAKES[index][1])
+        line, column = int(error.line), int(error.column)
+        span = Span(line, column, line, column + max(1, len(found)))
+    named = (
+        _by_character(text, span)
+        or _by_bracket(text, span, found)
+        or _by_history(text, found, span)
+        or _by_state(error, span)
+    )
     what = f"{found!r} cannot stand here" if found else "the text ends too early"
     return named or MistakeError(span, what, "a statement is e.g. 'hidden = x -> dense(32) -> relu'; see docs/dsl.md")
 
 
-def _by_character(error: UnexpectedInput, text: str, span: Span) -> MistakeError | None:
+def _by_state(error: UnexpectedInput, span: Span) -> MistakeError | None:
+    """What the parser was doing, compared with what it does at the mistakes of ``_MISTAKES``."""
+    position, token = _state(error)
+    known = _known_states()
+    index = known.get((position, token), known.get((position, "")))
+    return None if index is None else MistakeError(span, _MISTAKES[index][0], _MISTAKES[index][1])
+
+
+def _state(error: UnexpectedInput) -> tuple[int, str]:
+    """Number of the parser's state, which is the same wherever in a text it is, and the kind of the wrong token."""
+    state = getattr(error, "state", None)
+    token = getattr(error, "token", None)
+    return getattr(state, "position", state), "" if token is None else token.type  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1)
+def _known_states() -> dict[tuple[int, str], int]:
+    """(state, wrong token) -> mistake; with an empty token for the first mistake in that state."""
+    found: dict[tuple[int, str], int] = {}
+    for index, (_, _, texts) in enumerate(_MISTAKES):
+        for text in texts:
+            try:
+                _parser().parse(text)
+            except UnexpectedInput as e:
+                position, token = _state(e)
+                found.setdefault((position, token), index)
+                found.setdefault((position, ""), index)
+            else:
+                raise AssertionError(f"{text!r} is no mistake")
+    return found
+
+
+def _by_character(text: str, span: Span) -> MistakeError | None:
     """Signs that other languages have."""
     line = text.splitlines()[span.line - 1] if text.splitlines() else ""
     rest = line[span.column - 1 :]
@@ -212,30 +245,36 @@ def _by_bracket(text: str, span: Span, found: str) -> MistakeError | None:
         wanted = {v: k for k, v in pairs.items()}
         hint = f"write {wanted[opened[-1][0]]!r} for {opened[-1][0]!r}" if opened else "leave it out"
         return MistakeError(span, f"{found!r} closes no bracket", hint)
-    # an error on a later line than the bracket's, or at the end: the bracket was forgotten
-    if opened and (not found or (opened[-1][1].line < span.line and found not in (",", "="))):
+    # at the end, or on a later line than the bracket's: it was forgotten; but braces go over many lines
+    later = opened and opened[-1][1].line < span.line and opened[-1][0] != "{" and found not in (",", "=")
+    if opened and (not found or later):
         bracket = opened[-1][0]
         closing = next(k for k, v in pairs.items() if v == bracket)
         return MistakeError(opened[-1][1], f"this {bracket!r} is not closed", f"write {closing!r} where it ends")
     return None
 
 
-def _by_keyword(error: UnexpectedInput, found: str, span: Span) -> MistakeError | None:
-    token = getattr(error, "token", None)
-    history: list[Token] = getattr(error, "token_history", None) or []
-    before = str(history[-1]) if history else ""
-    if token is not None and found == "=" and before in KEYWORDS - {"batch", "weights"}:
+def _by_history(text: str, found: str, span: Span) -> MistakeError | None:
+    """The word before the wrong one tells: it is one of this language, or of another."""
+    lines = [line.split("#")[0] for line in text.splitlines()[: span.line]]
+    if not lines:
+        return None
+    lines[-1] = lines[-1][: span.column - 1]
+    number = max((i for i, line in enumerate(lines, 1) if line.strip()), default=0)
+    word = re.search(r"(\w+)\s*$", lines[number - 1]) if number else None
+    if word is None:
+        return None
+    before, place = word[1], Span(number, word.start(1) + 1, number, word.end(1) + 1)
+    rest = "\n".join(lines)[: -len(word[0])] if number == len(lines) else "\n".join(lines[: number - 1])
+    if found == "=" and before in KEYWORDS - {"batch", "weights"}:
+        what = f"{before!r} is a word of the language and cannot name a value"
+        return MistakeError(place, what, f"choose another name, or quote it: `{before}`")
+    if before in KEYWORDS and rest.rstrip().endswith(("=", "->", "(", ",", "+", "-", "*", "/")):
         return MistakeError(
-            _token_span(history[-1]),
-            f"{before!r} is a word of the language and cannot name a value",
-            f"choose another name, or quote it: `{before}`",
+            place, f"a value is missing before {before!r}", "write NAME = VALUE, e.g. 'hidden = relu(x)'"
         )
-    if token is not None and token.type == "NAME" and found in ("def", "class", "import", "model", "layer", "let"):
-        return MistakeError(
-            span,
-            f"there is no {found!r} here",
-            "a network is a list of statements 'NAME = LAYER(...)'; see docs/dsl.md",
-        )
+    if before in ("def", "class", "import", "from", "model", "layer", "let", "var", "return"):
+        return MistakeError(place, f"there is no {before!r} here", "a network is a list of statements 'NAME = VALUE'")
     return None
 
 

@@ -1,0 +1,95 @@
+"""Mistakes in ``.glyph`` files: the whole message, as in ``golden/dsl/*.err`` (pytest --update-golden writes them)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glyphc.errors import ModelError
+from glyphc.frontends.dsl_errors import DslError
+from glyphc.frontends.from_dsl import parse_glyph, read_glyph, refuse_unsupported
+
+FOLDER = Path(__file__).parent / "golden" / "dsl"
+CASES = sorted(path.stem for path in FOLDER.glob("*.glyph"))
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights that the cases name."""
+    folder = tmp_path_factory.mktemp("dsl")
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    arrays = {
+        "fc.weight": weight,
+        "fc.bias": np.zeros(3),
+        "nobias.weight": weight,
+        "turned.weight": weight.T,
+        "turned.bias": np.zeros(3),
+        "broken.weight": weight * np.nan,
+    }
+    np.savez(folder / "tensors.npz", **arrays)
+    return folder
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) >= 25
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message(case: str, tensors: Path, request: pytest.FixtureRequest) -> None:
+    text = (FOLDER / f"{case}.glyph").read_text(encoding="utf-8")
+    with pytest.raises(DslError) as caught:
+        parse_glyph(text, f"{case}.glyph", tensors)
+    message = str(caught.value).replace(str(tensors), "FOLDER")
+    golden = FOLDER / f"{case}.err"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(message + "\n", encoding="utf-8")
+    assert message + "\n" == golden.read_text(encoding="utf-8")
+    # file:line:column, the line itself, the underlined words, a hint
+    first, line, underline, hint = message.splitlines()
+    _, number, column, _ = first.split(":", 3)
+    shown = text.splitlines()[int(number) - 1]
+    assert line.endswith(f"| {shown}")
+    assert underline.index("^") - underline.index("|") - 1 == int(column)
+    assert hint.startswith("  hint: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("input x: public [4]\ny = relu(x)\noutput y\n", ["'x' is public", "declare it encrypted"]),
+        (
+            "weights encrypted ones()\ninput x: [4]\nfc = dense(x, 3)\noutput fc\n",
+            ["'fc.weight' is declared encrypted", "leave the declaration out"],
+        ),
+        (
+            "weights he_normal(seed=1)\ninput x: [4]\nfc = dense(x, 3)\noutput fc\nencrypted fc.weight\n",
+            ["'fc.weight' is declared encrypted"],
+        ),
+    ],
+)
+def test_what_has_no_effect_yet_is_refused(text: str, words: list[str]) -> None:
+    with pytest.raises(ModelError) as caught:
+        refuse_unsupported(parse_glyph(text), "net.glyph")
+    assert all(word in str(caught.value) for word in ["net.glyph", *words])
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        read_glyph(tmp_path / "missing.glyph")
+    (tmp_path / "binary.glyph").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ModelError, match="cannot be read as text"):
+        read_glyph(tmp_path / "binary.glyph")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no zip")
+    (tmp_path / "net.glyph").write_text('weights "bad.npz"\ninput x: [4]\noutput x\n')
+    with pytest.raises(DslError, match=r"no whole \.npz file"):
+        read_glyph(tmp_path / "net.glyph")
+
+
+def test_tabs_and_deep_nesting() -> None:
+    with pytest.raises(DslError) as caught:
+        parse_glyph("input x: [4]\n\ty = rellu(x)\noutput y\n")
+    assert "  2 | \ty = rellu(x)\n    | \t    ^^^^^\n" in str(caught.value)
+    with pytest.raises(DslError, match="deep"):
+        parse_glyph("input x: [4]\ny = x" + " + 1" * 5000 + "\noutput y\n")
