@@ -61,7 +61,7 @@ def test_message(case: str, tensors: Path, request: pytest.FixtureRequest) -> No
         ("input x: public [4]\ny = relu(x)\noutput y\n", ["'x' is public", "declare it encrypted"]),
         (
             "weights encrypted ones()\ninput x: [4]\nfc = dense(x, 3)\noutput fc\n",
-            ["'fc.weight' is declared encrypted", "leave the declaration out"],
+            ["'fc.bias' is declared encrypted", "leave the declaration out"],
         ),
         (
             "weights he_normal(seed=1)\ninput x: [4]\nfc = dense(x, 3)\noutput fc\nencrypted fc.weight\n",

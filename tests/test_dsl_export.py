@@ -91,7 +91,7 @@ def test_tables_become_activations(tmp_path: Path) -> None:
 def test_the_text_reads_like_a_network() -> None:
     exported = export(read_onnx(MODELS / "digits-mlp.onnx"), "digits", "digits.npz", ("From a test.",))
     assert exported.text == (
-        "# From a test.\n\nnetwork digits\n\nweights \"digits.npz\"\n\ninput pixels: encrypted [64]\n\n"
+        '# From a test.\n\nnetwork digits\n\nweights "digits.npz"\n\ninput pixels: encrypted [64]\n\n'
         "scale = pixels * 0.0625\nfc1 = dense(scale, 32)\nrelu1 = relu(fc1)\nfc2 = dense(relu1, 16)\n"
         "relu2 = relu(fc2)\nfc3 = dense(relu2, 10)\n\noutput fc3 as logits\n"
     )

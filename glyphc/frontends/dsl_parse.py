@@ -255,8 +255,14 @@ def _by_bracket(text: str, span: Span, found: str) -> MistakeError | None:
 
 
 def _by_history(text: str, found: str, span: Span) -> MistakeError | None:
-    """The word before the wrong one tells: it is one of this language, or of another."""
+    """The words before the wrong one tell: they are of this language, or of another."""
     lines = [line.split("#")[0] for line in text.splitlines()[: span.line]]
+    for number, (line, after) in enumerate(zip(lines, lines[1:], strict=False), 1):
+        first = after.split(maxsplit=1)[0] if after.strip() else ""
+        if line.rstrip().endswith(("=", "->", "+", "*", "/")) and first in KEYWORDS:
+            end = len(line.rstrip())
+            place = Span(number, end, number, end + 1)
+            return MistakeError(place, "a value is missing", "write NAME = VALUE, e.g. 'hidden = relu(x)'")
     if not lines:
         return None
     lines[-1] = lines[-1][: span.column - 1]
@@ -265,14 +271,9 @@ def _by_history(text: str, found: str, span: Span) -> MistakeError | None:
     if word is None:
         return None
     before, place = word[1], Span(number, word.start(1) + 1, number, word.end(1) + 1)
-    rest = "\n".join(lines)[: -len(word[0])] if number == len(lines) else "\n".join(lines[: number - 1])
     if found == "=" and before in KEYWORDS - {"batch", "weights"}:
         what = f"{before!r} is a word of the language and cannot name a value"
         return MistakeError(place, what, f"choose another name, or quote it: `{before}`")
-    if before in KEYWORDS and rest.rstrip().endswith(("=", "->", "(", ",", "+", "-", "*", "/")):
-        return MistakeError(
-            place, f"a value is missing before {before!r}", "write NAME = VALUE, e.g. 'hidden = relu(x)'"
-        )
     if before in ("def", "class", "import", "from", "model", "layer", "let", "var", "return"):
         return MistakeError(place, f"there is no {before!r} here", "a network is a list of statements 'NAME = VALUE'")
     return None
