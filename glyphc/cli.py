@@ -52,6 +52,10 @@ def main() -> None:
 @click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); they set value ranges.")
 @click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
+@click.option(
+    "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
+)
+@click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -60,6 +64,8 @@ def compile_command(
     calibration: str | None,
     batch: int | None,
     output: str | None,
+    tolerance: float | None,
+    logit_tolerance: float | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -73,7 +79,16 @@ def compile_command(
     _keep_sources(path, model, calibration)
     check_writable(path)
     samples = None if calibration is None else _load(calibration, "calibration samples")
-    program = compile(model, samples, batch, passes=passes, start=start, insecure_ring=insecure_ring)
+    program = compile(
+        model,
+        samples,
+        batch,
+        tolerance=tolerance,
+        logit_tolerance=logit_tolerance,
+        passes=passes,
+        start=start,
+        insecure_ring=insecure_ring,
+    )
     text = summary(program)
     program.save(path)
     for note in program.notes:

@@ -16,7 +16,9 @@ from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.types import Level
+from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
+from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.schemes import AssignScheme
@@ -48,6 +50,8 @@ def compile(
     calibration: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
     batch: int | None = None,
     *,
+    tolerance: float | None = None,
+    logit_tolerance: float | None = None,
     passes: str | None = None,
     start: str | None = None,
     insecure_ring: int | None = None,
@@ -60,9 +64,11 @@ def compile(
     calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
     value
     ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples per
-    bootstrap cost less per sample. passes: the pipeline as text, see ``glyphc.passes.pipeline``; by default all that
-    come after ``start``, the level or stage that the graph is at. insecure_ring: a small ring dimension for tests; NOT
-    SECURE, and every output says so. cost: what things cost, for choices and explanations; by default the user's
+    bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float network,
+    0.5 by default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead (see
+    ``glyphc.passes.assign_budget``). passes: the pipeline as text, see ``glyphc.passes.pipeline``; by default all that
+    come after ``start``, the level or pass that the graph comes from. insecure_ring: a small ring dimension for tests;
+    NOT SECURE, and every output says so. cost: what things cost, for choices and explanations; by default the user's
     model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
@@ -74,8 +80,12 @@ def compile(
     batch = batch or given.batch or 1
     name, passes = remaining(given.graph, start, passes)
     source = _with_batch(given.graph, batch)
-    steps = [with_hints(_for_ring(step, insecure_ring), given.hints) for step in parse_pipeline(passes)]
-    context = Context(samples(source, calibration), cost or cost_file.current())
+    steps = [
+        with_hints(_for_tolerance(_for_ring(step, insecure_ring), tolerance, logit_tolerance), given.hints)
+        for step in parse_pipeline(passes)
+    ]
+    network = source if source.level is Level.SOURCE else None
+    context = Context(samples(source, calibration), cost or cost_file.current(), network)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -104,11 +114,21 @@ def _for_ring(step: Pass, insecure_ring: int | None) -> Pass:
         return step
     if insecure_ring not in INSECURE_RINGS:
         raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
-    if isinstance(step, AssignScheme | AssignLayout):
+    if isinstance(step, AssignScheme | Merge | AssignLayout):
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)
     return step
+
+
+def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pass:
+    if points is not None and logits is not None:
+        raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
+    if not isinstance(step, AssignBudget):
+        return step
+    if logits is not None and not logits > 0:
+        raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
+    return replace(step, points=step.points if points is None else points, logits=logits or step.logits)
 
 
 def samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:

@@ -25,7 +25,9 @@ from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Op, Output, Unpack
 from glyphc.ir.types import Level
 from glyphc.passes.pipeline import DEFAULT
+from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.schedule import weight_polynomials
+from glyphc.passes.validate import ValidateLayout
 
 I64 = npt.NDArray[np.int64]
 RING = 1024
@@ -157,6 +159,18 @@ def test_a_narrow_layer_takes_fewer_ciphertexts() -> None:
     program = glyphc.compile(mlp(8, 64, 16, 4), np.random.default_rng(1).normal(size=(64, 8)), 64, insecure_ring=RING)
     made = [type(i).__name__ for i in program.schedule.instructions]
     assert (made.count("Powers"), made.count("ToTorus"), made.count("FromTorus")) == (5, 5, 5)
+
+
+@pytest.mark.parametrize(("automorphism", "wanted"), [(1e-6, [4, 1, 1]), (1.0, [4, 4, 4])])
+def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(automorphism: float, wanted: list[int]) -> None:
+    """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16."""
+    graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
+    cost = replace(context.cost, automorphism=automorphism)
+    graph = ValidateLayout().run(AssignLayout(ring=RING).run(graph, replace(context, cost=cost)), context)
+    assert [n.type.layout.chunks for n, _ in graph.of(Apply) if n.type.layout] == wanted
+    assert_products(graph, 0)
+    (decision,) = next(n.decisions[-1:] for n, _ in graph.of(Apply))
+    assert ("2 left in chunks" in decision.chosen) == (automorphism == 1.0)
 
 
 # -- the validator -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from glyphc.ir.parameters import series_levels
 from glyphc.ir.series import Series
 
 from .contexts import DIGIT_BITS, Contexts, placeholder_series
@@ -20,9 +21,10 @@ class Bootstrapper:
     def __init__(self, contexts: Contexts) -> None:
         self._context = contexts.torus
         self._q0 = contexts.torus_ring.q if contexts.torus is not None else 0
+        self._levels = series_levels(contexts.parameters.degree) if contexts.torus is not None else 0
 
     def powers(self, ciphertext: Any, degree: int) -> Any:
-        """Modulus raise, CoeffsToSlots, exponential and its powers up to ``degree``."""
+        """Modulus raise, CoeffsToSlots, exponential and its powers up to ``degree``: that of every series to come."""
         return self._context.EvalMVBPrecompute(ciphertext, placeholder_series(degree), DIGIT_BITS, self._q0, 1)  # type: ignore[union-attr]
 
     def evaluate(self, powers: Any, series: Series) -> Any:
@@ -30,4 +32,6 @@ class Bootstrapper:
         coefficients = [complex(re, im) for re, im in zip(series.real, series.imag, strict=True)]
         context = self._context
         slots = context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)  # type: ignore[union-attr]
-        return context.EvalHomDecoding(slots, 1, 0)  # type: ignore[union-attr]
+        # the transform stands at a fixed level: one that the context's highest degree just reaches
+        spare = self._levels - series_levels(series.degree)
+        return context.EvalHomDecoding(slots, 1, spare)  # type: ignore[union-attr]

@@ -20,7 +20,7 @@ from glyphc.ir.instructions import (
 )
 from glyphc.ir.parameters import Parameters
 
-from .cost import CostModel
+from .cost import CostModel, split_automorphisms
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,13 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
         case Dot(sources=sources):
             return cost.scaled(cost.product, parameters.ring) * (len(sources) + 1)
         case Split(parts=parts, targets=targets):
-            # the tree computes one automorphism for each needed inner node
-            inner = sum(min(1 << level, len(targets)) for level in range(parts.bit_length() - 1))
-            return cost.scaled(cost.automorphism, parameters.ring) * inner
+            return cost.scaled(cost.automorphism, parameters.ring) * split_automorphisms(parts, len(targets))
         case ToTorus() | FromTorus():
             return cost.scaled(cost.switch, parameters.ring)
-        case Powers():
-            return cost.powers_seconds(parameters.slots, parameters.degree, parameters.ring)
-        case Evaluate():
-            return cost.evaluate_seconds(parameters.slots, parameters.degree, parameters.ring)
+        case Powers(degree=degree):
+            return cost.powers_seconds(parameters.slots, degree, parameters.ring, parameters.degree)
+        case Evaluate(series=series):
+            return cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, parameters.degree)
         case _:
             return 0.0
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def _by_bracket(text: str, span: Span, found: str) -> MistakeError | None:
 def _by_history(text: str, found: str, span: Span) -> MistakeError | None:
     """The words before the wrong one tell: they are of this language, or of another."""
     lines = [line.split("#")[0] for line in text.splitlines()[: span.line]]
-    for number, (line, after) in enumerate(zip(lines, lines[1:], strict=False), 1):
+    for number, (line, after) in enumerate(pairwise(lines), 1):
         first = after.split(maxsplit=1)[0] if after.strip() else ""
         if line.rstrip().endswith(("=", "->", "+", "*", "/")) and first in KEYWORDS:
             end = len(line.rstrip())
