@@ -12,6 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands.export import export_command
+from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from glyphc.measure import Calibration
-    from glyphc.program import Program
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -99,37 +99,6 @@ def compile_command(
     click.echo(f"\nwrote {path} ({path.stat().st_size:,} bytes)")
 
 
-@main.command("inspect")
-@click.argument("artifact", type=click.Path())
-@click.option("--stage", help="Show the graph after this stage; 'list' names them, 'all' shows every one.")
-@click.option("--text", is_flag=True, help="The complete text form, weights included, instead of aligned columns.")
-@click.option("--why", "why_node", metavar="%N", help="The decisions made for a node.")
-def inspect_command(artifact: str, stage: str | None, text: bool, why_node: str | None) -> None:
-    """Show what is in an ARTIFACT: its graph at any stage, layouts, errors, decisions."""
-    from glyphc.diagnostics import graph_text, schedule_text, summary, why
-    from glyphc.ir.text import to_text
-    from glyphc.program import Program
-
-    program = Program.load(artifact)
-    if stage == "list":
-        click.echo("\n".join([*program.stages, "schedule"]))
-        return
-    if stage == "schedule":
-        click.echo(schedule_text(program.schedule))
-        return
-    if stage not in (None, "all") and stage not in program.stages:
-        raise GlyphcError(f"no stage {stage!r} in {artifact!r}; stages: {', '.join(program.stages)}, schedule")
-    if why_node is not None:
-        click.echo(why(_node(program, why_node, stage)))
-    elif stage == "all":
-        for name, graph in program.stages.items():
-            click.echo(f"-- {name} --\n{to_text(graph) if text else graph_text(graph)}\n")
-    elif text:
-        click.echo(to_text(program.stages[stage] if stage else program.graph), nl=False)
-    else:
-        click.echo(graph_text(program.stages[stage]) if stage else summary(program))
-
-
 @main.command("run")
 @click.argument("artifact", type=click.Path())
 @click.option("--input", "input_path", type=click.Path(), required=True, help="Samples (.npy or .npz).")
@@ -141,11 +110,13 @@ def inspect_command(artifact: str, stage: str | None, text: bool, why_node: str 
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
-def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> None:
+@click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
+def run_command(artifact: str, input_path: str, output_path: str, mode: str, record: str | None) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
     from glyphc.diagnostics import graph_text, predicted, run_summary
-    from glyphc.program import INSECURE_WARNING, Program
+    from glyphc.program import INSECURE_WARNING, Program, check_writable
+    from glyphc.run_record import RunRecord
     from glyphc.runtime import run
 
     program = Program.load(artifact)
@@ -154,8 +125,13 @@ def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> 
     x = _load(input_path, "input")
     _keep_sources(Path(output_path), artifact, input_path)
     _check_output(output_path, len(program.client.outputs))
+    if record is not None:
+        _keep_sources(Path(record), artifact, input_path)
+        check_writable(Path(record))
     report = run(program, x, mode, reporter())
     _save(output_path, report.outputs)
+    if record is not None:
+        RunRecord.of(report).save(Path(record))
     if report.node_seconds:
         estimates = predicted(program) if mode == "encrypted" and report.passes == 1 else None
         click.echo(graph_text(program.graph, estimates, report.node_seconds) + "\n")
@@ -201,6 +177,7 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
 
 
 main.add_command(export_command)
+main.add_command(inspect_command)
 main.add_command(opt_command)
 
 
@@ -222,14 +199,6 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     calibration = calibrate(work, cost, reporter())
     cost_file.save(path, calibration.model)
     return calibration
-
-
-def _node(program: Program, name: str, stage: str | None) -> Any:
-    graph = program.stages[stage] if stage and stage != "all" else program.graph
-    number = name.lstrip("%")
-    if not number.isdecimal() or int(number) >= len(graph):
-        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}")
-    return graph.node(int(number))
 
 
 def _load(path: str, what: str) -> Any:
