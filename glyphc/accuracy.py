@@ -15,6 +15,7 @@ from glyphc.codec import check_inputs, decode, encode
 from glyphc.diagnostics import align, expression
 from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.evaluate import Override, Value, apply_client_op, dequantize, evaluate_all
+from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Dense, Input, Linear, Output, Reshape, Softmax, Switch, Unpack
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
@@ -47,8 +48,8 @@ class StageLoss:
 class NodeLoss:
     """Rms errors of a node's values against the float network's, as shares of the range of those.
 
-    contributes: the share of the squared error of the outputs (with series) that goes when this node alone is exact;
-    None where it was not worked out.
+    contributes: the share of the squared error of the outputs (with series) that goes when this node alone computes its
+    function instead of a series; None where it was not worked out, and for what has no series.
     """
 
     node: int
@@ -88,12 +89,12 @@ def accuracy(program: Program, x: Any, y: Any, encrypted: Any = None) -> Accurac
 
 def accuracy_text(found: Accuracy) -> str:
     """Stages and nodes in aligned columns; most important nodes marked."""
-    rows = [("stage", "rms error", "largest", "same class", "correct", "off target")]
+    rows: list[tuple[str, ...]] = [("stage", "rms error", "largest", "same class", "correct", "off target")]
     for s in found.stages:
         numbers = ("" if v is None else f"{v:.3g}" for v in (s.rms, s.largest))
         shares = ("" if v is None else f"{v:.2%}" for v in (s.same_class, s.correct))
         rows.append((s.stage, *numbers, *shares, "" if s.error is None else f"{s.error:.4g}"))
-    table = [("node", "from", "range", "quantized", "series", "simulated", "contributes")]
+    table: list[tuple[str, ...]] = [("node", "from", "range", "quantized", "series", "simulated", "contributes")]
     for n in found.nodes:
         errors = (f"{v:.3%}" for v in (n.quantized, n.series, n.simulated))
         part = "" if n.contributes is None else f"{n.contributes:.0%}"
@@ -104,23 +105,28 @@ def accuracy_text(found: Accuracy) -> str:
         align(rows),
         "",
         "rms errors of every node, as shares of its range; contributes: share of the outputs' squared error that goes",
-        "when this node alone is exact",
+        "when this node alone computes its function instead of a series",
         "",
         align(table),
     ]
-    worst = max((n for n in found.nodes if n.contributes is not None), key=lambda n: n.contributes or 0.0, default=None)
-    if worst is not None and (worst.contributes or 0.0) > 0.05:
-        lines += ["", _advice(worst)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_advice(found)])
 
 
-def _advice(node: NodeLoss) -> str:
-    name = node.location.split("+")[-1]
-    if node.series - node.quantized > node.quantized:
-        how = "its series: compile with a smaller --tolerance"
+def _advice(found: Accuracy) -> list[str]:
+    """What to change, if one thing stands out."""
+    errors = {s.stage: s.rms or 0.0 for s in found.stages}
+    worst = max(found.nodes, key=lambda n: n.contributes or 0.0, default=None)
+    if errors["quantized"] > 0.7 * errors["series"]:
+        text = "most is lost by fixed point: try more input_bits, activation_bits or weight_precision (pass quantize)"
+    elif errors["simulated"] > 1.5 * errors["series"]:
+        text = (
+            "most is lost by noise: try fewer activation_bits (pass quantize), so that noise is a smaller part of them"
+        )
+    elif worst is not None and (worst.contributes or 0.0) > 0.05:
+        text = f"most is lost by the series of %{worst.node} (@{worst.location}): try a smaller --tolerance"
     else:
-        how = f"its rounding: give it more bits, quantize{{node_bits={name}:14}} in --passes or in a .glyph file"
-    return f"most is lost at %{node.node} (@{node.location}), by {how}"
+        return []
+    return ["", text]
 
 
 class _Comparison:
@@ -161,14 +167,14 @@ class _Comparison:
 
     # -- the ways to evaluate --
 
-    def _series(self, instead: Mapping[int, Value] | None = None) -> Override:
-        """Bootstraps compute their series; nodes in ``instead`` have given values."""
+    def _series(self, exact: int | None = None) -> Override:
+        """Bootstraps compute their series, but the one with the id ``exact`` its function."""
         assert self.graph.parameters is not None
         modulus = float(self.graph.parameters.plaintext_modulus)
 
         def override(node: Node, operands: tuple[Value, ...]) -> Value | None:
-            if instead is not None and node.id in instead:
-                return instead[node.id]
+            if isinstance(node.op, Bootstrap) and node.id == exact:
+                return self._function(node, node.op, operands[0])
             if isinstance(node.op, Bootstrap):
                 # like the real one, it does not round: from here on, values are floats in units of the format
                 phases = evaluate_series(node.op.series, np.asarray(operands[0], dtype=np.float64) / modulus)
@@ -180,6 +186,13 @@ class _Comparison:
             return None
 
         return override
+
+    def _function(self, node: Node, op: Bootstrap, operand: Value) -> F64:
+        """The function of an approximate value, in units of the node's format and not rounded."""
+        source, target = self.graph.operands(node)[0].type.fixed, node.type.fixed
+        assert source is not None and target is not None
+        y = compose(op.functions, dequantize(operand, source))
+        return np.asarray((y - target.offset[0]) / target.scale[0])
 
     def _simulated(self) -> tuple[F64, dict[int, F64]]:
         """Output and real values by node, pass by pass through the simulator."""
@@ -210,15 +223,12 @@ class _Comparison:
     def _contributions(self, target: F64, with_series: F64) -> dict[int, float]:
         """How much of the output's squared error goes when one nonlinearity is exact."""
         whole = float(np.mean((with_series - target) ** 2))
-        nodes = [id for id in self.twins if isinstance(self.graph.node(id).op, Bootstrap)]
+        nodes = [node.id for node, _ in self.graph.of(Bootstrap)]
         if not whole or len(nodes) > _MOST:
             return {}
         out = {}
         for id in nodes:
-            fixed = self.graph.node(id).type.fixed
-            assert fixed is not None
-            exact = (self.exact[self.twins[id]] - np.array(fixed.offset)) / np.array(fixed.scale)
-            values = evaluate_all(self.graph, self.samples, self._series({id: np.asarray(exact)}))
+            values = evaluate_all(self.graph, self.samples, self._series(exact=id))
             rest = np.asarray(values[self.output.id], dtype=np.float64) - target
             out[id] = 1.0 - float(np.mean(rest**2)) / whole
         return out
@@ -239,10 +249,10 @@ class _Comparison:
         fixed = node.type.fixed
         assert fixed is not None
         values = (dequantize(quantized[node.id], fixed), dequantize(series[node.id], fixed), noisy[node.id])
-        errors = (float(np.sqrt(np.mean((v.reshape(self.count, -1) - exact) ** 2))) / span for v in values)
+        rms = [float(np.sqrt(np.mean((v.reshape(self.count, -1) - exact) ** 2))) / span for v in values]
         label = node.op.name if isinstance(node.op, Input) else node.location
         lo, hi = float(exact.min()), float(exact.max())
-        return NodeLoss(node.id, expression(self.graph, node), label, lo, hi, *errors, contributes)
+        return NodeLoss(node.id, expression(self.graph, node), label, lo, hi, rms[0], rms[1], rms[2], contributes)
 
     def _stage(self, name: str, value: F64, target: F64, labels: Any, y: npt.NDArray[Any]) -> StageLoss:
         off = value - target
@@ -287,7 +297,7 @@ class _Comparison:
 
 
 def _gains(graph: Graph) -> dict[int, float]:
-    """What the message of every encrypted node is multiplied by to be its value: bootstraps divide, unpackings undo it."""
+    """Value over message of every encrypted node: bootstraps divide by a factor, unpackings multiply by it again."""
     gains: dict[int, float] = {}
     for node in graph:
         before = gains.get(node.operands[0], 1.0) if node.operands else 1.0
