@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench models clean
+.PHONY: help demo test test-all browser lint bench models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,11 +17,14 @@ help: ## list the targets
 demo: $(VENV)/.models ## install, compile a small network, run it encrypted and print its accuracy
 	@sh scripts/demo
 
-test: lint ## lint and the usual tests
+test: lint browser ## lint and the usual tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: lint ## the same with the slow tests: encrypted runs at 128-bit
+test-all: lint browser ## the same with the slow tests: encrypted runs at 128-bit
 	$(BIN)/python -m pytest -m "" --durations=20 $(ARGS)
+
+browser: ## find Chromium for the tests of the HTML report, or install it (root, apt)
+	@sh scripts/chromium
 
 lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

@@ -98,8 +98,10 @@ class _Tree(Transformer[Any, Any]):
         return () if items == [None] else tuple(items)
 
     def number(self, items: list[Any]) -> int | float:
-        text = str(items[0])
-        return int(text) if text.lstrip("-").isdigit() else float(text)
+        return _number(str(items[0]))
+
+    def numbers(self, items: list[Any]) -> tuple[int | float, ...]:
+        return tuple(map(_number, str(items[0])[1:-1].split(", ")))
 
     def string(self, items: list[Any]) -> str:
         return _string(items[0])
@@ -121,6 +123,10 @@ class _Tree(Transformer[Any, Any]):
 
     def record(self, items: list[Any]) -> _Record:
         return _Record(str(items[0]), _unique(i for i in items[1:] if i is not None))
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _string(token: str) -> str:

@@ -295,6 +295,8 @@ def _token_span(token: Token) -> Span:
 def _unquoted(token: Token) -> str:
     """The text between quotes of either kind, with JSON's escapes."""
     inner = str(token)[1:-1]
+    if token.startswith("`"):  # within backticks, double quotes need no backslash
+        inner = re.sub(r'\\.|"', lambda m: '\\"' if m[0] == '"' else m[0], inner)
     try:
         return str(json.loads(f'"{inner}"', strict=False))
     except ValueError as e:

@@ -95,6 +95,7 @@ def build(
         measured=_measured(program, run) if final and run is not None else (),
         width=placing.width,
         height=placing.height,
+        pitch=placing.pitch,
     )
 
 

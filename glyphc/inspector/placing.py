@@ -13,7 +13,8 @@ from math import ceil, sqrt
 
 # Sizes in pixels: of a node's box, and of the gaps around it.
 WIDTH, HEIGHT = 190.0, 46.0
-_GAP_X, _GAP_Y, _GAP_COLUMN, _LANE = 28.0, 30.0, 80.0, 24.0
+_GAP_X, _GAP_Y, _LANE = 28.0, 30.0, 24.0
+GAP_COLUMN = 64.0
 # Graphs of up to so many layers stay in one column; larger ones become so many times as wide as high.
 _ROWS, _ASPECT = 9, 1.6
 # Longer edges get no placeholders: they would be more than the nodes.
@@ -23,12 +24,16 @@ _SWEEPS = 6
 
 @dataclass(frozen=True)
 class Placing:
-    """Centres of the nodes by id, and of the points that edges pass between (source, target); size of the picture."""
+    """Centres of the nodes by id, and of the points that edges pass between (source, target); size of the picture.
+
+    pitch: from the left side of a column to that of the next.
+    """
 
     nodes: Mapping[int, tuple[float, float]]
     bends: Mapping[tuple[int, int], tuple[tuple[float, float], ...]]
     width: float
     height: float
+    pitch: float
 
 
 def place(operands: Mapping[int, Sequence[int]]) -> Placing:
@@ -58,7 +63,7 @@ class _Layers:
             self.layers[spot.layer].append(spot)
         self.chains = {edge: self._chain(*edge) for edge in self.edges}
         for _ in range(_SWEEPS):
-            self._sweep(range(1, count), above=True)
+            self._sweep(range(count), above=True)
             self._sweep(range(count - 2, -1, -1), above=False)
 
     def _longest_paths(self, operands: Mapping[int, Sequence[int]]) -> dict[int, int]:
@@ -109,19 +114,20 @@ class _Layers:
     def placing(self) -> Placing:
         width = max((s.x + s.size / 2 for layer in self.layers for s in layer), default=0.0)
         step = HEIGHT + _GAP_Y
-        rows = max(_ROWS, ceil(sqrt(len(self.layers) * (width + _GAP_COLUMN) / step / _ASPECT)))
+        rows = max(_ROWS, ceil(sqrt(len(self.layers) * (width + GAP_COLUMN) / step / _ASPECT)))
         columns = max(1, ceil(len(self.layers) / rows))
 
         def point(spot: _Spot) -> tuple[float, float]:
             column, row = divmod(spot.layer, rows)
-            x = spot.x + column * (width + _GAP_COLUMN)
+            x = spot.x + column * (width + GAP_COLUMN)
             return round(x, 1), round(row * step + step / 2, 1)
 
         return Placing(
             {id: point(spot) for id, spot in self.spots.items()},
             {edge: tuple(map(point, chain)) for edge, chain in self.chains.items()},
-            columns * (width + _GAP_COLUMN),
+            columns * (width + GAP_COLUMN),
             min(rows, len(self.layers)) * step,
+            width + GAP_COLUMN,
         )
 
 

@@ -296,6 +296,11 @@ if (kindsOfTimeline.length) timeline(kindsOfTimeline[0]);
 else document.querySelector("footer").hidden = true;
 
 panel();
+// until the reader moves it, the graph follows the size of the window
+let untouched = true;
+for (const event of ["wheel", "pointerdown", "keydown"]) svg.addEventListener(event, () => { untouched = false; });
+document.querySelector(".toolbar").addEventListener("click", () => { untouched = false; });
+new ResizeObserver(() => { if (untouched) (selected === null ? fit(false) : centre(data.nodes[selected])); }).observe(svg);
 fit(false);
 // a link may name a node: report.html#7
 if (/^#\d+$/.test(location.hash) && +location.hash.slice(1) < data.nodes.length) select(+location.hash.slice(1), true);

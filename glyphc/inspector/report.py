@@ -143,7 +143,7 @@ class Fact:
 class Report:
     """predicted, measured: timelines in seconds (empty where there is none). warning: shown above everything else.
 
-    encrypted: whether measured times are those of an encrypted run.
+    encrypted: whether measured times are those of an encrypted run. width, height, pitch: of the drawing, see Placing.
     """
 
     title: str
@@ -163,3 +163,4 @@ class Report:
     measured: tuple[Span, ...]
     width: float
     height: float
+    pitch: float

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from itertools import pairwise
 
-from .placing import HEIGHT, WIDTH
+from .placing import GAP_COLUMN, HEIGHT, WIDTH
 from .report import EdgeReport, NodeReport, Report
 
 # Colours of the graph by kind of node, as in report.css.
@@ -69,17 +69,30 @@ def _edge(report: Report, edge: EdgeReport) -> str:
     points = [(x0, y0 + HEIGHT / 2), *edge.bends, (x1, y1 - HEIGHT / 2)]
     path = f"M{points[0][0]:g} {points[0][1]:g}"
     for (ax, ay), (bx, by) in pairwise(points):
-        # to another column the line goes up: then it leaves and arrives with a wider swing
-        pull = (by - ay) / 2 if by > ay else 60.0
-        path += f"C{ax:g} {ay + pull:g} {bx:g} {by - pull:g} {bx:g} {by:g}"
+        if by > ay:
+            pull = (by - ay) / 2
+            path += f"C{ax:g} {ay + pull:g} {bx:g} {by - pull:g} {bx:g} {by:g}"
+        else:
+            path += _to_next_column(ax, ay, bx, by, bx // report.pitch * report.pitch - GAP_COLUMN / 2)
     return f'<path class="edge" data-source="{edge.source}" data-target="{edge.target}" d="{path}"/>'
+
+
+def _to_next_column(ax: float, ay: float, bx: float, by: float, lane: float) -> str:
+    """Out at the bottom, up through the lane between the columns, in at the top; with round corners."""
+    low, high, r = ay + 12, by - 12, 6
+    right = r if bx > lane else -r
+    turn = f"Q{lane:g} {high:g} {lane + right:g} {high:g}H{bx - right:g}Q{bx:g} {high:g} {bx:g} {high + r:g}"
+    return (
+        f"V{low - r:g}Q{ax:g} {low:g} {ax + r:g} {low:g}H{lane - r:g}Q{lane:g} {low:g} {lane:g} {low - r:g}"
+        f"V{high + r:g}{turn}V{by:g}"
+    )
 
 
 def _node(node: NodeReport, encrypted: bool) -> str:
     x, y = node.place[0] - WIDTH / 2, node.place[1] - HEIGHT / 2
     radius = HEIGHT / 2 if node.kind == "switch" else 6
     inset = 22 if node.kind == "switch" else 15
-    bar = "" if node.kind == "switch" else f'<rect class="bar" width="4" height="{HEIGHT - 12:g}" x="5" y="6" rx="2"/>'
+    bar = "" if node.kind == "switch" else f'<rect class="bar" width="5" height="{HEIGHT - 12:g}" x="5" y="6" rx="2"/>'
     return (
         f'<g class="node {node.kind}" data-id="{node.id}" transform="translate({x:g} {y:g})">'
         f"<title>{escape(node.expression)}</title>"
@@ -95,6 +108,8 @@ def _title(node: NodeReport) -> str:
     what = node.expression.split(" = ", 1)[-1]
     if node.kind == "switch":
         return f"%{node.id} {what.split()[-1].upper().replace('->', ' → ')}"
+    if node.kind == "unpack":
+        return f"%{node.id} unpack into {what.split()[-1]}"
     return f"%{node.id} {what.split('(')[0]}" if "(" in what else f"%{node.id} {what}"
 
 
