@@ -11,6 +11,7 @@ from glyphc.errors import GlyphcError, ModelError
 from glyphc.frontends.dsl_network import QuantizationHints
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
+from glyphc.ir.types import Level
 from glyphc.passes.base import Pass
 from glyphc.passes.quantize import Quantize
 
@@ -33,7 +34,7 @@ def read_model(model: str | os.PathLike[str] | bytes | Any) -> Model:
     Raises ModelError for what cannot be read, and for what a file asks for and compilation cannot give.
     """
     if isinstance(model, Graph):
-        return Model(model)
+        return Model(model, None if model.level is Level.SOURCE else model.batch)
     if isinstance(model, str | os.PathLike):
         if Path(model).suffix == GLYPH:
             return _read_glyph(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from html import escape
 from importlib.resources import files
@@ -110,7 +111,9 @@ def _title(node: NodeReport) -> str:
         return f"%{node.id} {what.split()[-1].upper().replace('->', ' → ')}"
     if node.kind == "unpack":
         return f"%{node.id} unpack into {what.split()[-1]}"
-    return f"%{node.id} {what.split('(')[0]}" if "(" in what else f"%{node.id} {what}"
+    # without operands and parameters, and without the scalings around functions
+    plain = re.sub(r"\([^()]*\)", "", what)
+    return f"%{node.id} {plain.replace('affine then ', '').replace(' then affine', '')}"
 
 
 def _subtitle(node: NodeReport, encrypted: bool) -> str:
