@@ -126,6 +126,23 @@ def test_batch_normalisation(tmp_path: Path) -> None:
     np.testing.assert_allclose(y, weight * (X - mean) / np.sqrt(variance + 0.1) + bias)
 
 
+def test_registered_activations() -> None:
+    glyphc.register_activation("bump", lambda x: np.exp(-(x**2)), -4, 4)
+    try:
+        np.testing.assert_allclose(result("y = x -> bump"), np.exp(-(X**2)), atol=1e-5)
+    finally:
+        glyphc.unregister_activation("bump")
+
+
+def test_places_from_a_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", **{"pick.indices": np.array([[2, 0]])})
+    text = 'weights "w.npz"\npick = gather(x)\ny = gather(pick, indices=pick.indices) + 0'
+    graph = parse_glyph('weights "w.npz"\ninput x: [4]\npick = gather(x)\noutput pick', folder=tmp_path).graph
+    assert evaluate(graph, {"x": X})["pick"].shape == (7, 1, 2)
+    with pytest.raises(GlyphcError, match="reach beyond"):
+        result(text, folder=tmp_path)
+
+
 def test_a_table_of_a_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", curve=np.linspace(0, 1, 5) ** 2, other=np.zeros(2))
     graph = parse_glyph(

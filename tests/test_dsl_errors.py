@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.errors import ModelError
 from glyphc.frontends.dsl_errors import DslError
+from glyphc.frontends.dsl_parse import KEYWORDS
 from glyphc.frontends.from_dsl import parse_glyph, read_glyph, refuse_unsupported
 
 FOLDER = Path(__file__).parent / "golden" / "dsl"
@@ -93,3 +98,42 @@ def test_tabs_and_deep_nesting() -> None:
     assert "  2 | \ty = rellu(x)\n    | \t    ^^^^^\n" in str(caught.value)
     with pytest.raises(DslError, match="deep"):
         parse_glyph("input x: [4]\ny = x" + " + 1" * 5000 + "\noutput y\n")
+
+
+WORDS = [
+    *sorted(KEYWORDS),
+    *re.findall(
+        r"\S+", "loss optimizer schedule epochs freeze on with points table bits x y fc relu dense max apply none"
+    ),
+    *re.findall(r"\S+", "= -> : , ( ) [ ] { } + - * / ** > < @ # ; ' ` \" 3 0 0.5 1e400 fc.weight zeros true flatten"),
+    '"tensors.npz"',
+    "\n",
+    " ",
+]
+GOOD = (
+    'network n\nweights "tensors.npz"\nbatch 2\ninput x: encrypted [4]\n'
+    "activation g(t) on [-8, 8] with 65 points = t * sigmoid(1.7 * t)\n"
+    "y = x / 2 as s -> dense(3) as fc -> g as a -> clip(-1, 1)\nz = max(y, -y) + [1, 2, 3] > 0.5\noutput y, z as w\n"
+    "quantize { input_bits = 9  a: 8 bits }\ntraining { loss mse(y) optimizer sgd(0.1) epochs 3 freeze fc }\n"
+)
+
+
+@examples(300)
+@given(st.data())
+def test_any_damage_is_an_error_of_ours(data: st.DataObject) -> None:
+    """Words left out, doubled, swapped or put in: whatever comes of it, it is a network or a message with its place."""
+    words = re.findall(r"\w+(?:\.\w+)*|\"[^\"]*\"|\s+|->|.", GOOD)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(words) - 1))
+        change = data.draw(st.sampled_from(["drop", "double", "insert", "replace"]))
+        new = data.draw(st.sampled_from(WORDS))
+        words[at : at + 1] = {"drop": [], "double": [words[at]] * 2, "insert": [new, words[at]], "replace": [new]}[
+            change
+        ]
+    text = "".join(words)
+    message = ""
+    try:
+        parse_glyph(text, "net.glyph", FOLDER.parent / "weights")
+    except DslError as e:
+        message = str(e)
+    assert not message or (message.startswith("net.glyph:") and "hint: " in message)

@@ -18,6 +18,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax
 from glyphc.ir.types import Level
 
+from .dsl_layers import GENERIC, LAYERS
 from .dsl_parse import KEYWORDS
 
 Tensors = dict[str, npt.NDArray[np.generic]]
@@ -142,6 +143,8 @@ class _Writer:
             return f"{x} {'>' if function.name == 'greater' else '<'} {_number(function.parameters[0])}"
         if function.name == "table":
             return f"{self._function(function)}({x})"
+        if function.name in LAYERS or function.name in GENERIC:
+            return f"apply({x}, {self._function(function)})"
         return f"{function.name}({', '.join([x, *map(_number, function.parameters)])})"
 
     def _function(self, function: Function) -> str:

@@ -14,6 +14,7 @@ from glyphc.ir.functions import NAMES, Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Const, Op, Scale
 from glyphc.ir.types import Level
+from glyphc.registry import registered
 
 from .dsl_arithmetic import binary
 from .dsl_ast import Binary, Call, Chain, Expression, Listing, Name, Negation, Number, Span, Tensor
@@ -58,7 +59,7 @@ class Evaluator:
             case Number(value=value, span=span):
                 return Constant(np.array(value), "", span)
             case Tensor(name=name, span=span):
-                return Constant(self.weights.tensor(name, span), name, span)
+                return Constant(self.weights.tensor(name, span), name, span, self.weights.integer(name))
             case Name(text=text, span=span):
                 return Value(self.values[text], span) if text in self.values else Word(expression)
             case Listing(items=items, span=span):
@@ -122,7 +123,7 @@ class Evaluator:
             arguments = bind(name, label, span, generic_parameters(op), self._resolved(positional), keywords)
             with self._at(span):
                 return Value(generic(self, arguments, op), span)
-        if text in self.activations or known_function(text):
+        if self._activation(text) is not None or known_function(text):
             if keywords:
                 span = keywords[0][0].span
                 raise MistakeError(span, f"{text!r} takes its parameters in order", f"write {text}(x, ...)")
@@ -132,6 +133,10 @@ class Evaluator:
                 raise MistakeError(span, f"{text!r} is applied to a value of the network", hint)
             return self._functions((self._function(name, operands[1:], span),), operands[0], span, label)
         raise self._unknown_layer(name)
+
+    def _activation(self, name: str) -> Function | None:
+        """A function of the user's own: of the file, or registered with ``glyphc.register_activation``."""
+        return self.activations.get(name) or registered(name)
 
     def _unknown_layer(self, name: Name) -> MistakeError:
         meant = SYNONYMS.get(name.text.lower())
@@ -193,8 +198,9 @@ class Evaluator:
                 hint = f"write e.g. x -> {name.text}(0.1)"
                 raise MistakeError(span_of(argument), f"the parameters of {name.text!r} are numbers", hint)
             numbers.append(float(argument.value))
-        if name.text in self.activations and not numbers:
-            return self.activations[name.text]
+        own = self._activation(name.text)
+        if own is not None and not numbers:
+            return own
         if not known_function(name.text):
             hint = similar(name.text, NAMES).strip() or f"functions: {', '.join(sorted(NAMES))}"
             raise MistakeError(name.span, f"there is no function {name.text!r}", hint)

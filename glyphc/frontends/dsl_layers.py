@@ -251,6 +251,9 @@ GENERIC: Mapping[str, type[Op]] = {
     if Level.SOURCE in op.levels and not issubclass(op, Input | Output | Apply) and name not in LAYERS
 }
 
+# Constants of ops that are integers.
+_PLACES = frozenset({"indices", "indptr"})
+
 # What other languages call these layers.
 SYNONYMS: Mapping[str, str] = {
     "affine_layer": "dense",
@@ -270,30 +273,35 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def generic(b: Builder, arguments: Arguments, op: type[Op]) -> Node:
-    """An op of the IR by its own name; parameters are the fields of its class."""
+    """An op of the IR by its own name; parameters are the fields of its class, tensors by default those of its name."""
     hints = typing.get_type_hints(op)
     values: dict[str, Any] = {}
     for field in fields(op):
         if field.name in arguments.given:
-            argument = arguments.given[field.name]
-            plain = _plain(b, arguments, field.name, argument, hints[field.name])
+            plain = _plain(b, arguments, field.name, arguments.given[field.name], hints[field.name])
             values[field.name] = coerce(plain, hints[field.name], field.name)
+        elif hints[field.name] is Const:
+            name, value = b.tensor(arguments, field.name, None)
+            stored = value.astype(np.int64) if field.name in _PLACES else value
+            values[field.name] = b.constant(arguments, name, stored)
     return b.add(arguments, op(**values), *(v.node for v in arguments.tensors))
 
 
 def generic_parameters(op: type[Op]) -> tuple[Parameter, ...]:
-    return tuple(Parameter(f.name, Kind.ANY, f.default is MISSING) for f in fields(op))
+    hints = typing.get_type_hints(op)
+    needed = {f.name: f.default is MISSING and hints[f.name] is not Const for f in fields(op)}
+    return tuple(Parameter(name, Kind.ANY, required) for name, required in needed.items())
 
 
 def _plain(b: Builder, arguments: Arguments, role: str, argument: Argument, hint: Any) -> Any:
     """An argument as the IR's text form has it: numbers, words, sequences, references to constants."""
-    constant = "Const" in str(hint)
     if isinstance(argument, Many):
         inner = typing.get_args(hint)[0] if typing.get_args(hint) else hint
         return tuple(_plain(b, arguments, f"{role}.{i}", a, inner) for i, a in enumerate(argument.items))
-    if isinstance(argument, Constant) and constant:
-        # the only integer constants of the source level are places
-        value = argument.value.astype(np.int64) if role == "indices" else argument.value
+    if isinstance(argument, Constant) and hint is Const:
+        # places are integers, in the text as in a file
+        whole = argument.integer or (not argument.name and role in _PLACES)
+        value = argument.value.astype(np.int64) if whole else argument.value
         return b.constant(arguments, argument.name or f"{arguments.label}.{role}", value)
     if isinstance(argument, Constant):
         return _numbers(argument.value)

@@ -20,11 +20,15 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """Numbers known at compile time. name: of the tensor of the weights file, empty for numbers in the text."""
+    """Numbers known at compile time. name: of the tensor of the weights file, empty for numbers in the text.
+
+    integer: a tensor that the file keeps as integers.
+    """
 
     value: F64
     name: str
     span: Span
+    integer: bool = False
 
 
 @dataclass(frozen=True, eq=False)

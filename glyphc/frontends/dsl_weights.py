@@ -126,6 +126,10 @@ class Weights:
             raise MistakeError(span, f"tensor {name!r} holds NaN or infinity", "check how the network was trained")
         return numbers
 
+    def integer(self, name: str) -> bool:
+        """Whether the file keeps a tensor as integers."""
+        return self.tensors[name].dtype.kind in "iu"
+
     def matrix(self, name: str, span: Span) -> F64:
         """A tensor as (out, in), whatever its order in the file."""
         value = self.tensor(name, span)
