@@ -92,6 +92,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_glyph(tmp_path / "net.glyph")
 
 
+def test_of_long_lines_a_part_is_shown() -> None:
+    with pytest.raises(DslError) as caught:
+        parse_glyph("input x: [4]\ny = x" + " + 1" * 100 + " + rellu(x)" + " + 1" * 100 + "\noutput y\n")
+    _, line, underline, _ = str(caught.value).splitlines()
+    assert len(line) < 160
+    at = underline.index("^")
+    assert line[at : at + underline.count("^")] == "rellu"
+
+
 def test_tabs_and_deep_nesting() -> None:
     with pytest.raises(DslError) as caught:
         parse_glyph("input x: [4]\n\ty = rellu(x)\noutput y\n")

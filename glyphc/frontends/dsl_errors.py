@@ -25,19 +25,26 @@ class MistakeError(Exception):
         return DslError(render(source, self.span, self.what, self.hint))
 
 
+# Of longer lines, a part around the mistake is shown.
+_WIDTH = 140
+
+
 def render(source: Source, span: Span, what: str, hint: str) -> str:
     """The whole message; of a mistake that spans lines, the first line is shown."""
     lines = source.text.splitlines() or [""]
     line = lines[min(span.line, len(lines)) - 1]
     end = span.end_column if span.end_line == span.line else len(line) + 1
+    start = max(0, span.column - 1 - _WIDTH // 2) if len(line) > _WIDTH else 0
+    shown, column = line[start : start + _WIDTH], span.column - 1 - start
+    end = min(end - start, len(shown) + 2)
     number = str(span.line)
     margin = " " * len(number)
     # tabs stay tabs, so that the underline stands below the words in every editor
-    before = "".join(c if c == "\t" else " " for c in line[: span.column - 1])
-    underline = "^" * max(1, end - span.column)
+    before = "".join(c if c == "\t" else " " for c in shown[:column])
+    underline = "^" * max(1, end - 1 - column)
     return (
         f"{source.label}:{span.line}:{span.column}: {what}\n"
-        f"  {number} | {line}\n"
+        f"  {number} | {shown}\n"
         f"  {margin} | {before}{underline}\n"
         f"  hint: {hint}"
     )
