@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from glyphc.ir.instructions import (
@@ -10,7 +10,6 @@ from glyphc.ir.instructions import (
     Evaluate,
     FromTorus,
     Instruction,
-    Load,
     Powers,
     Register,
     Schedule,
@@ -22,42 +21,40 @@ from .base import Machine, execute
 
 
 def record(
-    schedule: Schedule, machine: Machine, inputs: Mapping[str, Sequence[Any]]
+    schedule: Schedule, machine: Machine, inputs: Mapping[str, Sequence[Any]], nodes: Container[int]
 ) -> tuple[dict[str, list[Any]], dict[int, list[Any]]]:
-    """Outputs by name as :func:`.base.execute` gives them, and the ciphertexts of every node by its id, chunk by chunk.
+    """Outputs by name as :func:`.base.execute` gives them, and the ciphertexts of some nodes by id, chunk by chunk.
 
-    A node's ciphertexts are those that its instructions make and none of them uses up.
+    nodes: linear maps, bootstraps and switches, whose chunks are one ciphertext each. A node's ciphertexts are those
+    that its instructions make and none of them uses up.
     """
     wanted = _results(schedule)
     recorder = _Recorder(machine)
-    nodes: dict[int, list[Any]] = {}
+    kept: dict[int, list[Any]] = {}
 
     def observe(instruction: Instruction, seconds: float) -> None:
-        made = [inputs[instruction.name][instruction.part]] if isinstance(instruction, Load) else recorder.made
-        for register, value in zip(_made(instruction), made, strict=False):
-            if register in wanted:
-                nodes.setdefault(instruction.node, []).append(value)
+        if instruction.node in nodes and any(r in wanted for r in _made(instruction)):
+            kept.setdefault(instruction.node, []).append(recorder.made)
 
-    return execute(schedule, recorder, inputs, observe), nodes
+    return execute(schedule, recorder, inputs, observe), kept
 
 
 class _Recorder:
-    """Hands everything on; ``made``: the results of the newest call."""
+    """Hands everything on; ``made``: the result of the newest call that gives one ciphertext."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.made: list[Any] = []
+        self.made: Any = None
 
     def _keep(self, value: Any) -> Any:
-        self.made = [value]
+        self.made = value
         return value
 
     def dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
         return self._keep(self.machine.dot(sources, weights, total))
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
-        self.made = list(self.machine.split(source, parts, stride, count))
-        return self.made
+        return self.machine.split(source, parts, stride, count)
 
     def to_torus(self, source: Any, slots: int) -> Any:
         return self._keep(self.machine.to_torus(source, slots))
@@ -82,9 +79,7 @@ def _results(schedule: Schedule) -> set[Register]:
 
 def _made(instruction: Instruction) -> tuple[Register, ...]:
     match instruction:
-        case Split(targets=targets):
-            return targets
-        case Load(target=t) | Dot(target=t) | ToTorus(target=t) | FromTorus(target=t) | Powers(target=t):
+        case Dot(target=t) | ToTorus(target=t) | FromTorus(target=t) | Powers(target=t):
             return (t,)
         case Evaluate(target=t):
             return (t,)

@@ -21,6 +21,7 @@ from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Dense, Input, Linear, Output
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
 from glyphc.program import Program
+from glyphc.runtime import Fresh
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -161,7 +162,7 @@ class _Comparison:
         nodes = tuple(
             self._node(self.graph.node(id), twin, quantized, series, noisy, parts.get(id))
             for id, twin in self.twins.items()
-            if id in noisy
+            if id in noisy or isinstance(self.graph.node(id).op, Input)
         )
         return Accuracy(self.count, stages, nodes)
 
@@ -203,10 +204,8 @@ class _Comparison:
         machine = SimulatedMachine(schedule)
         for first in range(0, self.count, client.batch):
             rows = slice(first, min(first + client.batch, self.count))
-            inputs = {
-                p.name: [machine.encrypt(c) for c in encode(p, self.samples[p.name][rows])] for p in client.inputs
-            }
-            results, nodes = record(schedule, machine, inputs)
+            inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows]), machine.encrypt) for p in client.inputs}
+            results, nodes = record(schedule, machine, inputs, self.twins)
             coefficients = np.array([machine.decrypt(c) for c in results[self.port.name]])
             outputs.append(decode(self.port, coefficients, rows.stop - rows.start))
             for id, ciphertexts in nodes.items():
@@ -248,7 +247,9 @@ class _Comparison:
         span = float(np.ptp(exact)) or 1.0
         fixed = node.type.fixed
         assert fixed is not None
-        values = (dequantize(quantized[node.id], fixed), dequantize(series[node.id], fixed), noisy[node.id])
+        rounded = dequantize(quantized[node.id], fixed)
+        # what fresh encryption adds to inputs does not show
+        values = (rounded, dequantize(series[node.id], fixed), noisy.get(node.id, rounded))
         rms = [float(np.sqrt(np.mean((v.reshape(self.count, -1) - exact) ** 2))) / span for v in values]
         label = node.op.name if isinstance(node.op, Input) else node.location
         lo, hi = float(exact.min()), float(exact.max())

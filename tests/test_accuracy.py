@@ -22,8 +22,7 @@ from glyphc.codec import encode
 from glyphc.errors import DataError, GlyphcError
 from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.evaluate import evaluate_all
-from glyphc.ir.ops import Reshape
-from glyphc.ir.types import Scheme
+from glyphc.ir.ops import Bootstrap, Linear, Switch
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.program import Program
 
@@ -50,17 +49,15 @@ def test_recorded_ciphertexts_hold_every_nodes_values(case: Case) -> None:
     count = len(next(iter(samples.values())))
     machine = CleartextMachine(program.schedule)
     inputs = {p.name: [machine.encrypt(c) for c in encode(p, samples[p.name])] for p in program.client.inputs}
-    _, nodes = record(program.schedule, machine, inputs)
+    computed = {n.id for n in program.graph if isinstance(n.op, Linear | Bootstrap | Switch)}
+    _, nodes = record(program.schedule, machine, inputs, computed)
     values, gains = evaluate_all(program.graph, samples), _gains(program.graph)
-    computed = [
-        n for n in program.graph if n.type.scheme not in (None, Scheme.CLIENT) and not isinstance(n.op, Reshape)
-    ]
-    live = program.graph.live()
-    assert {n.id for n in computed if n.id in live} <= set(nodes)
-    for node in computed:
-        if node.id in nodes and node.type.layout is not None:
-            got = node.type.layout.unpack(np.rint(np.array(nodes[node.id]) * gains[node.id]).astype(np.int64), count)
-            np.testing.assert_array_equal(got, values[node.id].reshape(count, -1), err_msg=str(node))
+    assert computed & program.graph.live() <= set(nodes)
+    for id, ciphertexts in nodes.items():
+        node = program.graph.node(id)
+        assert node.type.layout is not None
+        got = node.type.layout.unpack(np.rint(np.array(ciphertexts) * gains[id]).astype(np.int64), count)
+        np.testing.assert_array_equal(got, values[id].reshape(count, -1), err_msg=str(node))
 
 
 def test_stages_get_worse_by_what_they_add(digits: Program, samples: tuple[np.ndarray, np.ndarray]) -> None:

@@ -265,7 +265,7 @@ def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
     machine = CheckedMachine(schedule)
     ciphertexts = {}
     for port in schedule.client.inputs:
-        coefficients = encode(port, samples[port.name])
+        coefficients = np.array(encode(port, samples[port.name]))
         assert coefficients.shape == (port.layout.ciphertexts, schedule.parameters.ring)
         ciphertexts[port.name] = [machine.encrypt(c) for c in coefficients]
 

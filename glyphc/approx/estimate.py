@@ -83,16 +83,15 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
 def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     """Predicted resident memory at the peak of a run.
 
-    Contexts and keys, encoded weights and the inputs are there throughout (the caller keeps the inputs); registers come
-    and go; a bootstrap takes room for its intermediate results while it runs.
+    Contexts and keys and encoded weights are there throughout; registers come and go, inputs too, as they are made or
+    read when they are loaded; a bootstrap takes room for its intermediate results while it runs.
     """
     parameters = schedule.parameters
     # on one limb: two polynomials of 64-bit coefficients; weights are kept in the same shape
     ciphertext = 2 * 8 * parameters.ring
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
-    inputs = sum(isinstance(i, Load) for i in schedule.instructions)
-    kept = cost.idle_bytes(parameters) + ciphertext * (weights + inputs)
+    kept = cost.idle_bytes(parameters) + ciphertext * weights
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}
@@ -113,7 +112,9 @@ def _made(instruction: Instruction) -> tuple[Register, ...]:
     match instruction:
         case Split(targets=targets):
             return targets
-        case Dot(target=t) | ToTorus(target=t) | FromTorus(target=t) | Powers(target=t) | Evaluate(target=t):
+        case Load(target=t) | Dot(target=t) | ToTorus(target=t) | FromTorus(target=t):
+            return (t,)
+        case Powers(target=t) | Evaluate(target=t):
             return (t,)
         case _:
             return ()

@@ -25,6 +25,7 @@ from .base import Context, Pass, check_option
 from .fit_series import DEGREES, SeriesFits, plaintext_bits
 
 F64 = npt.NDArray[np.floating[Any]]
+I64 = npt.NDArray[np.int64]
 
 # Errors of the result that are tried, as shares of its range: half a bit apart.
 _SHARES = tuple(2.0 ** -(bits / 2) for bits in range(4, 33))
@@ -32,6 +33,7 @@ _SHARES = tuple(2.0 ** -(bits / 2) for bits in range(4, 33))
 _PEAK = 8.0
 # Perturbation that sensitivities are measured with, as a share of a value's range.
 _PROBE = 2.0**-7
+_PROBE_DEGREE = DEGREES[1]
 _SEED = 0
 
 
@@ -134,37 +136,38 @@ class _Trial:
 
     def outputs(self, series: Mapping[int, Series]) -> dict[str, F64]:
         """Real outputs with these series, by node id; nodes without one compute their function."""
+        values = self._values(series)
+        return _real({op.name: values[node.id] for node, op in self.graph.of(Output)})
+
+    def sensitivities(self, nodes: list[Node]) -> dict[int, float]:
+        """Error of the outputs, as a share of their range, per error of a nonlinearity, as a share of its range."""
+        # not the functions themselves: a disturbed value may leave their domain
+        series = {n.id: self.fits.series(n, _PROBE_DEGREE) for n in nodes}
+        plain = self._values(series)
+        ranges = {op.name: float(np.ptp(plain[n.id])) or 1.0 for n, op in self._continuous()}
+        random = np.random.default_rng(_SEED)
+        out = {}
+        for node in nodes:
+            assert node.type.fixed is not None
+            size = _PROBE * (node.type.fixed.hi - node.type.fixed.lo)
+            noise = np.rint(random.normal(0, size, plain[node.id].shape)).astype(np.int64)
+            values = self._values(series, {node.id: noise})
+            errors = [_rms(values[n.id] - plain[n.id]) / ranges[op.name] for n, op in self._continuous()]
+            out[node.id] = max(errors, default=0.0) / _PROBE
+        return out
+
+    def _values(self, series: Mapping[int, Series], noise: Mapping[int, I64] | None = None) -> dict[int, Value]:
+        """All values with series in place of functions, and something added to some of them."""
         modulus = 2.0**self.fits.bits
 
         def approximate(node: Node, args: tuple[Value, ...]) -> Value | None:
             if node.id not in series:
                 return None
             phases = evaluate_series(series[node.id], args[0] / modulus)
-            return np.asarray(np.rint(phases * modulus), dtype=np.int64)
+            integers = np.asarray(np.rint(phases * modulus), dtype=np.int64)
+            return integers + noise[node.id] if noise and node.id in noise else integers
 
-        values = evaluate_all(self.graph, self.samples, approximate)
-        return _real({op.name: values[node.id] for node, op in self.graph.of(Output)})
-
-    def sensitivities(self, nodes: list[Node]) -> dict[int, float]:
-        """Error of the outputs, as a share of their range, per error of a nonlinearity, as a share of its range."""
-        exact = evaluate_all(self.graph, self.samples)
-        ranges = {op.name: float(np.ptp(exact[n.id])) or 1.0 for n, op in self._continuous()}
-        random = np.random.default_rng(_SEED)
-        out = {}
-        for wanted in nodes:
-            assert wanted.type.fixed is not None
-            size = _PROBE * (wanted.type.fixed.hi - wanted.type.fixed.lo)
-            noise = np.rint(random.normal(0, size, exact[wanted.id].shape)).astype(np.int64)
-
-            def disturb(
-                node: Node, args: tuple[Value, ...], id: int = wanted.id, noise: npt.NDArray[np.int64] = noise
-            ) -> Value | None:
-                return exact[id] + noise if node.id == id else None
-
-            values = evaluate_all(self.graph, self.samples, disturb)
-            errors = [_rms(values[n.id] - exact[n.id]) / ranges[op.name] for n, op in self._continuous()]
-            out[wanted.id] = max(errors, default=0.0) / _PROBE
-        return out
+        return evaluate_all(self.graph, self.samples, approximate)
 
     def _continuous(self) -> list[tuple[Node, Output]]:
         """Outputs, before the client takes the largest."""

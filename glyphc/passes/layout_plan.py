@@ -38,6 +38,8 @@ from .base import check_option, check_ring
 MIN_SLOTS = 8
 # Gigabytes that a pass may take at its peak, by default.
 MEMORY = 14.0
+# Parts of a value that only one map reads, at a time: see ``schedule``.
+_ALIVE = 64 + 16
 _DEGREE = 27  # typical; the series is chosen later
 
 
@@ -115,16 +117,18 @@ class LayoutPlan:
         )
 
     def memory_bytes(self, cost: CostModel) -> float:
-        """Predicted peak of a run, roughly: contexts and keys, all inputs and weights, the largest unpacking."""
+        """Predicted peak of a run, roughly: contexts and keys, weights, and what of inputs and unpackings is alive."""
         parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=_DEGREE)
         maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
         weights = sum(self._parts_of(operand) for _, operand in maps) + len(maps)
-        inputs = sum(self._parts_of(node) * self.chunks[node.id] for node in self.graph.inputs)
-        unpacked = max((self._parts_of(o) for _, o in maps if _is_resident(o, self.graph)), default=0)
+        # values that several maps read are kept until the last of them
+        alive = sum(min(self._parts_of(o), _ALIVE) if self._read_once(o) else self._parts_of(o) for _, o in maps)
         # on one limb: two polynomials of 64-bit coefficients
-        ciphertext = 2 * 8 * self.ring
-        held = ciphertext * (weights + inputs + 2 * unpacked)
+        held = 2 * 8 * self.ring * (weights + alive)
         return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
+
+    def _read_once(self, node: Node) -> bool:
+        return len(self.graph.users(node)) == 1
 
     def _products(self) -> int:
         """Polynomial products of all linear maps."""
