@@ -396,3 +396,27 @@ def test_a_thousand_nodes_stay_usable(thousand: Report, folder: Path) -> None:
     assert shown["text"].startswith("%700 = ")
     assert max(shown["zoom"] / 20, shown["search"], shown["select"]) < 300
     assert shown["table"] < 1500
+
+
+@pytest.mark.parametrize("stage", ["source", "calibrate", "insert-switches", "select-parameters"])
+def test_every_node_of_every_kind_of_stage_can_be_shown(stage: str, program: Program, folder: Path) -> None:
+    page = folder / f"{stage}.html"
+    page.write_text(to_html(build(program, "digits", stage)))
+    shown = evaluate(
+        page,
+        """return data.nodes.map((n) => { select(n.id); return document.querySelector("#panel h1").textContent; });""",
+        folder,
+    )
+    assert [s.split(" = ")[0] for s in shown] == [f"%{i}" for i in range(len(program.stages[stage]))]
+
+
+def test_a_network_without_bootstraps(folder: Path) -> None:
+    text = "weights ones()\ninput x: [2]\ny = dense(x, 3)\noutput y"
+    program = glyphc.compile(parse_glyph(text).graph, np.eye(2), batch=2, insecure_ring=1024)
+    page = folder / "linear.html"
+    page.write_text(to_html(build(program, "linear")))
+    script = """select(1); const text = (s) => document.querySelector(s).innerText;
+    return [text("#facts"), text("#panel")];"""
+    facts, panel = evaluate(page, script, folder)
+    assert "slots" not in facts
+    assert "linear(%0) 3x2" in panel
