@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_models import MODELS
+from onnx_models import MODELS, build, node, run_onnxruntime
 
 import glyphc
 from glyphc.errors import GlyphcError
@@ -99,6 +99,65 @@ def test_images() -> None:
     pooled = x.reshape(2, 3, 2, 2, 2, 2).max((3, 5))
     np.testing.assert_array_equal(result("y = x -> max_pool(2)", x), pooled)
     np.testing.assert_array_equal(result("y = x -> global_max_pool -> flatten", x), x.max((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "attributes", "weight", "size"),
+    [
+        ("conv(x, 4, 3)", {}, (4, 3, 3, 3), (3, 6, 5)),
+        ("conv(x, 4, [3, 2], stride=2, padding=1)", {"strides": [2, 2], "pads": [1] * 4}, (4, 3, 3, 2), (3, 6, 5)),
+        ("conv(x, 4, 3, padding=same, bias=none)", {"auto_pad": "SAME_UPPER"}, (4, 3, 3, 3), (3, 6, 5)),
+        ("conv(x, stride=[1, 2], groups=2)", {"strides": [1, 2], "group": 2}, (6, 2, 3, 3), (4, 6, 5)),
+        ("conv(x, 4, 3, groups=4)", {"group": 4}, (4, 1, 3, 3), (4, 5, 5)),
+        ("conv(x, 2, 3)", {}, (2, 3, 3), (3, 7)),
+    ],
+)
+def test_convolutions(
+    call: str, attributes: dict[str, object], weight: tuple[int, ...], size: tuple[int, ...], tmp_path: Path
+) -> None:
+    """As ONNX Runtime computes them."""
+    random = np.random.default_rng(6)
+    x = random.normal(size=(2, *size)).astype(np.float32)
+    w, b = (random.normal(size=s).astype(np.float32) for s in (weight, weight[:1]))
+    np.savez(tmp_path / "w.npz", **{"c.weight": w, "c.bias": b})
+    b = b * np.float32("bias=none" not in call)
+    model = build([node("Conv", ["x", "w", "b"], ["y"], **attributes)], {"w": w, "b": b}, size)
+    expected = run_onnxruntime(model, x)["y"]
+    got = result(f'weights "w.npz"\nc = {call}\ny = c', x.astype(np.float64), tmp_path)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "op", "attributes"),
+    [
+        ("avg_pool(x, 2)", "AveragePool", {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("avg_pool(x, 3, stride=1, padding=1)", "AveragePool", {"kernel_shape": [3, 3], "pads": [1] * 4}),
+        ("max_pool(x, [3, 2], stride=2)", "MaxPool", {"kernel_shape": [3, 2], "strides": [2, 2]}),
+        (
+            "max_pool(x, 3, padding=same)",
+            "MaxPool",
+            {"kernel_shape": [3, 3], "strides": [3, 3], "auto_pad": "SAME_UPPER"},
+        ),
+        ("global_avg_pool(x)", "GlobalAveragePool", {}),
+    ],
+)
+def test_poolings(call: str, op: str, attributes: dict[str, object]) -> None:
+    x = np.random.default_rng(7).normal(size=(2, 3, 6, 5)).astype(np.float32)
+    expected = run_onnxruntime(build([node(op, ["x"], ["y"], **attributes)], {}, (3, 6, 5)), x)["y"]
+    np.testing.assert_allclose(result(f"y = {call}", x.astype(np.float64)), expected, atol=1e-5)
+
+
+def test_a_convolutional_network_compiles(tmp_path: Path) -> None:
+    path = tmp_path / "cnn.glyph"
+    path.write_text(
+        "weights he_normal(seed=1)\nbatch 4\ninput image: encrypted [1, 8, 8]\n"
+        "features = image -> conv(2, 3, padding=same) as conv1 -> relu as relu1 -> avg_pool(2)\n"
+        "logits = features -> flatten -> dense(3) as head\noutput logits\n"
+    )
+    x = np.random.default_rng(8).normal(size=(40, 1, 8, 8))
+    program = glyphc.compile(path, x, insecure_ring=4096)
+    exact = evaluate(program.stages["source"], {"image": x[:4]})["logits"]
+    np.testing.assert_allclose(program.run(x[:4], "simulate"), exact, atol=0.05 * np.ptp(exact))
 
 
 def test_tensors_of_a_file(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ Tensors = dict[str, npt.NDArray[np.generic]]
 _PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+", re.ASCII)
 # Words that stand for themselves.
-_WORDS = frozenset({"none", "true", "false"})
+_WORDS = frozenset({"none", "true", "false", "same"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,12 @@ from .dsl_arithmetic import binary
 from .dsl_ast import Binary, Call, Chain, Expression, Listing, Name, Negation, Number, Span, Tensor
 from .dsl_errors import MistakeError, similar
 from .dsl_functions import ALIASES, function, known_function
-from .dsl_layers import GENERIC, LAYERS, SYNONYMS, Layer, generic, generic_parameters
+from .dsl_layers import GENERIC, LAYERS, SYNONYMS, generic, generic_parameters
+from .dsl_rules import Layer
 from .dsl_values import F64, Argument, Arguments, Constant, Fresh, Many, Value, Word, bind, span_of
 from .dsl_weights import INITIALISERS, Weights, initialiser
 
-_WORDS = frozenset({"none", "true", "false"})
+_WORDS = frozenset({"none", "true", "false", "same"})
 
 
 class Evaluator:
@@ -289,8 +290,9 @@ class Evaluator:
 
     def _known(self, shape: tuple[int, ...] | None, arguments: Arguments) -> tuple[int, ...]:
         if shape is None or 0 in shape:
+            example = "conv(16, 3)" if arguments.layer.text == "conv" else f"{arguments.layer.text}(32)"
             raise MistakeError(
-                arguments.span, "the size of fresh weights is not known", f"give the units: {arguments.layer.text}(32)"
+                arguments.span, "the size of fresh weights is not known", f"give its sizes, e.g. {example}"
             )
         return shape
 

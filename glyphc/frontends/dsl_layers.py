@@ -7,10 +7,10 @@ its class as parameters (``gather(x, indices=...)``). So a new op of the IR need
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,12 @@ from glyphc.ir.ops import (
     Concat,
     Const,
     Dense,
-    Gather,
     Hardmax,
     Input,
     Max,
     Min,
     Op,
     Output,
-    ReduceMax,
     Reshape,
     Scale,
     Softmax,
@@ -40,46 +38,16 @@ from glyphc.ir.text import coerce
 from glyphc.ir.types import Level
 
 from .dsl_errors import MistakeError
+from .dsl_rules import Builder, Layer, Rule, operand
 from .dsl_values import Argument, Arguments, Constant, Fresh, Kind, Many, Parameter, Value, Word, span_of
+from .dsl_windows import WINDOWS
 
 F64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
 
-class Builder(Protocol):
-    """What rules ask of the network that is being built. Errors of the IR become mistakes at the call."""
-
-    def add(self, arguments: Arguments, op: Op, *operands: Node) -> Node:
-        """One more node, at the call's label."""
-
-    def constant(self, arguments: Arguments, name: str, value: npt.NDArray[np.generic]) -> Const:
-        """Keep a constant; the same tensor used twice is kept once."""
-
-    def tensor(self, arguments: Arguments, role: str, shape: Shape | None, matrix: bool = False) -> tuple[str, F64]:
-        """The tensor that a parameter gives, or the one of the layer's name in the weights file, or a fresh one.
-
-        shape: what it must have, also that of fresh ones; None takes any. matrix: (out, in), whatever the file's order.
-        """
-
-
-Rule = Callable[[Builder, Arguments], Node]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """tensors: how many operands, (least, most)."""
-
-    rule: Rule
-    parameters: tuple[Parameter, ...] = ()
-    tensors: tuple[int, int] = (1, 1)
-
-
 _WEIGHTS = (Parameter("weight", Kind.TENSOR), Parameter("bias", Kind.TENSOR))
 _MANY = 1_000_000
-
-
-def _x(arguments: Arguments) -> Node:
-    return arguments.tensors[0].node
 
 
 def _dense(b: Builder, a: Arguments) -> Node:
@@ -123,16 +91,16 @@ def _dense_weight(
 
 
 def _flatten(b: Builder, a: Arguments) -> Node:
-    return b.add(a, Reshape((_x(a).type.size,)), _x(a))
+    return b.add(a, Reshape((operand(a).type.size,)), operand(a))
 
 
 def _reshape(b: Builder, a: Arguments) -> Node:
-    return b.add(a, Reshape(a.sizes("shape")), _x(a))
+    return b.add(a, Reshape(a.sizes("shape")), operand(a))
 
 
 def _scale(b: Builder, a: Arguments) -> Node:
     factor = _elementwise(b, a, "factor", 1.0)
-    return b.add(a, Scale(factor, _elementwise(b, a, "shift", 0.0)), _x(a))
+    return b.add(a, Scale(factor, _elementwise(b, a, "shift", 0.0)), operand(a))
 
 
 def _elementwise(b: Builder, a: Arguments, role: str, default: float) -> Const:
@@ -144,7 +112,7 @@ def _elementwise(b: Builder, a: Arguments, role: str, default: float) -> Const:
 
 def _batch_norm(b: Builder, a: Arguments) -> Node:
     """y = weight (x - mean) / sqrt(var + epsilon) + bias per channel; tensors are called as in PyTorch."""
-    x = _x(a)
+    x = operand(a)
     channels = (x.type.shape[0],)
     named = {role: b.tensor(a, role, channels) for role in ("weight", "bias", "running_mean", "running_var")}
     weight, shift, mean, variance = (value for _, value in named.values())
@@ -158,36 +126,6 @@ def _batch_norm(b: Builder, a: Arguments) -> Node:
         b.constant(a, named["bias"][0], (shift - mean * factor).reshape(per_channel)),
     )
     return b.add(a, Scale(*constants), x)
-
-
-def _max_pool(b: Builder, a: Arguments) -> Node:
-    from .onnx_constants import UnsupportedError
-    from .onnx_windows import covered, windows
-
-    x = _x(a)
-    rank = len(x.type.shape) - 1
-    if rank < 1:
-        hint = "do not flatten before it"
-        raise MistakeError(a.span, "max_pool reads images of shape [channels, height, width]", hint)
-    window = _per_axis(a.sizes("window"), rank)
-    stride = _per_axis(a.sizes("stride"), rank) or window
-    padding = _per_axis(a.sizes("padding"), rank)
-    try:
-        axes = windows(x.type.shape[1:], window, stride, (), (*padding, *padding), "NOTSET", False)
-        places = covered(x.type.shape, axes)
-    except UnsupportedError as e:
-        raise MistakeError(a.span, str(e), "choose another window, stride or padding") from None
-    return b.add(a, ReduceMax(), b.add(a, Gather(b.constant(a, f"{a.label}.indices", places)), x))
-
-
-def _per_axis(sizes: Shape, rank: int) -> Shape:
-    return sizes * rank if len(sizes) == 1 else sizes
-
-
-def _global_max_pool(b: Builder, a: Arguments) -> Node:
-    channels, *spatial = _x(a).type.shape
-    largest = b.add(a, ReduceMax(), b.add(a, Reshape((channels, int(np.prod(spatial)))), _x(a)))
-    return b.add(a, Reshape((channels, *[1] * len(spatial))), largest)
 
 
 def _concat(b: Builder, a: Arguments) -> Node:
@@ -211,8 +149,9 @@ def _extremum(op: Max | Min) -> Rule:
 
 
 LAYERS: Mapping[str, Layer] = {
+    **WINDOWS,
     "argmax": Layer(
-        lambda b, a: b.add(a, ArgMax(a.flag("keepdims", False)), _x(a)), (Parameter("keepdims", Kind.FLAG),)
+        lambda b, a: b.add(a, ArgMax(a.flag("keepdims", False)), operand(a)), (Parameter("keepdims", Kind.FLAG),)
     ),
     "batch_norm": Layer(
         _batch_norm,
@@ -223,25 +162,16 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "concat": Layer(_concat, tensors=(1, _MANY)),
     "dense": Layer(_dense, (Parameter("units", Kind.INTEGER), *_WEIGHTS), (1, _MANY)),
-    "dropout": Layer(lambda b, a: _x(a), (Parameter("rate", Kind.REAL),)),
+    "dropout": Layer(lambda b, a: operand(a), (Parameter("rate", Kind.REAL),)),
     "flatten": Layer(_flatten),
-    "global_max_pool": Layer(_global_max_pool),
-    "hardmax": Layer(lambda b, a: b.add(a, Hardmax(), _x(a))),
-    "identity": Layer(lambda b, a: _x(a)),
-    "log_softmax": Layer(lambda b, a: b.add(a, Softmax(log=True), _x(a))),
+    "hardmax": Layer(lambda b, a: b.add(a, Hardmax(), operand(a))),
+    "identity": Layer(lambda b, a: operand(a)),
+    "log_softmax": Layer(lambda b, a: b.add(a, Softmax(log=True), operand(a))),
     "max": Layer(_extremum(Max()), (Parameter("limit", Kind.REAL),), (1, _MANY)),
-    "max_pool": Layer(
-        _max_pool,
-        (
-            Parameter("window", Kind.SIZES, required=True),
-            Parameter("stride", Kind.SIZES),
-            Parameter("padding", Kind.SIZES),
-        ),
-    ),
     "min": Layer(_extremum(Min()), (Parameter("limit", Kind.REAL),), (1, _MANY)),
     "reshape": Layer(_reshape, (Parameter("shape", Kind.SIZES, required=True),)),
     "scale": Layer(_scale, (Parameter("factor", Kind.TENSOR), Parameter("shift", Kind.TENSOR))),
-    "softmax": Layer(lambda b, a: b.add(a, Softmax(), _x(a))),
+    "softmax": Layer(lambda b, a: b.add(a, Softmax(), operand(a))),
 }
 
 # Ops of the IR that can be written by name.
@@ -268,6 +198,12 @@ SYNONYMS: Mapping[str, str] = {
     "maxpool": "max_pool",
     "maxpool2d": "max_pool",
     "maxpooling": "max_pool",
+    "avgpool": "avg_pool",
+    "avgpool2d": "avg_pool",
+    "average_pool": "avg_pool",
+    "conv1d": "conv",
+    "conv2d": "conv",
+    "convolution": "conv",
     "view": "reshape",
 }
 
