@@ -140,7 +140,12 @@ def test_decisions_keep_the_losers_with_their_reasons() -> None:
 def test_decisions_reach_the_final_graph() -> None:
     program = glyphc.compile(mlp(), SAMPLES, insecure_ring=1024)
     (bootstrap,) = [n for n, _ in program.graph.of(Bootstrap)]
-    assert [d.made_by for d in bootstrap.decisions] == ["assign-scheme", "assign-layout", "select-parameters"]
+    assert [d.made_by for d in bootstrap.decisions] == [
+        "assign-scheme",
+        "assign-layout",
+        "assign-budget",
+        "select-parameters",
+    ]
     assert [d.made_by for d in program.graph.inputs[0].decisions] == ["quantize"]
 
 
@@ -607,7 +612,8 @@ def test_a_series_computes_the_divided_function(function: str, divided: bool) ->
     n = Network(2, 3)
     x = n.apply(n.dense(n.x, 8, "fc1"), function)
     n.output(n.apply(n.dense(x, 6, "fc2"), "tanh") if divided else x)
-    program = glyphc.compile(n.graph, SAMPLES, 2, insecure_ring=1024)
+    passes = DEFAULT.replace("assign-budget,", "")
+    program = glyphc.compile(n.graph, SAMPLES, 2, passes=passes, insecure_ring=1024)
     graph, t = program.graph, program.client.parameters.plaintext_modulus
     node, op = next((n, o) for n, o in graph.of(Bootstrap))
     assert op.divisor == (8 if divided else 1)
