@@ -37,6 +37,11 @@ class RunRecord:
     peak_memory: int
     security: str
 
+    @property
+    def node_seconds_of_a_pass(self) -> dict[int, float]:
+        """By node id, on average over the passes: to be compared with predictions."""
+        return {node: seconds / max(1, self.passes) for node, seconds in self.node_seconds}
+
     @staticmethod
     def of(report: RunReport) -> RunRecord:
         steps = tuple(Step(number, round(start, 6), round(seconds, 6)) for number, start, seconds in report.timeline)

@@ -93,7 +93,7 @@ def _text(
         return graph_text(program.stages[stage], columns=chosen)
     if columns is None and record is None:
         return summary(program)
-    measured = dict(RunRecord.load(Path(record)).node_seconds) if record is not None else None
+    measured = RunRecord.load(Path(record)).node_seconds_of_a_pass if record is not None else None
     return graph_text(program.graph, predicted(program), measured, chosen)
 
 

@@ -105,7 +105,7 @@ class _Nodes:
     def __init__(self, graph: Graph, estimates: Estimate | None, run: RunRecord | None) -> None:
         self.graph = graph
         self.estimates = estimates
-        self.measured = dict(run.node_seconds) if run is not None else {}
+        self.measured = run.node_seconds_of_a_pass if run is not None else {}
         self.layouts: dict[Layout, Positions] = {}
         self.fits: dict[object, Fit] = {}
         self.noise: dict[int, noise.Noise] = {}

@@ -222,7 +222,7 @@ function overview() {
   if (data.notes.length) out.push(el("h2", {}, "Warnings"), ...data.notes.map((n) => el("div", { class: "note" }, n)));
   if (busy.length) {
     const rows = busy.map((n) => el("tr", {}, el("td", {}, ...refs([n.id]), el("span", { class: "muted" }, n.location)), el("td", { class: "number" }, seconds(n.predicted)), el("td", { class: "number" }, seconds(n.measured))));
-    out.push(el("h2", {}, "Where the time goes"), el("table", {}, el("tr", {}, el("th", {}, "node"), el("th", { class: "number" }, "predicted"), el("th", { class: "number" }, "measured")), ...rows));
+    out.push(el("h2", {}, "Where the time goes"), el("table", {}, el("tr", {}, el("th", {}, "node"), el("th", { class: "number" }, "predicted"), el("th", { class: "number", title: "seconds of a pass" }, "measured")), ...rows));
   }
   if (data.run.length) out.push(el("h2", {}, "Recorded run"), list(data.run.map((f) => [f.name, f.detail ? `${f.value} · ${f.detail}` : f.value])));
   return out;

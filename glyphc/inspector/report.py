@@ -85,7 +85,7 @@ class Ruling:
 class NodeReport:
     """One node. kind: input, linear, function, bootstrap, switch, unpack, client, output or other.
 
-    layout and fit: indices into the report's lists, which equal ones share. measured: seconds in the recorded run.
+    layout and fit: indices into the report's lists, which equal ones share. measured: seconds of a recorded pass.
     """
 
     id: int
