@@ -166,7 +166,8 @@ def read_tensors(path: Path, span: Span) -> Mapping[str, npt.NDArray[np.generic]
     if path.suffix == ".onnx":
         from glyphc.errors import ModelError
 
-        from .onnx_constants import UnsupportedError, initializers
+        from .onnx_constants import UnsupportedError
+        from .onnx_weights import initializers
 
         try:
             return initializers(path)

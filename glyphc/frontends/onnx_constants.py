@@ -272,10 +272,3 @@ def _broadcasts(constant: tuple[int, ...], shape: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(constant, shape) == shape
     except ValueError:
         return False
-
-
-def initializers(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """All dense initializers of an ONNX file by name, as stored; ModelError when it cannot be read."""
-    model, _ = load(os.fspath(path))
-    pool = ConstantPool(model.graph)
-    return {tensor.name: pool.raw(tensor.name) for tensor in model.graph.initializer}
