@@ -166,12 +166,11 @@ def read_tensors(path: Path, span: Span) -> Mapping[str, npt.NDArray[np.generic]
     if path.suffix == ".onnx":
         from glyphc.errors import ModelError
 
-        from .onnx_constants import UnsupportedError
         from .onnx_weights import initializers
 
         try:
             return initializers(path)
-        except (ModelError, UnsupportedError) as e:
+        except ModelError as e:
             raise MistakeError(span, f"{path.name!r} cannot be read: {e}", "export it again") from None
     try:
         with np.load(path, allow_pickle=False) as archive:
