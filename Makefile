@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench models clean
+.PHONY: help demo test test-all browser lint bench models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,12 +17,15 @@ help: ## list the targets
 demo: $(VENV)/.models ## install, compile a small network, run it encrypted and print its accuracy
 	@sh scripts/demo
 
-test: lint ## lint and the usual tests, as many at a time as there are cores
+test: lint browser ## lint and the usual tests, as many at a time as there are cores
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 # One after another: each of these takes gigabytes of memory and all cores.
 test-all: test ## the same, then the slow tests: encrypted runs at 128-bit
 	$(BIN)/python -m pytest -m slow --durations=20 $(ARGS)
+
+browser: ## find Chromium for the tests of the HTML report, or install it (root, apt)
+	@sh scripts/chromium
 
 lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

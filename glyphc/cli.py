@@ -12,6 +12,9 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.export import export_command
+from glyphc.commands.inspect import inspect_command
+from glyphc.commands.opt import opt_command
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from glyphc.measure import Calibration
-    from glyphc.program import Program
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -49,29 +51,30 @@ def main() -> None:
 @main.command("compile")
 @click.argument("model", type=click.Path())
 @click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); they set value ranges.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples evaluated at once.")
+@click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
 @click.option(
     "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
 )
 @click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
+@click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
 def compile_command(
     model: str,
     calibration: str | None,
-    batch: int,
+    batch: int | None,
     output: str | None,
     tolerance: float | None,
     logit_tolerance: float | None,
     passes: str | None,
+    start: str | None,
     insecure_ring: int | None,
 ) -> None:
-    """Compile an ONNX MODEL; print its schedule and write one artifact file."""
+    """Compile a MODEL (.onnx, .glyph, or a graph as .gir); print its schedule and write one artifact file."""
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
     from glyphc.files import check_writable
-    from glyphc.passes.pipeline import DEFAULT
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
@@ -84,46 +87,18 @@ def compile_command(
         batch,
         tolerance=tolerance,
         logit_tolerance=logit_tolerance,
-        passes=passes or DEFAULT,
+        passes=passes,
+        start=start,
         insecure_ring=insecure_ring,
     )
     text = summary(program)
     program.save(path)
+    for note in program.notes:
+        click.echo(f"note: {note}", err=True)
     if not program.secure:
         click.echo(INSECURE_WARNING, err=True)
     click.echo(text)
     click.echo(f"\nwrote {path} ({path.stat().st_size:,} bytes)")
-
-
-@main.command("inspect")
-@click.argument("artifact", type=click.Path())
-@click.option("--stage", help="Show the graph after this stage; 'list' names them, 'all' shows every one.")
-@click.option("--text", is_flag=True, help="The complete text form, weights included, instead of aligned columns.")
-@click.option("--why", "why_node", metavar="%N", help="The decisions made for a node.")
-def inspect_command(artifact: str, stage: str | None, text: bool, why_node: str | None) -> None:
-    """Show what is in an ARTIFACT: its graph at any stage, layouts, errors, decisions."""
-    from glyphc.diagnostics import graph_text, schedule_text, summary, why
-    from glyphc.ir.text import to_text
-    from glyphc.program import Program
-
-    program = Program.load(artifact)
-    if stage == "list":
-        click.echo("\n".join([*program.stages, "schedule"]))
-        return
-    if stage == "schedule":
-        click.echo(schedule_text(program.schedule))
-        return
-    if stage not in (None, "all") and stage not in program.stages:
-        raise GlyphcError(f"no stage {stage!r} in {artifact!r}; stages: {', '.join(program.stages)}, schedule")
-    if why_node is not None:
-        click.echo(why(_node(program, why_node, stage)))
-    elif stage == "all":
-        for name, graph in program.stages.items():
-            click.echo(f"-- {name} --\n{to_text(graph) if text else graph_text(graph)}\n")
-    elif text:
-        click.echo(to_text(program.stages[stage] if stage else program.graph), nl=False)
-    else:
-        click.echo(graph_text(program.stages[stage]) if stage else summary(program))
 
 
 @main.command("run")
@@ -137,11 +112,14 @@ def inspect_command(artifact: str, stage: str | None, text: bool, why_node: str 
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
-def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> None:
+@click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
+def run_command(artifact: str, input_path: str, output_path: str, mode: str, record: str | None) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
     from glyphc.diagnostics import graph_text, predicted, run_summary
+    from glyphc.files import check_writable
     from glyphc.program import INSECURE_WARNING, Program
+    from glyphc.run_record import RunRecord
     from glyphc.runtime import run
 
     program = Program.load(artifact)
@@ -150,8 +128,13 @@ def run_command(artifact: str, input_path: str, output_path: str, mode: str) -> 
     x = _load(input_path, "input")
     _keep_sources(Path(output_path), artifact, input_path)
     _check_output(output_path, len(program.client.outputs))
+    if record is not None:
+        _keep_sources(Path(record), artifact, input_path)
+        check_writable(Path(record))
     report = run(program, x, mode, reporter())
     _save(output_path, report.outputs)
+    if record is not None:
+        RunRecord.of(report).save(Path(record))
     if report.node_seconds:
         estimates = predicted(program) if mode == "encrypted" and report.passes == 1 else None
         click.echo(graph_text(program.graph, estimates, report.node_seconds) + "\n")
@@ -196,6 +179,13 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
 
 
+main.add_command(export_command)
+main.add_command(inspect_command)
+main.add_command(opt_command)
+roles.register(main)
+service.register(main)
+
+
 def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     """Measure and write the file, which appears whole and at the end."""
     from glyphc.approx import cost_file
@@ -214,18 +204,6 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     calibration = calibrate(work, cost, reporter())
     cost_file.save(path, calibration.model)
     return calibration
-
-
-roles.register(main)
-service.register(main)
-
-
-def _node(program: Program, name: str, stage: str | None) -> Any:
-    graph = program.stages[stage] if stage and stage != "all" else program.graph
-    number = name.lstrip("%")
-    if not number.isdecimal() or int(number) >= len(graph):
-        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}")
-    return graph.node(int(number))
 
 
 def _load(path: str, what: str) -> Any:

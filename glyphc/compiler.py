@@ -11,7 +11,7 @@ import numpy as np
 
 from glyphc.approx import cost_file
 from glyphc.approx.cost import CostModel
-from glyphc.errors import CalibrationError, GlyphcError, ModelError
+from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE
@@ -19,12 +19,13 @@ from glyphc.ir.types import Level
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.merge import Merge
-from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
+from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
+from glyphc.sources import read_model, with_hints
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,57 +48,61 @@ class _Stages:
 def compile(
     model: str | os.PathLike[str] | bytes | Any,
     calibration: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     *,
     tolerance: float | None = None,
     logit_tolerance: float | None = None,
-    passes: str = DEFAULT,
+    passes: str | None = None,
+    start: str | None = None,
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
-    model: path of an ONNX file, its bytes, an ``onnx.ModelProto``, or a source-level :class:`glyphc.ir.graph.Graph`.
+    model: path of an ONNX or .glyph file, an ONNX file's bytes, an ``onnx.ModelProto``; or a graph of any level, as
+    :class:`glyphc.ir.graph.Graph` or the path of its text (.gir).
     calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
     value
-    ranges and are not stored. batch: samples evaluated at once; more samples per bootstrap cost less per sample.
-    tolerance: percentage points of accuracy that may be lost beside the float network, 0.5 by default;
-    logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead (see
-    ``glyphc.passes.assign_budget``). passes: the pipeline as text, see ``glyphc.passes.pipeline``. insecure_ring: a
-    small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for choices and
-    explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
+    ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples per
+    bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float network,
+    0.5 by default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead (see
+    ``glyphc.passes.assign_budget``). passes: the pipeline as text, see ``glyphc.passes.pipeline``; by default all that
+    come after ``start``, the level or pass that the graph comes from. insecure_ring: a small ring dimension for tests;
+    NOT SECURE, and every output says so. cost: what things cost, for choices and explanations; by default the user's
+    model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
-    source = _with_batch(model if isinstance(model, Graph) else _read(model), batch)
+    given = read_model(model)
+    batch = batch or given.batch or 1
+    name, passes = remaining(given.graph, start, passes)
+    source = _with_batch(given.graph, batch)
     steps = [
-        _for_tolerance(_for_ring(step, insecure_ring), tolerance, logit_tolerance) for step in parse_pipeline(passes)
+        with_hints(_for_tolerance(_for_ring(step, insecure_ring), tolerance, logit_tolerance), given.hints)
+        for step in parse_pipeline(passes)
     ]
-    context = Context(_samples(source, calibration), cost or cost_file.current(), source)
-    stages = _Stages({"source": source})
+    network = source if source.level is Level.SOURCE else None
+    context = Context(samples(source, calibration), cost or cost_file.current(), network)
+    stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
     if last.level is not Level.LAIDOUT or last.parameters is None:
         raise GlyphcError(f"the passes {passes!r} end before parameters are selected; no program can be made of that")
     # whatever the pipeline says, no program leaves without this check
     ValidateSecurity().run(last, context)
-    program = Program(stages.graphs, requested_batch=batch)
+    program = Program(stages.graphs, requested_batch=batch, notes=given.notes)
     program.warn_if_insecure()
     return program
 
 
-def _read(model: Any) -> Graph:
-    from glyphc.frontends.from_onnx import read_onnx  # onnx is loaded only when it is needed
-
-    return read_onnx(model)
-
-
 def _with_batch(graph: Graph, batch: int) -> Graph:
     if graph.level is not Level.SOURCE:
-        raise ModelError(f"compilation starts from a source-level graph, this one is at level {graph.level.value!r}")
+        if batch != graph.batch:
+            raise GlyphcError(f"a graph at level {graph.level.value!r} keeps its batch of {graph.batch}, not {batch}")
+        return graph
     rewriter = Rewriter(graph, batch=batch)
     for node in graph:
         rewriter.keep(node)
@@ -126,7 +131,8 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pa
     return replace(step, points=step.points if points is None else points, logits=logits or step.logits)
 
 
-def _samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:
+def samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:
+    """Calibration samples by input name as float64; CalibrationError for what is no array of numbers."""
     names = [n.op.name for n in graph.inputs if isinstance(n.op, Input)]
     if calibration is None:
         return {}
@@ -136,7 +142,7 @@ def _samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64
         raise CalibrationError(
             f"calibration samples for unknown input(s) {', '.join(unknown)}; inputs: {', '.join(names)}"
         )
-    samples = {}
+    found = {}
     for name, values in given.items():
         try:
             array = np.asarray(values)
@@ -145,5 +151,5 @@ def _samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64
             raise CalibrationError(text) from None
         if array.dtype.kind not in "fiub":
             raise CalibrationError(f"the calibration samples for input {name!r} are {array.dtype}, not numbers")
-        samples[name] = array.astype(np.float64)
-    return samples
+        found[name] = array.astype(np.float64)
+    return found

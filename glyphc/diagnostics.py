@@ -39,28 +39,34 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def graph_text(graph: Graph, estimates: Estimate | None = None, seconds: dict[int, float] | None = None) -> str:
-    """A line for each node: op, shape, scheme, layout, range, precision, error, predicted and measured time, source."""
-    heading = ("node", "shape", "scheme", "layout", "range", "precision", "error", "predicted", "measured", "from")
+COLUMNS = ("node", "shape", "scheme", "layout", "range", "precision", "error", "predicted", "measured", "from")
+
+
+def graph_text(
+    graph: Graph,
+    estimates: Estimate | None = None,
+    seconds: dict[int, float] | None = None,
+    columns: Sequence[str] = COLUMNS,
+) -> str:
+    """A line for each node, with the given ones of ``COLUMNS``; columns in which nothing would stand are left out."""
     errors = _errors(graph)
-    rows = [heading]
+    rows: list[Sequence[str]] = [columns]
     for node in graph:
         predicted = estimates.node_seconds.get(node.id) if estimates else None
         measured = seconds.get(node.id) if seconds else None
-        rows.append(
-            (
-                _expression(graph, node),
-                "x".join(map(str, node.type.shape)) or "scalar",
-                _scheme(node.type),
-                _layout(node.type.layout),
-                _range(node.type),
-                _precision(graph, node),
-                errors.get(node.id, ""),
-                _seconds(predicted),
-                _seconds(measured),
-                f"@{node.location}" if node.location else "",
-            )
-        )
+        cells = {
+            "node": expression(graph, node),
+            "shape": "x".join(map(str, node.type.shape)) or "scalar",
+            "scheme": _scheme(node.type),
+            "layout": _layout(node.type.layout),
+            "range": _range(node.type),
+            "precision": _precision(graph, node),
+            "error": errors.get(node.id, ""),
+            "predicted": _seconds(predicted),
+            "measured": _seconds(measured),
+            "from": f"@{node.location}" if node.location else "",
+        }
+        rows.append([cells[c] for c in columns])
     return align(rows)
 
 
@@ -247,7 +253,8 @@ def why(node: Node) -> str:
 # -- columns --
 
 
-def _expression(graph: Graph, node: Node) -> str:
+def expression(graph: Graph, node: Node) -> str:
+    """A node on one line: its op, operands, and what matters of its attributes."""
     op = node.op
     operands = ", ".join(f"%{i}" for i in node.operands)
     if isinstance(op, Input | Output):

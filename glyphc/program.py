@@ -38,11 +38,15 @@ class InsecureWarning(UserWarning):
 
 
 class Program:
-    """What ``glyphc.compile`` returns. ``stages``: graphs by stage name, in the order they were made."""
+    """What ``glyphc.compile`` returns. ``stages``: graphs by stage name, in the order they were made.
 
-    def __init__(self, stages: Mapping[str, Graph], requested_batch: int) -> None:
+    notes: what the user should know of how it was compiled; not kept in artifacts.
+    """
+
+    def __init__(self, stages: Mapping[str, Graph], requested_batch: int, notes: tuple[str, ...] = ()) -> None:
         self.stages = dict(stages)
         self.requested_batch = requested_batch
+        self.notes = notes
 
     @property
     def graph(self) -> Graph:
@@ -51,8 +55,11 @@ class Program:
 
     @property
     def quantized(self) -> Graph:
-        """The quantized graph, which ``run(mode="clear")`` evaluates: the definition of what the program computes."""
-        return self.stages["quantize"]
+        """The first graph in fixed point, which ``run(mode="clear")`` evaluates: it defines what the program computes.
+
+        The quantized one, unless compilation began behind it.
+        """
+        return next(g for g in self.stages.values() if g.level >= Level.QUANTIZED)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -130,9 +137,9 @@ class Program:
         """The inverse of :meth:`to_bytes`; ``name`` appears in errors."""
         graphs, batch = read_stages(data, name)
         program = Program(graphs, batch)
-        if "quantize" not in graphs or program.graph.level is not Level.LAIDOUT or program.graph.parameters is None:
+        if not graphs or program.graph.level is not Level.LAIDOUT or program.graph.parameters is None:
             raise ArtifactError(
-                f"{name!r} holds no whole program: the quantized graph or the final one with its parameters is "
-                "missing. Make it again with 'glyphc compile'"
+                f"{name!r} holds no whole program: the final graph with its parameters is missing. Make it again with "
+                "'glyphc compile'"
             )
         return program

@@ -67,6 +67,14 @@ def register_activation(
     with the name, the interval, the callable or the table, and where.
     """
     _check_name(name, replace)
+    _REGISTERED[name] = sampled = make_activation(name, function, lo, hi, points)
+    return sampled
+
+
+def make_activation(
+    name: str, function: Callable[[F64], npt.ArrayLike] | npt.ArrayLike, lo: float, hi: float, points: int = POINTS
+) -> Function:
+    """The table that :func:`register_activation` keeps, without registering it; the same errors."""
     lo, hi = _interval(name, lo, hi)
     if callable(function):
         sampled = _sampled(_Callable(name, function, lo, hi), _count(name, points, "points"))
@@ -80,7 +88,6 @@ def register_activation(
         _count(name, len(values), "values in the table")
         _check_bounds(name, np.linspace(lo, hi, len(values)), values, "put another value there")
         sampled = Function("table", (lo, hi, *map(float, values)))
-    _REGISTERED[name] = sampled
     return sampled
 
 

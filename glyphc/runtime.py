@@ -47,7 +47,11 @@ class Mode(Enum):
 
 @dataclass
 class RunReport:
-    """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes."""
+    """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes.
+
+    timeline: of every instruction, in the order they ran: its number in the schedule, when it began (seconds from the
+    first one's beginning) and how long it took.
+    """
 
     outputs: dict[str, F64]
     mode: Mode
@@ -56,6 +60,7 @@ class RunReport:
     seconds: dict[str, float] = field(default_factory=dict)
     bootstrap_seconds: float = 0.0
     node_seconds: dict[int, float] = field(default_factory=dict)
+    timeline: list[tuple[int, float, float]] = field(default_factory=list)
     peak_memory: int = 0
     security: str = ""
 
@@ -87,7 +92,7 @@ def _backend_errors() -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Fresh(Sequence[Any]):
+class Fresh(Sequence[Any]):
     """The ciphertexts of an input, each made when it is asked for."""
 
     messages: Encoded
@@ -113,6 +118,8 @@ class _Runner:
         )
         self.report = RunReport({}, mode, count, len(self.passes), security=secure)
         self.cost = cost_file.current()
+        self.numbers = {id(i): number for number, i in enumerate(program.schedule.instructions)}
+        self.began: float | None = None
 
     def run(self) -> None:
         try:
@@ -198,7 +205,7 @@ class _Runner:
 
         self.reporter.note(suffix)
         # encrypted when the server asks for them, so that a few are in memory at a time
-        inputs = {p.name: _Fresh(encode(p, self.samples[p.name][rows]), encrypt) for p in self.client.inputs}
+        inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows]), encrypt) for p in self.client.inputs}
         parameters = self.client.parameters
         predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in self.program.schedule.instructions}
 
@@ -208,6 +215,9 @@ class _Runner:
                 self.report.seconds["evaluate"] -= seconds
                 return
             self.reporter.advance(predicted[id(instruction)], self._describe(instruction))
+            ended = time.perf_counter()
+            self.began = ended - seconds if self.began is None else self.began
+            self.report.timeline.append((self.numbers[id(instruction)], ended - seconds - self.began, seconds))
             by_node = self.report.node_seconds
             by_node[instruction.node] = by_node.get(instruction.node, 0.0) + seconds
             if isinstance(instruction, Powers | Evaluate):

@@ -136,10 +136,16 @@ _TABLE: dict[str, _Definition] = {
     "thresholded_relu": _Definition(1, lambda x, a: np.where(x > a, x, 0.0)),
     "trunc": _Definition(0, np.trunc),
 }
+NAMES = frozenset(_TABLE)
 _TABLES = frozenset(name for name, definition in _TABLE.items() if definition.parameters is None)
 
 # By how much of its width values may leave a table: they are sums of rounded products, the limits are round numbers.
 _TABLE_SLACK = 2.0**-20
+
+
+def parameter_count(name: str) -> int | None:
+    """How many parameters a function of that name takes; None for tables, which take any number."""
+    return _TABLE[name].parameters
 
 
 @dataclass(frozen=True)

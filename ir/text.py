@@ -105,8 +105,10 @@ class _Tree(Transformer[Any, Any]):
         return () if items == [None] else tuple(items)
 
     def number(self, items: list[Any]) -> int | float:
-        text = str(items[0])
-        return int(text) if text.lstrip("-").isdigit() else float(text)
+        return _number(str(items[0]))
+
+    def numbers(self, items: list[Any]) -> tuple[int | float, ...]:
+        return tuple(map(_number, str(items[0])[1:-1].split(", ")))
 
     def string(self, items: list[Any]) -> str:
         return _string(items[0])
@@ -128,6 +130,10 @@ class _Tree(Transformer[Any, Any]):
 
     def record(self, items: list[Any]) -> _Record:
         return _Record(str(items[0]), _unique(i for i in items[1:] if i is not None))
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _string(token: str) -> str:
@@ -264,23 +270,24 @@ def _build(record: _Record, cls: Callable[..., Any], where: str) -> Any:
             + (f" with unknown field(s) {', '.join(unknown)}" if unknown else "")
         )
     try:
-        return cls(**{k: _coerce(v, hints[k], f"{where}: {k}") for k, v in record.fields.items()})
+        return cls(**{k: coerce(v, hints[k], f"{where}: {k}") for k, v in record.fields.items()})
     except (TypeError, ValueError, OverflowError, IRError) as e:
         raise IRSyntaxError(str(e) if isinstance(e, IRSyntaxError) else f"{where}: {e}") from None
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """``value`` (numbers, texts, tuples, records) as the type ``hint``; IRSyntaxError, beginning with ``where``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         hint = next(a for a in arguments if a is not type(None))
-        return _coerce(value, hint, where)
+        return coerce(value, hint, where)
     if origin is tuple and isinstance(value, tuple):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_coerce(v, arguments[0], where) for v in value)
+            return tuple(coerce(v, arguments[0], where) for v in value)
         if len(value) == len(arguments):
-            return tuple(_coerce(v, a, where) for v, a in zip(value, arguments, strict=True))
+            return tuple(coerce(v, a, where) for v, a in zip(value, arguments, strict=True))
     elif isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     elif isinstance(value, _Record) and hint is Op and value.name in _OPS_BY_CLASS:

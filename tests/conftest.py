@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # Small rings gain nothing from threads. Tests at 128-bit run in processes of their own, with all cores.
@@ -17,3 +18,7 @@ os.environ["GLYPHC_COST_MODEL"] = ""
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files of the tests that run")

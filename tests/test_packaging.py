@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"glyphc": ROOT / "glyphc", "glyphc/ir": ROOT / "ir", "glyphc/backends": ROOT / "backends"}
 LINKS = {ROOT / "glyphc" / "ir": "../ir", ROOT / "glyphc" / "backends": "../backends"}
-PAYLOAD = {".py", ".lark", ".typed"}
+PAYLOAD = {".py", ".lark", ".css", ".html", ".js", ".typed"}
 
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,1 +1,1 @@
-"""Commands in groups, each registered by ``glyphc.cli``."""
+"""Commands of the command line, a module each or a few that belong together; ``glyphc.cli`` registers them."""

@@ -9,6 +9,7 @@ from dataclasses import fields
 from glyphc.errors import GlyphcError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
+from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 
 from .assign_budget import AssignBudget
@@ -58,6 +59,34 @@ def parse_pipeline(text: str) -> list[Pass]:
         passes.append(_parse_pass(match[1], match[2] or ""))
         at = match.end()
     return passes
+
+
+# The last pass of each level: what a graph of that level has behind it.
+_REACHED = {Level.SOURCE: None, Level.QUANTIZED: Quantize, Level.ASSIGNED: InsertSwitches, Level.LAIDOUT: AssignLayout}
+
+
+def remaining(graph: Graph, start: str | None, passes: str | None) -> tuple[str, str]:
+    """Name of the stage that a graph is at, and the passes to go (``passes`` if they are given).
+
+    start: a level, or a pass whose result the graph is; by default the graph's level. GlyphcError if it cannot be.
+    """
+    level = graph.level
+    last: type[Pass] | None
+    if start in (None, level.value):
+        last = SelectParameters if graph.parameters is not None else _REACHED[level]
+    elif start in PASSES:
+        last, gives = PASSES[start], PASSES[start].ensures
+        if gives is not level:
+            raise GlyphcError(
+                f"pass {start!r} gives graphs at level {gives.value!r}, this one is at {level.value!r}"
+            )
+    else:
+        levels = ", ".join(v.value for v in Level)
+        wrong = f"the graph is at level {level.value!r}, not {start!r}" if start in levels else f"no stage {start!r}"
+        raise GlyphcError(f"{wrong}; levels: {levels}; passes: {', '.join(PASSES)}")
+    names = list(PASSES)
+    rest = names if last is None else names[names.index(last.name) + 1 :]
+    return "source" if last is None else last.name, ",".join(rest) if passes is None else passes
 
 
 def _parse_pass(name: str, options: str) -> Pass:

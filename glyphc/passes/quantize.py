@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.approx.series import HALF_RANGE
-from glyphc.errors import CalibrationError, ParameterError
+from glyphc.errors import CalibrationError, GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate_all, quantize
 from glyphc.ir.functions import Function, compose
@@ -24,6 +24,7 @@ F64 = npt.NDArray[np.float64]
 
 # BGV in OpenFHE takes plaintext moduli of 31 bits at most; one bit is kept in reserve.
 _MAX_ACCUMULATOR_BITS = 29
+_MAX_ACTIVATION_BITS = 16
 # Share of a value below which its differences are rounding errors of float64 sums.
 _ROUNDING = 2.0**-40
 
@@ -40,6 +41,7 @@ class Quantize(Pass):
     input_bits, activation_bits: width of signed integers. input_margin: factor by which inputs may leave their
     calibrated
     range (inputs are cheap to represent); margin: the same for values inside the network (the guard band).
+    node_bits: widths of single inputs and activations, e.g. ``relu1:14;relu2:10``.
     """
 
     name: ClassVar[str] = "quantize"
@@ -50,22 +52,65 @@ class Quantize(Pass):
     weight_precision: int = 13
     margin: float = 1.25
     input_margin: float = 2.0
+    node_bits: str = ""
 
     def __post_init__(self) -> None:
         check_option(self.name, "input_bits", self.input_bits, 2, 20)
-        check_option(self.name, "activation_bits", self.activation_bits, 2, 16)
+        check_option(self.name, "activation_bits", self.activation_bits, 2, _MAX_ACTIVATION_BITS)
         check_option(self.name, "weight_precision", self.weight_precision, 1, 24)
         check_option(self.name, "margin", self.margin, 1.0, 1000.0)
         check_option(self.name, "input_margin", self.input_margin, 1.0, 1000.0)
+        for node, bits in self._widths.items():
+            check_option(self.name, f"node_bits of {node}", bits, 2, 20)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         if any(n.type.calibration is None for n in graph):
             raise CalibrationError("value ranges are unknown; run 'calibrate' before 'quantize'")
+        self._check_widths(graph)
         bits = self._accumulator_bits(graph, context)
         rewriter = Rewriter(graph, Level.QUANTIZED)
         for node in graph:
             self._node(node, rewriter, bits, context)
         return rewriter.new
+
+    # -- widths --
+
+    @property
+    def _widths(self) -> dict[str, int]:
+        """``node_bits`` by source name."""
+        widths = {}
+        for item in filter(None, self.node_bits.split(";")):
+            node, colon, bits = item.rpartition(":")
+            if not colon or not bits.strip().isdecimal():
+                raise GlyphcError(f"pass {self.name!r}: node_bits={item!r} is not NAME:BITS")
+            widths[node.strip()] = int(bits)
+        return widths
+
+    def _width(self, node: Node, default: int) -> int:
+        """Bits of a node: of the last source name among those it came from that has a width of its own."""
+        names = [node.op.name] if isinstance(node.op, Input) else node.location.split("+")
+        return next((self._widths[n] for n in reversed(names) if n in self._widths), default)
+
+    def _check_widths(self, graph: Graph) -> None:
+        kinds = (Input, Apply)
+        names = {
+            name
+            for node in graph
+            if isinstance(node.op, kinds)
+            for name in ([node.op.name] if isinstance(node.op, Input) else node.location.split("+"))
+        }
+        for name, bits in self._widths.items():
+            if name not in names:
+                raise GlyphcError(
+                    f"pass {self.name!r}: there is no input or activation {name!r} to give {bits} bits (dense layers "
+                    f"are as precise as what they read); there are: {', '.join(sorted(names - {''}))}"
+                )
+        for node in graph:
+            if isinstance(node.op, Apply) and self._width(node, 2) > _MAX_ACTIVATION_BITS:
+                raise GlyphcError(
+                    f"pass {self.name!r}: {node} cannot have {self._width(node, 2)} bits; activations have "
+                    f"{_MAX_ACTIVATION_BITS} at most"
+                )
 
     # -- formats --
 
@@ -73,7 +118,7 @@ class Quantize(Pass):
         """One scale for all features, or one for each where its steps would show in what is computed from them."""
         assert isinstance(node.op, Input) and node.type.calibration is not None
         x = context.samples[node.op.name].reshape(-1, node.type.size)
-        limit = 2 ** (self.input_bits - 1) - 1
+        limit = 2 ** (self._width(node, self.input_bits) - 1) - 1
         magnitude = node.type.calibration.magnitude * self.input_margin or 1.0
         shared = FixedPoint((magnitude / limit,), (0.0,), -limit, limit)
         lo, hi = x.min(axis=0), x.max(axis=0)
@@ -120,7 +165,7 @@ class Quantize(Pass):
                 hi = min(hi, right - (right - calibration.hi) / 2)
         return FixedPoint(((hi - lo) / 2 / limit,), ((lo + hi) / 2,), -limit, limit)
 
-    def _activation_format(self, op: Apply, source: FixedPoint) -> FixedPoint:
+    def _activation_format(self, node: Node, op: Apply, source: FixedPoint) -> FixedPoint:
         """Format of a nonlinearity's result: what it can give over the whole allowed input range."""
         y = compose(op.functions, np.linspace(source.real_lo, source.real_hi, 20001))
         if not np.all(np.isfinite(y)):
@@ -128,7 +173,7 @@ class Quantize(Pass):
                 f"{' then '.join(map(str, op.functions))} is not finite on its input range "
                 f"[{source.real_lo:.4g}, {source.real_hi:.4g}]"
             )
-        limit = 2 ** (self.activation_bits - 1) - 1
+        limit = 2 ** (self._width(node, self.activation_bits) - 1) - 1
         scale = float(np.abs(y).max()) / limit or 1.0
         return FixedPoint((scale,), (0.0,), int(np.floor(y.min() / scale)), int(np.ceil(y.max() / scale)))
 
@@ -137,7 +182,8 @@ class Quantize(Pass):
     def _accumulator_bits(self, graph: Graph, context: Context) -> int:
         """The narrowest accumulator whose weight rounding error stays below the wanted precision in every layer."""
         # activations must come out of a bootstrap at most at half of what its series may fill
-        bits = self.activation_bits + OUTPUT_BITS
+        widest = max([self.activation_bits, *(self._width(n, 0) for n, _ in graph.of(Apply))])
+        bits = widest + OUTPUT_BITS
         values = evaluate_all(graph, context.samples)
         for node, _ in graph.of(Dense):
             energy = 0.0
@@ -159,7 +205,7 @@ class Quantize(Pass):
             return self._operand_format(graph, operand, context)
         if not isinstance(node.op, Apply):
             raise ParameterError(f"{node} is read by a dense layer, which is not the canonical form; run 'fold' first")
-        return self._activation_format(node.op, self._result_format(operand, graph, 24))
+        return self._activation_format(node, node.op, self._result_format(operand, graph, 24))
 
     def _node(self, node: Node, rewriter: Rewriter, bits: int, context: Context) -> None:
         if isinstance(node.op, Input):
@@ -173,7 +219,7 @@ class Quantize(Pass):
         elif isinstance(node.op, Reshape):
             rewriter.keep(node, replace(node.type, fixed=source))
         elif isinstance(node.op, Apply):
-            rewriter.keep(node, replace(node.type, fixed=self._activation_format(node.op, source)))
+            rewriter.keep(node, replace(node.type, fixed=self._activation_format(node, node.op, source)))
         elif isinstance(node.op, Dense):
             self._dense(node, node.op, operands, rewriter, bits)
         else:

@@ -1,0 +1,132 @@
+"""``glyphc inspect``: what is in a compiled program, as text, Graphviz, JSON or a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from glyphc.ir.graph import Node
+    from glyphc.program import Program
+
+_FORMATS = ("text", "dot", "json", "html")
+
+
+@click.command("inspect")
+@click.argument("artifact", type=click.Path())
+@click.option("--stage", help="Show the graph after this stage; 'list' names them, 'all' shows every one.")
+@click.option("--text", is_flag=True, help="The complete text form, weights included, instead of aligned columns.")
+@click.option("--columns", metavar="NAMES", help="Which columns, in which order, e.g. 'node,shape,error'.")
+@click.option("--why", "why_node", metavar="%N", help="The decisions made for a node.")
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
+@click.option("--run", "record", type=click.Path(), help="A record of 'glyphc run --record': shows measured times.")
+@click.option(
+    "--accuracy", nargs=2, type=click.Path(), metavar="X Y", help="Where accuracy is lost; Y: labels or outputs."
+)
+@click.option("--encrypted", type=click.Path(), help="With --accuracy: results of an encrypted run on X.")
+@click.option(
+    "-o", "--output", type=click.Path(), help="The file to write. [default: standard output; html: beside it]"
+)
+def inspect_command(
+    artifact: str,
+    stage: str | None,
+    text: bool,
+    columns: str | None,
+    why_node: str | None,
+    form: str,
+    record: str | None,
+    accuracy: tuple[str, str] | None,
+    encrypted: str | None,
+    output: str | None,
+) -> None:
+    """Show what is in an ARTIFACT: its graph at any stage, layouts, errors, decisions."""
+    from glyphc.cli import _keep_sources
+    from glyphc.errors import GlyphcError
+    from glyphc.files import check_writable, write_atomically
+    from glyphc.program import Program
+
+    path = Path(output) if output else Path(artifact).with_suffix(".html") if form == "html" else None
+    if path is not None:
+        _keep_sources(path, artifact, record)
+        check_writable(path)
+    program = Program.load(artifact)
+    if stage not in (None, "all", "list", "schedule") and stage not in program.stages:
+        raise GlyphcError(f"no stage {stage!r} in {artifact!r}; stages: {', '.join(program.stages)}, schedule")
+    if accuracy is not None:
+        shown = _accuracy(program, accuracy, encrypted)
+    elif form == "text":
+        shown = _text(program, stage, text, columns, why_node, record)
+    else:
+        shown = _report(program, Path(artifact).name, stage, form, record)
+    if path is None:
+        click.echo(shown, nl=not shown.endswith("\n"))
+    else:
+        write_atomically(path, (shown if shown.endswith("\n") else shown + "\n").encode())
+        click.echo(f"wrote {path} ({path.stat().st_size:,} bytes)")
+
+
+def _text(
+    program: Program, stage: str | None, text: bool, columns: str | None, why_node: str | None, record: str | None
+) -> str:
+    from glyphc.diagnostics import COLUMNS, graph_text, predicted, schedule_text, summary, why
+    from glyphc.errors import GlyphcError
+    from glyphc.ir.text import to_text
+    from glyphc.run_record import RunRecord
+
+    chosen = tuple(c.strip() for c in columns.split(",")) if columns else COLUMNS
+    unknown = [c for c in chosen if c not in COLUMNS]
+    if unknown:
+        raise GlyphcError(f"there is no column {unknown[0]!r}; columns: {', '.join(COLUMNS)}")
+    if stage == "list":
+        return "\n".join([*program.stages, "schedule"])
+    if stage == "schedule":
+        return schedule_text(program.schedule)
+    if why_node is not None:
+        return why(_node(program, why_node, stage))
+    if stage == "all":
+        graphs = program.stages.items()
+        return "\n".join(f"-- {n} --\n{to_text(g) if text else graph_text(g, columns=chosen)}\n" for n, g in graphs)
+    if text:
+        return to_text(program.stages[stage] if stage else program.graph)
+    if stage is not None:
+        return graph_text(program.stages[stage], columns=chosen)
+    if columns is None and record is None:
+        return summary(program)
+    measured = RunRecord.load(Path(record)).node_seconds_of_a_pass if record is not None else None
+    return graph_text(program.graph, predicted(program), measured, chosen)
+
+
+def _report(program: Program, title: str, stage: str | None, form: str, record: str | None) -> str:
+    from glyphc.errors import GlyphcError
+    from glyphc.inspector.build import build
+    from glyphc.inspector.write import to_dot, to_html, to_json
+    from glyphc.run_record import RunRecord
+
+    if stage in ("all", "list", "schedule"):
+        raise GlyphcError(f"--stage {stage} is text; a {form} report shows one stage: {', '.join(program.stages)}")
+    run = RunRecord.load(Path(record)) if record is not None else None
+    report = build(program, title, stage, run)
+    if form == "dot":
+        return to_dot(report)
+    return to_json(report) if form == "json" else to_html(report)
+
+
+def _accuracy(program: Program, files: tuple[str, str], encrypted: str | None) -> str:
+    from glyphc.accuracy import accuracy, accuracy_text
+    from glyphc.cli import _load
+
+    x, y = _load(files[0], "input"), _load(files[1], "labels")
+    results = None if encrypted is None else _load(encrypted, "results of the encrypted run")
+    return accuracy_text(accuracy(program, x, y, results))
+
+
+def _node(program: Program, name: str, stage: str | None) -> Node:
+    from glyphc.errors import GlyphcError
+
+    graph = program.stages[stage] if stage and stage != "all" else program.graph
+    number = name.lstrip("%")
+    if not number.isdecimal() or int(number) >= len(graph):
+        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}")
+    return graph.node(int(number))

@@ -1,0 +1,64 @@
+"""``glyphc opt``: passes alone, on graphs in text form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from glyphc.ir.graph import Graph
+
+
+@click.command("opt")
+@click.argument("model", type=click.Path())
+@click.option("--passes", required=True, help="What to run, e.g. 'fold,calibrate,quantize{input_bits=12}'; may be ''.")
+@click.option(
+    "--calibration", type=click.Path(), help="Representative samples (.npy or .npz), where a pass needs them."
+)
+@click.option("--print-between-passes", is_flag=True, help="Show the graph before the first and after every pass.")
+@click.option("--columns", is_flag=True, help="Aligned columns instead of the complete text form.")
+@click.option("-o", "--output", type=click.Path(), help="The .gir file to write. [default: standard output]")
+def opt_command(
+    model: str, passes: str, calibration: str | None, print_between_passes: bool, columns: bool, output: str | None
+) -> None:
+    """Run passes on MODEL (.gir, .glyph or .onnx) and write the resulting graph as text.
+
+    The result is a .gir file at whatever level the last pass reaches; 'glyphc compile x.gir' goes on from there.
+    What is shown between passes goes to standard error, so the result can be piped.
+    """
+    from glyphc.approx import cost_file
+    from glyphc.cli import _keep_sources, _load
+    from glyphc.compiler import samples
+    from glyphc.diagnostics import graph_text
+    from glyphc.errors import GlyphcError
+    from glyphc.ir.text import to_text
+    from glyphc.passes.base import Context
+    from glyphc.passes.pipeline import parse_pipeline, run_pipeline
+    from glyphc.files import check_writable, write_atomically
+    from glyphc.sources import TEXT, read_model
+
+    if output is not None:
+        if Path(output).suffix != TEXT:
+            raise GlyphcError(f"the output {output!r} must end in {TEXT}")
+        _keep_sources(Path(output), model, calibration)
+        check_writable(Path(output))
+    steps = parse_pipeline(passes)
+    given = read_model(model)
+    data: Any = None if calibration is None else _load(calibration, "calibration samples")
+    context = Context(samples(given.graph, data), cost_file.current())
+    show = graph_text if columns else to_text
+
+    def observe(name: str, graph: Graph) -> None:
+        if print_between_passes:
+            click.echo(f"# after {name}\n{show(graph).rstrip()}\n", err=True)
+
+    if print_between_passes:
+        click.echo(f"# {model}\n{show(given.graph).rstrip()}\n", err=True)
+    result = run_pipeline(given.graph, steps, context, observe)
+    if output is None:
+        click.echo(show(result).rstrip())
+    else:
+        write_atomically(Path(output), to_text(result).encode())
+        click.echo(f"wrote {output} (level {result.level.value}, {len(result)} nodes)")

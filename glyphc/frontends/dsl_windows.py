@@ -1,0 +1,169 @@
+"""Layers that slide windows over images of shape [channels, *spatial]: convolutions and poolings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.graph import Node
+from glyphc.ir.ops import Dense, Gather, ReduceMax, Reshape
+
+from .dsl_errors import MistakeError
+from .dsl_rules import Builder, Layer, Shape, operand
+from .dsl_values import F64, Arguments, Kind, Parameter, Word
+
+if TYPE_CHECKING:
+    from .onnx_windows import Window
+
+I64 = npt.NDArray[np.int64]
+
+# A convolution is written as the matrix that it is; larger ones than these take gigabytes.
+_LARGEST = 1 << 27
+_PLACES = (Parameter("stride", Kind.SIZES), Parameter("padding", Kind.SIZES))
+
+
+def _conv(b: Builder, a: Arguments) -> Node:
+    """Weights (channels, channels in / groups, *kernel), as PyTorch and ONNX have them; padding is zero."""
+    x = operand(a)
+    inputs, *spatial = _image(a, x)
+    groups = a.integer("groups", 1)
+    if groups < 1 or inputs % groups:
+        raise MistakeError(
+            a.span, f"{groups} groups do not divide {inputs} channels", "write groups=1, or leave it out"
+        )
+    kernel = _per_axis(a.sizes("kernel"), len(spatial)) or (0,) * len(spatial)
+    name, weight = b.tensor(a, "weight", (a.integer("channels"), inputs // groups, *kernel))
+    outputs = weight.shape[0]
+    if outputs % groups:
+        raise MistakeError(a.span, f"{groups} groups do not divide {outputs} channels", "choose other channels")
+    _, bias = b.tensor(a, "bias", (outputs,))
+    axes = _windows(a, tuple(spatial), weight.shape[2:])
+    flat, valid = _taps(axes)
+    if outputs * len(flat) * x.type.size > _LARGEST:
+        hint = "pool or stride earlier, or compile the ONNX model"
+        raise MistakeError(a.span, f"this convolution is a matrix of {outputs * len(flat)} x {x.type.size}", hint)
+    matrix = np.zeros((outputs, len(flat), inputs, prod(spatial)))
+    taps = weight.reshape(outputs, inputs // groups, -1)
+    for group in range(groups):
+        rows, columns = (slice(group * n // groups, (group + 1) * n // groups) for n in (outputs, inputs))
+        for tap in range(taps.shape[2]):
+            (window,) = np.nonzero(valid[:, tap])
+            # (windows, outputs, inputs): the places of this tap
+            matrix[rows, window, columns, flat[window, tap]] += taps[rows, :, tap]
+    shape = (outputs, *(axis.outputs for axis in axes))
+    return _mapped(b, a, x, name, matrix.reshape(prod(shape), -1), np.repeat(bias, len(flat)), shape)
+
+
+def _average_pool(b: Builder, a: Arguments) -> Node:
+    """Means over windows; what lies in the padding does not count."""
+    x = operand(a)
+    channels, *spatial = _image(a, x)
+    axes = _windows(a, tuple(spatial), _per_axis(a.sizes("window"), len(spatial)))
+    return _means(b, a, x, axes, channels)
+
+
+def _global_average_pool(b: Builder, a: Arguments) -> Node:
+    x = operand(a)
+    channels, *spatial = _image(a, x)
+    return _means(b, a, x, _windows(a, tuple(spatial), tuple(spatial)), channels)
+
+
+def _means(b: Builder, a: Arguments, x: Node, axes: tuple[Window, ...], channels: int) -> Node:
+    flat, valid = _taps(axes)
+    one = np.zeros((len(flat), prod(axis.size for axis in axes)))
+    window, tap = np.nonzero(valid)
+    one[window, flat[window, tap]] = 1 / valid.sum(axis=1)[window]
+    matrix = np.kron(np.eye(channels), one).astype(np.float64)
+    shape = (channels, *(axis.outputs for axis in axes))
+    return _mapped(b, a, x, f"{a.label}.means", matrix, np.zeros(len(matrix)), shape)
+
+
+def _max_pool(b: Builder, a: Arguments) -> Node:
+    x = operand(a)
+    # onnx is loaded only for what needs it
+    from .onnx_windows import covered
+
+    _, *spatial = _image(a, x)
+    axes = _windows(a, tuple(spatial), _per_axis(a.sizes("window"), len(spatial)))
+    places = covered(x.type.shape, axes)
+    return b.add(a, ReduceMax(), b.add(a, Gather(b.constant(a, f"{a.label}.indices", places)), x))
+
+
+def _global_max_pool(b: Builder, a: Arguments) -> Node:
+    x = operand(a)
+    channels, *spatial = _image(a, x)
+    largest = b.add(a, ReduceMax(), b.add(a, Reshape((channels, prod(spatial))), x))
+    return b.add(a, Reshape((channels, *[1] * len(spatial))), largest)
+
+
+def _mapped(b: Builder, a: Arguments, x: Node, name: str, matrix: F64, bias: F64, shape: Shape) -> Node:
+    """matrix @ x + bias for all elements of an image, as one of another shape."""
+    flat = x if len(x.type.shape) == 1 else b.add(a, Reshape((x.type.size,)), x)
+    constants = b.constant(a, f"{name}.map", matrix), b.constant(a, f"{name}.shift", bias)
+    return b.add(a, Reshape(shape), b.add(a, Dense((constants[0],), constants[1]), flat))
+
+
+def _image(a: Arguments, x: Node) -> Shape:
+    if len(x.type.shape) < 2:
+        hint = "do not flatten before it, or write reshape([channels, height, width])"
+        what = f"{a.layer.text} reads images of shape [channels, height, width], this value has {list(x.type.shape)}"
+        raise MistakeError(a.span, what, hint)
+    return x.type.shape
+
+
+def _windows(a: Arguments, spatial: Shape, kernel: Shape) -> tuple[Window, ...]:
+    """Where windows stand. stride: 1 for convolutions, a window for poolings; padding: at both ends, or ``same``."""
+    from .onnx_constants import UnsupportedError
+    from .onnx_windows import windows
+
+    rank = len(spatial)
+    stride = _per_axis(a.sizes("stride"), rank) or (kernel if a.layer.text.endswith("pool") else ())
+    given = a.given.get("padding")
+    same = isinstance(given, Word) and given.name.text == "same"
+    padding = () if same else _per_axis(a.sizes("padding"), rank)
+    try:
+        found = windows(spatial, kernel, stride, (), (*padding, *padding), "SAME_UPPER" if same else "NOTSET", False)
+        if not _taps(found)[1].any(axis=1).all():
+            raise UnsupportedError("some windows cover nothing but padding")
+    except UnsupportedError as e:
+        raise MistakeError(a.span, str(e), "choose another window, stride or padding") from None
+    return found
+
+
+def _per_axis(sizes: Shape, rank: int) -> Shape:
+    return sizes * rank if len(sizes) == 1 else sizes
+
+
+def _taps(axes: tuple[Window, ...]) -> tuple[I64, npt.NDArray[np.bool_]]:
+    """(windows, taps): flat position of every tap of every window, and whether it lies in the image."""
+    flat, valid = np.zeros((1, 1), dtype=np.int64), np.ones((1, 1), dtype=bool)
+    for axis in axes:
+        at = axis.positions()
+        inside = (at >= 0) & (at < axis.size)
+        shape = (len(flat) * len(at), flat.shape[1] * at.shape[1])
+        flat = (flat[:, None, :, None] * axis.size + np.where(inside, at, 0)[None, :, None, :]).reshape(shape)
+        valid = (valid[:, None, :, None] & inside[None, :, None, :]).reshape(shape)
+    return flat, valid
+
+
+WINDOWS: Mapping[str, Layer] = {
+    "avg_pool": Layer(_average_pool, (Parameter("window", Kind.SIZES, required=True), *_PLACES)),
+    "conv": Layer(
+        _conv,
+        (
+            Parameter("channels", Kind.INTEGER),
+            Parameter("kernel", Kind.SIZES),
+            *_PLACES,
+            Parameter("groups", Kind.INTEGER),
+            Parameter("weight", Kind.TENSOR),
+            Parameter("bias", Kind.TENSOR),
+        ),
+    ),
+    "global_avg_pool": Layer(_global_average_pool),
+    "global_max_pool": Layer(_global_max_pool),
+    "max_pool": Layer(_max_pool, (Parameter("window", Kind.SIZES, required=True), *_PLACES)),
+}

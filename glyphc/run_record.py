@@ -1,0 +1,82 @@
+"""What a run took, in a file that ``glyphc inspect`` can show beside the predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from glyphc.errors import ArtifactError
+from glyphc.files import write_atomically
+from glyphc.runtime import RunReport
+
+FORMAT = "glyphc-run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One instruction: its number in the schedule, seconds from the first one's beginning, and seconds it took."""
+
+    instruction: int
+    start: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """mode, security: as the run report has them. stages: seconds of keys, encryption and so on, in order."""
+
+    mode: str
+    samples: int
+    passes: int
+    stages: tuple[tuple[str, float], ...]
+    node_seconds: tuple[tuple[int, float], ...]
+    steps: tuple[Step, ...]
+    peak_memory: int
+    security: str
+
+    @property
+    def node_seconds_of_a_pass(self) -> dict[int, float]:
+        """By node id, on average over the passes: to be compared with predictions."""
+        return {node: seconds / max(1, self.passes) for node, seconds in self.node_seconds}
+
+    @staticmethod
+    def of(report: RunReport) -> RunRecord:
+        steps = tuple(Step(number, round(start, 6), round(seconds, 6)) for number, start, seconds in report.timeline)
+        nodes = tuple(report.node_seconds.items())
+        stages = tuple(report.seconds.items())
+        memory, security = report.peak_memory, report.security
+        return RunRecord(report.mode.value, report.samples, report.passes, stages, nodes, steps, memory, security)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON; the file appears whole or not at all."""
+        data = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        data["steps"] = [[s.instruction, s.start, s.seconds] for s in self.steps]
+        write_atomically(path, (json.dumps(data) + "\n").encode())
+
+    @staticmethod
+    def load(path: Path) -> RunRecord:
+        """Read what :meth:`save` wrote; ArtifactError if it is missing, damaged or something else."""
+        try:
+            data: Any = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as e:
+            raise ArtifactError(f"cannot read {str(path)!r}: {e.strerror}") from None
+        except ValueError as e:
+            raise ArtifactError(f"{str(path)!r} is no record of a run ({e}); 'run --record' writes one") from None
+        if not isinstance(data, dict) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+            raise ArtifactError(f"{str(path)!r} is no record of a run of this version; 'run --record' writes one")
+        try:
+            return RunRecord(
+                str(data["mode"]),
+                int(data["samples"]),
+                int(data["passes"]),
+                tuple((str(n), float(s)) for n, s in data["stages"]),
+                tuple((int(n), float(s)) for n, s in data["node_seconds"]),
+                tuple(Step(int(i), float(a), float(s)) for i, a, s in data["steps"]),
+                int(data["peak_memory"]),
+                str(data["security"]),
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise ArtifactError(f"{str(path)!r} is a damaged record of a run ({e}); run the program again") from None
