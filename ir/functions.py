@@ -45,6 +45,31 @@ def _round(x: F64, grid: float) -> F64:
     return np.asarray(grid * np.rint(x / grid))  # halves to even, as in ONNX
 
 
+def _elu_slope(x: F64, alpha: float) -> F64:
+    return np.asarray(np.where(x >= 0, 1.0, alpha * np.exp(np.minimum(x, 0.0))))
+
+
+def _gelu_slope(x: F64) -> F64:
+    density = np.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi)
+    return np.asarray(0.5 * (1.0 + _erf(x / math.sqrt(2.0))) + x * density)
+
+
+def _gelu_tanh_slope(x: F64) -> F64:
+    c = math.sqrt(2.0 / math.pi)
+    t = np.tanh(c * (x + 0.044715 * x**3))
+    return np.asarray(0.5 * (1.0 + t) + 0.5 * x * (1.0 - t**2) * c * (1.0 + 3 * 0.044715 * x**2))
+
+
+def _mish_slope(x: F64) -> F64:
+    t = np.tanh(_softplus(x))
+    return np.asarray(t + x * (1.0 - t**2) * _sigmoid(x))
+
+
+def _silu_slope(x: F64) -> F64:
+    s = _sigmoid(x)
+    return np.asarray(s * (1.0 + x * (1.0 - s)))
+
+
 def _table(x: F64, lo: float, hi: float, *values: float) -> F64:
     return np.asarray(np.interp(x, np.linspace(lo, hi, len(values)), values))
 
@@ -69,10 +94,12 @@ class _Definition:
 _TABLE: dict[str, _Definition] = {
     "abs": _Definition(0, np.abs),
     "affine": _Definition(2, lambda x, a, b: a * x + b),
+    "between": _Definition(2, lambda x, lo, hi: ((x > lo) & (x < hi)).astype(np.float64)),
     "celu": _Definition(1, lambda x, a: np.maximum(x, 0) + np.minimum(0, a * np.expm1(np.minimum(x, 0) / a))),
     "clip": _Definition(2, lambda x, lo, hi: np.clip(x, lo, hi)),
     "cos": _Definition(0, np.cos),
     "elu": _Definition(1, _elu),
+    "elu_slope": _Definition(1, _elu_slope),
     "erf": _Definition(0, _erf),
     "exp": _Definition(0, np.exp),
     # exp of what is never positive but for noise (the last step of a softmax): its guard band must not reach far above
@@ -80,17 +107,22 @@ _TABLE: dict[str, _Definition] = {
     "exp_nonpositive": _Definition(0, np.exp, (-math.inf, 0.25)),
     "floor": _Definition(1, lambda x, grid: grid * np.floor(x / grid)),
     "gelu": _Definition(0, _gelu),
+    "gelu_slope": _Definition(0, _gelu_slope),
     "gelu_tanh": _Definition(0, _gelu_tanh),
+    "gelu_tanh_slope": _Definition(0, _gelu_tanh_slope),
     "greater": _Definition(1, lambda x, c: (x > c).astype(np.float64)),
     "hard_sigmoid": _Definition(2, lambda x, a, b: np.clip(a * x + b, 0.0, 1.0)),
     "hard_swish": _Definition(0, lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0)),
+    "hard_swish_slope": _Definition(0, lambda x: np.where(np.abs(x) < 3, x / 3 + 0.5, (x > 0).astype(np.float64))),
     "leaky_relu": _Definition(1, lambda x, a: np.where(x >= 0, x, a * x)),
     "less": _Definition(1, lambda x, c: (x < c).astype(np.float64)),
     "log": _Definition(0, np.log, (0.0, math.inf)),
     "maximum": _Definition(1, lambda x, c: np.maximum(x, c)),
     "minimum": _Definition(1, lambda x, c: np.minimum(x, c)),
     "mish": _Definition(0, lambda x: x * np.tanh(_softplus(x))),
+    "mish_slope": _Definition(0, _mish_slope),
     "pow": _Definition(1, lambda x, p: np.power(x, p)),
+    "quadratic": _Definition(3, lambda x, a, b, c: (a * x + b) * x + c),
     "reciprocal": _Definition(0, lambda x: 1.0 / x, (0.0, math.inf)),
     "relu": _Definition(0, lambda x: np.maximum(x, 0.0)),
     "round": _Definition(1, _round),
@@ -98,6 +130,7 @@ _TABLE: dict[str, _Definition] = {
     "sigmoid": _Definition(0, _sigmoid),
     "sign": _Definition(0, np.sign),
     "silu": _Definition(0, lambda x: x * _sigmoid(x)),
+    "silu_slope": _Definition(0, _silu_slope),
     "sin": _Definition(0, np.sin),
     "softplus": _Definition(0, _softplus),
     "softsign": _Definition(0, lambda x: x / (1.0 + np.abs(x))),
