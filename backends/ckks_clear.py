@@ -1,0 +1,98 @@
+"""Training's instructions on plain numbers: exactly (their definition), and with what encryption adds.
+
+A "ciphertext" is its message: N real numbers, as float64. How many limbs it has is checked ahead of the execution
+(``glyphc.ir.ckks.check``) and does not matter here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2
+
+import numpy as np
+
+from glyphc.ir.ckks import Refresh
+from glyphc.ir.functions import compose
+from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.series import evaluate_series, rms_slope
+
+from .cleartext import F64, NegacyclicFFT
+
+
+class ClearCKKS:
+    """Exact arithmetic; a bootstrap computes its functions themselves."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._ring = parameters.ring
+        self._grid = parameters.ring // (2 * parameters.slots)
+        self._fft = NegacyclicFFT(parameters.ring)
+
+    def encrypt(self, message: F64, limbs: int) -> F64:
+        """A message of shape (N,) as this backend's ciphertext."""
+        return np.array(message, dtype=np.float64)
+
+    def decrypt(self, ciphertext: F64) -> F64:
+        """The message, shape (N,)."""
+        return ciphertext.copy()
+
+    def scaled(self, source: F64, factor: float) -> F64:
+        return np.asarray(source * factor)
+
+    def product(self, pairs: Sequence[tuple[F64, F64]]) -> F64:
+        total = np.zeros(self._ring // 2, dtype=np.complex128)
+        for a, b in pairs:
+            total += self._fft.forward(a) * self._fft.forward(b)
+        return self._fft.inverse(total)
+
+    def sum(self, terms: Sequence[tuple[F64, int]]) -> F64:
+        return np.asarray(sum(sign * value for value, sign in terms))
+
+    def select(self, source: F64, count: int) -> F64:
+        out = np.zeros(self._ring)
+        out[:count] = source[:count]
+        return out
+
+    def refresh(self, source: F64, instruction: Refresh) -> F64:
+        out = np.zeros(self._ring)
+        x = source[:: self._grid]
+        out[:: self._grid] = compose(instruction.functions, x - np.rint(x))
+        return out
+
+
+class SimulatedCKKS(ClearCKKS):
+    """Adds Gaussian noise of the measured sizes (``glyphc.ir.noise``), and evaluates series instead of functions."""
+
+    def __init__(self, parameters: Parameters, seed: int = 0) -> None:
+        super().__init__(parameters)
+        self._unit = 2.0**-parameters.scaling_bits
+        self._random = np.random.default_rng(seed)
+
+    def encrypt(self, message: F64, limbs: int) -> F64:
+        return super().encrypt(message, limbs) + self._noise(SIGMA * self._unit)
+
+    def scaled(self, source: F64, factor: float) -> F64:
+        rounded = np.rint(factor / self._unit) * self._unit
+        return super().scaled(source, rounded) + self._noise(ROUNDING * self._unit)
+
+    def product(self, pairs: Sequence[tuple[F64, F64]]) -> F64:
+        return super().product(pairs) + self._noise(ROUNDING * self._unit)
+
+    def select(self, source: F64, count: int) -> F64:
+        # two unpackings and the trace between them, each a tree whose every level doubles the noise so far
+        doublings = 2 * log2(count) + max(log2(count), log2(self._ring // count))
+        deviation = HYBRID_KEY_SWITCH * self._unit * 2.0**doublings / np.sqrt(3)
+        out = super().select(source, count)
+        out[:count] += self._random.normal(0, deviation, count)
+        return out
+
+    def refresh(self, source: F64, instruction: Refresh) -> F64:
+        series = instruction.series
+        values = evaluate_series(series, source[:: self._grid])
+        values += self._random.normal(0, bootstrap(self._ring, rms_slope(series)), len(values))
+        out = np.zeros(self._ring)
+        out[:: self._grid] = values
+        return out
+
+    def _noise(self, deviation: float) -> F64:
+        return self._random.normal(0, deviation, self._ring)

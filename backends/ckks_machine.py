@@ -1,0 +1,64 @@
+"""What a backend offers to training, and the one loop that executes its code on any of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from glyphc.ir.ckks import Code, Free, Instruction, Load, Product, Refresh, Register, Scaled, Select, Store, Sum
+
+
+class CKKSMachine(Protocol):
+    """The server's side of a backend: one method per computing instruction (see ``glyphc.ir.ckks``)."""
+
+    def scaled(self, source: Any, factor: float) -> Any:
+        """Product with a constant."""
+
+    def product(self, pairs: Sequence[tuple[Any, Any]]) -> Any:
+        """Sum of products of ciphertexts."""
+
+    def sum(self, terms: Sequence[tuple[Any, int]]) -> Any:
+        """Sum with signs."""
+
+    def select(self, source: Any, count: int) -> Any:
+        """The first ``count`` coefficients."""
+
+    def refresh(self, source: Any, instruction: Refresh) -> Any:
+        """A functional bootstrap."""
+
+
+Observer = Callable[[Instruction, float], None]
+
+
+def execute(
+    code: Code,
+    machine: CKKSMachine,
+    inputs: Mapping[str, Any],
+    observe: Observer = lambda instruction, seconds: None,
+) -> dict[str, Any]:
+    """Run code; returns what it stores, by name. ``observe`` is told every instruction and its seconds when done."""
+    registers: dict[Register, Any] = {}
+    outputs: dict[str, Any] = {}
+    for instruction in code:
+        start = time.perf_counter()
+        match instruction:
+            case Load(target=target, name=name):
+                registers[target] = inputs[name]
+            case Scaled(target=target, source=source, factor=factor):
+                registers[target] = machine.scaled(registers[source], factor)
+            case Product(target=target, pairs=pairs):
+                registers[target] = machine.product([(registers[a], registers[b]) for a, b in pairs])
+            case Sum(target=target, terms=terms):
+                registers[target] = machine.sum([(registers[r], sign) for r, sign in terms])
+            case Select(target=target, source=source, count=count):
+                registers[target] = machine.select(registers[source], count)
+            case Refresh(target=target, source=source):
+                registers[target] = machine.refresh(registers[source], instruction)
+            case Store(source=source, name=name):
+                outputs[name] = registers[source]
+            case Free(registers=dead):
+                for register in dead:
+                    del registers[register]
+        observe(instruction, time.perf_counter() - start)
+    return outputs
