@@ -321,8 +321,9 @@ def test_bad_schedules(text: str, message: str) -> None:
 def test_epochs_go_through_all_samples(samples: int, data: st.DataObject) -> None:
     batch = data.draw(st.integers(1, samples))
     batches = Batches(samples, batch, 3)
-    for epoch in range(2):
-        rows = [batches.rows(epoch * batches.per_epoch + i) for i in range(batches.per_epoch)]
-        assert all(len(r) == batch for r in rows)
-        assert set(np.concatenate(rows)) == set(range(samples))
-    assert np.array_equal(Batches(samples, batch, 3).rows(5), batches.rows(5))
+    numbers = [batches.number(step) for step in range(2 * batches.per_epoch)]
+    assert numbers == 2 * list(range(batches.per_epoch))
+    rows = [batches.rows(number) for number in range(batches.per_epoch)]
+    assert all(len(r) == batch for r in rows)
+    assert set(np.concatenate(rows)) == set(range(samples))
+    assert np.array_equal(Batches(samples, batch, 3).rows(0), rows[0])

@@ -12,9 +12,10 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batches:
-    """Every epoch goes through all samples in an order of its own; its last batch is filled up with its first samples.
+    """The samples in an order drawn once, cut into batches; the last one is filled up with the first samples.
 
-    With a batch of all samples every step sees all of them in their own order.
+    Every epoch has the same batches: under encryption, each is encrypted once. With a batch of all samples, they keep
+    their own order.
     """
 
     samples: int
@@ -29,10 +30,15 @@ class Batches:
     def per_epoch(self) -> int:
         return -(-self.samples // self.batch)
 
-    def rows(self, step: int) -> I64:
-        """Sample indices of step 0, 1, ..., shape (batch,)."""
+    def number(self, step: int) -> int:
+        """Which batch step 0, 1, ... sees."""
+        return step % self.per_epoch
+
+    def rows(self, number: int) -> I64:
+        """Sample indices of a batch, shape (batch,)."""
         if self.batch == self.samples:
             return np.arange(self.samples)
-        epoch, at = divmod(step, self.per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
-        return np.asarray(np.resize(order, self.per_epoch * self.batch)[at * self.batch : (at + 1) * self.batch])
+        order = np.random.default_rng(self.seed).permutation(self.samples)
+        return np.asarray(
+            np.resize(order, self.per_epoch * self.batch)[number * self.batch : (number + 1) * self.batch]
+        )
