@@ -63,7 +63,7 @@ class ClearCKKS:
 class SimulatedCKKS(ClearCKKS):
     """Adds Gaussian noise of the measured sizes (``glyphc.ir.noise``), and evaluates series instead of functions."""
 
-    def __init__(self, parameters: Parameters, seed: int = 0) -> None:
+    def __init__(self, parameters: Parameters, seed: int | tuple[int, ...] = 0) -> None:
         super().__init__(parameters)
         self._unit = 2.0**-parameters.scaling_bits
         self._random = np.random.default_rng(seed)

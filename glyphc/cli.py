@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from glyphc import __version__
+from glyphc.commands.train import train_command
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
@@ -173,6 +174,9 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
     click.echo(f"wrote {path}")
     if not cost_file.in_use(path):
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
+
+
+main.add_command(train_command)
 
 
 def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:

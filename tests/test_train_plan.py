@@ -59,7 +59,7 @@ def planned(plan: Plan, machine: Any, state: State, x: F64, y: F64, steps: int) 
     fresh = plan.data(x, y) | plan.state(state)
     values = {name: machine.encrypt(message, limbs) for name, (message, limbs) in fresh.items()}
     for step in range(steps):
-        values |= execute(plan.code(step), machine, values)
+        values |= execute(plan.server.code(step), machine, values)
     messages = {name: machine.decrypt(value) for name, value in values.items() if name.startswith("state:")}
     return plan.decoded(messages, steps)
 
@@ -105,7 +105,7 @@ def test_frozen_half_of_the_layer_stays(frozen: str) -> None:
 
 def test_a_step_has_one_bootstrap_of_logits_only() -> None:
     plan = make_plan(regression(30), LOSSES["binary-cross-entropy"], OPTIMIZERS["momentum"], 398)
-    assert sum(isinstance(i, Refresh) for i in plan.code(3)) == 1
+    assert sum(isinstance(i, Refresh) for i in plan.server.code(3)) == 1
     assert plan.parameters.slots == 256  # 512 values, for 398 samples
     assert plan.parameters.secure
     assert plan.parameters.modulus_bits <= 1553
@@ -190,7 +190,7 @@ def test_encrypted_training_follows_its_simulation() -> None:
     graph, optimizer = regression(5), OPTIMIZERS["nesterov, decay, schedule"]
     x, y = data(30, 5)
     plan = make_plan(graph, LOSSES["binary-cross-entropy"], optimizer, 30, insecure_ring=RING)
-    client, keys = generate_training_keys(plan.parameters, (plan.selection,))
+    client, keys = generate_training_keys(plan.parameters, (plan.server.selection,))
 
     class Machine(OpenFHECKKS):
         encrypt, decrypt = client.encrypt, client.decrypt

@@ -10,6 +10,7 @@ import numpy as np
 
 from glyphc.ir.parameters import Parameters
 
+from ..errors import BackendError
 from .bridge import BridgeError, Mould, residues
 from .ckks_server import TrainingKeys, automorphisms_of
 from .contexts import Contexts, make_contexts, setup_bootstrap
@@ -69,6 +70,18 @@ class TrainingClient:
             value, modulus = value + modulus * step, modulus * ring.q
         centred = np.where(value > modulus // 2, value - modulus, value)
         return np.asarray(centred.astype(np.float64) / 2.0**p.scaling_bits)
+
+    def secret_bytes(self) -> bytes:
+        """The secret key as bytes: whoever has them reads everything."""
+        return bytes(fhe.Serialize(self.secret, fhe.BINARY))
+
+
+def client_from_bytes(contexts: Contexts, secret: bytes) -> TrainingClient:
+    """The inverse of ``TrainingClient.secret_bytes``, in contexts of the same parameters."""
+    try:
+        return TrainingClient(contexts, fhe.DeserializePrivateKeyString(secret, fhe.BINARY))
+    except RuntimeError as e:
+        raise BackendError(f"the file of the secret key is damaged: {e}") from None
 
 
 def generate_training_keys(parameters: Parameters, selections: Sequence[int]) -> tuple[TrainingClient, TrainingKeys]:

@@ -415,9 +415,7 @@ def _concat(call: _Call) -> Node:
         raise UnsupportedError("joins samples of different tensors (axis 0, the batch); only other axes are supported")
     flat = [call.add(Reshape((p.type.size,)), p) if len(p.type.shape) != 1 else p for p in parts]
     starts = np.cumsum([0] + [p.type.size for p in parts])
-    places = [
-        start + np.arange(p.type.size).reshape(p.type.shape) for start, p in zip(starts, parts, strict=False)
-    ]
+    places = [start + np.arange(p.type.size).reshape(p.type.shape) for start, p in zip(starts, parts, strict=False)]
     return call.gather(call.add(Concat(), *flat), np.concatenate(places, axis=axis - 1))
 
 
@@ -532,9 +530,7 @@ def _max_pool(call: _Call) -> Node:
     if call.integer("storage_order", 0):
         raise UnsupportedError("storage_order=1 is not supported")
     x = call.tensor(0)
-    kernel, strides, dilations, pads = (
-        call.sizes(name) for name in ("kernel_shape", "strides", "dilations", "pads")
-    )
+    kernel, strides, dilations, pads = (call.sizes(name) for name in ("kernel_shape", "strides", "dilations", "pads"))
     auto_pad, ceil_mode = call.text("auto_pad", "NOTSET"), call.integer("ceil_mode", 0) != 0
     axes = windows(x.type.shape[1:], kernel, strides, dilations, pads, auto_pad, ceil_mode)
     return call.add(ReduceMax(), call.gather(x, covered(x.type.shape, axes)))

@@ -216,9 +216,7 @@ class _Lowering:
             assert operand.type.fixed is not None and node.type.fixed is not None
             (target,) = self.registers[_Task(node.id, chunk)] = self.fresh()
             formats = (operand.type.fixed, node.type.fixed)
-            self.instructions.append(
-                Evaluate(target, powers, op.series, op.functions, *formats, op.divisor, node.id)
-            )
+            self.instructions.append(Evaluate(target, powers, op.series, op.functions, *formats, op.divisor, node.id))
 
 
 def _layout(node: Node) -> Layout:

@@ -12,7 +12,6 @@ a selection. The state is kept in a moving frame (``frames``), so the one bootst
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,20 +22,6 @@ from glyphc.approx.cost import CostModel
 from glyphc.approx.security import largest_modulus, with_secure_digits
 from glyphc.approx.series import HALF_RANGE, fit
 from glyphc.errors import DataError, ParameterError
-from glyphc.ir.ckks import (
-    Code,
-    Instruction,
-    Load,
-    Product,
-    Refresh,
-    Register,
-    Scaled,
-    Select,
-    Store,
-    Sum,
-    check,
-    with_frees,
-)
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Dense
@@ -47,6 +32,7 @@ from .errors import TrainingError
 from .frames import Frame
 from .losses import BinaryCrossEntropy, Loss, MeanSquaredError
 from .optimizers import SGD
+from .server_plan import KEPT, STATE_LIMBS, Group, ServerPlan, fresh_limbs, power_of_two, state_name
 from .step import Slot, State, weight_slots
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -54,24 +40,12 @@ F64 = npt.NDArray[np.floating[Any]]
 RING = 65536
 # The state's messages are this much larger than the weights, so that noise of selections stays far below them.
 GAIN = 2.0**8
-# Limbs of fresh ciphertexts: errors come out of a bootstrap on three, the state is kept on two. Data is first
-# multiplied by the frame's constants, which costs a limb.
-_KEPT = 2
-STATE_LIMBS = 2
-_LIMBS = {"forward": STATE_LIMBS + 1, "gradient": _KEPT + 2, "labels": _KEPT + 1}
 # A series fills at most half of the slots' [-1, 1], so the sigmoid is moved to the middle, and labels with it.
 _CENTRE = 0.5
-_DEGREE = 27
-
-
-@dataclass(frozen=True)
-class Group:
-    """Columns of the data whose weights have one frame. trained: whether they change."""
-
-    name: str
-    columns: tuple[int, ...]
-    frame: Frame
-    trained: bool
+# Degrees that are considered, and the error that is good enough, as a share of the sigmoid's range. Much less than
+# the noise that a batch's own choice brings.
+_DEGREES = (27, 59, 119)
+_MAX_ERROR = 2.0**-11
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +61,9 @@ class Plan:
     optimizer: SGD
     batch: int
     reach: float
-    parameters: Parameters
-    groups: tuple[Group, ...]
-    functions: tuple[Function, ...]
-    series: Series
     weight: str
     bias: str
+    server: ServerPlan
 
     # -- sizes --
 
@@ -103,51 +74,41 @@ class Plan:
     @property
     def columns(self) -> int:
         """Features and the bias."""
-        return self.features + 1
+        return self.server.columns
 
     @property
-    def grid(self) -> int:
-        return self.parameters.ring // (2 * self.parameters.slots)
-
-    @property
-    def selection(self) -> int:
-        """Coefficients that a selection keeps."""
-        return _power_of_two(self.columns)
-
-    @property
-    def components(self) -> int:
-        """Ciphertexts of the state."""
-        return self.groups[0].frame.size
+    def parameters(self) -> Parameters:
+        return self.server.parameters
 
     # -- what the client encrypts --
 
     def data(self, features: F64, targets: F64) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of one batch's ciphertexts, by name. features: (batch, features); targets: (batch, 1)."""
         rows = np.hstack([features, np.ones((self.batch, 1))])
-        at = self.grid * np.arange(self.batch)[:, None] - np.arange(self.columns)[None, :]
-        sample = self.grid * np.arange(self.batch)
+        sample = self.parameters.ring // (2 * self.parameters.slots) * np.arange(self.batch)
+        at = sample[:, None] - np.arange(self.columns)[None, :]
         out: dict[str, F64] = {"labels": self._message(sample, (targets[:, 0] - self._centre) / self._unit)}
-        for group in self.groups:
+        for group in self.server.groups:
             columns = list(group.columns)
             forward = rows[:, columns] * self._phase / GAIN
             out[f"forward:{group.name}"] = self._message(at[:, columns], forward)
             if group.trained:
                 gradient = rows[:, columns] * self._gradient_factor * GAIN / self.batch
                 out[f"gradient:{group.name}"] = self._message(-at[:, columns], gradient)
-        return {name: (message, _LIMBS[name.partition(":")[0]]) for name, message in out.items()}
+        return {name: (message, fresh_limbs(name)) for name, message in out.items()}
 
     def state(self, state: State) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of the state's ciphertexts. ``state`` at step 0."""
         weights = np.append(state.weights[self.weight].reshape(-1), state.weights[self.bias])
         first = self._message(np.arange(self.columns), GAIN * weights)
-        rest = [np.zeros_like(first)] * (self.components - 1)
+        rest = [np.zeros_like(first)] * (self.server.components - 1)
         return {state_name(i): (message, STATE_LIMBS) for i, message in enumerate([first, *rest])}
 
     def decoded(self, messages: dict[str, F64], step: int) -> dict[str, F64]:
         """The trained layer's weights before ``step``, by constant name, from the state's messages."""
-        u = np.array([messages[state_name(i)][: self.columns] for i in range(self.components)]) / GAIN
+        u = np.array([messages[state_name(i)][: self.columns] for i in range(self.server.components)]) / GAIN
         weights = np.zeros(self.columns)
-        for group in self.groups:
+        for group in self.server.groups:
             columns = list(group.columns)
             weights[columns] = group.frame.basis(step)[0] @ u[:, columns]
         return {self.weight: weights[None, : self.features], self.bias: weights[self.features :]}
@@ -180,70 +141,6 @@ class Plan:
     def _gradient_factor(self) -> float:
         return self._unit * (1.0 if isinstance(self.loss, BinaryCrossEntropy) else 2.0)
 
-    # -- what the server executes --
-
-    def code(self, step: int) -> Code:
-        """The instructions of step 0, 1, ...: from the batch's and the state's ciphertexts to the state's next ones."""
-        writer = _Writer()
-        state = [writer.load(state_name(i)) for i in range(self.components)]
-        pairs = []
-        for group in self.groups:
-            data = writer.load(f"forward:{group.name}")
-            for factor, u in zip(group.frame.basis(step)[0], state, strict=True):
-                if factor:
-                    pairs.append((writer.scaled(data, float(factor)), u))
-        logits = writer.emit(lambda t: Product(t, tuple(pairs)))
-        results = writer.emit(lambda t: Refresh(t, logits, self.series, self.functions))
-        labels = writer.load("labels")
-        errors = writer.emit(lambda t: Sum(t, ((results, 1), (labels, -1))))
-        trained = [g for g in self.groups if g.trained]
-        gradients = [writer.load(f"gradient:{group.name}") for group in trained]
-        for i, u in enumerate(state):
-            parts = [writer.scaled(x, float(g.frame.push(step)[i])) for g, x in zip(trained, gradients, strict=True)]
-            scaled = parts[0] if len(parts) == 1 else writer.sum(*parts)
-            change = writer.select(writer.product(scaled, errors), self.selection)
-            writer.code.append(Store(writer.sum(u, change), state_name(i)))
-        code = with_frees(tuple(writer.code))
-        self._check(code)
-        return code
-
-    def _check(self, code: Code) -> None:
-        names = [f"{kind}:{g.name}" for g in self.groups for kind in ("forward", "gradient")]
-        limbs = {name: _LIMBS[name.partition(":")[0]] for name in (*names, "labels")}
-        limbs |= {state_name(i): STATE_LIMBS for i in range(self.components)}
-        stored = check(code, limbs, self.parameters.levels_kept)
-        assert stored == {state_name(i): STATE_LIMBS for i in range(self.components)}, stored
-
-
-def state_name(component: int) -> str:
-    return f"state:{component}"
-
-
-class _Writer:
-    def __init__(self) -> None:
-        self.code: list[Instruction] = []
-        self._next: Register = 0
-
-    def emit(self, make: Callable[[Register], Instruction]) -> Register:
-        register, self._next = self._next, self._next + 1
-        self.code.append(make(register))
-        return register
-
-    def load(self, name: str) -> Register:
-        return self.emit(lambda t: Load(t, name))
-
-    def scaled(self, source: Register, factor: float) -> Register:
-        return self.emit(lambda t: Scaled(t, source, factor))
-
-    def sum(self, *registers: Register) -> Register:
-        return self.emit(lambda t: Sum(t, tuple((r, 1) for r in registers)))
-
-    def product(self, a: Register, b: Register) -> Register:
-        return self.emit(lambda t: Product(t, ((a, b),)))
-
-    def select(self, source: Register, count: int) -> Register:
-        return self.emit(lambda t: Select(t, source, count))
-
 
 # -- making a plan --
 
@@ -267,13 +164,12 @@ def make_plan(
     layer, slots = _trained_layer(network, loss, frozen)
     weight, bias = slots
     features = weight.shape[1]
-    parameters = _parameters(batch, features + 1, insecure_ring, cost or CostModel())
-    groups = _groups(optimizer, weight, bias, features)
     functions = _functions(loss, reach)
-    series = fit(lambda x: compose(functions, x), parameters.degree)
-    return Plan(
-        network, layer, loss, optimizer, batch, reach, parameters, groups, functions, series, weight.name, bias.name
-    )
+    series = _series(functions, reach)
+    parameters = _parameters(batch, features + 1, series.degree, insecure_ring, cost or CostModel())
+    groups = _groups(optimizer, weight, bias, features)
+    server = ServerPlan(parameters, groups, functions, series, features + 1)
+    return Plan(network, layer, loss, optimizer, batch, reach, weight.name, bias.name, server)
 
 
 def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[Node, tuple[Slot, Slot]]:
@@ -299,15 +195,15 @@ def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple
     return last, (weight, bias)
 
 
-def _parameters(batch: int, columns: int, insecure_ring: int | None, cost: CostModel) -> Parameters:
+def _parameters(batch: int, columns: int, degree: int, insecure_ring: int | None, cost: CostModel) -> Parameters:
     ring = insecure_ring or RING
-    most = ring // _power_of_two(columns)
+    most = ring // power_of_two(columns)
     if batch > most or batch < 1:
         raise DataError(
             f"a step takes at most {most} samples of {columns - 1} features, not {batch}; choose a smaller --batch"
         )
     # sparse packing: at most N/4 slots, and a grid that has room for the columns
-    slots = min(max(8, _power_of_two(batch) // 2), ring // 4)
+    slots = min(max(8, power_of_two(batch) // 2), ring // 4)
     if 2 * slots < batch:
         raise DataError(f"a step takes at most {2 * slots} samples, not {batch}; choose a smaller --batch")
     configuration = cost.configuration(slots)
@@ -316,10 +212,10 @@ def _parameters(batch: int, columns: int, insecure_ring: int | None, cost: CostM
         plaintext_bits=20,
         bgv_bits=44,
         slots=slots,
-        degree=_DEGREE,
+        degree=degree,
         level_budget=configuration.level_budget if insecure_ring is None else (2, 2),
         large_digits=configuration.large_digits,
-        levels_kept=_KEPT,
+        levels_kept=KEPT,
         security=SECURE if insecure_ring is None else INSECURE,
     )
     parameters = with_secure_digits(parameters)
@@ -352,5 +248,12 @@ def _functions(loss: Loss, reach: float) -> tuple[Function, ...]:
     return (Function("affine", (0.5 / HALF_RANGE, 0.0)),)
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+def _series(functions: tuple[Function, ...], reach: float) -> Series:
+    for degree in _DEGREES:
+        series = fit(lambda x: compose(functions, x), degree)
+        if series.max_error <= _MAX_ERROR:
+            return series
+    raise TrainingError(
+        f"no series follows the sigmoid on logits up to {reach:g}; ask for a smaller range (--logit-range), and keep "
+        "logits in it with a smaller learning rate, weight decay or features of smaller magnitude"
+    )
