@@ -95,7 +95,8 @@ class _Writer:
 
     def emit(self, operator: str, operands: list[str], location: str = "", **attributes: Any) -> str:
         name = self._unique("value")
-        self.nodes.append(helper.make_node(operator, operands, [name], name=location, **attributes))
+        label = self._unique(location) if location else ""
+        self.nodes.append(helper.make_node(operator, operands, [name], name=label, **attributes))
         return name
 
     def type_of(self, output: Node) -> int:
