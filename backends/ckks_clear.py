@@ -7,7 +7,6 @@ A "ciphertext" is its message: N real numbers, as float64. How many limbs it has
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log2
 
 import numpy as np
 
@@ -48,9 +47,19 @@ class ClearCKKS:
     def sum(self, terms: Sequence[tuple[F64, int]]) -> F64:
         return np.asarray(sum(sign * value for value, sign in terms))
 
-    def select(self, source: F64, count: int) -> F64:
+    def unpack(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
+        pieces: list[F64] = []
+        for r in range(count):
+            piece = np.zeros(self._ring)
+            piece[:: stride * parts] = parts * source[stride * r :: stride * parts]
+            pieces.append(piece)
+        return pieces
+
+    def pack(self, sources: Sequence[F64 | None], parts: int, stride: int) -> F64:
         out = np.zeros(self._ring)
-        out[:count] = source[:count]
+        for r, source in enumerate(sources):
+            if source is not None:
+                out[stride * r :: stride * parts] = stride * parts * source[:: stride * parts]
         return out
 
     def refresh(self, source: F64, instruction: Refresh) -> F64:
@@ -78,13 +87,15 @@ class SimulatedCKKS(ClearCKKS):
     def product(self, pairs: Sequence[tuple[F64, F64]]) -> F64:
         return super().product(pairs) + self._noise(ROUNDING * self._unit)
 
-    def select(self, source: F64, count: int) -> F64:
-        # two unpackings and the trace between them, each a tree whose every level doubles the noise so far
-        doublings = 2 * log2(count) + max(log2(count), log2(self._ring // count))
-        deviation = HYBRID_KEY_SWITCH * self._unit * 2.0**doublings / np.sqrt(3)
-        out = super().select(source, count)
-        out[:count] += self._random.normal(0, deviation, count)
-        return out
+    def unpack(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
+        return [piece + self._tree(parts) for piece in super().unpack(source, parts, stride, count)]
+
+    def pack(self, sources: Sequence[F64 | None], parts: int, stride: int) -> F64:
+        return super().pack(sources, parts, stride) + self._tree(stride * parts)
+
+    def _tree(self, factor: int) -> F64:
+        """Noise of key switches, each doubled by all later levels of the tree."""
+        return self._noise(HYBRID_KEY_SWITCH * self._unit * factor / np.sqrt(3)) if factor > 1 else self._noise(0.0)
 
     def refresh(self, source: F64, instruction: Refresh) -> F64:
         series = instruction.series

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from glyphc.ir.ckks import Code, Free, Instruction, Load, Product, Refresh, Register, Scaled, Select, Store, Sum
+from glyphc.ir.ckks import Code, Free, Instruction, Load, Pack, Product, Refresh, Register, Scaled, Store, Sum, Unpack
 
 
 class CKKSMachine(Protocol):
@@ -21,8 +21,11 @@ class CKKSMachine(Protocol):
     def sum(self, terms: Sequence[tuple[Any, int]]) -> Any:
         """Sum with signs."""
 
-    def select(self, source: Any, count: int) -> Any:
-        """The first ``count`` coefficients."""
+    def unpack(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
+        """The first ``count`` of ``parts`` residue classes."""
+
+    def pack(self, sources: Sequence[Any | None], parts: int, stride: int) -> Any:
+        """Residue classes in one ciphertext."""
 
     def refresh(self, source: Any, instruction: Refresh) -> Any:
         """A functional bootstrap."""
@@ -51,8 +54,12 @@ def execute(
                 registers[target] = machine.product([(registers[a], registers[b]) for a, b in pairs])
             case Sum(target=target, terms=terms):
                 registers[target] = machine.sum([(registers[r], sign) for r, sign in terms])
-            case Select(target=target, source=source, count=count):
-                registers[target] = machine.select(registers[source], count)
+            case Unpack(targets=targets, source=source, parts=parts, stride=stride):
+                pieces = machine.unpack(registers[source], parts, stride, len(targets))
+                registers.update(zip(targets, pieces, strict=True))
+            case Pack(target=target, sources=sources, parts=parts, stride=stride):
+                values = [None if r is None else registers[r] for r in sources]
+                registers[target] = machine.pack(values, parts, stride)
             case Refresh(target=target, source=source):
                 registers[target] = machine.refresh(registers[source], instruction)
             case Store(source=source, name=name):

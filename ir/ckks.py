@@ -52,15 +52,30 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Select:
-    """target = the first ``count`` coefficients of source, zero elsewhere. Automorphisms only, no limb.
+class Unpack:
+    """targets[r] = parts * (coefficients of source at stride*(r + parts*m), moved to stride*parts*m).
 
-    count is a power of two.
+    Automorphisms only, no limb. parts is a power of two, len(targets) <= parts. source must be zero off multiples of
+    ``stride``, but for noise, which stays where it is.
+    """
+
+    targets: tuple[Register, ...]
+    source: Register
+    parts: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Pack:
+    """target at stride*(r + parts*m) = stride*parts * (coefficient of sources[r] at stride*parts*m); zero elsewhere.
+
+    Automorphisms only, no limb. parts and stride are powers of two, len(sources) <= parts; None stands for zero.
     """
 
     target: Register
-    source: Register
-    count: int
+    sources: tuple[Register | None, ...]
+    parts: int
+    stride: int
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ class Free:
     registers: tuple[Register, ...]
 
 
-Instruction = Load | Scaled | Product | Sum | Select | Refresh | Store | Free
+Instruction = Load | Scaled | Product | Sum | Unpack | Pack | Refresh | Store | Free
 Code = tuple[Instruction, ...]
 
 
@@ -107,7 +122,9 @@ def reads(instruction: Instruction) -> tuple[Register, ...]:
             return tuple(r for r, _ in terms)
         case Free(registers=registers):
             return registers
-        case Scaled(source=s) | Select(source=s) | Refresh(source=s) | Store(source=s):
+        case Pack(sources=sources):
+            return tuple(r for r in sources if r is not None)
+        case Scaled(source=s) | Unpack(source=s) | Refresh(source=s) | Store(source=s):
             return (s,)
 
 
@@ -143,16 +160,17 @@ def check(code: Code, inputs: Mapping[str, int], kept: int) -> dict[str, int]:
                 if fewest < 2:
                     raise IRError(f"{what} needs two limbs, an operand has {fewest}")
                 result = fewest - 1
-            case Sum() | Select():
+            case Sum() | Unpack() | Pack():
                 result = fewest
             case Refresh():
                 if fewest != 1:
                     raise IRError(f"{what} reads one limb, its operand has {fewest}")
                 result = kept + 1
-        if instruction.target in written:
-            raise IRError(f"{what} writes register {instruction.target} a second time")
-        limbs[instruction.target] = result
-        written.add(instruction.target)
+        for target in instruction.targets if isinstance(instruction, Unpack) else (instruction.target,):
+            if target in written:
+                raise IRError(f"{what} writes register {target} a second time")
+            limbs[target] = result
+            written.add(target)
     return stored
 
 

@@ -17,12 +17,13 @@ from glyphc.ir.ckks import (
     Free,
     Instruction,
     Load,
+    Pack,
     Product,
     Refresh,
     Scaled,
-    Select,
     Store,
     Sum,
+    Unpack,
     check,
     with_frees,
 )
@@ -41,13 +42,13 @@ PARAMETERS = Parameters(
     levels_kept=2,
     security=INSECURE,
 )
-SELECTIONS = (1, 2, 8, 32, 64)
+PERIODS = (256, N)
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @pytest.fixture(scope="module")
 def keys() -> tuple[TrainingClient, TrainingKeys]:
-    return generate_training_keys(PARAMETERS, SELECTIONS)
+    return generate_training_keys(PARAMETERS, PERIODS)
 
 
 def negacyclic(a: F64, b: F64) -> F64:
@@ -96,15 +97,33 @@ def test_products_of_sums(keys: tuple[TrainingClient, TrainingKeys]) -> None:
     assert limbs == 2
 
 
-@pytest.mark.parametrize("count", SELECTIONS)
-def test_selection_keeps_its_coefficients_alone(keys: tuple[TrainingClient, TrainingKeys], count: int) -> None:
-    message = sparse(7, terms=N, size=100.0)
-    code: Code = (Load(0, "x"), Select(1, 0, count), Store(1, "y"))
-    exact, result, _ = both(keys, code, x=(message, 2))
+@pytest.mark.parametrize(
+    ("parts", "stride", "count"), [(1, 1024, 1), (8, 128, 8), (16, 16, 11), (4, 1, 3), (1024, 1, 5)]
+)
+def test_packing_removes_everything_else(
+    keys: tuple[TrainingClient, TrainingKeys], parts: int, stride: int, count: int
+) -> None:
+    """Several sources, of which one is missing, and what unpacking gives back."""
+    sources = [sparse(r, terms=N, size=3.0) for r in range(count)]
+    registers = tuple(None if r == 1 else r for r in range(count))
+    loads = tuple(Load(r, f"s{r}") for r in range(count))
+    code: Code = (*loads, Pack(count, registers, parts, stride), Store(count, "y"))
+    inputs = {f"s{r}": (source, 2) for r, source in enumerate(sources)}
+    exact, result, _ = both(keys, code, **inputs)
     expected = np.zeros(N)
-    expected[:count] = message[:count]
+    for r, source in enumerate(sources):
+        if r != 1:
+            expected[stride * r :: stride * parts] = stride * parts * source[:: stride * parts]
     np.testing.assert_array_equal(exact, expected)
-    assert np.abs(result - expected).max() < 1e-7
+    assert np.abs(result - expected).max() < 1e-8
+    for r in range(count):
+        targets = tuple(range(10, 10 + count))
+        code = (Load(0, "x"), Unpack(targets, 0, parts, stride), Store(targets[r], "y"))
+        exact, result, _ = both(keys, code, x=(expected, 2))
+        piece = np.zeros(N)
+        piece[:: stride * parts] = parts * expected[stride * r :: stride * parts]
+        np.testing.assert_array_equal(exact, piece)
+        assert np.abs(result - piece).max() < 1e-8
 
 
 def test_bootstrap_leaves_levels_for_a_product(keys: tuple[TrainingClient, TrainingKeys]) -> None:
@@ -135,7 +154,8 @@ def test_simulated_noise_has_the_size_of_real_noise(keys: tuple[TrainingClient, 
     bodies: dict[str, tuple[tuple[Instruction, ...], int]] = {
         "product": ((Product(1, ((0, 0),)),), 3),
         "scaled": ((Scaled(1, 0, 0.3),), 2),
-        "select": ((Select(1, 0, 32),), 2),
+        "pack": ((Pack(1, (0, 0), 32, 32),), 2),
+        "unpack": ((Unpack((2, 1), 0, 64, 1),), 2),
         "refresh": ((Refresh(1, 0, series, functions),), 1),
     }
     for name, (body, limbs) in bodies.items():
@@ -151,7 +171,9 @@ def test_simulated_noise_has_the_size_of_real_noise(keys: tuple[TrainingClient, 
             result = execute(code, simulated, {"x": simulated.encrypt(message, limbs)})["y"]
             errors["simulated"].append((result - exact)[exact != 0])
         real_rms, simulated_rms = (float(np.sqrt(np.mean(np.concatenate(e) ** 2))) for e in errors.values())
-        assert 0.4 < real_rms / simulated_rms < 2.5, (name, real_rms, simulated_rms)
+        # of trees, the simulation knows the worst places only: their noise is far below a bootstrap's
+        lowest = 0.02 if "pack" in name else 0.4
+        assert lowest < real_rms / simulated_rms < 2.5, (name, real_rms, simulated_rms)
 
 
 class _Series(ClearCKKS):

@@ -84,8 +84,8 @@ def client_from_bytes(contexts: Contexts, secret: bytes) -> TrainingClient:
         raise BackendError(f"the file of the secret key is damaged: {e}") from None
 
 
-def generate_training_keys(parameters: Parameters, selections: Sequence[int]) -> tuple[TrainingClient, TrainingKeys]:
-    """Fresh keys for code whose ``Select`` instructions have these counts."""
+def generate_training_keys(parameters: Parameters, periods: Sequence[int]) -> tuple[TrainingClient, TrainingKeys]:
+    """Fresh keys for code whose ``Pack`` and ``Unpack`` instructions have these stride * parts."""
     contexts = make_contexts(parameters)
     context = contexts.torus
     assert context is not None
@@ -93,7 +93,7 @@ def generate_training_keys(parameters: Parameters, selections: Sequence[int]) ->
     setup_bootstrap(contexts, pair.publicKey)
     context.EvalBootstrapKeyGen(pair.secretKey, parameters.slots)
     context.EvalMultKeyGen(pair.secretKey)
-    indices = list(automorphisms_of(parameters, selections))
+    indices = list(automorphisms_of(parameters.ring, periods))
     if indices:
         context.EvalAutomorphismKeyGen(pair.secretKey, indices)  # filed beside the bootstrap's keys
     return TrainingClient(contexts, pair.secretKey), TrainingKeys(contexts, pair.publicKey)

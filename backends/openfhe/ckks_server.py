@@ -1,7 +1,7 @@
 """Training on OpenFHE ciphertexts: CKKS products, selections, bootstraps. No secret, no way to decrypt.
 
 Messages stand in the coefficients. OpenFHE encodes CKKS messages in slots, so its own plaintexts are not used:
-monomials are trivial ciphertexts, and constants that must not cost a limb are multiplied into the residues.
+monomials are trivial ciphertexts.
 """
 
 from __future__ import annotations
@@ -14,39 +14,31 @@ from typing import Any
 import numpy as np
 
 from glyphc.ir.ckks import Refresh
-from glyphc.ir.parameters import Parameters
 
 from .bootstrap import Bootstrapper
-from .bridge import BridgeError, Mould
+from .bridge import Mould
 from .contexts import Contexts
 from .keys import unpack_automorphism
 from .library import fhe
-from .ring import U64
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingKeys:
     """What the server holds: contexts and public key.
 
-    The keys for bootstraps, products and selections live in OpenFHE's own tables, filed under the public key's tag.
+    The keys for bootstraps, products and packing live in OpenFHE's own tables, filed under the public key's tag.
     """
 
     contexts: Contexts
     public_key: Any
 
 
-def automorphisms_of(parameters: Parameters, counts: Sequence[int]) -> tuple[int, ...]:
-    """Automorphism indices for ``Select`` with these counts."""
-    ring, found = parameters.ring, set()
-    for count in counts:
-        found |= {unpack_automorphism(ring, 1 << level) for level in range(int(log2(count)))}
-        found |= {(1 << level) + 1 for level in range(1, _trace_levels(ring, count) + 1)}
+def automorphisms_of(ring: int, periods: Sequence[int]) -> tuple[int, ...]:
+    """Automorphism indices for ``Pack`` and ``Unpack`` where stride * parts is one of these."""
+    found: set[int] = set()
+    for period in periods:
+        found |= {unpack_automorphism(ring, 1 << level) for level in range(int(log2(period)))}
     return tuple(sorted(found))
-
-
-def _trace_levels(ring: int, count: int) -> int:
-    """Levels of packing and trace together: each piece of a selection has N/count coefficients."""
-    return int(max(log2(count), log2(ring // count)))
 
 
 class OpenFHECKKS:
@@ -95,52 +87,54 @@ class OpenFHECKKS:
         powers = self._bootstrapper.powers(source, instruction.series.degree)
         return self._bootstrapper.evaluate(powers, instruction.series)
 
-    def select(self, source: Any, count: int) -> Any:
-        """Unpack into ``count`` pieces, pack them again at N/count while the trace removes what is not wanted, unpack.
-
-        What is wanted of a piece ends up alone in its ciphertext, and is moved to its place. Packing as in Chen, Dai,
-        Kim, Song, "Efficient homomorphic conversion between (ring) LWE ciphertexts" (2021), algorithm 2: one
-        automorphism for two pieces. Every level doubles what it keeps; the residues are divided by the whole factor
-        beforehand, which is exact modulo odd primes. No coefficient, noise included, may escape the trace then: what
-        is not doubled as often would stay a large residue.
-        """
-        ring, halvings = self._parameters.ring, int(log2(count))
-        levels = _trace_levels(ring, count)
-        divided = self._divided(source, levels + 2 * halvings)
-        packed = self._packed(self._unpacked(divided, count, 1))
-        for level in range(halvings + 1, levels + 1):
-            packed = self._context.EvalAdd(packed, self._automorphism(packed, (1 << level) + 1))
-        pieces = self._unpacked(packed, count, ring // count)
-        return self.sum([(self._shifted(piece, j), 1) for j, piece in enumerate(pieces)])
-
-    # -- parts of a selection --
-
-    def _unpacked(self, source: Any, parts: int, stride: int) -> list[Any]:
-        """parts * (the residue classes of exponents modulo parts*stride), each moved down to multiples of that."""
+    def unpack(self, source: Any, parts: int, stride: int, count: int) -> list[Any]:
+        """A tree with one automorphism for each part but the last, as ``LinearEngine.split`` in BGV."""
         pieces = {0: source}
         step = 1
         while step < parts:
-            index = unpack_automorphism(self._parameters.ring, stride * step)
             halves: dict[int, Any] = {}
             for residue, piece in pieces.items():
-                image = self._automorphism(piece, index)
+                image = self._automorphism(piece, stride * step)
                 halves[residue] = self._context.EvalAdd(piece, image)
-                odd = self._context.EvalSub(piece, image)
-                halves[residue + step] = self._shifted(odd, -stride * step)
+                if residue + step < count:
+                    odd = self._context.EvalSub(piece, image)
+                    halves[residue + step] = self._shifted(odd, -stride * step)
             pieces = halves
             step *= 2
-        return [pieces[r] for r in range(parts)]
+        return [pieces[r] for r in range(count)]
 
-    def _packed(self, pieces: list[Any]) -> Any:
-        """Coefficient 0 of every piece, times their number, at multiples of N divided by it; garbage elsewhere."""
-        if len(pieces) == 1:
-            return pieces[0]
-        even, odd = self._packed(pieces[::2]), self._packed(pieces[1::2])
-        moved = self._shifted(odd, self._parameters.ring // len(pieces))
-        image = self._automorphism(self._context.EvalSub(even, moved), len(pieces) + 1)
+    def pack(self, sources: Sequence[Any | None], parts: int, stride: int) -> Any:
+        """One automorphism for two sources, and a trace.
+
+        As Chen, Dai, Kim, Song, "Efficient homomorphic conversion between (ring) LWE ciphertexts" (2021), algorithms 2
+        and 3, with several coefficients of each source kept.
+        """
+        packed = self._merged([*sources, *[None] * (parts - len(sources))], stride * parts)
+        step = stride // 2
+        while step:
+            packed = self._context.EvalAdd(packed, self._automorphism(packed, step))
+            step //= 2
+        return packed
+
+    def _merged(self, sources: list[Any | None], period: int) -> Any | None:
+        """Coefficients at multiples of the period, source r's moved by r * period / their number."""
+        if len(sources) == 1:
+            return sources[0]
+        even, odd = self._merged(sources[::2], period), self._merged(sources[1::2], period)
+        by = period // len(sources)
+        if odd is None:
+            return None if even is None else self._context.EvalAdd(even, self._automorphism(even, by))
+        moved = self._shifted(odd, by)
+        if even is None:
+            return self._context.EvalSub(moved, self._automorphism(moved, by))
+        image = self._automorphism(self._context.EvalSub(even, moved), by)
         return self._context.EvalAdd(self._context.EvalAdd(even, moved), image)
 
-    def _automorphism(self, ciphertext: Any, index: int) -> Any:
+    # -- parts of instructions --
+
+    def _automorphism(self, ciphertext: Any, stride: int) -> Any:
+        """X -> X^g that keeps exponents that are even multiples of ``stride`` and negates the odd ones."""
+        index = unpack_automorphism(self._parameters.ring, stride)
         return self._context.EvalAutomorphism(ciphertext, index, self._automorphisms)
 
     def _shifted(self, ciphertext: Any, by: int) -> Any:
@@ -158,17 +152,6 @@ class OpenFHECKKS:
         product.SetNoiseScaleDeg(1)
         product.SetScalingFactor(ciphertext.GetScalingFactor())
         return product
-
-    def _divided(self, ciphertext: Any, doublings: int) -> Any:
-        """Residues times 2^-doublings modulo each prime."""
-        mould = Mould.of(ciphertext, self._parameters.ring, tuple(self._rings))
-        if len(mould.towers) != 2 * self._limbs(ciphertext):
-            raise BridgeError(f"found {len(mould.towers)} towers in a ciphertext on {self._limbs(ciphertext)} limbs")
-        arrays: list[U64] = []
-        for offset, q in mould.towers:
-            residues = np.frombuffer(mould.blob, dtype="<u8", count=self._parameters.ring, offset=offset)
-            arrays.append(self._rings[q].scale(residues.astype(np.uint64), pow(2, -doublings, q)))
-        return fhe.DeserializeCiphertextString(mould.with_residues(arrays), fhe.BINARY)
 
     # -- limbs --
 

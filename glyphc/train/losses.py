@@ -75,7 +75,7 @@ class SoftmaxCrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
-    """log(1 + e^z) - y z for each output; labels are 0 or 1."""
+    """Sum over the outputs of log(1 + e^z) - y z; labels are 0 or 1, or classes (one output against the rest)."""
 
     name: ClassVar[str] = "binary-cross-entropy"
 
@@ -96,7 +96,11 @@ class BinaryCrossEntropy(Loss):
         return b.times(b.node(Sub(), b.apply(z, "sigmoid"), y), 1.0 / z.type.shape[0])
 
     def targets(self, labels: npt.ArrayLike, outputs: int) -> F64:
-        given = _classes(labels, 2) if outputs == 1 else np.asarray(labels)
+        given = np.asarray(labels)
+        if outputs == 1:
+            given = _classes(given, 2)
+        elif given.ndim == 1:
+            given = np.eye(outputs)[_classes(given, outputs)]
         y: F64 = given.reshape(len(given), -1).astype(np.float64)
         if y.shape[1] != outputs or not np.isin(y, (0.0, 1.0)).all():
             raise DataError(f"labels for {self.name} are 0 or 1, of shape (samples, {outputs}); got shape {y.shape}")

@@ -1,13 +1,16 @@
-"""The encrypted step of a model with one trained dense layer and one output: logistic and linear regression.
+"""The encrypted step of one dense layer: logistic and linear regression, one output or several.
 
-docs/training.md derives the layout. With N coefficients, B samples on a grid of G = N/(2*slots) >= d columns:
+docs/training.md derives the layout. With N coefficients, B samples, C outputs, D columns (features and a bias), each
+rounded up to a power of two, and a grid of G coefficients, B*C*G <= N:
 
-    data X         b*G - j      data reversed   -b*G + j      (both encrypted by the client)
-    weights W      j            logits, labels, errors   b*G
+    column j of the data, and reversed    b*G, -b*G           one ciphertext each, encrypted by the client
+    state (weights), packed               c*N/C + j*N/(C*D)   unpacked, column j stands at c*N/C
+    logits, labels, errors                c*N/C + b*G
 
-One step is  Z = X W  ->  bootstrap (sigmoid)  ->  minus labels  ->  times reversed data  ->  select  ->  add to W.
-The product's other terms stand off the grid, where a sparse bootstrap drops them; those of the gradient are removed by
-a selection. The state is kept in a moving frame (``frames``), so the one bootstrap of a step is that of the logits.
+One step is  unpack W -> Z = sum_j X_j W_j -> bootstrap (sigmoid) -> minus labels -> times each reversed X_j -> pack ->
+add to W. Nothing stands between the logits, so a sparse bootstrap holds them all and no mask is needed; what a gradient
+has beside its useful coefficients falls to the trace while packing. The state is kept in a moving frame (``frames``),
+so the one bootstrap of a step is that of the logits.
 """
 
 from __future__ import annotations
@@ -83,43 +86,45 @@ class Plan:
     # -- what the client encrypts --
 
     def data(self, features: F64, targets: F64) -> dict[str, tuple[F64, int]]:
-        """Messages and limbs of one batch's ciphertexts, by name. features: (batch, features); targets: (batch, 1)."""
+        """Messages and limbs of a batch's ciphertexts, by name, from (batch, features) and (batch, outputs)."""
+        server, ring = self.server, self.parameters.ring
         rows = np.hstack([features, np.ones((self.batch, 1))])
-        sample = self.parameters.ring // (2 * self.parameters.slots) * np.arange(self.batch)
-        at = sample[:, None] - np.arange(self.columns)[None, :]
-        out: dict[str, F64] = {"labels": self._message(sample, (targets[:, 0] - self._centre) / self._unit)}
-        for group in self.server.groups:
-            columns = list(group.columns)
-            forward = rows[:, columns] * self._phase / GAIN
-            out[f"forward:{group.name}"] = self._message(at[:, columns], forward)
-            if group.trained:
-                gradient = rows[:, columns] * self._gradient_factor * GAIN / self.batch
-                out[f"gradient:{group.name}"] = self._message(-at[:, columns], gradient)
+        samples = server.grid * np.arange(self.batch)
+        places = samples[:, None] + server.period * np.arange(server.outputs)[None, :]
+        out = {"labels": _polynomial(ring, places, (targets - self._centre) / self._unit)}
+        forward = rows * self._phase / (GAIN * server.parts)
+        # packing multiplies by the period
+        gradient = rows * self._gradient_factor * server.push * GAIN / (self.batch * server.period)
+        for c in range(self.columns):
+            out[f"forward:{c}"] = _polynomial(ring, samples, forward[:, c])
+        for c in server.trained:
+            out[f"gradient:{c}"] = _polynomial(ring, -samples, gradient[:, c])
         return {name: (message, fresh_limbs(name)) for name, message in out.items()}
 
     def state(self, state: State) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of the state's ciphertexts. ``state`` at step 0."""
-        weights = np.append(state.weights[self.weight].reshape(-1), state.weights[self.bias])
-        first = self._message(np.arange(self.columns), GAIN * weights)
+        weights = np.hstack([state.weights[self.weight], state.weights[self.bias][:, None]])
+        first = _polynomial(self.parameters.ring, self._places, GAIN * weights)
         rest = [np.zeros_like(first)] * (self.server.components - 1)
         return {state_name(i): (message, STATE_LIMBS) for i, message in enumerate([first, *rest])}
 
     def decoded(self, messages: dict[str, F64], step: int) -> dict[str, F64]:
         """The trained layer's weights before ``step``, by constant name, from the state's messages."""
-        u = np.array([messages[state_name(i)][: self.columns] for i in range(self.server.components)]) / GAIN
-        weights = np.zeros(self.columns)
+        components = range(self.server.components)
+        u = np.array([messages[state_name(i)][self._places] for i in components]) / GAIN
+        weights = np.zeros((self.server.outputs, self.columns))
         for group in self.server.groups:
             columns = list(group.columns)
-            weights[columns] = group.frame.basis(step)[0] @ u[:, columns]
-        return {self.weight: weights[None, : self.features], self.bias: weights[self.features :]}
+            weights[:, columns] = np.tensordot(group.frame.basis(step)[0], u[:, :, columns], 1)
+        return {self.weight: weights[:, : self.features], self.bias: weights[:, self.features]}
 
-    def _message(self, exponents: npt.NDArray[np.int64], values: F64) -> F64:
-        """Polynomial with these terms, modulo X^N + 1."""
-        ring = self.parameters.ring
-        out = np.zeros(ring)
-        wrapped = np.asarray(exponents) % (2 * ring)
-        np.add.at(out, wrapped % ring, np.where(wrapped < ring, values, -np.asarray(values)))
-        return out
+    @property
+    def _places(self) -> npt.NDArray[np.int64]:
+        """Where the state has output c of column j, shape (outputs, columns)."""
+        server = self.server
+        return np.asarray(
+            server.period * np.arange(server.outputs)[:, None] + server.stride * np.arange(server.columns)
+        )
 
     # -- units --
 
@@ -139,7 +144,7 @@ class Plan:
 
     @property
     def _gradient_factor(self) -> float:
-        return self._unit * (1.0 if isinstance(self.loss, BinaryCrossEntropy) else 2.0)
+        return self._unit * (1.0 if isinstance(self.loss, BinaryCrossEntropy) else 2.0 / self.server.outputs)
 
 
 # -- making a plan --
@@ -161,29 +166,29 @@ def make_plan(
     """
     if reach <= 0:
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
-    layer, slots = _trained_layer(network, loss, frozen)
-    weight, bias = slots
-    features = weight.shape[1]
+    layer, weight, bias = _trained_layer(network, loss, frozen)
+    outputs, features = weight.shape
     functions = _functions(loss, reach)
     series = _series(functions, reach)
-    parameters = _parameters(batch, features + 1, series.degree, insecure_ring, cost or CostModel())
+    parameters = _parameters(batch, features + 1, outputs, series.degree, insecure_ring, cost or CostModel())
     groups = _groups(optimizer, weight, bias, features)
-    server = ServerPlan(parameters, groups, functions, series, features + 1)
+    push = max((float(p) for g in groups if g.trained for p in g.frame.push(0)), key=abs)
+    server = ServerPlan(parameters, groups, functions, series, features + 1, outputs, push)
     return Plan(network, layer, loss, optimizer, batch, reach, weight.name, bias.name, server)
 
 
-def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[Node, tuple[Slot, Slot]]:
+def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[Node, Slot, Slot]:
     if not isinstance(loss, BinaryCrossEntropy | MeanSquaredError):
         raise TrainingError(
-            f"encrypted training does not do {loss.name} yet: it trains one dense layer with one output, with "
-            "binary-cross-entropy or mean-squared-error; use --mode clear for other models"
+            f"encrypted training does not do {loss.name} yet, but binary-cross-entropy (also of several outputs, one "
+            "for each class) and mean-squared-error; use one of them (--loss), or --mode clear"
         )
     last = loss.attachment(network, network.outputs[0])
     slots = {slot.name: slot for slot in weight_slots(network, last, frozen)}
-    if not isinstance(last.op, Dense) or len(last.operands) != 1 or last.type.size != 1:
+    if not isinstance(last.op, Dense) or len(last.operands) != 1:
         raise TrainingError(
-            f"encrypted training takes a model that ends in a dense layer with one output; {last} is of shape "
-            f"{list(last.type.shape)}. Use --mode clear for other models"
+            f"encrypted training takes a model that ends in a dense layer, with a sigmoid or without; the loss is "
+            f"attached to {last}. Use --mode clear for other models"
         )
     weight, bias = slots[last.op.weights[0].name], slots[last.op.bias.name]
     others = [s.name for s in slots.values() if s.trained and s not in (weight, bias)]
@@ -192,53 +197,59 @@ def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple
             f"encrypted training trains the last dense layer only, and {others[0]!r} belongs to another one; freeze "
             "the layers before the last (--freeze), or use --mode clear"
         )
-    return last, (weight, bias)
+    return last, weight, bias
 
 
-def _parameters(batch: int, columns: int, degree: int, insecure_ring: int | None, cost: CostModel) -> Parameters:
+def _parameters(
+    batch: int, columns: int, outputs: int, degree: int, insecure_ring: int | None, cost: CostModel
+) -> Parameters:
     ring = insecure_ring or RING
-    most = ring // power_of_two(columns)
-    if batch > most or batch < 1:
-        raise DataError(
-            f"a step takes at most {most} samples of {columns - 1} features, not {batch}; choose a smaller --batch"
+    wide = power_of_two(outputs)
+    if wide * power_of_two(columns) > ring:
+        raise TrainingError(
+            f"a layer of {columns - 1} inputs and {outputs} outputs is too large: at most {ring // wide - 1} inputs"
         )
-    # sparse packing: at most N/4 slots, and a grid that has room for the columns
-    slots = min(max(8, power_of_two(batch) // 2), ring // 4)
-    if 2 * slots < batch:
-        raise DataError(f"a step takes at most {2 * slots} samples, not {batch}; choose a smaller --batch")
-    configuration = cost.configuration(slots)
-    parameters = Parameters(
+    # sparse packing has half of the coefficients at most
+    values = max(16, wide * power_of_two(batch))
+    if values > ring // 2:
+        raise DataError(
+            f"a step takes at most {ring // 2 // wide} samples of {outputs} output(s), not {batch}; choose a smaller "
+            "--batch"
+        )
+    configuration = cost.configuration(values // 2)
+    base = Parameters(
         ring=ring,
         plaintext_bits=20,
         bgv_bits=44,
-        slots=slots,
+        slots=values // 2,
         degree=degree,
-        level_budget=configuration.level_budget if insecure_ring is None else (2, 2),
         large_digits=configuration.large_digits,
         levels_kept=KEPT,
         security=SECURE if insecure_ring is None else INSECURE,
     )
-    parameters = with_secure_digits(parameters)
+    if insecure_ring is not None:
+        return replace(base, level_budget=(2, 2))
+    first, second = configuration.level_budget
     limit = largest_modulus(ring, sparse=True)
-    if parameters.secure and parameters.modulus_bits > limit:
-        raise ParameterError(f"the moduli need {parameters.modulus_bits} bits; 128-bit security allows {limit}")
-    return parameters
+    for less in range(first + second):
+        # what the levels that are kept take from the modulus, the transforms give back, before keys get more digits
+        parameters = replace(base, level_budget=(max(2, first - less // 2), max(2, second - (less + 1) // 2)))
+        parameters = with_secure_digits(parameters)
+        if parameters.modulus_bits <= limit and parameters.large_digits <= max(4, base.large_digits):
+            return parameters
+    raise ParameterError(f"no secure parameters: the moduli need {parameters.modulus_bits} bits, {limit} are allowed")
 
 
 def _groups(optimizer: SGD, weight: Slot, bias: Slot, features: int) -> tuple[Group, ...]:
     """One group if both have the same frame, else one for the weights and one for the bias."""
     columns = tuple(range(features))
-    decays = optimizer.weight_decay > 0
-    kinds = [(s, Frame(optimizer, decays and s.decayed)) for s in (weight, bias)]
     # what is frozen stays where it is
     still = Frame(replace(optimizer, weight_decay=0.0), False)
-    kinds = [(s, f if s.trained else still) for s, f in kinds]
-    if kinds[0][1] == kinds[1][1] and weight.trained == bias.trained:
-        return (Group("all", (*columns, features), kinds[0][1], True),)
-    return (
-        Group("weights", columns, kinds[0][1], weight.trained),
-        Group("bias", (features,), kinds[1][1], bias.trained),
-    )
+    decays = optimizer.weight_decay > 0
+    weights, biases = (Frame(optimizer, decays and s.decayed) if s.trained else still for s in (weight, bias))
+    if weights == biases and weight.trained == bias.trained:
+        return (Group((*columns, features), weights, True),)
+    return (Group(columns, weights, weight.trained), Group((features,), biases, bias.trained))
 
 
 def _functions(loss: Loss, reach: float) -> tuple[Function, ...]:
@@ -257,3 +268,11 @@ def _series(functions: tuple[Function, ...], reach: float) -> Series:
         f"no series follows the sigmoid on logits up to {reach:g}; ask for a smaller range (--logit-range), and keep "
         "logits in it with a smaller learning rate, weight decay or features of smaller magnitude"
     )
+
+
+def _polynomial(ring: int, exponents: npt.NDArray[np.int64], values: F64) -> F64:
+    """The polynomial with these terms, modulo X^N + 1."""
+    out = np.zeros(ring)
+    wrapped = np.asarray(exponents) % (2 * ring)
+    np.add.at(out, wrapped % ring, np.where(wrapped < ring, values, -np.asarray(values)))
+    return out

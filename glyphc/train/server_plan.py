@@ -9,13 +9,14 @@ from glyphc.ir.ckks import (
     Code,
     Instruction,
     Load,
+    Pack,
     Product,
     Refresh,
     Register,
     Scaled,
-    Select,
     Store,
     Sum,
+    Unpack,
     check,
     with_frees,
 )
@@ -51,7 +52,6 @@ def power_of_two(n: int) -> int:
 class Group:
     """Columns of the data whose weights have one frame. trained: whether they change."""
 
-    name: str
     columns: tuple[int, ...]
     frame: Frame
     trained: bool
@@ -59,18 +59,42 @@ class Group:
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """columns: of the data, features and bias. functions: phases of logits to probabilities; series: of them."""
+    """columns: of the data, features and bias. functions: phases of logits to probabilities; series: of them.
+
+    push: what the client's data for gradients are multiplied by already.
+    """
 
     parameters: Parameters
     groups: tuple[Group, ...]
     functions: tuple[Function, ...]
     series: Series
     columns: int
+    outputs: int
+    push: float
 
     @property
-    def selection(self) -> int:
-        """Coefficients that a selection keeps."""
+    def period(self) -> int:
+        """Distance of two outputs of one column."""
+        return self.parameters.ring // power_of_two(self.outputs)
+
+    @property
+    def parts(self) -> int:
+        """Columns that a ciphertext of the state has room for."""
         return power_of_two(self.columns)
+
+    @property
+    def stride(self) -> int:
+        """Distance of two columns of the state."""
+        return self.period // self.parts
+
+    @property
+    def grid(self) -> int:
+        """Distance of two samples."""
+        return self.parameters.ring // (2 * self.parameters.slots)
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        return tuple(sorted(c for g in self.groups if g.trained for c in g.columns))
 
     @property
     def components(self) -> int:
@@ -80,8 +104,8 @@ class ServerPlan:
     @property
     def data_names(self) -> tuple[str, ...]:
         """Names of a batch's ciphertexts."""
-        forward = tuple(f"forward:{g.name}" for g in self.groups)
-        return (*forward, *(f"gradient:{g.name}" for g in self.groups if g.trained), "labels")
+        forward = tuple(f"forward:{c}" for c in range(self.columns))
+        return (*forward, *(f"gradient:{c}" for c in self.trained), "labels")
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -89,26 +113,31 @@ class ServerPlan:
 
     def code(self, step: int) -> Code:
         """The instructions of step 0, 1, ...: from the batch's and the state's ciphertexts to the state's next ones."""
-        writer = _Writer()
-        state = [writer.load(name) for name in self.state_names]
-        pairs = []
-        for group in self.groups:
-            data = writer.load(f"forward:{group.name}")
-            for factor, u in zip(group.frame.basis(step)[0], state, strict=True):
-                if factor:
-                    pairs.append((writer.scaled(data, float(factor)), u))
-        logits = writer.emit(lambda t: Product(t, tuple(pairs)))
-        results = writer.emit(lambda t: Refresh(t, logits, self.series, self.functions))
-        labels = writer.load("labels")
-        errors = writer.emit(lambda t: Sum(t, ((results, 1), (labels, -1))))
-        trained = [g for g in self.groups if g.trained]
-        gradients = [writer.load(f"gradient:{group.name}") for group in trained]
+        w = _Writer()
+        frames = {c: g.frame for g in self.groups for c in g.columns}
+        state = [w.load(name) for name in self.state_names]
+        pieces = [w.unpack(u, self.columns, self.parts, self.stride) for u in state]
+        data = [w.load(f"forward:{c}") for c in range(self.columns)]
+        pairs = [
+            (w.scaled(x, float(factor)), piece[c])
+            for c, x in enumerate(data)
+            for factor, piece in zip(frames[c].basis(step)[0], pieces, strict=True)
+            if factor
+        ]
+        logits = w.emit(lambda t: Product(t, tuple(pairs)))
+        results = w.emit(lambda t: Refresh(t, logits, self.series, self.functions))
+        errors = w.sum((results, 1), (w.load("labels"), -1))
+        reversed_data = {c: w.load(f"gradient:{c}") for c in self.trained}
         for i, u in enumerate(state):
-            parts = [writer.scaled(x, float(g.frame.push(step)[i])) for g, x in zip(trained, gradients, strict=True)]
-            scaled = parts[0] if len(parts) == 1 else writer.sum(*parts)
-            change = writer.select(writer.product(scaled, errors), self.selection)
-            writer.code.append(Store(writer.sum(u, change), state_name(i)))
-        code = with_frees(tuple(writer.code))
+            gradients: list[Register | None] = [None] * self.columns
+            for c, x in reversed_data.items():
+                factor = float(frames[c].push(step)[i] / self.push)
+                if factor:
+                    gradients[c] = w.product(w.scaled(x, factor), errors)
+            if any(g is not None for g in gradients):
+                u = w.sum((u, 1), (w.pack(gradients, self.parts, self.stride), 1))
+            w.code.append(Store(u, state_name(i)))
+        code = with_frees(tuple(w.code))
         limbs = {name: fresh_limbs(name) for name in (*self.data_names, *self.state_names)}
         stored = check(code, limbs, self.parameters.levels_kept)
         assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored
@@ -116,12 +145,18 @@ class ServerPlan:
 
 
 class _Writer:
+    """Appends instructions; every result is a new register."""
+
     def __init__(self) -> None:
         self.code: list[Instruction] = []
         self._next: Register = 0
 
+    def new(self) -> Register:
+        self._next += 1
+        return self._next - 1
+
     def emit(self, make: Callable[[Register], Instruction]) -> Register:
-        register, self._next = self._next, self._next + 1
+        register = self.new()
         self.code.append(make(register))
         return register
 
@@ -129,13 +164,18 @@ class _Writer:
         return self.emit(lambda t: Load(t, name))
 
     def scaled(self, source: Register, factor: float) -> Register:
-        return self.emit(lambda t: Scaled(t, source, factor))
+        return source if factor == 1.0 else self.emit(lambda t: Scaled(t, source, factor))
 
-    def sum(self, *registers: Register) -> Register:
-        return self.emit(lambda t: Sum(t, tuple((r, 1) for r in registers)))
+    def sum(self, *terms: tuple[Register, int]) -> Register:
+        return self.emit(lambda t: Sum(t, terms))
 
     def product(self, a: Register, b: Register) -> Register:
         return self.emit(lambda t: Product(t, ((a, b),)))
 
-    def select(self, source: Register, count: int) -> Register:
-        return self.emit(lambda t: Select(t, source, count))
+    def unpack(self, source: Register, count: int, parts: int, stride: int) -> tuple[Register, ...]:
+        targets = tuple(self.new() for _ in range(count))
+        self.code.append(Unpack(targets, source, parts, stride))
+        return targets
+
+    def pack(self, sources: list[Register | None], parts: int, stride: int) -> Register:
+        return self.emit(lambda t: Pack(t, tuple(sources), parts, stride))
