@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glyphc.ir.ckks import Refresh
-from glyphc.ir.functions import compose
+from glyphc.ir.ckks import Bootstrap, Refresh
+from glyphc.ir.functions import Function, compose
 from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.series import evaluate_series, rms_slope
+from glyphc.ir.series import Series, evaluate_series, rms_slope
 
 from .cleartext import F64, NegacyclicFFT
 
@@ -63,9 +63,34 @@ class ClearCKKS:
         return out
 
     def refresh(self, source: F64, instruction: Refresh) -> F64:
-        out = np.zeros(self._ring)
+        return self._on_grid(self._function(source, instruction.functions, instruction.series))
+
+    def reverse(self, source: F64) -> F64:
+        return np.concatenate([source[:1], -source[:0:-1]])
+
+    def bootstrap(self, source: F64, instruction: Bootstrap) -> list[F64]:
+        both = zip(instruction.functions, instruction.series, strict=True)
+        return [self._on_grid(self._function(source, functions, series)) for functions, series in both]
+
+    def masked(self, source: F64, conditions: Sequence[tuple[int, int]]) -> F64:
+        keep = np.ones(self._ring, dtype=bool)
+        for period, count in conditions:
+            keep &= np.arange(self._ring) % period < count
+        return np.asarray(source * keep)
+
+    def slot_product(self, a: F64, b: F64) -> F64:
+        return np.asarray(a * b)
+
+    def decode(self, source: F64) -> F64:
+        return source
+
+    def _function(self, source: F64, functions: tuple[Function, ...], series: Series) -> F64:
         x = source[:: self._grid]
-        out[:: self._grid] = compose(instruction.functions, x - np.rint(x))
+        return compose(functions, x - np.rint(x))
+
+    def _on_grid(self, values: F64) -> F64:
+        out = np.zeros(self._ring)
+        out[:: self._grid] = values
         return out
 
 
@@ -97,13 +122,9 @@ class SimulatedCKKS(ClearCKKS):
         """Noise of key switches, each doubled by all later levels of the tree."""
         return self._noise(HYBRID_KEY_SWITCH * self._unit * factor / np.sqrt(3)) if factor > 1 else self._noise(0.0)
 
-    def refresh(self, source: F64, instruction: Refresh) -> F64:
-        series = instruction.series
+    def _function(self, source: F64, functions: tuple[Function, ...], series: Series) -> F64:
         values = evaluate_series(series, source[:: self._grid])
-        values += self._random.normal(0, bootstrap(self._ring, rms_slope(series)), len(values))
-        out = np.zeros(self._ring)
-        out[:: self._grid] = values
-        return out
+        return values + self._random.normal(0, bootstrap(self._ring, rms_slope(series)), len(values))
 
     def _noise(self, deviation: float) -> F64:
         return self._random.normal(0, deviation, self._ring)

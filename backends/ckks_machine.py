@@ -6,7 +6,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from glyphc.ir.ckks import Code, Free, Instruction, Load, Pack, Product, Refresh, Register, Scaled, Store, Sum, Unpack
+from glyphc.ir.ckks import (
+    Bootstrap,
+    Code,
+    Decode,
+    Free,
+    Instruction,
+    Load,
+    Masked,
+    Pack,
+    Product,
+    Refresh,
+    Register,
+    Reverse,
+    Scaled,
+    SlotProduct,
+    Store,
+    Sum,
+    Unpack,
+)
 
 
 class CKKSMachine(Protocol):
@@ -29,6 +47,21 @@ class CKKSMachine(Protocol):
 
     def refresh(self, source: Any, instruction: Refresh) -> Any:
         """A functional bootstrap."""
+
+    def reverse(self, source: Any) -> Any:
+        """X replaced by its inverse."""
+
+    def bootstrap(self, source: Any, instruction: Bootstrap) -> Sequence[Any]:
+        """The first half of a functional bootstrap, for several functions."""
+
+    def masked(self, source: Any, conditions: Sequence[tuple[int, int]]) -> Any:
+        """A slot form with zeros elsewhere."""
+
+    def slot_product(self, a: Any, b: Any) -> Any:
+        """Elementwise product of slot forms."""
+
+    def decode(self, source: Any) -> Any:
+        """The second half of a functional bootstrap."""
 
 
 Observer = Callable[[Instruction, float], None]
@@ -62,6 +95,16 @@ def execute(
                 registers[target] = machine.pack(values, parts, stride)
             case Refresh(target=target, source=source):
                 registers[target] = machine.refresh(registers[source], instruction)
+            case Reverse(target=target, source=source):
+                registers[target] = machine.reverse(registers[source])
+            case Bootstrap(targets=targets, source=source):
+                registers.update(zip(targets, machine.bootstrap(registers[source], instruction), strict=True))
+            case Masked(target=target, source=source, conditions=conditions):
+                registers[target] = machine.masked(registers[source], conditions)
+            case SlotProduct(target=target, a=a, b=b):
+                registers[target] = machine.slot_product(registers[a], registers[b])
+            case Decode(target=target, source=source):
+                registers[target] = machine.decode(registers[source])
             case Store(source=source, name=name):
                 outputs[name] = registers[source]
             case Free(registers=dead):

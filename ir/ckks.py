@@ -93,6 +93,57 @@ class Refresh:
 
 
 @dataclass(frozen=True)
+class Reverse:
+    """target = source with X replaced by its inverse: the coefficient at e moves to -e. One automorphism, no limb."""
+
+    target: Register
+    source: Register
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The first half of a functional bootstrap, for several functions of one input: results stay in slots.
+
+    As ``Refresh``, but the targets are *slot forms*, on which only ``Masked``, ``SlotProduct`` and ``Decode`` work, and
+    which have ``slot_levels`` levels for that. All series have the degree of the parameters.
+    """
+
+    targets: tuple[Register, ...]
+    source: Register
+    series: tuple[Series, ...]
+    functions: tuple[tuple[Function, ...], ...]
+
+
+@dataclass(frozen=True)
+class Masked:
+    """target = source where e modulo period < count for all conditions (period, count), zero elsewhere.
+
+    e is the coefficient that a slot form's value will have. Costs a slot level.
+    """
+
+    target: Register
+    source: Register
+    conditions: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class SlotProduct:
+    """target = a * b, elementwise, of slot forms. Costs a slot level."""
+
+    target: Register
+    a: Register
+    b: Register
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The second half of a bootstrap: from a slot form to a ciphertext on ``levels_kept`` + 1 limbs."""
+
+    target: Register
+    source: Register
+
+
+@dataclass(frozen=True)
 class Store:
     """Hand a ciphertext out under ``name``."""
 
@@ -107,7 +158,24 @@ class Free:
     registers: tuple[Register, ...]
 
 
-Instruction = Load | Scaled | Product | Sum | Unpack | Pack | Refresh | Store | Free
+Instruction = (
+    Load
+    | Scaled
+    | Product
+    | Sum
+    | Unpack
+    | Pack
+    | Refresh
+    | Reverse
+    | Bootstrap
+    | Masked
+    | SlotProduct
+    | Decode
+    | Store
+    | Free
+)
+# On slot forms, by slot levels they cost.
+_SLOT_LEVELS = {Masked: 1, SlotProduct: 1, Decode: 0}
 Code = tuple[Instruction, ...]
 
 
@@ -124,54 +192,83 @@ def reads(instruction: Instruction) -> tuple[Register, ...]:
             return registers
         case Pack(sources=sources):
             return tuple(r for r in sources if r is not None)
+        case SlotProduct(a=a, b=b):
+            return (a, b)
+        case Reverse(source=s) | Bootstrap(source=s) | Masked(source=s) | Decode(source=s):
+            return (s,)
         case Scaled(source=s) | Unpack(source=s) | Refresh(source=s) | Store(source=s):
             return (s,)
 
 
-def check(code: Code, inputs: Mapping[str, int], kept: int) -> dict[str, int]:
+def writes(instruction: Instruction) -> tuple[Register, ...]:
+    """Registers that an instruction writes."""
+    if isinstance(instruction, Store | Free):
+        return ()
+    return instruction.targets if isinstance(instruction, Unpack | Bootstrap) else (instruction.target,)
+
+
+def check(code: Code, inputs: Mapping[str, int], kept: int, slot_levels: int = 0) -> dict[str, int]:
     """Limbs of everything that is stored, by name, from those of the inputs; IRError when code cannot be executed.
 
-    kept: levels that a bootstrap leaves.
+    kept, slot_levels: what bootstraps leave, see ``Parameters``.
     """
     limbs: dict[Register, int] = {}
+    slots: dict[Register, int] = {}
     written: set[Register] = set()
     stored: dict[str, int] = {}
     for at, instruction in enumerate(code):
         what = f"instruction {at} ({type(instruction).__name__.lower()})"
-        missing = [r for r in reads(instruction) if r not in limbs]
+        on_slots = type(instruction) in _SLOT_LEVELS
+        known = {**limbs, **slots} if isinstance(instruction, Free) else slots if on_slots else limbs
+        missing = [r for r in reads(instruction) if r not in known]
         if missing:
-            raise IRError(f"{what} reads register {missing[0]}, which holds nothing")
-        fewest = min((limbs[r] for r in reads(instruction)), default=0)
-        match instruction:
-            case Free(registers=registers):
-                for register in registers:
-                    del limbs[register]
-                continue
-            case Store(name=name):
-                if name in stored:
-                    raise IRError(f"{what} stores {name!r} twice")
-                stored[name] = fewest
-                continue
-            case Load(name=name):
-                if name not in inputs:
-                    raise IRError(f"{what} loads {name!r}, which is no input")
-                result = inputs[name]
-            case Scaled() | Product():
-                if fewest < 2:
-                    raise IRError(f"{what} needs two limbs, an operand has {fewest}")
-                result = fewest - 1
-            case Sum() | Unpack() | Pack():
-                result = fewest
-            case Refresh():
-                if fewest != 1:
-                    raise IRError(f"{what} reads one limb, its operand has {fewest}")
-                result = kept + 1
-        for target in instruction.targets if isinstance(instruction, Unpack) else (instruction.target,):
+            form = "no slot form" if on_slots else "nothing" if missing[0] not in slots else "a slot form"
+            raise IRError(f"{what} reads register {missing[0]}, which holds {form}")
+        fewest = min((known[r] for r in reads(instruction)), default=0)
+        if isinstance(instruction, Free):
+            for register in instruction.registers:
+                limbs.pop(register, None)
+                slots.pop(register, None)
+        elif isinstance(instruction, Store):
+            if instruction.name in stored:
+                raise IRError(f"{what} stores {instruction.name!r} twice")
+            stored[instruction.name] = fewest
+        for target in writes(instruction):
             if target in written:
                 raise IRError(f"{what} writes register {target} a second time")
-            limbs[target] = result
             written.add(target)
+            if isinstance(instruction, Bootstrap | Masked | SlotProduct):
+                slots[target] = _slot_levels(what, instruction, fewest, slot_levels)
+            else:
+                limbs[target] = _limbs(what, instruction, fewest, inputs, kept)
     return stored
+
+
+def _slot_levels(what: str, instruction: Instruction, fewest: int, slot_levels: int) -> int:
+    if isinstance(instruction, Bootstrap):
+        if fewest != 1:
+            raise IRError(f"{what} reads one limb, its operand has {fewest}")
+        return slot_levels
+    if fewest < 1:
+        raise IRError(f"{what} needs a slot level, an operand has none left")
+    return fewest - 1
+
+
+def _limbs(what: str, instruction: Instruction, fewest: int, inputs: Mapping[str, int], kept: int) -> int:
+    match instruction:
+        case Load(name=name):
+            if name not in inputs:
+                raise IRError(f"{what} loads {name!r}, which is no input")
+            return inputs[name]
+        case Scaled() | Product():
+            if fewest < 2:
+                raise IRError(f"{what} needs two limbs, an operand has {fewest}")
+            return fewest - 1
+        case Refresh() if fewest != 1:
+            raise IRError(f"{what} reads one limb, its operand has {fewest}")
+        case Refresh() | Decode():
+            return kept + 1
+    return fewest
 
 
 def with_frees(code: Code) -> Code:

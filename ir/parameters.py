@@ -31,7 +31,8 @@ class Parameters:
     unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
     bootstrap refreshes; 0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
     of the bootstrapping context. levels_kept: levels that are left after a bootstrap (training multiplies ciphertexts
-    there). security: OpenFHE's security level, or "insecure" for the small rings of tests.
+    there). slot_levels: levels for products in the middle of a bootstrap, where values stand in slots. security:
+    OpenFHE's security level, or "insecure" for the small rings of tests.
     """
 
     ring: int
@@ -44,6 +45,7 @@ class Parameters:
     scaling_bits: int = 47
     large_digits: int = 3
     levels_kept: int = 0
+    slot_levels: int = 0
     security: str = SECURE
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class Parameters:
 
         A bootstrap takes both transforms, e^{ix} with two doublings, and the series.
         """
-        return sum(self.level_budget) + 10 + series_levels(self.degree) + self.levels_kept
+        return sum(self.level_budget) + 10 + series_levels(self.degree) + self.slot_levels + self.levels_kept
 
     @property
     def modulus_bits(self) -> int:

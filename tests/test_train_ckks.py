@@ -13,14 +13,19 @@ from glyphc.backends.ckks_machine import execute
 from glyphc.backends.openfhe.ckks_client import TrainingClient, generate_training_keys
 from glyphc.backends.openfhe.ckks_server import OpenFHECKKS, TrainingKeys
 from glyphc.ir.ckks import (
+    Bootstrap,
     Code,
+    Decode,
     Free,
     Instruction,
     Load,
+    Masked,
     Pack,
     Product,
     Refresh,
+    Reverse,
     Scaled,
+    SlotProduct,
     Store,
     Sum,
     Unpack,
@@ -28,7 +33,7 @@ from glyphc.ir.ckks import (
     with_frees,
 )
 from glyphc.ir.errors import IRError
-from glyphc.ir.functions import Function
+from glyphc.ir.functions import Function, compose
 from glyphc.ir.parameters import INSECURE, Parameters
 
 N, SLOTS = 1024, 16
@@ -210,3 +215,68 @@ def test_registers_are_freed_after_their_last_use() -> None:
     freed = with_frees(code)
     assert [i.registers for i in freed if isinstance(i, Free)] == [(0, 1), (2,)]
     check(freed, {"x": 2}, 2)
+
+
+# -- products in slots --
+
+SLOT_PARAMETERS = Parameters(
+    ring=N,
+    plaintext_bits=20,
+    bgv_bits=44,
+    slots=64,
+    degree=27,
+    level_budget=(2, 3),
+    levels_kept=3,
+    slot_levels=2,
+    security=INSECURE,
+)
+
+
+def test_slot_forms_are_masked_and_multiplied() -> None:
+    """One bootstrap, two functions: masked, multiplied, or neither, on the way back to coefficients."""
+    client, evaluation = generate_training_keys(SLOT_PARAMETERS, (N,))
+    functions = ((Function("affine", (8.0, 0.0)), Function("tanh"), Function("affine", (0.5, 0.0))),)
+    functions += ((Function("affine", (5.0, 0.5)), Function("cos"), Function("affine", (0.4, 0.0))),)
+    series = tuple(fit(lambda x, f=f: compose(f, x), 27) for f in functions)
+    conditions = ((N // 2, 3 * N // 8), (64, 40))
+    code: Code = (
+        Load(0, "x"),
+        Bootstrap((1, 2), 0, series, functions),
+        Decode(3, 2),
+        Store(3, "plain"),
+        Masked(4, 1, conditions),
+        Decode(5, 4),
+        Store(5, "masked"),
+        SlotProduct(6, 4, 2),
+        Decode(7, 6),
+        Store(7, "product"),
+        Reverse(8, 7),
+        Store(8, "reversed"),
+    )
+    assert set(check(code, {"x": 1}, 3, 2).values()) == {4}
+    x = sparse(5, terms=N, size=0.44)
+    exact = execute(code, ClearCKKS(SLOT_PARAMETERS), {"x": x})
+    real = execute(code, OpenFHECKKS(evaluation), {"x": client.encrypt(x, 1)})
+    grid = np.arange(N) % 8 == 0
+    keep = grid & (np.arange(N) % (N // 2) < 3 * N // 8) & (np.arange(N) % 64 < 40)
+    first, second = 0.5 * np.tanh(8 * x), 0.4 * np.cos(5 * x + 0.5)
+    wanted = {"plain": second * grid, "masked": first * keep, "product": first * second * keep}
+    wanted["reversed"] = np.concatenate([wanted["product"][:1], -wanted["product"][:0:-1]])
+    for name, expected in wanted.items():
+        np.testing.assert_allclose(exact[name], expected, atol=1e-12)
+        assert np.abs(client.decrypt(real[name]) - expected).max() < 1e-4, name
+        assert real[name].GetLevel() == SLOT_PARAMETERS.depth - 3
+
+
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        ((Masked(2, 1, ()), Masked(3, 2, ())), "needs a slot level"),
+        ((Sum(2, ((1, 1),)),), "reads register 1, which holds a slot form"),
+        ((Decode(2, 0),), "reads register 0, which holds no slot form"),
+    ],
+)
+def test_slot_forms_are_kept_apart(tail: Code, message: str) -> None:
+    code = (Load(0, "x"), Bootstrap((1,), 0, (fit(np.sin, 5),), ((),)), *tail)
+    with pytest.raises(IRError, match=message):
+        check(code, {"x": 1}, 3, 1)

@@ -27,7 +27,13 @@ class Bootstrapper:
 
     def evaluate(self, powers: Any, series: Series) -> Any:
         """The series, then SlotsToCoeffs: a ciphertext at the bottom level with the values as phases."""
+        return self.decoded(self.slot_form(powers, series), 0)
+
+    def slot_form(self, powers: Any, series: Series) -> Any:
+        """The series: its values, in slots."""
         coefficients = [complex(re, im) for re, im in zip(series.real, series.imag, strict=True)]
-        context = self._context
-        slots = context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)  # type: ignore[union-attr]
-        return context.EvalHomDecoding(slots, 1, 0)  # type: ignore[union-attr]
+        return self._context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)  # type: ignore[union-attr]
+
+    def decoded(self, slots: Any, unused: int) -> Any:
+        """SlotsToCoeffs. unused: levels that were kept for products of slot forms and not needed."""
+        return self._context.EvalHomDecoding(slots, 1, unused)  # type: ignore[union-attr]

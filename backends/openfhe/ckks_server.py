@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from glyphc.ir.ckks import Refresh
+from glyphc.ir.ckks import Bootstrap, Refresh
 
 from .bootstrap import Bootstrapper
 from .bridge import Mould
@@ -86,6 +86,35 @@ class OpenFHECKKS:
     def refresh(self, source: Any, instruction: Refresh) -> Any:
         powers = self._bootstrapper.powers(source, instruction.series.degree)
         return self._bootstrapper.evaluate(powers, instruction.series)
+
+    def reverse(self, source: Any) -> Any:
+        return self._context.EvalAutomorphism(source, 2 * self._parameters.ring - 1, self._automorphisms)
+
+    def bootstrap(self, source: Any, instruction: Bootstrap) -> list[Any]:
+        powers = self._bootstrapper.powers(source, self._parameters.degree)
+        return [self._bootstrapper.slot_form(powers, series) for series in instruction.series]
+
+    def masked(self, source: Any, conditions: Sequence[tuple[int, int]]) -> Any:
+        """The values of a sparse bootstrap stand in 2 * slots slots: two halves, each in bit-reversed order."""
+        slots = self._parameters.slots
+        bits = slots.bit_length() - 1
+        order = np.array([int(f"{k:0{bits}b}"[::-1], 2) if bits else 0 for k in range(slots)])
+        exponents = np.concatenate([order, order + slots]) * (self._parameters.ring // (2 * slots))
+        keep = np.ones(2 * slots, dtype=bool)
+        for period, count in conditions:
+            keep &= exponents % period < count
+        mask = self._context.MakeCKKSPackedPlaintext([float(k) for k in keep], 1, source.GetLevel(), None, 2 * slots)
+        return self._context.Rescale(self._context.EvalMult(source, mask))
+
+    def slot_product(self, a: Any, b: Any) -> Any:
+        limbs = min(self._limbs(a), self._limbs(b))
+        return self._context.Rescale(self._context.EvalMult(self._reduced(a, limbs), self._reduced(b, limbs)))
+
+    def decode(self, source: Any) -> Any:
+        p = self._parameters
+        # levels of the second transform and those that are kept lie below a slot form, and one for each product to come
+        unused = self._limbs(source) - 1 - p.levels_kept - p.level_budget[1]
+        return self._bootstrapper.decoded(source, unused)
 
     def unpack(self, source: Any, parts: int, stride: int, count: int) -> list[Any]:
         """A tree with one automorphism for each part but the last, as ``LinearEngine.split`` in BGV."""

@@ -70,7 +70,7 @@ def setup_bootstrap(contexts: Contexts, public_key: Any) -> None:
         [0, 0],
         list(p.level_budget),
         p.levels_kept,
-        0,
+        p.slot_levels,
         _ORDER,
     )
 
@@ -119,7 +119,7 @@ def _torus(parameters: Parameters) -> Any:
         _ORDER,
         fhe.SPARSE_ENCAPSULATED,
     )
-    depth += parameters.levels_kept
+    depth += parameters.levels_kept + parameters.slot_levels
     if depth != parameters.depth:
         raise BackendError(
             f"this OpenFHE needs {depth} levels for degree {parameters.degree}, planned {parameters.depth}"

@@ -103,7 +103,7 @@ class Encrypted:
 
         plan = self._plan
         self._reporter.stage("generate keys", cost_file.current().key_seconds(plan.parameters))
-        self._client, keys = generate_training_keys(plan.parameters, (plan.server.period,))
+        self._client, keys = generate_training_keys(plan.parameters, plan.server.periods)
         if self._folder is not None:
             self._reporter.stage("write keys", 1.0)
             write(self._folder.client / _SECRET, self._client.secret_bytes(), 0o600)

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from glyphc.ir.ckks import (
-    Code,
-    Instruction,
-    Load,
-    Pack,
-    Product,
-    Refresh,
-    Register,
-    Scaled,
-    Store,
-    Sum,
-    Unpack,
-    check,
-    with_frees,
-)
+from glyphc.ir.ckks import Code, Register, check, with_frees
 from glyphc.ir.functions import Function
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series
 
 from .frames import Frame
+from .writer import Writer
 
 # Limbs of fresh ciphertexts: errors come out of a bootstrap on KEPT + 1, the state is kept on two. Data is first
 # multiplied by the frame's constants, which costs a limb.
@@ -73,6 +59,11 @@ class ServerPlan:
     push: float
 
     @property
+    def periods(self) -> tuple[int, ...]:
+        """Of packing, whose keys the server needs."""
+        return (self.period,)
+
+    @property
     def period(self) -> int:
         """Distance of two outputs of one column."""
         return self.parameters.ring // power_of_two(self.outputs)
@@ -113,7 +104,7 @@ class ServerPlan:
 
     def code(self, step: int) -> Code:
         """The instructions of step 0, 1, ...: from the batch's and the state's ciphertexts to the state's next ones."""
-        w = _Writer()
+        w = Writer()
         frames = {c: g.frame for g in self.groups for c in g.columns}
         state = [w.load(name) for name in self.state_names]
         pieces = [w.unpack(u, self.columns, self.parts, self.stride) for u in state]
@@ -124,8 +115,7 @@ class ServerPlan:
             for factor, piece in zip(frames[c].basis(step)[0], pieces, strict=True)
             if factor
         ]
-        logits = w.emit(lambda t: Product(t, tuple(pairs)))
-        results = w.emit(lambda t: Refresh(t, logits, self.series, self.functions))
+        results = w.refresh(w.product(*pairs), self.series, self.functions)
         errors = w.sum((results, 1), (w.load("labels"), -1))
         reversed_data = {c: w.load(f"gradient:{c}") for c in self.trained}
         for i, u in enumerate(state):
@@ -133,49 +123,12 @@ class ServerPlan:
             for c, x in reversed_data.items():
                 factor = float(frames[c].push(step)[i] / self.push)
                 if factor:
-                    gradients[c] = w.product(w.scaled(x, factor), errors)
+                    gradients[c] = w.product((w.scaled(x, factor), errors))
             if any(g is not None for g in gradients):
                 u = w.sum((u, 1), (w.pack(gradients, self.parts, self.stride), 1))
-            w.code.append(Store(u, state_name(i)))
+            w.store(u, state_name(i))
         code = with_frees(tuple(w.code))
         limbs = {name: fresh_limbs(name) for name in (*self.data_names, *self.state_names)}
         stored = check(code, limbs, self.parameters.levels_kept)
         assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored
         return code
-
-
-class _Writer:
-    """Appends instructions; every result is a new register."""
-
-    def __init__(self) -> None:
-        self.code: list[Instruction] = []
-        self._next: Register = 0
-
-    def new(self) -> Register:
-        self._next += 1
-        return self._next - 1
-
-    def emit(self, make: Callable[[Register], Instruction]) -> Register:
-        register = self.new()
-        self.code.append(make(register))
-        return register
-
-    def load(self, name: str) -> Register:
-        return self.emit(lambda t: Load(t, name))
-
-    def scaled(self, source: Register, factor: float) -> Register:
-        return source if factor == 1.0 else self.emit(lambda t: Scaled(t, source, factor))
-
-    def sum(self, *terms: tuple[Register, int]) -> Register:
-        return self.emit(lambda t: Sum(t, terms))
-
-    def product(self, a: Register, b: Register) -> Register:
-        return self.emit(lambda t: Product(t, ((a, b),)))
-
-    def unpack(self, source: Register, count: int, parts: int, stride: int) -> tuple[Register, ...]:
-        targets = tuple(self.new() for _ in range(count))
-        self.code.append(Unpack(targets, source, parts, stride))
-        return targets
-
-    def pack(self, sources: list[Register | None], parts: int, stride: int) -> Register:
-        return self.emit(lambda t: Pack(t, tuple(sources), parts, stride))
