@@ -77,7 +77,7 @@ def run(name: str, case: Case, steps: int, mode: str) -> None:
     show("scikit-learn, test accuracy", f"{reference.score(test, split.y_test):.2%}")
     for label, report in reports.items():
         show(f"{label}, test accuracy", f"{accuracy(report, split.x_test, split.y_test):.2%}")
-    show("largest logit", f"{last.reach:.1f} of {case.reach:g}")
+    show("largest logit", f"{last.reach * case.reach:.1f} of {case.reach:g}")
     for first, second in (("simulate", "clear"), ("encrypted", "simulate")):
         if first in reports:
             show(f"{first} - {second}, weights", f"{distance(reports[first], reports[second]):.2e}")

@@ -349,3 +349,35 @@ def test_estimator_mistakes() -> None:
         EncryptedLogisticRegression().set_params(depth=3)
     with pytest.raises(TrainingError, match="softmax-cross-entropy"):
         EncryptedLogisticRegression().fit(x, np.arange(60) % 3)
+
+
+# -- two layers --
+
+
+def test_two_layers_in_all_modes() -> None:
+    """Three classes from random weights, each against the rest; what is frozen before them is the client's."""
+    x, _ = samples(40)
+    labels = (x[:, 0] > 2).astype(int) + (x[:, 0] > 4)
+    frozen = build(
+        [
+            node("Gemm", ["x", "w", "b"], ["f"], name="backbone", transB=1),
+            node("Relu", ["f"], ["g"]),
+            node("Gemm", ["g", "w0", "b0"], ["h"], name="hidden", transB=1),
+            node("Tanh", ["h"], ["a"]),
+            node("Gemm", ["a", "w1", "b1"], ["z"], name="head", transB=1),
+            node("Sigmoid", ["z"], ["y"]),
+        ],
+        {
+            **{"w": randoms(5, 4) / 4, "b": randoms(5), "w0": randoms(4, 5), "b0": randoms(4)},
+            **{"w1": randoms(3, 4, seed=2), "b1": randoms(3, seed=3)},
+        },
+    )
+    options = Options(SGD(0.3, 0.5), 3, 20, frozen=("backbone",), initial="random", insecure_ring=RING)
+    chosen = make_job(read_onnx(frozen), x, labels, options)
+    reports = {mode: train(chosen, mode) for mode in ("clear", "simulate", "encrypted")}
+    for name in ("w0", "b0", "w1", "b1"):
+        clear, simulated, real = (reports[m].network.constant(name) for m in ("clear", "simulate", "encrypted"))
+        assert np.abs(simulated - clear).max() < 5e-4
+        assert np.abs(real - simulated).max() < 2e-5
+        assert np.abs(clear - chosen.network.constant(name)).max() > 1e-3
+    assert np.array_equal(reports["encrypted"].network.constant("w"), chosen.network.constant("w"))

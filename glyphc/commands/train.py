@@ -82,8 +82,9 @@ def train_command(
     """Train an ONNX MODEL; write it with its new weights.
 
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
-    only. So far, encryption trains a last dense layer with one output (logistic and linear regression, or the head of
-    a network whose other layers are frozen); the clear mode trains any network.
+    only. So far, encryption trains the last dense layer or the last two, with sigmoids at the end (also for classes:
+    one output against the rest), or one linear layer for numbers; frozen layers before them are the client's. The
+    clear mode trains any network.
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the run is over.
     """
@@ -142,7 +143,7 @@ def _what(job: Job, mode: str) -> str:
 def _summary(report: TrainingReport) -> str:
     lines = [f"{'steps':18} {report.steps}", f"{'security':18} {report.security}"]
     if report.reach is not None:
-        lines.append(f"{'largest logit':18} {report.reach:.3g} (in a trial run in the clear)")
+        lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
     if report.seconds:
         total = sum(report.seconds)
         lines.append(f"{'seconds':18} {total:.1f}, {total / len(report.seconds):.3g} for a step")

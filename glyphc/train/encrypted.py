@@ -19,7 +19,7 @@ from glyphc.runtime import _ONE_AT_A_TIME
 
 from .checkpoint import Checkpoint, RunFolder, pack, unpack
 from .job import Job
-from .plan import Plan
+from .planning import TrainingPlan
 from .server import train_steps
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -29,7 +29,7 @@ _SECRET = "secret-key.bin"
 class Encrypted:
     """Keys, encrypted batches and the encrypted state of a run; see ``loop.Runner``."""
 
-    def __init__(self, job: Job, plan: Plan, folder: RunFolder | None, reporter: Reporter) -> None:
+    def __init__(self, job: Job, plan: TrainingPlan, folder: RunFolder | None, reporter: Reporter) -> None:
         from glyphc.backends.errors import BackendError
 
         try:
@@ -131,7 +131,7 @@ class Encrypted:
 
         for number in range(self._job.batches.per_epoch):
             x, y = self._job.batch(number)
-            data = self._plan.data(self._job.features(x), y)
+            data = self._plan.data(self._job.features(x, self._plan.layer), y)
             batch = {name: self._client.encrypt(message, limbs) for name, (message, limbs) in data.items()}
             self._batches.append(batch)
             if self._folder is not None:
@@ -151,7 +151,7 @@ class Encrypted:
         self._state = {name: from_bytes(data) for name, data in checkpoint.parts.items()}
 
 
-def check_memory(plan: Plan) -> None:
+def check_memory(plan: TrainingPlan) -> None:
     """Fail before minutes of work rather than be killed by the system in the middle of it."""
     needed = memory_bytes(plan)
     available = psutil.virtual_memory().available
@@ -162,7 +162,7 @@ def check_memory(plan: Plan) -> None:
         )
 
 
-def memory_bytes(plan: Plan) -> float:
+def memory_bytes(plan: TrainingPlan) -> float:
     """Predicted peak of a process that trains: the bootstrap's keys and work, and the selection's keys."""
     from math import log2
 

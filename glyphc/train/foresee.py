@@ -6,45 +6,41 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glyphc.ir.graph import Node
-
 from .errors import TrainingError
 from .job import Job, check_loss
+from .planning import TrainingPlan
 from .step import State
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """reach: the largest magnitude of a logit on the training data. state: after the last step."""
+    """reach: the largest magnitude that a bootstrap saw, as a share of what it computes. state: after the last step."""
 
     reach: float
     state: State
 
 
-def foresee(job: Job) -> Forecast:
+def foresee(job: Job, plan: TrainingPlan) -> Forecast:
     """Train in the clear on the client. TrainingError when it diverges or leaves what encryption computes."""
-    last = job.loss.attachment(job.network, job.network.outputs[0])
-    features = {number: job.features(job.batch(number)[0]) for number in range(job.batches.per_epoch)}
+    batches = [job.batch(number) for number in range(job.batches.per_epoch)]
+    features = [job.features(x, plan.layer) for x, _ in batches]
     state, reach, first = job.program.initial(), 0.0, 0.0
     for step in range(job.options.steps):
         number = job.batches.number(step)
-        x, y = job.batch(number)
-        reach = max(reach, _reach(last, state, features[number]))
-        if reach > job.options.reach:
-            raise TrainingError(
-                f"before step {step}, logits reach {reach:.3g} in magnitude; encrypted training was to compute them up "
-                f"to {job.options.reach:g}. Use --logit-range {_round_up(1.25 * reach):g}, or a smaller learning rate, "
-                "weight decay, or fewer steps; outliers in the data may be the cause too"
-            )
+        x, y = batches[number]
+        for what, (largest, limit) in plan.reaches(state.weights, features[number], y).items():
+            reach = max(reach, largest / limit)
+            if largest > limit:
+                wanted = _round_up(1.25 * largest / limit * job.options.reach)
+                raise TrainingError(
+                    f"before step {step}, {what} reach {largest:.3g} in magnitude; encrypted training was to compute "
+                    f"them up to {limit:g}. Use --logit-range {wanted:g}, or a smaller learning rate, weight decay, or "
+                    "fewer steps; outliers in the data may be the cause too"
+                )
         state, loss = job.program.run(state, job.named(x), y)
         first = first or loss
         check_loss(step, loss, first)
     return Forecast(reach, state)
-
-
-def _reach(last: Node, state: State, features: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> float:
-    weight, bias = (state.weights[name] for name in last.op.constant_names())
-    return float(np.abs(features @ weight.T + bias).max())
 
 
 def _round_up(x: float) -> float:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from glyphc.errors import DataError
 from glyphc.ir.evaluate import evaluate_all
-from glyphc.ir.graph import Graph
+from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Dense, Input
 from glyphc.ir.text import to_text
 
@@ -67,10 +67,9 @@ class Job:
         """Samples by the name of the network's input."""
         return {_input(self.network).name: x}
 
-    def features(self, x: F64) -> F64:
-        """What the trained layer of an encrypted run sees: the client computes all layers before it."""
-        last = self.loss.attachment(self.network, self.network.outputs[0])
-        values = evaluate_all(self.network, self.named(x))[last.operands[0]]
+    def features(self, x: F64, layer: Node) -> F64:
+        """What the first trained layer of an encrypted run sees: the client computes everything before it."""
+        values = evaluate_all(self.network, self.named(x))[layer.operands[0]]
         return np.asarray(values, dtype=np.float64).reshape(len(x), -1)
 
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from glyphc.runtime import Mode
 from .checkpoint import Checkpoint, RunFolder
 from .foresee import foresee
 from .job import Job, check_loss
-from .plan import Plan, make_plan
+from .planning import TrainingPlan, plan_of
 from .server import train_steps
 from .step import State, with_weights
 
@@ -135,7 +135,7 @@ class _Run:
         if self.mode is Mode.CLEAR:
             return _Clear(self.job)
         plan = plan_of(self.job)
-        self.report.reach = foresee(self.job).reach
+        self.report.reach = foresee(self.job, plan).reach
         if self.mode is Mode.SIMULATE:
             return _Simulated(self.job, plan)
         from .encrypted import Encrypted
@@ -164,12 +164,6 @@ class _Run:
         _, loss = self.job.program.run(state, self.job.named(x), y)
         self.report.losses.append(loss)
         self.monitor(step, loss)
-
-
-def plan_of(job: Job) -> Plan:
-    """How the job is trained under encryption; TrainingError when that is not possible."""
-    o = job.options
-    return make_plan(job.network, job.loss, o.optimizer, job.batches.batch, o.reach, o.frozen, o.insecure_ring)
 
 
 class _Clear:
@@ -216,7 +210,7 @@ class _Simulated:
 
     security = "none (simulate mode, no encryption)"
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, plan: TrainingPlan) -> None:
         self._job = job
         self._plan = plan
         self._state: dict[str, F64] = {}
@@ -246,7 +240,7 @@ class _Simulated:
         number = self._job.batches.number(step)
         x, y = self._job.batch(number)
         machine = self._machine(number, 1)
-        data = self._plan.data(self._job.features(x), y)
+        data = self._plan.data(self._job.features(x, self._plan.layer), y)
         return {name: machine.encrypt(message, limbs) for name, (message, limbs) in data.items()}
 
     def parts(self) -> dict[str, bytes]:

@@ -91,20 +91,20 @@ class Plan:
         rows = np.hstack([features, np.ones((self.batch, 1))])
         samples = server.grid * np.arange(self.batch)
         places = samples[:, None] + server.period * np.arange(server.outputs)[None, :]
-        out = {"labels": _polynomial(ring, places, (targets - self._centre) / self._unit)}
+        out = {"labels": polynomial(ring, places, (targets - self._centre) / self._unit)}
         forward = rows * self._phase / (GAIN * server.parts)
         # packing multiplies by the period
         gradient = rows * self._gradient_factor * server.push * GAIN / (self.batch * server.period)
         for c in range(self.columns):
-            out[f"forward:{c}"] = _polynomial(ring, samples, forward[:, c])
+            out[f"forward:{c}"] = polynomial(ring, samples, forward[:, c])
         for c in server.trained:
-            out[f"gradient:{c}"] = _polynomial(ring, -samples, gradient[:, c])
+            out[f"gradient:{c}"] = polynomial(ring, -samples, gradient[:, c])
         return {name: (message, fresh_limbs(name)) for name, message in out.items()}
 
     def state(self, state: State) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of the state's ciphertexts. ``state`` at step 0."""
         weights = np.hstack([state.weights[self.weight], state.weights[self.bias][:, None]])
-        first = _polynomial(self.parameters.ring, self._places, GAIN * weights)
+        first = polynomial(self.parameters.ring, self._places, GAIN * weights)
         rest = [np.zeros_like(first)] * (self.server.components - 1)
         return {state_name(i): (message, STATE_LIMBS) for i, message in enumerate([first, *rest])}
 
@@ -117,6 +117,11 @@ class Plan:
             columns = list(group.columns)
             weights[:, columns] = np.tensordot(group.frame.basis(step)[0], u[:, :, columns], 1)
         return {self.weight: weights[:, : self.features], self.bias: weights[:, self.features]}
+
+    def reaches(self, weights: dict[str, F64], features: F64, targets: F64) -> dict[str, tuple[float, float]]:
+        """Largest magnitudes that the bootstraps see, and how large they may be."""
+        logits = features @ weights[self.weight].T + weights[self.bias]
+        return {"logits": (float(np.abs(logits).max()), self.reach)}
 
     @property
     def _places(self) -> npt.NDArray[np.int64]:
@@ -216,27 +221,38 @@ def _parameters(
             f"a step takes at most {ring // 2 // wide} samples of {outputs} output(s), not {batch}; choose a smaller "
             "--batch"
         )
-    configuration = cost.configuration(values // 2)
+    return secure_parameters(values // 2, degree, insecure_ring, cost, KEPT)
+
+
+def secure_parameters(
+    slots: int, degree: int, insecure_ring: int | None, cost: CostModel, kept: int, slot_levels: int = 0
+) -> Parameters:
+    """128-bit parameters for bootstraps that leave ``kept`` levels; on a small ring insecure ones, if asked for."""
+    ring = insecure_ring or RING
+    configuration = cost.configuration(slots)
     base = Parameters(
         ring=ring,
         plaintext_bits=20,
         bgv_bits=44,
-        slots=values // 2,
+        slots=slots,
         degree=degree,
         large_digits=configuration.large_digits,
-        levels_kept=KEPT,
+        levels_kept=kept,
+        slot_levels=slot_levels,
         security=SECURE if insecure_ring is None else INSECURE,
     )
     if insecure_ring is not None:
         return replace(base, level_budget=(2, 2))
     first, second = configuration.level_budget
     limit = largest_modulus(ring, sparse=True)
-    for less in range(first + second):
-        # what the levels that are kept take from the modulus, the transforms give back, before keys get more digits
-        parameters = replace(base, level_budget=(max(2, first - less // 2), max(2, second - (less + 1) // 2)))
-        parameters = with_secure_digits(parameters)
-        if parameters.modulus_bits <= limit and parameters.large_digits <= max(4, base.large_digits):
-            return parameters
+    for most_digits in (4, 5, 6):
+        for less in range(first + second):
+            # what the levels that are kept take from the modulus, the transforms give back, before keys get more digits
+            parameters = replace(base, level_budget=(max(2, first - less // 2), max(2, second - (less + 1) // 2)))
+            parameters = with_secure_digits(parameters)
+            too_small = min(parameters.level_budget) < 3 and slots > 2048  # transforms that take gigabytes of keys
+            if parameters.modulus_bits <= limit and parameters.large_digits <= most_digits and not too_small:
+                return parameters
     raise ParameterError(f"no secure parameters: the moduli need {parameters.modulus_bits} bits, {limit} are allowed")
 
 
@@ -270,9 +286,16 @@ def _series(functions: tuple[Function, ...], reach: float) -> Series:
     )
 
 
-def _polynomial(ring: int, exponents: npt.NDArray[np.int64], values: F64) -> F64:
+def polynomial(ring: int, exponents: npt.NDArray[np.int64], values: F64) -> F64:
     """The polynomial with these terms, modulo X^N + 1."""
     out = np.zeros(ring)
     wrapped = np.asarray(exponents) % (2 * ring)
     np.add.at(out, wrapped % ring, np.where(wrapped < ring, values, -np.asarray(values)))
     return out
+
+
+def coefficients(message: F64, exponents: npt.NDArray[np.int64]) -> F64:
+    """Coefficients of a polynomial modulo X^N + 1 at any exponents, in their shape."""
+    wrapped = np.asarray(exponents) % (2 * len(message))
+    values = message[wrapped % len(message)]
+    return np.asarray(np.where(wrapped < len(message), values, -values))

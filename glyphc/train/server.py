@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from glyphc.backends.ckks_machine import CKKSMachine, Observer, execute
-
-from .server_plan import ServerPlan
+from glyphc.ir.ckks import Code
 
 Ciphertexts = dict[str, Any]
 
 
+class StepCode(Protocol):
+    """What the server knows of a run: the instructions of every step."""
+
+    def code(self, step: int) -> Code:
+        """From the batch's and the state's ciphertexts to the state's next ones."""
+
+
 def train_steps(
-    plan: ServerPlan,
+    plan: StepCode,
     machine_of: Callable[[int], CKKSMachine],
     batch_of: Callable[[int], Mapping[str, Any]],
     state: Ciphertexts,

@@ -40,7 +40,11 @@ class Writer:
 
     def scaled(self, source: Register, factor: float) -> Register:
         """The source itself for a factor of 1, which costs no limb."""
-        return source if factor == 1.0 else self._emit(lambda t: Scaled(t, source, factor))
+        return source if factor == 1.0 else self.rescaled(source, factor)
+
+    def rescaled(self, source: Register, factor: float) -> Register:
+        """Scaled, by 1 too: costs a limb in any case."""
+        return self._emit(lambda t: Scaled(t, source, factor))
 
     def sum(self, *terms: tuple[Register, int]) -> Register:
         return self._emit(lambda t: Sum(t, terms))
