@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=["encrypted", "simulate", "clear"], default="encrypted")
     arguments = parser.parse_args()
     split = datasets.digits()
-    options = Options(SGD(0.5), arguments.steps, BATCH, "binary-cross-entropy", initial="random", reach=16.0)
+    options = Options(SGD(0.5), arguments.steps, BATCH, "binary-cross-entropy", initial="random", reach=8.0)
     job = make_job(network(split.x_train), split.x_train, split.y_train, options)
     every = ["clear", "simulate", "encrypted"]
     modes = every[: every.index(arguments.mode) + 1]

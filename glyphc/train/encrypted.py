@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from math import log2, sqrt
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import psutil
 
 from glyphc.approx import cost_file
 from glyphc.errors import EnvironmentSetupError, ParameterError
-from glyphc.ir.parameters import AUXILIARY_PRIME_BITS
+from glyphc.ir.parameters import AUXILIARY_PRIME_BITS, Parameters
 from glyphc.program import INSECURE_WARNING, InsecureWarning, write_atomically
 from glyphc.progress import Reporter
 from glyphc.runtime import _ONE_AT_A_TIME
@@ -163,11 +165,22 @@ def check_memory(plan: TrainingPlan) -> None:
 
 
 def memory_bytes(plan: TrainingPlan) -> float:
-    """Predicted peak of a process that trains: the bootstrap's keys and work, and the selection's keys."""
-    from math import log2
+    """Predicted peak of a process that trains.
 
+    What the cost model knows of a bootstrap of this size, for keys on more limbs and in other digits, and the keys of
+    packing.
+    """
     p, cost = plan.parameters, cost_file.current()
+    usual = cost.configuration(p.slots)
+    known = replace(p, level_budget=usual.level_budget, large_digits=usual.large_digits, levels_kept=0, slot_levels=0)
+    # transforms in fewer levels have more rotations
+    growth = _key_bytes(p) / _key_bytes(known) * sqrt(sum(usual.level_budget) / sum(p.level_budget))
+    packing = log2(max(plan.server.periods)) * _key_bytes(p)
+    return cost.idle_bytes(p) + cost.work_bytes(p) + (growth - 1) * cost.key_bytes(p) + packing
+
+
+def _key_bytes(p: Parameters) -> float:
+    """One key for switching: two polynomials for each digit, on all limbs and those of the auxiliary modulus."""
     digit = -(-(p.depth + 1) // p.large_digits)
     limbs = p.depth + 1 + -(-digit * p.scaling_bits // AUXILIARY_PRIME_BITS)
-    key = 2 * p.large_digits * limbs * p.ring * 8
-    return cost.idle_bytes(p) + cost.work_bytes(p) + key * log2(p.ring)
+    return 2.0 * p.large_digits * limbs * p.ring * 8
