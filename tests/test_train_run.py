@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_is_foreseen() -> None:
-    with pytest.raises(TrainingError, match=r"logits reach .* Use --logit-range"):
+    with pytest.raises(TrainingError, match=r"logits would reach .* Use --logit-range"):
         train(job(optimizer=SGD(8.0), steps=20), "encrypted")
     x, y = samples()
     with pytest.raises(TrainingError, match=r"training diverges: the loss is .* before step \d+"):
@@ -348,8 +348,15 @@ def test_estimator_mistakes() -> None:
         EncryptedLogisticRegression("clear").fit(x, np.ones(60))
     with pytest.raises(TrainingError, match="no parameter 'depth'"):
         EncryptedLogisticRegression().set_params(depth=3)
-    with pytest.raises(TrainingError, match="softmax-cross-entropy"):
-        EncryptedLogisticRegression().fit(x, np.arange(60) % 3)
+
+
+def test_estimator_of_three_classes() -> None:
+    x, _ = samples(90)
+    y = np.array(["low", "mid", "top"])[(x[:, 0] > 1).astype(int) + (x[:, 0] > 4)]
+    model = EncryptedLogisticRegression("simulate", 30, learning_rate=2.0, insecure_ring=RING).fit(x, y)
+    assert model.score(x, y) > 0.7
+    assert model.coef_.shape == (3, 4)
+    np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
 
 
 # -- two layers --

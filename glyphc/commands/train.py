@@ -126,6 +126,7 @@ def train_command(
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)
+            raise click.exceptions.Exit(130) from None
         raise
     from glyphc.frontends.to_onnx import to_onnx
 

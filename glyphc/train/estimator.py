@@ -25,9 +25,9 @@ F64 = npt.NDArray[np.floating[Any]]
 class EncryptedLogisticRegression:
     """Logistic regression by gradient descent, on encrypted data by default.
 
-    mode: "encrypted", "simulate" or "clear"; two classes, or more in clear mode. batch: samples in a step, None for
-    all of them. standardise: by the training data's means and standard deviations, on the client. The other parameters
-    are those of ``glyphc train``.
+    With more than two classes, each is told from the rest. mode: "encrypted", "simulate" or "clear". batch: samples in
+    a step, None for all of them. standardise: by the training data's means and standard deviations, on the client. The
+    other parameters are those of ``glyphc train``.
 
     After ``fit``: ``classes_``, ``coef_`` (outputs, features) and ``intercept_`` (outputs,) of standardised features,
     ``network_`` (a graph: compile it to predict encrypted), ``report_``.
@@ -94,8 +94,7 @@ class EncryptedLogisticRegression:
         count = len(self.classes_)
         if count < 2:
             raise DataError("the labels have one class only; a classifier needs two")
-        outputs, ending = (1, "sigmoid") if count == 2 else (count, "softmax")
-        network = linear_model(samples, outputs, ending, self.standardise)
+        network = linear_model(samples, 1 if count == 2 else count, "sigmoid", self.standardise)
         optimizer = SGD(
             self.learning_rate, self.momentum, self.nesterov, self.weight_decay, parse_schedule(self.schedule)
         )
@@ -123,7 +122,7 @@ class EncryptedLogisticRegression:
         if samples.shape[1] != self.n_features_in_:
             raise DataError(f"the data have {samples.shape[1]} features, training had {self.n_features_in_}")
         p = evaluate(self.network_, {"x": samples})["y"]
-        return np.hstack([1 - p, p]) if len(self.classes_) == 2 else np.asarray(p)
+        return np.asarray(np.hstack([1 - p, p]) if len(self.classes_) == 2 else p / p.sum(axis=1, keepdims=True))
 
     def predict(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """The most probable class of each sample."""

@@ -24,23 +24,35 @@ def foresee(job: Job, plan: TrainingPlan) -> Forecast:
     """Train in the clear on the client. TrainingError when it diverges or leaves what encryption computes."""
     batches = [job.batch(number) for number in range(job.batches.per_epoch)]
     features = [job.features(x, plan.layer) for x, _ in batches]
-    state, reach, first = job.program.initial(), 0.0, 0.0
+    state, worst, first = job.program.initial(), _Reach("", 0.0, 1.0, 0), 0.0
     for step in range(job.options.steps):
         number = job.batches.number(step)
         x, y = batches[number]
-        for what, (largest, limit) in plan.reaches(state.weights, features[number], y).items():
-            reach = max(reach, largest / limit)
-            if largest > limit:
-                wanted = _round_up(1.25 * largest / limit * job.options.reach)
-                raise TrainingError(
-                    f"before step {step}, {what} reach {largest:.3g} in magnitude; encrypted training was to compute "
-                    f"them up to {limit:g}. Use --logit-range {wanted:g}, or a smaller learning rate, weight decay, or "
-                    "fewer steps; outliers in the data may be the cause too"
-                )
+        found = plan.reaches(state.weights, features[number], y).items()
+        worst = max([worst, *(_Reach(what, v, limit, step) for what, (v, limit) in found)], key=lambda r: r.share)
         state, loss = job.program.run(state, job.named(x), y)
         first = first or loss
         check_loss(step, loss, first)
-    return Forecast(reach, state)
+    if worst.share > 1:
+        raise TrainingError(
+            f"before step {worst.step}, {worst.what} would reach {worst.value:.3g} in magnitude; encrypted training "
+            f"was to compute them up to {worst.limit:g}. Use --logit-range "
+            f"{_round_up(1.1 * worst.share * job.options.reach):g}, or a smaller learning rate, weight decay, or fewer "
+            "steps; outliers in the data may be the cause too"
+        )
+    return Forecast(worst.share, state)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    what: str
+    value: float
+    limit: float
+    step: int
+
+    @property
+    def share(self) -> float:
+        return self.value / self.limit
 
 
 def _round_up(x: float) -> float:
