@@ -17,11 +17,12 @@ help: ## list the targets
 demo: $(VENV)/.models ## install, compile a small network, run it encrypted and print its accuracy
 	@sh scripts/demo
 
-test: lint ## lint and the usual tests
-	$(BIN)/python -m pytest $(ARGS)
+test: lint ## lint and the usual tests, as many at a time as there are cores
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
-test-all: lint ## the same with the slow tests: encrypted runs at 128-bit
-	$(BIN)/python -m pytest -m "" --durations=20 $(ARGS)
+# One after another: each of these takes gigabytes of memory and all cores.
+test-all: test ## the same, then the slow tests: encrypted runs at 128-bit
+	$(BIN)/python -m pytest -m slow --durations=20 $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

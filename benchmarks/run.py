@@ -2,156 +2,167 @@
 
     python benchmarks/run.py [NETWORK ...] [--batch N] [--output FILE.md]
 
-Each network runs in a process of its own: its peak memory is what is reported. Right after the evaluation, in the
-same process
-and on the same ciphertexts, the bootstrap calls alone are timed again; "ratio" is evaluation over these bare calls.
+Each network runs in a process of its own on held-out samples: its peak memory is what is reported. "ratio" is the whole
+evaluation over the bootstrap calls in it; what was predicted stands in brackets.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORKS = {"digits": 512, "breast-cancer": 171, "mnist": 512}
+# Samples in a batch. The data are those of the name's first word.
+NETWORKS = {
+    "digits-mlp": 512,
+    "breast-cancer-mlp": 171,
+    "mnist-mlp": 512,
+    "mnist-lenet": 512,
+    "digits-resnet": 512,
+    "elnino-cnn": 151,
+}
 
 
-def measure(name: str, batch: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Result:
+    """Of one network; seconds, bytes. agreement: share of samples of the float network's class, or, of a forecast, how
+    many percentage points the mean absolute error differs by; quality and float_quality: accuracies, or errors."""
+
+    network: str
+    samples: int
+    compile: float
+    keys: float
+    encode: float
+    encrypt: float
+    evaluate: float
+    predicted: float
+    bootstraps: int
+    bootstrap_seconds: float
+    fill: float
+    degrees: str
+    memory: float
+    predicted_memory: float
+    agreement: float
+    quality: float
+    float_quality: float
+    forecast: bool
+    security: str
+
+
+def measure(name: str, batch: int) -> Result:
     """One network, in this process."""
     import numpy as np
     import onnxruntime
 
     import glyphc
-    from glyphc.approx import cost_file
-    from glyphc.approx.estimate import estimate
-    from glyphc.backends.base import execute
-    from glyphc.backends.openfhe.client import generate_keys
-    from glyphc.backends.openfhe.server import OpenFHEMachine
-    from glyphc.codec import check_inputs, decode, encode
-    from glyphc.ir.instructions import Evaluate, Instruction, Powers
+    from glyphc.diagnostics import predicted
+    from glyphc.ir.instructions import Powers
+    from glyphc.ir.ops import Bootstrap
+    from glyphc.runtime import run
 
-    model = ROOT / "models" / f"{name}-mlp.onnx"
-    train, test, labels = (
-        np.load(ROOT / "models" / "data" / f"{name}-{p}.npy") for p in ("train", "test", "test-labels")
-    )
-    clock = [time.perf_counter()]
+    def data(part: str) -> np.ndarray:
+        return np.load(ROOT / "models" / "data" / f"{name.rpartition('-')[0]}-{part}.npy")
 
-    def lap() -> float:
-        clock.append(time.perf_counter())
-        return clock[-1] - clock[-2]
-
-    program = glyphc.compile(model, train, batch)
-    out: dict[str, Any] = {"network": name, "compile": lap()}
-    batch = program.client.batch
-    x, labels = test[:batch], labels[:batch]
-    keys, evaluation_keys = generate_keys(program.client.parameters)
-    out["keys"] = lap()
-    machine = OpenFHEMachine(program.schedule, evaluation_keys)
-    machine.prepare()
-    out["encode weights"] = lap()
-    (port,) = program.client.inputs
-    ciphertexts = {port.name: [keys.encrypt(c) for c in encode(port, check_inputs(program.client, x)[port.name])]}
-    out["encrypt"] = lap()
-    inside = [0.0]
-
-    def observe(instruction: Instruction, seconds: float) -> None:
-        if isinstance(instruction, Powers | Evaluate):
-            inside[0] += seconds
-
-    kept: list[tuple[Any, Any]] = []
-    powers = machine.powers
-
-    def remember(source: Any, slots: int, degree: int) -> Any:
-        kept.append((source, (slots, degree)))
-        return powers(source, slots, degree)
-
-    machine.powers = remember  # type: ignore[method-assign]
-    result = execute(program.schedule, machine, ciphertexts, observe)
-    out["evaluate"] = lap()
-    (answer,) = program.client.outputs
-    y = decode(answer, np.array([keys.decrypt(c) for c in result[answer.name]]), len(x))
-    out["decrypt"] = lap()
-    evaluates = [i for i in program.schedule.instructions if isinstance(i, Evaluate)]
-    for (source, (slots, degree)), instruction in zip(kept, evaluates, strict=True):
-        machine.evaluate(powers(source, slots, degree), instruction)
-    out["again"] = lap()
-    out["bare bootstraps"] = inside[0]
-    out["ratio"] = out["evaluate"] / out["bare bootstraps"]
+    model = ROOT / "models" / f"{name}.onnx"
+    start = time.perf_counter()
+    program = glyphc.compile(model, data("train"), batch)
+    compiled = time.perf_counter() - start
+    x = data("test")[: program.client.batch]
+    forecast = name.startswith("elnino")
+    truth = data("test-targets" if forecast else "test-labels")[: len(x)]
+    report = run(program, x)
+    (y,) = report.outputs.values()
     session = onnxruntime.InferenceSession(str(model))
     (wanted,) = session.run(None, {session.get_inputs()[0].name: x})
-    predicted = estimate(program.schedule, cost_file.current())
-    p = program.client.parameters
-    out |= {
-        "samples": len(x),
-        "per sample": out["evaluate"] / len(x),
-        "bootstraps": sum(isinstance(i, Powers) for i in program.schedule.instructions),
-        "agreement": float(np.mean(y.argmax(axis=1) == wanted.argmax(axis=1))),
-        "accuracy": float(np.mean(y.argmax(axis=1) == labels)),
-        "float accuracy": float(np.mean(wanted.argmax(axis=1) == labels)),
-        "predicted": predicted.seconds,
-        "predicted memory": predicted.memory_bytes,
-        "security": p.security,
-        "slots": p.slots,
-        "degree": p.degree,
-    }
-    return out
+    if forecast:
+        quality, float_quality = (float(np.mean(np.abs(v - truth) / np.abs(truth))) for v in (y, wanted))
+        agreement = quality - float_quality
+    else:
+        quality, float_quality = (float(np.mean(v.argmax(axis=1) == truth)) for v in (y, wanted))
+        agreement = float(np.mean(y.argmax(axis=1) == wanted.argmax(axis=1)))
+    estimate = predicted(program)
+    bootstraps = [op for _, op in program.graph.of(Bootstrap)]
+    count = sum(isinstance(i, Powers) for i in program.schedule.instructions)
+    values = {n.operands: n.type.size for n, _ in program.graph.of(Bootstrap)}
+    return Result(
+        network=name,
+        samples=len(x),
+        compile=compiled,
+        keys=report.seconds["generate keys"],
+        encode=report.seconds["encode weights"],
+        encrypt=report.seconds["encrypt"],
+        evaluate=report.seconds["evaluate"],
+        predicted=estimate.seconds,
+        bootstraps=count,
+        bootstrap_seconds=report.bootstrap_seconds,
+        fill=sum(values.values()) * len(x) / (count * 2 * program.client.parameters.slots),
+        degrees=", ".join(str(d) for d in sorted({op.series.degree for op in bootstraps})),
+        memory=report.peak_memory,
+        predicted_memory=estimate.memory_bytes,
+        agreement=agreement,
+        quality=quality,
+        float_quality=float_quality,
+        forecast=forecast,
+        security=report.security,
+    )
 
 
-def peak_memory() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def agreement(r: Result) -> str:
+    return f"{100 * r.agreement:+.2f} points" if r.forecast else f"{r.agreement:.2%}"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+COLUMNS: tuple[tuple[str, Callable[[Result], str]], ...] = (
+    ("network (samples)", lambda r: f"{r.network} ({r.samples})"),
+    ("compile s", lambda r: f"{r.compile:.1f}"),
+    ("keys s", lambda r: f"{r.keys:.1f}"),
+    ("encode s", lambda r: f"{r.encode:.1f}"),
+    ("encrypt s", lambda r: f"{r.encrypt:.1f}"),
+    ("evaluate s (predicted)", lambda r: f"{r.evaluate:.1f} ({r.predicted:.1f})"),
+    ("bootstraps, full, degree", lambda r: f"{r.bootstraps}, {r.fill:.0%}, {r.degrees}"),
+    ("ratio", lambda r: f"{r.evaluate / r.bootstrap_seconds:.3f}"),
+    ("ms per sample", lambda r: f"{r.evaluate / r.samples * 1e3:.1f}"),
+    ("peak GB (predicted)", lambda r: f"{r.memory / 1e9:.2f} ({r.predicted_memory / 1e9:.1f})"),
+    ("same class as float", agreement),
+    ("accuracy or MAPE (float)", lambda r: f"{r.quality:.2%} ({r.float_quality:.2%})"),
+)
+
+
+def table(results: list[Result]) -> str:
     """The results as Markdown."""
-    columns = [
-        ("network", lambda r: f"{r['network']} ({r['samples']})"),
-        ("compile s", lambda r: f"{r['compile']:.1f}"),
-        ("keys s", lambda r: f"{r['keys']:.1f}"),
-        ("encode s", lambda r: f"{r['encode weights']:.1f}"),
-        ("encrypt s", lambda r: f"{r['encrypt']:.1f}"),
-        ("evaluate s", lambda r: f"{r['evaluate']:.1f}"),
-        ("bare bootstraps s", lambda r: f"{r['bare bootstraps']:.1f} ({r['bootstraps']})"),
-        ("again s", lambda r: f"{r['again']:.1f}"),
-        ("ratio", lambda r: f"{r['ratio']:.3f}"),
-        ("ms per sample", lambda r: f"{r['per sample'] * 1e3:.1f}"),
-        ("peak GB", lambda r: f"{r['peak'] / 1e9:.2f}"),
-        ("predicted s, GB", lambda r: f"{r['predicted']:.1f}, {r['predicted memory'] / 1e9:.1f}"),
-        ("same class as float", lambda r: f"{r['agreement']:.2%}"),
-        ("accuracy (float)", lambda r: f"{r['accuracy']:.2%} ({r['float accuracy']:.2%})"),
-    ]
-    lines = ["| " + " | ".join(c for c, _ in columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(f(r) for _, f in columns) + " |" for r in rows]
+    lines = ["| " + " | ".join(c for c, _ in COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines += ["| " + " | ".join(text(r) for _, text in COLUMNS) + " |" for r in results]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], help="default: all")
-    parser.add_argument("--batch", type=int, help="samples at once (default: %s)" % NETWORKS)  # noqa: UP031
+    batches = ", ".join(f"{name} {batch}" for name, batch in NETWORKS.items())
+    parser.add_argument("--batch", type=int, help=f"samples at once (default: {batches})")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        result = measure(arguments.child, arguments.batch)
-        print(json.dumps(result | {"peak": peak_memory()}))
+        print(json.dumps(asdict(measure(arguments.child, arguments.batch))))
         return
-    rows = []
+    results = []
     for name in arguments.networks or NETWORKS:
         command = [sys.executable, __file__, "--child", name, "--batch", str(arguments.batch or NETWORKS[name])]
         print(f"{name} ...", file=sys.stderr, flush=True)
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-    import os
-
-    text = table(rows) + f"\n\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+        results.append(Result(**json.loads(done.stdout.splitlines()[-1])))
+        print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    security = ", ".join(sorted({r.security for r in results}))
+    note = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {security}"
+    text = f"{table(results)}\n\n{note}"
     print(text)
     if arguments.output:
         arguments.output.write_text(text + "\n")

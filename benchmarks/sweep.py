@@ -1,12 +1,12 @@
 """Time, keys and memory of one packed functional bootstrap under different configurations, at 128-bit security.
 
     python benchmarks/sweep.py [--slots 64 32768] [--output FILE.md]
+    python benchmarks/sweep.py --only 32768:3+3:3:31 32768:5+5:4:27 --rounds 2
 
-For every combination of level budget, digits and degree below that OpenFHE accepts: key generation, one bootstrap
-with one
-function (the second of two in the process), number of keys, peak memory. Each in a process of its own; about a minute
-each.
-The compiler's table (``glyphc/approx/cost.py``) was filled from such a run.
+For every combination of level budget, digits and degree below that OpenFHE accepts, or only those named as
+slots:transforms:digits:degree: key generation, one bootstrap with one function (the second of two in the process), size
+of the evaluation keys, peak memory. Each in a process of its own; about a minute each. More rounds go over all of them
+again and keep the best of each. The compiler's table (``glyphc/approx/cost.py``) was filled from such a run.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def measure(slots: int, budget: tuple[int, int], digits: int, degree: int) -> di
     from glyphc.approx.series import fit
     from glyphc.backends.openfhe.bootstrap import Bootstrapper
     from glyphc.backends.openfhe.client import generate_keys
+    from glyphc.backends.openfhe.keys import bootstrap_key_bytes
     from glyphc.backends.openfhe.switch import Switcher
     from glyphc.ir.parameters import Parameters
 
@@ -59,37 +60,65 @@ def measure(slots: int, budget: tuple[int, int], digits: int, degree: int) -> di
         laps.append(time.perf_counter() - before)
     return {
         "depth": parameters.depth,
+        "key bytes": bootstrap_key_bytes(keys),
         "key seconds": made - start,
         "seconds": min(laps),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
+def configurations(arguments: argparse.Namespace) -> list[tuple[int, tuple[int, int], int, int]]:
+    """(slots, level budget, digits, degree) of all that is to be measured."""
+    if not arguments.only:
+        return [(s, b, d, g) for s in arguments.slots for b in BUDGETS for d in DIGITS for g in DEGREES]
+    found = []
+    for text in arguments.only:
+        slots, transforms, digits, degree = text.split(":")
+        encode, decode = map(int, transforms.split("+"))
+        found.append((int(slots), (encode, decode), int(digits), int(degree)))
+    return found
+
+
+def best(first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Of two measurements of one configuration, the faster; None is one that failed."""
+    known = [r for r in (first, second) if r is not None]
+    return min(known, key=lambda r: r["seconds"], default=None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--slots", type=int, nargs="+", default=[64, 1024, 8192, 32768])
+    parser.add_argument("--only", nargs="+", metavar="SLOTS:E+D:DIGITS:DEGREE", help="measure just these")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(measure(*json.loads(arguments.child))))
         return
-    lines = ["| slots | transforms | digits | degree | depth | keys s | bootstrap s | peak GB |", "|" + " --- |" * 8]
-    for configuration in [(s, b, d, g) for s in arguments.slots for b in BUDGETS for d in DIGITS for g in DEGREES]:
-        slots, budget, digits, degree = configuration
-        command = [sys.executable, __file__, "--child", json.dumps(configuration)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        head = f"| {slots} | {budget[0]}+{budget[1]} | {digits} | {degree} |"
-        if done.returncode:
-            lines.append(f"{head} refused or out of memory | | | |")
-        else:
-            r = json.loads(done.stdout.splitlines()[-1])
-            measured = f"{r['depth']} | {r['key seconds']:.1f} | {r['seconds']:.2f} | {r['peak'] / 1e9:.2f} |"
-            lines.append(f"{head} {measured}")
-        print(lines[-1], file=sys.stderr, flush=True)
+    results: dict[tuple[int, tuple[int, int], int, int], dict[str, Any] | None] = {}
+    for _ in range(arguments.rounds):
+        for configuration in configurations(arguments):
+            command = [sys.executable, __file__, "--child", json.dumps(configuration)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            result = None if done.returncode else json.loads(done.stdout.splitlines()[-1])
+            results[configuration] = best(results.get(configuration), result)
+            print(row(configuration, result), file=sys.stderr, flush=True)
+    heading = "| slots | transforms | digits | degree | depth | keys s | keys GB | bootstrap s | peak GB |"
+    lines = [heading, "|" + " --- |" * 9, *(row(c, r) for c, r in results.items())]
     print("\n".join(lines))
     if arguments.output:
         arguments.output.write_text("\n".join(lines) + "\n")
+
+
+def row(configuration: tuple[int, tuple[int, int], int, int], r: dict[str, Any] | None) -> str:
+    """A line of the table."""
+    slots, budget, digits, degree = configuration
+    head = f"| {slots} | {budget[0]}+{budget[1]} | {digits} | {degree} |"
+    if r is None:
+        return f"{head} refused or out of memory | | | | |"
+    times = f"{r['depth']} | {r['key seconds']:.1f} | {r['key bytes'] / 1e9:.2f} | {r['seconds']:.2f} |"
+    return f"{head} {times} {r['peak'] / 1e9:.2f} |"
 
 
 if __name__ == "__main__":

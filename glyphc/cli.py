@@ -51,10 +51,21 @@ def main() -> None:
 @click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); they set value ranges.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Samples evaluated at once.")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
+@click.option(
+    "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
+)
+@click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
 def compile_command(
-    model: str, calibration: str | None, batch: int, output: str | None, passes: str | None, insecure_ring: int | None
+    model: str,
+    calibration: str | None,
+    batch: int,
+    output: str | None,
+    tolerance: float | None,
+    logit_tolerance: float | None,
+    passes: str | None,
+    insecure_ring: int | None,
 ) -> None:
     """Compile an ONNX MODEL; print its schedule and write one artifact file."""
     from glyphc.compiler import compile
@@ -66,7 +77,15 @@ def compile_command(
     _keep_sources(path, model, calibration)
     check_writable(path)
     samples = None if calibration is None else _load(calibration, "calibration samples")
-    program = compile(model, samples, batch, passes=passes or DEFAULT, insecure_ring=insecure_ring)
+    program = compile(
+        model,
+        samples,
+        batch,
+        tolerance=tolerance,
+        logit_tolerance=logit_tolerance,
+        passes=passes or DEFAULT,
+        insecure_ring=insecure_ring,
+    )
     text = summary(program)
     program.save(path)
     if not program.secure:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from glyphc.errors import DataError
 from glyphc.ir.evaluate import apply_client_op, dequantize, quantize
 from glyphc.ir.instructions import ClientSpec, Port
+from glyphc.ir.layout import Layout
 
 F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.int64]
@@ -66,9 +68,31 @@ def _check(port: Port, given: Any) -> F64:
     return values
 
 
-def encode(port: Port, samples: F64) -> I64:
-    """Coefficients of the input ciphertexts, shape (parts, N), for at most a batch of checked samples."""
-    return port.layout.pack(quantize(samples.reshape(len(samples), -1), port.fixed))
+@dataclass(frozen=True, eq=False)
+class Encoded(Sequence[I64]):
+    """Coefficients of the input ciphertexts, shape (N,) each; made when asked for, as they may take gigabytes."""
+
+    layout: Layout
+    integers: I64
+
+    def __len__(self) -> int:
+        return self.layout.ciphertexts
+
+    @overload
+    def __getitem__(self, number: int) -> I64: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[I64]: ...
+
+    def __getitem__(self, number: int | slice) -> I64 | Sequence[I64]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        return self.layout.pack_one(self.integers, range(len(self))[number])
+
+
+def encode(port: Port, samples: F64) -> Encoded:
+    """Coefficients of the input ciphertexts for at most a batch of checked samples."""
+    return Encoded(port.layout, quantize(samples.reshape(len(samples), -1), port.fixed))
 
 
 def decode(port: Port, coefficients: I64, samples: int) -> F64:

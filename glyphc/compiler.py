@@ -16,7 +16,9 @@ from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.types import Level
+from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
+from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.schemes import AssignScheme
@@ -47,6 +49,8 @@ def compile(
     calibration: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
     batch: int = 1,
     *,
+    tolerance: float | None = None,
+    logit_tolerance: float | None = None,
     passes: str = DEFAULT,
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
@@ -57,9 +61,11 @@ def compile(
     calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
     value
     ranges and are not stored. batch: samples evaluated at once; more samples per bootstrap cost less per sample.
-    passes: the pipeline as text, see ``glyphc.passes.pipeline``. insecure_ring: a small ring dimension for tests; NOT
-    SECURE, and every output says so. cost: what things cost, for choices and explanations; by default the user's
-    model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
+    tolerance: percentage points of accuracy that may be lost beside the float network, 0.5 by default;
+    logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead (see
+    ``glyphc.passes.assign_budget``). passes: the pipeline as text, see ``glyphc.passes.pipeline``. insecure_ring: a
+    small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for choices and
+    explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -67,8 +73,10 @@ def compile(
     if batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
     source = _with_batch(model if isinstance(model, Graph) else _read(model), batch)
-    steps = [_for_ring(step, insecure_ring) for step in parse_pipeline(passes)]
-    context = Context(_samples(source, calibration), cost or cost_file.current())
+    steps = [
+        _for_tolerance(_for_ring(step, insecure_ring), tolerance, logit_tolerance) for step in parse_pipeline(passes)
+    ]
+    context = Context(_samples(source, calibration), cost or cost_file.current(), source)
     stages = _Stages({"source": source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -101,11 +109,21 @@ def _for_ring(step: Pass, insecure_ring: int | None) -> Pass:
         return step
     if insecure_ring not in INSECURE_RINGS:
         raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
-    if isinstance(step, AssignScheme | AssignLayout):
+    if isinstance(step, AssignScheme | Merge | AssignLayout):
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)
     return step
+
+
+def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pass:
+    if points is not None and logits is not None:
+        raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
+    if not isinstance(step, AssignBudget):
+        return step
+    if logits is not None and not logits > 0:
+        raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
+    return replace(step, points=step.points if points is None else points, logits=logits or step.logits)
 
 
 def _samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:

@@ -26,6 +26,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Level, TensorType
+from glyphc.passes.assign_budget import AssignBudget
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
 
@@ -66,7 +67,7 @@ def graph_text(graph: Graph, estimates: Estimate | None = None, seconds: dict[in
 def summary(program: Program, cost: CostModel | None = None) -> str:
     """Schedule, totals and guard band of a compiled program."""
     estimates = predicted(program, cost)
-    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.graph)]
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.quantized)]
     doubts = [f"warning     {n}: {d.warning}" for n in program.graph for d in n.decisions if d.warning]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
@@ -118,6 +119,7 @@ def totals(program: Program, estimates: Estimate) -> str:
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
+    budget = next((d for n in program.graph for d in n.decisions if d.made_by == AssignBudget.name), None)
     lines = [
         f"batch       {batch} samples per pass{asked}",
         f"bootstraps  {estimates.bootstraps} per pass, each refreshes up to {2 * p.slots:,} values "
@@ -137,6 +139,8 @@ def totals(program: Program, estimates: Estimate) -> str:
             else ""
         ),
     ]
+    if budget is not None:
+        lines.insert(2, f"accuracy    simulated, it {budget.candidates[-1].reason} ({budget.chosen})")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,10 +21,10 @@ import psutil
 
 from glyphc.approx import cost_file
 from glyphc.approx.estimate import estimate, instruction_seconds
-from glyphc.codec import check_inputs, decode, encode
+from glyphc.codec import Encoded, check_inputs, decode, encode
 from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.ir.evaluate import evaluate
-from glyphc.ir.instructions import Evaluate, Instruction, Powers
+from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -74,6 +74,20 @@ def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: R
     runner = _Runner(program, samples, mode, reporter or Silent())
     runner.run()
     return runner.report
+
+
+@dataclass(frozen=True, eq=False)
+class _Fresh(Sequence[Any]):
+    """The ciphertexts of an input, each made when it is asked for."""
+
+    messages: Encoded
+    encrypt: Callable[[npt.NDArray[np.int64]], Any]
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.encrypt(self.messages[number])
 
 
 class _Runner:
@@ -175,23 +189,24 @@ class _Runner:
         from glyphc.backends.base import execute
 
         self.reporter.note(suffix)
-        inputs: dict[str, list[Any]] = {}
-        with self.stage("encrypt", sum(p.layout.ciphertexts for p in self.client.inputs)):
-            for port in self.client.inputs:
-                inputs[port.name] = []
-                for coefficients in encode(port, self.samples[port.name][rows]):
-                    inputs[port.name].append(encrypt(coefficients))
-                    self.reporter.advance(1, port.name)
+        # encrypted when the server asks for them, so that a few are in memory at a time
+        inputs = {p.name: _Fresh(encode(p, self.samples[p.name][rows]), encrypt) for p in self.client.inputs}
         parameters = self.client.parameters
         predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in self.program.schedule.instructions}
 
         def observe(instruction: Instruction, seconds: float) -> None:
+            if isinstance(instruction, Load):
+                self.report.seconds["encrypt"] += seconds
+                self.report.seconds["evaluate"] -= seconds
+                return
             self.reporter.advance(predicted[id(instruction)], self._describe(instruction))
             by_node = self.report.node_seconds
             by_node[instruction.node] = by_node.get(instruction.node, 0.0) + seconds
             if isinstance(instruction, Powers | Evaluate):
                 self.report.bootstrap_seconds += seconds
 
+        for stage in ("encrypt", "evaluate"):
+            self.report.seconds.setdefault(stage, 0.0)
         with self.stage("evaluate", sum(predicted.values())):
             return execute(self.program.schedule, machine, inputs, observe)
 

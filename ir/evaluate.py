@@ -65,14 +65,22 @@ def dequantize(x: Value, fixed: FixedPoint) -> F64:
     return np.asarray(flat * np.array(fixed.scale) + np.array(fixed.offset)).reshape(x.shape)
 
 
-def evaluate_all(graph: Graph, inputs: Mapping[str, F64]) -> dict[int, Value]:
-    """Values of all nodes, by node id. ``inputs``: real arrays of shape (samples, *shape), by input name."""
+Override = Callable[[Node, tuple[Value, ...]], Value | None]
+
+
+def evaluate_all(graph: Graph, inputs: Mapping[str, F64], override: Override | None = None) -> dict[int, Value]:
+    """Values of all nodes, by node id. ``inputs``: real arrays of shape (samples, *shape), by input name.
+
+    override: asked for every node but inputs, with its operands' values; where it gives a value, that one is taken.
+    """
     values: dict[int, Value] = {}
     for node in graph:
         if isinstance(node.op, Input):
             values[node.id] = _input(node, node.op, inputs)
-        else:
-            values[node.id] = _evaluate(node.op, node, graph, tuple(values[i] for i in node.operands))
+            continue
+        operands = tuple(values[i] for i in node.operands)
+        other = override(node, operands) if override is not None else None
+        values[node.id] = _evaluate(node.op, node, graph, operands) if other is None else other
     return values
 
 

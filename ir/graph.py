@@ -108,10 +108,7 @@ class Graph:
         unique, count = name, 1
         while unique in self._constants:
             unique, count = f"{name}.{count}", count + 1
-        # native byte order, as the text form stores it
-        frozen = np.array(value, dtype=value.dtype.newbyteorder("="), order="C", copy=True)
-        frozen.setflags(write=False)
-        self._constants[unique] = frozen
+        self._constants[unique] = _frozen(value)
         return unique
 
     # -- reading --
@@ -175,6 +172,16 @@ class Graph:
         )
 
     __hash__ = None  # type: ignore[assignment]  # mutable while being built
+
+
+def _frozen(value: Array) -> Array:
+    """The same numbers, which nobody can change: in native byte order, as the text form stores them."""
+    dtype = value.dtype.newbyteorder("=")
+    if value.base is None and not value.flags.writeable and value.flags.c_contiguous and value.dtype == dtype:
+        return value  # graphs share what they agree on
+    frozen = np.array(value, dtype=dtype, order="C", copy=True)
+    frozen.setflags(write=False)
+    return frozen
 
 
 class Rewriter:

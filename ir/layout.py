@@ -87,11 +87,14 @@ class Layout:
 
     def pack(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Coefficients, shape (ciphertexts, ring), of a tensor of shape (samples <= batch, features)."""
-        out = np.zeros((self.ciphertexts, self.ring), dtype=np.int64)
-        for chunk in range(self.chunks):
-            rows = values[chunk :: self.chunks]
-            for part in range(self.parts):
-                out[chunk * self.parts + part, self.positions(part, len(rows))] = rows[:, part :: self.parts]
+        return np.array([self.pack_one(values, number) for number in range(self.ciphertexts)])
+
+    def pack_one(self, values: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
+        """Row ``number`` of :meth:`pack`, shape (ring,)."""
+        chunk, part = divmod(number, self.parts)
+        rows = values[chunk :: self.chunks]
+        out = np.zeros(self.ring, dtype=np.int64)
+        out[self.positions(part, len(rows))] = rows[:, part :: self.parts]
         return out
 
     def unpack(self, coefficients: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:

@@ -345,12 +345,28 @@ class Linear(Op):
 
 
 @dataclass(frozen=True)
+class ErrorBudget:
+    """What a series may err: at most, and rms where values lie; shares of the function's range."""
+
+    max_error: float
+    rms_error: float
+
+    def holds(self, series: Series) -> bool:
+        """Whether a series keeps to it."""
+        return series.max_error <= self.max_error and series.rms_error <= self.rms_error
+
+
+@dataclass(frozen=True)
 class Apply(Op):
-    """A composition of univariate functions, first one first, applied elementwise to the real value."""
+    """A composition of univariate functions, first one first, applied elementwise to the real value.
+
+    budget: what its approximation may err, once a pass has worked that out.
+    """
 
     mnemonic = "apply"
     levels = _ALL
     functions: tuple[Function, ...]
+    budget: ErrorBudget | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from test_passes_layout import assigned, check, corrupted, laid_out, mlp, of
-from test_schedule_property import check_bootstraps, check_registers
+from test_schedule_property import assert_exact, check_bootstraps, check_registers
 
 import glyphc
 from glyphc.backends.cleartext import NegacyclicFFT
@@ -25,7 +25,9 @@ from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Op, Output, Unpack
 from glyphc.ir.types import Level
 from glyphc.passes.pipeline import DEFAULT
+from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.schedule import weight_polynomials
+from glyphc.passes.validate import ValidateLayout
 
 I64 = npt.NDArray[np.int64]
 RING = 1024
@@ -157,6 +159,18 @@ def test_a_narrow_layer_takes_fewer_ciphertexts() -> None:
     program = glyphc.compile(mlp(8, 64, 16, 4), np.random.default_rng(1).normal(size=(64, 8)), 64, insecure_ring=RING)
     made = [type(i).__name__ for i in program.schedule.instructions]
     assert (made.count("Powers"), made.count("ToTorus"), made.count("FromTorus")) == (5, 5, 5)
+
+
+@pytest.mark.parametrize(("automorphism", "wanted"), [(1e-6, [4, 1, 1]), (1.0, [4, 4, 4])])
+def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(automorphism: float, wanted: list[int]) -> None:
+    """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16."""
+    graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
+    cost = replace(context.cost, automorphism=automorphism)
+    graph = ValidateLayout().run(AssignLayout(ring=RING).run(graph, replace(context, cost=cost)), context)
+    assert [n.type.layout.chunks for n, _ in graph.of(Apply) if n.type.layout] == wanted
+    assert_products(graph, 0)
+    (decision,) = next(n.decisions[-1:] for n, _ in graph.of(Apply))
+    assert ("2 left in chunks" in decision.chosen) == (automorphism == 1.0)
 
 
 # -- the validator -------------------------------------------------------------------------------------------
@@ -340,3 +354,30 @@ def test_narrower_tensors_are_moved_by_monomials() -> None:
         assert len(polynomial) == 1
         assert np.flatnonzero(row).tolist() == [int(name[2:])]
         assert row.sum() == 1
+
+
+@pytest.mark.parametrize("width", [70, 128, 150])
+def test_large_unpackings_come_in_groups(width: int) -> None:
+    """As many products and automorphisms as in one go, the same results, and far fewer ciphertexts at a time."""
+    samples = np.random.default_rng(1).normal(size=(16, 8))
+    program = glyphc.compile(mlp(8, width, 130, 4), samples, 4, insecure_ring=RING)
+    first = next(n for n, op in program.graph.of(Unpack) if op.parts == 256)
+    splits = [i for i in program.schedule.instructions if isinstance(i, Split) and i.node == first.id]
+    assert [i.parts for i in splits] == [4, 64, 64, 64, 64]
+    assert sum(len(i.targets) for i in splits[1:]) == width
+    check_registers(program.schedule)
+    assert peak(program.schedule) <= 4 + 64 + 4
+    assert_exact(program, {"x": samples[:4]})
+
+
+def test_groups_that_nothing_reads_are_not_split() -> None:
+    """Only features 0, 4, 8, ... have weights; they are those of the first of four groups."""
+    source = mlp(8, 128, 130, 4)
+    weight = source.constant("w.1")
+    weight.setflags(write=True)
+    weight[:, np.arange(128) % 4 != 0] = 0
+    program = glyphc.compile(source, np.random.default_rng(1).normal(size=(16, 8)), 4, insecure_ring=RING)
+    first = next(n for n, op in program.graph.of(Unpack) if op.parts == 256)
+    splits = [i for i in program.schedule.instructions if isinstance(i, Split) and i.node == first.id]
+    assert [i.parts for i in splits] == [4, 64]
+    assert_exact(program, {"x": np.random.default_rng(2).normal(size=(4, 8))})

@@ -77,7 +77,7 @@ def tolerance(port: Port, x: F64) -> F64:
 @given(ports_with_samples())
 def test_what_is_decoded_is_what_was_encoded_within_half_a_step(drawn: tuple[Port, F64]) -> None:
     port, x = drawn
-    coefficients = encode(port, x)
+    coefficients = np.array(encode(port, x))
     assert coefficients.shape == (port.layout.ciphertexts, port.layout.ring)
     assert coefficients.dtype == np.int64
     y = decode(port, coefficients, len(x))
@@ -89,7 +89,7 @@ def test_what_is_decoded_is_what_was_encoded_within_half_a_step(drawn: tuple[Por
 @given(ports_with_samples())
 def test_every_value_stands_where_the_layout_says(drawn: tuple[Port, F64]) -> None:
     port, x = drawn
-    coefficients = encode(port, x)
+    coefficients = np.array(encode(port, x))
     seen = np.zeros_like(coefficients, dtype=bool)
     flat = x.reshape(len(x), -1)
     for sample, row in enumerate(flat):
@@ -107,7 +107,7 @@ def test_every_value_stands_where_the_layout_says(drawn: tuple[Port, F64]) -> No
 @given(ports_with_samples(), st.integers(0, 2**32 - 1))
 def test_decoding_does_not_read_garbage_between_useful_positions(drawn: tuple[Port, F64], seed: int) -> None:
     port, x = drawn
-    clean = encode(port, x)
+    clean = np.array(encode(port, x))
     used = np.zeros_like(clean, dtype=bool)
     for number in range(port.layout.ciphertexts):
         used[number, port.layout.positions(number % port.layout.parts)] = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -87,13 +86,12 @@ def test_the_servers_modules_never_load_the_clients() -> None:
 
 
 def test_the_command_starts_at_once() -> None:
-    """Under 0.3 seconds: the best of several starts, since other work may run beside this test."""
+    """In less than 0.3 seconds of a processor: the best of several starts, whatever else is running."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
+    for _ in range(5):
+        before = os.times()
         subprocess.run([sys.executable, "-m", "glyphc", "--help"], capture_output=True, env=env, check=True)
-        seconds.append(time.perf_counter() - start)
-        if seconds[-1] < 0.3:
-            return
-    pytest.fail(f"python -m glyphc --help takes {min(seconds):.2f} s")
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))
+    assert min(seconds) < 0.3

@@ -23,8 +23,9 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Out
 from glyphc.ir.types import Level, Scheme
 from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
+from glyphc.passes.layout_plan import MIN_SLOTS, Room, Search
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
-from glyphc.passes.plan_layout import MIN_SLOTS, AssignLayout
+from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.validate import ValidateLayout
 
 F64 = npt.NDArray[np.float64]
@@ -402,3 +403,17 @@ def test_every_encrypted_value_has_a_layout_of_the_ring() -> None:
             assert node.type.layout.ring == 4096
         if isinstance(node.op, Switch):
             assert node.type.layout == graph.operands(node)[0].type.layout
+
+
+def test_a_batch_is_cut_down_to_what_memory_holds() -> None:
+    """Three hundred inputs stand in a ciphertext each, for every chunk of the batch."""
+    graph, context = assigned(mlp(300, 256, 3), 64)
+    batches = [AssignLayout(ring=4096, memory=memory).run(graph, context).batch for memory in (14.0, 0.6, 0.55, 0.3)]
+    assert batches[0] == 64
+    assert batches == sorted(batches, reverse=True)
+    assert 1 <= batches[-1] < 64
+    for memory, batch in zip((0.6, 0.55), batches[1:3], strict=True):
+        search = Search.over(graph, Room(4096, 16, memory), context.cost)
+        assert search.best.batch == batch
+        if batch > 1:
+            assert search.best.memory_bytes(context.cost) <= memory * 1e9

@@ -17,6 +17,7 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, Rewriter
+from glyphc.ir.instructions import Powers
 from glyphc.ir.ops import (
     Apply,
     ArgMax,
@@ -88,7 +89,8 @@ def upto(name: str) -> str:
     """The default pipeline up to and with this pass, at a small ring."""
     names = DEFAULT.split(",")
     text = ",".join(names[: names.index(name) + 1])
-    return text.replace("assign-layout", "assign-layout{ring=1024}").replace(
+    text = text.replace("assign-layout", "assign-layout{ring=1024}").replace("merge", "merge{ring=1024}")
+    return text.replace(
         "select-parameters", "select-parameters{security=insecure}"
     )
 
@@ -138,7 +140,12 @@ def test_decisions_keep_the_losers_with_their_reasons() -> None:
 def test_decisions_reach_the_final_graph() -> None:
     program = glyphc.compile(mlp(), SAMPLES, insecure_ring=1024)
     (bootstrap,) = [n for n, _ in program.graph.of(Bootstrap)]
-    assert [d.made_by for d in bootstrap.decisions] == ["assign-scheme", "assign-layout", "select-parameters"]
+    assert [d.made_by for d in bootstrap.decisions] == [
+        "assign-scheme",
+        "assign-layout",
+        "assign-budget",
+        "select-parameters",
+    ]
     assert [d.made_by for d in program.graph.inputs[0].decisions] == ["quantize"]
 
 
@@ -579,16 +586,23 @@ def test_a_budget_that_cannot_be_met_takes_the_best_and_says_so() -> None:
     assert "misses the error budget" in node.decisions[-1].warning
 
 
-def test_every_series_of_a_program_has_its_degree() -> None:
+def test_every_value_has_its_own_degree() -> None:
+    """The lowest that its functions can do with; the highest of all decides the depth of the context."""
     n = Network(2, 3)
-    x = n.apply(n.dense(n.x, 8, "fc1"), "sigmoid")
-    x = n.apply(n.dense(x, 8, "fc2"), "relu")
-    n.output(n.dense(x, 2, "fc3"))
+    hidden = n.dense(n.apply(n.dense(n.x, 8, "fc1"), "sigmoid"), 8, "fc2")
+    for name in ("relu", "tanh"):
+        n.output(n.dense(n.apply(hidden, name), 2, f"after {name}"), f"y {name}")
     program = glyphc.compile(n.graph, SAMPLES, insecure_ring=1024)
-    degrees = {op.series.degree for _, op in program.graph.of(Bootstrap)}
-    assert degrees == {program.client.parameters.degree}
-    sigmoid = next(node for node, op in program.graph.of(Bootstrap) if op.functions == (Function("sigmoid"),))
-    assert sigmoid.decisions[-1].chosen == f"degree {program.client.parameters.degree}"
+    degrees = {op.functions[0].name: op.series.degree for _, op in program.graph.of(Bootstrap)}
+    # tanh reads the same value as relu, so it shares its powers
+    assert degrees == {"sigmoid": 13, "relu": 27, "tanh": 27}
+    assert program.client.parameters.degree == 27
+    for node, op in program.graph.of(Bootstrap):
+        assert node.decisions[-1].chosen == f"degree {op.series.degree}"
+    assert [i.degree for i in program.schedule.instructions if isinstance(i, Powers)] == [13, 27]
+    simulated, encrypted = (program.run(SAMPLES[:1], mode=mode) for mode in ("simulate", "encrypted"))
+    for name, wanted in simulated.items():
+        np.testing.assert_allclose(encrypted[name], wanted, atol=1e-3)
 
 
 @pytest.mark.parametrize("function", ["relu", "tanh", "sigmoid", "abs", "softplus", "exp"])
@@ -598,7 +612,8 @@ def test_a_series_computes_the_divided_function(function: str, divided: bool) ->
     n = Network(2, 3)
     x = n.apply(n.dense(n.x, 8, "fc1"), function)
     n.output(n.apply(n.dense(x, 6, "fc2"), "tanh") if divided else x)
-    program = glyphc.compile(n.graph, SAMPLES, 2, insecure_ring=1024)
+    passes = DEFAULT.replace("assign-budget,", "")
+    program = glyphc.compile(n.graph, SAMPLES, 2, passes=passes, insecure_ring=1024)
     graph, t = program.graph, program.client.parameters.plaintext_modulus
     node, op = next((n, o) for n, o in graph.of(Bootstrap))
     assert op.divisor == (8 if divided else 1)

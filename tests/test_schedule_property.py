@@ -265,7 +265,7 @@ def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
     machine = CheckedMachine(schedule)
     ciphertexts = {}
     for port in schedule.client.inputs:
-        coefficients = encode(port, samples[port.name])
+        coefficients = np.array(encode(port, samples[port.name]))
         assert coefficients.shape == (port.layout.ciphertexts, schedule.parameters.ring)
         ciphertexts[port.name] = [machine.encrypt(c) for c in coefficients]
 
@@ -449,16 +449,18 @@ def check_ports(program: Program) -> None:
 
 def check_parameters(schedule: Schedule) -> None:
     """The backend's keys and contexts, made from the parameters alone, serve every instruction."""
-    parameters, dots = schedule.parameters, []
+    parameters, dots, degrees = schedule.parameters, [], {}
     for instruction in schedule.instructions:
         match instruction:
             case Split(parts=parts, stride=stride):
                 needed = {stride << level for level in range(parts.bit_length() - 1)}
                 assert needed <= set(parameters.unpack_strides)
-            case Powers(slots=slots, degree=degree):
-                assert (slots, degree) == (parameters.slots, parameters.degree)
-            case Evaluate(series=series):
-                assert series.degree == parameters.degree
+            case Powers(target=target, slots=slots, degree=degree):
+                assert slots == parameters.slots
+                assert degree <= parameters.degree
+                degrees[target] = degree
+            case Evaluate(powers=powers, series=series):
+                assert series.degree == degrees[powers]
             case ToTorus(slots=slots):
                 assert slots == parameters.slots
             case Dot(sources=sources, weights=weights):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import Parameters, series_levels
 
 REFERENCE_RING = 65536
 # Every configuration is measured at this degree; what other degrees cost is known relative to it.
@@ -133,19 +133,19 @@ class CostModel:
     switch: float = 0.016  # scheme switch, either way
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
-    level: float = 0.06  # relative cost of one more level in the bootstrapping context; for explanations only
+    level: float = 0.06  # relative cost of one more level in the bootstrapping context
 
     def configuration(self, slots: int) -> Configuration:
         """The configuration for bootstraps of so many slots."""
         return next((c for c in self.configurations if c.slots >= slots), self.configurations[-1])
 
-    def powers_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
-        """The half of a bootstrap that all functions of its input share."""
-        return self.scaled(self._figure("powers", slots, degree), ring)
+    def powers_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING, deepest: int = 0) -> float:
+        """The half of a bootstrap that all functions of its input share, in a context for degrees up to ``deepest``."""
+        return self._deeper(degree, deepest) * self.scaled(self._figure("powers", slots, degree), ring)
 
-    def evaluate_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
-        """One function of a bootstrap."""
-        return self.scaled(self._figure("evaluate", slots, degree), ring)
+    def evaluate_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING, deepest: int = 0) -> float:
+        """One function of a bootstrap, in a context for degrees up to ``deepest``."""
+        return self._deeper(degree, deepest) * self.scaled(self._figure("evaluate", slots, degree), ring)
 
     def bootstrap_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
         """One full bootstrap with one function."""
@@ -182,6 +182,10 @@ class CostModel:
         """A cost at N = 65536 for another ring dimension."""
         return float(seconds * ring * np.log2(ring) / (REFERENCE_RING * np.log2(REFERENCE_RING)))
 
+    def _deeper(self, degree: int, deepest: int) -> float:
+        """How much longer a series takes in a context that has more levels than it needs."""
+        return 1 + self.level * (series_levels(max(degree, deepest)) - series_levels(degree))
+
     def _bytes(self, name: str, parameters: Parameters) -> float:
         if not parameters.slots:
             return 0.0
@@ -203,6 +207,11 @@ def _between(configurations: Sequence[Configuration], slots: int, value: Callabl
     """A value between configurations, linear in the logarithm of the slots."""
     sizes = np.log2([c.slots for c in configurations])
     return float(np.interp(np.log2(max(slots, 1)), sizes, [value(c) for c in configurations]))
+
+
+def split_automorphisms(parts: int, wanted: int) -> int:
+    """Automorphisms of a split into ``parts`` residue classes: one for each inner node of the tree to those wanted."""
+    return sum(min(1 << level, wanted) for level in range(parts.bit_length() - 1))
 
 
 def calibrated(

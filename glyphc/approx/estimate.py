@@ -20,7 +20,7 @@ from glyphc.ir.instructions import (
 )
 from glyphc.ir.parameters import Parameters
 
-from .cost import CostModel
+from .cost import CostModel, split_automorphisms
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,13 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
         case Dot(sources=sources):
             return cost.scaled(cost.product, parameters.ring) * (len(sources) + 1)
         case Split(parts=parts, targets=targets):
-            # the tree computes one automorphism for each needed inner node
-            inner = sum(min(1 << level, len(targets)) for level in range(parts.bit_length() - 1))
-            return cost.scaled(cost.automorphism, parameters.ring) * inner
+            return cost.scaled(cost.automorphism, parameters.ring) * split_automorphisms(parts, len(targets))
         case ToTorus() | FromTorus():
             return cost.scaled(cost.switch, parameters.ring)
-        case Powers():
-            return cost.powers_seconds(parameters.slots, parameters.degree, parameters.ring)
-        case Evaluate():
-            return cost.evaluate_seconds(parameters.slots, parameters.degree, parameters.ring)
+        case Powers(degree=degree):
+            return cost.powers_seconds(parameters.slots, degree, parameters.ring, parameters.degree)
+        case Evaluate(series=series):
+            return cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, parameters.degree)
         case _:
             return 0.0
 
@@ -85,16 +83,15 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
 def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     """Predicted resident memory at the peak of a run.
 
-    Contexts and keys, encoded weights and the inputs are there throughout (the caller keeps the inputs); registers come
-    and go; a bootstrap takes room for its intermediate results while it runs.
+    Contexts and keys and encoded weights are there throughout; registers come and go, inputs too, as they are made or
+    read when they are loaded; a bootstrap takes room for its intermediate results while it runs.
     """
     parameters = schedule.parameters
     # on one limb: two polynomials of 64-bit coefficients; weights are kept in the same shape
     ciphertext = 2 * 8 * parameters.ring
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
-    inputs = sum(isinstance(i, Load) for i in schedule.instructions)
-    kept = cost.idle_bytes(parameters) + ciphertext * (weights + inputs)
+    kept = cost.idle_bytes(parameters) + ciphertext * weights
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}
@@ -115,7 +112,9 @@ def _made(instruction: Instruction) -> tuple[Register, ...]:
     match instruction:
         case Split(targets=targets):
             return targets
-        case Dot(target=t) | ToTorus(target=t) | FromTorus(target=t) | Powers(target=t) | Evaluate(target=t):
+        case Load(target=t) | Dot(target=t) | ToTorus(target=t) | FromTorus(target=t):
+            return (t,)
+        case Powers(target=t) | Evaluate(target=t):
             return (t,)
         case _:
             return ()

@@ -17,10 +17,15 @@ from glyphc.ir.types import Level
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What passes may look at besides the graph: calibration samples by input name, the cost model."""
+    """What passes may look at besides the graph.
+
+    samples: calibration samples by input name. source: the float network, as the front end read it; None where only
+    later levels are at hand.
+    """
 
     samples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     cost: CostModel = field(default_factory=CostModel)
+    source: Graph | None = None
 
 
 class Pass(ABC):

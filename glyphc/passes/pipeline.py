@@ -11,10 +11,12 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.verify import verify
 
+from .assign_budget import AssignBudget
 from .base import Context, Pass, parse_option
 from .calibrate import Calibrate
 from .expand import Expand
 from .fold import Fold
+from .merge import Merge
 from .plan_layout import AssignLayout
 from .quantize import Quantize
 from .schemes import AssignScheme, InsertSwitches
@@ -31,8 +33,10 @@ PASSES: dict[str, type[Pass]] = {
         ValidateRange,
         AssignScheme,
         InsertSwitches,
+        Merge,
         AssignLayout,
         ValidateLayout,
+        AssignBudget,
         SelectParameters,
         ValidateNoise,
         ValidateSecurity,

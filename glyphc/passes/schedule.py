@@ -33,6 +33,10 @@ from glyphc.ir.types import Level, Scheme
 
 I64 = npt.NDArray[np.int64]
 
+# Parts of a value that are alive at once: inputs are loaded so many at a time, and a large unpacking is split in two
+# steps, where what comes of each piece of the first is used up before the next one is split.
+GROUP = 64
+
 
 def schedule(graph: Graph) -> Schedule:
     """The instructions of a laid-out graph with parameters, in an order that keeps few ciphertexts alive."""
@@ -61,11 +65,27 @@ def _port(graph: Graph, node: Node, op: Output) -> Port:
 
 @dataclass(frozen=True)
 class _Task:
-    """Something to compute: chunk ``chunk`` of a node. step: of a linear map, which operand's which chunk to add."""
+    """Something to compute: chunk ``chunk`` of a node.
+
+    step: of a linear map, how many of its products to add up; of a value that comes in groups, which group. -1: all, or
+    of an unpacking in groups the pieces that these come from.
+    """
 
     node: int
     chunk: int
     step: int = -1
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One sum of products of a linear map: a group of parts of one chunk of an operand, -1 for all of them."""
+
+    operand: int
+    chunk: int
+    group: int
+
+    def source(self, operands: tuple[Node, ...]) -> _Task:
+        return _Task(operands[self.operand].id, self.chunk, self.group)
 
 
 @dataclass
@@ -76,7 +96,9 @@ class _Lowering:
     instructions: list[Instruction] = field(default_factory=list)
     polynomials: dict[str, Polynomials] = field(default_factory=dict)
     registers: dict[_Task, tuple[Register, ...]] = field(default_factory=dict)
-    sources: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of a linear map's weights: the parts they meet
+    # of the polynomials of a step: which of the registers of its source they meet
+    sources: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    met: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # groups by map and operand
     count: int = 0
 
     def fresh(self, number: int = 1) -> tuple[Register, ...]:
@@ -117,20 +139,55 @@ class _Lowering:
             if task.step < 0:
                 return [replace(task, step=len(steps) - 1)]
             before = [replace(task, step=task.step - 1)] if task.step else []
-            operand, chunk = steps[task.step]
-            return [*before, _Task(operands[operand].id, chunk)]
-        return [_Task(o.id, task.chunk) for o in operands]
+            return [*before, steps[task.step].source(operands)]
+        if isinstance(node.op, Unpack) and task.step >= 0:
+            return [replace(task, step=-1)]
+        return [_Task(o.id, task.chunk, task.step) for o in operands]
 
-    def _steps(self, node: Node, chunk: int) -> list[tuple[int, int]]:
-        """(operand, its chunk) of all that adds up to one chunk of a linear map."""
+    def _steps(self, node: Node, chunk: int) -> list[_Step]:
+        """All that adds up to one chunk of a linear map."""
         chunks = _layout(node).chunks
         steps = [
-            (number, source)
+            _Step(number, source, group)
             for number, operand in enumerate(self.graph.operands(node))
             for source in range(chunk, _layout(operand).chunks, chunks)
+            for group in self._groups_met(node, number)
         ]
         # chunk by chunk: operands that share a bootstrap are made together and need not wait for one another
-        return sorted(steps, key=lambda step: (step[1], step[0]))
+        return sorted(steps, key=lambda step: (step.chunk, step.operand))
+
+    def _groups_met(self, node: Node, number: int) -> list[int]:
+        """The groups of an operand's parts that have weights, at least one."""
+        key = (node.id, number)
+        if key not in self.met:
+            self.met[key] = self._find_groups(node, number)
+        return self.met[key]
+
+    def _find_groups(self, node: Node, number: int) -> list[int]:
+        operand = self.graph.operands(node)[number]
+        groups = self._groups(operand)
+        if groups == 1:
+            return [-1]
+        weight, parts = self._weight(node, number), _layout(operand).parts
+        met = [g for g in range(groups) if any(weight[:, p::parts].any() for p in self._parts(operand, g))]
+        return met or [0]
+
+    def _groups(self, node: Node) -> int:
+        """How many groups the parts of a value come in: several of many parts that only linear maps read."""
+        if isinstance(node.op, Reshape):
+            return self._groups(self.graph.operands(node)[0])
+        if not isinstance(node.op, Input | Unpack) or not self._only_maps_read(node):
+            return 1
+        return -(-_layout(node).parts // GROUP)
+
+    def _only_maps_read(self, node: Node) -> bool:
+        users = self.graph.users(node)
+        return all(isinstance(u.op, Linear) or (isinstance(u.op, Reshape) and self._only_maps_read(u)) for u in users)
+
+    def _parts(self, node: Node, group: int) -> list[int]:
+        """The parts of a value that hold a feature, or those of them in one group."""
+        parts = min(_layout(node).parts, node.type.size)
+        return list(range(parts) if group < 0 else range(group, parts, self._groups(node)))
 
     # -- instructions --
 
@@ -138,23 +195,20 @@ class _Lowering:
         node = self.graph.node(task.node)
         op, layout = node.op, _layout(node)
         if isinstance(op, Input):
-            targets = self.fresh(layout.parts)
-            first = task.chunk * layout.parts
-            self.instructions += [Load(r, op.name, first + part, node.id) for part, r in enumerate(targets)]
-            self.registers[task] = targets
+            first, parts = task.chunk * layout.parts, self._parts(node, task.step)
+            targets = self.registers[task] = self.fresh(len(parts))
+            self.instructions += [Load(r, op.name, first + p, node.id) for r, p in zip(targets, parts, strict=True)]
             return
         if isinstance(op, Linear):
             self._linear(task, node, op)
             return
         (operand,) = self.graph.operands(node)
-        sources = self.registers[_Task(operand.id, task.chunk)]
+        if isinstance(op, Unpack):
+            self._unpack(task, node, op)
+            return
+        sources = self.registers[_Task(operand.id, task.chunk, task.step)]
         if isinstance(op, Reshape):
             self.registers[task] = sources
-        elif isinstance(op, Unpack):
-            # parts beyond the features hold nothing that anybody reads
-            targets = self.fresh(min(op.parts, node.type.size))
-            self.instructions.append(Split(targets, sources[0], op.parts, _layout(operand).stride, node.id))
-            self.registers[task] = targets
         elif isinstance(op, Bootstrap):
             self._bootstraps(operand, task.chunk, sources[0])
         elif isinstance(op, Switch):
@@ -167,18 +221,31 @@ class _Lowering:
         else:
             raise ParameterError(f"{node} has no instruction")
 
+    def _unpack(self, task: _Task, node: Node, op: Unpack) -> None:
+        """All parts, or the pieces that they come from, or the parts in one of these."""
+        (operand,) = self.graph.operands(node)
+        groups, stride = self._groups(node), _layout(operand).stride
+        # parts beyond the features hold nothing that anybody reads
+        if task.step < 0:
+            (source,), parts = self.registers[_Task(operand.id, task.chunk)], op.parts if groups == 1 else groups
+            targets = self.fresh(min(parts, node.type.size))
+        else:
+            source, parts = self.registers[replace(task, step=-1)][task.step], GROUP
+            targets, stride = self.fresh(len(self._parts(node, task.step))), stride * groups
+        self.instructions.append(Split(targets, source, parts, stride, node.id))
+        self.registers[task] = targets
+
     def _linear(self, task: _Task, node: Node, op: Linear) -> None:
-        """One step: the products with one chunk of one operand, added to the steps before."""
+        """One step: products with some parts of one chunk of one operand, added to the steps before."""
         steps = self._steps(node, task.chunk)
         if task.step < 0:
             self.registers[task] = self.registers[replace(task, step=len(steps) - 1)]
             return
-        number, chunk = steps[task.step]
-        operand, target = self.graph.operands(node)[number], _layout(node)
-        sources = self.registers[_Task(operand.id, chunk)]
-        name = self._weights(node, op, number)
+        step, operands, target = steps[task.step], self.graph.operands(node), _layout(node)
+        sources = self.registers[step.source(operands)]
+        name = self._weights(node, op, step)
         total = self.registers[replace(task, step=task.step - 1)][0] if task.step else None
-        place = chunk // target.chunks * target.batch_stride
+        place = step.chunk // target.chunks * target.batch_stride
         (result,) = self.fresh()
         chosen = tuple(sources[part] for part in self.sources[name])
         self.instructions.append(Dot(result, chosen, name, None if place else total, node.id))
@@ -189,17 +256,24 @@ class _Lowering:
             result = moved
         self.registers[task] = (result,)
 
-    def _weights(self, node: Node, op: Linear, number: int) -> str:
-        """Name of the polynomials for one operand; the bias goes with the first."""
-        name = f"{node.location or 'linear'}%{node.id}" + (f".{number}" if number else "")
+    def _weights(self, node: Node, op: Linear, step: _Step) -> str:
+        """Name of the polynomials for one step, of whatever chunk; the bias goes with the first of a chunk."""
+        name = f"{node.location or 'linear'}%{node.id}" + (f".{step.operand}" if step.operand else "")
+        name += "" if step.group < 0 else f"/{step.group}"
         if name not in self.polynomials:
-            weight = self.graph.constant(op.weights[number].name).astype(np.int64)
-            bias = None if number else self.graph.constant(op.bias.name).astype(np.int64)
-            source = _layout(self.graph.operands(node)[number])
-            used = tuple(p for p in range(min(source.parts, source.features)) if weight[:, p :: source.parts].any())
-            self.sources[name] = used or (0,)
-            self.polynomials[name] = weight_polynomials(weight, bias, source, _layout(node), self.sources[name])
+            operand = self.graph.operands(node)[step.operand]
+            weight, source = self._weight(node, step.operand), _layout(operand)
+            first = step.operand == 0 and step.group == self._groups_met(node, 0)[0]
+            bias = self.graph.constant(op.bias.name).astype(np.int64) if first else None
+            parts = self._parts(operand, step.group)
+            used = [p for p in parts if weight[:, p :: source.parts].any()] or parts[:1]
+            self.sources[name] = tuple(parts.index(p) for p in used)
+            self.polynomials[name] = weight_polynomials(weight, bias, source, _layout(node), tuple(used))
         return name
+
+    def _weight(self, node: Node, number: int) -> I64:
+        assert isinstance(node.op, Linear)
+        return self.graph.constant(node.op.weights[number].name).astype(np.int64, copy=False)
 
     def _monomial(self, exponent: int) -> str:
         name = f"X^{exponent}"

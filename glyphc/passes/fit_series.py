@@ -1,0 +1,98 @@
+"""Series of the nonlinearities of a laid-out graph: from phase to phase, by degree, each fitted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.approx.series import HALF_RANGE, fit
+from glyphc.errors import ParameterError
+from glyphc.ir.functions import Function, compose
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Apply, Linear
+from glyphc.ir.parameters import MAX_DEGREES
+from glyphc.ir.series import Series
+from glyphc.ir.types import FixedPoint
+
+F64 = npt.NDArray[np.floating[Any]]
+
+# Degrees worth considering: the highest of each depth; the first is about the cheapest that any function can use.
+DEGREES = tuple(MAX_DEGREES.values())
+_MAX_PLAINTEXT_BITS = 30
+_BINS = 64
+
+
+def plaintext_bits(graph: Graph) -> int:
+    """log2 of the smallest plaintext modulus that holds every sum in the usable half of the torus."""
+    needed = 2
+    for node, _ in graph.of(Linear):
+        assert node.type.fixed is not None
+        # the magnitude is HALF_RANGE of a power of two, rounded down: not a hair more may make it the next one
+        bits = int(np.ceil(np.log2(node.type.fixed.magnitude / HALF_RANGE)))
+        if bits > _MAX_PLAINTEXT_BITS:
+            raise ParameterError(
+                f"{node} needs sums of {bits} bits, more than the {_MAX_PLAINTEXT_BITS} that BGV offers here; "
+                "quantize it with fewer bits (weight_precision, activation_bits)"
+            )
+        needed = max(needed, bits)
+    return needed
+
+
+@dataclass
+class SeriesFits:
+    """Series for a plaintext modulus of 2^bits; what one gives are integers of the output format, as phases."""
+
+    graph: Graph
+    bits: int
+    _known: dict[tuple[int, int], Series] = field(default_factory=dict)
+
+    def series(self, node: Node, degree: int) -> Series:
+        """The best series of a degree for a nonlinearity."""
+        if (node.id, degree) not in self._known:
+            assert isinstance(node.op, Apply) and node.type.fixed is not None
+            source = self.source(node)
+            target = phase_function(node.op.functions, source, node.type.fixed, 1 << self.bits)
+            self._known[node.id, degree] = fit(
+                target, degree, source.magnitude / 2.0**self.bits, self._phase_histogram(node)
+            )
+        return self._known[node.id, degree]
+
+    def source(self, node: Node) -> FixedPoint:
+        """The format of what a nonlinearity reads."""
+        fixed = self.graph.operands(node)[0].type.fixed
+        assert fixed is not None
+        return fixed
+
+    def _phase_histogram(self, node: Node) -> tuple[int, ...]:
+        """Where calibration saw the operand's values, as a histogram over the usable phases."""
+        calibration, fixed = self.graph.operands(node)[0].type.calibration, self.source(node)
+        if calibration is None or not calibration.histogram:
+            return ()
+        counts = np.array(calibration.histogram)
+        centres = calibration.lo + (np.arange(len(counts)) + 0.5) / len(counts) * (calibration.hi - calibration.lo)
+        edge = fixed.scale[0] * fixed.magnitude
+        share = np.histogram(centres - fixed.offset[0], bins=_BINS, range=(-edge, edge), weights=counts)[0]
+        return tuple(int(c) for c in share)
+
+
+def scaled(series: Series, factor: float) -> Series:
+    """factor times the series: the same errors, as they are shares of the function's range."""
+    return replace(
+        series, real=tuple(c * factor for c in series.real), imag=tuple(c * factor for c in series.imag)
+    )
+
+
+def phase_function(
+    functions: tuple[Function, ...], source: FixedPoint, target: FixedPoint, modulus: int
+) -> Callable[[F64], F64]:
+    """The map of phases that a bootstrap has to compute: phase -> integer -> real -> functions -> integer -> phase."""
+
+    def phase(x: F64) -> F64:
+        value = compose(functions, x * (modulus * source.scale[0]) + source.offset[0])
+        return np.asarray((value - target.offset[0]) / target.scale[0] / modulus)
+
+    return phase

@@ -1,0 +1,329 @@
+"""Layouts in numbers, before any is made: chunks, parts and strides of every tensor, and what they cost.
+
+All bootstraps of a program refresh the same number V of values, which stand on one grid g = N / V. A tensor of w
+elements per sample, w' the next power of two, takes w' grid positions per sample; a batch that needs more than V
+positions is cut into C = batch w' / V chunks, one ciphertext each: sample s stands in chunk s mod C at block s div C.
+So a narrow tensor takes fewer ciphertexts, and fewer bootstraps, than a wide one.
+
+* A linear map of a *fresh* input (zero outside its useful positions): inputs are the fast index, outputs the slow one.
+  x = sum_j x_j X^(j s), W = sum_ij w_ij X^(i g - j s) with all j s < g: z_i stands at X^(i g). Several inputs per
+  ciphertext, no unpacking, nothing but results on the grid.
+* A linear map of a *resident* (bootstrapped) value on the grid, garbage between: split it into P >= (outputs) parts by
+  automorphisms; part r holds features r, r+P, ... at stride P g; W_r = sum_iq w_i,(r+qP) X^(i g - q P g). z_i
+  stands at X^(i g); other terms land on other multiples of g in the block or on no useful position.
+* From more chunks to fewer: with P = w' every part holds one feature, so there is no garbage at all; the chunks'
+  results, shifted side by side, add up. Chunks never become more from one bootstrap to the next. Where a wide tensor
+  would take more automorphisms than the bootstraps saved are worth, the chunks are left as they are.
+
+These facts are tested with exact polynomial products (tests/test_ir_layout.py, tests/test_chunks.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from glyphc.approx.cost import CostModel, split_automorphisms
+from glyphc.errors import ParameterError
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.layout import next_power_of_two
+from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.types import Scheme
+
+from .base import check_option, check_ring
+
+# A transform of level budget b needs at least 2^b slots.
+MIN_SLOTS = 8
+# Gigabytes that a pass may take at its peak, by default.
+MEMORY = 14.0
+# Parts of a value that only one map reads, at a time: see ``schedule``.
+_ALIVE = 64 + 16
+_DEGREE = 27  # typical; the series is chosen later
+
+
+@dataclass
+class LayoutPlan:
+    """Layouts for bootstraps of ``values`` values. By node id of an assigned graph:
+
+    chunks: ciphertexts (before unpacking) of inputs, linear maps and nonlinearities; strides: of the results of linear
+    maps; parts: that resident values are split into (of the node that linear maps read). spread: linear maps whose
+    results stay in as many chunks as their operands.
+    """
+
+    graph: Graph
+    ring: int
+    batch: int
+    values: int
+    spread: frozenset[int] = frozenset()
+    chunks: dict[int, int] = field(default_factory=dict)
+    strides: dict[int, int] = field(default_factory=dict)
+    parts: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in reversed(list(self.graph)):
+            self._count_chunks(node)
+        for node in self.graph:
+            self._settle_chunks(node)
+        for node, _ in self.graph.of(Linear):
+            self._split_operands(node)
+        for node, _ in self.graph.of(Linear):
+            self._stride(node)
+
+    @property
+    def grid(self) -> int:
+        return self.ring // self.values
+
+    @property
+    def label(self) -> str:
+        spread = f", {len(self.spread)} left in chunks" if self.spread else ""
+        return f"{self.values // 2} slots{spread}"
+
+    @property
+    def bootstraps(self) -> int:
+        return sum(self.chunks[n.id] for n in self._bootstrapped)
+
+    @property
+    def fill(self) -> float:
+        """Share of what is bootstrapped that carries a useful value."""
+        useful = sum(n.type.size * self.batch for n in self._bootstrapped)
+        return useful / (self.values * max(1, self.bootstraps))
+
+    def block(self, chunks: int) -> int:
+        """Coefficients between two samples of one ciphertext."""
+        return min(self.ring, self.ring * chunks // next_power_of_two(self.batch))
+
+    def gap(self, node: Node) -> int:
+        """Coefficients between two outputs of the maps that read an input: the room for its features."""
+        block = self.block(self.chunks[node.id])
+        return min((self.strides[u.id] for u in _linear_users(node, self.graph)), default=block)
+
+    def seconds(self, cost: CostModel) -> float:
+        """Predicted seconds of all that depends on the plan, for its whole batch."""
+        slots, ring = self.values // 2, self.ring
+        refresh = cost.powers_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
+        function = cost.evaluate_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
+        functions = sum(self.chunks[n.id] for n, _ in self.graph.of(Apply))
+        splits = sum(
+            split_automorphisms(parts, min(parts, self.graph.node(i).type.size)) * self.chunks[i]
+            for i, parts in self.parts.items()
+        )
+        return (
+            self.bootstraps * refresh
+            + functions * function
+            + splits * cost.scaled(cost.automorphism, ring)
+            + self._products() * cost.scaled(cost.product, ring)
+        )
+
+    def memory_bytes(self, cost: CostModel) -> float:
+        """Predicted peak of a run, roughly: contexts and keys, weights, and what of inputs and unpackings is alive."""
+        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=_DEGREE)
+        maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
+        weights = sum(self._parts_of(operand) for _, operand in maps) + len(maps)
+        # values that several maps read are kept until the last of them
+        alive = sum(min(self._parts_of(o), _ALIVE) if self._read_once(o) else self._parts_of(o) for _, o in maps)
+        # on one limb: two polynomials of 64-bit coefficients
+        held = 2 * 8 * self.ring * (weights + alive)
+        return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
+
+    def _read_once(self, node: Node) -> bool:
+        return len(self.graph.users(node)) == 1
+
+    def _products(self) -> int:
+        """Polynomial products of all linear maps."""
+        operands = [o for node, _ in self.graph.of(Linear) for o in self.graph.operands(node)]
+        return sum(self._parts_of(o) * self.chunks[o.id] for o in operands)
+
+    def _parts_of(self, operand: Node) -> int:
+        """Ciphertexts of each chunk of a value that linear maps read."""
+        features = operand.type.size
+        if _is_resident(operand, self.graph):
+            return min(features, self.parts[operand.id])
+        return -(-features // min(self.gap(_origin(operand, self.graph)), next_power_of_two(features)))
+
+    @cached_property
+    def _bootstrapped(self) -> list[Node]:
+        return [n for n, _ in self.graph.of(Linear) if is_bootstrapped(n, self.graph)]
+
+    # -- chunks --
+
+    def _count_chunks(self, node: Node) -> None:
+        """As many as the node's own values need, but no fewer than what is computed from it (users come first)."""
+        if node.type.scheme is Scheme.CLIENT:
+            return
+        later = [self.chunks[u.id] for u in self.graph.users(node) if u.id in self.chunks]
+        if isinstance(node.op, Input | Reshape | Switch):
+            self.chunks[node.id] = max(later, default=1)
+            return
+        # what the client decrypts may stand between the grid's positions
+        to_client = isinstance(node.op, Linear) and not is_bootstrapped(node, self.graph)
+        positions = next_power_of_two(self.batch) * next_power_of_two(node.type.size)
+        self.chunks[node.id] = max(1, positions // (self.ring if to_client else self.values), *later)
+
+    def _settle_chunks(self, node: Node) -> None:
+        """Only linear maps change the number of chunks, and those for the client take what there is."""
+        if node.id not in self.chunks or isinstance(node.op, Input):
+            return
+        operands = self.graph.operands(node)
+        if not isinstance(node.op, Linear):
+            self.chunks[node.id] = self.chunks[operands[0].id]
+            return
+        resident = [self.chunks[o.id] for o in operands if _is_resident(o, self.graph)]
+        if resident and (node.id in self.spread or not is_bootstrapped(node, self.graph)):
+            self.chunks[node.id] = min(resident)
+        for operand in operands:
+            while isinstance(operand.op, Reshape | Input):
+                self.chunks[operand.id] = max(self.chunks[operand.id], self.chunks[node.id])
+                if isinstance(operand.op, Input):
+                    break
+                (operand,) = self.graph.operands(operand)
+
+    def merging(self) -> list[int]:
+        """Linear maps that bring chunks together where they need not."""
+        found = []
+        for node in self._bootstrapped:
+            resident = [self.chunks[o.id] for o in self.graph.operands(node) if _is_resident(o, self.graph)]
+            if resident and min(resident) > self.chunks[node.id]:
+                found.append(node.id)
+        return found
+
+    def leaving_apart(self, maps: Iterable[int]) -> LayoutPlan:
+        """The plan in which these maps, too, leave chunks as they are."""
+        return LayoutPlan(self.graph, self.ring, self.batch, self.values, self.spread.union(maps))
+
+    # -- parts and strides --
+
+    def _split_operands(self, node: Node) -> None:
+        """Parts of the resident operands of a linear map."""
+        outputs = next_power_of_two(node.type.size)
+        for operand in self.graph.operands(node):
+            if not _is_resident(operand, self.graph):
+                continue
+            chunks = self.chunks[operand.id]
+            if chunks > self.chunks[node.id]:
+                parts = self.block(chunks) // self.grid
+            elif is_bootstrapped(node, self.graph):
+                parts = outputs
+            else:
+                # what the client reads need not stand on the grid: outputs may fill the gaps in between
+                parts = max(1, outputs // self.grid)
+            self.parts[operand.id] = max(parts, self.parts.get(operand.id, 1))
+
+    def _stride(self, node: Node) -> None:
+        """Distance of two results in one sample's block."""
+        if is_bootstrapped(node, self.graph):
+            self.strides[node.id] = self.grid
+            return
+        outputs = next_power_of_two(node.type.size)
+        rooms = [self.grid * self.parts[o.id] for o in self.graph.operands(node) if o.id in self.parts]
+        self.strides[node.id] = max(1, min([self.block(self.chunks[node.id]), *rooms]) // outputs)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one pass of a batch may take: ciphertexts for one tensor, and gigabytes of memory."""
+
+    ring: int
+    max_chunks: int
+    memory: float
+
+
+def check_room(name: str, room: Room) -> None:
+    """GlyphcError, naming the pass and its option, unless there is some."""
+    check_ring(name, room.ring)
+    check_option(name, "max_chunks", room.max_chunks, 1, 1024)
+    check_option(name, "memory", room.memory, 0.1, 1e6)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The cheapest plan of each size of bootstraps, and the cheapest of all that fit into memory."""
+
+    plans: tuple[LayoutPlan, ...]
+    best: LayoutPlan
+
+    @staticmethod
+    def over(graph: Graph, room: Room, cost: CostModel) -> Search:
+        """Plans for as much of the graph's batch as there is room for; ParameterError if a layer is too wide."""
+        chunks = 1 << (room.max_chunks.bit_length() - 1)  # chunks, like batches, come in powers of two
+        batch = min(graph.batch, _capacity(graph, room.ring, chunks))
+        while True:
+            sizes = _sizes(graph, room.ring, batch, chunks)
+            plans = tuple(_settled(LayoutPlan(graph, room.ring, batch, values), cost) for values in sizes)
+            fitting = [p for p in plans if p.memory_bytes(cost) <= room.memory * 1e9]
+            if fitting or batch == 1:
+                return Search(plans, min(fitting or plans, key=lambda p: p.seconds(cost)))
+            batch = next_power_of_two(batch) // 2
+
+    def seconds_per_sample(self, cost: CostModel) -> float:
+        """Predicted, when the best plan's batch is full."""
+        return self.best.seconds(cost) / self.best.batch
+
+
+def _settled(plan: LayoutPlan, cost: CostModel) -> LayoutPlan:
+    """Leave chunks apart, map by map, where bringing them together costs more than it saves."""
+    for id in plan.merging():
+        apart = plan.leaving_apart({id})
+        # chunks left apart by one map may only meet in the next one: or stay apart there, too
+        throughout = apart
+        while new := set(throughout.merging()) - set(plan.merging()):
+            throughout = throughout.leaving_apart(new)
+        plan = min(plan, apart, throughout, key=lambda p: p.seconds(cost))
+    return plan
+
+
+def _capacity(graph: Graph, ring: int, max_chunks: int) -> int:
+    """Largest batch of one pass, a power of two."""
+    widest = max((n for n, _ in graph.of(Linear)), key=lambda n: n.type.size)
+    width = next_power_of_two(widest.type.size)
+    if width > ring:
+        raise ParameterError(
+            f"{widest} has {widest.type.size} outputs; a layer can have at most {ring}, the ring dimension. "
+            "Split it into several layers or use a narrower network"
+        )
+    return max_chunks * (ring // width)
+
+
+def _sizes(graph: Graph, ring: int, batch: int, max_chunks: int) -> list[int]:
+    """Numbers of values that a bootstrap of the program could refresh: powers of two."""
+    widths = [next_power_of_two(n.type.size) for n, _ in graph.of(Apply)]
+    if not widths:
+        return [ring]
+    # one sample's values stay together; nothing is gained beyond the whole batch in one ciphertext
+    lowest = max(max(widths), 2 * MIN_SLOTS)
+    highest = min(ring, max(lowest, next_power_of_two(batch) * max(widths)))
+    sizes = [lowest]
+    while sizes[-1] < highest:
+        sizes.append(2 * sizes[-1])
+    return [v for v in sizes if next_power_of_two(batch) * max(widths) // v <= max_chunks]
+
+
+def _is_resident(node: Node, graph: Graph) -> bool:
+    """Whether a value comes from a bootstrap, through switches and reshapes."""
+    if isinstance(node.op, Switch | Reshape):
+        return _is_resident(graph.operands(node)[0], graph)
+    return isinstance(node.op, Apply)
+
+
+def _origin(node: Node, graph: Graph) -> Node:
+    """The input that a value is, through reshapes."""
+    return _origin(graph.operands(node)[0], graph) if isinstance(node.op, Reshape) else node
+
+
+def _linear_users(node: Node, graph: Graph) -> list[Node]:
+    """Linear maps that read the value, through reshapes."""
+    return list(_through(node, graph, Linear, Reshape | Switch))
+
+
+def is_bootstrapped(node: Node, graph: Graph) -> bool:
+    """Whether a nonlinearity reads the value, through switches and reshapes."""
+    return any(True for _ in _through(node, graph, Apply, Switch | Reshape))
+
+
+def _through(node: Node, graph: Graph, wanted: type, transparent: object) -> Iterable[Node]:
+    for user in graph.users(node):
+        if isinstance(user.op, wanted):
+            yield user
+        elif isinstance(user.op, transparent):  # type: ignore[arg-type]
+            yield from _through(user, graph, wanted, transparent)

@@ -1,0 +1,163 @@
+"""Error budgets: the tolerated loss decides the degrees, and what is promised is what a run shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_merge import Network
+
+import glyphc
+from glyphc.cli import main
+from glyphc.diagnostics import summary, why
+from glyphc.errors import GlyphcError
+from glyphc.ir.evaluate import evaluate
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import ArgMax, Bootstrap, Output
+from glyphc.passes.assign_budget import AssignBudget
+from glyphc.passes.pipeline import DEFAULT
+from glyphc.program import Program
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = ROOT / "models" / "digits-mlp.onnx"
+TRAIN, TEST = (np.load(ROOT / "models" / "data" / f"digits-{part}.npy") for part in ("train", "test"))
+SAMPLES = np.random.default_rng(11).normal(size=(400, 4))
+
+
+def chain(*functions: str, outputs: int = 3, classes: bool = False) -> Graph:
+    net = Network()
+    value = net.x
+    for i, function in enumerate(functions):
+        value = net.layer([value], 8, function, f"h{i}")
+    last = net.dense([value], outputs, "last")
+    if classes:
+        last = net.graph.add(ArgMax(False), (last,), location="argmax")
+    net.graph.add(Output("y"), (last,), location="y")
+    return net.graph
+
+
+def compiled(source: Graph, **options: float) -> Program:
+    return glyphc.compile(source, SAMPLES, 64, insecure_ring=1024, **options)  # type: ignore[arg-type]
+
+
+def degrees(program: Program) -> dict[str, int]:
+    return {node.location: op.series.degree for node, op in program.graph.of(Bootstrap)}
+
+
+def rms(x: npt.ArrayLike) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def bootstraps(program: Program) -> list[Node]:
+    return [n for n, _ in program.graph.of(Bootstrap)]
+
+
+def test_tighter_tolerances_take_higher_degrees() -> None:
+    source = chain("relu", "abs")
+    wanted = evaluate(source, {"x": SAMPLES})["y"]
+    found = []
+    for share in (0.1, 0.03, 0.01, 0.003):
+        tolerance = share * rms(wanted)
+        program = compiled(source, logit_tolerance=tolerance)
+        error = rms(np.asarray(program.run(SAMPLES, mode="simulate")) - wanted)
+        assert error <= 1.1 * tolerance
+        found.append(sum(degrees(program).values()))
+    assert found == sorted(found)
+    assert len(set(found)) > 1
+
+
+def test_precision_goes_where_it_matters() -> None:
+    """Two branches of one function; the result hardly depends on one of them."""
+    net = Network()
+    branches = [net.layer([net.layer([net.x], 4, "tanh", f"t{name}")], 4, "relu", name) for name in ("much", "little")]
+    last = net.dense(branches, 3, "last")
+    assert last.operands == tuple(b.id for b in branches)
+    weak = net.graph.constant("last.w.1")
+    weak.setflags(write=True)
+    weak *= 1e-3
+    net.graph.add(Output("y"), (last,), location="y")
+    program = glyphc.compile(
+        net.graph, SAMPLES, 4, logit_tolerance=0.0001, insecure_ring=1024, passes=DEFAULT.replace("merge,", "")
+    )
+    found = degrees(program)
+    assert found["relu little"] == 13 < found["relu much"]
+    for node in bootstraps(program):
+        assert any(d.made_by == "assign-budget" for d in node.decisions)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_classes_are_kept(classes: bool) -> None:
+    source = chain("relu", "sigmoid", classes=classes)
+    wanted = evaluate(source, {"x": SAMPLES})["y"]
+    got = np.asarray(compiled(source, tolerance=0.5).run(SAMPLES, mode="simulate"))
+    lost = got != wanted if classes else got.argmax(axis=1) != wanted.argmax(axis=1)
+    # by the simulation of ciphertexts, which adds noise to what the budget was chosen with
+    assert 100 * np.mean(lost) <= 1.0
+
+
+def test_a_single_output_is_kept_to_a_share_of_its_range() -> None:
+    source = chain("abs", "relu", outputs=1)
+    wanted = evaluate(source, {"x": SAMPLES})["y"]
+    got = compiled(source).run(SAMPLES, mode="simulate")
+    assert rms(np.asarray(got) - wanted) < 0.006 * np.ptp(wanted)
+
+
+def test_what_rounding_loses_is_told() -> None:
+    """Three bits of activations lose more than is tolerated, whatever the series."""
+    passes = DEFAULT.replace("quantize", "quantize{activation_bits=3}")
+    program = glyphc.compile(chain("tanh"), SAMPLES, 4, tolerance=0.01, passes=passes, insecure_ring=1024)
+    assert "by rounding to fixed point" in summary(program)
+
+
+def test_what_users_see_of_it() -> None:
+    program = glyphc.compile(DIGITS, TRAIN, 64, insecure_ring=4096)
+    assert "accuracy    simulated, it loses 0.00 points on 512 calibration samples, 0.5 tolerated" in summary(program)
+    (first, *_) = bootstraps(program)
+    assert "assign-budget chose 2 of degree 13" in why(first)
+    wanted = glyphc.compile(DIGITS, TRAIN, 64, insecure_ring=4096, passes=DEFAULT.replace("assign-budget,", ""))
+    assert set(degrees(wanted).values()) == {27}, "without a budget, every fit is kept to 2^-10 rms"
+    same = program.run(TEST, mode="simulate").argmax(1) == program.run(TEST, mode="clear").argmax(1)
+    assert np.mean(same) >= 0.99
+
+
+@given(st.sampled_from(["relu", "tanh", "exp", "abs", "sigmoid"]), st.floats(0.001, 0.3))
+@settings(max_examples=15, deadline=None)
+def test_simulated_errors_keep_to_any_tolerance(function: str, share: float) -> None:
+    source = chain(function)
+    wanted = evaluate(source, {"x": SAMPLES})["y"]
+    tolerance = share * rms(wanted)
+    program = compiled(source, logit_tolerance=tolerance)
+    if not any(d.warning for n in program.graph for d in n.decisions):
+        assert rms(np.asarray(program.run(SAMPLES, mode="simulate")) - wanted) <= 1.15 * tolerance + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": -1.0}, "points=-1.0 is out of range"),
+        ({"tolerance": 101.0}, "points=101.0 is out of range"),
+        ({"logit_tolerance": 0.0}, "must be positive"),
+        ({"logit_tolerance": -2.0}, "must be positive"),
+        ({"tolerance": 1.0, "logit_tolerance": 1.0}, "either a tolerance"),
+    ],
+)
+def test_bad_tolerances(options: dict[str, float], message: str) -> None:
+    with pytest.raises(GlyphcError, match=message):
+        compiled(chain("tanh"), **options)
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    result = CliRunner().invoke(
+        main, ["compile", str(DIGITS), "--calibration", str(ROOT / "models/data/digits-train.npy"), *arguments]
+    )
+    assert result.exit_code != 0
+    assert message in result.output
+
+
+@pytest.mark.parametrize("option", ["points", "logits", "samples"])
+def test_bad_options(option: str) -> None:
+    with pytest.raises(GlyphcError, match=f"'assign-budget': {option}=-1"):
+        AssignBudget(**{option: -1})  # type: ignore[arg-type]
