@@ -15,6 +15,7 @@ from glyphc.commands import roles, service
 from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
+from glyphc.commands.train import train_command
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)
+main.add_command(train_command)
 roles.register(main)
 service.register(main)
 

@@ -13,7 +13,7 @@ from glyphc.progress import Reporter
 # In a log, steps shorter than this are not worth a line.
 _LOG_SECONDS = 1.0
 # Stages that are worth a line before they begin.
-_LONG_STAGES = ("generate keys", "evaluate")
+_LONG_STAGES = ("generate keys", "evaluate", "train")
 
 
 def reporter() -> Reporter:

@@ -322,9 +322,7 @@ def _clock() -> Iterator[_Clock]:
     clock.seconds = time.perf_counter() - start
 
 
-def _linear_seconds(
-    client: ClientKeys, keys: EvaluationKeys, message: npt.NDArray[np.int64]
-) -> tuple[float, float]:
+def _linear_seconds(client: ClientKeys, keys: EvaluationKeys, message: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Of one product with its addition, and of one automorphism of an unpacking with what belongs to it."""
     import numpy as np
 
@@ -398,7 +396,6 @@ class _Others:
         busy = sum(times[:8]) - idle  # what follows, guests, is counted in the first ones already
         own = sum(os.times()[:4])
         return time.perf_counter(), busy, own
-
 
 
 def this_machine() -> Machine:

@@ -29,6 +29,7 @@ from .ops import (
     Hardmax,
     Input,
     Linear,
+    MatMul,
     Max,
     Min,
     Mul,
@@ -38,8 +39,10 @@ from .ops import (
     ReduceSum,
     Reshape,
     Scale,
+    Scatter,
     Softmax,
     Sub,
+    SumTo,
     Switch,
     Unpack,
 )
@@ -183,6 +186,30 @@ def _(op: Affine, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     x = args[0].reshape(len(args[0]), -1)
     matrix = sparse.csr_array((data.astype(np.float64), indices, indptr), shape=(len(bias), x.shape[1]))
     return np.asarray((matrix @ x.T).T + bias).reshape(len(x), *op.shape)
+
+
+@_evaluate.register
+def _(op: Scatter, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    out = np.zeros((len(args[0]), node.type.size))
+    rows = np.arange(len(args[0]))[:, None]
+    np.add.at(out, (rows, graph.constant(op.indices.name).reshape(1, -1)), args[0].reshape(len(args[0]), -1))
+    return out.reshape(len(args[0]), *op.shape)
+
+
+@_evaluate.register
+def _(op: MatMul, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    a = np.swapaxes(args[0], 1, 2) if op.transpose_a else args[0]
+    b = np.swapaxes(args[1], 1, 2) if op.transpose_b else args[1]
+    return np.asarray(a @ b)
+
+
+@_evaluate.register
+def _(op: SumTo, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    x = args[0]
+    lead = x.ndim - 1 - len(op.shape)
+    shape = (len(x), *(1,) * lead, *op.shape)
+    axes = tuple(i for i in range(1, x.ndim) if shape[i] == 1 and x.shape[i] != 1)
+    return np.asarray(x.sum(axis=axes, keepdims=True).reshape(len(x), *op.shape))
 
 
 @_evaluate.register

@@ -49,6 +49,31 @@ def _shrink(x: F64, bias: float, limit: float) -> F64:
     return np.asarray(np.where(x < -limit, x + bias, np.where(x > limit, x - bias, 0.0)))
 
 
+def _elu_slope(x: F64, alpha: float) -> F64:
+    return np.asarray(np.where(x >= 0, 1.0, alpha * np.exp(np.minimum(x, 0.0))))
+
+
+def _gelu_slope(x: F64) -> F64:
+    density = np.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi)
+    return np.asarray(0.5 * (1.0 + _erf(x / math.sqrt(2.0))) + x * density)
+
+
+def _gelu_tanh_slope(x: F64) -> F64:
+    c = math.sqrt(2.0 / math.pi)
+    t = np.tanh(c * (x + 0.044715 * x**3))
+    return np.asarray(0.5 * (1.0 + t) + 0.5 * x * (1.0 - t**2) * c * (1.0 + 3 * 0.044715 * x**2))
+
+
+def _mish_slope(x: F64) -> F64:
+    t = np.tanh(_softplus(x))
+    return np.asarray(t + x * (1.0 - t**2) * _sigmoid(x))
+
+
+def _silu_slope(x: F64) -> F64:
+    s = _sigmoid(x)
+    return np.asarray(s * (1.0 + x * (1.0 - s)))
+
+
 def _table(x: F64, lo: float, hi: float, *values: float) -> F64:
     return np.asarray(np.interp(x, np.linspace(lo, hi, len(values)), values))
 
@@ -83,12 +108,14 @@ _TABLE: dict[str, _Definition] = {
     "asinh": _Definition(0, np.arcsinh),
     "atan": _Definition(0, np.arctan),
     "atanh": _Definition(0, np.arctanh, (-1.0, 1.0)),
+    "between": _Definition(2, lambda x, lo, hi: ((x > lo) & (x < hi)).astype(np.float64)),
     "ceil": _Definition(1, lambda x, grid: grid * np.ceil(x / grid)),
     "celu": _Definition(1, lambda x, a: np.maximum(x, 0) + np.minimum(0, a * np.expm1(np.minimum(x, 0) / a))),
     "clip": _Definition(2, lambda x, lo, hi: np.clip(x, lo, hi)),
     "cos": _Definition(0, np.cos),
     "cosh": _Definition(0, np.cosh),
     "elu": _Definition(1, _elu),
+    "elu_slope": _Definition(1, _elu_slope),
     "erf": _Definition(0, _erf),
     "exp": _Definition(0, np.exp),
     # exp of what is never positive but for noise (the last step of a softmax): its guard band must not reach far above
@@ -97,20 +124,25 @@ _TABLE: dict[str, _Definition] = {
     "floor": _Definition(1, lambda x, grid: grid * np.floor(x / grid)),
     "fmod": _Definition(1, np.fmod),
     "gelu": _Definition(0, _gelu),
+    "gelu_slope": _Definition(0, _gelu_slope),
     "gelu_tanh": _Definition(0, _gelu_tanh),
+    "gelu_tanh_slope": _Definition(0, _gelu_tanh_slope),
     "greater": _Definition(1, lambda x, c: (x > c).astype(np.float64)),
     "hard_sigmoid": _Definition(2, lambda x, a, b: np.clip(a * x + b, 0.0, 1.0)),
     "hard_swish": _Definition(0, lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0)),
+    "hard_swish_slope": _Definition(0, lambda x: np.where(np.abs(x) < 3, x / 3 + 0.5, (x > 0).astype(np.float64))),
     "leaky_relu": _Definition(1, lambda x, a: np.where(x >= 0, x, a * x)),
     "less": _Definition(1, lambda x, c: (x < c).astype(np.float64)),
     "log": _Definition(0, np.log, (0.0, math.inf)),
     "maximum": _Definition(1, lambda x, c: np.maximum(x, c)),
     "minimum": _Definition(1, lambda x, c: np.minimum(x, c)),
     "mish": _Definition(0, lambda x: x * np.tanh(_softplus(x))),
+    "mish_slope": _Definition(0, _mish_slope),
     "mod": _Definition(1, np.mod),
     # of integers: whether they are zero
     "near_zero": _Definition(0, lambda x: (np.abs(x) < 0.5).astype(np.float64)),
     "pow": _Definition(1, lambda x, p: np.power(x, p)),
+    "quadratic": _Definition(3, lambda x, a, b, c: (a * x + b) * x + c),
     # of integers, cut off towards zero: it jumps between them
     "quotient": _Definition(1, lambda x, c: np.trunc(np.rint(x) / c)),
     "reciprocal": _Definition(0, lambda x: 1.0 / x, (0.0, math.inf)),
@@ -121,6 +153,7 @@ _TABLE: dict[str, _Definition] = {
     "shrink": _Definition(2, _shrink),
     "sign": _Definition(0, np.sign),
     "silu": _Definition(0, lambda x: x * _sigmoid(x)),
+    "silu_slope": _Definition(0, _silu_slope),
     "sin": _Definition(0, np.sin),
     "sinh": _Definition(0, np.sinh),
     "softplus": _Definition(0, _softplus),

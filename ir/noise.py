@@ -16,6 +16,9 @@ SIGMA = 3.19
 SECRET_WEIGHT = 192
 # Rounding both elements of a ciphertext to another modulus: 1 + weight uniform errors of variance 1/12.
 ROUNDING = sqrt((1 + SECRET_WEIGHT) / 12)
+# One key switch in the bootstrapping context, in units of the modulus' last place, measured: more than ROUNDING, since
+# OpenFHE's conversion from the auxiliary modulus of several primes is an approximate one.
+HYBRID_KEY_SWITCH = 16.0
 # Noise of a bootstrap at N = 65536, proportional to N, measured from N = 1024 to 65536: of the phase that the series is
 # evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope.
 PHASE_NOISE = 1.0e-6

@@ -263,6 +263,65 @@ class Affine(Op):
         return self.shape
 
 
+@dataclass(frozen=True)
+class Scatter(Op):
+    """The adjoint of :class:`Gather`: y.flat[indices[p]] += x[p], zero elsewhere; y has shape ``shape``."""
+
+    mnemonic = "scatter"
+    levels = _FLOAT
+    indices: Const
+    shape: Shape
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        indices = constants[self.indices.name]
+        if indices.dtype.kind not in "iu" or indices.shape != shapes[0]:
+            raise IRError(f"scatter needs one integer index for each element, {self.indices.name!r} has other ones")
+        if indices.size and (indices.min() < 0 or indices.max() >= prod(self.shape)):
+            raise IRError(f"indices {self.indices.name!r} reach beyond the {prod(self.shape)} elements of the result")
+        return self.shape
+
+
+@dataclass(frozen=True)
+class MatMul(Op):
+    """Matrix product of two of the program's own values, each transposed first if its flag says so."""
+
+    mnemonic = "matmul"
+    levels = _FLOAT
+    transpose_a: bool = False
+    transpose_b: bool = False
+
+    @property
+    def arity(self) -> int:
+        return 2
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if any(len(shape) != 2 for shape in shapes):
+            raise IRError(f"matmul takes two matrices, not shapes {list(shapes[0])} and {list(shapes[1])}")
+        a = shapes[0][::-1] if self.transpose_a else shapes[0]
+        b = shapes[1][::-1] if self.transpose_b else shapes[1]
+        if a[1] != b[0]:
+            raise IRError(f"matrices {list(a)} and {list(b)} cannot be multiplied")
+        return (a[0], b[1])
+
+
+@dataclass(frozen=True)
+class SumTo(Op):
+    """Sum over the axes along which ``shape`` was broadcast to the operand's shape: the adjoint of broadcasting."""
+
+    mnemonic = "sum_to"
+    levels = _FLOAT
+    shape: Shape
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        try:
+            whole = np.broadcast_shapes(shapes[0], self.shape)
+        except ValueError:
+            whole = ()
+        if tuple(whole) != shapes[0]:
+            raise IRError(f"shape {list(self.shape)} does not broadcast to {list(shapes[0])}")
+        return self.shape
+
+
 class _Reduction(Op):
     """Over the last axis."""
 
@@ -430,7 +489,9 @@ def _linear_shape(
 
 
 _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Affine, ReduceSum, ReduceMax, Hardmax)
+# Of step programs (training): what the gradients of the ops of networks need beside these.
+_TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
 _COMPILED = (Linear, Switch, Unpack, Bootstrap)
 
-OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_EVERYWHERE, *_COMPILED)}
+OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}

@@ -30,7 +30,9 @@ class Parameters:
     ring: N. plaintext_bits: log2 of the plaintext modulus t. bgv_bits: the BGV modulus is at least 2^bgv_bits.
     unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
     bootstrap refreshes; 0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
-    of the bootstrapping context. security: OpenFHE's security level, or "insecure" for the small rings of tests.
+    of the bootstrapping context. levels_kept: levels that are left after a bootstrap (training multiplies ciphertexts
+    there). slot_levels: levels for products in the middle of a bootstrap, where values stand in slots. security:
+    OpenFHE's security level, or "insecure" for the small rings of tests.
     """
 
     ring: int
@@ -42,6 +44,8 @@ class Parameters:
     level_budget: tuple[int, int] = (3, 3)
     scaling_bits: int = 47
     large_digits: int = 3
+    levels_kept: int = 0
+    slot_levels: int = 0
     security: str = SECURE
 
     def __post_init__(self) -> None:
@@ -58,8 +62,11 @@ class Parameters:
 
     @property
     def depth(self) -> int:
-        """Levels of one bootstrap: both transforms, e^{ix} with two doublings, the series (``GetFBTDepth``)."""
-        return sum(self.level_budget) + 10 + series_levels(self.degree)
+        """Levels of the context: a bootstrap's (``GetFBTDepth``) and those that it leaves.
+
+        A bootstrap takes both transforms, e^{ix} with two doublings, and the series.
+        """
+        return sum(self.level_budget) + 10 + series_levels(self.degree) + self.slot_levels + self.levels_kept
 
     @property
     def modulus_bits(self) -> int:

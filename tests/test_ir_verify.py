@@ -31,6 +31,7 @@ from glyphc.ir.ops import (
     Hardmax,
     Input,
     Linear,
+    MatMul,
     Max,
     Min,
     Mul,
@@ -40,8 +41,10 @@ from glyphc.ir.ops import (
     ReduceSum,
     Reshape,
     Scale,
+    Scatter,
     Softmax,
     Sub,
+    SumTo,
     Switch,
     Unpack,
 )
@@ -107,7 +110,11 @@ class Chain:
         self.add("affine", Affine((4, 2), data, indices, indptr, bias))
         self.add("wide", Gather(Const("indices")))
         self.add("sum", ReduceSum())
+        self.add("matmul", MatMul(transpose_b=True))
+        self.add("sum_to", SumTo((4, 1)))
         self.add("top", ReduceMax())
+        self.graph.add_constant("places", np.arange(4))
+        self.add("scatter", Scatter(Const("places"), (4,)))
         self.add("act", Apply((Function("relu"),)))
         self.add("fc2", Dense(*self.weights("fc2", 3, np.float64)))
         self.add("square", Reshape((1, 3)))

@@ -21,7 +21,9 @@ class Bootstrapper:
     def __init__(self, contexts: Contexts) -> None:
         self._context = contexts.torus
         self._q0 = contexts.torus_ring.q if contexts.torus is not None else 0
-        self._levels = series_levels(contexts.parameters.degree) if contexts.torus is not None else 0
+        self._levels = 0
+        if contexts.torus is not None:
+            self._levels = series_levels(contexts.parameters.degree) + contexts.parameters.slot_levels
 
     def powers(self, ciphertext: Any, degree: int) -> Any:
         """Modulus raise, CoeffsToSlots, exponential and its powers up to ``degree``: that of every series to come."""
@@ -29,9 +31,15 @@ class Bootstrapper:
 
     def evaluate(self, powers: Any, series: Series) -> Any:
         """The series, then SlotsToCoeffs: a ciphertext at the bottom level with the values as phases."""
-        coefficients = [complex(re, im) for re, im in zip(series.real, series.imag, strict=True)]
-        context = self._context
-        slots = context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)  # type: ignore[union-attr]
         # the transform stands at a fixed level: one that the context's highest degree just reaches
         spare = self._levels - series_levels(series.degree)
-        return context.EvalHomDecoding(slots, 1, spare)  # type: ignore[union-attr]
+        return self.decoded(self.slot_form(powers, series), spare)
+
+    def slot_form(self, powers: Any, series: Series) -> Any:
+        """The series: its values, in slots."""
+        coefficients = [complex(re, im) for re, im in zip(series.real, series.imag, strict=True)]
+        return self._context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)  # type: ignore[union-attr]
+
+    def decoded(self, slots: Any, spare: int) -> Any:
+        """SlotsToCoeffs. spare: levels above it, which the series or products of slot forms did not need."""
+        return self._context.EvalHomDecoding(slots, 1, spare)  # type: ignore[union-attr]

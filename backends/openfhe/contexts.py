@@ -67,13 +67,14 @@ def setup_bootstrap(contexts: Contexts, public_key: Any) -> None:
         placeholder_series(p.degree),
         p.slots,
         1 << DIGIT_BITS,
-        1 << OUTPUT_BITS,
+        # with levels kept, what comes out is a CKKS ciphertext of the usual scale on so many more limbs
+        1 << (p.scaling_bits * p.levels_kept if p.levels_kept else OUTPUT_BITS),
         1 << p.scaling_bits,
         public_key,
         [0, 0],
         list(p.level_budget),
-        0,
-        0,
+        p.levels_kept,
+        p.slot_levels,
         _ORDER,
     )
 
@@ -163,6 +164,7 @@ def _torus(parameters: Parameters) -> Any:
         _ORDER,
         fhe.SPARSE_ENCAPSULATED,
     )
+    depth += parameters.levels_kept + parameters.slot_levels
     if depth != parameters.depth:
         raise BackendError(
             f"this OpenFHE needs {depth} levels for degree {parameters.degree}, planned {parameters.depth}"

@@ -61,9 +61,7 @@ class AssignScheme(Pass):
         scheme = min(feasible, key=lambda s: feasible[s].seconds or 0.0)
         return scheme, (Decision(self.name, feasible[scheme].name, tuple(candidates.values())),)
 
-    def _linear(
-        self, node: Node, operands: tuple[Node, ...], batch: int, context: Context
-    ) -> dict[Scheme, Candidate]:
+    def _linear(self, node: Node, operands: tuple[Node, ...], batch: int, context: Context) -> dict[Scheme, Candidate]:
         cost = context.cost
         macs = node.type.size * sum(o.type.size for o in operands) * batch
         products = max(1, -(-macs // self.ring))

@@ -1,0 +1,44 @@
+"""Which samples a step sees: a pure function of seed and step, so that a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The samples in an order drawn once, cut into batches; the last one is filled up with the first samples.
+
+    Every epoch has the same batches: under encryption, each is encrypted once. With a batch of all samples, they keep
+    their own order.
+    """
+
+    samples: int
+    batch: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= self.samples:
+            raise ValueError(f"the batch must be 1 to {self.samples}, not {self.batch}")
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-self.samples // self.batch)
+
+    def number(self, step: int) -> int:
+        """Which batch step 0, 1, ... sees."""
+        return step % self.per_epoch
+
+    def rows(self, number: int) -> I64:
+        """Sample indices of a batch, shape (batch,)."""
+        if self.batch == self.samples:
+            return np.arange(self.samples)
+        order = np.random.default_rng(self.seed).permutation(self.samples)
+        return np.asarray(
+            np.resize(order, self.per_epoch * self.batch)[number * self.batch : (number + 1) * self.batch]
+        )

@@ -1,0 +1,186 @@
+"""The encrypted run: the client encrypts batches and initial weights once, the server does the steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from math import log2, sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from glyphc.approx import cost_file
+from glyphc.errors import EnvironmentSetupError, ParameterError
+from glyphc.ir.parameters import AUXILIARY_PRIME_BITS, Parameters
+from glyphc.program import INSECURE_WARNING, InsecureWarning, write_atomically
+from glyphc.progress import Reporter
+from glyphc.runtime import _ONE_AT_A_TIME
+
+from .checkpoint import Checkpoint, RunFolder, pack, unpack
+from .job import Job
+from .planning import TrainingPlan
+from .server import train_steps
+
+F64 = npt.NDArray[np.floating[Any]]
+_SECRET = "secret-key.bin"
+
+
+class Encrypted:
+    """Keys, encrypted batches and the encrypted state of a run; see ``loop.Runner``."""
+
+    def __init__(self, job: Job, plan: TrainingPlan, folder: RunFolder | None, reporter: Reporter) -> None:
+        from glyphc.backends.errors import BackendError
+
+        try:
+            import glyphc.backends.openfhe.ckks_client  # noqa: F401
+        except BackendError as e:
+            raise EnvironmentSetupError(str(e)) from None
+        if not plan.parameters.secure:
+            warnings.warn(INSECURE_WARNING, InsecureWarning, stacklevel=5)
+        self.security = plan.parameters.security
+        self._job = job
+        self._plan = plan
+        self._folder = folder
+        self._reporter = reporter
+        self._client: Any = None
+        self._machine: Any = None
+        self._batches: list[dict[str, Any]] = []
+        self._state: dict[str, Any] = {}
+        self._locked = False
+        check_memory(plan)
+
+    def start(self, checkpoint: Checkpoint | None) -> None:
+        from glyphc.backends.errors import BackendError
+        from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+
+        _ONE_AT_A_TIME.acquire()
+        self._locked = True
+        try:
+            keys = self._new_keys() if checkpoint is None else self._old_keys()
+            self._machine = OpenFHECKKS(keys)
+            self._reporter.stage("encrypt", self._job.batches.per_epoch)
+            if checkpoint is None:
+                self._encrypt()
+            else:
+                self._load(checkpoint)
+        except BackendError as e:
+            raise ParameterError(str(e)) from None
+
+    def run(self, steps: range, after: Callable[[int], None]) -> None:
+        def stepped(count: int, state: dict[str, Any]) -> None:
+            self._state = state
+            after(count)
+
+        batches, number, machine = self._batches, self._job.batches.number, self._machine
+        train_steps(
+            self._plan.server, lambda step: machine, lambda step: batches[number(step)], self._state, steps, stepped
+        )
+
+    def parts(self) -> dict[str, bytes]:
+        from glyphc.backends.openfhe.ckks_files import to_bytes
+
+        return {name: to_bytes(value) for name, value in self._state.items()}
+
+    def weights(self, step: int) -> dict[str, F64]:
+        messages = {name: self._client.decrypt(value) for name, value in self._state.items()}
+        return {**self._job.program.initial().weights, **self._plan.decoded(messages, step)}
+
+    def close(self) -> None:
+        if self._locked:
+            from glyphc.backends.openfhe.keys import release_all_keys
+
+            self._machine = self._client = None
+            release_all_keys()
+            _ONE_AT_A_TIME.release()
+            self._locked = False
+
+    # -- keys --
+
+    def _new_keys(self) -> Any:
+        from glyphc.backends.openfhe.ckks_client import generate_training_keys
+        from glyphc.backends.openfhe.ckks_files import save_keys, write
+
+        plan = self._plan
+        self._reporter.stage("generate keys", cost_file.current().key_seconds(plan.parameters))
+        self._client, keys = generate_training_keys(plan.parameters, plan.server.periods)
+        if self._folder is not None:
+            self._reporter.stage("write keys", 1.0)
+            write(self._folder.client / _SECRET, self._client.secret_bytes(), 0o600)
+            save_keys(self._folder.server, keys)
+        return keys
+
+    def _old_keys(self) -> Any:
+        from glyphc.backends.openfhe.ckks_client import client_from_bytes
+        from glyphc.backends.openfhe.ckks_files import load_keys
+
+        assert self._folder is not None
+        self._reporter.stage("load keys", 1.0)
+        keys = load_keys(self._folder.server, self._plan.parameters)
+        try:
+            secret = (self._folder.client / _SECRET).read_bytes()
+        except OSError as e:
+            raise ParameterError(f"cannot read the secret key of this run: {e}") from None
+        self._client = client_from_bytes(keys.contexts, secret)
+        return keys
+
+    # -- ciphertexts --
+
+    def _encrypt(self) -> None:
+        from glyphc.backends.openfhe.ckks_files import to_bytes
+
+        for number in range(self._job.batches.per_epoch):
+            x, y = self._job.batch(number)
+            data = self._plan.data(self._job.features(x, self._plan.layer), y)
+            batch = {name: self._client.encrypt(message, limbs) for name, (message, limbs) in data.items()}
+            self._batches.append(batch)
+            if self._folder is not None:
+                parts = {name: to_bytes(value) for name, value in batch.items()}
+                write_atomically(self._folder.server / f"batch-{number}.zip", pack(parts))
+            self._reporter.advance(1, f"batch {number + 1}")
+        start = self._plan.state(self._job.program.initial())
+        self._state = {name: self._client.encrypt(message, limbs) for name, (message, limbs) in start.items()}
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        from glyphc.backends.openfhe.ckks_files import from_bytes
+
+        assert self._folder is not None
+        for number in range(self._job.batches.per_epoch):
+            parts = unpack(self._folder.server / f"batch-{number}.zip")
+            self._batches.append({name: from_bytes(data) for name, data in parts.items()})
+        self._state = {name: from_bytes(data) for name, data in checkpoint.parts.items()}
+
+
+def check_memory(plan: TrainingPlan) -> None:
+    """Fail before minutes of work rather than be killed by the system in the middle of it."""
+    needed = memory_bytes(plan)
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise EnvironmentSetupError(
+            f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; use a "
+            "larger machine or stop other programs"
+        )
+
+
+def memory_bytes(plan: TrainingPlan) -> float:
+    """Predicted peak of a process that trains.
+
+    What the cost model knows of a bootstrap of this size, for keys on more limbs and in other digits, and the keys of
+    packing.
+    """
+    p, cost = plan.parameters, cost_file.current()
+    usual = cost.configuration(p.slots)
+    known = replace(p, level_budget=usual.level_budget, large_digits=usual.large_digits, levels_kept=0, slot_levels=0)
+    # transforms in fewer levels have more rotations
+    growth = _key_bytes(p) / _key_bytes(known) * sqrt(sum(usual.level_budget) / sum(p.level_budget))
+    packing = log2(max(plan.server.periods)) * _key_bytes(p)
+    return cost.idle_bytes(p) + cost.work_bytes(p) + (growth - 1) * cost.key_bytes(p) + packing
+
+
+def _key_bytes(p: Parameters) -> float:
+    """One key for switching: two polynomials for each digit, on all limbs and those of the auxiliary modulus."""
+    digit = -(-(p.depth + 1) // p.large_digits)
+    limbs = p.depth + 1 + -(-digit * p.scaling_bits // AUXILIARY_PRIME_BITS)
+    return 2.0 * p.large_digits * limbs * p.ring * 8

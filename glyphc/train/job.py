@@ -1,0 +1,156 @@
+"""A training job: everything that decides its result, data included, checked and ready to be run in any mode."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import DataError
+from glyphc.ir.evaluate import evaluate_all
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Dense, Input
+from glyphc.ir.text import to_text
+
+from .batches import Batches
+from .errors import TrainingError
+from .losses import LOSSES, Loss, choose_loss
+from .optimizers import SGD
+from .step import StepProgram, make_step, weight_slots, with_weights
+
+F64 = npt.NDArray[np.floating[Any]]
+
+# A loss that has grown by this factor does not come back.
+_DIVERGED = 10.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user decides. batch: samples of a step, None for all. loss: a name of ``LOSSES``, None for the usual one.
+
+    frozen: layers that keep their weights. initial: "model", "zeros" or "random" weights to start from. reach: logits
+    that encrypted training computes. insecure_ring: a small ring for tests; NOT SECURE.
+    """
+
+    optimizer: SGD
+    steps: int
+    batch: int | None = None
+    loss: str | None = None
+    frozen: tuple[str, ...] = ()
+    initial: str = "model"
+    seed: int = 0
+    reach: float = 16.0
+    insecure_ring: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """x: samples by input name; y: targets, shape (samples, outputs)."""
+
+    network: Graph
+    options: Options
+    loss: Loss
+    program: StepProgram
+    batches: Batches
+    x: F64
+    y: F64
+
+    def batch(self, number: int) -> tuple[F64, F64]:
+        """Samples and targets of a batch."""
+        rows = self.batches.rows(number)
+        return self.x[rows], self.y[rows]
+
+    def named(self, x: F64) -> dict[str, F64]:
+        """Samples by the name of the network's input."""
+        return {_input(self.network).name: x}
+
+    def features(self, x: F64, layer: Node) -> F64:
+        """What the first trained layer of an encrypted run sees: the client computes everything before it."""
+        values = evaluate_all(self.network, self.named(x))[layer.operands[0]]
+        return np.asarray(values, dtype=np.float64).reshape(len(x), -1)
+
+    def fingerprint(self) -> str:
+        """Equal for equal jobs, so that a run is only resumed as what it was; the number of steps may differ."""
+        digest = hashlib.sha256(to_text(self.network).encode())
+        digest.update(repr(replace(self.options, steps=0)).encode())
+        for array in (self.x, self.y):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def make_job(network: Graph, x: npt.ArrayLike, labels: npt.ArrayLike, options: Options) -> Job:
+    """Check everything; DataError or TrainingError says what is wrong and where."""
+    if options.steps < 1:
+        raise TrainingError(f"at least one step, not {options.steps}")
+    samples = _samples(network, x)
+    loss = _loss(network, options.loss)
+    last = loss.attachment(network, network.outputs[0])
+    y = loss.targets(labels, last.type.size)
+    if len(y) != len(samples):
+        raise DataError(f"{len(samples)} samples, but {len(y)} labels")
+    batch = len(samples) if options.batch is None else options.batch
+    if not 1 <= batch <= len(samples):
+        raise DataError(f"the batch must be 1 to {len(samples)} samples, not {batch}")
+    network = _initialised(network, loss, options)
+    program = make_step(network, loss, options.optimizer, batch, options.frozen)
+    return Job(network, options, loss, program, Batches(len(samples), batch, options.seed), samples, y)
+
+
+def _loss(network: Graph, name: str | None) -> Loss:
+    if name is None:
+        return choose_loss(network)
+    if name not in LOSSES:
+        raise TrainingError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+def _input(network: Graph) -> Input:
+    inputs = [op for _, op in network.of(Input)]
+    if len(inputs) != 1:
+        raise TrainingError(f"a network with one input can be trained, this one has {len(inputs)}")
+    return inputs[0]
+
+
+def _samples(network: Graph, x: npt.ArrayLike) -> F64:
+    op = _input(network)
+    values = np.asarray(x)
+    if values.dtype.kind not in "fiub" or values.ndim != len(op.shape) + 1 or values.shape[1:] != op.shape:
+        wanted = ", ".join(map(str, ("samples", *op.shape)))
+        raise DataError(f"the data must be numbers of shape ({wanted}); got {values.dtype} of {list(values.shape)}")
+    if not len(values):
+        raise DataError("there are no samples")
+    if not np.isfinite(values).all():
+        at = np.argwhere(~np.isfinite(values))[0]
+        raise DataError(f"the data have NaN or infinity, first in sample {at[0]}; repair them")
+    return values.astype(np.float64)
+
+
+def _initialised(network: Graph, loss: Loss, options: Options) -> Graph:
+    """The network with the weights that training starts from. Random ones as He et al. 2015, biases zero."""
+    if options.initial == "model":
+        return network
+    if options.initial not in ("zeros", "random"):
+        raise TrainingError(f"unknown initial weights {options.initial!r}; known: model, zeros, random")
+    last = loss.attachment(network, network.outputs[0])
+    slots = [s for s in weight_slots(network, last, options.frozen) if s.trained]
+    hidden = sum(isinstance(n.op, Dense) for n in network) > 1
+    if options.initial == "zeros" and hidden and len(slots) > 2:
+        raise TrainingError("hidden layers do not learn from zeros, which all have the same gradient; use random")
+    random = np.random.default_rng(options.seed)
+    weights: dict[str, F64] = {}
+    for slot in slots:
+        spread = np.sqrt(2.0 / slot.shape[1]) if len(slot.shape) == 2 and options.initial == "random" else 0.0
+        weights[slot.name] = random.normal(size=slot.shape) * spread
+    return with_weights(network, weights)
+
+
+def check_loss(step: int, loss: float, first: float) -> None:
+    """TrainingError when training diverges."""
+    if not np.isfinite(loss) or loss > _DIVERGED * max(first, 1e-9):
+        raise TrainingError(
+            f"training diverges: the loss is {loss:.4g} before step {step}, {first:.4g} at the start; use a smaller "
+            "learning rate or less momentum"
+        )

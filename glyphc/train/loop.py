@@ -1,0 +1,260 @@
+"""Running a training job in any mode, with checkpoints, progress and an optional look at the loss.
+
+In real use client and server are two machines; here they share a process but not their objects (see ``server``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import GlyphcError
+from glyphc.ir.graph import Graph
+from glyphc.progress import Reporter, Silent
+from glyphc.runtime import Mode
+
+from .checkpoint import Checkpoint, RunFolder
+from .foresee import foresee
+from .job import Job, check_loss
+from .planning import TrainingPlan, plan_of
+from .server import train_steps
+from .step import State, with_weights
+
+F64 = npt.NDArray[np.floating[Any]]
+Monitor = Callable[[int, float], None]
+
+
+@dataclass
+class TrainingReport:
+    """network: with the trained weights. seconds: of each step that this run did. losses: of the batches seen, before
+    each step, if they were looked at. security: OpenFHE's level, or why there is none.
+    """
+
+    network: Graph
+    mode: Mode
+    steps: int
+    security: str
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    reach: float | None = None
+
+
+class Runner(Protocol):
+    """One mode: keeps the state, does steps, reads the weights."""
+
+    security: str
+
+    def start(self, checkpoint: Checkpoint | None) -> None:
+        """Make or load everything that the steps need."""
+
+    def run(self, steps: range, after: Callable[[int], None]) -> None:
+        """Do the steps; ``after`` is told the number of steps done after every step."""
+
+    def parts(self) -> dict[str, bytes]:
+        """The state, for a checkpoint."""
+
+    def weights(self, step: int) -> dict[str, F64]:
+        """Weights after ``step`` steps, by constant name. The client's."""
+
+    def close(self) -> None:
+        """Release keys."""
+
+
+def train(
+    job: Job,
+    mode: Mode | str = Mode.ENCRYPTED,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    monitor: Monitor | None = None,
+) -> TrainingReport:
+    """Train; returns the trained network.
+
+    folder: where checkpoints go after every step; it must not exist, unless ``resume`` continues what is there, with
+    the same result as an unbroken run. It is deleted after the last step. monitor: told the loss on a step's batch
+    before the step, which under encryption takes the client's key.
+
+    Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
+    beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
+    """
+    try:
+        mode = Mode(mode)
+    except ValueError:
+        raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
+    run = _Run(job, mode, RunFolder(Path(folder)) if folder is not None else None, reporter or Silent(), monitor)
+    return run.run(resume)
+
+
+class _Run:
+    def __init__(
+        self, job: Job, mode: Mode, folder: RunFolder | None, reporter: Reporter, monitor: Monitor | None
+    ) -> None:
+        self.job = job
+        self.mode = mode
+        self.folder = folder
+        self.reporter = reporter
+        self.monitor = monitor
+        self.report = TrainingReport(job.network, mode, job.options.steps, f"none ({mode.value} mode, no encryption)")
+        self._last = 0.0
+
+    def run(self, resume: bool) -> TrainingReport:
+        runner = self._runner()
+        checkpoint = None
+        if self.folder is not None and resume:
+            checkpoint = self.folder.load(self.job.fingerprint(), self.mode.value)
+        elif self.folder is not None:
+            self.folder.create()
+        elif resume:
+            raise GlyphcError("only a run with a folder of checkpoints can be resumed")
+        try:
+            runner.start(checkpoint)
+            self.report.security = runner.security
+            done = checkpoint.step if checkpoint is not None else 0
+            if checkpoint is None:
+                self._save(runner, 0)
+            steps = range(done, self.job.options.steps)
+            self.reporter.stage("train", len(steps))
+            self._look(runner, done)
+            self._last = time.perf_counter()
+            runner.run(steps, lambda count: self._after(runner, count))
+            self.report.network = with_weights(self.job.network, runner.weights(self.job.options.steps))
+        finally:
+            self.reporter.done()
+            runner.close()
+        if self.folder is not None:
+            self.folder.delete()
+        return self.report
+
+    def _runner(self) -> Runner:
+        if self.mode is Mode.CLEAR:
+            return _Clear(self.job)
+        plan = plan_of(self.job)
+        self.report.reach = foresee(self.job, plan).reach
+        if self.mode is Mode.SIMULATE:
+            return _Simulated(self.job, plan)
+        from .encrypted import Encrypted
+
+        return Encrypted(self.job, plan, self.folder, self.reporter)
+
+    def _after(self, runner: Runner, count: int) -> None:
+        now = time.perf_counter()
+        self.report.seconds.append(now - self._last)
+        self._save(runner, count)
+        left = (self.job.options.steps - count) * float(np.median(self.report.seconds))
+        self.reporter.advance(1, f"step {count} of {self.job.options.steps}, {_duration(left)} left")
+        self._look(runner, count)
+        self._last = now = time.perf_counter()
+
+    def _save(self, runner: Runner, step: int) -> None:
+        if self.folder is not None:
+            self.folder.save(Checkpoint(self.job.fingerprint(), self.mode.value, step, runner.parts()))
+
+    def _look(self, runner: Runner, step: int) -> None:
+        """The loss before step ``step``, for those who want to know it."""
+        if self.monitor is None:
+            return
+        x, y = self.job.batch(self.job.batches.number(step))
+        state = State(step, runner.weights(step), self.job.program.initial().velocity)
+        _, loss = self.job.program.run(state, self.job.named(x), y)
+        self.report.losses.append(loss)
+        self.monitor(step, loss)
+
+
+class _Clear:
+    """The step program in the reference evaluator."""
+
+    security = "none (clear mode, no encryption)"
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._state = job.program.initial()
+        self._first: float | None = None
+
+    def start(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None:
+            parts = {name: np.frombuffer(data) for name, data in checkpoint.parts.items()}
+            start = self._job.program.initial()
+            weights: dict[str, F64] = {n: parts["weight:" + n].reshape(v.shape) for n, v in start.weights.items()}
+            velocity: dict[str, F64] = {n: parts["velocity:" + n].reshape(v.shape) for n, v in start.velocity.items()}
+            self._state = State(checkpoint.step, weights, velocity)
+
+    def run(self, steps: range, after: Callable[[int], None]) -> None:
+        job = self._job
+        for step in steps:
+            x, y = job.batch(job.batches.number(step))
+            self._state, loss = job.program.run(self._state, job.named(x), y)
+            self._first = loss if self._first is None else self._first
+            check_loss(step, loss, self._first)
+            after(step + 1)
+
+    def parts(self) -> dict[str, bytes]:
+        named = {"weight:" + n: v for n, v in self._state.weights.items()}
+        named |= {"velocity:" + n: v for n, v in self._state.velocity.items()}
+        return {name: np.ascontiguousarray(value, dtype=np.float64).tobytes() for name, value in named.items()}
+
+    def weights(self, step: int) -> dict[str, F64]:
+        return dict(self._state.weights)
+
+    def close(self) -> None:
+        pass
+
+
+class _Simulated:
+    """The encrypted run's instructions on plain numbers with the predicted errors."""
+
+    security = "none (simulate mode, no encryption)"
+
+    def __init__(self, job: Job, plan: TrainingPlan) -> None:
+        self._job = job
+        self._plan = plan
+        self._state: dict[str, F64] = {}
+
+    def start(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None:
+            self._state = {name: np.frombuffer(data) for name, data in checkpoint.parts.items()}
+            return
+        machine = self._machine(0)
+        start = self._plan.state(self._job.program.initial())
+        self._state = {name: machine.encrypt(message, limbs) for name, (message, limbs) in start.items()}
+
+    def run(self, steps: range, after: Callable[[int], None]) -> None:
+        def stepped(count: int, state: dict[str, Any]) -> None:
+            self._state = state
+            after(count)
+
+        train_steps(self._plan.server, self._machine, self._batch, self._state, steps, stepped)
+
+    def _machine(self, step: int, kind: int = 0) -> Any:
+        from glyphc.backends.ckks_clear import SimulatedCKKS
+
+        # noise that depends on the step alone: a resumed run sees the same
+        return SimulatedCKKS(self._plan.parameters, (self._job.options.seed, kind, step))
+
+    def _batch(self, step: int) -> dict[str, Any]:
+        number = self._job.batches.number(step)
+        x, y = self._job.batch(number)
+        machine = self._machine(number, 1)
+        data = self._plan.data(self._job.features(x, self._plan.layer), y)
+        return {name: machine.encrypt(message, limbs) for name, (message, limbs) in data.items()}
+
+    def parts(self) -> dict[str, bytes]:
+        return {name: value.tobytes() for name, value in self._state.items()}
+
+    def weights(self, step: int) -> dict[str, F64]:
+        return {**self._job.program.initial().weights, **self._plan.decoded(self._state, step)}
+
+    def close(self) -> None:
+        pass
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,39 @@
+"""The server's loop over steps. It has evaluation keys and ciphertexts, on one of the backends, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from glyphc.backends.ckks_machine import CKKSMachine, Observer, execute
+from glyphc.ir.ckks import Code
+
+Ciphertexts = dict[str, Any]
+
+
+class StepCode(Protocol):
+    """What the server knows of a run: the instructions of every step."""
+
+    def code(self, step: int) -> Code:
+        """From the batch's and the state's ciphertexts to the state's next ones."""
+
+
+def train_steps(
+    plan: StepCode,
+    machine_of: Callable[[int], CKKSMachine],
+    batch_of: Callable[[int], Mapping[str, Any]],
+    state: Ciphertexts,
+    steps: range,
+    after: Callable[[int, Ciphertexts], None],
+    observe: Observer = lambda instruction, seconds: None,
+) -> Ciphertexts:
+    """Ciphertexts of the state after the last of ``steps``, by name.
+
+    machine_of, batch_of: the machine and the batch's ciphertexts for a step. after: told the number of steps done and
+    the state's ciphertexts, after every step.
+    """
+    for step in steps:
+        inputs = {**batch_of(step), **state}
+        state = execute(plan.code(step), machine_of(step), inputs, observe)
+        after(step + 1, state)
+    return state

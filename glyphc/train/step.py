@@ -1,0 +1,150 @@
+"""The step program: forward, loss gradient, backward and update of one batch, as one source-level graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.evaluate import evaluate
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Dense, Input, Sub
+from glyphc.ir.verify import verify
+
+from .autodiff import backward, forward
+from .builder import Builder
+from .errors import TrainingError
+from .losses import Loss, mean_loss
+from .optimizers import SGD
+
+F64 = npt.NDArray[np.floating[Any]]
+
+# Names of the step program's own inputs and outputs. Weights and velocities have a prefix before the constant's name.
+LABELS, RATE, LOSS, LOGITS = "labels", "learning_rate", "loss", "logits"
+WEIGHT, VELOCITY = "weight:", "velocity:"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A trained constant of the network, or a frozen one (which the step reads but leaves alone)."""
+
+    name: str
+    shape: tuple[int, ...]
+    trained: bool
+    decayed: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """What a step changes. weights: all slots, by constant name; velocity: of the trained ones, with momentum only."""
+
+    step: int
+    weights: dict[str, F64]
+    velocity: dict[str, F64]
+
+
+@dataclass(frozen=True, eq=False)
+class StepProgram:
+    """graph: inputs are the batch, labels, rate, weights and velocities; outputs the loss, logits and the new ones."""
+
+    graph: Graph
+    network: Graph
+    loss: Loss
+    optimizer: SGD
+    batch: int
+    slots: tuple[Slot, ...]
+
+    def initial(self) -> State:
+        """The network's own weights, at rest."""
+        weights: dict[str, F64] = {s.name: self.network.constant(s.name).astype(np.float64) for s in self.slots}
+        moving = (s.name for s in self.slots if s.trained and self.optimizer.momentum)
+        velocity: dict[str, F64] = {name: np.zeros_like(weights[name]) for name in moving}
+        return State(0, weights, velocity)
+
+    def run(self, state: State, x: dict[str, F64], y: F64) -> tuple[State, float]:
+        """One step in the clear. x: by input name, shape (batch, *shape); y: targets. Returns the loss before it."""
+        inputs = {name: value[None] for name, value in x.items()}
+        inputs |= {LABELS: y[None], RATE: np.array([self.optimizer.rate(state.step)])}
+        inputs |= {WEIGHT + name: value[None] for name, value in state.weights.items()}
+        inputs |= {VELOCITY + name: value[None] for name, value in state.velocity.items()}
+        wanted = {op.name for _, op in self.graph.of(Input)}
+        out = evaluate(self.graph, {name: value for name, value in inputs.items() if name in wanted})
+        weights = {name: out.get(WEIGHT + name, value[None])[0] for name, value in state.weights.items()}
+        velocity = {name: out[VELOCITY + name][0] for name in state.velocity}
+        return State(state.step + 1, weights, velocity), float(out[LOSS][0])
+
+
+def make_step(network: Graph, loss: Loss, optimizer: SGD, batch: int, frozen: tuple[str, ...] = ()) -> StepProgram:
+    """Differentiate a source-level network. frozen: layers (locations or constant names) that keep their weights.
+
+    TrainingError for several outputs, for layers that do not exist, and when nothing is left to train.
+    """
+    if len(network.outputs) != 1:
+        raise TrainingError(f"a network with one output can be trained, this one has {len(network.outputs)}")
+    last = loss.attachment(network, network.outputs[0])
+    slots = weight_slots(network, last, frozen)
+    b = Builder()
+    weights = {s.name: b.input(WEIGHT + s.name, s.shape) for s in slots}
+    z = forward(network, last, batch, b, weights).values[last.id]
+    y = b.input(LABELS, (batch, *last.type.shape))
+    losses = mean_loss(b, loss.value(b, z, y))
+    trained = [s for s in slots if s.trained]
+    gradients = backward(b, z, loss.gradient(b, z, y), tuple(weights[s.name] for s in trained))
+    rate = b.input(RATE, ())
+    outputs = {LOSS: losses, LOGITS: z}
+    for slot in trained:
+        weight = weights[slot.name]
+        if weight.id not in gradients:
+            raise TrainingError(f"the loss does not depend on {slot.name!r}; freeze it")
+        outputs |= _update(b, slot, weight, gradients[weight.id], rate, optimizer)
+    for name, node in outputs.items():
+        b.output(name, node)
+    verify(b.graph)
+    return StepProgram(b.graph, network, loss, optimizer, batch, slots)
+
+
+def _update(b: Builder, slot: Slot, weight: Node, gradient: Node, rate: Node, optimizer: SGD) -> dict[str, Node]:
+    outputs: dict[str, Node] = {}
+    if slot.decayed and optimizer.weight_decay:
+        gradient = b.add(gradient, b.times(weight, optimizer.weight_decay))
+    direction = gradient
+    if optimizer.momentum:
+        velocity = b.input(VELOCITY + slot.name, slot.shape)
+        direction = b.add(b.times(velocity, optimizer.momentum), gradient)
+        outputs[VELOCITY + slot.name] = direction
+        if optimizer.nesterov:
+            direction = b.add(gradient, b.times(direction, optimizer.momentum))
+    outputs[WEIGHT + slot.name] = b.node(Sub(), weight, b.mul(direction, rate))
+    return outputs
+
+
+def weight_slots(network: Graph, last: Node, frozen: tuple[str, ...] = ()) -> tuple[Slot, ...]:
+    """The weights and biases of the dense layers before ``last``, in order."""
+    slots: dict[str, Slot] = {}
+    layers: set[str] = set()
+    for node, op in network.of(Dense):
+        if node.id > last.id:
+            continue
+        layers |= {node.location, *op.constant_names()} - {""}
+        still = node.location in frozen
+        for name in op.constant_names():
+            shape = tuple(int(n) for n in network.constant(name).shape)
+            slots.setdefault(name, Slot(name, shape, not (still or name in frozen), len(shape) == 2))
+    unknown = sorted(set(frozen) - layers)
+    if unknown:
+        raise TrainingError(f"no layer {unknown[0]!r} to freeze; the network has {', '.join(sorted(layers)) or 'none'}")
+    if not any(s.trained for s in slots.values()):
+        raise TrainingError("nothing to train: the network has no dense layer that is not frozen")
+    return tuple(slots.values())
+
+
+def with_weights(network: Graph, weights: dict[str, F64]) -> Graph:
+    """The same network with other constants."""
+    new = Graph(network.level, network.batch, network.parameters)
+    for name, value in network.constants.items():
+        new.add_constant(name, np.asarray(weights[name], dtype=np.float64) if name in weights else value)
+    for node in network:
+        new.add(node.op, tuple(new.node(i) for i in node.operands), None, node.location)
+    return new

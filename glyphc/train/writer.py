@@ -1,0 +1,90 @@
+"""Writes training's instructions, one after another, with registers that are never used twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from glyphc.ir.ckks import (
+    Bootstrap,
+    Decode,
+    Instruction,
+    Load,
+    Masked,
+    Pack,
+    Product,
+    Refresh,
+    Register,
+    Reverse,
+    Scaled,
+    SlotProduct,
+    Store,
+    Sum,
+    Unpack,
+)
+from glyphc.ir.functions import Function
+from glyphc.ir.series import Series
+
+
+class Writer:
+    """Appends instructions; every result is a new register."""
+
+    def __init__(self) -> None:
+        self.code: list[Instruction] = []
+        self._next: Register = 0
+
+    def load(self, name: str) -> Register:
+        return self._emit(lambda t: Load(t, name))
+
+    def store(self, source: Register, name: str) -> None:
+        self.code.append(Store(source, name))
+
+    def scaled(self, source: Register, factor: float) -> Register:
+        """The source itself for a factor of 1, which costs no limb."""
+        return source if factor == 1.0 else self.rescaled(source, factor)
+
+    def rescaled(self, source: Register, factor: float) -> Register:
+        """Scaled, by 1 too: costs a limb in any case."""
+        return self._emit(lambda t: Scaled(t, source, factor))
+
+    def sum(self, *terms: tuple[Register, int]) -> Register:
+        return self._emit(lambda t: Sum(t, terms))
+
+    def product(self, *pairs: tuple[Register, Register]) -> Register:
+        return self._emit(lambda t: Product(t, pairs))
+
+    def reverse(self, source: Register) -> Register:
+        return self._emit(lambda t: Reverse(t, source))
+
+    def refresh(self, source: Register, series: Series, functions: tuple[Function, ...]) -> Register:
+        return self._emit(lambda t: Refresh(t, source, series, functions))
+
+    def unpack(self, source: Register, count: int, parts: int, stride: int) -> tuple[Register, ...]:
+        targets = self._new(count)
+        self.code.append(Unpack(targets, source, parts, stride))
+        return targets
+
+    def pack(self, sources: Sequence[Register | None], parts: int, stride: int) -> Register:
+        return self._emit(lambda t: Pack(t, tuple(sources), parts, stride))
+
+    def bootstrap(self, source: Register, *each: tuple[Series, tuple[Function, ...]]) -> tuple[Register, ...]:
+        targets = self._new(len(each))
+        self.code.append(Bootstrap(targets, source, tuple(s for s, _ in each), tuple(f for _, f in each)))
+        return targets
+
+    def masked(self, source: Register, *conditions: tuple[int, int]) -> Register:
+        return self._emit(lambda t: Masked(t, source, conditions))
+
+    def slot_product(self, a: Register, b: Register) -> Register:
+        return self._emit(lambda t: SlotProduct(t, a, b))
+
+    def decode(self, source: Register) -> Register:
+        return self._emit(lambda t: Decode(t, source))
+
+    def _new(self, count: int) -> tuple[Register, ...]:
+        self._next += count
+        return tuple(range(self._next - count, self._next))
+
+    def _emit(self, make: Callable[[Register], Instruction]) -> Register:
+        (register,) = self._new(1)
+        self.code.append(make(register))
+        return register

@@ -1,0 +1,57 @@
+"""Training at 128-bit security (slow): real steps on real data against their simulation, and a kill on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer
+
+from glyphc.frontends.from_onnx import read_onnx
+from glyphc.frontends.to_onnx import to_onnx
+from glyphc.train.linear_models import linear_model
+
+COMMAND = [sys.executable, "-m", "glyphc", "train", "model.onnx", "--data", "x.npy", "--labels", "y.npy"]
+OPTIONS = ["--learning-rate", "0.5", "--logit-range", "32", "-o", "out.onnx"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_at_128_bit_follows_its_simulation(tmp_path: Path) -> None:
+    """Two steps of logistic regression on 398 samples; killed (SIGKILL) after the first, resumed for the second."""
+    x, y = load_breast_cancer(return_X_y=True)
+    x, y = x[:398], y[:398]
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    (tmp_path / "model.onnx").write_bytes(to_onnx(linear_model(x, 1, "sigmoid")).SerializeToString())
+    everything = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    steps = [*COMMAND, *OPTIONS, "--steps", "2"]
+
+    def weights() -> np.ndarray:
+        network = read_onnx(tmp_path / "out.onnx")
+        return np.concatenate([v.ravel() for n, v in network.constants.items() if n in ("weight", "bias")])
+
+    subprocess.run([*steps, "--mode", "simulate"], cwd=tmp_path, env=everything, check=True)
+    simulated = weights()
+    run = subprocess.Popen(steps, cwd=tmp_path, env=everything, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "step 1 of 2" in line:
+            break
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert (tmp_path / "out.onnx.run" / "checkpoint.zip").is_file()
+    start = time.perf_counter()
+    done = subprocess.run(
+        [*steps, "--resume"], cwd=tmp_path, env=everything, check=True, capture_output=True, text=True
+    )
+    print(f"resumed: {time.perf_counter() - start:.0f} s\n{done.stdout}")
+    assert "HEStd_128_classic" in done.stdout
+    assert not (tmp_path / "out.onnx.run").exists()
+    assert np.abs(weights()).max() > 0.1
+    assert np.abs(weights() - simulated).max() < 1e-5

@@ -1,0 +1,282 @@
+"""Training's instructions: OpenFHE against their definition in clear numbers, on a small ring (insecure, for speed)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glyphc.approx.series import fit
+from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
+from glyphc.backends.ckks_machine import execute
+from glyphc.backends.openfhe.ckks_client import TrainingClient, generate_training_keys
+from glyphc.backends.openfhe.ckks_server import OpenFHECKKS, TrainingKeys
+from glyphc.ir.ckks import (
+    Bootstrap,
+    Code,
+    Decode,
+    Free,
+    Instruction,
+    Load,
+    Masked,
+    Pack,
+    Product,
+    Refresh,
+    Reverse,
+    Scaled,
+    SlotProduct,
+    Store,
+    Sum,
+    Unpack,
+    check,
+    with_frees,
+)
+from glyphc.ir.errors import IRError
+from glyphc.ir.functions import Function, compose
+from glyphc.ir.parameters import INSECURE, Parameters
+
+N, SLOTS = 1024, 16
+PARAMETERS = Parameters(
+    ring=N,
+    plaintext_bits=20,
+    bgv_bits=44,
+    slots=SLOTS,
+    degree=27,
+    level_budget=(2, 2),
+    levels_kept=2,
+    security=INSECURE,
+)
+PERIODS = (256, N)
+F64 = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@pytest.fixture(scope="module")
+def keys() -> tuple[TrainingClient, TrainingKeys]:
+    return generate_training_keys(PARAMETERS, PERIODS)
+
+
+def negacyclic(a: F64, b: F64) -> F64:
+    full = np.concatenate([np.convolve(a, b), [0.0]])
+    return np.asarray(full[:N] - full[N:])
+
+
+def sparse(seed: int, terms: int = 40, size: float = 1.0) -> F64:
+    random = np.random.default_rng(seed)
+    out = np.zeros(N)
+    out[random.choice(N, terms, replace=False)] = random.uniform(-size, size, terms)
+    return out
+
+
+def both(keys: tuple[TrainingClient, TrainingKeys], code: Code, **inputs: tuple[F64, int]) -> tuple[F64, F64, int]:
+    """What code stores as "y": exactly, and decrypted; and its limbs."""
+    client, evaluation = keys
+    stored = check(code, {name: limbs for name, (_, limbs) in inputs.items()}, PARAMETERS.levels_kept)
+    clear, real = ClearCKKS(PARAMETERS), OpenFHECKKS(evaluation)
+    exact = execute(code, clear, {name: clear.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
+    result = execute(code, real, {name: client.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
+    assert result.GetLevel() == PARAMETERS.depth + 1 - stored["y"]
+    return exact, client.decrypt(result), stored["y"]
+
+
+def test_encryption_on_any_limbs(keys: tuple[TrainingClient, TrainingKeys]) -> None:
+    client, _ = keys
+    for limbs in (1, 2, 5):
+        message = sparse(limbs, terms=N, size=0.49 if limbs == 1 else 1000)
+        assert np.abs(client.decrypt(client.encrypt(message, limbs)) - message).max() < 1e-12
+
+
+def test_products_of_sums(keys: tuple[TrainingClient, TrainingKeys]) -> None:
+    a, b, c = (sparse(i) for i in range(3))
+    code: Code = (
+        *(Load(i, name) for i, name in enumerate("abc")),
+        Scaled(3, 2, -0.37),
+        Sum(4, ((0, 1), (3, -1))),
+        Product(5, ((4, 1), (0, 0))),
+        Store(5, "y"),
+    )
+    exact, result, limbs = both(keys, with_frees(code), a=(a, 4), b=(b, 3), c=(c, 4))
+    expected = negacyclic(a + 0.37 * c, b) + negacyclic(a, a)
+    np.testing.assert_allclose(exact, expected, atol=1e-12)
+    assert np.abs(result - expected).max() < 1e-7  # each product's scale is off by the primes' distance from 2^47
+    assert limbs == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "stride", "count"), [(1, 1024, 1), (8, 128, 8), (16, 16, 11), (4, 1, 3), (1024, 1, 5)]
+)
+def test_packing_removes_everything_else(
+    keys: tuple[TrainingClient, TrainingKeys], parts: int, stride: int, count: int
+) -> None:
+    """Several sources, of which one is missing, and what unpacking gives back."""
+    sources = [sparse(r, terms=N, size=3.0) for r in range(count)]
+    registers = tuple(None if r == 1 else r for r in range(count))
+    loads = tuple(Load(r, f"s{r}") for r in range(count))
+    code: Code = (*loads, Pack(count, registers, parts, stride), Store(count, "y"))
+    inputs = {f"s{r}": (source, 2) for r, source in enumerate(sources)}
+    exact, result, _ = both(keys, code, **inputs)
+    expected = np.zeros(N)
+    for r, source in enumerate(sources):
+        if r != 1:
+            expected[stride * r :: stride * parts] = stride * parts * source[:: stride * parts]
+    np.testing.assert_array_equal(exact, expected)
+    assert np.abs(result - expected).max() < 1e-8
+    for r in range(count):
+        targets = tuple(range(10, 10 + count))
+        code = (Load(0, "x"), Unpack(targets, 0, parts, stride), Store(targets[r], "y"))
+        exact, result, _ = both(keys, code, x=(expected, 2))
+        piece = np.zeros(N)
+        piece[:: stride * parts] = parts * expected[stride * r :: stride * parts]
+        np.testing.assert_array_equal(exact, piece)
+        assert np.abs(result - piece).max() < 1e-8
+
+
+def test_bootstrap_leaves_levels_for_a_product(keys: tuple[TrainingClient, TrainingKeys]) -> None:
+    functions = (Function("affine", (20.0, 0.0)), Function("sigmoid"))
+    series = fit(lambda x: functions[1](functions[0](x)), PARAMETERS.degree)
+    message, factor = sparse(8, terms=N, size=0.44), sparse(9, terms=60)
+    code: Code = (
+        Load(0, "x"),
+        Load(1, "f"),
+        Refresh(2, 0, series, functions),
+        Product(3, ((2, 1),)),
+        Store(3, "y"),
+    )
+    exact, result, limbs = both(keys, code, x=(message, 1), f=(factor, 5))
+    grid = N // (2 * SLOTS)
+    expected = np.zeros(N)
+    expected[::grid] = 1 / (1 + np.exp(-20 * message[::grid]))
+    np.testing.assert_allclose(exact, negacyclic(expected, factor), atol=1e-9)
+    assert np.abs(result - exact).max() < 1e-4
+    assert limbs == PARAMETERS.levels_kept
+
+
+def test_simulated_noise_has_the_size_of_real_noise(keys: tuple[TrainingClient, TrainingKeys]) -> None:
+    """Each instruction's error but for a constant factor (of the primes over 2^47), by standard deviations."""
+    client, evaluation = keys
+    functions = (Function("affine", (12.0, 0.0)), Function("sigmoid"))
+    series = fit(lambda x: functions[1](functions[0](x)), PARAMETERS.degree)
+    bodies: dict[str, tuple[tuple[Instruction, ...], int]] = {
+        "product": ((Product(1, ((0, 0),)),), 3),
+        "scaled": ((Scaled(1, 0, 0.3),), 2),
+        "pack": ((Pack(1, (0, 0), 32, 32),), 2),
+        "unpack": ((Unpack((2, 1), 0, 64, 1),), 2),
+        "refresh": ((Refresh(1, 0, series, functions),), 1),
+    }
+    for name, (body, limbs) in bodies.items():
+        code: Code = (Load(0, "x"), *body, Store(1, "y"))
+        errors: dict[str, list[F64]] = {"real": [], "simulated": []}
+        for seed in range(4):
+            message = sparse(seed, terms=N, size=0.4)
+            exact = execute(code, _Series(PARAMETERS), {"x": message})["y"]
+            real, simulated = OpenFHECKKS(evaluation), SimulatedCKKS(PARAMETERS, seed)
+            result = client.decrypt(execute(code, real, {"x": client.encrypt(message, limbs)})["y"])
+            result = result * ((exact @ exact) / (exact @ result))
+            errors["real"].append((result - exact)[exact != 0])
+            result = execute(code, simulated, {"x": simulated.encrypt(message, limbs)})["y"]
+            errors["simulated"].append((result - exact)[exact != 0])
+        real_rms, simulated_rms = (float(np.sqrt(np.mean(np.concatenate(e) ** 2))) for e in errors.values())
+        # of trees, the simulation knows the worst places only: their noise is far below a bootstrap's
+        lowest = 0.02 if "pack" in name else 0.4
+        assert lowest < real_rms / simulated_rms < 2.5, (name, real_rms, simulated_rms)
+
+
+class _Series(ClearCKKS):
+    """Without noise, but with the series: what remains is noise alone."""
+
+    def refresh(self, source: F64, instruction: Refresh) -> F64:
+        from glyphc.ir.series import evaluate_series
+
+        out = np.zeros(N)
+        grid = N // (2 * SLOTS)
+        out[::grid] = evaluate_series(instruction.series, source[::grid])
+        return out
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ((Load(0, "z"),), "loads 'z', which is no input"),
+        ((Load(0, "x"), Product(1, ((0, 0),)), Product(2, ((1, 1),))), r"instruction 2 \(product\) needs two limbs"),
+        ((Sum(1, ((0, 1),)),), "reads register 0, which holds nothing"),
+        ((Load(0, "x"), Free((0,)), Store(0, "y")), "reads register 0, which holds nothing"),
+        ((Load(0, "x"), Load(0, "x")), "writes register 0 a second time"),
+        ((Load(0, "x"), Refresh(1, 0, fit(np.sin, 5), ())), r"\(refresh\) reads one limb, its operand has 2"),
+        ((Load(0, "x"), Store(0, "y"), Store(0, "y")), "stores 'y' twice"),
+    ],
+)
+def test_code_that_cannot_be_executed(code: Code, message: str) -> None:
+    with pytest.raises(IRError, match=message):
+        check(code, {"x": 2}, 2)
+
+
+def test_registers_are_freed_after_their_last_use() -> None:
+    code: Code = (Load(0, "x"), Sum(1, ((0, 1), (0, 1))), Sum(2, ((1, 1), (0, 1))), Store(2, "y"))
+    freed = with_frees(code)
+    assert [i.registers for i in freed if isinstance(i, Free)] == [(0, 1), (2,)]
+    check(freed, {"x": 2}, 2)
+
+
+# -- products in slots --
+
+SLOT_PARAMETERS = Parameters(
+    ring=N,
+    plaintext_bits=20,
+    bgv_bits=44,
+    slots=64,
+    degree=27,
+    level_budget=(2, 3),
+    levels_kept=3,
+    slot_levels=2,
+    security=INSECURE,
+)
+
+
+def test_slot_forms_are_masked_and_multiplied() -> None:
+    """One bootstrap, two functions: masked, multiplied, or neither, on the way back to coefficients."""
+    client, evaluation = generate_training_keys(SLOT_PARAMETERS, (N,))
+    functions = ((Function("affine", (8.0, 0.0)), Function("tanh"), Function("affine", (0.5, 0.0))),)
+    functions += ((Function("affine", (5.0, 0.5)), Function("cos"), Function("affine", (0.4, 0.0))),)
+    series = tuple(fit(lambda x, f=f: compose(f, x), 27) for f in functions)
+    conditions = ((N // 2, 3 * N // 8), (64, 40))
+    code: Code = (
+        Load(0, "x"),
+        Bootstrap((1, 2), 0, series, functions),
+        Decode(3, 2),
+        Store(3, "plain"),
+        Masked(4, 1, conditions),
+        Decode(5, 4),
+        Store(5, "masked"),
+        SlotProduct(6, 4, 2),
+        Decode(7, 6),
+        Store(7, "product"),
+        Reverse(8, 7),
+        Store(8, "reversed"),
+    )
+    assert set(check(code, {"x": 1}, 3, 2).values()) == {4}
+    x = sparse(5, terms=N, size=0.44)
+    exact = execute(code, ClearCKKS(SLOT_PARAMETERS), {"x": x})
+    real = execute(code, OpenFHECKKS(evaluation), {"x": client.encrypt(x, 1)})
+    grid = np.arange(N) % 8 == 0
+    keep = grid & (np.arange(N) % (N // 2) < 3 * N // 8) & (np.arange(N) % 64 < 40)
+    first, second = 0.5 * np.tanh(8 * x), 0.4 * np.cos(5 * x + 0.5)
+    wanted = {"plain": second * grid, "masked": first * keep, "product": first * second * keep}
+    wanted["reversed"] = np.concatenate([wanted["product"][:1], -wanted["product"][:0:-1]])
+    for name, expected in wanted.items():
+        np.testing.assert_allclose(exact[name], expected, atol=1e-12)
+        assert np.abs(client.decrypt(real[name]) - expected).max() < 1e-4, name
+        assert real[name].GetLevel() == SLOT_PARAMETERS.depth - 3
+
+
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        ((Masked(2, 1, ()), Masked(3, 2, ())), "needs a slot level"),
+        ((Sum(2, ((1, 1),)),), "reads register 1, which holds a slot form"),
+        ((Decode(2, 0),), "reads register 0, which holds no slot form"),
+    ],
+)
+def test_slot_forms_are_kept_apart(tail: Code, message: str) -> None:
+    code = (Load(0, "x"), Bootstrap((1,), 0, (fit(np.sin, 5),), ((),)), *tail)
+    with pytest.raises(IRError, match=message):
+        check(code, {"x": 1}, 3, 1)

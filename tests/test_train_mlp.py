@@ -1,0 +1,146 @@
+"""Encrypted steps of two layers: plans against the step program of the reference evaluator, and real ciphertexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_train_plan import F64, OPTIMIZERS, data, referred
+
+from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
+from glyphc.backends.ckks_machine import execute
+from glyphc.errors import DataError
+from glyphc.ir.ckks import Bootstrap
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph
+from glyphc.ir.ops import Apply, Const, Dense, Input, Output
+from glyphc.ir.types import Level
+from glyphc.train.errors import TrainingError
+from glyphc.train.losses import LOSSES
+from glyphc.train.mlp_plan import MLPPlan, make_mlp_plan
+from glyphc.train.optimizers import SGD
+from glyphc.train.step import State
+
+BCE = LOSSES["binary-cross-entropy"]
+NAMES = ("w0", "b0", "w1", "b1")
+
+
+def mlp(
+    inputs: int = 4, hidden: int = 3, outputs: int = 2, between: tuple[str, ...] = ("tanh",), seed: int = 0
+) -> Graph:
+    random = np.random.default_rng(seed)
+    graph = Graph(Level.SOURCE, 1)
+    value = graph.add(Input("x", (inputs,)))
+    for layer, (fan, out) in enumerate(((inputs, hidden), (hidden, outputs))):
+        w = graph.add_constant(f"w{layer}", random.normal(size=(out, fan)) / np.sqrt(fan))
+        b = graph.add_constant(f"b{layer}", random.normal(size=out) / 4)
+        value = graph.add(Dense((Const(w),), Const(b)), (value,), location=f"layer{layer}")
+        if layer == 0 and between:
+            value = graph.add(Apply(tuple(Function(name) for name in between)), (value,))
+    graph.add(Output("y"), (graph.add(Apply((Function("sigmoid"),)), (value,)),))
+    return graph
+
+
+def planned(plan: MLPPlan, machine: Any, graph: Graph, x: F64, y: F64, steps: int) -> dict[str, F64]:
+    start = State(0, {name: graph.constant(name) for name in NAMES}, {})
+    fresh = plan.data(x, y) | plan.state(start)
+    values = {name: machine.encrypt(message, limbs) for name, (message, limbs) in fresh.items()}
+    for step in range(steps):
+        values |= execute(plan.server.code(step), machine, values)
+    messages = {name: machine.decrypt(values[name]) for name in plan.server.state_names}
+    return plan.decoded(messages, steps)
+
+
+def assert_close(weights: dict[str, F64], expected: dict[str, F64], tolerance: float) -> None:
+    for name in NAMES:
+        np.testing.assert_allclose(weights[name], expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "softplus"])
+def test_plan_computes_the_step_program(activation: str, optimizer: SGD) -> None:
+    """Exactly: layouts, masks, units, frames. What encryption adds comes in the other tests."""
+    graph = mlp(between=(activation,))
+    x, y = data(13, 4, outputs=2)
+    plan = make_mlp_plan(graph, BCE, optimizer, 13, insecure_ring=1024)
+    expected = referred(graph, BCE.name, optimizer, x, y, 4)
+    weights = planned(plan, ClearCKKS(plan.parameters), graph, x, y, 4)
+    assert_close(weights, expected.weights, 1e-7)
+    assert np.abs(weights["w0"] - graph.constant("w0")).max() > 1e-3
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 4), st.integers(1, 40), st.integers(0, 99))
+def test_any_shape_fits_or_is_refused(inputs: int, hidden: int, outputs: int, batch: int, seed: int) -> None:
+    graph = mlp(inputs, hidden, outputs, seed=seed)
+    cells = (1 << (hidden - 1).bit_length()) * (1 << (outputs - 1).bit_length())
+    if batch > 512 // cells:
+        with pytest.raises(DataError, match="a step takes at most"):
+            make_mlp_plan(graph, BCE, SGD(0.5), batch, insecure_ring=1024)
+        return
+    x, _ = data(batch, inputs, seed)
+    y = np.random.default_rng(seed).integers(0, 2, (batch, outputs)).astype(np.float64)
+    plan = make_mlp_plan(graph, BCE, SGD(0.5), batch, 32.0, insecure_ring=1024)
+    expected = referred(graph, BCE.name, SGD(0.5), x, y, 2)
+    assert_close(planned(plan, ClearCKKS(plan.parameters), graph, x, y, 2), expected.weights, 1e-7)
+
+
+def test_a_step_has_three_bootstraps_at_128_bit() -> None:
+    plan = make_mlp_plan(mlp(64, 32, 10), BCE, SGD(0.5, 0.9), 64)
+    assert sum(isinstance(i, Bootstrap) for i in plan.server.code(3)) == 3
+    assert plan.parameters.slots == 16384
+    assert plan.parameters.secure
+    assert plan.parameters.modulus_bits <= 1553
+
+
+def test_reaches_are_those_of_the_bootstraps() -> None:
+    graph = mlp()
+    x, y = data(10, 4, outputs=2)
+    plan = make_mlp_plan(graph, BCE, SGD(), 10, insecure_ring=1024)
+    w0, b0, w1, b1 = (graph.constant(name) for name in NAMES)
+    hidden = x @ w0.T + b0
+    logits = np.tanh(hidden) @ w1.T + b1
+    back = (1 / (1 + np.exp(-logits)) - y) @ w1
+    found = plan.reaches(dict(zip(NAMES, (w0, b0, w1, b1), strict=True)), x, y)
+    np.testing.assert_allclose([v for v, _ in found.values()], [np.abs(v).max() for v in (hidden, logits, back)])
+    assert [limit for _, limit in found.values()] == [16, 16, 4]
+
+
+def test_encrypted_training_follows_its_simulation() -> None:
+    """Real ciphertexts (small ring), with momentum, Nesterov, weight decay and a schedule."""
+    from glyphc.backends.openfhe.ckks_client import generate_training_keys
+    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+
+    graph, optimizer = mlp(5, 4, 3), OPTIMIZERS["nesterov, decay, schedule"]
+    x, y = data(20, 5, outputs=3)
+    plan = make_mlp_plan(graph, BCE, optimizer, 20, insecure_ring=1024)
+    client, keys = generate_training_keys(plan.parameters, plan.server.periods)
+
+    class Machine(OpenFHECKKS):
+        encrypt, decrypt = client.encrypt, client.decrypt
+
+    exact = planned(plan, ClearCKKS(plan.parameters), graph, x, y, 3)
+    simulated = planned(plan, SimulatedCKKS(plan.parameters), graph, x, y, 3)
+    real = planned(plan, Machine(keys), graph, x, y, 3)
+    assert_close(real, simulated, 2e-5)
+    assert_close(real, exact, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_mlp_plan(mlp(), LOSSES["mean-squared-error"], SGD(), 8), "takes binary-cross-entropy"),
+        (lambda: make_mlp_plan(mlp(between=()), BCE, SGD(), 8), "one activation between them"),
+        (lambda: make_mlp_plan(mlp(between=("tanh", "exp")), BCE, SGD(), 8), "one differentiable activation"),
+        (lambda: make_mlp_plan(mlp(between=("sign",)), BCE, SGD(), 8), "one differentiable activation, not sign"),
+        (lambda: make_mlp_plan(mlp(), BCE, SGD(), 8, frozen=("b1",)), "trains all of both"),
+        (lambda: make_mlp_plan(mlp(), BCE, SGD(), 8, frozen=("layer1",)), "not frozen"),
+    ],
+)
+def test_what_cannot_be_trained(make: Callable[[], MLPPlan], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        make()

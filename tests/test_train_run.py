@@ -1,0 +1,391 @@
+"""Whole training runs: modes agree, interrupted runs go on as unbroken ones, mistakes are told before the work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx_models import build, i64, node, randoms, run_onnxruntime
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from glyphc.cli import main
+from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.frontends.from_onnx import read_onnx
+from glyphc.frontends.to_onnx import to_onnx
+from glyphc.ir.evaluate import evaluate
+from glyphc.ir.graph import Graph
+from glyphc.train.errors import TrainingError
+from glyphc.train.estimator import EncryptedLogisticRegression
+from glyphc.train.job import Job, Options, make_job
+from glyphc.train.linear_models import linear_model
+from glyphc.train.loop import TrainingReport, train
+from glyphc.train.optimizers import SGD
+
+F64 = np.ndarray[Any, np.dtype[np.float64]]
+RING = 1024
+
+
+def samples(count: int = 60, features: int = 4, seed: int = 3) -> tuple[F64, np.ndarray[Any, Any]]:
+    random = np.random.default_rng(seed)
+    x = random.normal(2.0, 3.0, size=(count, features))
+    return x, (x @ np.arange(1, features + 1) + random.normal(size=count) > 20).astype(np.int64)
+
+
+def job(steps: int = 5, **options: Any) -> Job:
+    x, y = samples()
+    chosen = Options(SGD(0.5, 0.5, weight_decay=0.01), steps, 24, insecure_ring=RING)
+    return make_job(linear_model(x, 1, "sigmoid"), x, y, replace(chosen, **options))
+
+
+def weights(report: TrainingReport) -> F64:
+    return np.append(report.network.constant("weight"), report.network.constant("bias"))
+
+
+class KilledError(Exception):
+    """A run that ends in the middle."""
+
+
+def killed_after(steps: int) -> Any:
+    def monitor(step: int, loss: float) -> None:
+        if step == steps:
+            raise KilledError
+
+    return monitor
+
+
+def test_modes_agree() -> None:
+    results = {mode: weights(train(job(), mode)) for mode in ("clear", "simulate", "encrypted")}
+    assert np.abs(results["clear"]).max() > 0.1
+    assert np.abs(results["simulate"] - results["clear"]).max() < 2e-3
+    assert np.abs(results["encrypted"] - results["simulate"]).max() < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["clear", "simulate", "encrypted"])
+def test_a_killed_run_goes_on_as_if_unbroken(mode: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(job(), mode, folder, monitor=killed_after(3))
+    assert (folder / "checkpoint.zip").is_file()
+    # a second kill, at the same place and later
+    for step in (3, 4):
+        with pytest.raises(KilledError):
+            train(job(), mode, folder, resume=True, monitor=killed_after(step))
+    resumed = train(job(), mode, folder, resume=True)
+    assert len(resumed.seconds) == 1
+    assert not folder.exists()
+    unbroken = weights(train(job(), mode))
+    if mode == "encrypted":  # other keys, other noise; with the same ones see the next test
+        assert np.abs(weights(resumed) - unbroken).max() < 1e-5
+    else:
+        assert np.array_equal(weights(resumed), unbroken)
+
+
+def test_a_resumed_encrypted_run_is_identical(tmp_path: Path) -> None:
+    """From one checkpoint, with the same keys: once in the process that began, twice in others."""
+    import shutil
+
+    folder, copies = tmp_path / "run", [tmp_path / "a", tmp_path / "b"]
+
+    def monitor(step: int, loss: float) -> None:
+        if step == 2:
+            for copy in copies:
+                shutil.copytree(folder, copy)
+
+    results = [weights(train(job(), "encrypted", folder, monitor=monitor))]
+    results += [weights(train(job(), "encrypted", copy, resume=True)) for copy in copies]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_the_secret_stays_on_the_clients_side(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(job(), "encrypted", folder, monitor=killed_after(1))
+    secret = folder / "client" / "secret-key.bin"
+    assert secret.stat().st_mode & 0o077 == 0
+    assert (folder / "client").stat().st_mode & 0o077 == 0
+    served = {path.name for path in (folder / "server").iterdir()}
+    assert served == {
+        "public-key.bin",
+        "product-key.bin",
+        "automorphism-keys.bin",
+        *(f"batch-{i}.zip" for i in range(3)),
+    }
+
+
+def test_only_its_own_run_is_resumed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ArtifactError, match="nothing to resume"):
+        train(job(), "clear", folder, resume=True)
+    with pytest.raises(KilledError):
+        train(job(), "clear", folder, monitor=killed_after(2))
+    with pytest.raises(ArtifactError, match="an earlier run was interrupted"):
+        train(job(), "clear", folder)
+    for other, mode in ((job(seed=1), "clear"), (job(), "simulate")):
+        with pytest.raises(ArtifactError, match="belongs to another run"):
+            train(other, mode, folder, resume=True)
+    more = train(job(steps=8), "clear", folder, resume=True)  # the number of steps may change
+    assert np.array_equal(weights(more), weights(train(job(steps=8), "clear")))
+
+
+def test_a_damaged_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(job(), "clear", folder, monitor=killed_after(2))
+    path = folder / "checkpoint.zip"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="is damaged"):
+        train(job(), "clear", folder, resume=True)
+
+
+def test_what_goes_wrong_is_foreseen() -> None:
+    with pytest.raises(TrainingError, match=r"logits would reach .* Use --logit-range"):
+        train(job(optimizer=SGD(8.0), steps=20), "encrypted")
+    x, y = samples()
+    with pytest.raises(TrainingError, match=r"training diverges: the loss is .* before step \d+"):
+        train(make_job(linear_model(x, 1), x, y, Options(SGD(3.0), 40)), "clear")
+    with pytest.raises(GlyphcError, match="unknown mode 'quick'"):
+        train(job(), "quick")
+
+
+def test_data_are_checked() -> None:
+    x, y = samples()
+    network, options = linear_model(x, 1, "sigmoid"), Options(SGD(), 1)
+    broken = x.copy()
+    broken[7, 0] = np.nan
+    cases: list[tuple[Any, Any, Options, str]] = [
+        (x[:, :3], y, options, r"shape \(samples, 4\)"),
+        (broken, y, options, "first in sample 7"),
+        (x, y[:-1], options, "60 samples, but 59 labels"),
+        (x, y + 1, options, "label 2 of sample"),
+        (x, y, replace(options, batch=61), "the batch must be 1 to 60"),
+        (x[:0], y[:0], options, "no samples"),
+    ]
+    for data, labels, chosen, message in cases:
+        with pytest.raises(DataError, match=message):
+            make_job(network, data, labels, chosen)
+
+
+def test_hidden_layers_do_not_start_from_zeros() -> None:
+    network = read_onnx(mlp())
+    x, y = np.ones((8, 4)), np.zeros(8)
+    with pytest.raises(TrainingError, match="use random"):
+        make_job(network, x, y, Options(SGD(), 1, initial="zeros"))
+    started = make_job(network, x, y, Options(SGD(), 1, initial="random", seed=4)).program.initial().weights
+    assert all((np.ptp(w) > 0) == (w.ndim == 2) for w in started.values())
+
+
+# -- ONNX --
+
+
+def mlp() -> onnx.ModelProto:
+    constants = {"w0": randoms(6, 4), "b0": randoms(6), "w1": randoms(3, 6, seed=2), "b1": randoms(3, seed=3)}
+    return build(
+        [
+            node("Gemm", ["x", "w0", "b0"], ["h"], name="hidden", transB=1),
+            node("Tanh", ["h"], ["a"]),
+            node("Gemm", ["a", "w1", "b1"], ["z"], name="head", transB=1),
+            node("Softmax", ["z"], ["y"], axis=-1),
+        ],
+        constants,
+    )
+
+
+def test_a_trained_model_can_be_read_again() -> None:
+    graph, x = read_onnx(mlp()), randoms(5, 4, seed=9)
+    again = evaluate(read_onnx(to_onnx(graph)), {"x": x})["y"]
+    np.testing.assert_allclose(again, evaluate(graph, {"x": x})["y"], atol=1e-6)
+
+
+def test_onnx_of_many_operations_computes_the_same() -> None:
+    nodes = [
+        node("Mul", ["x", "c"], ["v0"]),
+        node("Gemm", ["v0", "w", "b"], ["v1"], transB=1),
+        node("LeakyRelu", ["v1"], ["v2"], alpha=0.2),
+        node("Clip", ["v2", "lo", "hi"], ["v3"]),
+        node("Sub", ["v3", "v1"], ["v4"]),
+        node("Concat", ["v4", "v2"], ["v5"], axis=1),
+        node("Reshape", ["v5", "shape"], ["v6"]),
+        node("GlobalMaxPool", ["v6"], ["v7"]),
+        node("Flatten", ["v7"], ["v8"]),
+        node("Softmax", ["v8"], ["y"], axis=-1),
+    ]
+    constants = {
+        "c": randoms(4),
+        "w": randoms(6, 4),
+        "b": randoms(6),
+        "lo": np.float32(-1.0),
+        "hi": np.float32(2.0),
+        "shape": i64(-1, 4, 3),
+    }
+    graph = read_onnx(build(nodes, constants))
+    written = to_onnx(graph)
+    x = randoms(5, 4, seed=9)
+    expected = evaluate(graph, {"x": x})["y"]
+    np.testing.assert_allclose(run_onnxruntime(written, x)["y"], expected, atol=1e-5)
+
+
+# -- command line --
+
+
+def invoke(folder: Path, *options: str, network: Graph | None = None) -> Any:
+    x, y = samples()
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+    model = to_onnx(network or linear_model(x, 1, "sigmoid"))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    files = ("--data", str(folder / "x.npy"), "--labels", str(folder / "y.npy"), "-o", str(folder / "out.onnx"))
+    return CliRunner().invoke(main, ["train", str(folder / "model.onnx"), *files, *options])
+
+
+@pytest.mark.parametrize("mode", ["clear", "simulate", "encrypted"])
+def test_command_trains_and_writes_onnx(mode: str, tmp_path: Path) -> None:
+    options = ("--steps", "6", "--learning-rate", "1", "--mode", mode, "--insecure-ring", str(RING))
+    result = invoke(tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    assert ("NOT SECURE" in result.output) == (mode == "encrypted")
+    assert "loss before" not in result.output
+    x, y = samples()
+    p = run_onnxruntime(onnx.load(tmp_path / "out.onnx"), x.astype(np.float32))["y"]
+    assert np.mean((p[:, 0] > 0.5) == y) > 0.9
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "y.npy", "model.onnx", "out.onnx"}
+
+
+def test_monitor_shows_a_falling_loss(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "--steps", "3", "--mode", "clear", "--monitor")
+    values = [float(line.split(": ")[1]) for line in result.output.splitlines() if line.startswith("loss before")]
+    assert len(values) == 4
+    assert values == sorted(values, reverse=True)
+
+
+def test_command_trains_any_network_in_the_clear(tmp_path: Path) -> None:
+    x, _ = samples()
+    np.save(tmp_path / "classes.npy", (x[:, 0] > 2).astype(int) + (x[:, 0] > 4))
+    (tmp_path / "mlp.onnx").write_bytes(mlp().SerializeToString())
+    np.save(tmp_path / "x.npy", x)
+    arguments = [
+        "train",
+        str(tmp_path / "mlp.onnx"),
+        "--data",
+        str(tmp_path / "x.npy"),
+        "--epochs",
+        "40",
+        "--batch",
+        "20",
+    ]
+    arguments += ["--labels", str(tmp_path / "classes.npy"), "-o", str(tmp_path / "out.onnx")]
+    result = CliRunner().invoke(main, [*arguments, "--mode", "clear", "--learning-rate", "0.3", "--momentum", "0.9"])
+    assert result.exit_code == 0, result.output
+    p = run_onnxruntime(onnx.load(tmp_path / "out.onnx"), x.astype(np.float32))["y"]
+    assert np.mean(p.argmax(axis=1) == np.load(tmp_path / "classes.npy")) > 0.8
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 2
+    assert "or use --mode clear" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--schedule", "linear"), "unknown schedule 'linear'"),
+        (("--freeze", "dense"), "nothing to train"),
+        (("--freeze", "hidden"), "no layer 'hidden' to freeze"),
+        (("--learning-rate", "-1"), "must be positive"),
+        (("--epochs", "1", "--steps", "1"), "not both"),
+        (("--insecure-ring", "1000"), "must be one of 1024"),
+        (("--resume",), "nothing to resume"),
+        (("-o", "out.npz"), "must end in .onnx"),
+        (("--learning-rate", "9", "--steps", "30"), "--logit-range"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(tmp_path, *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out.onnx").exists()
+
+
+# -- estimator --
+
+
+def test_estimator_works_in_pipelines_and_searches() -> None:
+    x, y = samples(120)
+    names = np.array(["no", "yes"])[y]
+    model = make_pipeline(StandardScaler(), EncryptedLogisticRegression("simulate", 20, standardise=False))
+    model.fit(x, names)
+    reference = LogisticRegression().fit(StandardScaler().fit_transform(x), names)
+    assert abs(model.score(x, names) - reference.score(StandardScaler().fit_transform(x), names)) < 0.03
+    assert set(model.predict(x)) == {"no", "yes"}
+    np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
+    search = GridSearchCV(EncryptedLogisticRegression("clear"), {"learning_rate": [0.01, 1.0]}, cv=3).fit(x, names)
+    assert search.best_params_ == {"learning_rate": 1.0}
+
+
+def test_estimator_encrypted() -> None:
+    x, y = samples()
+    encrypted = EncryptedLogisticRegression(steps=4, insecure_ring=RING).fit(x, y)
+    clear = EncryptedLogisticRegression("clear", steps=4).fit(x, y)
+    assert np.abs(encrypted.coef_ - clear.coef_).max() < 2e-3
+    assert encrypted.report_.security == "insecure"
+
+
+def test_estimator_mistakes() -> None:
+    x, _ = samples()
+    with pytest.raises(TrainingError, match="not fitted"):
+        EncryptedLogisticRegression().predict(x)
+    with pytest.raises(DataError, match="one class only"):
+        EncryptedLogisticRegression("clear").fit(x, np.ones(60))
+    with pytest.raises(TrainingError, match="no parameter 'depth'"):
+        EncryptedLogisticRegression().set_params(depth=3)
+
+
+def test_estimator_of_three_classes() -> None:
+    x, _ = samples(90)
+    y = np.array(["low", "mid", "top"])[(x[:, 0] > 1).astype(int) + (x[:, 0] > 4)]
+    model = EncryptedLogisticRegression("simulate", 30, learning_rate=2.0, insecure_ring=RING).fit(x, y)
+    assert model.score(x, y) > 0.7
+    assert model.coef_.shape == (3, 4)
+    np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
+
+
+# -- two layers --
+
+
+def test_two_layers_in_all_modes() -> None:
+    """Three classes from random weights, each against the rest; what is frozen before them is the client's."""
+    x, _ = samples(40)
+    labels = (x[:, 0] > 2).astype(int) + (x[:, 0] > 4)
+    frozen = build(
+        [
+            node("Gemm", ["x", "w", "b"], ["f"], name="backbone", transB=1),
+            node("Relu", ["f"], ["g"]),
+            node("Gemm", ["g", "w0", "b0"], ["h"], name="hidden", transB=1),
+            node("Tanh", ["h"], ["a"]),
+            node("Gemm", ["a", "w1", "b1"], ["z"], name="head", transB=1),
+            node("Sigmoid", ["z"], ["y"]),
+        ],
+        {
+            **{"w": randoms(5, 4) / 4, "b": randoms(5), "w0": randoms(4, 5), "b0": randoms(4)},
+            **{"w1": randoms(3, 4, seed=2), "b1": randoms(3, seed=3)},
+        },
+    )
+    options = Options(SGD(0.3, 0.5), 3, 20, frozen=("backbone",), initial="random", insecure_ring=RING)
+    chosen = make_job(read_onnx(frozen), x, labels, options)
+    reports = {mode: train(chosen, mode) for mode in ("clear", "simulate", "encrypted")}
+    for name in ("w0", "b0", "w1", "b1"):
+        clear, simulated, real = (reports[m].network.constant(name) for m in ("clear", "simulate", "encrypted"))
+        assert np.abs(simulated - clear).max() < 5e-4
+        assert np.abs(real - simulated).max() < 2e-5
+        assert np.abs(clear - chosen.network.constant(name)).max() > 1e-3
+    assert np.array_equal(reports["encrypted"].network.constant("w"), chosen.network.constant("w"))
