@@ -18,8 +18,8 @@ def export_command(model: str, dsl: bool, output: str | None) -> None:
     import numpy as np
 
     from glyphc.errors import GlyphcError
-    from glyphc.frontends.dsl_export import export
     from glyphc.files import check_writable, write_atomically
+    from glyphc.frontends.dsl_export import export
     from glyphc.sources import GLYPH, read_model
 
     path = Path(output) if output else Path(model).with_suffix(GLYPH)

@@ -33,10 +33,10 @@ def opt_command(
     from glyphc.compiler import samples
     from glyphc.diagnostics import graph_text
     from glyphc.errors import GlyphcError
+    from glyphc.files import check_writable, write_atomically
     from glyphc.ir.text import to_text
     from glyphc.passes.base import Context
     from glyphc.passes.pipeline import parse_pipeline, run_pipeline
-    from glyphc.files import check_writable, write_atomically
     from glyphc.sources import TEXT, read_model
 
     if output is not None:

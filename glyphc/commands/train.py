@@ -89,9 +89,11 @@ def train_command(
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the run is over.
     """
     from glyphc.cli import _keep_sources, _load
-    from glyphc.compiler import INSECURE_RINGS, _read
+    from glyphc.compiler import INSECURE_RINGS
     from glyphc.console import reporter
-    from glyphc.program import INSECURE_WARNING, check_writable, write_atomically
+    from glyphc.files import check_writable, write_atomically
+    from glyphc.program import INSECURE_WARNING
+    from glyphc.sources import read_model
     from glyphc.train.job import Options, make_job
     from glyphc.train.loop import train
     from glyphc.train.optimizers import SGD, parse_schedule
@@ -105,7 +107,7 @@ def train_command(
         raise GlyphcError(f"the trained model {output!r} must end in .onnx")
     _keep_sources(path, model, data, labels)
     check_writable(path)
-    network = _read(model)
+    network = read_model(model).graph
     x, y = _load(data, "training samples"), _load(labels, "labels")
     for what, array in ((data, x), (labels, y)):
         if isinstance(array, dict):

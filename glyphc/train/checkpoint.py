@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glyphc.errors import ArtifactError
-from glyphc.program import EPOCH, write_atomically
+from glyphc.files import EPOCH, write_atomically
 
 _VERSION = 1
 _CHECKPOINT = "checkpoint.zip"

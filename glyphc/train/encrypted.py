@@ -14,8 +14,9 @@ import psutil
 
 from glyphc.approx import cost_file
 from glyphc.errors import EnvironmentSetupError, ParameterError
+from glyphc.files import write_atomically
 from glyphc.ir.parameters import AUXILIARY_PRIME_BITS, Parameters
-from glyphc.program import INSECURE_WARNING, InsecureWarning, write_atomically
+from glyphc.program import INSECURE_WARNING, InsecureWarning
 from glyphc.progress import Reporter
 from glyphc.runtime import _ONE_AT_A_TIME
 
