@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ class Case:
     name: str
     operator: str
     encrypted: tuple[int, ...]
-    model: ModelProto
-    inputs: dict[str, Array]
-    expected: dict[str, Array]
+    model: ModelProto = field(repr=False)
+    inputs: dict[str, Array] = field(repr=False)
+    expected: dict[str, Array] = field(repr=False)
     rtol: float
 
     @property
