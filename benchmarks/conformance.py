@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ class Case:
     name: str
     operator: str
     encrypted: tuple[int, ...]
-    model: ModelProto
-    inputs: dict[str, Array]
-    expected: dict[str, Array]
+    model: ModelProto = field(repr=False)
+    inputs: dict[str, Array] = field(repr=False)
+    expected: dict[str, Array] = field(repr=False)
     rtol: float
 
     @property
@@ -333,6 +333,7 @@ def page(clear: list[Result], simulation: list[Result]) -> str:
             f"{_count(mine, 'failed') or ''} | {_count(noisy, 'passed')} | {_count(noisy, 'not simulated') or ''} | "
             f"{_count(noisy, 'failed') or ''} |"
         )
+    failures = _reasons(r for r in (*clear, *simulation) if r.outcome == "failed")
     return _PAGE.format(
         onnx=onnx.__version__,
         total=len(clear),
@@ -346,7 +347,7 @@ def page(clear: list[Result], simulation: list[Result]) -> str:
         widest=_WIDEST,
         rows="\n".join(rows),
         refusals=_reasons(r for r in clear if r.outcome == "refused"),
-        failures=_reasons(r for r in (*clear, *simulation) if r.outcome == "failed") or "None.",
+        failures=_HEAD + failures if failures else "None.",
         not_simulated=_reasons(r for r in simulation if r.outcome == "not simulated"),
     )
 
@@ -368,6 +369,11 @@ def _reasons(results: Iterable[Result]) -> str:
         for (operator, text), found in sorted(groups.items())
     )
 
+
+_HEAD = """\
+| operator | cases | reason | e.g. |
+| --- | --- | --- | --- |
+"""
 
 _PAGE = """\
 # ONNX conformance
@@ -407,8 +413,6 @@ How they are run:
 
 ## Failed
 
-| operator | cases | reason | e.g. |
-| --- | --- | --- | --- |
 {failures}
 
 ## Not simulated

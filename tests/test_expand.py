@@ -19,6 +19,7 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Apply,
     ArgMax,
     Concat,
@@ -47,7 +48,7 @@ from glyphc.passes.expand import Expand
 from glyphc.passes.fold import Fold
 
 Samples = Mapping[str, npt.NDArray[Any]]
-LEFT = (Input, Output, Dense, Scale, Add, Sub, Concat, Gather, ReduceSum, Reshape, Apply)
+LEFT = (Input, Output, Dense, Scale, Add, Sub, Concat, Gather, Affine, ReduceSum, Reshape, Apply)
 seeds = st.integers(0, 2**32 - 1)
 
 

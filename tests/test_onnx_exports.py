@@ -86,3 +86,35 @@ def test_scikit_learn(model: Any, load: Any) -> None:
         # float32 in ONNX Runtime; where scores are equal to that, labels may differ
         close = np.isclose(found[output], value.astype(np.float64), rtol=1e-3, atol=1e-3)
         assert close.mean() > 0.99, output
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("mnist-lenet", "mnist"), ("digits-resnet", "digits"), ("elnino-cnn", "elnino")]
+)
+def test_convolutional_example_networks(name: str, data: str) -> None:
+    models = DATA.parents[1] / "models"
+    samples = models / "data" / f"{data}-test.npy"
+    if samples.exists():
+        x = np.load(samples)[:50]
+    else:  # the MNIST images are not in the repository
+        assert data == "mnist"
+        x = np.random.default_rng(0).integers(0, 256, (20, 784)).astype(np.float32)
+    assert_same(onnx.load(models / f"{name}.onnx"), x, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "data"), [("digits-resnet", "digits"), ("elnino-cnn", "elnino")])
+def test_convolutional_example_networks_simulated(name: str, data: str) -> None:
+    """At 128-bit, as they are used."""
+    models = DATA.parents[1] / "models"
+    train, test = (np.load(models / "data" / f"{data}-{part}.npy") for part in ("train", "test"))
+    x = test[:128]
+    program = glyphc.compile(models / f"{name}.onnx", train, batch=128)
+    found = np.asarray(program.run(x, mode="simulate"))
+    (wanted,) = run_onnxruntime(onnx.load(models / f"{name}.onnx"), x).values()
+    if data == "elnino":
+        truth = np.load(models / "data" / "elnino-test-targets.npy")[:128]
+        errors = [np.mean(np.abs(y - truth) / np.abs(truth)) for y in (found, wanted)]
+        assert abs(errors[0] - errors[1]) < 0.005
+    else:
+        assert np.mean(found.argmax(axis=1) == np.asarray(wanted).argmax(axis=1)) >= 0.985

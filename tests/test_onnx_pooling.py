@@ -15,6 +15,8 @@ from glyphc.errors import ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.ops import Gather, ReduceMax, Reshape
+from glyphc.passes.base import Context
+from glyphc.passes.expand import Expand
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -106,3 +108,13 @@ def test_pools_that_make_no_sense(shape: tuple[int, ...], attributes: dict[str, 
     model = build([node("MaxPool", ["x"], ["y"], **attributes)], {}, shape, sample_shapes={"y": (1, 1)})
     with pytest.raises(ModelError, match=rf"(?s)({reason}|not a valid ONNX model)"):
         read_onnx(model)
+
+
+def test_constants_of_a_pool_survive_its_expansion() -> None:
+    """The expansion names its constants after the same node."""
+    nodes = [node("MaxPool", [a], [b], "pool", kernel_shape=[2, 2]) for a, b in (("x", "p"), ("p", "y"))]
+    model = build(nodes, {}, (1, 4, 4))
+    x = randoms(6, 1, 4, 4).astype(np.float64)
+    graph = read_onnx(model)
+    expanded = Expand().run(graph, Context({"x": x}))
+    np.testing.assert_allclose(evaluate(expanded, {"x": x})["y"], evaluate(graph, {"x": x})["y"])
