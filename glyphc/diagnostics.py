@@ -322,10 +322,12 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _fill(graph: Graph) -> str:
-    shares = []
+    """How full the bootstraps of each value are: functions of one value share theirs."""
+    shares = {}
     for node, op in graph.of(Bootstrap):
-        shares.append(graph.batch * node.type.size / (2 * op.slots))
-    return "full: " + ", ".join(f"{s:.0%}" for s in shares)
+        assert node.type.layout is not None
+        shares[node.operands] = graph.batch * node.type.size / (node.type.layout.chunks * 2 * op.slots)
+    return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 
 def _security(parameters: Parameters) -> str:

@@ -486,3 +486,13 @@ def test_the_given_graph_is_not_changed() -> None:
     assert [(node.op, node.operands, node.type) for node in n.graph] == before
     for name, value in constants.items():
         np.testing.assert_array_equal(n.graph.constant(name), value)
+
+
+def test_maps_beyond_all_measure_are_refused_by_name() -> None:
+    """Before gigabytes are asked for: every element of a huge tensor once, as one map."""
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (20000,)))
+    twice = graph.add(Gather(Const(graph.add_constant("i", np.arange(20000)))), (x,), location="moved")
+    graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (twice,)),))
+    with pytest.raises(ModelError, match=r"map 'moved' from 20000 to 20000 values has 400,000,000 entries"):
+        Fold().run(graph, Context())

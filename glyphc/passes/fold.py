@@ -39,6 +39,9 @@ from .base import Context, Pass
 F64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
+# Maps are kept as whole matrices from here on: this many entries are 2 GB.
+_LARGEST_MAP = 1 << 28
+
 
 @dataclass(frozen=True, eq=False)
 class _Affine:
@@ -236,6 +239,13 @@ class _Folder:
             return self.emitted[x]
         terms = [t for t in x.terms if t[1].nnz] or list(x.terms[:1])
         label = x.location or terms[0][0].location or "identity"
+        entries = sum(m.shape[0] * m.shape[1] for _, m in terms)
+        if entries > _LARGEST_MAP:
+            raise ModelError(
+                f"the linear map {label!r} from {' and '.join(str(m.shape[1]) for _, m in terms)} to {len(x.shift)} "
+                f"values has {entries:,} entries, more than the {_LARGEST_MAP:,} that glyphc handles; use smaller "
+                "tensors, e.g. a larger stride or pooling earlier on"
+            )
         weights = tuple(Const(self.new.add_constant(f"{label}.weight", m.toarray())) for _, m in terms)
         bias = self.new.add_constant(f"{label}.bias", x.shift)
         node = self.new.add(Dense(weights, Const(bias)), tuple(b for b, _ in terms), location=label)
