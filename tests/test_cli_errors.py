@@ -639,11 +639,6 @@ def _drop_last(parts: dict[str, bytes]) -> None:
     del parts[max(parts)]
 
 
-def _only_quantize(parts: dict[str, bytes]) -> None:
-    for name in [n for n in parts if "quantize" in n]:
-        del parts[name]
-
-
 BAD_ARTIFACTS: dict[str, tuple[Callable[[Path], bytes], tuple[str, ...]]] = {
     "empty": (lambda a: b"", ("not a readable .glyphc artifact",)),
     "text": (lambda a: b"hello\n", ("not a readable .glyphc artifact",)),
@@ -683,7 +678,6 @@ BAD_ARTIFACTS: dict[str, tuple[Callable[[Path], bytes], tuple[str, ...]]] = {
         lambda a: rewritten(a, parts=_drop_last),
         ("no whole program", "parameters"),
     ),
-    "parts: quantized stage missing": (lambda a: rewritten(a, parts=_only_quantize), ("quantize",)),
     "parts: a strange name": (lambda a: rewritten(a, parts=lambda p: p.update(x=p[max(p)])), ("damaged",)),
     "parts: newer text form": (
         lambda a: rewritten(a, parts=_replace(b"glyph-ir 1 ", b"glyph-ir 2 ")),

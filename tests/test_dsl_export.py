@@ -16,7 +16,7 @@ from glyphc.frontends.from_dsl import read_glyph
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
-from glyphc.ir.ops import Apply, Input, Output
+from glyphc.ir.ops import Apply, ArgMax, Input, Output
 from glyphc.ir.types import Level, TensorType
 
 
@@ -103,3 +103,13 @@ def test_other_levels_are_refused() -> None:
     graph.add(Input("x", (1,)), (), TensorType((1,)))
     with pytest.raises(ModelError, match="level 'quantized'"):
         export(graph, "net", "net.npz")
+
+
+def test_words_of_the_language_as_names(tmp_path: Path) -> None:
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("true", (3,)))
+    y = graph.add(Apply((Function("relu"),)), (x,), location="none")
+    z = graph.add(ArgMax(keepdims=True), (y,), location="input")
+    graph.add(Output("output"), (z,))
+    assert "`input` = argmax(`none`, keepdims=true)" in export(graph, "net", "net.npz").text
+    same_network(graph, round_trip(graph, tmp_path))

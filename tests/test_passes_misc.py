@@ -220,6 +220,8 @@ def changed(default: Any) -> Any:
             return "insecure"
         case 65536:
             return 2048
+        case "":
+            return "relu1:14;gate:9"
         case bool():
             return not default
         case float():

@@ -35,10 +35,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Name:
-    """A value of the network, a function without parameters, or a word such as ``none``."""
+    """A value of the network, a function without parameters, or a word such as ``none`` (unless it is quoted)."""
 
     text: str
     span: Span
+    quoted: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,13 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax
 from glyphc.ir.types import Level
 
+from .dsl_expressions import WORDS
 from .dsl_layers import GENERIC, LAYERS
 from .dsl_parse import KEYWORDS
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 _PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+", re.ASCII)
-# Words that stand for themselves.
-_WORDS = frozenset({"none", "true", "false", "same"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ class _Writer:
             if isinstance(node.op, Input):
                 self.names[node.id] = node.op.name
                 continue
-            wanted = node.location if node.location not in taken | _WORDS else ""
+            wanted = node.location if node.location not in taken else ""
             name = wanted or f"v{node.id}"
             while name in taken:
                 name += "_"
@@ -237,6 +236,6 @@ def _quoted(text: str) -> str:
 
 
 def _identifier(name: str) -> str:
-    if _PLAIN.fullmatch(name) and name not in KEYWORDS:
+    if _PLAIN.fullmatch(name) and name not in KEYWORDS | WORDS:
         return name
     return "`" + json.dumps(name)[1:-1].replace("`", "\\u0060") + "`"

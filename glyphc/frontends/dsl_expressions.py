@@ -25,7 +25,8 @@ from .dsl_rules import Layer
 from .dsl_values import F64, Argument, Arguments, Constant, Fresh, Many, Value, Word, bind, span_of
 from .dsl_weights import INITIALISERS, Weights, initialiser
 
-_WORDS = frozenset({"none", "true", "false", "same"})
+# Words that stand for themselves where a value could.
+WORDS = frozenset({"none", "true", "false", "same"})
 
 
 class Evaluator:
@@ -45,8 +46,9 @@ class Evaluator:
         self._stored: dict[str, npt.NDArray[np.generic]] = {}
 
     def define(self, name: Name, node: Node) -> None:
-        if name.text in _WORDS:
-            raise MistakeError(name.span, f"{name.text!r} is a word of the language", "choose another name")
+        if name.text in WORDS and not name.quoted:
+            hint = f"choose another name, or quote it: `{name.text}`"
+            raise MistakeError(name.span, f"{name.text!r} is a word of the language", hint)
         known = self.values.get(name.text)
         if known is not None and known is not node:
             line = self._defined[name.text]
@@ -61,8 +63,9 @@ class Evaluator:
                 return Constant(np.array(value), "", span)
             case Tensor(name=name, span=span):
                 return Constant(self.weights.tensor(name, span), name, span, self.weights.integer(name))
-            case Name(text=text, span=span):
-                return Value(self.values[text], span) if text in self.values else Word(expression)
+            case Name(text=text, span=span, quoted=quoted):
+                known = text in self.values and (quoted or text not in WORDS)
+                return Value(self.values[text], span) if known else Word(expression)
             case Listing(items=items, span=span):
                 return _listing(tuple(self.evaluate(i, label) for i in items), span)
             case Negation(operand=operand, span=span):
@@ -154,7 +157,7 @@ class Evaluator:
     def _resolved(self, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
         """Names that stand for nothing known are mistakes, but for the words of the language."""
         for argument in arguments:
-            if isinstance(argument, Word) and argument.name.text not in _WORDS:
+            if isinstance(argument, Word) and argument.name.text not in WORDS:
                 self.value(argument.name)
         return arguments
 

@@ -330,8 +330,8 @@ class _Tree(Transformer[Any, Any]):
         return Tensor(name, _token_span(items[0]))
 
     def name(self, items: list[Token]) -> Name:
-        text = _unquoted(items[0]) if items[0].startswith("`") else str(items[0])
-        return Name(text, _token_span(items[0]))
+        quoted = items[0].startswith("`")
+        return Name(_unquoted(items[0]) if quoted else str(items[0]), _token_span(items[0]), quoted)
 
     @_rule
     def listing(self, meta: Meta, items: list[Any]) -> Listing:
