@@ -7,27 +7,26 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Dense, Gather, ReduceMax, Reshape
+from glyphc.ir.ops import Affine, Gather, ReduceMax, Reshape
 
 from .dsl_errors import MistakeError
 from .dsl_rules import Builder, Layer, Shape, operand
 from .dsl_values import F64, Arguments, Kind, Parameter, Word
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from .onnx_windows import Window
 
-I64 = npt.NDArray[np.int64]
-
-# A convolution is written as the matrix that it is; larger ones than these take gigabytes.
-_LARGEST = 1 << 27
 _PLACES = (Parameter("stride", Kind.SIZES), Parameter("padding", Kind.SIZES))
 
 
 def _conv(b: Builder, a: Arguments) -> Node:
     """Weights (channels, channels in / groups, *kernel), as PyTorch and ONNX have them; padding is zero."""
+    from .window_maps import convolution  # loads onnx
+
     x = operand(a)
     inputs, *spatial = _image(a, x)
     groups = a.integer("groups", 1)
@@ -42,20 +41,9 @@ def _conv(b: Builder, a: Arguments) -> Node:
         raise MistakeError(a.span, f"{groups} groups do not divide {outputs} channels", "choose other channels")
     _, bias = b.tensor(a, "bias", (outputs,))
     axes = _windows(a, tuple(spatial), weight.shape[2:])
-    flat, valid = _taps(axes)
-    if outputs * len(flat) * x.type.size > _LARGEST:
-        hint = "pool or stride earlier, or compile the ONNX model"
-        raise MistakeError(a.span, f"this convolution is a matrix of {outputs * len(flat)} x {x.type.size}", hint)
-    matrix = np.zeros((outputs, len(flat), inputs, prod(spatial)))
-    taps = weight.reshape(outputs, inputs // groups, -1)
-    for group in range(groups):
-        rows, columns = (slice(group * n // groups, (group + 1) * n // groups) for n in (outputs, inputs))
-        for tap in range(taps.shape[2]):
-            (window,) = np.nonzero(valid[:, tap])
-            # (windows, outputs, inputs): the places of this tap
-            matrix[rows, window, columns, flat[window, tap]] += taps[rows, :, tap]
     shape = (outputs, *(axis.outputs for axis in axes))
-    return _mapped(b, a, x, name, matrix.reshape(prod(shape), -1), np.repeat(bias, len(flat)), shape)
+    matrix = convolution(weight, inputs, groups, axes)
+    return _mapped(b, a, x, name, matrix, np.repeat(bias, prod(shape[1:])), shape)
 
 
 def _average_pool(b: Builder, a: Arguments) -> Node:
@@ -73,13 +61,11 @@ def _global_average_pool(b: Builder, a: Arguments) -> Node:
 
 
 def _means(b: Builder, a: Arguments, x: Node, axes: tuple[Window, ...], channels: int) -> Node:
-    flat, valid = _taps(axes)
-    one = np.zeros((len(flat), prod(axis.size for axis in axes)))
-    window, tap = np.nonzero(valid)
-    one[window, flat[window, tap]] = 1 / valid.sum(axis=1)[window]
-    matrix = np.kron(np.eye(channels), one).astype(np.float64)
+    from .window_maps import means
+
+    matrix = means(channels, axes, with_padding=False)
     shape = (channels, *(axis.outputs for axis in axes))
-    return _mapped(b, a, x, f"{a.label}.means", matrix, np.zeros(len(matrix)), shape)
+    return _mapped(b, a, x, f"{a.label}.means", matrix, np.zeros(prod(shape)), shape)
 
 
 def _max_pool(b: Builder, a: Arguments) -> Node:
@@ -100,11 +86,11 @@ def _global_max_pool(b: Builder, a: Arguments) -> Node:
     return b.add(a, Reshape((channels, *[1] * len(spatial))), largest)
 
 
-def _mapped(b: Builder, a: Arguments, x: Node, name: str, matrix: F64, bias: F64, shape: Shape) -> Node:
+def _mapped(b: Builder, a: Arguments, x: Node, name: str, matrix: csr_array, bias: F64, shape: Shape) -> Node:
     """matrix @ x + bias for all elements of an image, as one of another shape."""
-    flat = x if len(x.type.shape) == 1 else b.add(a, Reshape((x.type.size,)), x)
-    constants = b.constant(a, f"{name}.map", matrix), b.constant(a, f"{name}.shift", bias)
-    return b.add(a, Reshape(shape), b.add(a, Dense((constants[0],), constants[1]), flat))
+    parts = {"data": matrix.data, "indices": matrix.indices.astype(np.int64), "indptr": matrix.indptr.astype(np.int64)}
+    data, indices, indptr = (b.constant(a, f"{name}.map.{part}", value) for part, value in parts.items())
+    return b.add(a, Affine(shape, data, indices, indptr, b.constant(a, f"{name}.shift", bias)), x)
 
 
 def _image(a: Arguments, x: Node) -> Shape:
@@ -118,7 +104,7 @@ def _image(a: Arguments, x: Node) -> Shape:
 def _windows(a: Arguments, spatial: Shape, kernel: Shape) -> tuple[Window, ...]:
     """Where windows stand. stride: 1 for convolutions, a window for poolings; padding: at both ends, or ``same``."""
     from .onnx_constants import UnsupportedError
-    from .onnx_windows import windows
+    from .onnx_windows import taps, windows
 
     rank = len(spatial)
     stride = _per_axis(a.sizes("stride"), rank) or (kernel if a.layer.text.endswith("pool") else ())
@@ -127,7 +113,7 @@ def _windows(a: Arguments, spatial: Shape, kernel: Shape) -> tuple[Window, ...]:
     padding = () if same else _per_axis(a.sizes("padding"), rank)
     try:
         found = windows(spatial, kernel, stride, (), (*padding, *padding), "SAME_UPPER" if same else "NOTSET", False)
-        if not _taps(found)[1].any(axis=1).all():
+        if not taps(found)[1].any(axis=1).all():
             raise UnsupportedError("some windows cover nothing but padding")
     except UnsupportedError as e:
         raise MistakeError(a.span, str(e), "choose another window, stride or padding") from None
@@ -136,18 +122,6 @@ def _windows(a: Arguments, spatial: Shape, kernel: Shape) -> tuple[Window, ...]:
 
 def _per_axis(sizes: Shape, rank: int) -> Shape:
     return sizes * rank if len(sizes) == 1 else sizes
-
-
-def _taps(axes: tuple[Window, ...]) -> tuple[I64, npt.NDArray[np.bool_]]:
-    """(windows, taps): flat position of every tap of every window, and whether it lies in the image."""
-    flat, valid = np.zeros((1, 1), dtype=np.int64), np.ones((1, 1), dtype=bool)
-    for axis in axes:
-        at = axis.positions()
-        inside = (at >= 0) & (at < axis.size)
-        shape = (len(flat) * len(at), flat.shape[1] * at.shape[1])
-        flat = (flat[:, None, :, None] * axis.size + np.where(inside, at, 0)[None, :, None, :]).reshape(shape)
-        valid = (valid[:, None, :, None] & inside[None, :, None, :]).reshape(shape)
-    return flat, valid
 
 
 WINDOWS: Mapping[str, Layer] = {

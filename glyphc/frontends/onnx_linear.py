@@ -13,7 +13,8 @@ from glyphc.ir.ops import Add, Mul, ReduceSum, Reshape
 
 from .onnx_call import Call, Rule, Shape, places
 from .onnx_constants import F64, Named, UnsupportedError
-from .onnx_windows import Window, taps, transposed_windows, windows
+from .onnx_windows import transposed_windows, windows
+from .window_maps import convolution, means
 
 # -- dense layers --
 
@@ -139,7 +140,7 @@ def _conv(call: Call) -> Node:
     count, item = call.items(x)
     kernel, channels, groups = _geometry(call, item, weight, outputs_first=True)
     axes = windows(item[1:], kernel, *_window_attributes(call), ceil_mode=False)
-    matrix = _convolution(weight.value, channels, groups, axes)
+    matrix = convolution(weight.value, channels, groups, axes)
     outputs = (weight.value.shape[0], *(a.outputs for a in axes))
     return _per_item(call, x, matrix, _channel_bias(call, outputs), count, outputs)
 
@@ -155,7 +156,7 @@ def _conv_transpose(call: Call) -> Node:
     )
     per_group = weight.value.shape[1]
     # as a convolution from the result to x it has (inputs, outputs of one group, *kernel) already
-    matrix = _convolution(weight.value, per_group * groups, groups, axes).T
+    matrix = convolution(weight.value, per_group * groups, groups, axes).T
     outputs = (per_group * groups, *(a.size for a in axes))
     return _per_item(call, x, matrix, _channel_bias(call, outputs), count, outputs)
 
@@ -177,28 +178,6 @@ def _geometry(call: Call, item: Shape, weight: Named, outputs_first: bool) -> tu
 def _window_attributes(call: Call) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
     strides, dilations, pads = (call.sizes(name) for name in ("strides", "dilations", "pads"))
     return strides, dilations, pads, call.text("auto_pad", "NOTSET")
-
-
-def _convolution(weight: F64, channels: int, groups: int, axes: tuple[Window, ...]) -> sparse.csr_array:
-    """The map from (channels, *sizes) to (outputs, *outputs of the windows), one output channel after the other."""
-    flat, valid = taps(axes)
-    spatial = math.prod(a.size for a in axes)
-    outputs, per_group = weight.shape[:2]
-    kernels = weight.reshape(outputs, per_group, -1)
-    window, tap = np.nonzero(valid)
-    place = flat[window, tap]
-    blocks = []
-    for output in range(outputs):
-        first = output // (outputs // groups) * per_group
-        columns = (first + np.arange(per_group))[:, None] * spatial + place
-        rows = np.broadcast_to(window, columns.shape)
-        entries = kernels[output][:, tap]
-        blocks.append(
-            sparse.csr_array(
-                (entries.reshape(-1), (rows.reshape(-1), columns.reshape(-1))), shape=(len(flat), channels * spatial)
-            )
-        )
-    return sparse.csr_array(sparse.vstack(blocks, format="csr"))
 
 
 def _channel_bias(call: Call, outputs: tuple[int, ...]) -> F64:
@@ -226,15 +205,7 @@ def _average_pool(call: Call) -> Node:
     count, item = call.items(x)
     ceil_mode, padded = call.integer("ceil_mode", 0) != 0, call.integer("count_include_pad", 0) != 0
     axes = windows(item[1:], call.sizes("kernel_shape"), *_window_attributes(call), ceil_mode=ceil_mode)
-    flat, valid = taps(axes)
-    _, counted = taps(axes, with_padding=padded)
-    divisors = counted.sum(axis=1)
-    if not divisors.all():
-        raise UnsupportedError("some windows cover nothing but padding")
-    window, tap = np.nonzero(valid)
-    spatial = math.prod(a.size for a in axes)
-    one = sparse.csr_array((1 / divisors[window], (window, flat[window, tap])), shape=(len(flat), spatial))
-    matrix = sparse.kron(sparse.eye_array(item[0]), one, format="csr")
+    matrix = means(item[0], axes, padded)
     return _per_item(call, x, matrix, 0.0, count, (item[0], *(a.outputs for a in axes)))
 
 

@@ -109,7 +109,9 @@ def transposed_windows(
         if wanted or same:
             total = full - (wanted[i] if wanted else inputs * strides[i])
             # a negative total (strides longer than windows) makes the result longer than the map reaches
-            before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            # towards a larger shape that is asked for, zeros are appended, as ONNX Runtime does
+            cut = max(total, 0) if wanted else total
+            before = cut // 2 if auto_pad == "SAME_UPPER" else cut - cut // 2
             after = total - before
         size = full - before - after
         if size < 1:

@@ -1,0 +1,49 @@
+"""The sparse maps of convolutions and mean poolings, over (channels, *spatial) in row-major order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from .onnx_constants import UnsupportedError
+from .onnx_windows import Window, taps
+
+F64 = npt.NDArray[np.float64]
+
+
+def convolution(weight: F64, channels: int, groups: int, axes: tuple[Window, ...]) -> sparse.csr_array:
+    """The map from (channels, *sizes) to (outputs, *outputs of the windows), one output channel after the other."""
+    flat, valid = taps(axes)
+    spatial = math.prod(a.size for a in axes)
+    outputs, per_group = weight.shape[:2]
+    kernels = weight.reshape(outputs, per_group, -1)
+    window, tap = np.nonzero(valid)
+    place = flat[window, tap]
+    blocks = []
+    for output in range(outputs):
+        first = output // (outputs // groups) * per_group
+        columns = (first + np.arange(per_group))[:, None] * spatial + place
+        rows = np.broadcast_to(window, columns.shape)
+        entries = kernels[output][:, tap]
+        blocks.append(
+            sparse.csr_array(
+                (entries.reshape(-1), (rows.reshape(-1), columns.reshape(-1))), shape=(len(flat), channels * spatial)
+            )
+        )
+    return sparse.csr_array(sparse.vstack(blocks, format="csr"))
+
+
+def means(channels: int, axes: tuple[Window, ...], with_padding: bool) -> sparse.csr_array:
+    """The map to the mean of every window; UnsupportedError if one covers nothing that counts (see ``taps``)."""
+    flat, valid = taps(axes)
+    _, counted = taps(axes, with_padding=with_padding)
+    divisors = counted.sum(axis=1)
+    if not divisors.all():
+        raise UnsupportedError("some windows cover nothing but padding")
+    window, tap = np.nonzero(valid)
+    spatial = math.prod(a.size for a in axes)
+    one = sparse.csr_array((1 / divisors[window], (window, flat[window, tap])), shape=(len(flat), spatial))
+    return sparse.csr_array(sparse.kron(sparse.eye_array(channels), one, format="csr"))
