@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import ipaddress
 import json
 import socket
 import subprocess
@@ -15,6 +17,10 @@ import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 import glyphc
 from glyphc.cli import main
@@ -285,6 +291,34 @@ def test_a_service_is_not_started_carelessly(options: tuple[str, ...], message: 
     result = CliRunner().invoke(main, [*folders, *options])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for this machine, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    chain, secret = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+    return chain, secret
+
+
+def test_tls(place: Place, tmp_path: Path) -> None:
+    chain, secret = certificate(tmp_path)
+    with place.running_anew("--tls-certificate", str(chain), "--tls-key", str(secret)) as service:
+        assert service.url.startswith("https://")
+        with glyphc.Client(service.url, service.tokens["alice"], ca=chain) as client:
+            assert client.programs()
+        with pytest.raises(ServiceError, match="cannot read certificates"):
+            glyphc.Client(service.url, "token", ca=tmp_path / "none")
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(service.url + "/health")
 
 
 def test_one_service_uses_a_folder(service: Running, place: Place) -> None:
