@@ -81,6 +81,26 @@ def test_a_round_trip_from_python(service: Running, setting: Setting) -> None:
         assert close(z, y[:1])
 
 
+def test_a_round_trip_of_commands(service: Running, setting: Setting, tmp_path: Path) -> None:
+    """A client that begins with a token and an address."""
+    np.save(tmp_path / "x.npy", samples(3))
+    runner, variables = CliRunner(), {"GLYPHC_TOKEN": service.tokens["bob"]}
+    where = ("--url", service.url)
+    submit = ("--client", tmp_path / "c", "--keys", tmp_path / "s" / "evaluation.keys")
+    for arguments in (
+        ("spec", "digits", *where, "-o", tmp_path / "digits.spec"),
+        ("keygen", tmp_path / "digits.spec", "--insecure", "--client", tmp_path / "c", "--server", tmp_path / "s"),
+        ("submit", *where, *submit, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"),
+    ):
+        result = runner.invoke(main, [*map(str, arguments)], env=variables)
+        assert result.exit_code == 0, result.output
+    assert close(np.load(tmp_path / "y.npy"), clear(setting, 3))
+    result = runner.invoke(main, ["spec", "letters", *where, "-o", str(tmp_path / "l.spec")], env=variables)
+    assert "no single program 'letters' is served there; there are: digits" in result.output
+    result = runner.invoke(main, ["spec", "digits", *where, "-o", str(tmp_path / "l.spec")], env={"GLYPHC_TOKEN": ""})
+    assert result.exit_code == 2 and "put it into the variable GLYPHC_TOKEN" in result.output
+
+
 def test_two_clients_at_once(service: Running, setting: Setting, bob: Setting) -> None:
     """Each with keys of its own, several requests at a time."""
     wanted = clear(setting, 5)

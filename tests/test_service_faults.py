@@ -28,7 +28,7 @@ from tests.roles import Setting, compiled, make_setting, samples
 from tests.services import Place, Running, children
 
 # Enough passes for an evaluation of some seconds, which can be met in its middle.
-MANY = 36
+MANY = 24
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def encrypted(setting: Setting, path: Path, count: int = MANY) -> Path:
     return path
 
 
-def follow(client: Client, job: str, passes: int, seconds: float = 60.0) -> JobStatus:
+def follow(client: Client, job: str, passes: int, seconds: float = 120.0) -> JobStatus:
     """Wait until a job has come to this pass."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
