@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import ipaddress
 import json
 import socket
 import subprocess
@@ -15,6 +17,10 @@ import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 import glyphc
 from glyphc.cli import main
@@ -73,6 +79,26 @@ def test_a_round_trip_from_python(service: Running, setting: Setting) -> None:
         # now the service has the keys
         (z,) = client.run(setting.account, samples(1)).values()
         assert close(z, y[:1])
+
+
+def test_a_round_trip_of_commands(service: Running, setting: Setting, tmp_path: Path) -> None:
+    """A client that begins with a token and an address."""
+    np.save(tmp_path / "x.npy", samples(3))
+    runner, variables = CliRunner(), {"GLYPHC_TOKEN": service.tokens["bob"]}
+    where = ("--url", service.url)
+    submit = ("--client", tmp_path / "c", "--keys", tmp_path / "s" / "evaluation.keys")
+    for arguments in (
+        ("spec", "digits", *where, "-o", tmp_path / "digits.spec"),
+        ("keygen", tmp_path / "digits.spec", "--insecure", "--client", tmp_path / "c", "--server", tmp_path / "s"),
+        ("submit", *where, *submit, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"),
+    ):
+        result = runner.invoke(main, [*map(str, arguments)], env=variables)
+        assert result.exit_code == 0, result.output
+    assert close(np.load(tmp_path / "y.npy"), clear(setting, 3))
+    result = runner.invoke(main, ["spec", "letters", *where, "-o", str(tmp_path / "l.spec")], env=variables)
+    assert "no single program 'letters' is served there; there are: digits" in result.output
+    result = runner.invoke(main, ["spec", "digits", *where, "-o", str(tmp_path / "l.spec")], env={"GLYPHC_TOKEN": ""})
+    assert result.exit_code == 2 and "put it into the variable GLYPHC_TOKEN" in result.output
 
 
 def test_two_clients_at_once(service: Running, setting: Setting, bob: Setting) -> None:
@@ -285,6 +311,34 @@ def test_a_service_is_not_started_carelessly(options: tuple[str, ...], message: 
     result = CliRunner().invoke(main, [*folders, *options])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for this machine, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    chain, secret = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+    return chain, secret
+
+
+def test_tls(place: Place, tmp_path: Path) -> None:
+    chain, secret = certificate(tmp_path)
+    with place.running_anew("--tls-certificate", str(chain), "--tls-key", str(secret)) as service:
+        assert service.url.startswith("https://")
+        with glyphc.Client(service.url, service.tokens["alice"], ca=chain) as client:
+            assert client.programs()
+        with pytest.raises(ServiceError, match="cannot read certificates"):
+            glyphc.Client(service.url, "token", ca=tmp_path / "none")
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(service.url + "/health")
 
 
 def test_one_service_uses_a_folder(service: Running, place: Place) -> None:

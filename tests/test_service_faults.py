@@ -23,11 +23,12 @@ from glyphc.roles.headers import CheckpointHeader, OutputsHeader
 from glyphc.roles.server import Evaluator
 from glyphc.service.client import Client, JobStatus, ServiceError
 from glyphc.service.settings import Limits
+from glyphc.service.store import CHECKING, Store
 from tests.roles import Setting, compiled, make_setting, samples
 from tests.services import Place, Running, children
 
 # Enough passes for an evaluation of some seconds, which can be met in its middle.
-MANY = 36
+MANY = 24
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def encrypted(setting: Setting, path: Path, count: int = MANY) -> Path:
     return path
 
 
-def follow(client: Client, job: str, passes: int, seconds: float = 60.0) -> JobStatus:
+def follow(client: Client, job: str, passes: int, seconds: float = 120.0) -> JobStatus:
     """Wait until a job has come to this pass."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -119,6 +120,20 @@ def test_a_job_whose_worker_dies_is_taken_up_again(place: Place, setting: Settin
             client.wait(job.id)
         assert client.status(job.id).attempts == 3
         client.wait(client.submit(encrypted(setting, tmp_path / "next", 1)).id)
+
+
+def test_a_check_of_keys_that_was_cut_short_is_done_again(place: Place, setting: Setting) -> None:
+    key = setting.account.secret.key
+    place.data = place.folder / "checking"
+    with place.running() as service, service.client() as client:
+        client.upload_keys(setting.keys)
+    store = Store(place.data)
+    store.set_key("alice", key, CHECKING)
+    store.close()
+    with place.running() as service, service.client() as client:
+        assert not client.has_keys(key)
+        client.upload_keys(setting.keys)
+        assert client.has_keys(key)
 
 
 # -- clients that go away or are slow --

@@ -108,7 +108,7 @@ def spec_command(program: str, url: str, output: Path, ca: str | None) -> None:
     _needs("httpx")
     from glyphc.service.client import Client
 
-    with Client(url, _token(), verify=ca or True) as client:
+    with Client(url, _token(), ca=ca) as client:
         client.specification(program).save(output)
     click.echo(f"wrote {output} ({output.stat().st_size:,} bytes)")
 
@@ -145,7 +145,7 @@ def submit_command(
     x = _load(input_path, "input")
     progress = reporter()
     try:
-        with Client(url, token, verify=ca or True) as client:
+        with Client(url, token, ca=ca) as client:
             outputs = client.run(account, x, keys, progress)
     finally:
         progress.done()

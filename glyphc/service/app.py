@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 from collections.abc import AsyncIterator
 
@@ -48,6 +49,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.service = Service(settings, programs, tokens, store, scheduler)
     app.add_middleware(BodyLimit, chunk=settings.limits.chunk, inputs=settings.limits.inputs)
     app.add_exception_handler(BodyError, _body_error)
+    app.add_exception_handler(OSError, _storage_error)
     for part in (router, keys.router, requests.router):
         app.include_router(part)
     return app
@@ -56,6 +58,12 @@ def make_app(settings: Settings) -> FastAPI:
 async def _body_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, BodyError)
     return JSONResponse({"detail": str(error)}, error.status, {"Connection": "close"})
+
+
+async def _storage_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JSONResponse({"detail": "the service has no room left on its disk"}, 507, {"Connection": "close"})
+    raise error
 
 
 @router.get("/health", tags=["service"])

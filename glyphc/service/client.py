@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -57,13 +58,19 @@ class Client:
     (it says when); uploads go on where they stopped. verify: False, or a file of certificates, as in httpx.
     """
 
-    def __init__(self, url: str, token: str, *, verify: bool | str = True, timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str, token: str, *, ca: str | os.PathLike[str] | None = None, timeout: float = 60.0
+    ) -> None:
         # a token in the clear is anybody's
         address = httpx.URL(url)
         if address.scheme not in ("http", "https") or not address.host:
             raise ServiceError(f"{url!r} is not the address of a service, such as https://example.org:8440")
         if address.scheme == "http" and address.host not in ("127.0.0.1", "localhost", "::1"):
             raise ServiceError(f"{url!r} would send the token in the clear; use https")
+        try:
+            verify = True if ca is None else ssl.create_default_context(cafile=ca)
+        except OSError as e:
+            raise ServiceError(f"cannot read certificates from {os.fspath(ca or '')!r}: {e}") from None
         self._http = httpx.Client(
             base_url=address, verify=verify, timeout=timeout, headers={"Authorization": f"Bearer {token}"}
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
 from pydantic import BaseModel, Field
@@ -20,9 +20,9 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request was refused."""
+    """Why a request was refused; a list of what is wrong where for one that does not fit this description."""
 
-    detail: str
+    detail: str | list[dict[str, Any]]
 
 
 class ProgramInfo(BaseModel):
