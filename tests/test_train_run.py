@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from glyphc.cli import main
-from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.evaluate import evaluate
@@ -154,6 +154,19 @@ def test_what_goes_wrong_is_foreseen() -> None:
         train(make_job(linear_model(x, 1), x, y, Options(SGD(3.0), 40)), "clear")
     with pytest.raises(GlyphcError, match="unknown mode 'quick'"):
         train(job(), "quick")
+
+
+def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glyphc.train import encrypted
+
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(encrypted.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(EnvironmentSetupError, match=r"keeps keys of about .* GB in .* make room"):
+        train(job(), "encrypted", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(encrypted.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
+        train(job(), "encrypted")
 
 
 def test_data_are_checked() -> None:

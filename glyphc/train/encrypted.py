@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +52,8 @@ class Encrypted:
         self._state: dict[str, Any] = {}
         self._locked = False
         check_memory(plan)
+        if folder is not None:
+            check_disk(plan, folder)
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         from glyphc.backends.errors import BackendError
@@ -164,19 +167,32 @@ def check_memory(plan: TrainingPlan) -> None:
         )
 
 
-def memory_bytes(plan: TrainingPlan) -> float:
-    """Predicted peak of a process that trains.
+def check_disk(plan: TrainingPlan, folder: RunFolder) -> None:
+    """Checkpoints come with the evaluation keys, which are gigabytes; fail before the first one."""
+    place = folder.path.absolute().parent
+    free = shutil.disk_usage(place).free if place.is_dir() else 0
+    needed = 1.1 * _all_key_bytes(plan)
+    if place.is_dir() and not folder.path.exists() and needed > free:
+        raise EnvironmentSetupError(
+            f"this run keeps keys of about {needed / 1e9:.1f} GB in {str(folder.path)!r} until it ends, "
+            f"{free / 1e9:.1f} GB are free there; make room, or write the result to another disk"
+        )
 
-    What the cost model knows of a bootstrap of this size, for keys on more limbs and in other digits, and the keys of
-    packing.
-    """
+
+def memory_bytes(plan: TrainingPlan) -> float:
+    """Predicted peak of a process that trains: what the cost model knows of such bootstraps, with these keys."""
+    p, cost = plan.parameters, cost_file.current()
+    return cost.idle_bytes(p) + cost.work_bytes(p) + _all_key_bytes(plan) - cost.key_bytes(p)
+
+
+def _all_key_bytes(plan: TrainingPlan) -> float:
+    """The cost model's keys, on more limbs and in other digits, and those of packing."""
     p, cost = plan.parameters, cost_file.current()
     usual = cost.configuration(p.slots)
     known = replace(p, level_budget=usual.level_budget, large_digits=usual.large_digits, levels_kept=0, slot_levels=0)
     # transforms in fewer levels have more rotations
     growth = _key_bytes(p) / _key_bytes(known) * sqrt(sum(usual.level_budget) / sum(p.level_budget))
-    packing = log2(max(plan.server.periods)) * _key_bytes(p)
-    return cost.idle_bytes(p) + cost.work_bytes(p) + (growth - 1) * cost.key_bytes(p) + packing
+    return growth * cost.key_bytes(p) + log2(max(plan.server.periods)) * _key_bytes(p)
 
 
 def _key_bytes(p: Parameters) -> float:
