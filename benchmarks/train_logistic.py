@@ -4,8 +4,8 @@
 
 breast-cancer: logistic regression, 398 samples of 30 features in every step. digits: ten logistic regressions at once,
 one for each digit against the rest, 1285 samples of 64 pixels in every step. Both on standardised features.
-digits-softmax: softmax regression, 643 samples in a step, pixels from 0 to 1. Simulation and training in the clear are
-run beside the encrypted one: how far apart the weights are is printed too.
+digits-softmax: softmax regression, 643 samples in a step, pixels centred and divided by 16. Simulation and training in
+the clear are run beside the encrypted one: how far apart the weights are is printed too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Case:
 CASES = {
     "breast-cancer": Case("breast-cancer", 1, SGD(0.5), 30, 32.0),
     "digits": Case("digits", 10, SGD(2.0), 20, 16.0),
-    "digits-softmax": Case("digits", 10, SGD(2.0), 30, 6.5, "softmax", 643),
+    "digits-softmax": Case("digits", 10, SGD(4.0, weight_decay=0.01), 30, 6.0, "softmax", 643),
 }
 
 
@@ -66,7 +66,9 @@ def run(name: str, case: Case, steps: int, mode: str) -> None:
     """Train and print one line per figure."""
     split = datasets.SPLITS[case.split]()
     whole = case.ending == "sigmoid"
-    x, x_test = (v.astype(np.float64) / (1 if whole else 16) for v in (split.x_train, split.x_test))
+    x, x_test = (v.astype(np.float64) for v in (split.x_train, split.x_test))
+    if not whole:
+        x, x_test = ((v - x.mean(axis=0)) / 16 for v in (x, x_test))
     options = Options(case.optimizer, steps, case.batch, reach=case.reach)
     job = make_job(linear_model(x, case.outputs, case.ending, whole), x, split.y_train, options)
     print(f"{name}: {len(x)} samples, {x.shape[1]} features, {case.outputs} output(s), {steps} steps", flush=True)

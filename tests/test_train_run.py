@@ -46,7 +46,7 @@ def job(steps: int = 5, **options: Any) -> Job:
 
 
 def weights(report: TrainingReport) -> F64:
-    return np.append(report.network.constant("weight"), report.network.constant("bias"))
+    return np.append(report.network.constant("weight").ravel(), report.network.constant("bias"))
 
 
 class KilledError(Exception):
@@ -370,6 +370,19 @@ def test_estimator_of_three_classes() -> None:
     assert model.score(x, y) > 0.7
     assert model.coef_.shape == (3, 4)
     np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
+
+
+def test_softmax_in_all_modes() -> None:
+    x, _ = samples(40)
+    labels = (x[:, 0] > 2).astype(int) + (x[:, 0] > 4)
+    options = Options(SGD(0.5, weight_decay=0.01), 4, 20, reach=5.0, insecure_ring=RING)
+    chosen = make_job(linear_model(x, 3, "softmax"), x, labels, options)
+    clear, simulated, real = (weights(train(chosen, mode)) for mode in ("clear", "simulate", "encrypted"))
+    assert np.abs(simulated - clear).max() < 2e-3
+    assert np.abs(real - simulated).max() < 2e-4
+    wide = make_job(linear_model(x, 3, "softmax"), x, labels, replace(options, reach=16.0))
+    with pytest.raises(TrainingError, match="--logit-range 6"):
+        train(wide, "encrypted")
 
 
 # -- two layers --

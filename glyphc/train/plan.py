@@ -1,4 +1,4 @@
-"""The encrypted step of one dense layer: logistic and linear regression, one output or several.
+"""The encrypted step of one dense layer: logistic, softmax and linear regression, one output or several.
 
 docs/training.md derives the layout. With N coefficients, B samples, C outputs, D columns (features and a bias), each
 rounded up to a power of two, and a grid of G coefficients, B*C*G <= N:
