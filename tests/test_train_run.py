@@ -28,6 +28,7 @@ from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.loop import TrainingReport, train
 from glyphc.train.optimizers import SGD
+from glyphc.train.step import with_weights
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 RING = 1024
@@ -167,6 +168,13 @@ def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(encrypted.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         train(job(), "encrypted")
+
+
+def test_weights_too_large_to_be_encrypted() -> None:
+    x, y = samples()
+    network = with_weights(linear_model(x * 1e-6, 1, "sigmoid", standardise=False), {"weight": np.full((1, 4), 1e5)})
+    with pytest.raises(TrainingError, match=r"state:0: a message of magnitude .* start from smaller weights"):
+        train(make_job(network, x * 1e-6, y, Options(SGD(0.1), 1, 20, insecure_ring=RING)), "encrypted")
 
 
 def test_data_are_checked() -> None:

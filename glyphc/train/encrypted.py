@@ -21,12 +21,15 @@ from glyphc.progress import Reporter
 from glyphc.runtime import _ONE_AT_A_TIME
 
 from .checkpoint import Checkpoint, RunFolder, pack, unpack
+from .errors import TrainingError
 from .job import Job
 from .planning import TrainingPlan
 from .server import train_steps
 
 F64 = npt.NDArray[np.floating[Any]]
 _SECRET = "secret-key.bin"
+# Of messages, so that they and their scale fit into 64 bits.
+_LARGEST = 2.0**14
 
 
 class Encrypted:
@@ -137,14 +140,23 @@ class Encrypted:
         for number in range(self._job.batches.per_epoch):
             x, y = self._job.batch(number)
             data = self._plan.data(self._job.features(x, self._plan.layer), y)
-            batch = {name: self._client.encrypt(message, limbs) for name, (message, limbs) in data.items()}
+            batch = {name: self._encrypted(name, message, limbs) for name, (message, limbs) in data.items()}
             self._batches.append(batch)
             if self._folder is not None:
                 parts = {name: to_bytes(value) for name, value in batch.items()}
                 write_atomically(self._folder.server / f"batch-{number}.zip", pack(parts))
             self._reporter.advance(1, f"batch {number + 1}")
         start = self._plan.state(self._job.program.initial())
-        self._state = {name: self._client.encrypt(message, limbs) for name, (message, limbs) in start.items()}
+        self._state = {name: self._encrypted(name, message, limbs) for name, (message, limbs) in start.items()}
+
+    def _encrypted(self, name: str, message: F64, limbs: int) -> Any:
+        largest = float(np.abs(message).max())
+        if largest >= _LARGEST:
+            raise TrainingError(
+                f"{name}: a message of magnitude {largest:.3g} is too large to be encrypted (below {_LARGEST:g}); "
+                "scale the features, or start from smaller weights"
+            )
+        return self._client.encrypt(message, limbs)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         from glyphc.backends.openfhe.ckks_files import from_bytes
