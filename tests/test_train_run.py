@@ -162,7 +162,7 @@ def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytes
 
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(encrypted.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(EnvironmentSetupError, match=r"keeps keys of about .* GB in .* make room"):
+    with pytest.raises(EnvironmentSetupError, match=r"keeps keys and data of about .* GB in .* make room"):
         train(job(), "encrypted", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(encrypted.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))

@@ -110,6 +110,10 @@ class ServerPlan:
         """Ciphertexts of the state."""
         return self.groups[0].frame.size
 
+    def fresh_limbs(self, name: str) -> int:
+        """Limbs of the ciphertext of that name when it is fresh."""
+        return fresh_limbs(name)
+
     @property
     def data_names(self) -> tuple[str, ...]:
         """Names of a batch's ciphertexts."""
