@@ -170,6 +170,16 @@ def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytes
         train(job(), "encrypted")
 
 
+@pytest.mark.parametrize("folder", [True, False])
+def test_batches_that_do_not_fit_into_memory(folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step loads its batch again, or encrypts it again where there are no files."""
+    from glyphc.train import encrypted
+
+    monkeypatch.setattr(encrypted, "_MOST_BATCH_BYTES", 0)
+    report = train(job(), "encrypted", tmp_path / "run" if folder else None)
+    assert np.abs(weights(report) - weights(train(job(), "simulate"))).max() < 1e-5
+
+
 def test_weights_too_large_to_be_encrypted() -> None:
     x, y = samples()
     network = with_weights(linear_model(x * 1e-6, 1, "sigmoid", standardise=False), {"weight": np.full((1, 4), 1e5)})
