@@ -68,6 +68,18 @@ class ClearCKKS:
     def reverse(self, source: F64) -> F64:
         return np.concatenate([source[:1], -source[:0:-1]])
 
+    def convolved(self, source: F64, exponents: Sequence[int], weight: int) -> F64:
+        factor = np.zeros(self._ring)
+        wrapped = np.asarray(exponents) % (2 * self._ring)
+        np.add.at(factor, wrapped % self._ring, np.where(wrapped < self._ring, weight, -weight))
+        return self._fft.inverse(self._fft.forward(source) * self._fft.forward(factor))
+
+    def raised(self, source: F64, value: float) -> F64:
+        return np.asarray(source + value)
+
+    def reduced(self, source: F64, limbs: int) -> F64:
+        return source
+
     def bootstrap(self, source: F64, instruction: Bootstrap) -> list[F64]:
         both = zip(instruction.functions, instruction.series, strict=True)
         return [self._on_grid(self._function(source, functions, series)) for functions, series in both]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from glyphc.ir.ckks import (
     Bootstrap,
     Code,
+    Convolve,
     Decode,
     Free,
     Instruction,
@@ -16,6 +17,8 @@ from glyphc.ir.ckks import (
     Masked,
     Pack,
     Product,
+    Raise,
+    Reduce,
     Refresh,
     Register,
     Reverse,
@@ -50,6 +53,15 @@ class CKKSMachine(Protocol):
 
     def reverse(self, source: Any) -> Any:
         """X replaced by its inverse."""
+
+    def convolved(self, source: Any, exponents: Sequence[int], weight: int) -> Any:
+        """Product with a public sum of monomials."""
+
+    def raised(self, source: Any, value: float) -> Any:
+        """A public number added to every coefficient."""
+
+    def reduced(self, source: Any, limbs: int) -> Any:
+        """On fewer limbs."""
 
     def bootstrap(self, source: Any, instruction: Bootstrap) -> Sequence[Any]:
         """The first half of a functional bootstrap, for several functions."""
@@ -97,6 +109,12 @@ def execute(
                 registers[target] = machine.refresh(registers[source], instruction)
             case Reverse(target=target, source=source):
                 registers[target] = machine.reverse(registers[source])
+            case Convolve(target=target, source=source, exponents=exponents, weight=weight):
+                registers[target] = machine.convolved(registers[source], exponents, weight)
+            case Raise(target=target, source=source, value=value):
+                registers[target] = machine.raised(registers[source], value)
+            case Reduce(target=target, source=source, limbs=limbs):
+                registers[target] = machine.reduced(registers[source], limbs)
             case Bootstrap(targets=targets, source=source):
                 registers.update(zip(targets, machine.bootstrap(registers[source], instruction), strict=True))
             case Masked(target=target, source=source, conditions=conditions):

@@ -101,6 +101,34 @@ class Reverse:
 
 
 @dataclass(frozen=True)
+class Convolve:
+    """target = source * weight * sum of X^e over the exponents, modulo X^N + 1. weight is an integer. No limb."""
+
+    target: Register
+    source: Register
+    exponents: tuple[int, ...]
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class Raise:
+    """target = source with ``value`` added to every coefficient."""
+
+    target: Register
+    source: Register
+    value: float
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """target = source on fewer limbs: what a bootstrap reads."""
+
+    target: Register
+    source: Register
+    limbs: int
+
+
+@dataclass(frozen=True)
 class Bootstrap:
     """The first half of a functional bootstrap, for several functions of one input: results stay in slots.
 
@@ -167,6 +195,9 @@ Instruction = (
     | Pack
     | Refresh
     | Reverse
+    | Convolve
+    | Raise
+    | Reduce
     | Bootstrap
     | Masked
     | SlotProduct
@@ -194,6 +225,8 @@ def reads(instruction: Instruction) -> tuple[Register, ...]:
             return tuple(r for r in sources if r is not None)
         case SlotProduct(a=a, b=b):
             return (a, b)
+        case Convolve(source=s) | Raise(source=s) | Reduce(source=s):
+            return (s,)
         case Reverse(source=s) | Bootstrap(source=s) | Masked(source=s) | Decode(source=s):
             return (s,)
         case Scaled(source=s) | Unpack(source=s) | Refresh(source=s) | Store(source=s):
@@ -264,6 +297,10 @@ def _limbs(what: str, instruction: Instruction, fewest: int, inputs: Mapping[str
             if fewest < 2:
                 raise IRError(f"{what} needs two limbs, an operand has {fewest}")
             return fewest - 1
+        case Reduce(limbs=wanted):
+            if not 1 <= wanted <= fewest:
+                raise IRError(f"{what} cannot go from {fewest} limbs to {wanted}")
+            return wanted
         case Refresh() if fewest != 1:
             raise IRError(f"{what} reads one limb, its operand has {fewest}")
         case Refresh() | Decode():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.backends.ckks_machine import execute
 from glyphc.errors import DataError
-from glyphc.ir.ckks import Refresh
+from glyphc.ir.ckks import Bootstrap, Refresh
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Apply, Const, Dense, Input, Output
@@ -168,7 +168,6 @@ def two_layers() -> Graph:
     ("make", "error", "message"),
     [
         (lambda: make_plan(two_layers(), LOSSES["binary-cross-entropy"], SGD(), 9), TrainingError, "--freeze"),
-        (lambda: make_plan(regression(3, False, 2), LOSSES["softmax-cross-entropy"], SGD(), 9), TrainingError, "clear"),
         (lambda: make_plan(regression(3), LOSSES["mean-squared-error"], SGD(), 9), TrainingError, "attached to"),
         (lambda: make_plan(regression(30), LOSSES["binary-cross-entropy"], SGD(), 40000), DataError, "at most 32768"),
         (lambda: make_plan(regression(3), LOSSES["binary-cross-entropy"], SGD(), 9, -1.0), TrainingError, "positive"),
@@ -204,3 +203,49 @@ def test_encrypted_training_follows_its_simulation() -> None:
     for name in ("w", "b"):
         assert np.abs(real[name] - exact[name]).max() < 2e-4
         assert np.abs(real[name] - simulated[name]).max() < 5e-6
+
+
+# -- softmax --
+
+
+@pytest.mark.parametrize("outputs", [2, 3, 5])
+@pytest.mark.parametrize("optimizer", [SGD(0.5), OPTIMIZERS["nesterov, decay, schedule"]])
+def test_softmax_plan_computes_the_step_program(outputs: int, optimizer: SGD) -> None:
+    graph = regression(4, False, outputs)
+    loss = LOSSES["softmax-cross-entropy"]
+    x, _ = data(13, 4)
+    y = np.eye(outputs)[np.random.default_rng(2).integers(0, outputs, 13)]
+    plan = make_plan(graph, loss, optimizer, 13, 5.0, insecure_ring=RING)
+    expected = referred(graph, loss.name, optimizer, x, y, 4)
+    weights = planned(plan, ClearCKKS(plan.parameters), expected_start(plan, graph), x, y, 4)
+    for name in ("w", "b"):
+        np.testing.assert_allclose(weights[name], expected.weights[name], rtol=1e-6, atol=1e-8)
+
+
+def test_softmax_under_encryption() -> None:
+    from glyphc.backends.openfhe.ckks_client import generate_training_keys
+    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+
+    graph, optimizer = regression(4, False, 3), SGD(0.5, 0.5)
+    loss = LOSSES["softmax-cross-entropy"]
+    x, _ = data(13, 4)
+    y = np.eye(3)[np.random.default_rng(2).integers(0, 3, 13)]
+    plan = make_plan(graph, loss, optimizer, 13, 5.0, insecure_ring=RING)
+    assert sum(isinstance(i, Bootstrap) for i in plan.server.code(1)) == 2
+    client, keys = generate_training_keys(plan.parameters, plan.server.periods)
+
+    class Machine(OpenFHECKKS):
+        encrypt, decrypt = client.encrypt, client.decrypt
+
+    start = expected_start(plan, graph)
+    simulated = planned(plan, SimulatedCKKS(plan.parameters), start, x, y, 3)
+    real = planned(plan, Machine(keys), start, x, y, 3)
+    exact = referred(graph, loss.name, optimizer, x, y, 3).weights
+    for name in ("w", "b"):
+        assert np.abs(real[name] - simulated[name]).max() < 1e-4
+        assert np.abs(real[name] - exact[name]).max() < 2e-3
+
+
+def test_softmax_over_too_wide_a_range() -> None:
+    with pytest.raises(TrainingError, match="--logit-range 6"):
+        make_plan(regression(4, False, 3), LOSSES["softmax-cross-entropy"], SGD(), 13, 16.0, insecure_ring=RING)

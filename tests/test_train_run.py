@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from glyphc.cli import main
-from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.evaluate import evaluate
@@ -28,6 +28,7 @@ from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.loop import TrainingReport, train
 from glyphc.train.optimizers import SGD
+from glyphc.train.step import with_weights
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 RING = 1024
@@ -46,7 +47,7 @@ def job(steps: int = 5, **options: Any) -> Job:
 
 
 def weights(report: TrainingReport) -> F64:
-    return np.append(report.network.constant("weight"), report.network.constant("bias"))
+    return np.append(report.network.constant("weight").ravel(), report.network.constant("bias"))
 
 
 class KilledError(Exception):
@@ -154,6 +155,36 @@ def test_what_goes_wrong_is_foreseen() -> None:
         train(make_job(linear_model(x, 1), x, y, Options(SGD(3.0), 40)), "clear")
     with pytest.raises(GlyphcError, match="unknown mode 'quick'"):
         train(job(), "quick")
+
+
+def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glyphc.train import encrypted
+
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(encrypted.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(EnvironmentSetupError, match=r"keeps keys and data of about .* GB in .* make room"):
+        train(job(), "encrypted", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(encrypted.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
+        train(job(), "encrypted")
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_batches_that_do_not_fit_into_memory(folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step loads its batch again, or encrypts it again where there are no files."""
+    from glyphc.train import encrypted
+
+    monkeypatch.setattr(encrypted, "_MOST_BATCH_BYTES", 0)
+    report = train(job(), "encrypted", tmp_path / "run" if folder else None)
+    assert np.abs(weights(report) - weights(train(job(), "simulate"))).max() < 1e-5
+
+
+def test_weights_too_large_to_be_encrypted() -> None:
+    x, y = samples()
+    network = with_weights(linear_model(x * 1e-6, 1, "sigmoid", standardise=False), {"weight": np.full((1, 4), 1e5)})
+    with pytest.raises(TrainingError, match=r"state:0: a message of magnitude .* start from smaller weights"):
+        train(make_job(network, x * 1e-6, y, Options(SGD(0.1), 1, 20, insecure_ring=RING)), "encrypted")
 
 
 def test_data_are_checked() -> None:
@@ -357,6 +388,19 @@ def test_estimator_of_three_classes() -> None:
     assert model.score(x, y) > 0.7
     assert model.coef_.shape == (3, 4)
     np.testing.assert_allclose(model.predict_proba(x).sum(axis=1), 1)
+
+
+def test_softmax_in_all_modes() -> None:
+    x, _ = samples(40)
+    labels = (x[:, 0] > 2).astype(int) + (x[:, 0] > 4)
+    options = Options(SGD(0.5, weight_decay=0.01), 4, 20, reach=5.0, insecure_ring=RING)
+    chosen = make_job(linear_model(x, 3, "softmax"), x, labels, options)
+    clear, simulated, real = (weights(train(chosen, mode)) for mode in ("clear", "simulate", "encrypted"))
+    assert np.abs(simulated - clear).max() < 2e-3
+    assert np.abs(real - simulated).max() < 2e-4
+    wide = make_job(linear_model(x, 3, "softmax"), x, labels, replace(options, reach=16.0))
+    with pytest.raises(TrainingError, match="--logit-range 6"):
+        train(wide, "encrypted")
 
 
 # -- two layers --

@@ -90,6 +90,20 @@ class OpenFHECKKS:
     def reverse(self, source: Any) -> Any:
         return self._context.EvalAutomorphism(source, 2 * self._parameters.ring - 1, self._automorphisms)
 
+    def convolved(self, source: Any, exponents: Sequence[int], weight: int) -> Any:
+        ring = self._parameters.ring
+        wrapped = np.asarray(exponents) % (2 * ring)
+        factor = np.zeros(ring, dtype=np.int64)
+        np.add.at(factor, wrapped % ring, np.where(wrapped < ring, weight, -weight))
+        return self._times(source, self._trivial(factor, self._limbs(source)))
+
+    def raised(self, source: Any, value: float) -> Any:
+        everywhere = np.full(self._parameters.ring, round(value * 2.0**self._parameters.scaling_bits), dtype=np.int64)
+        return self._context.EvalAdd(source, self._trivial(everywhere, self._limbs(source)))
+
+    def reduced(self, source: Any, limbs: int) -> Any:
+        return self._reduced(source, limbs)
+
     def bootstrap(self, source: Any, instruction: Bootstrap) -> list[Any]:
         powers = self._bootstrapper.powers(source, self._parameters.degree)
         return [self._bootstrapper.slot_form(powers, series) for series in instruction.series]
@@ -175,8 +189,11 @@ class OpenFHECKKS:
             monomial = np.zeros(self._parameters.ring, dtype=np.int64)
             monomial[by] = 1 if by > 0 else -1  # X^-k = -X^(N-k)
             self._monomials[key] = self._trivial(monomial, key[1])
-        product = self._context.EvalMultNoRelin(ciphertext, self._monomials[key])
-        # the monomial has no scale, and its third element is zero
+        return self._times(ciphertext, self._monomials[key])
+
+    def _times(self, ciphertext: Any, public: Any) -> Any:
+        """Product with a trivial ciphertext of integers, which has no scale; the third element is zero."""
+        product = self._context.EvalMultNoRelin(ciphertext, public)
         product.SetElements(list(product.GetElements())[:2])
         product.SetNoiseScaleDeg(1)
         product.SetScalingFactor(ciphertext.GetScalingFactor())

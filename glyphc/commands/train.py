@@ -83,8 +83,8 @@ def train_command(
 
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
     only. So far, encryption trains the last dense layer or the last two, with sigmoids at the end (also for classes:
-    one output against the rest), or one linear layer for numbers; frozen layers before them are the client's. The
-    clear mode trains any network.
+    one output against the rest); one layer can also end in a softmax, or fit numbers. Layers before them must be frozen
+    and are the client's. The clear mode trains any network.
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the run is over.
     """

@@ -131,9 +131,7 @@ class _Trial:
         self.count = len(next(iter(self.samples.values())))
         self.reference = _real(evaluate(self.source or self.graph, self.samples))
         # outputs that are a class already
-        self.classes = {
-            op.name for n, op in self.graph.of(Output) if isinstance(self.graph.operands(n)[0].op, ArgMax)
-        }
+        self.classes = {op.name for n, op in self.graph.of(Output) if isinstance(self.graph.operands(n)[0].op, ArgMax)}
 
     def outputs(self, series: Mapping[int, Series]) -> dict[str, F64]:
         """Real outputs with these series, by node id; nodes without one compute their function."""

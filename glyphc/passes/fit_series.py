@@ -81,9 +81,7 @@ class SeriesFits:
 
 def scaled(series: Series, factor: float) -> Series:
     """factor times the series: the same errors, as they are shares of the function's range."""
-    return replace(
-        series, real=tuple(c * factor for c in series.real), imag=tuple(c * factor for c in series.imag)
-    )
+    return replace(series, real=tuple(c * factor for c in series.real), imag=tuple(c * factor for c in series.imag))
 
 
 def phase_function(

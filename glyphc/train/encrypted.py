@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from math import log2, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,17 @@ from glyphc.progress import Reporter
 from glyphc.runtime import _ONE_AT_A_TIME
 
 from .checkpoint import Checkpoint, RunFolder, pack, unpack
+from .errors import TrainingError
 from .job import Job
 from .planning import TrainingPlan
 from .server import train_steps
 
 F64 = npt.NDArray[np.floating[Any]]
 _SECRET = "secret-key.bin"
+# Of messages, so that they and their scale fit into 64 bits.
+_LARGEST = 2.0**14
+# Of encrypted batches that are kept in memory, beside the one in use.
+_MOST_BATCH_BYTES = 1e9
 
 
 class Encrypted:
@@ -48,13 +56,16 @@ class Encrypted:
         self._reporter = reporter
         self._client: Any = None
         self._machine: Any = None
-        self._batches: list[dict[str, Any]] = []
+        self._batches: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._state: dict[str, Any] = {}
         self._locked = False
         check_memory(plan)
+        if folder is not None:
+            check_disk(plan, folder, min(job.batches.per_epoch, job.options.steps))
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         from glyphc.backends.errors import BackendError
+        from glyphc.backends.openfhe.ckks_files import from_bytes
         from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
 
         _ONE_AT_A_TIME.acquire()
@@ -62,11 +73,10 @@ class Encrypted:
         try:
             keys = self._new_keys() if checkpoint is None else self._old_keys()
             self._machine = OpenFHECKKS(keys)
-            self._reporter.stage("encrypt", self._job.batches.per_epoch)
             if checkpoint is None:
                 self._encrypt()
             else:
-                self._load(checkpoint)
+                self._state = {name: from_bytes(data) for name, data in checkpoint.parts.items()}
         except BackendError as e:
             raise ParameterError(str(e)) from None
 
@@ -75,10 +85,8 @@ class Encrypted:
             self._state = state
             after(count)
 
-        batches, number, machine = self._batches, self._job.batches.number, self._machine
-        train_steps(
-            self._plan.server, lambda step: machine, lambda step: batches[number(step)], self._state, steps, stepped
-        )
+        machine = self._machine
+        train_steps(self._plan.server, lambda step: machine, self._batch, self._state, steps, stepped)
 
     def parts(self) -> dict[str, bytes]:
         from glyphc.backends.openfhe.ckks_files import to_bytes
@@ -130,28 +138,53 @@ class Encrypted:
     # -- ciphertexts --
 
     def _encrypt(self) -> None:
-        from glyphc.backends.openfhe.ckks_files import to_bytes
-
-        for number in range(self._job.batches.per_epoch):
-            x, y = self._job.batch(number)
-            data = self._plan.data(self._job.features(x, self._plan.layer), y)
-            batch = {name: self._client.encrypt(message, limbs) for name, (message, limbs) in data.items()}
-            self._batches.append(batch)
-            if self._folder is not None:
-                parts = {name: to_bytes(value) for name, value in batch.items()}
-                write_atomically(self._folder.server / f"batch-{number}.zip", pack(parts))
-            self._reporter.advance(1, f"batch {number + 1}")
+        """The state; and the batches, if they are kept in files, so that a resumed run has the same ones."""
         start = self._plan.state(self._job.program.initial())
-        self._state = {name: self._client.encrypt(message, limbs) for name, (message, limbs) in start.items()}
+        self._state = {name: self._encrypted(name, message, limbs) for name, (message, limbs) in start.items()}
+        if self._folder is not None:
+            needed = min(self._job.batches.per_epoch, self._job.options.steps)
+            self._reporter.stage("encrypt", needed)
+            for number in range(needed):
+                self._new_batch(number)
+                self._reporter.advance(1, f"batch {number + 1} of {needed}")
 
-    def _load(self, checkpoint: Checkpoint) -> None:
+    def _batch(self, step: int) -> dict[str, Any]:
+        """The batch's ciphertexts; as many batches as fit are kept in memory."""
         from glyphc.backends.openfhe.ckks_files import from_bytes
 
-        assert self._folder is not None
-        for number in range(self._job.batches.per_epoch):
-            parts = unpack(self._folder.server / f"batch-{number}.zip")
-            self._batches.append({name: from_bytes(data) for name, data in parts.items()})
-        self._state = {name: from_bytes(data) for name, data in checkpoint.parts.items()}
+        number = self._job.batches.number(step)
+        if number not in self._batches:
+            while self._batches and (len(self._batches) + 1) * batch_bytes(self._plan) > _MOST_BATCH_BYTES:
+                self._batches.popitem(last=False)
+            path = self._path(number)
+            if path is not None and path.is_file():
+                self._batches[number] = {name: from_bytes(data) for name, data in unpack(path).items()}
+            else:
+                self._batches[number] = self._new_batch(number)
+        return self._batches[number]
+
+    def _new_batch(self, number: int) -> dict[str, Any]:
+        from glyphc.backends.openfhe.ckks_files import to_bytes
+
+        x, y = self._job.batch(number)
+        data = self._plan.data(self._job.features(x, self._plan.layer), y)
+        batch = {name: self._encrypted(name, message, limbs) for name, (message, limbs) in data.items()}
+        path = self._path(number)
+        if path is not None:
+            write_atomically(path, pack({name: to_bytes(value) for name, value in batch.items()}))
+        return batch
+
+    def _path(self, number: int) -> Path | None:
+        return None if self._folder is None else self._folder.server / f"batch-{number}.zip"
+
+    def _encrypted(self, name: str, message: F64, limbs: int) -> Any:
+        largest = float(np.abs(message).max())
+        if largest >= _LARGEST:
+            raise TrainingError(
+                f"{name}: a message of magnitude {largest:.3g} is too large to be encrypted (below {_LARGEST:g}); "
+                "scale the features, or start from smaller weights"
+            )
+        return self._client.encrypt(message, limbs)
 
 
 def check_memory(plan: TrainingPlan) -> None:
@@ -165,19 +198,39 @@ def check_memory(plan: TrainingPlan) -> None:
         )
 
 
-def memory_bytes(plan: TrainingPlan) -> float:
-    """Predicted peak of a process that trains.
+def check_disk(plan: TrainingPlan, folder: RunFolder, batches: int) -> None:
+    """Checkpoints come with the evaluation keys, which are gigabytes; fail before the first one."""
+    place = folder.path.absolute().parent
+    free = shutil.disk_usage(place).free if place.is_dir() else 0
+    needed = 1.1 * (_all_key_bytes(plan) + batches * batch_bytes(plan))
+    if place.is_dir() and not folder.path.exists() and needed > free:
+        raise EnvironmentSetupError(
+            f"this run keeps keys and data of about {needed / 1e9:.1f} GB in {str(folder.path)!r} until it ends, "
+            f"{free / 1e9:.1f} GB are free there; make room, or write the result to another disk"
+        )
 
-    What the cost model knows of a bootstrap of this size, for keys on more limbs and in other digits, and the keys of
-    packing.
-    """
+
+def memory_bytes(plan: TrainingPlan) -> float:
+    """Predicted peak of a process that trains: what the cost model knows of such bootstraps, with these keys."""
+    p, cost = plan.parameters, cost_file.current()
+    batches = max(batch_bytes(plan), _MOST_BATCH_BYTES)
+    return cost.idle_bytes(p) + cost.work_bytes(p) + _all_key_bytes(plan) - cost.key_bytes(p) + batches
+
+
+def batch_bytes(plan: TrainingPlan) -> float:
+    """The ciphertexts of a batch."""
+    limbs = sum(plan.server.fresh_limbs(name) for name in plan.server.data_names)
+    return 2.0 * limbs * plan.parameters.ring * 8
+
+
+def _all_key_bytes(plan: TrainingPlan) -> float:
+    """The cost model's keys, on more limbs and in other digits, and those of packing."""
     p, cost = plan.parameters, cost_file.current()
     usual = cost.configuration(p.slots)
     known = replace(p, level_budget=usual.level_budget, large_digits=usual.large_digits, levels_kept=0, slot_levels=0)
     # transforms in fewer levels have more rotations
     growth = _key_bytes(p) / _key_bytes(known) * sqrt(sum(usual.level_budget) / sum(p.level_budget))
-    packing = log2(max(plan.server.periods)) * _key_bytes(p)
-    return cost.idle_bytes(p) + cost.work_bytes(p) + (growth - 1) * cost.key_bytes(p) + packing
+    return growth * cost.key_bytes(p) + log2(max(plan.server.periods)) * _key_bytes(p)
 
 
 def _key_bytes(p: Parameters) -> float:

@@ -92,6 +92,10 @@ class MLPServerPlan:
     def components(self) -> int:
         return self.frames[0].size
 
+    def fresh_limbs(self, name: str) -> int:
+        """Limbs of the ciphertext of that name when it is fresh."""
+        return fresh_limbs(name)
+
     @property
     def data_names(self) -> tuple[str, ...]:
         """Names of a batch's ciphertexts; what is called "ones" belongs to the second layer's bias."""

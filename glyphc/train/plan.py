@@ -1,4 +1,4 @@
-"""The encrypted step of one dense layer: logistic and linear regression, one output or several.
+"""The encrypted step of one dense layer: logistic, softmax and linear regression, one output or several.
 
 docs/training.md derives the layout. With N coefficients, B samples, C outputs, D columns (features and a bias), each
 rounded up to a power of two, and a grid of G coefficients, B*C*G <= N:
@@ -33,9 +33,10 @@ from glyphc.ir.series import Series
 
 from .errors import TrainingError
 from .frames import Frame
-from .losses import BinaryCrossEntropy, Loss, MeanSquaredError
+from .losses import BinaryCrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
 from .optimizers import SGD
 from .server_plan import KEPT, STATE_LIMBS, Group, ServerPlan, fresh_limbs, power_of_two, state_name
+from .softmax_plan import SOFTMAX_LEVELS, plan_softmax, softmax_sums
 from .step import Slot, State, weight_slots
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -67,6 +68,7 @@ class Plan:
     weight: str
     bias: str
     server: ServerPlan
+    softmax_unit: float = 1.0
 
     # -- sizes --
 
@@ -121,7 +123,13 @@ class Plan:
     def reaches(self, weights: dict[str, F64], features: F64, targets: F64) -> dict[str, tuple[float, float]]:
         """Largest magnitudes that the bootstraps see, and how large they may be."""
         logits = features @ weights[self.weight].T + weights[self.bias]
-        return {"logits": (float(np.abs(logits).max()), self.reach)}
+        found = {"logits": (float(np.abs(logits).max()), self.reach)}
+        if isinstance(self.loss, SoftmaxCrossEntropy):
+            sums = np.exp(logits).sum(axis=1)
+            lowest, highest = softmax_sums(self.server.outputs, self.reach)
+            found["sums of exponentials"] = (float(sums.max()), highest)
+            found["inverses of sums of exponentials"] = (float(1 / sums.min()), 1 / lowest)
+        return found
 
     @property
     def _places(self) -> npt.NDArray[np.int64]:
@@ -145,11 +153,13 @@ class Plan:
     @property
     def _unit(self) -> float:
         """What a bootstrap's result of 1 stands for."""
+        if isinstance(self.loss, SoftmaxCrossEntropy):
+            return self.softmax_unit
         return 1.0 if isinstance(self.loss, BinaryCrossEntropy) else 2 * self.reach
 
     @property
     def _gradient_factor(self) -> float:
-        return self._unit * (1.0 if isinstance(self.loss, BinaryCrossEntropy) else 2.0 / self.server.outputs)
+        return self._unit * (2.0 / self.server.outputs if isinstance(self.loss, MeanSquaredError) else 1.0)
 
 
 # -- making a plan --
@@ -173,21 +183,22 @@ def make_plan(
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
     layer, weight, bias = _trained_layer(network, loss, frozen)
     outputs, features = weight.shape
-    functions = _functions(loss, reach)
-    series = _series(functions, reach)
-    parameters = _parameters(batch, features + 1, outputs, series.degree, insecure_ring, cost or CostModel())
+    room, softmax, unit = power_of_two(outputs), None, 1.0
+    if isinstance(loss, SoftmaxCrossEntropy):
+        room = power_of_two(2 * outputs - 1)
+        functions, series, softmax, unit = plan_softmax(outputs, batch, reach)
+    else:
+        functions = _functions(loss, reach)
+        series = _series(functions, reach)
+    slot_levels = 0 if softmax is None else SOFTMAX_LEVELS
+    parameters = _parameters(batch, features + 1, room, series.degree, slot_levels, insecure_ring, cost or CostModel())
     groups = _groups(optimizer, weight, bias, features)
     push = max((float(p) for g in groups if g.trained for p in g.frame.push(0)), key=abs)
-    server = ServerPlan(parameters, groups, functions, series, features + 1, outputs, push)
-    return Plan(network, layer, loss, optimizer, batch, reach, weight.name, bias.name, server)
+    server = ServerPlan(parameters, groups, functions, series, features + 1, outputs, room, push, softmax)
+    return Plan(network, layer, loss, optimizer, batch, reach, weight.name, bias.name, server, unit)
 
 
 def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[Node, Slot, Slot]:
-    if not isinstance(loss, BinaryCrossEntropy | MeanSquaredError):
-        raise TrainingError(
-            f"encrypted training does not do {loss.name} yet, but binary-cross-entropy (also of several outputs, one "
-            "for each class) and mean-squared-error; use one of them (--loss), or --mode clear"
-        )
     last = loss.attachment(network, network.outputs[0])
     slots = {slot.name: slot for slot in weight_slots(network, last, frozen)}
     if not isinstance(last.op, Dense) or len(last.operands) != 1:
@@ -206,22 +217,21 @@ def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple
 
 
 def _parameters(
-    batch: int, columns: int, outputs: int, degree: int, insecure_ring: int | None, cost: CostModel
+    batch: int, columns: int, wide: int, degree: int, slot_levels: int, insecure_ring: int | None, cost: CostModel
 ) -> Parameters:
     ring = insecure_ring or RING
-    wide = power_of_two(outputs)
     if wide * power_of_two(columns) > ring:
         raise TrainingError(
-            f"a layer of {columns - 1} inputs and {outputs} outputs is too large: at most {ring // wide - 1} inputs"
+            f"a layer of {columns - 1} inputs is too large: at most {ring // wide - 1}, for so many outputs"
         )
     # sparse packing has half of the coefficients at most
     values = max(16, wide * power_of_two(batch))
     if values > ring // 2:
         raise DataError(
-            f"a step takes at most {ring // 2 // wide} samples of {outputs} output(s), not {batch}; choose a smaller "
+            f"a step takes at most {ring // 2 // wide} samples for so many outputs, not {batch}; choose a smaller "
             "--batch"
         )
-    return secure_parameters(values // 2, degree, insecure_ring, cost, KEPT)
+    return secure_parameters(values // 2, degree, insecure_ring, cost, KEPT, slot_levels)
 
 
 def secure_parameters(

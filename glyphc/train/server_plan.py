@@ -44,8 +44,24 @@ class Group:
 
 
 @dataclass(frozen=True)
+class SoftmaxPlan:
+    """A second bootstrap turns exponentials into probabilities: by the inverse of their sums over the outputs.
+
+    The first one's function is the exponential. inverse: from phases to inverses; centre: the phase of sums that is
+    subtracted, so that they fill the torus on both sides of zero. weight: that of exponentials in the sums.
+    """
+
+    inverse: tuple[Series, tuple[Function, ...]]
+    centre: float
+    weight: int
+    batch: int
+
+
+@dataclass(frozen=True)
 class ServerPlan:
     """columns: of the data, features and bias. functions: phases of logits to probabilities; series: of them.
+
+    room: how many outputs there is room for, a power of two; softmax needs zeros beside the outputs.
 
     push: what the client's data for gradients are multiplied by already.
     """
@@ -56,7 +72,9 @@ class ServerPlan:
     series: Series
     columns: int
     outputs: int
+    room: int
     push: float
+    softmax: SoftmaxPlan | None = None
 
     @property
     def periods(self) -> tuple[int, ...]:
@@ -66,7 +84,7 @@ class ServerPlan:
     @property
     def period(self) -> int:
         """Distance of two outputs of one column."""
-        return self.parameters.ring // power_of_two(self.outputs)
+        return self.parameters.ring // self.room
 
     @property
     def parts(self) -> int:
@@ -92,6 +110,10 @@ class ServerPlan:
         """Ciphertexts of the state."""
         return self.groups[0].frame.size
 
+    def fresh_limbs(self, name: str) -> int:
+        """Limbs of the ciphertext of that name when it is fresh."""
+        return fresh_limbs(name)
+
     @property
     def data_names(self) -> tuple[str, ...]:
         """Names of a batch's ciphertexts."""
@@ -115,7 +137,7 @@ class ServerPlan:
             for factor, piece in zip(frames[c].basis(step)[0], pieces, strict=True)
             if factor
         ]
-        results = w.refresh(w.product(*pairs), self.series, self.functions)
+        results = self._results(w, w.product(*pairs))
         errors = w.sum((results, 1), (w.load("labels"), -1))
         reversed_data = {c: w.load(f"gradient:{c}") for c in self.trained}
         for i, u in enumerate(state):
@@ -129,6 +151,19 @@ class ServerPlan:
             w.store(u, state_name(i))
         code = with_frees(tuple(w.code))
         limbs = {name: fresh_limbs(name) for name in (*self.data_names, *self.state_names)}
-        stored = check(code, limbs, self.parameters.levels_kept)
+        stored = check(code, limbs, self.parameters.levels_kept, self.parameters.slot_levels)
         assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored
         return code
+
+    def _results(self, w: Writer, logits: Register) -> Register:
+        """What labels are subtracted from."""
+        if self.softmax is None:
+            return w.refresh(logits, self.series, self.functions)
+        s, outputs = self.softmax, range(1 - self.outputs, self.outputs)
+        (in_slots,) = w.bootstrap(logits, (self.series, self.functions))
+        places = ((self.parameters.ring, self.outputs * self.period), (self.period, s.batch * self.grid))
+        exponentials = w.masked(in_slots, *places)
+        # at each output the sum over all outputs: what is beside them is zero
+        sums = w.convolved(w.reduced(w.decode(exponentials), 1), tuple(self.period * k for k in outputs), s.weight)
+        (inverses,) = w.bootstrap(w.raised(sums, -s.centre), s.inverse)
+        return w.decode(w.slot_product(exponentials, inverses))

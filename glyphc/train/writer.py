@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 
 from glyphc.ir.ckks import (
     Bootstrap,
+    Convolve,
     Decode,
     Instruction,
     Load,
     Masked,
     Pack,
     Product,
+    Raise,
+    Reduce,
     Refresh,
     Register,
     Reverse,
@@ -54,6 +57,15 @@ class Writer:
 
     def reverse(self, source: Register) -> Register:
         return self._emit(lambda t: Reverse(t, source))
+
+    def convolved(self, source: Register, exponents: tuple[int, ...], weight: int) -> Register:
+        return self._emit(lambda t: Convolve(t, source, exponents, weight))
+
+    def raised(self, source: Register, value: float) -> Register:
+        return self._emit(lambda t: Raise(t, source, value))
+
+    def reduced(self, source: Register, limbs: int) -> Register:
+        return self._emit(lambda t: Reduce(t, source, limbs))
 
     def refresh(self, source: Register, series: Series, functions: tuple[Function, ...]) -> Register:
         return self._emit(lambda t: Refresh(t, source, series, functions))
