@@ -9,6 +9,7 @@ from typing import Any
 
 from glyphc.errors import GlyphcError, ModelError
 from glyphc.frontends.dsl_network import QuantizationHints
+from glyphc.frontends.dsl_training import Training
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
@@ -20,12 +21,14 @@ GLYPH, TEXT = ".glyph", ".gir"
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What compilation starts from. batch: what the file asks for, if it does; notes: what a user should know."""
+    """What compilation or training starts from. batch: what the file asks for, if it does; notes: what a user should
+    know of a compiled program; training: the file's section."""
 
     graph: Graph
     batch: int | None = None
     hints: QuantizationHints = field(default_factory=QuantizationHints)
     notes: tuple[str, ...] = ()
+    training: Training | None = None
 
 
 def read_model(model: str | os.PathLike[str] | bytes | Any) -> Model:
@@ -72,7 +75,7 @@ def _read_glyph(path: str | os.PathLike[str]) -> Model:
     notes = network.notes
     if network.training is not None:
         notes += ("the training section is for training; a program compiled for inference does without it",)
-    return Model(network.graph, network.batch, network.quantization, notes)
+    return Model(network.graph, network.batch, network.quantization, notes, network.training)
 
 
 def with_hints(step: Pass, hints: QuantizationHints) -> Pass:

@@ -28,16 +28,16 @@ _LOSSES = ("softmax-cross-entropy", "binary-cross-entropy", "mean-squared-error"
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: in floating point, no encryption.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Times that all samples are seen. [default: 1]")
+@click.option("--epochs", type=click.IntRange(1), help="Times that all samples are seen. [default: the model's, or 1]")
 @click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs.")
 @click.option("--batch", type=click.IntRange(1), help="Samples in a step. [default: all]")
 @click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's last operation]")
-@click.option("--learning-rate", type=float, default=0.1, show_default=True)
-@click.option("--schedule", default="constant", show_default=True, help="E.g. 'cosine{steps=50,final=0.1}'.")
-@click.option("--momentum", type=float, default=0.0, show_default=True)
+@click.option("--learning-rate", type=float, help="[default: 0.1]")
+@click.option("--schedule", help="E.g. 'cosine{steps=50,final=0.1}'. [default: constant]")
+@click.option("--momentum", type=float, help="[default: 0]")
 @click.option("--nesterov", is_flag=True, help="Nesterov's momentum.")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Of weights, not of biases.")
-@click.option("--freeze", default="", metavar="LAYER,...", help="Layers that keep their weights.")
+@click.option("--weight-decay", type=float, help="Of weights, not of biases. [default: 0]")
+@click.option("--freeze", metavar="LAYER,...", help="Layers that keep their weights. [default: none]")
 @click.option(
     "--init",
     type=click.Choice(["model", "zeros", "random"]),
@@ -66,12 +66,12 @@ def train_command(
     steps: int | None,
     batch: int | None,
     loss: str | None,
-    learning_rate: float,
-    schedule: str,
-    momentum: float,
+    learning_rate: float | None,
+    schedule: str | None,
+    momentum: float | None,
     nesterov: bool,
-    weight_decay: float,
-    freeze: str,
+    weight_decay: float | None,
+    freeze: str | None,
     init: str,
     seed: int,
     logit_range: float,
@@ -79,7 +79,9 @@ def train_command(
     monitor: bool,
     insecure_ring: int | None,
 ) -> None:
-    """Train an ONNX MODEL; write it with its new weights.
+    """Train a MODEL (.onnx or .glyph); write it with its new weights, as ONNX.
+
+    What the training section of a .glyph file says holds unless options say otherwise.
 
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
     only. So far, encryption trains the last dense layer or the last two, with sigmoids at the end (also for classes:
@@ -97,6 +99,7 @@ def train_command(
     from glyphc.train.job import Options, make_job
     from glyphc.train.loop import train
     from glyphc.train.optimizers import SGD, parse_schedule
+    from glyphc.train.section import Defaults
 
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
@@ -107,17 +110,26 @@ def train_command(
         raise GlyphcError(f"the trained model {output!r} must end in .onnx")
     _keep_sources(path, model, data, labels)
     check_writable(path)
-    network = read_model(model).graph
+    read = read_model(model)
     x, y = _load(data, "training samples"), _load(labels, "labels")
     for what, array in ((data, x), (labels, y)):
         if isinstance(array, dict):
             raise GlyphcError(f"{what!r} holds {len(array)} arrays; training takes one of samples and one of labels")
     size = len(x) if batch is None else batch
-    count = steps if steps is not None else (epochs or 1) * -(-len(x) // max(size, 1))
-    optimizer = SGD(learning_rate, momentum, nesterov, weight_decay, parse_schedule(schedule))
-    frozen = tuple(filter(None, (name.strip() for name in freeze.split(","))))
-    options = Options(optimizer, count, batch, loss, frozen, init, seed, logit_range, insecure_ring)
-    job = make_job(network, x, y, options)
+    per_epoch = -(-len(x) // max(size, 1))
+    defaults = Defaults.of(read.training, per_epoch)
+    count = steps if steps is not None else (epochs or defaults.epochs) * per_epoch
+    usual = defaults.optimizer
+    optimizer = SGD(
+        _chosen(learning_rate, usual.learning_rate),
+        _chosen(momentum, usual.momentum),
+        nesterov or usual.nesterov,
+        _chosen(weight_decay, usual.weight_decay),
+        usual.schedule if schedule is None else parse_schedule(schedule),
+    )
+    frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
+    options = Options(optimizer, count, batch, loss or defaults.loss, frozen, init, seed, logit_range, insecure_ring)
+    job = make_job(read.graph, x, y, options)
     if insecure_ring is not None and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     click.echo(_what(job, mode), err=True)
@@ -135,6 +147,10 @@ def train_command(
     write_atomically(path, to_onnx(report.network).SerializeToString())
     click.echo(_summary(report))
     click.echo(f"wrote {path}")
+
+
+def _chosen(given: float | None, usual: float) -> float:
+    return usual if given is None else given
 
 
 def _what(job: Job, mode: str) -> str:
