@@ -171,35 +171,52 @@ def test_gradient_of_each_loss(loss: str) -> None:
 PARAMETERS: dict[str, tuple[float, ...]] = {
     "affine": (2.0, 0.3),
     "between": (-0.5, 0.5),
+    "ceil": (0.5,),
     "celu": (0.7,),
     "clip": (-0.6, 0.8),
     "elu": (0.6,),
     "elu_slope": (0.6,),
     "floor": (0.5,),
+    "fmod": (0.7,),
     "greater": (0.1,),
     "hard_sigmoid": (0.4, 0.5),
     "leaky_relu": (0.1,),
     "less": (0.1,),
     "maximum": (0.15,),
     "minimum": (0.15,),
+    "mod": (0.7,),
     "pow": (3.0,),
     "quadratic": (0.5, 1.0, -2.0),
+    "quotient": (3.0,),
     "round": (0.5,),
     "selu": (1.67, 1.05),
+    "shrink": (0.1, 0.4),
+    "swish": (1.5,),
     "table": (-3.0, 3.0, *np.tanh(np.linspace(-3, 3, 2001))),
     "table_with_jumps": (-3.0, 3.0, 1, -2.9, 1.0, *np.tanh(np.linspace(-3, 3, 2001))),
     "thresholded_relu": (0.2,),
 }
 # Derivatives of derivatives are not needed: a step program is differentiated once.
 SLOPES = {name for name in _TABLE if name.endswith("_slope")} | {"between"}
-STEPS = {"floor", "greater", "less", "round", "sign"}
+STEPS = {"ceil", "floor", "greater", "less", "near_zero", "quotient", "round", "sign", "trunc"}
+# Where functions are compared that are not defined, or not smooth, on [-2.5, 2.5].
+INTERVALS = {
+    "acos": (-0.95, 0.95),
+    "acosh": (1.05, 2.5),
+    "asin": (-0.95, 0.95),
+    "atanh": (-0.95, 0.95),
+    "exp_nonpositive": (-2.5, 0.2),
+    "log": (0.05, 2.5),
+    "reciprocal": (0.05, 2.5),
+    "sqrt": (0.05, 2.5),
+    "tan": (-1.4, 1.4),
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(_TABLE) - SLOPES))
 def test_derivative_of_each_function(name: str) -> None:
     function = Function(name, PARAMETERS.get(name, ()))
-    lo = 0.05 if name in ("log", "reciprocal", "sqrt") else -2.5
-    x = np.linspace(lo, 0.2 if name == "exp_nonpositive" else 2.5, 1003) + 1e-3
+    x = np.linspace(*INTERVALS.get(name, (-2.5, 2.5)), 1003) + 1e-3
     h = 1e-6
     numerical = (function(x + h) - function(x - h)) / (2 * h)
     slope = derivative(function)
