@@ -8,6 +8,7 @@ Both of PyTorch's exporters are used: the one by TorchScript (torch.onnx.export(
 
 from pathlib import Path
 
+import onnx
 import torch
 from torch import nn
 
@@ -108,6 +109,16 @@ def main() -> None:
             dynamic_shapes=({0: torch.export.Dim("N")},),
             **names,
         )
+        without_traces(new)
+
+
+def without_traces(path: str) -> None:
+    """Take out where in which file PyTorch found every node."""
+    model = onnx.load(path)
+    for part in (model.graph, *model.graph.node, *model.functions, *(n for f in model.functions for n in f.node)):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
 
 
 if __name__ == "__main__":
