@@ -25,8 +25,8 @@ NETWORKS = {
     "digits-mlp": 512,
     "breast-cancer-mlp": 171,
     "mnist-mlp": 512,
-    "mnist-lenet": 512,
-    "digits-resnet": 512,
+    "mnist-lenet": 128,
+    "digits-resnet": 128,
     "elnino-cnn": 151,
 }
 

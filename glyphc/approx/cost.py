@@ -77,25 +77,49 @@ CONFIGURATIONS = (
         (2, 2),
         2,
         (
-            BootstrapCost(13, 4.9, 1.0, 3.2, 1.64e9, 2.50e9, 0.34e9, 0.02e9, measured=False),
-            BootstrapCost(27, 5.55, 1.37, 3.73, 1.81e9, 2.69e9, 0.36e9, 0.038e9),
-            BootstrapCost(59, 6.7, 2.1, 4.5, 2.05e9, 2.9e9, 0.4e9, 0.05e9, measured=False),
-            BootstrapCost(119, 8.0, 3.4, 5.3, 2.45e9, 3.4e9, 0.44e9, 0.09e9, measured=False),
-            BootstrapCost(247, 10.2, 6.1, 6.5, 2.85e9, 3.9e9, 0.5e9, 0.16e9, measured=False),
+            BootstrapCost(13, 6.77, 1.33, 5.53, 1.75e9, 2.61e9, 3.43e8, 2.52e7),
+            BootstrapCost(27, 8.85, 2.04, 6.3, 1.81e9, 2.7e9, 3.56e8, 3.78e7),
+            BootstrapCost(59, 8.19, 2.73, 6.21, 1.88e9, 2.79e9, 3.71e8, 4.83e7),
+            BootstrapCost(119, 10.7, 4.36, 8.34, 2.01e9, 2.98e9, 3.98e8, 7.76e7),
+            BootstrapCost(247, 9.64, 5.57, 12.3, 2.92e9, 3.83e9, 4.16e8, 9.34e7),
         ),
     ),
-    Configuration(256, (3, 3), 3, (BootstrapCost(27, 6.6, 1.5, 6.5, 2.67e9, 4.0e9, 0.4e9, 0.045e9, measured=False),)),
-    Configuration(2048, (4, 4), 3, (BootstrapCost(27, 8.6, 1.7, 8.5, 3.6e9, 5.5e9, 0.4e9, 0.05e9, measured=False),)),
-    Configuration(8192, (5, 5), 4, (BootstrapCost(27, 9.8, 1.9, 13.0, 6.1e9, 8.1e9, 0.4e9, 0.06e9, measured=False),)),
+    Configuration(
+        256,
+        (3, 3),
+        3,
+        (
+            BootstrapCost(27, 11, 1.95, 15.8, 3.23e9, 4.19e9, 3.8e8, 4.51e7),
+            BootstrapCost(59, 10.4, 4.25, 10.4, 3.47e9, 4.49e9, 4.09e8, 5.66e7),
+        ),
+    ),
+    Configuration(
+        2048,
+        (4, 4),
+        3,
+        (
+            BootstrapCost(27, 11.1, 2.77, 15.4, 4.15e9, 5.51e9, 4.23e8, 5.25e7),
+            BootstrapCost(59, 11.6, 4, 11.6, 4.29e9, 5.68e9, 4.38e8, 6.5e7),
+        ),
+    ),
+    Configuration(
+        8192,
+        (5, 5),
+        4,
+        (
+            BootstrapCost(27, 12.9, 2.95, 30.8, 6.37e9, 7.96e9, 4.72e8, 5.98e7),
+            BootstrapCost(59, 13.1, 4.53, 18.8, 7.96e9, 9.49e9, 5.05e8, 7.34e7),
+        ),
+    ),
     Configuration(
         32768,
         (5, 5),
         4,
         (
-            BootstrapCost(13, 10.3, 2.04, 12.7, 4.74e9, 6.46e9, 0.42e9, 0.082e9),
-            BootstrapCost(27, 12.2, 2.75, 12.4, 5.07e9, 6.91e9, 0.45e9, 0.12e9),
-            BootstrapCost(59, 15.0, 4.0, 16.0, 6.34e9, 8.11e9, 0.46e9, 0.147e9, measured=False),
-            BootstrapCost(119, 18.5, 7.0, 20.0, 7.61e9, 9.31e9, 0.49e9, 0.231e9, measured=False),
+            BootstrapCost(13, 16.8, 3.4, 13, 4.74e9, 6.47e9, 4.19e8, 8.18e7),
+            BootstrapCost(27, 20.7, 4.22, 18, 5.07e9, 6.92e9, 4.49e8, 1.2e8),
+            BootstrapCost(59, 20.8, 7.22, 16.1, 6.34e9, 8.12e9, 4.6e8, 1.47e8),
+            BootstrapCost(119, 20.7, 10.4, 18.1, 7.61e9, 9.32e9, 4.84e8, 2.31e8),
         ),
     ),
 )
@@ -118,7 +142,7 @@ class Machine:
         return f"{self.cores} core{'s' if self.cores > 1 else ''}{threads} of {self.processor}"
 
 
-SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-24")
+SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 
 @dataclass(frozen=True)
@@ -128,9 +152,9 @@ class CostModel:
     Without arguments: the model that ships with glyphc.
     """
 
-    product: float = 0.56e-3  # BGV ciphertext x cached plaintext, and its addition
-    automorphism: float = 6.3e-3  # BGV automorphism with its addition, subtraction and shift
-    switch: float = 0.016  # scheme switch, either way
+    product: float = 0.79e-3  # BGV ciphertext x cached plaintext, and its addition
+    automorphism: float = 10.7e-3  # BGV automorphism with its addition, subtraction and shift
+    switch: float = 0.019  # scheme switch, either way
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
