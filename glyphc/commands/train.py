@@ -88,12 +88,14 @@ def train_command(
     one output against the rest); one layer can also end in a softmax, or fit numbers. Layers before them must be frozen
     and are the client's. The clear mode trains any network.
 
-    Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the run is over.
+    Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
     """
     from glyphc.cli import _keep_sources, _load
     from glyphc.compiler import INSECURE_RINGS
     from glyphc.console import reporter
+    from glyphc.errors import ArtifactError, ModelError
     from glyphc.files import check_writable, write_atomically
+    from glyphc.frontends.to_onnx import to_onnx
     from glyphc.program import INSECURE_WARNING
     from glyphc.sources import read_model
     from glyphc.train.job import Options, make_job
@@ -130,21 +132,29 @@ def train_command(
     frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
     options = Options(optimizer, count, batch, loss or defaults.loss, frozen, init, seed, logit_range, insecure_ring)
     job = make_job(read.graph, x, y, options)
+    try:
+        to_onnx(job.network)
+    except ModelError as e:  # found out now, not after hours of training
+        raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
     if insecure_ring is not None and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     click.echo(_what(job, mode), err=True)
     folder = path.with_name(path.name + ".run")
     show = (lambda step, value: click.echo(f"loss before step {step}: {value:.6g}", err=True)) if monitor else None
+
+    def write(report: TrainingReport) -> None:
+        try:
+            write_atomically(path, to_onnx(report.network).SerializeToString())
+        except ArtifactError as e:
+            raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
+
     try:
-        report = train(job, mode, folder, resume, reporter(), show)
+        report = train(job, mode, folder, resume, reporter(), show, write)
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)
             raise click.exceptions.Exit(130) from None
         raise
-    from glyphc.frontends.to_onnx import to_onnx
-
-    write_atomically(path, to_onnx(report.network).SerializeToString())
     click.echo(_summary(report))
     click.echo(f"wrote {path}")
 
