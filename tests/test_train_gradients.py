@@ -16,6 +16,7 @@ from glyphc.ir.functions import _TABLE, Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Apply,
     Concat,
     Const,
@@ -102,6 +103,12 @@ def gathered(g: Graph, a: Node, b: Node) -> Node:
     return g.add(Gather(constant(g, np.array([[0, 2, 2], [5, 0, 3]]))), (g.add(Mul(), (a, b)),))
 
 
+def sparse_map(g: Graph, a: Node, b: Node) -> Node:
+    # an empty row, and two entries at one place
+    parts = ([1.5, -2.0, 0.5, 3.0, 1.0], [0, 4, 4, 5, 2], [0, 3, 3, 5], [0.1, 0.2, 0.3])
+    return g.add(Affine((3, 1), *(constant(g, part) for part in parts)), (g.add(Mul(), (a, b)),))
+
+
 def shared(g: Graph, a: Node, b: Node) -> Node:
     return g.add(Add(), (g.add(Mul(), (a, a)), b))
 
@@ -116,6 +123,7 @@ BODIES: dict[str, Body] = {
     "scale": scaled,
     "gather": gathered,
     "square": shared,
+    "sparse map": sparse_map,
     "broadcast": broadcast_product,
     "concat": elementwise(Concat()),
     "reshape and sum": of_first(Reshape((2, 3)), ReduceSum()),

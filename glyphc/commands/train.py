@@ -86,7 +86,7 @@ def train_command(
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
     only. So far, encryption trains the last dense layer or the last two, with sigmoids at the end (also for classes:
     one output against the rest); one layer can also end in a softmax, or fit numbers. Layers before them must be frozen
-    and are the client's. The clear mode trains any network.
+    and are the client's. The clear mode trains all dense layers of a network. Convolutions keep their weights always.
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
     """
@@ -102,6 +102,7 @@ def train_command(
     from glyphc.train.loop import train
     from glyphc.train.optimizers import SGD, parse_schedule
     from glyphc.train.section import Defaults
+    from glyphc.train.step import fixed_layers
 
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
@@ -139,6 +140,8 @@ def train_command(
     if insecure_ring is not None and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     click.echo(_what(job, mode), err=True)
+    if fixed := fixed_layers(job.network):
+        click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
     folder = path.with_name(path.name + ".run")
     show = (lambda step, value: click.echo(f"loss before step {step}: {value:.6g}", err=True)) if monitor else None
 
