@@ -309,6 +309,18 @@ def test_losses_strip_the_last_nonlinearity() -> None:
         LOSSES["binary-cross-entropy"].attachment(softmax, softmax.outputs[0])
 
 
+def test_numbers_for_every_output_choose_a_loss_for_numbers() -> None:
+    graph, numbers = network(elementwise(Add())), np.array([[0.5, -1.0], [2.0, 0.0]])
+    assert choose_loss(graph, numbers).name == "mean-squared-error"
+    for classes in (np.array([0, 1]), np.array([0.0, 1.0]), np.eye(2), numbers[:, :1]):
+        assert choose_loss(graph, classes).name == "softmax-cross-entropy"
+    for targets in (np.eye(2), numbers):
+        with pytest.raises(DataError, match="use --loss mean-squared-error"):
+            LOSSES["softmax-cross-entropy"].targets(targets, 2)
+    with pytest.raises(DataError, match="use --loss mean-squared-error"):
+        LOSSES["binary-cross-entropy"].targets(numbers, 2)
+
+
 def test_labels_are_checked() -> None:
     with pytest.raises(DataError, match="label 3 of sample 1 is no class; the network has 3"):
         LOSSES["softmax-cross-entropy"].targets([0, 3], 3)
