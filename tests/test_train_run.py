@@ -284,6 +284,7 @@ def test_command_trains_and_writes_onnx(mode: str, tmp_path: Path) -> None:
     result = invoke(tmp_path, *options)
     assert result.exit_code == 0, result.output
     assert ("NOT SECURE" in result.output) == (mode == "encrypted")
+    assert ("NOT SECURE" in result.stdout) == (mode == "encrypted")
     assert "loss before" not in result.output
     x, y = samples()
     p = run_onnxruntime(onnx.load(tmp_path / "out.onnx"), x.astype(np.float32))["y"]

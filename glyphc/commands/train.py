@@ -31,7 +31,7 @@ _LOSSES = ("softmax-cross-entropy", "binary-cross-entropy", "mean-squared-error"
 @click.option("--epochs", type=click.IntRange(1), help="Times that all samples are seen. [default: the model's, or 1]")
 @click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs.")
 @click.option("--batch", type=click.IntRange(1), help="Samples in a step. [default: all]")
-@click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's last operation]")
+@click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's end and the labels]")
 @click.option("--learning-rate", type=float, help="[default: 0.1]")
 @click.option("--schedule", help="E.g. 'cosine{steps=50,final=0.1}'. [default: constant]")
 @click.option("--momentum", type=float, help="[default: 0]")
@@ -168,12 +168,15 @@ def _chosen(given: float | None, usual: float) -> float:
 
 def _what(job: Job, mode: str) -> str:
     o = job.options
-    rate = f"rate {o.optimizer.learning_rate:g}, {o.optimizer.schedule}"
-    return f"{job.loss.name}, {rate}; {o.steps} steps of {job.batches.batch} of {len(job.x)} samples, {mode}"
+    return f"{job.loss.name}, {o.optimizer}; {o.steps} steps of {job.batches.batch} of {len(job.x)} samples, {mode}"
 
 
 def _summary(report: TrainingReport) -> str:
-    lines = [f"{'steps':18} {report.steps}", f"{'security':18} {report.security}"]
+    from glyphc.ir.parameters import INSECURE
+    from glyphc.program import INSECURE_WARNING
+
+    security = INSECURE_WARNING if report.security == INSECURE else report.security
+    lines = [f"{'steps':18} {report.steps}", f"{'security':18} {security}"]
     if report.reach is not None:
         lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
     if report.seconds:
