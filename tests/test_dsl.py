@@ -270,6 +270,21 @@ def test_everything_becomes_typed_data() -> None:
     )
 
 
+def test_layers_with_weights_of_their_own_can_be_frozen() -> None:
+    text = """input x: [4]
+y = x -> dense(4, weight=he_normal(seed=1), bias=zeros()) as l1 -> relu -> dense(2, weight=zeros(), bias=none) as l2
+output y
+training { loss mse(y) optimizer sgd(0.1) freeze l1, l2 }"""
+    training = parse_glyph(text).training
+    assert training is not None
+    assert training.frozen == ("l1", "l2")
+
+
+def test_only_tensors_named_after_a_layer_are_in_its_way() -> None:
+    text = "weights zeros()\ninput x: [4]\ny = x -> dense(3, weight=ones(), bias=none) -> dense(2)\noutput y"
+    assert parse_glyph(text.replace("ones()", "constant(1)")).graph.outputs[0].type.shape == (2,)
+
+
 def test_other_schedules() -> None:
     text = (
         "input x: [1]\ny = relu(x)\noutput y\ntraining { loss mse(y) optimizer sgd(1) schedule cosine(10, final=0.1) }"

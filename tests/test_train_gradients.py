@@ -16,6 +16,7 @@ from glyphc.ir.functions import _TABLE, Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Apply,
     Concat,
     Const,
@@ -102,6 +103,12 @@ def gathered(g: Graph, a: Node, b: Node) -> Node:
     return g.add(Gather(constant(g, np.array([[0, 2, 2], [5, 0, 3]]))), (g.add(Mul(), (a, b)),))
 
 
+def sparse_map(g: Graph, a: Node, b: Node) -> Node:
+    # an empty row, and two entries at one place
+    parts = ([1.5, -2.0, 0.5, 3.0, 1.0], [0, 4, 4, 5, 2], [0, 3, 3, 5], [0.1, 0.2, 0.3])
+    return g.add(Affine((3, 1), *(constant(g, part) for part in parts)), (g.add(Mul(), (a, b)),))
+
+
 def shared(g: Graph, a: Node, b: Node) -> Node:
     return g.add(Add(), (g.add(Mul(), (a, a)), b))
 
@@ -116,6 +123,7 @@ BODIES: dict[str, Body] = {
     "scale": scaled,
     "gather": gathered,
     "square": shared,
+    "sparse map": sparse_map,
     "broadcast": broadcast_product,
     "concat": elementwise(Concat()),
     "reshape and sum": of_first(Reshape((2, 3)), ReduceSum()),
@@ -299,6 +307,18 @@ def test_losses_strip_the_last_nonlinearity() -> None:
     assert isinstance(choose_loss(sigmoid).attachment(sigmoid, sigmoid.outputs[0]).op, Dense)
     with pytest.raises(TrainingError, match="goes with a sigmoid"):
         LOSSES["binary-cross-entropy"].attachment(softmax, softmax.outputs[0])
+
+
+def test_numbers_for_every_output_choose_a_loss_for_numbers() -> None:
+    graph, numbers = network(elementwise(Add())), np.array([[0.5, -1.0], [2.0, 0.0]])
+    assert choose_loss(graph, numbers).name == "mean-squared-error"
+    for classes in (np.array([0, 1]), np.array([0.0, 1.0]), np.eye(2), numbers[:, :1]):
+        assert choose_loss(graph, classes).name == "softmax-cross-entropy"
+    for targets in (np.eye(2), numbers):
+        with pytest.raises(DataError, match="use --loss mean-squared-error"):
+            LOSSES["softmax-cross-entropy"].targets(targets, 2)
+    with pytest.raises(DataError, match="use --loss mean-squared-error"):
+        LOSSES["binary-cross-entropy"].targets(numbers, 2)
 
 
 def test_labels_are_checked() -> None:

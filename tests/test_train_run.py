@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import glyphc.files
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError
 from glyphc.frontends.from_onnx import read_onnx
@@ -283,6 +284,7 @@ def test_command_trains_and_writes_onnx(mode: str, tmp_path: Path) -> None:
     result = invoke(tmp_path, *options)
     assert result.exit_code == 0, result.output
     assert ("NOT SECURE" in result.output) == (mode == "encrypted")
+    assert ("NOT SECURE" in result.stdout) == (mode == "encrypted")
     assert "loss before" not in result.output
     x, y = samples()
     p = run_onnxruntime(onnx.load(tmp_path / "out.onnx"), x.astype(np.float32))["y"]
@@ -345,6 +347,47 @@ def test_mistakes_on_the_command_line(
     assert message in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_network_that_cannot_be_written_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table has no ONNX operator: found out before the first step."""
+    monkeypatch.setattr("glyphc.train.loop.train", lambda *args: pytest.fail("trained in vain"))
+    (tmp_path / "model.glyph").write_text(
+        "weights he_normal(seed=1)\ninput x: [4]\nactivation f on [-8, 8] = table [-1, 0, 2]\n"
+        "y = x -> dense(4) as l1 -> f -> dense(1) as l2 -> sigmoid\noutput y\n"
+    )
+    x, y = samples()
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    files = ("--data", str(tmp_path / "x.npy"), "--labels", str(tmp_path / "y.npy"), "-o", str(tmp_path / "out.onnx"))
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "model.glyph"), *files, "--freeze", "l1"])
+    assert result.exit_code == 2, result.output
+    assert "could not be written as ONNX" in result.output
+    assert not (tmp_path / "out.onnx.run").exists()
+
+
+@pytest.mark.parametrize("mode", ["clear", "encrypted"])
+def test_a_result_that_could_not_be_written_is_kept(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise ArtifactError(f"cannot write {str(path)!r}: no space left on device")
+
+    options = ("--steps", "3", "--mode", mode, "--insecure-ring", str(RING))
+    with monkeypatch.context() as m:
+        write = glyphc.files.write_atomically
+        m.setattr(glyphc.files, "write_atomically", lambda p, d: (full if p.suffix == ".onnx" else write)(p, d))
+        failed = invoke(tmp_path, *options)
+    assert failed.exit_code == 2
+    assert "repeat the command with --resume" in failed.output
+    assert (tmp_path / "out.onnx.run" / "checkpoint.zip").is_file()
+    resumed = invoke(tmp_path, *options, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert not (tmp_path / "out.onnx.run").exists()
+    unbroken = tmp_path / "unbroken"
+    unbroken.mkdir()
+    assert invoke(unbroken, *options).exit_code == 0
+    x, _ = samples()
+    found, expected = (evaluate(read_onnx(folder / "out.onnx"), {"x": x})["y"] for folder in (tmp_path, unbroken))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 # -- estimator --

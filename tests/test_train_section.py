@@ -63,9 +63,10 @@ def test_options_come_before_the_section(tmp_path: Path) -> None:
     arguments = ["train", str(model(tmp_path)), "--data", str(tmp_path / "x.npy"), "--labels", str(tmp_path / "y.npy")]
     arguments += ["-o", str(tmp_path / "trained.onnx"), "--mode", "clear", "--batch", "20"]
     for options, said in (
-        ((), "binary-cross-entropy, rate 0.5, constant; 6 steps of 20 of 40 samples"),
-        (("--learning-rate", "0.25", "--epochs", "5"), "binary-cross-entropy, rate 0.25, constant; 10 steps of 20"),
-        (("--schedule", "steps{every=2,decay=0.5}", "--steps", "1"), "rate 0.5, steps{every=2,decay=0.5}; 1 steps"),
+        ((), "binary-cross-entropy, rate 0.5, constant, momentum 0.5; 6 steps of 20 of 40 samples"),
+        (("--learning-rate", "0.25", "--epochs", "5"), "rate 0.25, constant, momentum 0.5; 10 steps of 20"),
+        (("--nesterov", "--weight-decay", "0.01"), "constant, Nesterov momentum 0.5, weight decay 0.01; 6 steps"),
+        (("--schedule", "steps{every=2,decay=0.5}", "--steps", "1"), "steps{every=2,decay=0.5}, momentum 0.5; 1 steps"),
     ):
         result = CliRunner().invoke(main, [*arguments, *options])
         assert result.exit_code == 0, result.output

@@ -31,7 +31,7 @@ _LOSSES = ("softmax-cross-entropy", "binary-cross-entropy", "mean-squared-error"
 @click.option("--epochs", type=click.IntRange(1), help="Times that all samples are seen. [default: the model's, or 1]")
 @click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs.")
 @click.option("--batch", type=click.IntRange(1), help="Samples in a step. [default: all]")
-@click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's last operation]")
+@click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's end and the labels]")
 @click.option("--learning-rate", type=float, help="[default: 0.1]")
 @click.option("--schedule", help="E.g. 'cosine{steps=50,final=0.1}'. [default: constant]")
 @click.option("--momentum", type=float, help="[default: 0]")
@@ -86,20 +86,23 @@ def train_command(
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
     only. So far, encryption trains the last dense layer or the last two, with sigmoids at the end (also for classes:
     one output against the rest); one layer can also end in a softmax, or fit numbers. Layers before them must be frozen
-    and are the client's. The clear mode trains any network.
+    and are the client's. The clear mode trains all dense layers of a network. Convolutions keep their weights always.
 
-    Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the run is over.
+    Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
     """
     from glyphc.cli import _keep_sources, _load
     from glyphc.compiler import INSECURE_RINGS
     from glyphc.console import reporter
+    from glyphc.errors import ArtifactError, ModelError
     from glyphc.files import check_writable, write_atomically
+    from glyphc.frontends.to_onnx import to_onnx
     from glyphc.program import INSECURE_WARNING
     from glyphc.sources import read_model
     from glyphc.train.job import Options, make_job
     from glyphc.train.loop import train
     from glyphc.train.optimizers import SGD, parse_schedule
     from glyphc.train.section import Defaults
+    from glyphc.train.step import fixed_layers
 
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
@@ -130,21 +133,31 @@ def train_command(
     frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
     options = Options(optimizer, count, batch, loss or defaults.loss, frozen, init, seed, logit_range, insecure_ring)
     job = make_job(read.graph, x, y, options)
+    try:
+        to_onnx(job.network)
+    except ModelError as e:  # found out now, not after hours of training
+        raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
     if insecure_ring is not None and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     click.echo(_what(job, mode), err=True)
+    if fixed := fixed_layers(job.network):
+        click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
     folder = path.with_name(path.name + ".run")
     show = (lambda step, value: click.echo(f"loss before step {step}: {value:.6g}", err=True)) if monitor else None
+
+    def write(report: TrainingReport) -> None:
+        try:
+            write_atomically(path, to_onnx(report.network).SerializeToString())
+        except ArtifactError as e:
+            raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
+
     try:
-        report = train(job, mode, folder, resume, reporter(), show)
+        report = train(job, mode, folder, resume, reporter(), show, write)
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)
             raise click.exceptions.Exit(130) from None
         raise
-    from glyphc.frontends.to_onnx import to_onnx
-
-    write_atomically(path, to_onnx(report.network).SerializeToString())
     click.echo(_summary(report))
     click.echo(f"wrote {path}")
 
@@ -155,12 +168,15 @@ def _chosen(given: float | None, usual: float) -> float:
 
 def _what(job: Job, mode: str) -> str:
     o = job.options
-    rate = f"rate {o.optimizer.learning_rate:g}, {o.optimizer.schedule}"
-    return f"{job.loss.name}, {rate}; {o.steps} steps of {job.batches.batch} of {len(job.x)} samples, {mode}"
+    return f"{job.loss.name}, {o.optimizer}; {o.steps} steps of {job.batches.batch} of {len(job.x)} samples, {mode}"
 
 
 def _summary(report: TrainingReport) -> str:
-    lines = [f"{'steps':18} {report.steps}", f"{'security':18} {report.security}"]
+    from glyphc.ir.parameters import INSECURE
+    from glyphc.program import INSECURE_WARNING
+
+    security = INSECURE_WARNING if report.security == INSECURE else report.security
+    lines = [f"{'steps':18} {report.steps}", f"{'security':18} {security}"]
     if report.reach is not None:
         lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
     if report.seconds:

@@ -41,6 +41,7 @@ class Evaluator:
         self.values: dict[str, Node] = {}
         self.activations: dict[str, Function] = {}
         self.layers: dict[str, Span] = {}
+        self._takers: dict[str, Span] = {}  # of the tensors that a name stands for
         self.location: str | None = None
         self._defined: dict[str, int] = {}
         self._stored: dict[str, npt.NDArray[np.generic]] = {}
@@ -254,6 +255,8 @@ class Evaluator:
     ) -> tuple[str, F64]:
         name = f"{arguments.label}.{role}"
         given = arguments.given.get(role)
+        if arguments.label:
+            self.layers.setdefault(arguments.label, arguments.span)
         if isinstance(given, Constant):
             value = given.value.T if matrix and given.name and self.weights.transposed else given.value
             return given.name or name, self._checked(value, given.name or name, shape, given.span)
@@ -272,7 +275,7 @@ class Evaluator:
     def _of_layer(self, arguments: Arguments, name: str, role: str, shape: tuple[int, ...] | None, matrix: bool) -> F64:
         """The tensor that the layer's name stands for."""
         label, span = arguments.label, arguments.span
-        if self.layers.setdefault(label, span) != span:
+        if self._takers.setdefault(label, span) != span:
             raise MistakeError(
                 span,
                 f"two layers would take their tensors from {label!r}",

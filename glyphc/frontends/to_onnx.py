@@ -14,6 +14,7 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Apply,
     ArgMax,
     Concat,
@@ -28,6 +29,7 @@ from glyphc.ir.ops import (
     Op,
     Output,
     ReduceMax,
+    ReduceSum,
     Reshape,
     Scale,
     Softmax,
@@ -36,6 +38,8 @@ from glyphc.ir.ops import (
 
 _OPSET = 17
 _IR_VERSION = 8
+# Of a sparse map: a file of ONNX has 2 GB at most, and an entry 12 bytes.
+_MOST_ENTRIES = 10**8
 _TWO_OPERANDS: dict[type[Op], str] = {Add: "Add", Sub: "Sub", Mul: "Mul", Div: "Div", Max: "Max", Min: "Min"}
 # ONNX operators without parameters, by function; those with float attributes, with the attributes' names.
 _PLAIN = {
@@ -143,6 +147,32 @@ def _(op: Dense, w: _Writer, node: Node, args: list[str]) -> None:
         else:
             total = w.emit("Add", [total, w.emit("Gemm", [x, factor], transB=1)])
     w.names[node.id] = total
+
+
+@_write.register
+def _(op: Affine, w: _Writer, node: Node, args: list[str]) -> None:
+    """A sparse map: what each element reads, times its weights, summed. So it stays sparse, and is no dense layer."""
+    data, indices, indptr, bias = (w.graph.constant(name) for name in op.constant_names())
+    rows, lengths = bias.size, np.diff(indptr)
+    most = max(int(lengths.max()), 1)
+    if rows * most > _MOST_ENTRIES:
+        raise ModelError(f"{node} is too large to be written as ONNX: {rows} elements that read up to {most} each")
+    # short rows are filled with zeros times the first element
+    row, place = np.repeat(np.arange(rows), lengths), np.arange(data.size) - np.repeat(indptr[:-1], lengths)
+    weights, places = np.zeros((rows, most)), np.zeros((rows, most), dtype=np.int64)
+    weights[row, place], places[row, place] = data, indices
+    flat = w.emit("Flatten", args, axis=1)
+    read = w.emit("Gather", [flat, w.constant(op.indices.name, places)], node.location, axis=1)
+    products = w.emit("Mul", [read, w.constant(op.data.name, weights)])
+    sums = w.emit("ReduceSum", [products, w.constant("axes", np.array([-1]))], keepdims=0)
+    total = w.emit("Add", [sums, w.constant(op.bias.name, bias)])
+    w.names[node.id] = w.emit("Reshape", [total, w.constant("shape", np.array([-1, *op.shape]))])
+
+
+@_write.register
+def _(op: ReduceSum, w: _Writer, node: Node, args: list[str]) -> None:
+    axes = w.constant("axes", np.array([-1]))
+    w.names[node.id] = w.emit("ReduceSum", [args[0], axes], node.location, keepdims=0)
 
 
 @_write.register

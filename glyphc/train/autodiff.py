@@ -18,6 +18,7 @@ import numpy as np
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import (
     Add,
+    Affine,
     Apply,
     Concat,
     Dense,
@@ -45,6 +46,9 @@ from .derivatives import chain_derivatives
 from .errors import TrainingError
 
 Gradients = tuple["Node | None", ...]
+
+# Of the sparse matrix that maps a whole batch: 16 bytes for each.
+_MOST_ENTRIES = 10**8
 
 
 # -- forward: one sample -> a batch --
@@ -148,6 +152,22 @@ def _(op: Gather, c: _Context, args: tuple[Node, ...]) -> Node:
     return c.builder.gather(args[0], starts.reshape(-1, *(1,) * indices.ndim) + indices)
 
 
+@_batched.register
+def _(op: Affine, c: _Context, args: tuple[Node, ...]) -> Node:
+    """A fixed map: the same block for every sample."""
+    data, indices, indptr, bias = (c.network.constant(name) for name in op.constant_names())
+    if c.batch * data.size > _MOST_ENTRIES:
+        raise TrainingError(
+            f"{c.node} maps a sample with {data.size} numbers, too many for a batch of {c.batch} samples; train in "
+            f"batches of at most {max(_MOST_ENTRIES // data.size, 1)}"
+        )
+    samples = np.arange(c.batch)[:, None]
+    columns = samples * prod(args[0].type.shape[1:]) + indices
+    ends = samples * data.size + indptr[1:]
+    parts = (np.tile(data, c.batch), columns.ravel(), np.append(0, ends), np.tile(bias, c.batch))
+    return c.builder.affine(args[0], parts, c.shape)
+
+
 @_batched.register(Apply)
 @_batched.register(Softmax)
 @_batched.register(ReduceSum)
@@ -222,6 +242,16 @@ def _(op: MatMul, p: _Pull) -> Gradients:
 @_pull.register
 def _(op: Scale, p: _Pull) -> Gradients:
     return (p.b.scale(p.g, p.b.graph.constant(op.factor.name), np.zeros(())),)
+
+
+@_pull.register
+def _(op: Affine, p: _Pull) -> Gradients:
+    from scipy import sparse  # slow to load, and few networks need it
+
+    data, indices, indptr, bias = (p.b.graph.constant(name) for name in op.constant_names())
+    shape = p.args[0].type.shape
+    back = sparse.csr_array((data, indices, indptr), shape=(bias.size, prod(shape))).T.tocsr()
+    return (p.b.affine(p.g, (back.data, back.indices, back.indptr, np.zeros(prod(shape))), shape),)
 
 
 @_pull.register

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Add, Apply, Const, Gather, Input, MatMul, Mul, Op, Output, Reshape, Scale, Scatter
+from glyphc.ir.ops import Add, Affine, Apply, Const, Gather, Input, MatMul, Mul, Op, Output, Reshape, Scale, Scatter
 from glyphc.ir.types import Level
 
 Array = npt.NDArray[Any]
@@ -54,6 +54,15 @@ class Builder:
         """factor * x + shift with constants."""
         f, s = (Const(self.graph.add_constant(name, value)) for name, value in (("factor", factor), ("shift", shift)))
         return self.node(Scale(f, s), x)
+
+    def affine(self, x: Node, parts: tuple[Array, Array, Array, Array], shape: tuple[int, ...]) -> Node:
+        """A fixed map to ``shape``. parts: data, column indices and row ends of its sparse matrix, and the shift."""
+        data, indices, indptr, bias = parts
+        values = (data, indices.astype(np.int64), indptr.astype(np.int64), bias)
+        names = ("data", "indices", "indptr", "bias")
+        return self.node(
+            Affine(shape, *(Const(self.graph.add_constant(n, v)) for n, v in zip(names, values, strict=True))), x
+        )
 
     def times(self, x: Node, factor: float) -> Node:
         return self.scale(x, np.array(float(factor)), np.zeros(()))

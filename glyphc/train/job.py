@@ -86,7 +86,7 @@ def make_job(network: Graph, x: npt.ArrayLike, labels: npt.ArrayLike, options: O
     if options.steps < 1:
         raise TrainingError(f"at least one step, not {options.steps}")
     samples = _samples(network, x)
-    loss = _loss(network, options.loss)
+    loss = _loss(network, options.loss, labels)
     last = loss.attachment(network, network.outputs[0])
     y = loss.targets(labels, last.type.size)
     if len(y) != len(samples):
@@ -99,9 +99,9 @@ def make_job(network: Graph, x: npt.ArrayLike, labels: npt.ArrayLike, options: O
     return Job(network, options, loss, program, Batches(len(samples), batch, options.seed), samples, y)
 
 
-def _loss(network: Graph, name: str | None) -> Loss:
+def _loss(network: Graph, name: str | None, labels: npt.ArrayLike) -> Loss:
     if name is None:
-        return choose_loss(network)
+        return choose_loss(network, labels)
     if name not in LOSSES:
         raise TrainingError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
     return LOSSES[name]

@@ -73,12 +73,14 @@ def train(
     resume: bool = False,
     reporter: Reporter | None = None,
     monitor: Monitor | None = None,
+    write: Callable[[TrainingReport], None] | None = None,
 ) -> TrainingReport:
     """Train; returns the trained network.
 
     folder: where checkpoints go after every step; it must not exist, unless ``resume`` continues what is there, with
-    the same result as an unbroken run. It is deleted after the last step. monitor: told the loss on a step's batch
-    before the step, which under encryption takes the client's key.
+    the same result as an unbroken run. It is deleted at the end. monitor: told the loss on a step's batch before the
+    step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
+    folder stays, and ``resume`` gets the same result from it without training again.
 
     Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
     beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -88,7 +90,12 @@ def train(
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
     run = _Run(job, mode, RunFolder(Path(folder)) if folder is not None else None, reporter or Silent(), monitor)
-    return run.run(resume)
+    report = run.run(resume)
+    if write is not None:
+        write(report)
+    if run.folder is not None:
+        run.folder.delete()
+    return report
 
 
 class _Run:
@@ -127,8 +134,6 @@ class _Run:
         finally:
             self.reporter.done()
             runner.close()
-        if self.folder is not None:
-            self.folder.delete()
         return self.report
 
     def _runner(self) -> Runner:

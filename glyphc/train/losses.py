@@ -19,6 +19,7 @@ from .errors import TrainingError
 
 F64 = npt.NDArray[np.floating[Any]]
 _SIGMOID = (Function("sigmoid"),)
+_NUMBERS = ". To fit numbers, one for each output, use --loss mean-squared-error"
 
 
 class Loss(ABC):
@@ -103,7 +104,9 @@ class BinaryCrossEntropy(Loss):
             given = np.eye(outputs)[_classes(given, outputs)]
         y: F64 = given.reshape(len(given), -1).astype(np.float64)
         if y.shape[1] != outputs or not np.isin(y, (0.0, 1.0)).all():
-            raise DataError(f"labels for {self.name} are 0 or 1, of shape (samples, {outputs}); got shape {y.shape}")
+            raise DataError(
+                f"labels for {self.name} are 0 or 1, of shape (samples, {outputs}); got shape {y.shape}{_NUMBERS}"
+            )
         return y
 
 
@@ -141,11 +144,18 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def choose_loss(network: Graph) -> Loss:
-    """The usual loss for a network's last operation: a sigmoid's, a softmax's (also several raw outputs), else MSE."""
+def choose_loss(network: Graph, labels: npt.ArrayLike | None = None) -> Loss:
+    """The usual loss for a network's last operation: a sigmoid's, a softmax's (also several raw outputs), else MSE.
+
+    Several raw outputs are also numbers (MSE) where the labels are: floats, one for each output, not all 0 or 1.
+    """
     (node,) = network.operands(network.outputs[0])
     if isinstance(node.op, Apply) and node.op.functions == _SIGMOID:
         return LOSSES["binary-cross-entropy"]
+    y = np.asarray(labels)
+    fits = y.dtype.kind == "f" and y.shape[1:] == node.type.shape and not np.isin(y, (0.0, 1.0)).all()
+    if fits and not isinstance(node.op, Softmax):
+        return LOSSES["mean-squared-error"]
     return LOSSES["softmax-cross-entropy" if node.type.size > 1 else "mean-squared-error"]
 
 
@@ -159,7 +169,9 @@ def _classes(labels: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or y.dtype.kind not in "fiub" or not np.array_equal(y, np.rint(y)):
-        raise DataError(f"labels must be class indices of shape (samples,); got {y.dtype} of shape {list(y.shape)}")
+        raise DataError(
+            f"labels must be class indices of shape (samples,); got {y.dtype} of shape {list(y.shape)}{_NUMBERS}"
+        )
     outside = (y < 0) | (y >= count)
     if outside.any():
         at = int(np.argmax(outside))

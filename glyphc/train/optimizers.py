@@ -138,6 +138,14 @@ class SGD:
         _check(rate * decay < 1, f"learning rate times weight decay must be below 1, not {rate * decay:g}")
         _check(not self.nesterov or self.momentum > 0, "Nesterov's momentum needs a momentum above 0")
 
+    def __str__(self) -> str:
+        parts = [f"rate {self.learning_rate:g}", str(self.schedule)]
+        if self.momentum:
+            parts.append(f"{'Nesterov momentum' if self.nesterov else 'momentum'} {self.momentum:g}")
+        if self.weight_decay:
+            parts.append(f"weight decay {self.weight_decay:g}")
+        return ", ".join(parts)
+
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..."""
         return self.learning_rate * self.schedule.factor(step)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Dense, Input, Sub
+from glyphc.ir.ops import Affine, Dense, Input, Sub
 from glyphc.ir.verify import verify
 
 from .autodiff import backward, forward
@@ -121,23 +121,34 @@ def _update(b: Builder, slot: Slot, weight: Node, gradient: Node, rate: Node, op
 
 
 def weight_slots(network: Graph, last: Node, frozen: tuple[str, ...] = ()) -> tuple[Slot, ...]:
-    """The weights and biases of the dense layers before ``last``, in order."""
+    """The weights and biases of the dense layers before ``last``, in order.
+
+    Other layers with constants (convolutions, normalisation) never change; they may be called frozen.
+    """
     slots: dict[str, Slot] = {}
     layers: set[str] = set()
-    for node, op in network.of(Dense):
-        if node.id > last.id:
+    for node in network:
+        if node.id > last.id or not node.op.constant_names():
             continue
-        layers |= {node.location, *op.constant_names()} - {""}
+        layers |= {node.location, *node.op.constant_names()} - {""}
+        if not isinstance(node.op, Dense):
+            continue
         still = node.location in frozen
-        for name in op.constant_names():
+        for name in node.op.constant_names():
             shape = tuple(int(n) for n in network.constant(name).shape)
             slots.setdefault(name, Slot(name, shape, not (still or name in frozen), len(shape) == 2))
     unknown = sorted(set(frozen) - layers)
     if unknown:
-        raise TrainingError(f"no layer {unknown[0]!r} to freeze; the network has {', '.join(sorted(layers)) or 'none'}")
+        known = sorted({n.location for n in network if n.op.constant_names() and n.location} | set(slots))
+        raise TrainingError(f"no layer {unknown[0]!r} to freeze; the network has {', '.join(known) or 'none'}")
     if not any(s.trained for s in slots.values()):
         raise TrainingError("nothing to train: the network has no dense layer that is not frozen")
     return tuple(slots.values())
+
+
+def fixed_layers(network: Graph) -> tuple[str, ...]:
+    """Layers with weights that training does not change: convolutions and the like, by location."""
+    return tuple(dict.fromkeys(n.location or f"%{n.id}" for n, _ in network.of(Affine)))
 
 
 def with_weights(network: Graph, weights: dict[str, F64]) -> Graph:
