@@ -156,6 +156,28 @@ def test_measured_times_in_columns(artifact: Path, folder: Path) -> None:
     assert result.output.splitlines()[0].split() == ["node", "predicted", "measured"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--accuracy x.npy y.npy --format html", "--accuracy gives text; leave out --format html"),
+        ("--accuracy x.npy y.npy --format json", "--accuracy gives text"),
+        ("--why %3 --format dot", "--why gives text"),
+        ("--columns node --format json", "--columns gives text"),
+        ("--encrypted y.npy", "--encrypted goes with --accuracy"),
+        ("--stage quantize --run run.json", "--stage does not go with --run"),
+        ("--stage schedule --columns node", "--stage schedule does not go with --columns"),
+        ("--text --columns node", "--text does not go with --columns"),
+        ("--accuracy x.npy y.npy --why %3", "--accuracy does not go with --why"),
+    ],
+)
+def test_options_that_would_be_ignored(options: str, words: str, artifact: Path, page: Path) -> None:
+    before = page.read_bytes()
+    result = run("inspect", artifact, *options.split())
+    assert result.exit_code == 2
+    assert words in result.output
+    assert page.read_bytes() == before
+
+
 @pytest.mark.parametrize("stage", ["source", "quantize", "insert-switches"])
 def test_any_stage(stage: str, artifact: Path, program: Program) -> None:
     data = json.loads(run("inspect", artifact, "--format", "json", "--stage", stage).output)

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from glyphc.ir.graph import Node
     from glyphc.program import Program
 
 _FORMATS = ("text", "dot", "json", "html")
+# Options that would be ignored beside another one.
+_CLASHES = (
+    ("--accuracy", ("--stage", "--text", "--columns", "--why", "--run")),
+    ("--why", ("--text", "--columns", "--run")),
+    ("--text", ("--columns", "--run")),
+    ("--stage", ("--run",)),
+)
 
 
 @click.command("inspect")
@@ -47,6 +56,18 @@ def inspect_command(
     from glyphc.files import check_writable, write_atomically
     from glyphc.program import Program
 
+    _check_options(
+        {
+            "--stage": stage,
+            "--text": text,
+            "--columns": columns,
+            "--why": why_node,
+            "--run": record,
+            "--accuracy": accuracy,
+            "--encrypted": encrypted,
+        },
+        form,
+    )
     path = Path(output) if output else Path(artifact).with_suffix(".html") if form == "html" else None
     if path is not None:
         _keep_sources(path, artifact, record)
@@ -65,6 +86,26 @@ def inspect_command(
     else:
         write_atomically(path, (shown if shown.endswith("\n") else shown + "\n").encode())
         click.echo(f"wrote {path} ({path.stat().st_size:,} bytes)")
+
+
+def _check_options(options: Mapping[str, object], form: str) -> None:
+    """UsageError when something that was asked for would be ignored."""
+    given = {name for name, value in options.items() if value}
+    if form != "text":
+        for name in ("--accuracy", "--why", "--text", "--columns"):
+            if name in given:
+                raise click.UsageError(f"{name} gives text; leave out --format {form}")
+    if "--encrypted" in given and "--accuracy" not in given:
+        raise click.UsageError("--encrypted goes with --accuracy, whose samples the results are of")
+    clashes = _CLASHES
+    if options["--stage"] in ("list", "schedule"):
+        clashes += ((f"--stage {options['--stage']}", ("--text", "--columns", "--why")),)
+        given.add(clashes[-1][0])
+    for name, others in clashes:
+        for other in others:
+            if {name, other} <= given:
+                why = ", which has times of the final graph's nodes" if (name, other) == ("--stage", "--run") else ""
+                raise click.UsageError(f"{name} does not go with {other}{why}")
 
 
 def _text(
