@@ -74,10 +74,16 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     """Schedule, totals and guard band of a compiled program."""
     estimates = predicted(program, cost)
     parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.quantized)]
-    doubts = [f"warning     {n}: {d.warning}" for n in program.graph for d in n.decisions if d.warning]
+    doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
     return "\n".join([*parts, "", *doubts] if doubts else parts)
+
+
+def warnings(graph: Graph) -> list[str]:
+    """What passes warn of, with the node; without one and once, where it is about the whole network."""
+    found = ((n, d) for n in graph for d in n.decisions if d.warning)
+    return list(dict.fromkeys(d.warning if d.made_by == AssignBudget.name else f"{n}: {d.warning}" for n, d in found))
 
 
 def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
@@ -146,7 +152,7 @@ def totals(program: Program, estimates: Estimate) -> str:
         ),
     ]
     if budget is not None:
-        lines.insert(2, f"accuracy    simulated, it {budget.candidates[-1].reason} ({budget.chosen})")
+        lines.insert(2, f"accuracy    simulated: {budget.candidates[-1].reason} (series: {budget.chosen})")
     return "\n".join(lines)
 
 
