@@ -153,6 +153,8 @@ def totals(program: Program, estimates: Estimate) -> str:
     ]
     if budget is not None:
         lines.insert(2, f"accuracy    simulated: {budget.candidates[-1].reason} (series: {budget.chosen})")
+    elif AssignBudget.name in program.stages and p.slots:
+        lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
 
 

@@ -103,6 +103,21 @@ def test_behind_the_quantizer_no_samples_are_needed(program: Program, tmp_path: 
         assert again.requested_batch == 4
 
 
+@pytest.mark.parametrize("option", ["--tolerance=0.5", "--logit-tolerance=1"])
+def test_tolerances_need_samples(option: str, program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "x.gir"
+    path.write_text(to_text(program.stages["insert-switches"]))
+    result = run("compile", path, option, "--insecure-ring", RING)
+    assert result.exit_code == 2
+    assert "pass --calibration" in result.output
+    result = run("compile", path, "--insecure-ring", RING)
+    assert result.exit_code == 0
+    assert "accuracy    not simulated, no error budget: there were no calibration samples" in result.output
+    path.write_text(to_text(program.graph))
+    result = run("compile", path, option, "--insecure-ring", RING, "--calibration", TRAIN)
+    assert "'assign-budget', which is not among the passes to run" in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
