@@ -79,8 +79,9 @@ def compile(
     batch = batch or given.batch or 1
     name, passes = remaining(given.graph, start, passes)
     source = _with_batch(given.graph, batch)
+    check_ring(source, insecure_ring)
     steps = [
-        with_hints(_for_tolerance(_for_ring(step, insecure_ring), tolerance, logit_tolerance), given.hints)
+        with_hints(_for_tolerance(for_ring(step, insecure_ring), tolerance, logit_tolerance), given.hints)
         for step in parse_pipeline(passes)
     ]
     network = source if source.level is Level.SOURCE else None
@@ -109,7 +110,19 @@ def _with_batch(graph: Graph, batch: int) -> Graph:
     return rewriter.new
 
 
-def _for_ring(step: Pass, insecure_ring: int | None) -> Pass:
+def check_ring(graph: Graph, insecure_ring: int | None) -> None:
+    """GlyphcError when the layouts of a graph are of another ring than the one asked for."""
+    for node in graph:
+        layout = node.type.layout
+        if insecure_ring is not None and layout is not None and layout.ring != insecure_ring:
+            raise GlyphcError(
+                f"{node} is laid out for ring {layout.ring}, not for the insecure ring {insecure_ring}; begin with a "
+                "graph from before assign-layout, or leave out --insecure-ring (insecure_ring)"
+            )
+
+
+def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
+    """A pass for a small ring of tests, if there is one; GlyphcError for other rings than those."""
     if insecure_ring is None:
         return step
     if insecure_ring not in INSECURE_RINGS:
