@@ -47,10 +47,15 @@ def graph_text(
     estimates: Estimate | None = None,
     seconds: dict[int, float] | None = None,
     columns: Sequence[str] = COLUMNS,
+    mode: str = Mode.ENCRYPTED.value,
 ) -> str:
-    """A line for each node, with the given ones of ``COLUMNS``; columns in which nothing would stand are left out."""
+    """A line for each node, with the given ones of ``COLUMNS``; columns in which nothing would stand are left out.
+
+    seconds: measured in a run in that mode.
+    """
     errors = _errors(graph)
-    rows: list[Sequence[str]] = [columns]
+    measured_in = "measured" if mode == Mode.ENCRYPTED.value else f"measured ({mode} mode)"
+    rows: list[Sequence[str]] = [[measured_in if c == "measured" else c for c in columns]]
     for node in graph:
         predicted = estimates.node_seconds.get(node.id) if estimates else None
         measured = seconds.get(node.id) if seconds else None

@@ -110,10 +110,10 @@ def test_times_are_those_of_the_cost_model(program: Program) -> None:
     assert not report.measured
 
 
-def test_a_record_survives(folder: Path, artifact: Path) -> None:
-    record = RunRecord.load(folder / "run.json")
+def test_a_record_survives(folder: Path, artifact: Path, program: Program) -> None:
+    record = RunRecord.load(folder / "run.json", program)
     record.save(folder / "again.json")
-    assert RunRecord.load(folder / "again.json") == record
+    assert RunRecord.load(folder / "again.json", program) == record
     assert (record.mode, record.samples, record.passes) == ("simulate", 16, 2)
     computing = [i for i in Program.load(artifact).schedule.instructions if not isinstance(i, Load)]
     assert len(record.steps) == 2 * len(computing)
@@ -121,9 +121,22 @@ def test_a_record_survives(folder: Path, artifact: Path) -> None:
     assert starts == sorted(starts)
 
 
+def test_records_of_other_programs(artifact: Path, folder: Path, program: Program) -> None:
+    x = np.load(MODELS / "data" / "digits-train.npy")
+    other = glyphc.compile(MODELS / "digits-mlp.onnx", x, batch=4, insecure_ring=RING)
+    other.save(folder / "other.glyphc")
+    assert Program.load(artifact).fingerprint == program.fingerprint != other.fingerprint
+    for form in ("text", "html", "json"):
+        options = ["--format", form, "--run", folder / "run.json", "-o", folder / "other.out"]
+        result = run("inspect", folder / "other.glyphc", *options)
+        assert result.exit_code == 2
+        assert "record of a run of another program" in result.output
+        assert not (folder / "other.out").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "no record"), ("[]", "of this version"), ('{"format": "glyphc-run", "version": 1}', "damaged")],
+    [("{", "no record"), ("[]", "of this version"), ('{"format": "glyphc-run", "version": 2}', "damaged")],
 )
 def test_files_that_are_no_record(content: str, words: str, artifact: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
@@ -153,7 +166,8 @@ def test_columns_by_choice(artifact: Path) -> None:
 
 def test_measured_times_in_columns(artifact: Path, folder: Path) -> None:
     result = run("inspect", artifact, "--run", folder / "run.json", "--columns", "node,predicted,measured")
-    assert result.output.splitlines()[0].split() == ["node", "predicted", "measured"]
+    # times of a simulation are no times of encryption
+    assert result.output.splitlines()[0].split() == ["node", "predicted", "measured", "(simulate", "mode)"]
 
 
 @pytest.mark.parametrize(

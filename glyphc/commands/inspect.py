@@ -135,8 +135,10 @@ def _text(
         return graph_text(program.stages[stage], columns=chosen)
     if columns is None and record is None:
         return summary(program)
-    measured = RunRecord.load(Path(record)).node_seconds_of_a_pass if record is not None else None
-    return graph_text(program.graph, predicted(program), measured, chosen)
+    if record is None:
+        return graph_text(program.graph, predicted(program), columns=chosen)
+    run = RunRecord.load(Path(record), program)
+    return graph_text(program.graph, predicted(program), run.node_seconds_of_a_pass, chosen, run.mode)
 
 
 def _report(program: Program, title: str, stage: str | None, form: str, record: str | None) -> str:
@@ -147,7 +149,7 @@ def _report(program: Program, title: str, stage: str | None, form: str, record: 
 
     if stage in ("all", "list", "schedule"):
         raise GlyphcError(f"--stage {stage} is text; a {form} report shows one stage: {', '.join(program.stages)}")
-    run = RunRecord.load(Path(record)) if record is not None else None
+    run = RunRecord.load(Path(record), program) if record is not None else None
     report = build(program, title, stage, run)
     if form == "dot":
         return to_dot(report)
