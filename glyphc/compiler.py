@@ -25,7 +25,7 @@ from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
-from glyphc.sources import read_model, with_hints
+from glyphc.sources import is_graph, read_model, with_hints
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -75,6 +75,11 @@ def compile(
     """
     if batch is not None and batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
+    if start is not None and not is_graph(model):
+        raise GlyphcError(
+            "--from (start) says which stage a graph in text form (.gir) comes from; a network begins at its source: "
+            f"leave out {start!r}"
+        )
     given = read_model(model)
     batch = batch or given.batch or 1
     name, passes = remaining(given.graph, start, passes)

@@ -164,6 +164,16 @@ def test_columns_by_choice(artifact: Path) -> None:
     assert "no column 'nodes'; columns: node, shape" in wrong.output
 
 
+def test_why_takes_locations(artifact: Path, program: Program) -> None:
+    (id,) = [n.id for n, _ in program.graph.of(Bootstrap) if n.location == "relu1"]
+    text = run("inspect", artifact, "--why", f"%{id}").output
+    assert text.strip() in run("inspect", artifact, "--why", "relu1").output
+    assert "@scale+fc1" in run("inspect", artifact, "--why", "fc1").output
+    wrong = run("inspect", artifact, "--why", "relu9")
+    assert wrong.exit_code == 2
+    assert "no node 'relu9'; nodes are %0 to " in wrong.output
+
+
 def test_measured_times_in_columns(artifact: Path, folder: Path) -> None:
     result = run("inspect", artifact, "--run", folder / "run.json", "--columns", "node,predicted,measured")
     # times of a simulation are no times of encryption

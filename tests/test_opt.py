@@ -118,6 +118,15 @@ def test_layouts_keep_their_ring(program: Program, tmp_path: Path) -> None:
     assert (parameters.ring, parameters.secure) == (RING, False)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".glyph"])
+def test_networks_begin_at_their_source(suffix: str, tmp_path: Path) -> None:
+    output = tmp_path / "x.glyphc"
+    result = run("compile", MODELS / f"digits-mlp{suffix}", "--from", "fold", "--calibration", TRAIN, "-o", output)
+    assert result.exit_code == 2
+    assert "leave out 'fold'" in result.output
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("option", ["--tolerance=0.5", "--logit-tolerance=1"])
 def test_tolerances_need_samples(option: str, program: Program, tmp_path: Path) -> None:
     path = tmp_path / "x.gir"

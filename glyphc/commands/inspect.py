@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("text", "dot", "json", "html")
 # Options that would be ignored beside another one.
-_CLASHES = (
+_CLASHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("--accuracy", ("--stage", "--text", "--columns", "--why", "--run")),
     ("--why", ("--text", "--columns", "--run")),
     ("--text", ("--columns", "--run")),
@@ -28,7 +29,7 @@ _CLASHES = (
 @click.option("--stage", help="Show the graph after this stage; 'list' names them, 'all' shows every one.")
 @click.option("--text", is_flag=True, help="The complete text form, weights included, instead of aligned columns.")
 @click.option("--columns", metavar="NAMES", help="Which columns, in which order, e.g. 'node,shape,error'.")
-@click.option("--why", "why_node", metavar="%N", help="The decisions made for a node.")
+@click.option("--why", "why_node", metavar="NODE", help="The decisions made for a node: %N, or its location.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
 @click.option("--run", "record", type=click.Path(), help="A record of 'glyphc run --record': shows measured times.")
 @click.option(
@@ -125,7 +126,7 @@ def _text(
     if stage == "schedule":
         return schedule_text(program.schedule)
     if why_node is not None:
-        return why(_node(program, why_node, stage))
+        return "\n".join(why(node) for node in _nodes(program, why_node, stage))
     if stage == "all":
         graphs = program.stages.items()
         return "\n".join(f"-- {n} --\n{to_text(g) if text else graph_text(g, columns=chosen)}\n" for n, g in graphs)
@@ -165,11 +166,17 @@ def _accuracy(program: Program, files: tuple[str, str], encrypted: str | None) -
     return accuracy_text(accuracy(program, x, y, results))
 
 
-def _node(program: Program, name: str, stage: str | None) -> Node:
+def _nodes(program: Program, name: str, stage: str | None) -> list[Node]:
+    """The node %N, or all that come from a place in the network; those of them with decisions if there are any."""
     from glyphc.errors import GlyphcError
 
     graph = program.stages[stage] if stage and stage != "all" else program.graph
-    number = name.lstrip("%")
-    if not number.isdecimal() or int(number) >= len(graph):
-        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}")
-    return graph.node(int(number))
+    number = name.removeprefix("%")
+    if number.isdecimal() and int(number) < len(graph):
+        return [graph.node(int(number))]
+    found = [n for n in graph if n.location and name == n.location]
+    # one place among those that were folded or merged
+    found = found or [n for n in graph if name in re.split(r"[+|]", n.location) and name]
+    if not found:
+        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}, or those of a location like 'relu1'")
+    return [n for n in found if n.decisions] or found
