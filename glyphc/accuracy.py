@@ -33,8 +33,8 @@ _MOST = 200
 class StageLoss:
     """Errors of the outputs against the float network's, in their own units; shares of the samples.
 
-    rms, largest: None for the float network itself. same_class: as the float network's; None where outputs are single
-    values. correct: as the labels say; error: rms difference from the targets; None where y is something else.
+    rms, largest: None for the float network itself. same_class: as the float network's, and correct: as the labels say;
+    None where y holds targets. error: rms difference from the targets; None where y holds labels.
     """
 
     stage: str
@@ -47,8 +47,9 @@ class StageLoss:
 
 @dataclass(frozen=True)
 class NodeLoss:
-    """Rms errors of a node's values against the float network's, as shares of the range of those.
+    """Rms errors of a node's values against the float network's, as shares of the range of those, [lo, hi].
 
+    All None for a bootstrap without a counterpart in the float network, e.g. one of merged branches.
     contributes: the share of the squared error of the outputs (with series) that goes when this node alone computes its
     function instead of a series; None where it was not worked out, and for what has no series.
     """
@@ -56,17 +57,17 @@ class NodeLoss:
     node: int
     expression: str
     location: str
-    lo: float
-    hi: float
-    quantized: float
-    series: float
-    simulated: float
+    lo: float | None
+    hi: float | None
+    quantized: float | None
+    series: float | None
+    simulated: float | None
     contributes: float | None
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """samples: how many were evaluated. nodes: those that the float network has too, in order."""
+    """samples: how many were evaluated. nodes: those that the float network has too, and all bootstraps, in order."""
 
     samples: int
     stages: tuple[StageLoss, ...]
@@ -76,8 +77,10 @@ class Accuracy:
 def accuracy(program: Program, x: Any, y: Any, encrypted: Any = None) -> Accuracy:
     """Evaluate samples x of shape (samples, *input shape), or a mapping by input name, in every way there is.
 
-    y: labels, integers of shape (samples,), or targets in the shape of the output. encrypted: results of an encrypted
-    run on x. Raises DataError for what does not fit the program, GlyphcError for programs without a float network.
+    y: labels, integers of shape (samples,), or targets in the shape of the output. Labels of a network with a single
+    output are 0 and 1: outputs above 0 are of class 1, behind a sigmoid those above 0.5. encrypted: results of an
+    encrypted run on x. Raises DataError for what does not fit the program, GlyphcError for programs without a float
+    network.
     """
     samples = check_inputs(program.client, x)
     reference = next((g for g in reversed(program.stages.values()) if g.level is Level.SOURCE), None)
@@ -97,9 +100,10 @@ def accuracy_text(found: Accuracy) -> str:
         rows.append((s.stage, *numbers, *shares, "" if s.error is None else f"{s.error:.4g}"))
     table: list[tuple[str, ...]] = [("node", "from", "range", "quantized", "series", "simulated", "contributes")]
     for n in found.nodes:
-        errors = (f"{v:.3%}" for v in (n.quantized, n.series, n.simulated))
+        errors = ("" if v is None else f"{v:.3%}" for v in (n.quantized, n.series, n.simulated))
+        interval = "" if n.lo is None else f"[{n.lo:.4g}, {n.hi:.4g}]"
         part = "" if n.contributes is None else f"{n.contributes:.0%}"
-        table.append((n.expression, f"@{n.location}", f"[{n.lo:.4g}, {n.hi:.4g}]", *errors, part))
+        table.append((n.expression, f"@{n.location}", interval, *errors, part))
     lines = [
         f"{found.samples} samples; errors of the outputs against the float network",
         "",
@@ -142,6 +146,7 @@ class _Comparison:
         ((output, _),) = self.graph.of(Output)
         self.output = output
         ((self.float_output, _),) = reference.of(Output)
+        self.threshold = 0.5 if _ends_in_sigmoid(reference, self.float_output) else 0.0
 
     def result(self, y: npt.NDArray[Any], encrypted: Any) -> Accuracy:
         target = np.asarray(self.exact[self.float_output.id], dtype=np.float64)
@@ -159,12 +164,14 @@ class _Comparison:
             outputs["encrypted"] = self._given(encrypted, target)
         stages = tuple(self._stage(name, value, target, labels, y) for name, value in outputs.items())
         parts = self._contributions(target, outputs["series"])
-        nodes = tuple(
-            self._node(self.graph.node(id), twin, quantized, series, noisy, parts.get(id))
-            for id, twin in self.twins.items()
-            if id in noisy or isinstance(self.graph.node(id).op, Input)
-        )
-        return Accuracy(self.count, stages, nodes)
+        nodes = []
+        for node in self.graph:
+            if node.id in self.twins and (node.id in noisy or isinstance(node.op, Input)):
+                nodes.append(self._node(node, quantized, series, noisy, parts.get(node.id)))
+            elif isinstance(node.op, Bootstrap):
+                text = expression(self.graph, node)
+                nodes.append(NodeLoss(node.id, text, node.location, None, None, None, None, None, parts.get(node.id)))
+        return Accuracy(self.count, stages, tuple(nodes))
 
     # -- the ways to evaluate --
 
@@ -237,13 +244,12 @@ class _Comparison:
     def _node(
         self,
         node: Node,
-        twin: int,
         quantized: Mapping[int, Value],
         series: Mapping[int, Value],
         noisy: Mapping[int, F64],
         contributes: float | None,
     ) -> NodeLoss:
-        exact = np.asarray(self.exact[twin], dtype=np.float64).reshape(self.count, -1)
+        exact = np.asarray(self.exact[self.twins[node.id]], dtype=np.float64).reshape(self.count, -1)
         span = float(np.ptp(exact)) or 1.0
         fixed = node.type.fixed
         assert fixed is not None
@@ -257,13 +263,12 @@ class _Comparison:
 
     def _stage(self, name: str, value: F64, target: F64, labels: Any, y: npt.NDArray[Any]) -> StageLoss:
         off = value - target
-        several = target.reshape(self.count, -1).shape[1] > 1 or self._gives_class
         first = name == "float"
         return StageLoss(
             name,
             None if first else float(np.sqrt(np.mean(off**2))),
             None if first else float(np.abs(off).max()),
-            float(np.mean(self._classes(value) == self._classes(target))) if several and not first else None,
+            float(np.mean(self._classes(value) == self._classes(target))) if labels is not None and not first else None,
             None if labels is None else float(np.mean(self._classes(value) == labels)),
             None if labels is not None else float(np.sqrt(np.mean((value - y.reshape(value.shape)) ** 2))),
         )
@@ -274,7 +279,9 @@ class _Comparison:
 
     def _classes(self, value: F64) -> npt.NDArray[np.int64]:
         flat = value.reshape(self.count, -1)
-        return flat[:, 0].astype(np.int64) if self._gives_class else np.argmax(flat, axis=1)
+        if self._gives_class:
+            return flat[:, 0].astype(np.int64)
+        return np.argmax(flat, axis=1) if flat.shape[1] > 1 else (flat[:, 0] > self.threshold).astype(np.int64)
 
     def _labels(self, y: npt.NDArray[Any], target: F64) -> npt.NDArray[np.int64] | None:
         """Class labels, or None where y holds targets; DataError when it is neither."""
@@ -282,7 +289,8 @@ class _Comparison:
             raise DataError(
                 f"{self.count} samples need as many labels or targets, not {y.dtype} of shape {list(y.shape)}"
             )
-        classes = self._gives_class or target.reshape(self.count, -1).shape[1] > 1
+        several = self._gives_class or target.reshape(self.count, -1).shape[1] > 1
+        classes = several or (target.size == self.count and bool(np.isin(y, (0, 1)).all()))
         if y.size == self.count and classes and np.all(y == np.rint(y)):
             return y.reshape(-1).astype(np.int64)
         if y.size != target.size:
@@ -295,6 +303,13 @@ class _Comparison:
             wanted = f"floats of shape {list(target.shape)}"
             raise DataError(f"the results of the encrypted run are {value.dtype} of {list(value.shape)}, not {wanted}")
         return value.astype(np.float64)
+
+
+def _ends_in_sigmoid(graph: Graph, node: Node) -> bool:
+    """Whether an output is a probability."""
+    while isinstance(node.op, Output | Reshape):
+        (node,) = graph.operands(node)
+    return isinstance(node.op, Apply) and node.op.functions[-1].name in ("sigmoid", "hard_sigmoid")
 
 
 def _gains(graph: Graph) -> dict[int, float]:

@@ -135,10 +135,10 @@ def run_command(artifact: str, input_path: str, output_path: str, mode: str, rec
     report = run(program, x, mode, reporter())
     _save(output_path, report.outputs)
     if record is not None:
-        RunRecord.of(report).save(Path(record))
+        RunRecord.of(program, report).save(Path(record))
     if report.node_seconds:
         estimates = predicted(program) if mode == "encrypted" and report.passes == 1 else None
-        click.echo(graph_text(program.graph, estimates, report.node_seconds) + "\n")
+        click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
 

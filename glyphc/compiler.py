@@ -25,7 +25,7 @@ from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
-from glyphc.sources import read_model, with_hints
+from glyphc.sources import is_graph, read_model, with_hints
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,30 +62,36 @@ def compile(
     model: path of an ONNX or .glyph file, an ONNX file's bytes, an ``onnx.ModelProto``; or a graph of any level, as
     :class:`glyphc.ir.graph.Graph` or the path of its text (.gir).
     calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
-    value
-    ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples per
-    bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float network,
-    0.5 by default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead (see
-    ``glyphc.passes.assign_budget``). passes: the pipeline as text, see ``glyphc.passes.pipeline``; by default all that
-    come after ``start``, the level or pass that the graph comes from. insecure_ring: a small ring dimension for tests;
-    NOT SECURE, and every output says so. cost: what things cost, for choices and explanations; by default the user's
-    model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
+    value ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples
+    per bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float
+    network, 0.5 by default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead
+    (see ``glyphc.passes.assign_budget``); either takes calibration samples. passes: the pipeline as text, see
+    ``glyphc.passes.pipeline``; by default all that come after ``start``, the level or pass that the graph comes from.
+    insecure_ring: a small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for
+    choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
     """
     if batch is not None and batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
+    if start is not None and not is_graph(model):
+        raise GlyphcError(
+            "--from (start) says which stage a graph in text form (.gir) comes from; a network begins at its source: "
+            f"leave out {start!r}"
+        )
     given = read_model(model)
     batch = batch or given.batch or 1
     name, passes = remaining(given.graph, start, passes)
     source = _with_batch(given.graph, batch)
+    check_ring(source, insecure_ring)
     steps = [
-        with_hints(_for_tolerance(_for_ring(step, insecure_ring), tolerance, logit_tolerance), given.hints)
+        with_hints(_for_tolerance(for_ring(step, insecure_ring), tolerance, logit_tolerance), given.hints)
         for step in parse_pipeline(passes)
     ]
     network = source if source.level is Level.SOURCE else None
     context = Context(samples(source, calibration), cost or cost_file.current(), network)
+    _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -109,7 +115,19 @@ def _with_batch(graph: Graph, batch: int) -> Graph:
     return rewriter.new
 
 
-def _for_ring(step: Pass, insecure_ring: int | None) -> Pass:
+def check_ring(graph: Graph, insecure_ring: int | None) -> None:
+    """GlyphcError when the layouts of a graph are of another ring than the one asked for."""
+    for node in graph:
+        layout = node.type.layout
+        if insecure_ring is not None and layout is not None and layout.ring != insecure_ring:
+            raise GlyphcError(
+                f"{node} is laid out for ring {layout.ring}, not for the insecure ring {insecure_ring}; begin with a "
+                "graph from before assign-layout, or leave out --insecure-ring (insecure_ring)"
+            )
+
+
+def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
+    """A pass for a small ring of tests, if there is one; GlyphcError for other rings than those."""
     if insecure_ring is None:
         return step
     if insecure_ring not in INSECURE_RINGS:
@@ -129,6 +147,21 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pa
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
     return replace(step, points=step.points if points is None else points, logits=logits or step.logits)
+
+
+def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
+    """No tolerance that somebody asked for goes unheeded: GlyphcError, CalibrationError."""
+    budget = next((step for step in steps if isinstance(step, AssignBudget)), None)
+    if given and budget is None:
+        raise GlyphcError(
+            f"a tolerance is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
+            f"{', '.join(step.name for step in steps) or 'none'}"
+        )
+    if not context.samples and (given or budget not in (None, AssignBudget())):
+        raise CalibrationError(
+            "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
+            "(calibration=...) with the tolerance"
+        )
 
 
 def samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:

@@ -47,10 +47,15 @@ def graph_text(
     estimates: Estimate | None = None,
     seconds: dict[int, float] | None = None,
     columns: Sequence[str] = COLUMNS,
+    mode: str = Mode.ENCRYPTED.value,
 ) -> str:
-    """A line for each node, with the given ones of ``COLUMNS``; columns in which nothing would stand are left out."""
+    """A line for each node, with the given ones of ``COLUMNS``; columns in which nothing would stand are left out.
+
+    seconds: measured in a run in that mode.
+    """
     errors = _errors(graph)
-    rows: list[Sequence[str]] = [columns]
+    measured_in = "measured" if mode == Mode.ENCRYPTED.value else f"measured ({mode} mode)"
+    rows: list[Sequence[str]] = [[measured_in if c == "measured" else c for c in columns]]
     for node in graph:
         predicted = estimates.node_seconds.get(node.id) if estimates else None
         measured = seconds.get(node.id) if seconds else None
@@ -74,10 +79,16 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     """Schedule, totals and guard band of a compiled program."""
     estimates = predicted(program, cost)
     parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.quantized)]
-    doubts = [f"warning     {n}: {d.warning}" for n in program.graph for d in n.decisions if d.warning]
+    doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
     return "\n".join([*parts, "", *doubts] if doubts else parts)
+
+
+def warnings(graph: Graph) -> list[str]:
+    """What passes warn of, with the node; without one and once, where it is about the whole network."""
+    found = ((n, d) for n in graph for d in n.decisions if d.warning)
+    return list(dict.fromkeys(d.warning if d.made_by == AssignBudget.name else f"{n}: {d.warning}" for n, d in found))
 
 
 def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
@@ -146,7 +157,9 @@ def totals(program: Program, estimates: Estimate) -> str:
         ),
     ]
     if budget is not None:
-        lines.insert(2, f"accuracy    simulated, it {budget.candidates[-1].reason} ({budget.chosen})")
+        lines.insert(2, f"accuracy    simulated: {budget.candidates[-1].reason} (series: {budget.chosen})")
+    elif AssignBudget.name in program.stages and p.slots:
+        lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
 
 

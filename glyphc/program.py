@@ -68,6 +68,11 @@ class Program:
 
         return schedule(self.graph)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which program it is: the SHA-256 of the final graph's text, in hexadecimal digits."""
+        return hashlib.sha256(to_text(self.graph).encode()).hexdigest()
+
     @property
     def client(self) -> ClientSpec:
         """All that the client needs to know of the program."""

@@ -9,10 +9,11 @@ from typing import Any
 
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
+from glyphc.program import Program
 from glyphc.runtime import RunReport
 
 FORMAT = "glyphc-run"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class Step:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """mode, security: as the run report has them. stages: seconds of keys, encryption and so on, in order."""
+    """program: its fingerprint. mode, security: as the run report has them. stages: seconds of keys, encryption and so
+    on, in order."""
 
+    program: str
     mode: str
     samples: int
     passes: int
@@ -43,12 +46,21 @@ class RunRecord:
         return {node: seconds / max(1, self.passes) for node, seconds in self.node_seconds}
 
     @staticmethod
-    def of(report: RunReport) -> RunRecord:
+    def of(program: Program, report: RunReport) -> RunRecord:
         steps = tuple(Step(number, round(start, 6), round(seconds, 6)) for number, start, seconds in report.timeline)
         nodes = tuple(report.node_seconds.items())
         stages = tuple(report.seconds.items())
-        memory, security = report.peak_memory, report.security
-        return RunRecord(report.mode.value, report.samples, report.passes, stages, nodes, steps, memory, security)
+        return RunRecord(
+            program.fingerprint,
+            report.mode.value,
+            report.samples,
+            report.passes,
+            stages,
+            nodes,
+            steps,
+            report.peak_memory,
+            report.security,
+        )
 
     def save(self, path: Path) -> None:
         """Write it as JSON; the file appears whole or not at all."""
@@ -57,8 +69,8 @@ class RunRecord:
         write_atomically(path, (json.dumps(data) + "\n").encode())
 
     @staticmethod
-    def load(path: Path) -> RunRecord:
-        """Read what :meth:`save` wrote; ArtifactError if it is missing, damaged or something else."""
+    def load(path: Path, program: Program) -> RunRecord:
+        """Read what :meth:`save` wrote; ArtifactError if it is missing, damaged or of another program."""
         try:
             data: Any = json.loads(path.read_text(encoding="utf-8"))
         except OSError as e:
@@ -68,7 +80,8 @@ class RunRecord:
         if not isinstance(data, dict) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
             raise ArtifactError(f"{str(path)!r} is no record of a run of this version; 'run --record' writes one")
         try:
-            return RunRecord(
+            record = RunRecord(
+                str(data["program"]),
                 str(data["mode"]),
                 int(data["samples"]),
                 int(data["passes"]),
@@ -80,3 +93,6 @@ class RunRecord:
             )
         except (KeyError, TypeError, ValueError) as e:
             raise ArtifactError(f"{str(path)!r} is a damaged record of a run ({e}); run the program again") from None
+        if record.program != program.fingerprint:
+            raise ArtifactError(f"{str(path)!r} is the record of a run of another program; run this one with --record")
+        return record

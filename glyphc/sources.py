@@ -49,6 +49,11 @@ def read_model(model: str | os.PathLike[str] | bytes | Any) -> Model:
     return Model(read_onnx(model))
 
 
+def is_graph(model: object) -> bool:
+    """Whether a model is one of this compiler's own graphs, of whatever level: a Graph or a .gir file."""
+    return isinstance(model, Graph) or (isinstance(model, str | os.PathLike) and Path(model).suffix == TEXT)
+
+
 def read_text(path: str | os.PathLike[str]) -> Graph:
     """A graph of any level from its text form; ModelError with file, line and column if it is none."""
     from glyphc.ir.text import parse

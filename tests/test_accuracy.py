@@ -112,6 +112,46 @@ def test_the_node_with_the_coarse_series_is_named() -> None:
     assert found.stages[-1].correct is None
 
 
+def test_merged_bootstraps_have_a_row() -> None:
+    text = (
+        "weights he_normal(seed=4)\ninput x: [6]\na = x -> dense(8) as fa -> tanh as ta -> dense(3, bias=none) as ga\n"
+        "b = x -> dense(8) as fb -> tanh as tb -> dense(3, bias=none) as gb\ny = a * 0.01 + b\noutput y"
+    )
+    x = np.random.default_rng(5).normal(size=(200, 6))
+    program = glyphc.compile(parse_glyph(text).graph, x, batch=8, insecure_ring=4096)
+    found = accuracy(program, x[:40], np.zeros((40, 3)))
+    rows = {n.location: n for n in found.nodes if n.node in {b.id for b, _ in program.graph.of(Bootstrap)}}
+    assert set(rows) == {"ta", "tb"}
+    for row in rows.values():
+        assert (row.lo, row.hi, row.quantized, row.series, row.simulated) == (None,) * 5
+    assert rows["tb"].contributes > 0.5
+    assert rows["tb"].contributes > 10 * abs(rows["ta"].contributes)
+    assert f"by the series of %{rows['tb'].node} (@tb)" in accuracy_text(found)
+
+
+def test_targets_have_no_classes(digits: Program, samples: tuple[np.ndarray, np.ndarray]) -> None:
+    x, labels = samples
+    found = accuracy(digits, x[:10], np.eye(10)[labels[:10]])
+    assert all(s.same_class is None and s.correct is None and s.error is not None for s in found.stages)
+    assert "same class" not in accuracy_text(found)
+
+
+@pytest.mark.parametrize(("end", "threshold"), [("", 0.0), (" -> sigmoid as s", 0.5)])
+def test_labels_of_single_outputs(end: str, threshold: float) -> None:
+    text = f"weights he_normal(seed=4)\ninput x: [6]\ny = x -> dense(8) -> tanh as t -> dense(1) as d{end}\noutput y"
+    x = np.random.default_rng(5).normal(size=(200, 6))
+    graph = parse_glyph(text).graph
+    exact = np.asarray(evaluate_all(graph, {"x": x})[len(graph) - 1]).reshape(-1)
+    program = glyphc.compile(graph, x, batch=8, insecure_ring=4096)
+    found = accuracy(program, x, exact > threshold)
+    assert 0 < np.mean(exact > threshold) < 1
+    assert found.stages[0].correct == 1
+    assert all(s.same_class > 0.9 for s in found.stages[1:])
+    assert all(s.error is None for s in found.stages)
+    found = accuracy(program, x, exact.reshape(-1, 1))
+    assert all(s.error is not None and s.correct is None for s in found.stages)
+
+
 def test_encrypted_results_are_one_more_stage(
     digits: Program, samples: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import glyphc
 from glyphc.cli import main
 from glyphc.diagnostics import summary, why
 from glyphc.errors import GlyphcError
+from glyphc.inspector.build import build
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import ArgMax, Bootstrap, Output
@@ -107,16 +109,34 @@ def test_a_single_output_is_kept_to_a_share_of_its_range() -> None:
     assert rms(np.asarray(got) - wanted) < 0.006 * np.ptp(wanted)
 
 
-def test_what_rounding_loses_is_told() -> None:
+def test_what_rounding_loses_is_told_once() -> None:
     """Three bits of activations lose more than is tolerated, whatever the series."""
     passes = DEFAULT.replace("quantize", "quantize{activation_bits=3}")
-    program = glyphc.compile(chain("tanh"), SAMPLES, 4, tolerance=0.01, passes=passes, insecure_ring=1024)
-    assert "by rounding to fixed point" in summary(program)
+    program = glyphc.compile(chain("tanh", "relu"), SAMPLES, 4, tolerance=0.01, passes=passes, insecure_ring=1024)
+    assert len(bootstraps(program)) == 2
+    (warning,) = [line for line in summary(program).splitlines() if line.startswith("warning")]
+    assert "calibration samples changes: more than the tolerated 0.01 %; rounding to fixed point alone:" in warning
+    assert "0.01 % tolerated" not in summary(program)
+    assert len(build(program, "x").notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "words"),
+    [
+        (3, {}, r"the class of 0\.\d\d % of 400 calibration samples changes, 0\.5 % tolerated"),
+        (1, {}, r"rms error 0\.\d+ % of the range on 400 calibration samples, 0\.5 % tolerated"),
+        (3, {"logit_tolerance": 0.25}, r"rms error 0\.\d+ of the outputs on 400 calibration samples, 0\.25 tolerated"),
+    ],
+)
+def test_the_measure_is_named(outputs: int, options: dict[str, float], words: str) -> None:
+    text = summary(compiled(chain("relu", outputs=outputs), **options))
+    assert re.search(f"accuracy    simulated: {words} \\(series: 1 of degree ", text), text
 
 
 def test_what_users_see_of_it() -> None:
     program = glyphc.compile(DIGITS, TRAIN, 64, insecure_ring=4096)
-    assert "accuracy    simulated, it loses 0.00 points on 512 calibration samples, 0.5 tolerated" in summary(program)
+    words = "the class of 0.00 % of 512 calibration samples changes, 0.5 % tolerated (series: 2 of degree 13)"
+    assert f"accuracy    simulated: {words}" in summary(program)
     (first, *_) = bootstraps(program)
     assert "assign-budget chose 2 of degree 13" in why(first)
     wanted = glyphc.compile(DIGITS, TRAIN, 64, insecure_ring=4096, passes=DEFAULT.replace("assign-budget,", ""))

@@ -110,10 +110,10 @@ def test_times_are_those_of_the_cost_model(program: Program) -> None:
     assert not report.measured
 
 
-def test_a_record_survives(folder: Path, artifact: Path) -> None:
-    record = RunRecord.load(folder / "run.json")
+def test_a_record_survives(folder: Path, artifact: Path, program: Program) -> None:
+    record = RunRecord.load(folder / "run.json", program)
     record.save(folder / "again.json")
-    assert RunRecord.load(folder / "again.json") == record
+    assert RunRecord.load(folder / "again.json", program) == record
     assert (record.mode, record.samples, record.passes) == ("simulate", 16, 2)
     computing = [i for i in Program.load(artifact).schedule.instructions if not isinstance(i, Load)]
     assert len(record.steps) == 2 * len(computing)
@@ -121,9 +121,22 @@ def test_a_record_survives(folder: Path, artifact: Path) -> None:
     assert starts == sorted(starts)
 
 
+def test_records_of_other_programs(artifact: Path, folder: Path, program: Program) -> None:
+    x = np.load(MODELS / "data" / "digits-train.npy")
+    other = glyphc.compile(MODELS / "digits-mlp.onnx", x, batch=4, insecure_ring=RING)
+    other.save(folder / "other.glyphc")
+    assert Program.load(artifact).fingerprint == program.fingerprint != other.fingerprint
+    for form in ("text", "html", "json"):
+        options = ["--format", form, "--run", folder / "run.json", "-o", folder / "other.out"]
+        result = run("inspect", folder / "other.glyphc", *options)
+        assert result.exit_code == 2
+        assert "record of a run of another program" in result.output
+        assert not (folder / "other.out").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "no record"), ("[]", "of this version"), ('{"format": "glyphc-run", "version": 1}', "damaged")],
+    [("{", "no record"), ("[]", "of this version"), ('{"format": "glyphc-run", "version": 2}', "damaged")],
 )
 def test_files_that_are_no_record(content: str, words: str, artifact: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
@@ -151,9 +164,42 @@ def test_columns_by_choice(artifact: Path) -> None:
     assert "no column 'nodes'; columns: node, shape" in wrong.output
 
 
+def test_why_takes_locations(artifact: Path, program: Program) -> None:
+    (id,) = [n.id for n, _ in program.graph.of(Bootstrap) if n.location == "relu1"]
+    text = run("inspect", artifact, "--why", f"%{id}").output
+    assert text.strip() in run("inspect", artifact, "--why", "relu1").output
+    assert "@scale+fc1" in run("inspect", artifact, "--why", "fc1").output
+    wrong = run("inspect", artifact, "--why", "relu9")
+    assert wrong.exit_code == 2
+    assert "no node 'relu9'; nodes are %0 to " in wrong.output
+
+
 def test_measured_times_in_columns(artifact: Path, folder: Path) -> None:
     result = run("inspect", artifact, "--run", folder / "run.json", "--columns", "node,predicted,measured")
-    assert result.output.splitlines()[0].split() == ["node", "predicted", "measured"]
+    # times of a simulation are no times of encryption
+    assert result.output.splitlines()[0].split() == ["node", "predicted", "measured", "(simulate", "mode)"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--accuracy x.npy y.npy --format html", "--accuracy gives text; leave out --format html"),
+        ("--accuracy x.npy y.npy --format json", "--accuracy gives text"),
+        ("--why %3 --format dot", "--why gives text"),
+        ("--columns node --format json", "--columns gives text"),
+        ("--encrypted y.npy", "--encrypted goes with --accuracy"),
+        ("--stage quantize --run run.json", "--stage does not go with --run"),
+        ("--stage schedule --columns node", "--stage schedule does not go with --columns"),
+        ("--text --columns node", "--text does not go with --columns"),
+        ("--accuracy x.npy y.npy --why %3", "--accuracy does not go with --why"),
+    ],
+)
+def test_options_that_would_be_ignored(options: str, words: str, artifact: Path, page: Path) -> None:
+    before = page.read_bytes()
+    result = run("inspect", artifact, *options.split())
+    assert result.exit_code == 2
+    assert words in result.output
+    assert page.read_bytes() == before
 
 
 @pytest.mark.parametrize("stage", ["source", "quantize", "insert-switches"])

@@ -103,6 +103,45 @@ def test_behind_the_quantizer_no_samples_are_needed(program: Program, tmp_path: 
         assert again.requested_batch == 4
 
 
+def test_layouts_keep_their_ring(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "x.gir"
+    path.write_text(to_text(program.stages["assign-layout"]))
+    for command in (["compile"], ["opt", "--passes", "select-parameters"]):
+        result = run(*command, path, "--insecure-ring", 2048)
+        assert result.exit_code == 2
+        assert f"is laid out for ring {RING}, not for the insecure ring 2048" in result.output
+    assert not path.with_suffix(".glyphc").exists()
+    result = run("opt", path, "--passes", "select-parameters", "--insecure-ring", RING)
+    assert "NOT SECURE" in result.stderr
+    parameters = parse(result.stdout).parameters
+    assert parameters is not None
+    assert (parameters.ring, parameters.secure) == (RING, False)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".glyph"])
+def test_networks_begin_at_their_source(suffix: str, tmp_path: Path) -> None:
+    output = tmp_path / "x.glyphc"
+    result = run("compile", MODELS / f"digits-mlp{suffix}", "--from", "fold", "--calibration", TRAIN, "-o", output)
+    assert result.exit_code == 2
+    assert "leave out 'fold'" in result.output
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("option", ["--tolerance=0.5", "--logit-tolerance=1"])
+def test_tolerances_need_samples(option: str, program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "x.gir"
+    path.write_text(to_text(program.stages["insert-switches"]))
+    result = run("compile", path, option, "--insecure-ring", RING)
+    assert result.exit_code == 2
+    assert "pass --calibration" in result.output
+    result = run("compile", path, "--insecure-ring", RING)
+    assert result.exit_code == 0
+    assert "accuracy    not simulated, no error budget: there were no calibration samples" in result.output
+    path.write_text(to_text(program.graph))
+    result = run("compile", path, option, "--insecure-ring", RING, "--calibration", TRAIN)
+    assert "'assign-budget', which is not among the passes to run" in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -146,16 +185,14 @@ def test_passes_one_by_one(program: Program, samples: np.ndarray, tmp_path: Path
     """Every pass run alone on the text of the stage before it gives the text of the next stage."""
     data = tmp_path / "samples.npy"
     np.save(data, samples)
-    rings = {"assign-scheme", "merge", "assign-layout"}
     path = tmp_path / "00.gir"
     path.write_text(to_text(program.stages["source"]))
     for number, (name, graph) in enumerate(list(program.stages.items())[1:], 1):
         if name == "assign-budget":  # measures against the float network, which is not in the text of this stage
             path.write_text(to_text(graph))
             continue
-        options = f"{{ring={RING}}}" if name in rings else "{security=insecure}" if name == "select-parameters" else ""
         output = tmp_path / f"{number:02}.gir"
-        result = run("opt", path, "--passes", name + options, "--calibration", data, "-o", output)
+        result = run("opt", path, "--passes", name, "--calibration", data, "-o", output, "--insecure-ring", RING)
         assert result.exit_code == 0, result.output
         assert parse(output.read_text()) == graph, name
         path = output

@@ -360,3 +360,7 @@ def test_the_package_has_no_other_names() -> None:
         assert getattr(glyphc, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'compyle'"):
         glyphc.compyle  # noqa: B018
+
+
+def test_dir_shows_what_is_public() -> None:
+    assert set(glyphc.__all__) <= set(dir(glyphc))

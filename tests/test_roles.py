@@ -7,7 +7,7 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import glyphc as package
+from glyphc.backends.openfhe.ckks_client import TrainingClient
+from glyphc.backends.openfhe.client import ClientKeys
 from glyphc.errors import ArtifactError, DataError, GlyphcError, ParameterError, SecretError
 from glyphc.ir.parameters import SECURE
 from glyphc.roles.artifacts import ServerProgram, Specification, stripped
@@ -376,3 +378,15 @@ def test_parameters_of_a_secret_are_checked(setting: Setting) -> None:
     secret = replace(setting.account.secret, parameters=replace(setting.account.secret.parameters, plaintext_bits=20))
     with pytest.raises(ArtifactError, match="other parameters"):
         Account(setting.account.spec, secret)
+
+
+def test_no_repr_shows_a_secret(setting: Setting) -> None:
+    ternary = np.array([1, -1, 0, 1])
+    secret = Secret("digest", setting.program.client.parameters, ternary)
+    for text in (repr(secret), str(secret)):
+        assert "digest" in text
+        assert "ternary" not in text
+        assert str(ternary) not in text
+    for holder in (ClientKeys, TrainingClient):
+        shown = {f.name for f in fields(holder) if f.repr}
+        assert shown == {"contexts"}

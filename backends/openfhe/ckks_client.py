@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class TrainingClient:
     """The secret key, for CKKS ciphertexts with messages in the coefficients."""
 
     contexts: Contexts
-    secret: Any
+    secret: Any = field(repr=False)
 
     def encrypt(self, message: F64, limbs: int) -> Any:
         """A ciphertext of N real numbers on ``limbs`` limbs; |message| < 2^15 (and what the limbs hold)."""

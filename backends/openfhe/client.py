@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ class ClientKeys:
     """The secret key in the BGV context, for encryption and decryption."""
 
     contexts: Contexts
-    _secret: Any
+    _secret: Any = field(repr=False)
 
     @property
     def secret_key(self) -> Any:

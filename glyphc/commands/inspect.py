@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from glyphc.ir.graph import Node
     from glyphc.program import Program
 
 _FORMATS = ("text", "dot", "json", "html")
+# Options that would be ignored beside another one.
+_CLASHES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("--accuracy", ("--stage", "--text", "--columns", "--why", "--run")),
+    ("--why", ("--text", "--columns", "--run")),
+    ("--text", ("--columns", "--run")),
+    ("--stage", ("--run",)),
+)
 
 
 @click.command("inspect")
@@ -19,7 +29,7 @@ _FORMATS = ("text", "dot", "json", "html")
 @click.option("--stage", help="Show the graph after this stage; 'list' names them, 'all' shows every one.")
 @click.option("--text", is_flag=True, help="The complete text form, weights included, instead of aligned columns.")
 @click.option("--columns", metavar="NAMES", help="Which columns, in which order, e.g. 'node,shape,error'.")
-@click.option("--why", "why_node", metavar="%N", help="The decisions made for a node.")
+@click.option("--why", "why_node", metavar="NODE", help="The decisions made for a node: %N, or its location.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
 @click.option("--run", "record", type=click.Path(), help="A record of 'glyphc run --record': shows measured times.")
 @click.option(
@@ -47,6 +57,18 @@ def inspect_command(
     from glyphc.files import check_writable, write_atomically
     from glyphc.program import Program
 
+    _check_options(
+        {
+            "--stage": stage,
+            "--text": text,
+            "--columns": columns,
+            "--why": why_node,
+            "--run": record,
+            "--accuracy": accuracy,
+            "--encrypted": encrypted,
+        },
+        form,
+    )
     path = Path(output) if output else Path(artifact).with_suffix(".html") if form == "html" else None
     if path is not None:
         _keep_sources(path, artifact, record)
@@ -67,6 +89,26 @@ def inspect_command(
         click.echo(f"wrote {path} ({path.stat().st_size:,} bytes)")
 
 
+def _check_options(options: Mapping[str, object], form: str) -> None:
+    """UsageError when something that was asked for would be ignored."""
+    given = {name for name, value in options.items() if value}
+    if form != "text":
+        for name in ("--accuracy", "--why", "--text", "--columns"):
+            if name in given:
+                raise click.UsageError(f"{name} gives text; leave out --format {form}")
+    if "--encrypted" in given and "--accuracy" not in given:
+        raise click.UsageError("--encrypted goes with --accuracy, whose samples the results are of")
+    clashes = _CLASHES
+    if options["--stage"] in ("list", "schedule"):
+        clashes += ((f"--stage {options['--stage']}", ("--text", "--columns", "--why")),)
+        given.add(clashes[-1][0])
+    for name, others in clashes:
+        for other in others:
+            if {name, other} <= given:
+                why = ", which has times of the final graph's nodes" if (name, other) == ("--stage", "--run") else ""
+                raise click.UsageError(f"{name} does not go with {other}{why}")
+
+
 def _text(
     program: Program, stage: str | None, text: bool, columns: str | None, why_node: str | None, record: str | None
 ) -> str:
@@ -84,7 +126,7 @@ def _text(
     if stage == "schedule":
         return schedule_text(program.schedule)
     if why_node is not None:
-        return why(_node(program, why_node, stage))
+        return "\n".join(why(node) for node in _nodes(program, why_node, stage))
     if stage == "all":
         graphs = program.stages.items()
         return "\n".join(f"-- {n} --\n{to_text(g) if text else graph_text(g, columns=chosen)}\n" for n, g in graphs)
@@ -94,8 +136,10 @@ def _text(
         return graph_text(program.stages[stage], columns=chosen)
     if columns is None and record is None:
         return summary(program)
-    measured = RunRecord.load(Path(record)).node_seconds_of_a_pass if record is not None else None
-    return graph_text(program.graph, predicted(program), measured, chosen)
+    if record is None:
+        return graph_text(program.graph, predicted(program), columns=chosen)
+    run = RunRecord.load(Path(record), program)
+    return graph_text(program.graph, predicted(program), run.node_seconds_of_a_pass, chosen, run.mode)
 
 
 def _report(program: Program, title: str, stage: str | None, form: str, record: str | None) -> str:
@@ -106,7 +150,7 @@ def _report(program: Program, title: str, stage: str | None, form: str, record: 
 
     if stage in ("all", "list", "schedule"):
         raise GlyphcError(f"--stage {stage} is text; a {form} report shows one stage: {', '.join(program.stages)}")
-    run = RunRecord.load(Path(record)) if record is not None else None
+    run = RunRecord.load(Path(record), program) if record is not None else None
     report = build(program, title, stage, run)
     if form == "dot":
         return to_dot(report)
@@ -122,11 +166,17 @@ def _accuracy(program: Program, files: tuple[str, str], encrypted: str | None) -
     return accuracy_text(accuracy(program, x, y, results))
 
 
-def _node(program: Program, name: str, stage: str | None) -> Node:
+def _nodes(program: Program, name: str, stage: str | None) -> list[Node]:
+    """The node %N, or all that come from a place in the network; those of them with decisions if there are any."""
     from glyphc.errors import GlyphcError
 
     graph = program.stages[stage] if stage and stage != "all" else program.graph
-    number = name.lstrip("%")
-    if not number.isdecimal() or int(number) >= len(graph):
-        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}")
-    return graph.node(int(number))
+    number = name.removeprefix("%")
+    if number.isdecimal() and int(number) < len(graph):
+        return [graph.node(int(number))]
+    found = [n for n in graph if n.location and name == n.location]
+    # one place among those that were folded or merged
+    found = found or [n for n in graph if name in re.split(r"[+|]", n.location) and name]
+    if not found:
+        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}, or those of a location like 'relu1'")
+    return [n for n in found if n.decisions] or found

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 )
 @click.option("--print-between-passes", is_flag=True, help="Show the graph before the first and after every pass.")
 @click.option("--columns", is_flag=True, help="Aligned columns instead of the complete text form.")
+@click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
 @click.option("-o", "--output", type=click.Path(), help="The .gir file to write. [default: standard output]")
 def opt_command(
-    model: str, passes: str, calibration: str | None, print_between_passes: bool, columns: bool, output: str | None
+    model: str,
+    passes: str,
+    calibration: str | None,
+    print_between_passes: bool,
+    columns: bool,
+    insecure_ring: int | None,
+    output: str | None,
 ) -> None:
     """Run passes on MODEL (.gir, .glyph or .onnx) and write the resulting graph as text.
 
@@ -30,13 +37,14 @@ def opt_command(
     """
     from glyphc.approx import cost_file
     from glyphc.cli import _keep_sources, _load
-    from glyphc.compiler import samples
+    from glyphc.compiler import check_ring, for_ring, samples
     from glyphc.diagnostics import graph_text
     from glyphc.errors import GlyphcError
     from glyphc.files import check_writable, write_atomically
     from glyphc.ir.text import to_text
     from glyphc.passes.base import Context
     from glyphc.passes.pipeline import parse_pipeline, run_pipeline
+    from glyphc.program import INSECURE_WARNING
     from glyphc.sources import TEXT, read_model
 
     if output is not None:
@@ -44,8 +52,11 @@ def opt_command(
             raise GlyphcError(f"the output {output!r} must end in {TEXT}")
         _keep_sources(Path(output), model, calibration)
         check_writable(Path(output))
-    steps = parse_pipeline(passes)
+    steps = [for_ring(step, insecure_ring) for step in parse_pipeline(passes)]
     given = read_model(model)
+    check_ring(given.graph, insecure_ring)
+    if insecure_ring is not None:
+        click.echo(INSECURE_WARNING, err=True)
     data: Any = None if calibration is None else _load(calibration, "calibration samples")
     context = Context(samples(given.graph, data), cost_file.current())
     show = graph_text if columns else to_text

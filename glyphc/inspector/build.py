@@ -11,7 +11,7 @@ import numpy.typing as npt
 from glyphc.approx import cost_file, noise
 from glyphc.approx.cost import CostModel
 from glyphc.approx.estimate import Estimate, estimate, instruction_seconds
-from glyphc.diagnostics import expression
+from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Dot, Evaluate, Free, FromTorus, Instruction, Load, Powers, Split, Store, ToTorus
@@ -231,7 +231,7 @@ def _facts(program: Program, estimates: Estimate) -> tuple[Fact, ...]:
 
 
 def _notes(graph: Graph, run: RunRecord | None) -> tuple[str, ...]:
-    notes = [f"%{n.id}: {d.warning}" for n in graph for d in n.decisions if d.warning]
+    notes = warnings(graph)
     if run is not None and run.mode != "encrypted":
         notes.append(f"The recorded run was in {run.mode} mode: its times are not those of encryption.")
     return tuple(notes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,7 +68,7 @@ class AssignBudget(Pass):
         sensitivity = trial.sensitivities(nodes)
         rounding = self._loss(trial, {})
         # what rounding alone loses cannot be won back by series
-        tolerated = self._tolerance + (rounding if rounding > self._tolerance else 0.0)
+        tolerated = self._tolerance + (rounding.value if rounding.value > self._tolerance else 0.0)
         candidates: list[Candidate] = []
         degrees: tuple[int, ...] = ()
         for share in _SHARES:
@@ -76,14 +77,14 @@ class AssignBudget(Pass):
             if degrees == (degrees := tuple(s.degree for s in series.values())):
                 continue  # the same series as before
             loss = self._loss(trial, series)
-            good = loss <= tolerated
-            candidates.append(Candidate(_degrees(degrees), None, self._reason(loss, trial, good)))
-            if good:
+            candidates.append(Candidate(_degrees(degrees), None, self._reason(loss, trial.count)))
+            if loss.value <= tolerated:
                 break
         chosen = candidates[-1].name
         warning = ""
-        if not good or rounding > self._tolerance:
-            warning = f"{self._reason(loss, trial, good)}, {self._text(rounding)} of it by rounding to fixed point"
+        if loss.value > self._tolerance:
+            alone = f"; rounding to fixed point alone: {rounding.text(trial.count)}"
+            warning = candidates[-1].reason + (alone if rounding.value > 0 else "")
         rewriter = Rewriter(graph)
         for node in graph:
             if isinstance(node.op, Apply):
@@ -100,22 +101,44 @@ class AssignBudget(Pass):
     def _tolerance(self) -> float:
         return self.logits or self.points
 
-    def _loss(self, trial: _Trial, series: Mapping[int, Series]) -> float:
-        """In points, or in the outputs' units."""
-        outputs = trial.outputs(series)
-        if self.logits:
-            return max(_rms(got - trial.reference[name]) for name, got in outputs.items())
-        lost = (_share_lost(got, trial.reference[name], name in trial.classes) for name, got in outputs.items())
-        return 100 * max(lost)
+    def _loss(self, trial: _Trial, series: Mapping[int, Series]) -> _Loss:
+        """Of the output that loses most."""
+        found = []
+        for name, got in trial.outputs(series).items():
+            wanted = trial.reference[name]
+            if self.logits:
+                found.append(_Loss(_rms(got - wanted), _Measure.OUTPUTS))
+            else:
+                found.append(_loss(got, wanted, name in trial.classes))
+        return max(found, key=lambda loss: loss.value)
 
-    def _text(self, loss: float) -> str:
-        return f"{loss:.3g}" if self.logits else f"{loss:.2f} points"
+    def _reason(self, loss: _Loss, samples: int) -> str:
+        limit = f"{self._tolerance:g}{'' if self.logits else ' %'}"
+        kept = loss.value <= self._tolerance
+        return loss.text(samples) + (f", {limit} tolerated" if kept else f": more than the tolerated {limit}")
 
-    def _reason(self, loss: float, trial: _Trial, good: bool) -> str:
-        measure = "errs by" if self.logits else "loses"
-        than = "tolerated" if good else "more than the tolerated"
-        text = f"{measure} {self._text(loss)} on {trial.count} calibration samples"
-        return f"{text}, {self._tolerance:g} {than}" if good else f"{text}: {than} {self._tolerance:g}"
+
+class _Measure(Enum):
+    CLASSES = "percent of samples whose class changes"
+    RANGE = "rms error in percent of an output's range"
+    OUTPUTS = "rms error in the units of an output"
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """What an output loses beside the float network."""
+
+    value: float
+    measure: _Measure
+
+    def text(self, samples: int) -> str:
+        match self.measure:
+            case _Measure.CLASSES:
+                return f"the class of {self.value:.2f} % of {samples} calibration samples changes"
+            case _Measure.RANGE:
+                return f"rms error {self.value:.2g} % of the range on {samples} calibration samples"
+            case _Measure.OUTPUTS:
+                return f"rms error {self.value:.3g} of the outputs on {samples} calibration samples"
 
 
 @dataclass
@@ -194,15 +217,15 @@ def _cheapest(fits: SeriesFits, node: Node, budget: ErrorBudget) -> Series:
     return fits.series(node, degree)
 
 
-def _share_lost(got: F64, wanted: F64, classes: bool) -> float:
-    """Share of samples with another class; of single values: rms error as a share of the range."""
+def _loss(got: F64, wanted: F64, classes: bool) -> _Loss:
+    """Samples with another class; of single values, rms error as a share of the range."""
     if classes:
         differ = got != wanted
     elif got[0].size == 1:
-        return _rms(got - wanted) / (float(np.ptp(wanted)) or 1.0)
+        return _Loss(100 * _rms(got - wanted) / (float(np.ptp(wanted)) or 1.0), _Measure.RANGE)
     else:
         differ = np.argmax(got, axis=-1) != np.argmax(wanted, axis=-1)
-    return float(differ.reshape(len(differ), -1).any(axis=1).mean())
+    return _Loss(100 * float(differ.reshape(len(differ), -1).any(axis=1).mean()), _Measure.CLASSES)
 
 
 def _real(outputs: Mapping[str, Value]) -> dict[str, F64]:

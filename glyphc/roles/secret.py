@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,14 @@ _TAG_BYTES = 16
 
 @dataclass(frozen=True, eq=False)
 class Secret:
-    """A client's secret: the ternary key, shape (N,); key: the digest of the evaluation keys made from it."""
+    """A client's secret: the ternary key, shape (N,); key: the digest of the evaluation keys made from it.
+
+    Its repr does not show it.
+    """
 
     key: str
     parameters: Parameters
-    ternary: npt.NDArray[np.int64]
+    ternary: npt.NDArray[np.int64] = field(repr=False)
 
     def save(self, path: Path, passphrase: str | None = None) -> None:
         """Write with mode 0600; never in the clear if there is a passphrase."""
