@@ -21,12 +21,16 @@ from .base import Machine, execute
 
 
 def record(
-    schedule: Schedule, machine: Machine, inputs: Mapping[str, Sequence[Any]], nodes: Container[int]
+    schedule: Schedule,
+    machine: Machine,
+    inputs: Mapping[str, Sequence[Any]],
+    nodes: Container[int],
+    order: Mapping[int, Sequence[int]],
 ) -> tuple[dict[str, list[Any]], dict[int, list[Any]]]:
     """Outputs by name as :func:`.base.execute` gives them, and the ciphertexts of some nodes by id, chunk by chunk.
 
     nodes: linear maps, bootstraps and switches, whose chunks are one ciphertext each. A node's ciphertexts are those
-    that its instructions make and none of them uses up.
+    that its instructions make and none of them uses up. order: which chunk a node makes first, second, ...
     """
     wanted = _results(schedule)
     recorder = _Recorder(machine)
@@ -36,7 +40,13 @@ def record(
         if instruction.node in nodes and any(r in wanted for r in _made(instruction)):
             kept.setdefault(instruction.node, []).append(recorder.made)
 
-    return execute(schedule, recorder, inputs, observe), kept
+    outputs = execute(schedule, recorder, inputs, observe)
+    return outputs, {id: _by_chunk(made, order[id]) for id, made in kept.items()}
+
+
+def _by_chunk(ciphertexts: Sequence[Any], chunks: Sequence[int]) -> list[Any]:
+    numbered = dict(zip(chunks, ciphertexts, strict=True))
+    return [numbered[chunk] for chunk in sorted(numbered)]
 
 
 class _Recorder:

@@ -20,6 +20,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Dense, Input, Linear, Output, Reshape, Softmax, Switch, Unpack
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
+from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
 from glyphc.runtime import Fresh
 
@@ -209,10 +210,11 @@ class _Comparison:
         outputs: list[F64] = []
         values: dict[int, list[F64]] = {}
         machine = SimulatedMachine(schedule)
+        order = chunk_order(self.program.graph)
         for first in range(0, self.count, client.batch):
             rows = slice(first, min(first + client.batch, self.count))
             inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows]), machine.encrypt) for p in client.inputs}
-            results, nodes = record(schedule, machine, inputs, self.twins)
+            results, nodes = record(schedule, machine, inputs, self.twins, order)
             coefficients = np.array([machine.decrypt(c) for c in results[self.port.name]])
             outputs.append(decode(self.port, coefficients, rows.stop - rows.start))
             for id, ciphertexts in nodes.items():

@@ -24,6 +24,7 @@ from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.ops import Bootstrap, Linear, Switch
 from glyphc.passes.pipeline import DEFAULT
+from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
 
 DATA = MODELS / "data"
@@ -50,7 +51,7 @@ def test_recorded_ciphertexts_hold_every_nodes_values(case: Case) -> None:
     machine = CleartextMachine(program.schedule)
     inputs = {p.name: [machine.encrypt(c) for c in encode(p, samples[p.name])] for p in program.client.inputs}
     computed = {n.id for n in program.graph if isinstance(n.op, Linear | Bootstrap | Switch)}
-    _, nodes = record(program.schedule, machine, inputs, computed)
+    _, nodes = record(program.schedule, machine, inputs, computed, chunk_order(program.graph))
     values, gains = evaluate_all(program.graph, samples), _gains(program.graph)
     assert computed & program.graph.live() <= set(nodes)
     for id, ciphertexts in nodes.items():

@@ -51,6 +51,18 @@ def schedule(graph: Graph) -> Schedule:
     return Schedule(client, tuple(_with_lifetimes(lowering.instructions)), lowering.polynomials)
 
 
+def chunk_order(graph: Graph) -> dict[int, tuple[int, ...]]:
+    """The chunks of every computed node in the order in which its instructions make them, by node id."""
+    lowering = _Lowering(graph)
+    for node, op in graph.of(Output):
+        lowering.output(node, op)
+    order: dict[int, tuple[int, ...]] = {}
+    for task in lowering.registers:
+        if task.step < 0:
+            order[task.node] = (*order.get(task.node, ()), task.chunk)
+    return order
+
+
 def _input_port(node: Node, op: Input) -> Port:
     assert node.type.fixed is not None and node.type.layout is not None
     return Port(op.name, op.shape, node.type.fixed, node.type.layout)
