@@ -780,7 +780,7 @@ def test_bit_flips_from_the_command_line(seed: int, artifact: Path, tmp_path: Pa
         (("--why", ""), ("''",)),
         (("--why", "-1"), ("'-1'",)),
         (("--why", "%1.5"), ("'%1.5'",)),
-        (("--why", "relu1"), ("'relu1'",)),
+        (("--why", "relu9"), ("'relu9'",)),
         (("--why", "²"), ("'²'",)),
         (("--stage", "quantize", "--why", "%12"), ("'%12'", "%6")),
         (("--stage", "optimise", "--why", "%1"), ("'optimise'",)),
