@@ -19,8 +19,8 @@ ROUNDING = sqrt((1 + SECRET_WEIGHT) / 12)
 # One key switch in the bootstrapping context, in units of the modulus' last place, measured: more than ROUNDING, since
 # OpenFHE's conversion from the auxiliary modulus of several primes is an approximate one.
 HYBRID_KEY_SWITCH = 16.0
-# Noise of a bootstrap at N = 65536 and this scale of 2^47, proportional to N, measured from N = 1024 to 65536: of the phase that the series is
-# evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope.
+# Noise of a bootstrap at N = 65536 and this scale, proportional to N, measured from N = 1024 to 65536: of the phase
+# that the series is evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope.
 SCALING_BITS = 47
 PHASE_NOISE = 1.0e-6
 VALUE_NOISE = 3.3e-7
