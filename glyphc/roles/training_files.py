@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,7 +30,7 @@ from glyphc.ir.typed_json import TypedJSON
 
 from .artifacts import read_parameters
 from .container import Reader, Writer
-from .headers import TrainingBatchHeader, TrainingProgramHeader
+from .headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
 
 PROGRAM, KEYS, KEYS_FOLDER, BATCHES = "program.training", "evaluation.keys", "keys", "batches"
 INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"
@@ -199,6 +198,12 @@ class ProgramFile:
         self.close()
 
 
+def program_parameters(path: Path) -> Parameters:
+    """The parameters of a training program, of which nothing else is read."""
+    with Reader(path, TrainingProgramHeader) as reader:
+        return read_parameters(reader.header.parameters, reader)
+
+
 def batch_path(folder: Path, number: int) -> Path:
     """Where a server's folder has a batch."""
     return folder / BATCHES / f"{number:06d}.batch"
@@ -209,14 +214,14 @@ def part_name(number: int) -> str:
     return f"{number:06d}"
 
 
+def example_part(limbs: int) -> str:
+    """The part of the keys with an encryption of zero on so many limbs, which gives others their form."""
+    return f"example/{limbs}"
+
+
 def stream_name(number: int) -> str:
     """Of the residues that a fresh ciphertext takes from its file's seed."""
     return f"training/{part_name(number)}"
-
-
-def batch_sizes(outline: Outline, size_of: Mapping[int, int]) -> list[tuple[str, int]]:
-    """Parts of a batch and their bytes; size_of: bytes of a fresh ciphertext by its limbs."""
-    return [(part_name(i), size_of[limbs]) for i, (_, limbs) in enumerate(outline.data)]
 
 
 def file_hashes(folder: Path) -> str:
@@ -238,7 +243,7 @@ def check_files(folder: Path, listed: bytes, damaged: str) -> None:
             raise ArtifactError(f"{str(path)!r} is damaged or belongs to another run; copy the client's files again")
 
 
-def check_run(reader: Reader[TrainingBatchHeader], program: str, key: str) -> None:
+def check_run(reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], program: str, key: str) -> None:
     """ArtifactError unless a batch or state belongs to this program and these keys."""
     if reader.header.program != program:
         raise ArtifactError(f"{reader.name} belongs to another training program")
