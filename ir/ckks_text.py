@@ -78,9 +78,7 @@ def _problem(instruction: Instruction, parameters: Parameters, periods: tuple[in
 
 
 def _series_problem(series: tuple[Series, ...], parameters: Parameters) -> str | None:
-    bad: Iterator[Series] = (
-        s for s in series if not len(s.real) == len(s.imag) > 0 or s.degree > parameters.degree
-    )
+    bad: Iterator[Series] = (s for s in series if not len(s.real) == len(s.imag) > 0 or s.degree > parameters.degree)
     if next(bad, None) is not None:
         return f"has a series of unequal parts, or of a degree above {parameters.degree}"
     return None

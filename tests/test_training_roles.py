@@ -55,6 +55,8 @@ from tests.roles import environment
 
 RING = 1024
 STEPS = 5
+# Of weights, against simulation: another draw of the same noise.
+TOLERANCE = 1e-4
 OPTIONS = ("--steps", STEPS, "--batch", 24, "--learning-rate", 0.5, "--momentum", 0.5, "--insecure-ring", RING)
 
 
@@ -160,8 +162,8 @@ def test_the_commands_train_as_glyphc_train_does(run: Path, whole: dict[str, byt
     simulated = train(job(), "simulate").network
     found = read_onnx(onnx.load(tmp_path / "a.onnx"))
     assert np.abs(simulated.constant("weight")).max() > 0.1
-    assert np.abs(found.constant("weight") - simulated.constant("weight")).max() < 1e-5
-    assert np.abs(found.constant("bias") - simulated.constant("bias")).max() < 1e-5
+    assert np.abs(found.constant("weight") - simulated.constant("weight")).max() < TOLERANCE
+    assert np.abs(found.constant("bias") - simulated.constant("bias")).max() < TOLERANCE
     again = glyphc("training", "run", "--server", run / "server", code=2)
     assert "there is a trained state already" in again.stderr
 
@@ -279,7 +281,7 @@ def test_a_run_in_parts(run: Path, whole: dict[str, bytes], tmp_path: Path) -> N
     assert "there is no file" not in glyphc(*finishing, code=2).stderr
     glyphc(*finishing, "--steps", 2)
     early = train(make_job_of_steps(2), "simulate").network
-    assert np.abs(weights(tmp_path / "early.onnx")["weight"] - early.constant("weight")).max() < 1e-5
+    assert np.abs(weights(tmp_path / "early.onnx")["weight"] - early.constant("weight")).max() < TOLERANCE
     with pytest.raises(ArtifactError, match="holds the weights after 2 steps, not 5; ask for that with --steps 2"):
         finish(client, server / CHECKPOINT)
     with pytest.raises(ArtifactError, match="has 2 steps already; 2 are asked for"):
@@ -316,6 +318,11 @@ def flip(path: Path, at: float = 0.5) -> None:
     path.write_bytes(content)
 
 
+def largest(server: Path) -> Path:
+    """The largest file of keys."""
+    return max((server / KEYS_FOLDER).iterdir(), key=lambda path: path.stat().st_size)
+
+
 def take(name: str) -> Callable[[Path, Path], object]:
     return lambda server, stranger: shutil.copy(stranger / name, server / name)
 
@@ -323,7 +330,10 @@ def take(name: str) -> Callable[[Path, Path], object]:
 BATCH = "batches/000001.batch"
 MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "another run's keys": (take(KEYS), "encrypted with other keys"),
-    "another run's files of keys": (take(f"{KEYS_FOLDER}/automorphism-keys.bin"), "damaged or belongs to another run"),
+    "another run's files of keys": (
+        lambda s, o: shutil.copy(largest(o), s / KEYS_FOLDER),
+        "damaged or belongs to another run",
+    ),
     "another run's batch": (take(BATCH), "000001.batch' was encrypted with other keys"),
     "another run's state": (take(INITIAL), "initial.state' was encrypted with other keys"),
     "another place": (lambda s, o: shutil.copy(batch_path(s, 0), s / BATCH), "holds batch 0, not 1"),
@@ -331,17 +341,14 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "no program": (lambda s, o: (s / PROGRAM).unlink(), "cannot read .*program.training"),
     "no keys": (lambda s, o: (s / KEYS).unlink(), "cannot read .*evaluation.keys"),
     "no state": (lambda s, o: (s / INITIAL).unlink(), "cannot read .*initial.state"),
-    "no file of keys": (lambda s, o: (s / KEYS_FOLDER / "public-key.bin").unlink(), "no file 'public-key.bin'"),
+    "no file of keys": (lambda s, o: largest(s).unlink(), r"there is no file '.*\.bin'"),
     "a bit in a batch": (lambda s, o: flip(s / BATCH), "000001.batch' is not usable"),
-    "a bit in the keys": (lambda s, o: flip(s / KEYS_FOLDER / "automorphism-keys.bin"), "is damaged or belongs"),
+    "a bit in the keys": (lambda s, o: flip(largest(s)), "is damaged or belongs"),
     "a bit in a list": (lambda s, o: flip(s / KEYS, 0.3), "evaluation.keys' is not usable"),
     "a bit in the state": (lambda s, o: flip(s / INITIAL), "initial.state' is not usable"),
     "a bit in the program": (lambda s, o: flip(s / PROGRAM, 0.2), "program.training' is not usable"),
     "a batch cut short": (lambda s, o: (s / BATCH).write_bytes((s / BATCH).read_bytes()[:50_000]), "cut short"),
-    "keys cut short": (
-        lambda s, o: (s / KEYS_FOLDER / "product-key.bin").write_bytes(b"x"),
-        "product-key.bin' is damaged or belongs",
-    ),
+    "keys cut short": (lambda s, o: largest(s).write_bytes(b"x"), r"\.bin' is damaged or belongs"),
     "a later state": (lambda s, o: changed(s / INITIAL, step=2), "it is the state after 2 steps"),
     "an unknown key": (lambda s, o: changed(s / BATCH, key="0" * 64), "encrypted with other keys"),
     "an unknown program": (lambda s, o: changed(s / BATCH, program="0" * 64), "belongs to another training program"),
@@ -405,9 +412,7 @@ def test_residues_out_of_range_never_reach_openfhe(run: Path) -> None:
 def test_a_server_without_memory_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from glyphc.roles import training_server
 
-    monkeypatch.setattr(
-        training_server.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000})
-    )
+    monkeypatch.setattr(training_server.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         run_training(run / "server")
 
@@ -439,13 +444,15 @@ def forged(path: Path, text: str | None = None, parameters: str | None = None, *
         ("import os", "line 1: instructions begin with"),
         ("glyphc-ckks 1\n", "does not store the ciphertexts of the next state"),
         (code_text((Load(0, "nothing"),)), "loads 'nothing', which is no input"),
-        (code_text((Load(0, "state:0"), Store(0, "other"))), "does not store"),
-        (code_text((Store(7, "state:0"),)), "reads register 7, which holds nothing"),
+        (code_text((Load(0, "STATE"), Store(0, "other"))), "does not store"),
+        (code_text((Store(7, "STATE"),)), "reads register 7, which holds nothing"),
         ('glyphc-ckks 1\n{"system":{"command":"true"}}\n', "line 2: 'system' is none of load"),
         ('glyphc-ckks 1\n{"load":{"target":0,"name":["x"]}}\n', "line 2: Load: name"),
     ],
 )
 def test_hostile_code_is_refused(text: str, message: str, run: Path) -> None:
+    with ProgramFile(run / "server" / PROGRAM) as program:
+        text = text.replace("STATE", program.outline.state[0][0])
     forged(run / "server" / PROGRAM, text)
     with pytest.raises(ArtifactError, match=rf"part code/000000: .*{message}"):
         run_training(run / "server")
@@ -543,9 +550,7 @@ def test_a_passphrase(tmp_path: Path) -> None:
     inputs, secret = write_inputs(tmp_path), {"GLYPHC_PASSPHRASE": "correct horse"}
     client, server = tmp_path / "client", tmp_path / "server"
     options = (*OPTIONS, "--steps", 1)
-    glyphc(
-        "training", "prepare", *inputs, *options, "--client", client, "--server", server, "--passphrase", **secret
-    )
+    glyphc("training", "prepare", *inputs, *options, "--client", client, "--server", server, "--passphrase", **secret)
     glyphc("training", "run", "--server", server)
     finishing = ("training", "finish", "--client", client, "--server", server, "-o", tmp_path / "out.onnx")
     assert "wrong passphrase" in glyphc(*finishing, code=2, GLYPHC_PASSPHRASE="x").stderr
@@ -632,7 +637,7 @@ def test_the_servers_folder_holds_no_secret(run: Path) -> None:
     glyphc("training", "run", "--server", server)
     forms = secret_forms(run / "client")
     paths = [p for p in server.rglob("*") if p.is_file()]
-    assert {PROGRAM, KEYS, INITIAL, TRAINED, "kept", "public-key.bin"} <= {p.name for p in paths}
+    assert {PROGRAM, KEYS, INITIAL, TRAINED, "kept"} <= {p.name for p in paths}
     for path in paths:
         content = path.read_bytes()
         assert b"secret" not in content
@@ -671,7 +676,7 @@ def test_ciphertexts_keep_every_bit() -> None:
             data = fresh.write(message, limbs, Uniform(seed, "a"))
             assert len(data) == wire.fresh_size(limbs) < len(to_bytes(client.encrypt(zero, limbs))) / 2
             ciphertext = wire.read_fresh(data, limbs, Uniform(seed, "a"))
-            assert np.abs(client.decrypt(ciphertext) - message).max() < 1e-9
+            assert np.abs(client.decrypt(ciphertext) - message).max() < 1e-8
             again = wire.read(wire.write(ciphertext, limbs), limbs)
             assert to_bytes(again) == to_bytes(ciphertext)
             assert np.array_equal(client.decrypt(again), client.decrypt(ciphertext))

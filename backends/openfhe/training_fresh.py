@@ -11,7 +11,7 @@ from glyphc.ir.parameters import Parameters
 
 from .bridge import Mould, ring_in
 from .ckks_client import TrainingClient, client_from_bytes
-from .contexts import make_contexts
+from .ckks_contexts import make_training_contexts
 from .residues import Uniform, pack
 from .ring import Factor
 from .training_wire import mould_of
@@ -53,4 +53,4 @@ def stored_client(parameters: Parameters, secret: bytes) -> TrainingClient:
 
     BackendError when the secret is not one of these parameters, or OpenFHE refuses them.
     """
-    return client_from_bytes(make_contexts(parameters), secret)
+    return client_from_bytes(make_training_contexts(parameters), secret)

@@ -25,9 +25,7 @@ _OPTIONS = (
     ),
     click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs."),
     click.option("--batch", type=click.IntRange(1), help="Samples in a step. [default: all]"),
-    click.option(
-        "--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's end and the labels]"
-    ),
+    click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's end and the labels]"),
     click.option("--learning-rate", type=float, help="[default: 0.1]"),
     click.option("--schedule", help="E.g. 'cosine{steps=50,final=0.1}'. [default: constant]"),
     click.option("--momentum", type=float, help="[default: 0]"),

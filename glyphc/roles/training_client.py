@@ -317,9 +317,7 @@ def _secret(path: Path, files: TrainingClientFiles, passphrase: str | None) -> b
         return read_secret(reader, passphrase)
 
 
-def _decrypted(
-    reader: Reader[TrainingStateHeader], files: TrainingClientFiles, secret: bytes
-) -> dict[str, F64]:
+def _decrypted(reader: Reader[TrainingStateHeader], files: TrainingClientFiles, secret: bytes) -> dict[str, F64]:
     from glyphc.backends.openfhe.ckks_files import to_bytes
     from glyphc.backends.openfhe.residues import ResidueError
     from glyphc.backends.openfhe.training_fresh import stored_client

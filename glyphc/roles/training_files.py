@@ -303,6 +303,6 @@ def _check_outline(outline: Outline) -> None:
 def _check_code(code: Code, parameters: Parameters, outline: Outline) -> None:
     """IRError for code that cannot be executed, or does not lead from a state to the next one."""
     check_operands(code, parameters, outline.periods)
-    stored = check(code, outline.limbs, parameters.levels_kept, parameters.slot_levels)
+    stored = check(code, outline.limbs, parameters.decoded_limbs - 1, parameters.slot_levels)
     if stored != dict(outline.state):
         raise IRError("it does not store the ciphertexts of the next state on their limbs")

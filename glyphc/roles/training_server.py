@@ -286,5 +286,3 @@ class _Batch(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._places)
-
-
