@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
+from glyphc.backends.ckks_clear import ClearCKKS
 from glyphc.backends.openfhe.ckks_client import generate_training_keys
 from glyphc.backends.openfhe.ckks_files import to_bytes
 from glyphc.backends.openfhe.residues import ResidueError, Uniform, pack
@@ -31,17 +32,23 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, EnvironmentSetupError, GlyphcError, ParameterError, SecretError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
-from glyphc.ir.ckks import Load, Store
+from glyphc.ir.ckks import Code, Free, Instruction, Load, Store, Sum
 from glyphc.ir.ckks_text import code_text, parse_code
+from glyphc.ir.parameters import Parameters
 from glyphc.roles.client import SECRET_FILE
 from glyphc.roles.container import MANIFEST, Reader, Writer
-from glyphc.roles.headers import TrainingBatchHeader, TrainingProgramHeader, TrainingSecretHeader, TrainingStateHeader
+from glyphc.roles.headers import (
+    TrainingBatchHeader,
+    TrainingKeysHeader,
+    TrainingProgramHeader,
+    TrainingSecretHeader,
+    TrainingStateHeader,
+)
 from glyphc.roles.training_client import JOB_FILE, TrainingClientFiles, finish, plan_steps, prepare
 from glyphc.roles.training_files import (
     CHECKPOINT,
     INITIAL,
     KEYS,
-    KEYS_FOLDER,
     PROGRAM,
     TRAINED,
     ProgramFile,
@@ -53,6 +60,7 @@ from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Cosine
+from glyphc.train.server import train_steps
 from tests.roles import environment
 
 RING = 1024
@@ -328,11 +336,6 @@ def flip(path: Path, at: float = 0.5) -> None:
     path.write_bytes(content)
 
 
-def largest(server: Path) -> Path:
-    """The largest file of keys."""
-    return max((server / KEYS_FOLDER).iterdir(), key=lambda path: path.stat().st_size)
-
-
 def take(name: str) -> Callable[[Path, Path], object]:
     return lambda server, stranger: shutil.copy(stranger / name, server / name)
 
@@ -340,10 +343,6 @@ def take(name: str) -> Callable[[Path, Path], object]:
 BATCH = "batches/000001.batch"
 MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "another run's keys": (take(KEYS), "encrypted with other keys"),
-    "another run's files of keys": (
-        lambda s, o: shutil.copy(largest(o), s / KEYS_FOLDER),
-        "damaged or belongs to another run",
-    ),
     "another run's batch": (take(BATCH), "000001.batch' was encrypted with other keys"),
     "another run's state": (take(INITIAL), "initial.state' was encrypted with other keys"),
     "another place": (lambda s, o: shutil.copy(batch_path(s, 0), s / BATCH), "holds batch 0, not 1"),
@@ -351,19 +350,18 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "no program": (lambda s, o: (s / PROGRAM).unlink(), "cannot read .*program.training"),
     "no keys": (lambda s, o: (s / KEYS).unlink(), "cannot read .*evaluation.keys"),
     "no state": (lambda s, o: (s / INITIAL).unlink(), "cannot read .*initial.state"),
-    "no file of keys": (lambda s, o: largest(s).unlink(), r"there is no file '.*\.bin'"),
     "a bit in a batch": (lambda s, o: flip(s / BATCH), "000001.batch' is not usable"),
-    "a bit in the keys": (lambda s, o: flip(largest(s)), "is damaged or belongs"),
-    "a bit in a list": (lambda s, o: flip(s / KEYS, 0.3), "evaluation.keys' is not usable"),
+    "a bit in the keys": (lambda s, o: flip(s / KEYS, 0.3), "evaluation.keys' is not usable"),
     "a bit in the state": (lambda s, o: flip(s / INITIAL), "initial.state' is not usable"),
     "a bit in the program": (lambda s, o: flip(s / PROGRAM, 0.2), "program.training' is not usable"),
     "a batch cut short": (lambda s, o: (s / BATCH).write_bytes((s / BATCH).read_bytes()[:50_000]), "cut short"),
-    "keys cut short": (lambda s, o: largest(s).write_bytes(b"x"), r"\.bin' is damaged or belongs"),
+    "keys cut short": (lambda s, o: (s / KEYS).write_bytes((s / KEYS).read_bytes()[:-5000]), "cut short"),
+    "keys of another kind": (lambda s, o: shutil.copy(s / INITIAL, s / KEYS), "a file of evaluation keys for training"),
     "a later state": (lambda s, o: changed(s / INITIAL, step=2), "it is the state after 2 steps"),
     "an unknown key": (lambda s, o: changed(s / BATCH, key="0" * 64), "encrypted with other keys"),
     "an unknown program": (lambda s, o: changed(s / BATCH, program="0" * 64), "belongs to another training program"),
     "another kind": (lambda s, o: shutil.copy(s / INITIAL, s / BATCH), "holds an encrypted state of training; a file"),
-    "an unknown seed": (lambda s, o: changed(s / BATCH, seed="x"), "part 0000.* 32 bytes|non-hexadecimal"),
+    "an unknown seed": (lambda s, o: changed(s / BATCH, seed="x"), "its seed is not one of 32 bytes"),
 }
 
 
@@ -375,8 +373,7 @@ def test_mistakes_are_found_before_the_first_step(
 
     change, message = MISTAKES[mistake]
     change(run / "server", other / "server")
-    if mistake != "an unknown seed":  # all but what is read when it is needed
-        monkeypatch.setattr(training_server, "train_steps", lambda *a: pytest.fail("a step was done"))
+    monkeypatch.setattr(training_server, "train_steps", lambda *a: pytest.fail("a step was done"))
     with pytest.raises(ArtifactError, match=message):
         run_training(run / "server")
     assert not (run / "server" / TRAINED).exists()
@@ -417,6 +414,59 @@ def test_residues_out_of_range_never_reach_openfhe(run: Path) -> None:
             writer.add(name, b"\x00" * (size - 1))
     with pytest.raises(ArtifactError, match=r"part 000000 has .* bytes, not"):
         run_training(run / "server")
+
+
+def test_keys_out_of_range_never_reach_openfhe(run: Path) -> None:
+    """Keys whose hashes are right but whose numbers are not below their moduli, or too few; batches follow them."""
+    path = run / "server" / KEYS
+    with Reader(path, TrainingKeysHeader) as reader:
+        header, parts = reader.header, {name: reader.read(name) for name in reader.parts}
+    last = list(parts)[-1]
+    for damage, message in (
+        (lambda data: b"\xff" * len(data), "a residue is not below its modulus"),
+        (lambda data: data[:-1], "bytes where"),
+    ):
+        with Writer(path, header) as writer:
+            for name, data in parts.items():
+                writer.add(name, damage(data) if name == last else data)
+        changed(run / "server" / INITIAL, key=writer.digest)
+        for number in range(3):
+            changed(batch_path(run / "server", number), key=writer.digest)
+        with pytest.raises(ArtifactError, match=f"evaluation.keys' is not usable: .*{message}"):
+            run_training(run / "server")
+    with Writer(path, header) as writer:
+        for name, data in parts.items():
+            if name != last:
+                writer.add(name, data)
+    changed(run / "server" / INITIAL, key=writer.digest)
+    for number in range(3):
+        changed(batch_path(run / "server", number), key=writer.digest)
+    with pytest.raises(ArtifactError, match=f"part {last} is missing"):
+        run_training(run / "server")
+
+
+def test_ciphertexts_are_read_when_they_are_loaded() -> None:
+    """One after another, as instructions ask for them: a batch need not fit into memory."""
+    seen: list[str] = []
+
+    class Batch(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            seen.append(name)
+            return np.ones(RING)
+
+    class Plan:
+        def code(self, step: int) -> Code:
+            sums = (Load(0, "state"), Load(1, "a"), Sum(2, ((0, 1), (1, 1))), Free((0, 1)))
+            return (*sums, Load(3, "b"), Sum(4, ((2, 1), (3, 1))), Store(4, "state"))
+
+    def observe(instruction: Instruction, seconds: float) -> None:
+        seen.append(type(instruction).__name__)
+
+    machine = ClearCKKS(Parameters(RING, 20, 44, slots=8, degree=27))
+    state, batch = {"state": np.zeros(RING)}, Batch(a=None, b=None, unused=None)
+    state = train_steps(Plan(), lambda s: machine, lambda s: batch, state, range(1), lambda *a: None, observe)
+    assert state["state"][0] == 2
+    assert seen == ["Load", "a", "Load", "Sum", "Free", "b", "Load", "Sum", "Store"]
 
 
 def test_a_server_without_memory_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -677,9 +727,9 @@ def test_ciphertexts_keep_every_bit() -> None:
     from glyphc.backends.openfhe.keys import release_all_keys
 
     parameters, zero, seed = plan_steps(job())[0].parameters, np.zeros(RING), bytes(range(32))
-    client, _ = generate_training_keys(parameters, (64,))
+    client, keys = generate_training_keys(parameters, (64,))
     try:
-        wire = TrainingWire.of(RING, {n: to_bytes(client.encrypt(zero, n)) for n in (1, 2, 3)})
+        wire = TrainingWire.of(keys)
         fresh = FreshCiphertexts(client, RING)
         for limbs in (1, 2, 3):
             message = np.random.default_rng(limbs).uniform(-0.4, 0.4, RING)

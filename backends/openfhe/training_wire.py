@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .bridge import BridgeError, Mould
-from .ckks_files import from_bytes
+from .ckks_server import TrainingKeys
 from .library import fhe
 from .residues import Uniform, pack, unpack_towers, width
 
@@ -24,12 +24,18 @@ class TrainingWire:
     examples: Mapping[int, Mould]
 
     @staticmethod
-    def of(ring: int, examples: Mapping[int, bytes]) -> TrainingWire:
-        """From the bytes of one ciphertext for each number of limbs; BackendError for other bytes.
+    def of(keys: TrainingKeys) -> TrainingWire:
+        """For all numbers of limbs of the linear context of these keys."""
+        p, context = keys.contexts.parameters, keys.contexts.linear
+        examples = {p.linear_limbs: keys.zero}
+        for limbs in range(1, p.linear_limbs):
+            examples[limbs] = context.LevelReduce(keys.zero, None, p.linear_limbs - limbs)
+        return TrainingWire.like(p.ring, examples)
 
-        The context that they belong to must exist in this process.
-        """
-        return TrainingWire(ring, {limbs: mould_of(from_bytes(b), ring, limbs) for limbs, b in examples.items()})
+    @staticmethod
+    def like(ring: int, examples: Mapping[int, Any]) -> TrainingWire:
+        """From one ciphertext for each number of limbs."""
+        return TrainingWire(ring, {limbs: mould_of(c, ring, limbs) for limbs, c in examples.items()})
 
     def fresh_size(self, limbs: int) -> int:
         """Bytes of a fresh ciphertext."""

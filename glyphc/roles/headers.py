@@ -112,11 +112,12 @@ class TrainingProgramHeader(Header):
 
 @dataclass(frozen=True)
 class TrainingKeysHeader(Header):
-    """Evaluation keys of a run; part "files" lists the files that hold them, "example/..." are encryptions of zero."""
+    """Evaluation keys of a run. seed: hexadecimal, public."""
 
     kind = "evaluation keys for training"
     made_by = "glyphc training prepare"
     program: str
+    seed: str
 
 
 @dataclass(frozen=True)

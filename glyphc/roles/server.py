@@ -20,7 +20,7 @@ from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError,
 from glyphc.ir.instructions import Evaluate, Free, Instruction, Powers, Register, ToTorus
 from glyphc.progress import Reporter, Silent
 
-from .artifacts import ServerProgram, read_parameters
+from .artifacts import ServerProgram, read_parameters, read_seed
 from .container import Reader, Writer
 from .headers import CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 from .parts import Place, check_count, input_places, output_places, pass_count
@@ -71,7 +71,7 @@ def check_request(path: Path, program: ServerProgram, key: str, modulus: int, la
             raise ArtifactError(f"{reader.name} was encrypted for another program")
         if header.key != key:
             raise ArtifactError(f"{reader.name} was encrypted with other keys than these evaluation keys belong to")
-        seed = _seed(header.seed, reader)
+        seed = read_seed(header.seed, reader)
         check_count(reader, header.samples, sum(p.layout.ciphertexts for p in client.inputs), client)
         size = client.parameters.ring * (((modulus - 1).bit_length() + 7) // 8)
         passes = range(pass_count(client, header.samples))
@@ -149,7 +149,7 @@ class Evaluator:
         try:
             self._keys = load_keys(
                 parameters,
-                _seed(reader.header.seed, reader),
+                read_seed(reader.header.seed, reader),
                 reader.read,
                 lambda name: self._reporter.advance(1, name),
             )
@@ -418,13 +418,3 @@ def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> Non
             f"{reader.name} was made for other parameters than the program's; make keys for this program with "
             "'glyphc keygen'"
         )
-
-
-def _seed(text: str, reader: Reader[Any]) -> bytes:
-    try:
-        seed = bytes.fromhex(text)
-    except ValueError:
-        seed = b""
-    if len(seed) != 32:
-        raise reader.damaged("its seed is not one of 32 bytes")
-    return seed

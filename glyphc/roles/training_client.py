@@ -27,7 +27,7 @@ from glyphc.ir.verify import verify
 from glyphc.progress import Reporter, Silent
 from glyphc.train.batches import Batches
 from glyphc.train.checkpoint import RunFolder
-from glyphc.train.encrypted import check_disk, check_memory, memory_bytes
+from glyphc.train.encrypted import check_disk, memory_bytes
 from glyphc.train.errors import TrainingError
 from glyphc.train.foresee import foresee
 from glyphc.train.job import Job, Options
@@ -50,13 +50,10 @@ from .training_files import (
     BATCHES,
     INITIAL,
     KEYS,
-    KEYS_FOLDER,
     PROGRAM,
     TrainingProgram,
     batch_path,
     check_run,
-    example_part,
-    file_hashes,
     part_name,
     stream_name,
 )
@@ -114,8 +111,7 @@ def prepare(
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
     reach = foresee(job, plan).reach
-    check_memory(plan)
-    places = [server / name for name in (PROGRAM, KEYS, KEYS_FOLDER, BATCHES, INITIAL)]
+    places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
     places += [client / JOB_FILE, client / SECRET_FILE]
     for place in places:
         if place.exists():
@@ -128,7 +124,7 @@ def prepare(
         with _removed_after_errors(places), key_tables():
             _make_folder(client, 0o700)
             _make_folder(server, 0o777)
-            check_disk(plan, RunFolder(server / KEYS_FOLDER), program.outline.batches)
+            check_disk(plan, RunFolder(server / KEYS), program.outline.batches)
             _Preparation(job, plan, program, client, server, passphrase, reporter).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
@@ -170,29 +166,21 @@ class _Preparation:
         write_secret(self.client / SECRET_FILE, header, self._secret, self.passphrase)
 
     def _keys(self) -> None:
-        from glyphc.approx import cost_file
-        from glyphc.backends.openfhe.ckks_client import generate_training_keys
-        from glyphc.backends.openfhe.ckks_files import save_keys, to_bytes
-        from glyphc.backends.openfhe.training_fresh import FreshCiphertexts
+        from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, TrainingKeyMaker
+        from glyphc.backends.openfhe.training_load import training_part_names
         from glyphc.backends.openfhe.training_wire import TrainingWire
 
-        p, outline = self.plan.parameters, self.program.outline
-        self.reporter.stage("generate keys", cost_file.current().key_seconds(p))
-        client, keys = generate_training_keys(p, outline.periods)
-        self.reporter.stage("write keys", 1.0)
-        folder = self.server / KEYS_FOLDER
-        folder.mkdir()
-        save_keys(folder, keys)
-        zero = np.zeros(p.ring)
-        examples = {n: to_bytes(client.encrypt(zero, n)) for n in sorted(set(outline.limbs.values()))}
-        with Writer(self.server / KEYS, TrainingKeysHeader(self.program.fingerprint)) as writer:
-            writer.add("files", file_hashes(folder).encode())
-            for limbs, data in examples.items():
-                writer.add(example_part(limbs), data)
+        p, outline, seed = self.plan.parameters, self.program.outline, os.urandom(32)
+        maker = TrainingKeyMaker(p, outline.periods)
+        self.reporter.stage("generate keys", len(training_part_names(p, outline.periods)))
+        with Writer(self.server / KEYS, TrainingKeysHeader(self.program.fingerprint, seed.hex())) as writer:
+            for name, data in maker.parts(seed):
+                writer.add(name, data)
+                self.reporter.advance(1, name)
         self.key = writer.digest
-        self._secret = client.secret_bytes()
-        self._fresh = FreshCiphertexts(client, p.ring)
-        self._wire = TrainingWire.of(p.ring, examples)
+        self._secret = maker.client.secret_bytes()
+        self._fresh = FreshCiphertexts(maker.client, p.ring)
+        self._wire = TrainingWire.like(p.ring, {n: maker.client.zero(n) for n in set(outline.limbs.values())})
 
     def _batches(self) -> None:
         """Each batch of the steps, encrypted once, one in memory at a time."""
@@ -318,16 +306,13 @@ def _secret(path: Path, files: TrainingClientFiles, passphrase: str | None) -> b
 
 
 def _decrypted(reader: Reader[TrainingStateHeader], files: TrainingClientFiles, secret: bytes) -> dict[str, F64]:
-    from glyphc.backends.openfhe.ckks_files import to_bytes
     from glyphc.backends.openfhe.residues import ResidueError
     from glyphc.backends.openfhe.training_fresh import stored_client
     from glyphc.backends.openfhe.training_wire import TrainingWire
 
     parameters, state = files.plan.parameters, files.program.outline.state
     client = stored_client(parameters, secret)
-    zero = np.zeros(parameters.ring)
-    examples = {limbs: to_bytes(client.encrypt(zero, limbs)) for limbs in {limbs for _, limbs in state}}
-    wire = TrainingWire.of(parameters.ring, examples)
+    wire = TrainingWire.like(parameters.ring, {limbs: client.zero(limbs) for _, limbs in state})
     messages: dict[str, F64] = {}
     for at, (name, limbs) in enumerate(state):
         try:

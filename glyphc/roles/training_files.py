@@ -3,7 +3,7 @@
 The server's folder, all of it made by the client but for the last two:
 
     program.training           parameters, names of ciphertexts, the instructions of every step
-    evaluation.keys, keys/     a list with hashes, and OpenFHE's files of keys
+    evaluation.keys            for all steps
     batches/000000.batch ...   encrypted once, used in every epoch
     initial.state              the weights before the first step
     checkpoint.state           the weights after the last step that was done
@@ -13,7 +13,6 @@ The server's folder, all of it made by the client but for the last two:
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -32,7 +31,7 @@ from .artifacts import read_parameters
 from .container import Reader, Writer
 from .headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
 
-PROGRAM, KEYS, KEYS_FOLDER, BATCHES = "program.training", "evaluation.keys", "keys", "batches"
+PROGRAM, KEYS, BATCHES = "program.training", "evaluation.keys", "batches"
 INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"
 # Of one step's instructions as text: some 20 times what the largest plans have.
 _MOST_CODE_BYTES = 256 << 20
@@ -214,33 +213,9 @@ def part_name(number: int) -> str:
     return f"{number:06d}"
 
 
-def example_part(limbs: int) -> str:
-    """The part of the keys with an encryption of zero on so many limbs, which gives others their form."""
-    return f"example/{limbs}"
-
-
 def stream_name(number: int) -> str:
     """Of the residues that a fresh ciphertext takes from its file's seed."""
     return f"training/{part_name(number)}"
-
-
-def file_hashes(folder: Path) -> str:
-    """The list of the files in a folder: names, sizes, SHA-256."""
-    return json.dumps([[p.name, p.stat().st_size, _sha256(p)] for p in sorted(folder.iterdir())])
-
-
-def check_files(folder: Path, listed: bytes, damaged: str) -> None:
-    """ArtifactError, saying that ``damaged`` is not usable, unless the files of a folder are those that are listed."""
-    try:
-        entries = [(str(name), int(size), str(digest)) for name, size, digest in json.loads(listed)]
-    except (ValueError, TypeError, RecursionError):
-        raise ArtifactError(f"{damaged} is not usable: its list of files is unreadable") from None
-    for name, size, digest in entries:
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise ArtifactError(f"{damaged} is not usable: there is no file {name!r} in {str(folder)!r}")
-        if path.stat().st_size != size or _sha256(path) != digest:
-            raise ArtifactError(f"{str(path)!r} is damaged or belongs to another run; copy the client's files again")
 
 
 def check_run(reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], program: str, key: str) -> None:
@@ -249,14 +224,6 @@ def check_run(reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader],
         raise ArtifactError(f"{reader.name} belongs to another training program")
     if reader.header.key != key:
         raise ArtifactError(f"{reader.name} was encrypted with other keys than this run's")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _code_part(number: int) -> str:

@@ -21,20 +21,18 @@ from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError,
 from glyphc.progress import Reporter, Silent, duration
 from glyphc.train.server import train_steps
 
+from .artifacts import read_seed
 from .container import Reader, Writer
 from .headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 from .training_files import (
     CHECKPOINT,
     INITIAL,
     KEYS,
-    KEYS_FOLDER,
     PROGRAM,
     TRAINED,
     ProgramFile,
     batch_path,
-    check_files,
     check_run,
-    example_part,
     part_name,
     stream_name,
 )
@@ -165,7 +163,6 @@ class _Run:
         needed = self._needed(start)
         self.reporter.stage("check files", len(needed) + 1.0)
         keys.verify()
-        check_files(self.folder / KEYS_FOLDER, keys.read("files"), keys.name)
         self.reporter.advance(1, "keys")
         for number in needed:
             reader = self._open(number)
@@ -195,31 +192,38 @@ class _Run:
             reader = Reader(batch_path(self.folder, number), TrainingBatchHeader)
             self._readers[number] = reader
             check_run(reader, self.program.fingerprint, self.key)
+            read_seed(reader.header.seed, reader)
             if reader.header.number != number:
                 raise ArtifactError(f"{reader.name} holds batch {reader.header.number}, not {number}")
         return self._readers[number]
 
     def _load(self, keys: Reader[TrainingKeysHeader]) -> None:
         try:
-            from glyphc.backends.openfhe.ckks_files import load_keys
             from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
             from glyphc.backends.openfhe.keys import key_tables, release_all_keys
+            from glyphc.backends.openfhe.residues import ResidueError
+            from glyphc.backends.openfhe.training_load import load_training_keys, training_part_names
             from glyphc.backends.openfhe.training_wire import TrainingWire
 
             self._tables.enter_context(key_tables())
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
         self._tables.callback(release_all_keys)
-        self.reporter.stage("load keys", 1.0)
-        limbs = sorted(set(self.program.outline.limbs.values()))
+        parameters, periods = self.program.parameters, self.program.outline.periods
         try:
-            loaded = load_keys(self.folder / KEYS_FOLDER, self.program.parameters)
-            self._machine: OpenFHECKKS = OpenFHECKKS(loaded)
-            examples = {n: keys.read(example_part(n)) for n in limbs}
-            self._wire: TrainingWire = TrainingWire.of(self.program.parameters.ring, examples)
-        except (BackendError, RuntimeError) as e:
-            raise ParameterError(f"the keys of this run cannot be used: {e}") from None
-        self.reporter.advance(1.0, "")
+            names = training_part_names(parameters, periods)
+            keys.expect([(name, keys.parts[name].size if name in keys.parts else 0) for name in names])
+            self.reporter.stage("load keys", len(names))
+            seed = read_seed(keys.header.seed, keys)
+            loaded = load_training_keys(
+                parameters, periods, seed, keys.read, lambda name: self.reporter.advance(1, name)
+            )
+        except ResidueError as e:
+            raise keys.damaged(str(e)) from None
+        except BackendError as e:
+            raise ParameterError(str(e)) from None
+        self._machine: OpenFHECKKS = OpenFHECKKS(loaded)
+        self._wire: TrainingWire = TrainingWire.of(loaded)
 
     def _batch(self, step: int) -> Mapping[str, Any]:
         return _Batch(self, self._open(self.program.outline.step_batches[step]))
@@ -274,11 +278,10 @@ class _Batch(Mapping[str, Any]):
         from glyphc.backends.openfhe.residues import ResidueError, Uniform
 
         number, limbs = self._places[name]
+        stream = Uniform(read_seed(self._reader.header.seed, self._reader), stream_name(number))
         try:
-            seed = bytes.fromhex(self._reader.header.seed)
-            stream = Uniform(seed, stream_name(number))
             return self._run._wire.read_fresh(self._reader.read(part_name(number)), limbs, stream)
-        except (ResidueError, ValueError) as e:
+        except ResidueError as e:
             raise self._reader.damaged(f"part {part_name(number)}: {e}") from None
 
     def __iter__(self) -> Iterator[str]:
