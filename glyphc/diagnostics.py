@@ -253,7 +253,7 @@ def why(node: Node) -> str:
     if not node.decisions:
         return f"{node}: no choice was made for this node"
     lines = []
-    for decision in node.decisions:
+    for decision in dict.fromkeys(node.decisions):
         lines.append(f"{node}: {decision.made_by} chose {decision.chosen}")
         rows = [("  candidate", "seconds", "reason")]
         for c in decision.candidates:
