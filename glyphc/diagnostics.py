@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,7 +79,8 @@ def graph_text(
 def summary(program: Program, cost: CostModel | None = None) -> str:
     """Schedule, totals and guard band of a compiled program."""
     estimates = predicted(program, cost)
-    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.quantized)]
+    band = guard_band(program.quantized, program.graph)
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", band]
     doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
@@ -163,13 +165,17 @@ def totals(program: Program, estimates: Estimate) -> str:
     return "\n".join(lines)
 
 
-def guard_band(graph: Graph) -> str:
-    """How close calibration came to the limits that cannot be seen under encryption."""
+def guard_band(graph: Graph, final: Graph | None = None) -> str:
+    """How close calibration came to the limits that cannot be seen under encryption.
+
+    Layers of one name are told apart by their nodes in the ``final`` graph, which the text above shows.
+    """
     lines = [
         "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' shows how).",
         "            Largest: the most extreme calibration value; near: samples that come within 20 % of that.",
     ]
     rows = [("            layer", "limits", "calibration", "largest", "near")]
+    names = _layer_names(graph, final or graph)
     for node, _ in graph.of(Linear):
         fixed, calibration = node.type.fixed, node.type.calibration
         if fixed is None or calibration is None or not calibration.reach:
@@ -179,7 +185,7 @@ def guard_band(graph: Graph) -> str:
         near = sum(calibration.reach[8:]) / max(1, sum(calibration.reach))
         rows.append(
             (
-                f"            {node.location or node.op.mnemonic}",
+                f"            {names[node.id]}",
                 f"[{fixed.real_lo:.4g}, {fixed.real_hi:.4g}]",
                 f"[{calibration.lo:.4g}, {calibration.hi:.4g}]",
                 f"{half / allowed:.0%} of the way",
@@ -187,6 +193,20 @@ def guard_band(graph: Graph) -> str:
             )
         )
     return "\n".join([*lines, align(rows)])
+
+
+def _layer_names(graph: Graph, final: Graph) -> dict[int, str]:
+    """Of linear maps: where they come from; with the node that they are, or are a part of, if others share that."""
+    places = Counter(node.location for node, _ in graph.of(Linear))
+    became: dict[str, list[int]] = {}
+    for node, _ in final.of(Linear):
+        for place in node.location.split("|"):
+            became.setdefault(place, []).append(node.id)
+    names = {}
+    for node, op in graph.of(Linear):
+        name, nodes = node.location or op.mnemonic, became.get(node.location, [])
+        names[node.id] = f"{name} %{nodes.pop(0)}" if places[node.location] > 1 and nodes else name
+    return names
 
 
 def run_summary(report: RunReport) -> str:
