@@ -40,6 +40,8 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+# Signs of a cell in the listing of instructions, unless it is to be wide.
+_WIDTH = 40
 COLUMNS = ("node", "shape", "scheme", "layout", "range", "precision", "error", "predicted", "measured", "from")
 
 
@@ -98,8 +100,12 @@ def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
     return estimate(program.schedule, cost or cost_file.current())
 
 
-def schedule_text(schedule: Schedule) -> str:
-    """A line for each instruction: what it does to which registers, and the node it comes from."""
+def schedule_text(schedule: Schedule, wide: bool = False) -> str:
+    """A line for each instruction: what it does to which registers, and the node it comes from.
+
+    wide: all registers and names, however many and long; otherwise what makes the columns wide is shortened.
+    """
+    limit = 0 if wide else _WIDTH
     rows = [("instruction", "target", "sources", "what", "node")]
     for i in schedule.instructions:
         match i:
@@ -122,14 +128,34 @@ def schedule_text(schedule: Schedule) -> str:
                 row = ("store", "", f"r{source}", f"{name}[{part}]")
             case Free(registers=registers):
                 row = ("free", "", _registers(registers), "")
-        rows.append((*row, f"%{i.node}"))
+        kind, made, read, what = (_elided(cell, limit) for cell in row)
+        rows.append((kind, made, read, what, f"%{i.node}"))
     return align(rows)
 
 
 def _registers(registers: tuple[int, ...]) -> str:
     """A list of registers, runs shortened."""
-    consecutive = len(registers) > 2 and registers[-1] - registers[0] == len(registers) - 1
-    return f"r{registers[0]}..r{registers[-1]}" if consecutive else " ".join(f"r{r}" for r in registers)
+    runs: list[list[int]] = []
+    for register in registers:
+        if runs and register == runs[-1][-1] + 1:
+            runs[-1].append(register)
+        else:
+            runs.append([register])
+    shown = ([f"r{run[0]}..r{run[-1]}"] if len(run) > 2 else [f"r{r}" for r in run] for run in runs)
+    return " ".join(text for texts in shown for text in texts)
+
+
+def _elided(text: str, limit: int) -> str:
+    """A cell of at most ``limit`` signs (0: any number), without its middle if need be; of registers, whole ones."""
+    if not limit or len(text) <= limit:
+        return text
+    words = text.split(" ")
+    if all(word.startswith("r") for word in words) and len(words) > 2:
+        last = f" ... {words[-1]}"
+        kept = text[: limit - len(last) + 1].rpartition(" ")[0]
+        return kept + last
+    side = (limit - 3) // 2
+    return f"{text[: limit - 3 - side]}...{text[-side:]}"
 
 
 def totals(program: Program, estimates: Estimate) -> str:
