@@ -70,9 +70,7 @@ def upto(name: str) -> str:
     names = DEFAULT.split(",")
     text = ",".join(names[: names.index(name) + 1])
     text = text.replace("assign-layout", "assign-layout{ring=1024}").replace("merge", "merge{ring=1024}")
-    return text.replace(
-        "select-parameters", "select-parameters{security=insecure}"
-    )
+    return text.replace("select-parameters", "select-parameters{security=insecure}")
 
 
 def rebuilt(graph: Graph, change: Callable[[Node], Node], parameters: Parameters | None = None) -> Graph:

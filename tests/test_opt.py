@@ -55,9 +55,7 @@ def same(a: Schedule, b: Schedule) -> bool:
 # -- the text of every stage ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["digits-mlp", "breast-cancer-mlp", pytest.param("mnist-mlp", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["digits-mlp", "breast-cancer-mlp", pytest.param("mnist-mlp", marks=pytest.mark.slow)])
 def test_every_stage_of_every_model_survives(name: str) -> None:
     size = {"digits-mlp": 64, "breast-cancer-mlp": 30, "mnist-mlp": 784}[name]
     x = np.random.default_rng(0).uniform(0, 16, (64, size))
