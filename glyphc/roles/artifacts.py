@@ -151,6 +151,17 @@ def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
 
 
+def read_seed(text: str, reader: Reader[Any]) -> bytes:
+    """A seed as it stands in a header."""
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != 32:
+        raise reader.damaged("its seed is not one of 32 bytes")
+    return seed
+
+
 def _check_ports(client: ClientSpec) -> None:
     """IRError for a specification that no compiler made: a stranger's must not make a client allocate what it likes."""
     bound = client.parameters.plaintext_modulus

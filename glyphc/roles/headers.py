@@ -103,6 +103,71 @@ class CheckpointHeader(Header):
     instructions: int
 
 
+# -- training: program is the fingerprint of a training program, key the digest of the run's evaluation keys --
+
+
+@dataclass(frozen=True)
+class TrainingProgramHeader(Header):
+    """What the server executes to train; parts "outline" and "code/...". memory_bytes: predicted peak."""
+
+    kind = "a training program"
+    made_by = "glyphc training prepare"
+    program: str
+    parameters: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingKeysHeader(Header):
+    """Evaluation keys of a run. seed: hexadecimal, public."""
+
+    kind = "evaluation keys for training"
+    made_by = "glyphc training prepare"
+    program: str
+    seed: str
+
+
+@dataclass(frozen=True)
+class TrainingBatchHeader(Header):
+    """A batch, encrypted, one part per ciphertext. number: which batch; seed: hexadecimal, public."""
+
+    kind = "an encrypted batch"
+    made_by = "glyphc training prepare"
+    program: str
+    key: str
+    number: int
+    seed: str
+
+
+@dataclass(frozen=True)
+class TrainingStateHeader(Header):
+    """The encrypted weights, one part per ciphertext. step: steps done."""
+
+    kind = "an encrypted state of training"
+    made_by = "glyphc training run"
+    program: str
+    key: str
+    step: int
+
+
+@dataclass(frozen=True)
+class TrainingJobHeader(Header):
+    """What the client needs to read the trained weights; parts "network" and "job"."""
+
+    kind = "a training job"
+    made_by = "glyphc training prepare"
+    program: str
+    key: str
+
+
+@dataclass(frozen=True)
+class TrainingSecretHeader(SecretHeader):
+    """The secret key of a training run; part "secret"."""
+
+    kind = "a secret key for training"
+    made_by = "glyphc training prepare"
+
+
 HEADERS: tuple[type[Header], ...] = (
     SpecHeader,
     ProgramHeader,
@@ -111,4 +176,10 @@ HEADERS: tuple[type[Header], ...] = (
     InputsHeader,
     OutputsHeader,
     CheckpointHeader,
+    TrainingProgramHeader,
+    TrainingKeysHeader,
+    TrainingBatchHeader,
+    TrainingStateHeader,
+    TrainingJobHeader,
+    TrainingSecretHeader,
 )

@@ -21,7 +21,7 @@ from glyphc.ir.instructions import Evaluate, Free, Instruction, Powers, Register
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
-from .artifacts import ServerProgram, read_parameters
+from .artifacts import ServerProgram, read_parameters, read_seed
 from .container import Reader, Writer
 from .headers import CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
@@ -72,7 +72,7 @@ def check_request(path: Path, program: ServerProgram, key: str, modulus: int, la
             raise ArtifactError(f"{reader.name} was encrypted for another program")
         if header.key != key:
             raise ArtifactError(f"{reader.name} was encrypted with other keys than these evaluation keys belong to")
-        seed = _seed(header.seed, reader)
+        seed = read_seed(header.seed, reader)
         check_count(reader, header.samples, client, input_places)
         size = client.parameters.ring * (((modulus - 1).bit_length() + 7) // 8)
         passes = range(pass_count(client, header.samples))
@@ -150,7 +150,7 @@ class Evaluator:
         try:
             self._keys = load_keys(
                 parameters,
-                _seed(reader.header.seed, reader),
+                read_seed(reader.header.seed, reader),
                 reader.read,
                 lambda name: self._reporter.advance(1, name),
             )
@@ -431,13 +431,3 @@ def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> Non
             f"{reader.name} was made for other parameters than the program's; make keys for this program with "
             "'glyphc keygen'"
         )
-
-
-def _seed(text: str, reader: Reader[Any]) -> bytes:
-    try:
-        seed = bytes.fromhex(text)
-    except ValueError:
-        seed = b""
-    if len(seed) != 32:
-        raise reader.damaged("its seed is not one of 32 bytes")
-    return seed
