@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from glyphc.train.loop import TrainingReport, train
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 import datasets
 
-
+# Data by name: functions that give samples and classes for training and testing.
+SPLITS = datasets.SPLITS
 F64 = npt.NDArray[np.floating[Any]]
 MODES = ("clear", "simulate", "encrypted")
 # One class of ten: a sigmoid that starts there has nothing to learn from how rare its class is.
@@ -88,20 +90,15 @@ def network(
     activation: str = "tanh",
     ending: str = "sigmoid",
     start: Start | None = None,
-    backbone: Graph | None = None,
 ) -> Graph:
-    """(A frozen backbone,) a frozen dense layer called "fixed", then dense layers "layer1", ... of these sizes.
+    """A frozen dense layer called "fixed", then dense layers "layer1", ... of these sizes.
 
     sizes: inputs of the first trained layer, ..., outputs. ending: "sigmoid" or "softmax". start: None for zeros.
     """
     graph = Graph(Level.SOURCE, 1)
-    if backbone is None:
-        value = graph.add(Input("x", (int(fixed[0].shape[1]),)))
-    else:
-        value = _copied(graph, backbone)
-    value = _dense(graph, value, "fixed", *fixed)
+    value = _dense(graph, graph.add(Input("x", (int(fixed[0].shape[1]),))), "fixed", *fixed)
     random = np.random.default_rng(start.seed) if start is not None else None
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+    for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
         last = i == len(sizes) - 1
         weight, bias = np.zeros((outputs, inputs)), np.zeros(outputs)
         if start is not None and random is not None:
@@ -119,19 +116,6 @@ def network(
 def _dense(graph: Graph, value: Node, name: str, weight: F64, bias: F64) -> Node:
     constants = (graph.add_constant(name, weight), graph.add_constant(f"{name}_bias", bias))
     return graph.add(Dense((Const(constants[0]),), Const(constants[1])), (value,), location=name)
-
-
-def _copied(graph: Graph, source: Graph) -> Node:
-    """All of another network but its output; what that is given."""
-    for name, value in source.constants.items():
-        graph.add_constant(name, value)
-    nodes: dict[int, Node] = {}
-    for node in source:
-        operands = tuple(nodes[i] for i in node.operands)
-        if isinstance(node.op, Output):
-            return operands[0]
-        nodes[node.id] = graph.add(node.op, operands, None, node.location)
-    raise ValueError("a network without output")
 
 
 # -- runs --
@@ -153,8 +137,9 @@ class Case:
 
     def run(self, given: argparse.Namespace) -> TrainingReport:
         """Train as the command line says, and print the table."""
-        job = self.job
-        print(f"{self.title}: {job.options.optimizer}; {job.options.steps} steps of {job.batches.batch} of {len(job.x)}")
+        job, o = self.job, self.job.options
+        size = f"{job.batches.batch} of {len(job.x)} samples"
+        print(f"{self.title}: {o.optimizer}; {o.steps} steps of {size}", flush=True)
         modes = MODES[: MODES.index(given.mode) + 1] if given.compare else (given.mode,)
         reports: dict[str, TrainingReport] = {}
         # the encrypted run first: its peak of memory is then its own
@@ -173,7 +158,7 @@ class Case:
             show(f"weights, {first} − {second}", f"{distance(reports[first].network, reports[second].network):.2e}")
         show("largest change of a weight", f"{distance(main.network, job.network):.3f}")
         if main.reach is not None:
-            show("range used", f"{main.reach:.0%} of {job.options.reach:g}")
+            show("range used", f"{main.reach:.0%} of {o.reach:g}")
         if main.seconds:
             show("seconds for a step", f"{np.median(main.seconds):.1f} (median), {min(main.seconds):.1f} (best)")
         show("peak memory", f"{memory / 1e6:.1f} GB")

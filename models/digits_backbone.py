@@ -1,8 +1,8 @@
 """Trains a convolutional network on scikit-learn's 8 x 8 digits drawn at 28 x 28, and writes digits-backbone.onnx.
 
 A backbone for transfer learning: what it knows comes from the 1,797 digits of the UCI set alone, other writers' than
-MNIST's and other pixels. They are enlarged, turned, sheared, bent and sharpened to look like MNIST's images. The written
-file ends at the 32 features; the layer that classified the digits is left out.
+MNIST's and other pixels. They are enlarged, turned, sheared, bent and sharpened to look like MNIST's images. The
+written file ends at the 32 features; the layer that classified the digits is left out.
 
 That MNIST's images are a target has shaped the distortions (more of them, judged by how well MNIST's classes could be
 told by the features); no MNIST image has been trained on.
