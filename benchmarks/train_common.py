@@ -42,7 +42,8 @@ def arguments(description: str | None, steps: int, **flags: str) -> argparse.Nam
     parser.add_argument("--compare", action="store_true", help="run the modes before this one too and compare weights")
     parser.add_argument("--folder", help="keep a checkpoint of every step there")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder has")
-    parser.add_argument("--insecure-ring", type=int, help="a small ring, to try the script. NOT SECURE")
+    parser.add_argument("--batch", type=int, help="samples in a step, instead of the benchmark's number")
+    parser.add_argument("--insecure-ring", type=int, help="a small ring, to try the script with --batch. NOT SECURE")
     for name, text in flags.items():
         parser.add_argument("--" + name.replace("_", "-"), action="store_true", help=text)
     return parser.parse_args()

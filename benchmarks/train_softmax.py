@@ -37,7 +37,9 @@ def case(given: argparse.Namespace) -> common.Case:
     fixed = WHITENING.layer(x)
     softmax = not given.against_the_rest
     rate, batch, reach = (2.0, 719, 6.0) if softmax else (4.0, None, 8.0)
-    options = Options(SGD(rate), given.steps, batch, frozen=("fixed",), reach=reach, insecure_ring=given.insecure_ring)
+    options = Options(
+        SGD(rate), given.steps, given.batch or batch, frozen=("fixed",), reach=reach, insecure_ring=given.insecure_ring
+    )
     job = make_job(common.network((64, 10), fixed, ending="softmax" if softmax else "sigmoid"), x, y, options)
     weight, bias = fixed
     reference = LogisticRegression(max_iter=5000).fit(x @ weight.T + bias, y)

@@ -54,7 +54,7 @@ def case(given: argparse.Namespace) -> common.Case:
     for images in (IMAGES, len(x)):
         trained = train(job(images, 64, LONG, LONG_STEPS), "clear").network
         references[f"converged, {images} images"] = common.accuracy(trained, x_test, split.y_test)
-    encrypted = job(IMAGES, BATCH, SGD(RATE, schedule=Cosine(given.steps, 0.05)), given.steps)
+    encrypted = job(IMAGES, given.batch or BATCH, SGD(RATE, schedule=Cosine(given.steps, 0.05)), given.steps)
     return common.Case("MNIST, frozen backbone, 32-16-10", encrypted, x_test, split.y_test, references)
 
 
