@@ -168,10 +168,10 @@ class Case:
 
 
 def accuracy(trained: Graph, x: F64, y: npt.NDArray[np.integer[Any]]) -> float:
-    """Share of right classes, of a network with one output for each."""
+    """Share of right classes, of a network with one output for each, or with one for class 1."""
     (inputs,) = (op.name for _, op in trained.of(Input))
     (p,) = evaluate(trained, {inputs: x.astype(np.float64)}).values()
-    return float(np.mean(p.argmax(axis=1) == y))
+    return float(np.mean((p[:, 0] > 0.5 if p.shape[1] == 1 else p.argmax(axis=1)) == y))
 
 
 def distance(a: Graph, b: Graph) -> float:
