@@ -131,6 +131,11 @@ class Program:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Program:
         """Read an artifact; ArtifactError if it is missing, damaged, or of another version."""
+        if Path(path).is_dir():
+            raise ArtifactError(
+                f"{os.fspath(path)!r} is a folder; give the .glyphc file that 'glyphc compile' wrote. The folders "
+                "of 'glyphc keygen' are for 'eval --server', 'encrypt --client' and 'decrypt --client'"
+            )
         try:
             data = Path(path).read_bytes()
         except OSError as e:

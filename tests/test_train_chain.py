@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_train_plan import F64, OPTIMIZERS, data, referred
 
@@ -114,7 +114,9 @@ def test_any_chain_computes_its_step_program(widths: list[int], batch: int, end:
     graph = chain(tuple(widths), end, "sigmoid", seed)
     x = data(batch, widths[0], seed)[0] / 4
     y = one_hot(batch, widths[-1], seed)
-    plan = make_plan(graph, LOSSES[loss], SGD(0.3), batch, 5.0, (), 2048)
+    plan = make_plan(graph, LOSSES[loss], SGD(0.3), batch, 4.0, (), 2048)
+    weights = {name: graph.constant(name) for name in graph.constants}
+    assume(all(value < 0.8 * limit for value, limit in plan.reaches(weights, x, y).values()))
     expected = referred(graph, loss, SGD(0.3), x, y, 2).weights
     assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 2), expected, 1e-7)
 

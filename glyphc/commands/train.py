@@ -33,9 +33,9 @@ def train_command(output: str, mode: str, resume: bool, monitor: bool, **chosen:
     What the training section of a .glyph file says holds unless options say otherwise.
 
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
-    only. So far, encryption trains the last dense layer or the last two, with sigmoids at the end (also for classes:
-    one output against the rest); one layer can also end in a softmax, or fit numbers. Layers before them must be frozen
-    and are the client's. The clear mode trains all dense layers of a network. Convolutions keep their weights always.
+    only. Encryption trains the last dense layers, as many as there are, with one activation between two of them, and
+    sigmoids (also for classes: one output against the rest), a softmax or numbers at the end. Layers before them must
+    be frozen and are the client's. Convolutions keep their weights always.
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
     """

@@ -237,7 +237,8 @@ def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: 
         calibration=_calibration(pair, unit),
         fixed=FixedPoint((1 / unit,), (0.0,), -unit, unit),
     )
-    made = tuple(d for n in pair for d in n.decisions) + decisions
+    # nodes of one shape were decided on alike
+    made = tuple(dict.fromkeys(d for n in pair for d in n.decisions)) + decisions
     return new.add(Linear(consts, bias), tuple(operands.values()), type, location, made)
 
 

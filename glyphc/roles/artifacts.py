@@ -173,7 +173,9 @@ def _check_ports(client: ClientSpec) -> None:
             raise IRError(f"{port.name!r} is laid out for another ring or batch")
         if layout.features != prod(port.shape) or layout.parts > next_power_of_two(layout.features):
             raise IRError(f"the layout of {port.name!r} has another size than its tensor")
-        if layout.chunks > layout.batch or len(fixed.scale) not in (1, layout.features):
+        if client.chunks % layout.chunks or layout.chunks > layout.batch:
+            raise IRError(f"the chunks of {port.name!r} do not fit the batch or those of other tensors")
+        if len(fixed.scale) not in (1, layout.features):
             raise IRError(f"the number format of {port.name!r} does not fit its tensor")
         if max(abs(fixed.lo), abs(fixed.hi)) > bound:
             raise IRError(f"the values of {port.name!r} do not fit the plaintext modulus")

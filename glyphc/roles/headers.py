@@ -17,6 +17,7 @@ class SpecHeader(Header):
 
     kind = "a client specification"
     made_by = "glyphc split"
+    read_by = "'glyphc keygen', 'glyphc encrypt --spec' and 'glyphc decrypt --spec' read it"
     program: str
 
 
@@ -26,6 +27,7 @@ class ProgramHeader(Header):
 
     kind = "a server program"
     made_by = "glyphc split"
+    read_by = "'glyphc eval --program' and 'glyphc serve' read it"
     program: str
 
 
@@ -35,6 +37,7 @@ class SecretHeader(Header):
 
     kind = "a secret key"
     made_by = "glyphc keygen"
+    read_by = "'glyphc encrypt' and 'glyphc decrypt' read it, in the client's folder"
     key: str
     parameters: str
     scrypt_log2_cost: int
@@ -48,6 +51,7 @@ class KeysHeader(Header):
 
     kind = "evaluation keys"
     made_by = "glyphc keygen"
+    read_by = "'glyphc eval' and 'glyphc submit --keys' read them, in the server's folder"
     parameters: str
     modulus: int
     seed: str
@@ -59,6 +63,7 @@ class InputsHeader(Header):
 
     kind = "encrypted inputs"
     made_by = "glyphc encrypt"
+    read_by = "'glyphc eval --input' reads them"
     program: str
     key: str
     samples: int
@@ -74,6 +79,7 @@ class OutputsHeader(Header):
 
     kind = "encrypted outputs"
     made_by = "glyphc eval"
+    read_by = "'glyphc decrypt --input' reads them"
     program: str
     key: str
     request: str
@@ -88,6 +94,7 @@ class CheckpointHeader(Header):
 
     kind = "a checkpoint"
     made_by = "glyphc eval"
+    read_by = "'glyphc eval' goes on with it when the same command is given again"
     program: str
     key: str
     request: str
@@ -159,3 +166,20 @@ class TrainingSecretHeader(SecretHeader):
 
     kind = "a secret key for training"
     made_by = "glyphc training prepare"
+
+
+HEADERS: tuple[type[Header], ...] = (
+    SpecHeader,
+    ProgramHeader,
+    SecretHeader,
+    KeysHeader,
+    InputsHeader,
+    OutputsHeader,
+    CheckpointHeader,
+    TrainingProgramHeader,
+    TrainingKeysHeader,
+    TrainingBatchHeader,
+    TrainingStateHeader,
+    TrainingJobHeader,
+    TrainingSecretHeader,
+)

@@ -34,16 +34,22 @@ class Arrangement:
 
 
 def arrange(
-    inputs: int, widths: tuple[int, ...], batch: int, ring: int, room: int, cost: CostModel
+    inputs: int, widths: tuple[int, ...], batch: int, ring: int, room: int, cost: CostModel, whole: bool = False
 ) -> Arrangement | None:
-    """The fastest arrangement; None when nothing fits. room: units that the last layer has room for."""
-    return min(arrangements(inputs, widths, batch, ring, room, cost), key=lambda a: a.seconds, default=None)
+    """The fastest arrangement; None when nothing fits.
+
+    room: units that the last layer has room for. whole: its errors come all at once, not in groups.
+    """
+    found = arrangements(inputs, widths, batch, ring, room, cost)
+    return min((a for a in found if not whole or a.units[-1].groups == 1), key=lambda a: a.seconds, default=None)
 
 
-def most_samples(inputs: int, widths: tuple[int, ...], ring: int, room: int, cost: CostModel) -> int:
+def most_samples(
+    inputs: int, widths: tuple[int, ...], ring: int, room: int, cost: CostModel, whole: bool = False
+) -> int:
     """The largest batch that fits, a power of two; 0 when none does."""
     batch = ring
-    while batch and arrange(inputs, widths, batch, ring, room, cost) is None:
+    while batch and arrange(inputs, widths, batch, ring, room, cost, whole) is None:
         batch //= 2
     return batch
 

@@ -10,13 +10,13 @@ from math import exp
 
 import numpy as np
 
-from glyphc.approx.series import HALF_RANGE, fit
+from glyphc.approx.series import fit
 from glyphc.ir.ckks import Register
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.series import Series
 
 from .losses import BinaryCrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
-from .units import F64, Units, polynomial
+from .units import F64, HALF_RANGE, Units, polynomial
 from .writer import Writer
 
 Approximated = tuple[Series, tuple[Function, ...]]
@@ -128,7 +128,7 @@ PASSED = (Function("affine", (_HALF / HALF_RANGE, 0.0)),)
 
 def approximated(functions: tuple[Function, ...], degree: int) -> Approximated:
     """Functions with their series of that degree."""
-    return fit(lambda x: compose(functions, x), degree), functions
+    return fit(lambda x: compose(functions, x), degree, HALF_RANGE), functions
 
 
 # -- softmax --

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from glyphc.approx.cost import CostModel
 from glyphc.approx.security import largest_modulus
-from glyphc.approx.series import HALF_RANGE
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
@@ -29,7 +28,7 @@ from .layers import GRADIENT_LIMBS, ONES, Scales, Trained, decode_state, encode_
 from .losses import Loss, SoftmaxCrossEntropy
 from .optimizers import SGD
 from .step import Slot, State, weight_slots
-from .units import power_of_two
+from .units import HALF_RANGE, power_of_two
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -41,7 +40,7 @@ _BACK_SHARE = 1 / 4
 # Degrees that are considered, and the errors that are good enough, as a share of a function's range: for one layer, for
 # several, and for a softmax, whose probabilities are small beside the product that they come from.
 _DEGREES = (13, 27, 59, 119)
-_MAX_ERROR, _MAX_ERROR_HIDDEN, _MAX_ERROR_SOFTMAX = 2.0**-11, 2.0**-9, 2.0**-12
+_MAX_ERROR, _MAX_ERROR_HIDDEN, _MAX_ERROR_SOFTMAX = 2.0**-11, 2.0**-8, 2.0**-12
 # Kinks and steps are never followed well; a higher degree than this is not worth its levels.
 _HIGHEST_HIDDEN = 59
 # Bits between a bootstrap's result and the lowest bit of its modulus, and the least for the linear context's primes.
@@ -231,10 +230,11 @@ def _arranged(stages: tuple[Stage, ...], loss: Loss, batch: int, ring: int, cost
     # sums over classes spread to both sides
     alone = isinstance(loss, SoftmaxCrossEntropy) and len(widths) == 1
     room = power_of_two(2 * outputs - 1 if alone else outputs)
-    found = arrange(inputs, widths, batch, ring, room, cost)
+    whole = isinstance(loss, SoftmaxCrossEntropy)
+    found = arrange(inputs, widths, batch, ring, room, cost, whole)
     if found is not None:
         return found
-    most = most_samples(inputs, widths, ring, room, cost)
+    most = most_samples(inputs, widths, ring, room, cost, whole)
     layers = "-".join(map(str, (inputs, *widths)))
     if most:
         raise DataError(
