@@ -17,8 +17,8 @@ from .units import Units, power_of_two
 
 # Seconds of a key switch in the linear context, at N = 65536, beside those of bootstraps (``cost``).
 _KEY_SWITCH = 0.012
-# What one more level does to a bootstrap's time.
-_SLOT_LEVEL = 1.05
+# What one more level, and the larger keys that go with it, do to a bootstrap's time.
+_SLOT_LEVEL = 1.08
 
 
 @dataclass(frozen=True)
