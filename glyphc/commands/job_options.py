@@ -43,9 +43,8 @@ _OPTIONS = (
     click.option(
         "--logit-range",
         type=float,
-        default=16.0,
-        show_default=True,
-        help="Encryption computes logits up to this magnitude; a trial run in the clear tells whether it suffices.",
+        help="Encryption computes logits and sums of hidden layers up to this magnitude. [default: what a trial run in "
+        "the clear sees, and a quarter more]",
     ),
     click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE."),
 )
@@ -74,7 +73,7 @@ def job_of(
     freeze: str | None,
     init: str,
     seed: int,
-    logit_range: float,
+    logit_range: float | None,
     insecure_ring: int | None,
 ) -> Job:
     """What these options ask for. What the model's training section says holds unless options say otherwise.

@@ -34,6 +34,7 @@ from glyphc.train.job import Job, Options, job_of
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SCHEDULES, Schedule
 from glyphc.train.planning import TrainingPlan, plan_of
+from glyphc.train.ranges import Ranges
 from glyphc.train.step import with_weights
 
 from .client import SECRET_FILE
@@ -71,12 +72,13 @@ _LARGEST = 2.0**24
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What is kept of a job beside its network. loss: its name; samples, batch: how many."""
+    """What is kept of a job beside its network. loss: its name; samples, batch: how many; ranges: of its plan."""
 
     options: Options
     loss: str
     samples: int
     batch: int
+    ranges: Ranges
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,9 @@ class _Preparation:
             ) from None
 
     def _job_file(self) -> None:
-        record = JobRecord(self.job.options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch)
+        record = JobRecord(
+            self.job.options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch, self.plan.ranges
+        )
         with Writer(self.client / JOB_FILE, TrainingJobHeader(self.program.fingerprint, self.key), secret=True) as w:
             w.add("network", to_text(self.job.network).encode())
             w.add("job", _JSON.text(record, JobRecord).encode())
@@ -327,7 +331,7 @@ def _decrypted(reader: Reader[TrainingStateHeader], files: TrainingClientFiles, 
 def _job(network: Graph, record: JobRecord) -> Job:
     options, loss = record.options, LOSSES[record.loss]
     batches = Batches(record.samples, record.batch, options.seed)
-    return job_of(network, loss, options, batches, np.zeros((0, 0)), np.zeros((0, 0)))
+    return job_of(network, loss, options, batches, np.zeros((0, 0)), np.zeros((0, 0)), record.ranges)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class EncryptedLogisticRegression:
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        logit_range: float = 16.0,
+        logit_range: float | None = None,
         standardise: bool = True,
         random_state: int = 0,
         insecure_ring: int | None = None,

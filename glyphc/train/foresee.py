@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import TrainingError
 from .job import Job, check_loss
-from .planning import TrainingPlan
-from .step import State
+from .plan import Plan
+from .ranges import Ranges
+from .stages import Stage, magnitudes
+
+F64 = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """reach: the largest magnitude that a bootstrap saw, as a share of what it computes. state: after the last step."""
+    """reach: the largest magnitude that a bootstrap saw, as a share of what it computes."""
 
     reach: float
-    state: State
 
 
-def foresee(job: Job, plan: TrainingPlan) -> Forecast:
+def foresee(job: Job, plan: Plan) -> Forecast:
     """Train in the clear on the client. TrainingError when it diverges or leaves what encryption computes."""
-    batches = [job.batch(number) for number in range(job.batches.per_epoch)]
-    features = [job.features(x, plan.layer) for x, _ in batches]
-    state, worst, first = job.program.initial(), _Reach("", 0.0, 1.0, 0), 0.0
-    for step in range(job.options.steps):
-        number = job.batches.number(step)
-        x, y = batches[number]
-        found = plan.reaches(state.weights, features[number], y).items()
+    worst = _Reach("", 0.0, 1.0, 0)
+    for step, weights, features, y in _steps(job, plan.layer.operands[0]):
+        found = plan.reaches(weights, features, y).items()
         worst = max([worst, *(_Reach(what, v, limit, step) for what, (v, limit) in found)], key=lambda r: r.share)
-        state, loss = job.program.run(state, job.named(x), y)
-        first = first or loss
-        check_loss(step, loss, first)
     if worst.share > 1:
         raise TrainingError(
             f"before step {worst.step}, {worst.what} would reach {worst.value:.3g} in magnitude; encrypted training "
-            f"was to compute them up to {worst.limit:g}. Use --logit-range "
-            f"{_round_up(1.1 * worst.share * job.options.reach):g}, or a smaller learning rate, weight decay, or fewer "
-            "steps; outliers in the data may be the cause too"
+            f"was to compute them up to {worst.limit:g}. {_advice(worst, job.options.reach)} a smaller learning rate, "
+            "weight decay, or fewer steps; outliers in the data may be the cause too"
         )
-    return Forecast(worst.share, state)
+    return Forecast(worst.share)
+
+
+def trial_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:
+    """What encrypted training has to compute: what the run in the clear sees, and a margin."""
+    seen: Ranges | None = None
+    for _, weights, features, y in _steps(job, stages[0].node.operands[0]):
+        found = Ranges.of(*magnitudes(stages, job.loss, weights, features, y))
+        seen = found if seen is None else seen.widened(found)
+    assert seen is not None
+    return seen.with_margin()
+
+
+def _steps(job: Job, node: int) -> Iterator[tuple[int, dict[str, F64], F64, F64]]:
+    """Step, weights before it, a node's values and targets; TrainingError when training diverges."""
+    seen: dict[int, F64] = {}
+    state, first = job.program.initial(), 0.0
+    for step in range(job.options.steps):
+        number = job.batches.number(step)
+        x, y = job.batch(number)
+        if number not in seen:
+            seen[number] = job.values(x, node)
+        yield step, dict(state.weights), seen[number], y
+        state, loss = job.program.run(state, job.named(x), y)
+        first = first or loss
+        check_loss(step, loss, first)
+
+
+def _advice(worst: _Reach, given: float | None) -> str:
+    if given is None:
+        return "Use"
+    return f"Use --logit-range {_round_up(1.1 * worst.share * given):g}, or"
 
 
 @dataclass(frozen=True)

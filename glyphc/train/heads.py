@@ -16,6 +16,7 @@ from glyphc.ir.functions import Function, compose
 from glyphc.ir.series import Series
 
 from .losses import BinaryCrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
+from .ranges import Ranges
 from .units import F64, HALF_RANGE, Units, polynomial
 from .writer import Writer
 
@@ -169,15 +170,16 @@ def softmax(units: Units, reach: float, degree: int) -> Softmax:
     )
 
 
-def reached(head: Head, logits: F64, reach: float) -> dict[str, tuple[float, float]]:
-    """Largest magnitudes that the head's bootstraps see, and how large they may be."""
-    found = {"logits": (float(np.abs(logits).max()), reach)}
-    if isinstance(head, Softmax):
-        sums = np.exp(logits).sum(axis=1)
-        lowest, highest = softmax_sums(head.units.count, reach)
-        found["sums of exponentials"] = (float(sums.max()), highest)
-        found["inverses of sums of exponentials"] = (float(1 / sums.min()), 1 / lowest)
-    return found
+def reached(head: Head, logits: F64, ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """Largest magnitudes that a head's further bootstraps see, and how large they may be."""
+    if not isinstance(head, Softmax):
+        return {}
+    sums = np.exp(logits).sum(axis=1)
+    lowest, highest = softmax_sums(head.units.count, ranges.sums[-1])
+    return {
+        "sums of exponentials": (float(sums.max()), highest),
+        "inverses of sums of exponentials": (float(1 / sums.min()), 1 / lowest),
+    }
 
 
 def make_head(loss: Loss, units: Units, reach: float, degree: int, masked: bool) -> Head:

@@ -21,6 +21,7 @@ from .errors import TrainingError
 from .frozen import Split, split
 from .losses import LOSSES, Loss, choose_loss
 from .optimizers import SGD
+from .ranges import Ranges
 from .step import StepProgram, make_step, weight_slots, with_weights
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -33,8 +34,9 @@ _DIVERGED = 10.0
 class Options:
     """What a user decides. batch: samples of a step, None for all. loss: a name of ``LOSSES``, None for the usual one.
 
-    frozen: layers that keep their weights. initial: "model", "zeros" or "random" weights to start from. reach: logits
-    that encrypted training computes. insecure_ring: a small ring for tests; NOT SECURE.
+    frozen: layers that keep their weights. initial: "model", "zeros" or "random" weights to start from. reach: sums
+    and logits that encrypted training computes; None: what a trial run in the clear sees, and a quarter more.
+    insecure_ring: a small ring for tests; NOT SECURE.
     """
 
     optimizer: SGD
@@ -44,13 +46,16 @@ class Options:
     frozen: tuple[str, ...] = ()
     initial: str = "model"
     seed: int = 0
-    reach: float = 16.0
+    reach: float | None = None
     insecure_ring: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """split: the network, and its part that is trained. x: samples; y: targets, shape (samples, outputs)."""
+    """split: the network, and its part that is trained. x: samples; y: targets, shape (samples, outputs).
+
+    ranges: what an earlier trial run found, if there was one.
+    """
 
     split: Split
     options: Options
@@ -59,6 +64,7 @@ class Job:
     batches: Batches
     x: F64
     y: F64
+    ranges: Ranges | None = None
 
     @property
     def network(self) -> Graph:
@@ -81,7 +87,11 @@ class Job:
 
     def features(self, x: F64, layer: Node) -> F64:
         """What a dense layer of the trained part sees, shape (samples, features). x: as from ``batch``."""
-        values = evaluate_all(self.split.head, self.named(x))[layer.operands[0]]
+        return self.values(x, layer.operands[0])
+
+    def values(self, x: F64, node: int) -> F64:
+        """Of a node of the trained part, by its number, shape (samples, size). x: as from ``batch``."""
+        values = evaluate_all(self.split.head, self.named(x))[node]
         return np.asarray(values, dtype=np.float64).reshape(len(x), -1)
 
     def fingerprint(self) -> str:
@@ -110,11 +120,13 @@ def make_job(network: Graph, x: npt.ArrayLike, labels: npt.ArrayLike, options: O
     return job_of(network, loss, options, Batches(len(samples), batch, options.seed), samples, y)
 
 
-def job_of(network: Graph, loss: Loss, options: Options, batches: Batches, x: F64, y: F64) -> Job:
+def job_of(
+    network: Graph, loss: Loss, options: Options, batches: Batches, x: F64, y: F64, ranges: Ranges | None = None
+) -> Job:
     """A job of a network with the weights it starts from; x and y may be empty if no step is to be done."""
     found = split(network, loss, options.frozen)
     program = make_step(found.head, loss, options.optimizer, batches.batch, found.frozen)
-    return Job(found, options, loss, program, batches, x, y)
+    return Job(found, options, loss, program, batches, x, y, ranges)
 
 
 def _loss(network: Graph, name: str | None, labels: npt.ArrayLike) -> Loss:

@@ -26,6 +26,8 @@ GRADIENT_LIMBS = 4
 GAIN = 2.0**8
 # Of all layers' biases: "one" for every sample, at b*grid and at -b*grid.
 ONES, REVERSED_ONES = "ones", "ones-reversed"
+# Their message: biases' messages are large then, as weights' are with GAIN.
+_ONE = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,11 @@ class Offset:
     @property
     def part(self) -> Part:
         rows = np.arange(self.target.count)
-        return Part("bias", rows, np.full_like(rows, -1), self.target.units, GAIN)
+        return Part("bias", rows, np.full_like(rows, -1), self.target.units, self._gain)
+
+    @property
+    def _gain(self) -> float:
+        return self.scales.phase / _ONE
 
     def pairs(self, w: Writer, layer: Layer, step: int) -> list[tuple[Register, Register]]:
         """Products whose sum is the bias, for every sample, as phases."""
@@ -162,14 +168,14 @@ class Offset:
         state, gradient = load_state(w, layer, "bias"), None
         if layer.trained.bias_trained:
             gradient = w.pack([w.product((w.load(REVERSED_ONES), errors))], 1, self.target.period)
-        factor = GAIN / (self.target.batch * self.scales.errors * self.target.period)
+        factor = self._gain / (self.target.batch * self.scales.errors * self.target.period)
         store_state(w, layer, "bias", state, gradient, layer.trained.bias.push(step) * factor)
 
 
-def ones_data(units: Units, phase: float) -> dict[str, F64]:
+def ones_data(units: Units) -> dict[str, F64]:
     """What ``Offset`` needs of the client (no secret: it is the same for all batches)."""
     ones = np.ones(units.batch)
     return {
-        ONES: polynomial(units.ring, units.samples, ones * phase / GAIN),
+        ONES: polynomial(units.ring, units.samples, ones * _ONE),
         REVERSED_ONES: polynomial(units.ring, -units.samples, ones),
     }

@@ -13,12 +13,10 @@ from glyphc.approx.security import largest_modulus
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Dense
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 
 from .arrange import Arrangement, arrange, most_samples
 from .chain import Between, Chain, needs_masks
-from .derivatives import chain_derivatives
 from .errors import TrainingError
 from .first_layers import FeaturesApart, FirstLayer, SamplesApart
 from .frames import Frame
@@ -27,7 +25,9 @@ from .hidden_layers import Coarse, Grouped, HiddenLayer
 from .layers import GRADIENT_LIMBS, ONES, Scales, Trained, decode_state, encode_state, ones_data
 from .losses import Loss, SoftmaxCrossEntropy
 from .optimizers import SGD
-from .step import Slot, State, weight_slots
+from .ranges import Ranges
+from .stages import Stage, find_stages, magnitudes, slope
+from .step import State
 from .units import HALF_RANGE, power_of_two
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -35,8 +35,6 @@ F64 = npt.NDArray[np.floating[Any]]
 RING = 65536
 # A series fills at most half of the slots' [-1, 1].
 _HALF = 0.5
-# The errors that are sent back are sums of a few products of weights and errors, far smaller than logits.
-_BACK_SHARE = 1 / 4
 # Degrees that are considered, and the errors that are good enough, as a share of a function's range: for one layer, for
 # several, and for a softmax, whose probabilities are small beside the product that they come from.
 _DEGREES = (13, 27, 59, 119)
@@ -47,22 +45,11 @@ _HIGHEST_HIDDEN = 59
 _HEADROOM, _MIN_LINEAR_BITS, _MAX_LINEAR_BITS = 28, 30, 36
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A trained layer of the network and the names of its constants; before: the activation in front of it."""
-
-    node: Node
-    weight: Slot
-    bias: Slot
-    before: tuple[Function, ...] = ()
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
     """How layers are trained under encryption.
 
-    reach: sums of all layers must stay within [-reach, reach], and what is sent back within a quarter of that; beyond,
-    the bootstrap gives garbage.
+    ranges: what sums and errors must stay within; beyond, bootstraps give garbage.
     """
 
     network: Graph
@@ -70,7 +57,7 @@ class Plan:
     loss: Loss
     optimizer: SGD
     batch: int
-    reach: float
+    ranges: Ranges
     server: Chain
 
     @property
@@ -87,7 +74,7 @@ class Plan:
         chain = self.server
         out = chain.first.data(features) | label_data(chain.head, targets)
         if ONES in chain.data_limbs:
-            out |= ones_data(chain.first.target, HALF_RANGE / self.reach)
+            out |= ones_data(chain.first.target)
         return {name: (out[name], limbs) for name, limbs in chain.data_limbs.items()}
 
     def state(self, state: State) -> dict[str, tuple[F64, int]]:
@@ -107,36 +94,9 @@ class Plan:
 
     def reaches(self, weights: dict[str, F64], features: F64, targets: F64) -> dict[str, tuple[float, float]]:
         """Largest magnitudes that the bootstraps see, and how large they may be."""
-        found: dict[str, tuple[float, float]] = {}
-        values, sums = features, []
-        for at, stage in enumerate(self.stages):
-            values = compose(stage.before, values) if stage.before else values
-            sums.append(values @ weights[stage.weight.name].T + weights[stage.bias.name])
-            values = sums[-1]
-            if at < len(self.stages) - 1:
-                found[_ordinal("sums of", at)] = (float(np.abs(values).max()), self.reach)
-        found |= reached(self.server.head, sums[-1], self.reach)
-        errors = self._errors(sums[-1], targets)
-        for at in range(len(self.stages) - 1, 0, -1):
-            sent = errors @ weights[self.stages[at].weight.name]
-            found[_ordinal("errors sent back to", at - 1)] = (float(np.abs(sent).max()), self.reach * _BACK_SHARE)
-            slopes = chain_derivatives(self.stages[at].before)
-            assert slopes is not None
-            errors = sent * compose(slopes[0], sums[at - 1])
-        return found
-
-    def _errors(self, logits: F64, targets: F64) -> F64:
-        if isinstance(self.loss, SoftmaxCrossEntropy):
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return np.asarray(powers / powers.sum(axis=1, keepdims=True) - targets)
-        head = self.server.head
-        assert not isinstance(head, Softmax)
-        probabilities = compose(head.function[1], logits * HALF_RANGE / self.reach) * head.unit + head.centre
-        return np.asarray((probabilities - targets) * head.error / head.unit)
-
-
-def _ordinal(what: str, at: int) -> str:
-    return f"{what} trained layer {at + 1}"
+        sums, back = magnitudes(self.stages, self.loss, weights, features, targets)
+        found, limits = Ranges.of(sums, back).named(), self.ranges.named()
+        return {what: (found[what], limits[what]) for what in found} | reached(self.server.head, sums[-1], self.ranges)
 
 
 def make_plan(
@@ -144,7 +104,7 @@ def make_plan(
     loss: Loss,
     optimizer: SGD,
     batch: int,
-    reach: float = 16.0,
+    reach: float | Ranges = 16.0,
     frozen: tuple[str, ...] = (),
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
@@ -152,69 +112,25 @@ def make_plan(
 ) -> Plan:
     """Plan encrypted training, or raise TrainingError that says what stands in the way and what to do.
 
-    DataError when the batch is too large. reach: see ``Plan``. insecure_ring: for tests; NOT SECURE. arrangement: the
-    layouts, instead of those that are predicted to be fastest.
+    DataError when the batch is too large. reach: ranges, or one for the sums of all layers. insecure_ring: for tests;
+    NOT SECURE. arrangement: the layouts, instead of those that are predicted to be fastest.
     """
-    if reach <= 0:
+    if not isinstance(reach, Ranges) and reach <= 0:
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
     cost = cost or CostModel()
-    stages = _stages(network, loss, frozen)
+    stages = find_stages(network, loss, frozen)
+    ranges = reach if isinstance(reach, Ranges) else Ranges.given(reach, len(stages))
     arrangement = arrangement or _arranged(stages, loss, batch, insecure_ring or RING, cost)
-    activations = [_activation(stage, reach) for stage in stages[1:]]
-    chain = _chain(stages, arrangement, activations, loss, optimizer, reach, insecure_ring, cost)
-    return Plan(network, stages, loss, optimizer, batch, reach, chain)
-
-
-# -- what is trained --
-
-
-def _stages(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[Stage, ...]:
-    """The trained layers, which must be the last ones, each reading the one before through one activation."""
-    last = loss.attachment(network, network.outputs[0])
-    slots = {slot.name: slot for slot in weight_slots(network, last, frozen)}
-    remaining = {name for name, slot in slots.items() if slot.trained}
-    if not isinstance(last.op, Dense) or len(last.operands) != 1:
-        raise TrainingError(
-            f"encrypted training takes a model that ends in a dense layer, with a sigmoid or softmax or without; the "
-            f"loss is attached to {last}. Use --mode clear for other models"
-        )
-    stages: list[Stage] = []
-    node = last
-    while True:
-        assert isinstance(node.op, Dense)
-        weight, bias = slots[node.op.weights[0].name], slots[node.op.bias.name]
-        if any({weight.name, bias.name} & {s.weight.name, s.bias.name} for s in stages):
-            raise TrainingError(f"{weight.name!r} belongs to two layers, which encrypted training cannot keep equal")
-        remaining -= {weight.name, bias.name}
-        if not remaining:
-            return (Stage(node, weight, bias), *stages)
-        before, functions = _layer_before(network, node, min(remaining))
-        stages.insert(0, Stage(node, weight, bias, functions))
-        node = before
-
-
-def _layer_before(network: Graph, node: Node, trained: str) -> tuple[Node, tuple[Function, ...]]:
-    """The dense layer whose values a layer reads through an activation."""
-    (between,) = network.operands(node)
-    if isinstance(between.op, Apply) and len(between.operands) == 1:
-        (before,) = network.operands(between)
-        if isinstance(before.op, Dense) and len(before.operands) == 1:
-            return before, between.op.functions
-    raise TrainingError(
-        f"encrypted training takes dense layers with one activation between them, and {trained!r} lies before "
-        f"{between}; freeze the layers before the last ones (--freeze), or use --mode clear"
-    )
+    activations = [_activation(stage, sums) for stage, sums in zip(stages[1:], ranges.sums, strict=False)]
+    chain = _chain(stages, arrangement, activations, loss, optimizer, ranges, insecure_ring, cost)
+    return Plan(network, stages, loss, optimizer, batch, ranges, chain)
 
 
 def _activation(stage: Stage, reach: float) -> tuple[tuple[tuple[Function, ...], float], ...]:
     """Functions of phases for the activation and its slope, and what they are multiplied by to fit into slots."""
-    slopes = chain_derivatives(stage.before)
-    if slopes is None or len(slopes) != 1:
-        names = ", ".join(map(str, stage.before))
-        raise TrainingError(f"encrypted training takes one differentiable activation, not {names}; use --mode clear")
     x = np.linspace(-reach, reach, 4001)
     found = []
-    for chain in (stage.before, slopes[0]):
+    for chain in (stage.before, slope(stage)):
         unit = _HALF / float(np.abs(compose(chain, x)).max() or 1.0)
         scaled = (Function("affine", (reach / HALF_RANGE, 0.0)), *chain, Function("affine", (unit, 0.0)))
         found.append((scaled, unit))
@@ -249,21 +165,23 @@ def _chain(
     activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
     loss: Loss,
     optimizer: SGD,
-    reach: float,
+    ranges: Ranges,
     insecure_ring: int | None,
     cost: CostModel,
 ) -> Chain:
-    degree, head, between = _functions(arrangement, activations, loss, reach)
+    degree, head, between = _functions(arrangement, activations, loss, ranges.sums[-1])
     masks = _needs_masks(arrangement)
     slot_levels = max(2 if masks else 1 if between else 0, 2 if isinstance(head, Softmax) else 0)
     decoded = 4 if between or arrangement.samples_apart else 3
     parameters = secure_parameters(arrangement.slots, degree, insecure_ring, cost, decoded, slot_levels)
-    phase, back = HALF_RANGE / reach, HALF_RANGE / (reach * _BACK_SHARE)
     values = [1.0, *(units[0][1] for units in activations)]
     # of a layer's errors: sent back to half of the slots' range, times slopes
-    errors = [_HALF / (reach * _BACK_SHARE) * units[1][1] for units in activations] + [1 / head.error]
+    errors = [_HALF / back * units[1][1] for units, back in zip(activations, ranges.back, strict=True)]
     trained = [_trained(optimizer, stage) for stage in stages]
-    scales = [Scales(phase, v, e, back) for v, e in zip(values, errors, strict=True)]
+    scales = [
+        Scales(HALF_RANGE / sums, v, e, HALF_RANGE / back)
+        for sums, v, e, back in zip(ranges.sums, values, [*errors, 1 / head.error], [1.0, *ranges.back], strict=True)
+    ]
     inputs, first_units = stages[0].weight.shape[1], arrangement.units[0]
     clean = masks or not between
     first: FirstLayer = (

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from .foresee import trial_ranges
 from .job import Job
 from .plan import Plan, make_plan
+from .stages import find_stages
 
 TrainingPlan = Plan
 
 
 def plan_of(job: Job) -> Plan:
-    """How the job is trained under encryption; TrainingError when that is not possible."""
-    o = job.options
-    frozen = job.split.frozen
-    return make_plan(job.split.head, job.loss, o.optimizer, job.batches.batch, o.reach, frozen, o.insecure_ring)
+    """How the job is trained under encryption; TrainingError when that is not possible.
+
+    Without a given range, a trial run in the clear finds what every bootstrap has to compute.
+    """
+    o, head, frozen = job.options, job.split.head, job.split.frozen
+    ranges = job.ranges or o.reach or trial_ranges(job, find_stages(head, job.loss, frozen))
+    return make_plan(head, job.loss, o.optimizer, job.batches.batch, ranges, frozen, o.insecure_ring)
