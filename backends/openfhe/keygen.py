@@ -68,7 +68,7 @@ class KeyMaker:
         if not indices:
             return
         mould = bgv_mould(self.client.contexts, self.client.secret_key)
-        packer = _Packer(self.ternary, mould, (self._contexts.bgv_ring.q,), seed)
+        packer = Packer(self.ternary, mould, (self._contexts.bgv_ring.q,), seed)
         elements = mould.residues()
         for index, shape in zip(indices, shapes_of(mould, len(indices)), strict=True):
             yield bgv_part(index), packer.pack(bgv_part(index), shape, elements, index)
@@ -79,7 +79,7 @@ class KeyMaker:
         moduli = tuple(r.q for r in self._contexts.torus_rings)
         context.EvalMultKeyGen(secret)
         mould = Mould.of(context.GetEvalMultKeyVector(secret.GetKeyTag())[0], self._parameters.ring)
-        packer = _Packer(self.ternary, mould, moduli, seed)
+        packer = Packer(self.ternary, mould, moduli, seed)
         yield MULTIPLICATION, packer.pack(MULTIPLICATION, key_shape(mould.moduli), mould.residues(), 1)
         *rotations, _, _, _ = bootstrap_automorphisms(self._parameters)
         for index in rotations:
@@ -94,7 +94,7 @@ class KeyMaker:
             yield torus_part(index), packer.pack(torus_part(index), shape, elements, target)
 
 
-class _Packer:
+class Packer:
     """Writes evaluation keys under one secret, with their uniform elements replaced by those of the seed.
 
     b = -a*s' + e + P*s, s' the secret after an automorphism. b + (a - a')*s' is the b of a' with the same error, so the
