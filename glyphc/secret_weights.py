@@ -88,7 +88,7 @@ def _is_onnx(model: Any) -> bool:
 
 
 def _changed(model: Any, graph: Graph, names: tuple[str, ...]) -> Graph:
-    """The source graph with these tensors changed."""
+    """The source graph with these tensors changed, and constants that are copies of them."""
     if _is_onnx(model):
         from glyphc.frontends.from_onnx import read_onnx
         from glyphc.frontends.onnx_perturb import perturbed
@@ -96,11 +96,13 @@ def _changed(model: Any, graph: Graph, names: tuple[str, ...]) -> Graph:
         return read_onnx(perturbed(model, names))
     random = np.random.default_rng(0)
     values = {}
-    for name in names:
+    telling = [graph.constant(n) for n in names if np.ptp(graph.constant(n)) > 0]
+    copies = {n for n, v in graph.constants.items() if n in names or any(np.array_equal(v, of) for of in telling)}
+    for name in sorted(copies):
         value = graph.constant(name).astype(np.float64)
         share = random.uniform(_SHARE / 2, _SHARE, value.shape)
         values[name] = ((value + _LEAST) * (1 + share)).astype(graph.constant(name).dtype)
-    return with_constants(with_constants(graph, names), (), values)
+    return with_constants(with_constants(graph, copies), values=values)
 
 
 def _until_ranges(steps: Sequence[Pass]) -> list[Pass]:

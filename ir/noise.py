@@ -38,9 +38,12 @@ def key_switch(ring: int, bgv_bits: float) -> float:
 def external_products(ring: int, bgv_bits: float, products: float) -> float:
     """Standard deviation of a sum of products with encrypted weights, beside what each product makes of its operand's.
 
-    A product is two key switches; the bias is a fresh encryption.
+    A product is two key switches; the bias is a fresh encryption. OpenFHE rounds down when it divides by the auxiliary
+    prime, half a unit on average. Times the secret, this is much the same in every key switch, so of many it counts
+    most: it grows with their number, not with its root.
     """
-    return hypot(sqrt(2 * products) * key_switch(ring, bgv_bits), SIGMA)
+    offset = products * sqrt(SECRET_WEIGHT)
+    return hypot(offset, sqrt(2 * products) * key_switch(ring, bgv_bits), SIGMA)
 
 
 def bootstrap(ring: int, slope: float) -> float:

@@ -112,7 +112,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
 
 
 def weight_bytes(client: ClientSpec) -> float:
-    """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes a quarter to a half of it."""
+    """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes about half of it."""
     polynomials = sum(ENCRYPTED_WEIGHT_POLYNOMIALS * m.products + 2 * m.bias for m in client.encrypted)
     return 8.0 * client.parameters.ring * polynomials
 

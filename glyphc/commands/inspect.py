@@ -163,7 +163,6 @@ def _accuracy(program: Program, files: tuple[str, str], encrypted: str | None) -
     from glyphc.accuracy import accuracy, accuracy_text
     from glyphc.cli import _load
 
-    program.require_weights()
     x, y = _load(files[0], "input"), _load(files[1], "labels")
     results = None if encrypted is None else _load(encrypted, "results of the encrypted run")
     return accuracy_text(accuracy(program, x, y, results))
