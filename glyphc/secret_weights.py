@@ -96,6 +96,7 @@ def _changed(model: Any, graph: Graph, names: tuple[str, ...]) -> Graph:
         return read_onnx(perturbed(model, names))
     random = np.random.default_rng(0)
     values = {}
+    # equal values are nobody's secret if all of them are alike, as in a bias of zeros
     telling = [graph.constant(n) for n in names if np.ptp(graph.constant(n)) > 0]
     copies = {n for n, v in graph.constants.items() if n in names or any(np.array_equal(v, of) for of in telling)}
     for name in sorted(copies):

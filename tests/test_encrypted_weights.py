@@ -34,6 +34,7 @@ from glyphc.backends.openfhe.weight_keys import encrypt_weights
 from glyphc.cli import main
 from glyphc.diagnostics import graph_text, schedule_text, why
 from glyphc.errors import ArtifactError, GlyphcError, ModelError
+from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, with_constants
 from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Polynomials
@@ -515,6 +516,27 @@ def test_parameters_of_functions_are_refused_by_name() -> None:
             glyphc.compile(model, x, insecure_ring=1024, encrypt_weights=tensor)
     program = glyphc.compile(model, x, insecure_ring=1024, encrypt_weights=["w", "b"])
     assert [op.encrypted for _, op in program.graph.of(Linear)] == [True, False]
+
+
+@pytest.mark.parametrize("form", ["onnx", "graph"])
+def test_tied_weights_are_hidden_together(form: str) -> None:
+    nodes = [
+        node("Gemm", ["x", "w", "b"], ["a"], name="first", transB=1),
+        node("Relu", ["a"], ["c"], name="relu"),
+        node("Gemm", ["c", "v", "b"], ["d"], name="second", transB=1),
+        node("Tanh", ["d"], ["e"], name="tanh"),
+        node("Gemm", ["e", "u", "b"], ["y"], name="third", transB=1),
+    ]
+    tied = randoms(4, 4)
+    zeros = np.zeros(4, dtype=np.float32)
+    model = build(nodes, {"w": tied, "v": tied, "u": randoms(4, 4, seed=2), "b": zeros})
+    source = model if form == "onnx" else read_onnx(model)
+    program = glyphc.compile(source, randoms(30, 4, seed=3), insecure_ring=1024, encrypt_weights="w")
+    assert {n.location: op.encrypted for n, op in program.graph.of(Linear)} == {
+        "first": True,
+        "second": True,
+        "third": False,
+    }
 
 
 def test_passes_that_cannot_do_it_are_refused() -> None:

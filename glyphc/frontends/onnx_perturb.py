@@ -20,14 +20,19 @@ def float_tensors(source: Source) -> tuple[str, ...]:
 
 
 def perturbed(source: Source, names: Collection[str]) -> ModelProto:
-    """The model with every element of these initializers changed a little, each differently. ModelError."""
+    """The model with every element of these initializers changed a little, each differently. ModelError.
+
+    Copies of them under other names (exporters write tied weights so) are changed as well.
+    """
     loaded, _ = load(source)
     model = ModelProto()
     model.CopyFrom(loaded)
     random = np.random.default_rng(0)
+    values = {t.name: np.asarray(numpy_helper.to_array(t)) for t in model.graph.initializer if t.data_type in FLOATS}
+    telling = [values[name] for name in names if np.ptp(values[name].astype(np.float64)) > 0]
     for tensor in model.graph.initializer:
-        if tensor.name in names:
-            stored = np.asarray(numpy_helper.to_array(tensor))
+        stored = values.get(tensor.name)
+        if stored is not None and (tensor.name in names or any(np.array_equal(stored, of) for of in telling)):
             value, share = stored.astype(np.float64), random.uniform(_SHARE / 2, _SHARE, stored.shape)
             changed = (value + _LEAST) * (1 + share)
             tensor.CopyFrom(numpy_helper.from_array(changed.astype(stored.dtype), tensor.name))
