@@ -42,6 +42,7 @@ models: $(VENV)/.train-models ## train the networks of models/ again
 	$(BIN)/python models/mnist_lenet.py
 	$(BIN)/python models/digits_resnet.py
 	$(BIN)/python models/elnino_cnn.py
+	$(BIN)/python models/digits_backbone.py
 
 clean: ## delete the virtual environment, the build folders and all caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -84,10 +84,11 @@ class ClearCKKS:
         both = zip(instruction.functions, instruction.series, strict=True)
         return [self._on_grid(self._function(source, functions, series)) for functions, series in both]
 
-    def masked(self, source: F64, conditions: Sequence[tuple[int, int]]) -> F64:
+    def masked(self, source: F64, conditions: Sequence[tuple[int, int, int]]) -> F64:
         keep = np.ones(self._ring, dtype=bool)
-        for period, count in conditions:
-            keep &= np.arange(self._ring) % period < count
+        for period, start, stop in conditions:
+            keep &= np.arange(self._ring) % period >= start
+            keep &= np.arange(self._ring) % period < stop
         return np.asarray(source * keep)
 
     def slot_product(self, a: F64, b: F64) -> F64:
@@ -111,7 +112,8 @@ class SimulatedCKKS(ClearCKKS):
 
     def __init__(self, parameters: Parameters, seed: int | tuple[int, ...] = 0) -> None:
         super().__init__(parameters)
-        self._unit = 2.0**-parameters.scaling_bits
+        self._unit = 2.0**-parameters.linear_bits
+        self._scaling_bits = parameters.scaling_bits
         self._random = np.random.default_rng(seed)
 
     def encrypt(self, message: F64, limbs: int) -> F64:
@@ -136,7 +138,8 @@ class SimulatedCKKS(ClearCKKS):
 
     def _function(self, source: F64, functions: tuple[Function, ...], series: Series) -> F64:
         values = evaluate_series(series, source[:: self._grid])
-        return values + self._random.normal(0, bootstrap(self._ring, rms_slope(series)), len(values))
+        deviation = bootstrap(self._ring, rms_slope(series), self._scaling_bits)
+        return values + self._random.normal(0, deviation, len(values))
 
     def _noise(self, deviation: float) -> F64:
         return self._random.normal(0, deviation, self._ring)

@@ -66,7 +66,7 @@ class CKKSMachine(Protocol):
     def bootstrap(self, source: Any, instruction: Bootstrap) -> Sequence[Any]:
         """The first half of a functional bootstrap, for several functions."""
 
-    def masked(self, source: Any, conditions: Sequence[tuple[int, int]]) -> Any:
+    def masked(self, source: Any, conditions: Sequence[tuple[int, int, int]]) -> Any:
         """A slot form with zeros elsewhere."""
 
     def slot_product(self, a: Any, b: Any) -> Any:

@@ -15,6 +15,8 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.text import parse
 from glyphc.ir.verify import verify
+from glyphc.roles import container
+from glyphc.roles.headers import HEADERS
 
 FORMAT = "glyphc-program"
 VERSION = 1
@@ -53,6 +55,8 @@ def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
 
 
 def _check_manifest(manifest: Any, name: str) -> None:
+    if isinstance(manifest, dict) and manifest.get("format") == container.FORMAT:
+        _check_kind(manifest.get("kind"), name)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(f"{name!r} is not a glyphc program; make one with 'glyphc compile'")
     if manifest.get("version") != VERSION:
@@ -71,6 +75,16 @@ def _check_manifest(manifest: Any, name: str) -> None:
             f"{name!r} is damaged: its manifest does not list stages with their hashes, and a batch. Make it again "
             "with 'glyphc compile'"
         )
+
+
+def _check_kind(kind: Any, name: str) -> None:
+    """ArtifactError for a file of the roles, which says what such a file is for."""
+    for header in HEADERS:
+        if kind == header.kind:
+            raise ArtifactError(
+                f"{name!r} holds {kind} (made by '{header.made_by}'), not a whole compiled program; {header.read_by}. "
+                "Give the .glyphc file that 'glyphc compile' wrote"
+            )
 
 
 def _stage(part: str) -> str:

@@ -16,6 +16,7 @@ from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.train import train_command
+from glyphc.commands.training import training_group
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)
 main.add_command(train_command)
+main.add_command(training_group)
 roles.register(main)
 service.register(main)
 

@@ -90,14 +90,33 @@ class Encoded(Sequence[I64]):
         return self.layout.pack_one(self.integers, range(len(self))[number])
 
 
-def encode(port: Port, samples: F64) -> Encoded:
-    """Coefficients of the input ciphertexts for at most a batch of checked samples."""
-    return Encoded(port.layout, quantize(samples.reshape(len(samples), -1), port.fixed))
+def chunks_of(port: Port, places: I64) -> int:
+    """How many chunks of a tensor hold samples that stand at these places: they are the first ones."""
+    return int((places % port.layout.chunks).max()) + 1
 
 
-def decode(port: Port, coefficients: I64, samples: int) -> F64:
-    """Real output, shape (samples, *shape), from decrypted coefficients of shape (parts, N)."""
-    integers = port.layout.unpack(coefficients, samples)
+def encode(port: Port, samples: F64, places: I64 | None = None) -> Encoded:
+    """Coefficients of the input ciphertexts for at most a batch of checked samples.
+
+    places: where in the batch they stand (:meth:`ClientSpec.places`); by default from its beginning on.
+    """
+    integers = quantize(samples.reshape(len(samples), -1), port.fixed)
+    if places is not None:
+        spread = np.zeros((port.layout.batch, port.layout.features), dtype=integers.dtype)
+        spread[places] = integers
+        integers = spread
+    return Encoded(port.layout, integers)
+
+
+def decode(port: Port, coefficients: I64, samples: int, places: I64 | None = None) -> F64:
+    """Real output, shape (samples, *shape), from decrypted coefficients of shape (parts, N).
+
+    places: where in the batch the samples stand; then only the ciphertexts of chunks that hold some are given.
+    """
+    if places is None:
+        integers = port.layout.unpack(coefficients, samples)
+    else:
+        integers = port.layout.unpack_places(coefficients, places, chunks_of(port, places))
     value = dequantize(integers, port.fixed).reshape(samples, *port.shape)
     for op in port.tail:
         value = np.asarray(apply_client_op(op, value), dtype=np.float64)

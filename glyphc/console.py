@@ -10,8 +10,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from glyphc.progress import Reporter
 
-# In a log, steps shorter than this are not worth a line.
+# In a log, what takes less than this is not worth a line, and a stage has about so many: one for each share of its
+# work, and one a minute where it is long.
 _LOG_SECONDS = 1.0
+_LOG_LINES = 5
+_LOG_MINUTE = 60.0
 # Stages that are worth a line before they begin.
 _LONG_STAGES = ("generate keys", "evaluate", "train")
 
@@ -60,24 +63,29 @@ class _Bars:
 
 
 class _Lines:
-    """A line when a long stage begins, one for each long step in it, one when a stage that took time has ended."""
+    """A line when a long stage begins, a handful while it goes on, one when a stage that took time has ended."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
         self._name = self._note = ""
+        self._total = self._unsaid = 0.0
 
     def stage(self, name: str, total: float) -> None:
         self.done()
         self._name = name + self._note
         self._start = self._last = time.perf_counter()
+        self._total, self._unsaid = total, 0.0
         if name in _LONG_STAGES:
             print(f"{self._name} ...", file=sys.stderr, flush=True)
 
     def advance(self, amount: float, what: str = "") -> None:
-        now = time.perf_counter()
-        if now - self._last >= _LOG_SECONDS:
-            print(f"  {what}: {now - self._last:.1f} s", file=sys.stderr, flush=True)
-        self._last = now
+        """Says what is done now, and the seconds since the line before."""
+        self._unsaid += amount
+        seconds = time.perf_counter() - self._last
+        much = seconds >= _LOG_SECONDS and self._unsaid >= self._total / _LOG_LINES
+        if much or seconds >= _LOG_MINUTE:
+            print(f"  {what}: {seconds:.1f} s", file=sys.stderr, flush=True)
+            self._last, self._unsaid = time.perf_counter(), 0.0
 
     def note(self, text: str) -> None:
         self._note = text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,8 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+# Signs of a cell in the listing of instructions, unless it is to be wide.
+_WIDTH = 40
 COLUMNS = ("node", "shape", "scheme", "layout", "range", "precision", "error", "predicted", "measured", "from")
 
 
@@ -79,7 +82,8 @@ def graph_text(
 def summary(program: Program, cost: CostModel | None = None) -> str:
     """Schedule, totals and guard band of a compiled program."""
     estimates = predicted(program, cost)
-    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", guard_band(program.quantized)]
+    band = guard_band(program.quantized, program.graph)
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", band]
     doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
@@ -97,8 +101,12 @@ def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
     return estimate(program.schedule, cost or cost_file.current())
 
 
-def schedule_text(schedule: Schedule) -> str:
-    """A line for each instruction: what it does to which registers, and the node it comes from."""
+def schedule_text(schedule: Schedule, wide: bool = False) -> str:
+    """A line for each instruction: what it does to which registers, and the node it comes from.
+
+    wide: all registers and names, however many and long; otherwise what makes the columns wide is shortened.
+    """
+    limit = 0 if wide else _WIDTH
     rows = [("instruction", "target", "sources", "what", "node")]
     for i in schedule.instructions:
         match i:
@@ -124,14 +132,34 @@ def schedule_text(schedule: Schedule) -> str:
                 row = ("store", "", f"r{source}", f"{name}[{part}]")
             case Free(registers=registers):
                 row = ("free", "", _registers(registers), "")
-        rows.append((*row, f"%{i.node}"))
+        kind, made, read, what = (_elided(cell, limit) for cell in row)
+        rows.append((kind, made, read, what, f"%{i.node}"))
     return align(rows)
 
 
 def _registers(registers: tuple[int, ...]) -> str:
     """A list of registers, runs shortened."""
-    consecutive = len(registers) > 2 and registers[-1] - registers[0] == len(registers) - 1
-    return f"r{registers[0]}..r{registers[-1]}" if consecutive else " ".join(f"r{r}" for r in registers)
+    runs: list[list[int]] = []
+    for register in registers:
+        if runs and register == runs[-1][-1] + 1:
+            runs[-1].append(register)
+        else:
+            runs.append([register])
+    shown = ([f"r{run[0]}..r{run[-1]}"] if len(run) > 2 else [f"r{r}" for r in run] for run in runs)
+    return " ".join(text for texts in shown for text in texts)
+
+
+def _elided(text: str, limit: int) -> str:
+    """A cell of at most ``limit`` signs (0: any number), without its middle if need be; of registers, whole ones."""
+    if not limit or len(text) <= limit:
+        return text
+    words = text.split(" ")
+    if all(word.startswith("r") for word in words) and len(words) > 2:
+        last = f" ... {words[-1]}"
+        kept = text[: limit - len(last) + 1].rpartition(" ")[0]
+        return kept + last
+    side = (limit - 3) // 2
+    return f"{text[: limit - 3 - side]}...{text[-side:]}"
 
 
 def totals(program: Program, estimates: Estimate) -> str:
@@ -167,13 +195,17 @@ def totals(program: Program, estimates: Estimate) -> str:
     return "\n".join(lines)
 
 
-def guard_band(graph: Graph) -> str:
-    """How close calibration came to the limits that cannot be seen under encryption."""
+def guard_band(graph: Graph, final: Graph | None = None) -> str:
+    """How close calibration came to the limits that cannot be seen under encryption.
+
+    Layers of one name are told apart by their nodes in the ``final`` graph, which the text above shows.
+    """
     lines = [
         "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' shows how).",
         "            Largest: the most extreme calibration value; near: samples that come within 20 % of that.",
     ]
     rows = [("            layer", "limits", "calibration", "largest", "near")]
+    names = _layer_names(graph, final or graph)
     for node, _ in graph.of(Linear):
         fixed, calibration = node.type.fixed, node.type.calibration
         if fixed is None or calibration is None or not calibration.reach:
@@ -183,7 +215,7 @@ def guard_band(graph: Graph) -> str:
         near = sum(calibration.reach[8:]) / max(1, sum(calibration.reach))
         rows.append(
             (
-                f"            {node.location or node.op.mnemonic}",
+                f"            {names[node.id]}",
                 f"[{fixed.real_lo:.4g}, {fixed.real_hi:.4g}]",
                 f"[{calibration.lo:.4g}, {calibration.hi:.4g}]",
                 f"{half / allowed:.0%} of the way",
@@ -191,6 +223,20 @@ def guard_band(graph: Graph) -> str:
             )
         )
     return "\n".join([*lines, align(rows)])
+
+
+def _layer_names(graph: Graph, final: Graph) -> dict[int, str]:
+    """Of linear maps: where they come from; with the node that they are, or are a part of, if others share that."""
+    places = Counter(node.location for node, _ in graph.of(Linear))
+    became: dict[str, list[int]] = {}
+    for node, _ in final.of(Linear):
+        for place in node.location.split("|"):
+            became.setdefault(place, []).append(node.id)
+    names = {}
+    for node, op in graph.of(Linear):
+        name, nodes = node.location or op.mnemonic, became.get(node.location, [])
+        names[node.id] = f"{name} %{nodes.pop(0)}" if places[node.location] > 1 and nodes else name
+    return names
 
 
 def run_summary(report: RunReport) -> str:
@@ -257,7 +303,7 @@ def why(node: Node) -> str:
     if not node.decisions:
         return f"{node}: no choice was made for this node"
     lines = []
-    for decision in node.decisions:
+    for decision in dict.fromkeys(node.decisions):
         lines.append(f"{node}: {decision.made_by} chose {decision.chosen}")
         rows = [("  candidate", "seconds", "reason")]
         for c in decision.candidates:

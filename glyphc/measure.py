@@ -281,7 +281,7 @@ def measure(parameters: Parameters, observe: Observer = lambda step, seconds: No
     message = np.random.default_rng(0).integers(-edge, edge, parameters.ring)
     ciphertext = client.encrypt(message)
     torus = Switcher(keys).to_torus(ciphertext, parameters.slots)
-    bootstrapper = Bootstrapper(keys.contexts)
+    bootstrapper = Bootstrapper(keys.contexts.torus, keys.contexts.torus_ring, parameters)
     halves: list[tuple[float, float]] = []
     powers_bytes = 0
     for lap in range(1, _BOOTSTRAPS + 1):

@@ -171,6 +171,11 @@ class Program:
 
         weights: the file of what a program with encrypted weights was saved without; ArtifactError if it is not its.
         """
+        if Path(path).is_dir():
+            raise ArtifactError(
+                f"{os.fspath(path)!r} is a folder; give the .glyphc file that 'glyphc compile' wrote. The folders "
+                "of 'glyphc keygen' are for 'eval --server', 'encrypt --client' and 'decrypt --client'"
+            )
         try:
             data = Path(path).read_bytes()
         except OSError as e:

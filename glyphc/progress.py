@@ -35,3 +35,11 @@ class Silent:
 
     def done(self) -> None:
         pass
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "42 s", "12 min", "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

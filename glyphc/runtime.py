@@ -25,6 +25,7 @@ from glyphc.codec import Encoded, check_inputs, decode, encode
 from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
+from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -119,7 +120,6 @@ class _Runner:
         )
         self.report = RunReport({}, mode, count, len(self.passes), security=secure)
         self.cost = cost_file.current()
-        self.numbers = {id(i): number for number, i in enumerate(program.schedule.instructions)}
         self.began: float | None = None
 
     def run(self) -> None:
@@ -206,17 +206,21 @@ class _Runner:
             with self.stage("decrypt"):
                 for port in self.client.outputs:
                     coefficients = np.array([decrypt(c) for c in outputs[port.name]])
-                    results[port.name].append(decode(port, coefficients, rows.stop - rows.start))
+                    count = rows.stop - rows.start
+                    results[port.name].append(decode(port, coefficients, count, self.client.places(count)))
         self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
 
     def _pass(self, machine: Any, encrypt: Callable[[Any], Any], rows: slice, suffix: str) -> dict[str, list[Any]]:
         from glyphc.backends.base import execute
 
         self.reporter.note(suffix)
+        places = self.client.places(rows.stop - rows.start)
         # encrypted when the server asks for them, so that a few are in memory at a time
-        inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows]), encrypt) for p in self.client.inputs}
+        inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows], places), encrypt) for p in self.client.inputs}
+        partial = for_samples(self.program.schedule, rows.stop - rows.start)
+        numbers = {id(i): n for i, n in zip(partial.schedule.instructions, partial.numbers, strict=True)}
         parameters = self.client.parameters
-        predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in self.program.schedule.instructions}
+        predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in partial.schedule.instructions}
 
         def observe(instruction: Instruction, seconds: float) -> None:
             if isinstance(instruction, Load):
@@ -226,7 +230,7 @@ class _Runner:
             self.reporter.advance(predicted[id(instruction)], self._describe(instruction))
             ended = time.perf_counter()
             self.began = ended - seconds if self.began is None else self.began
-            self.report.timeline.append((self.numbers[id(instruction)], ended - seconds - self.began, seconds))
+            self.report.timeline.append((numbers[id(instruction)], ended - seconds - self.began, seconds))
             by_node = self.report.node_seconds
             by_node[instruction.node] = by_node.get(instruction.node, 0.0) + seconds
             if isinstance(instruction, Powers | Evaluate):
@@ -235,7 +239,7 @@ class _Runner:
         for stage in ("encrypt", "evaluate"):
             self.report.seconds.setdefault(stage, 0.0)
         with self.stage("evaluate", sum(predicted.values())):
-            return execute(self.program.schedule, machine, inputs, observe)
+            return execute(partial.schedule, machine, inputs, observe)
 
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)

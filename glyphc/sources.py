@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glyphc.errors import GlyphcError, ModelError
-from glyphc.frontends.dsl_network import QuantizationHints
+from glyphc.frontends.dsl_network import Network, QuantizationHints
 from glyphc.frontends.dsl_training import Training
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
@@ -22,13 +22,14 @@ GLYPH, TEXT = ".glyph", ".gir"
 @dataclass(frozen=True, eq=False)
 class Model:
     """What compilation or training starts from. batch: what the file asks for, if it does; notes: what a user should
-    know of a compiled program; training: the file's section."""
+    know of a compiled program; training: the file's section; network: all that a ``.glyph`` file says."""
 
     graph: Graph
     batch: int | None = None
     hints: QuantizationHints = field(default_factory=QuantizationHints)
     notes: tuple[str, ...] = ()
     training: Training | None = None
+    network: Network | None = None
 
 
 def read_model(model: str | os.PathLike[str] | bytes | Any) -> Model:
@@ -85,7 +86,7 @@ def _read_glyph(path: str | os.PathLike[str]) -> Model:
     notes = network.notes
     if network.training is not None:
         notes += ("the training section is for training; a program compiled for inference does without it",)
-    return Model(network.graph, network.batch, network.quantization, notes, network.training)
+    return Model(network.graph, network.batch, network.quantization, notes, network.training, network)
 
 
 def with_hints(step: Pass, hints: QuantizationHints) -> Pass:

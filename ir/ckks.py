@@ -1,8 +1,8 @@
 """Instructions on CKKS ciphertexts whose messages stand in the coefficients: what training computes with.
 
-A ciphertext holds N real numbers m, as round(m * 2^scaling_bits) modulo the product of its limbs' primes, each of about
-2^scaling_bits: |m| must stay below half of that product divided by 2^scaling_bits. A product, and a product with a
-constant, costs one limb; a bootstrap reads one limb and gives ``levels_kept`` + 1. Operands of one instruction are
+A ciphertext holds N real numbers m, as round(m * 2^linear_bits) modulo the product of its limbs' primes, each of about
+2^linear_bits: |m| must stay below half of that product divided by 2^linear_bits. A product, and a product with a
+constant, costs one limb; a bootstrap reads one limb and gives ``decoded_limbs``. Operands of one instruction are
 brought to the fewest limbs among them. ``Registers`` count from zero; every target is written once.
 """
 
@@ -144,14 +144,14 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Masked:
-    """target = source where e modulo period < count for all conditions (period, count), zero elsewhere.
+    """target = source where start <= e modulo period < stop for all conditions (period, start, stop), zero elsewhere.
 
     e is the coefficient that a slot form's value will have. Costs a slot level.
     """
 
     target: Register
     source: Register
-    conditions: tuple[tuple[int, int], ...]
+    conditions: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class SlotProduct:
 
 @dataclass(frozen=True)
 class Decode:
-    """The second half of a bootstrap: from a slot form to a ciphertext on ``levels_kept`` + 1 limbs."""
+    """The second half of a bootstrap: from a slot form to a ciphertext on ``decoded_limbs`` limbs."""
 
     target: Register
     source: Register
@@ -243,7 +243,7 @@ def writes(instruction: Instruction) -> tuple[Register, ...]:
 def check(code: Code, inputs: Mapping[str, int], kept: int, slot_levels: int = 0) -> dict[str, int]:
     """Limbs of everything that is stored, by name, from those of the inputs; IRError when code cannot be executed.
 
-    kept, slot_levels: what bootstraps leave, see ``Parameters``.
+    kept: limbs that bootstraps leave, but one. slot_levels: see ``Parameters``.
     """
     limbs: dict[Register, int] = {}
     slots: dict[Register, int] = {}

@@ -204,6 +204,28 @@ class ClientSpec:
     batch: int
     encrypted: tuple[EncryptedMap, ...] = ()
 
+    @property
+    def chunks(self) -> int:
+        """Of the tensor that has most."""
+        return max(port.layout.chunks for port in (*self.inputs, *self.outputs))
+
+    def chunks_for(self, samples: int) -> int:
+        """How many chunks so many samples of one batch take, at least one: the others need not be computed."""
+        rounds, rest = divmod(self.batch, self.chunks)
+        # the first ``rest`` chunks have room for one sample more than the others
+        full = rest * (rounds + 1)
+        used = -(-samples // (rounds + 1)) if samples <= full else rest - (full - samples) // rounds
+        return max(1, used)
+
+    def places(self, samples: int) -> npt.NDArray[np.int64]:
+        """Where in the batch so many samples stand, in ascending order: side by side in as few chunks as hold them.
+
+        Tensors of fewer chunks have them in their first chunks, too, as their number divides that of wider ones.
+        """
+        used = self.chunks_for(samples)
+        turn, chunk = np.divmod(np.arange(samples, dtype=np.int64), used)
+        return np.asarray(turn * self.chunks + chunk, dtype=np.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:

@@ -79,10 +79,15 @@ class Layout:
         """The features in part ``part`` of every chunk, in the order of their exponents."""
         return iter(range(part, self.features, self.parts))
 
-    def positions(self, part: int, samples: int | None = None) -> npt.NDArray[np.int64]:
-        """Exponents of a part's useful values, shape (samples, features in the part); by default for a full chunk."""
+    def positions(self, part: int, samples: int | npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+        """Exponents of a part's useful values, shape (samples, features in the part).
+
+        samples: the chunk's own samples b, or how many from the first on; by default all of a full chunk.
+        """
         count = len(range(part, self.features, self.parts))
-        b = np.arange(self.per_chunk if samples is None else samples, dtype=np.int64)[:, None] * self.batch_stride
+        if not isinstance(samples, np.ndarray):
+            samples = np.arange(self.per_chunk if samples is None else samples, dtype=np.int64)
+        b = samples[:, None] * self.batch_stride
         return b + np.arange(count, dtype=np.int64)[None, :] * self.stride
 
     def pack(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -102,11 +107,17 @@ class Layout:
 
         Parts beyond the number of features hold nothing and may be missing in every chunk.
         """
-        out = np.zeros((samples, self.features), dtype=coefficients.dtype)
-        parts = min(self.parts, self.features)
-        for chunk in range(self.chunks):
-            count = len(range(chunk, samples, self.chunks))
-            for part in range(parts):
-                found = coefficients[chunk * (len(coefficients) // self.chunks) + part]
-                out[chunk :: self.chunks, part :: self.parts] = found[self.positions(part, count)]
+        return self.unpack_places(coefficients, np.arange(samples), self.chunks)
+
+    def unpack_places(
+        self, coefficients: npt.NDArray[np.int64], places: npt.NDArray[np.int64], chunks: int
+    ) -> npt.NDArray[np.int64]:
+        """Like :meth:`unpack`, of the samples with these numbers, where only the first ``chunks`` chunks are there."""
+        out = np.zeros((len(places), self.features), dtype=coefficients.dtype)
+        per_chunk = len(coefficients) // chunks
+        for chunk in range(chunks):
+            rows = np.flatnonzero(places % self.chunks == chunk)
+            for part in range(min(self.parts, self.features)):
+                found = coefficients[chunk * per_chunk + part]
+                out[rows, part :: self.parts] = found[self.positions(part, places[rows] // self.chunks)]
         return out

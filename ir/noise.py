@@ -19,8 +19,9 @@ ROUNDING = sqrt((1 + SECRET_WEIGHT) / 12)
 # One key switch in the bootstrapping context, in units of the modulus' last place, measured: more than ROUNDING, since
 # OpenFHE's conversion from the auxiliary modulus of several primes is an approximate one.
 HYBRID_KEY_SWITCH = 16.0
-# Noise of a bootstrap at N = 65536, proportional to N, measured from N = 1024 to 65536: of the phase that the series is
-# evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope.
+# Noise of a bootstrap at N = 65536 and this scale, proportional to N, measured from N = 1024 to 65536: of the phase
+# that the series is evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope.
+SCALING_BITS = 47
 PHASE_NOISE = 1.0e-6
 VALUE_NOISE = 3.3e-7
 # Absolute noise of a decoded phase, from the key switches in SlotsToCoeffs.
@@ -46,6 +47,6 @@ def external_products(ring: int, bgv_bits: float, products: float) -> float:
     return hypot(offset, sqrt(2 * products) * key_switch(ring, bgv_bits), SIGMA)
 
 
-def bootstrap(ring: int, slope: float) -> float:
+def bootstrap(ring: int, slope: float, scaling_bits: int = SCALING_BITS) -> float:
     """Standard deviation of a series' value after a bootstrap, for a series of this rms slope."""
-    return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / 65536
+    return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / 65536 * 2.0 ** (SCALING_BITS - scaling_bits)

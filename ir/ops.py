@@ -479,9 +479,7 @@ class Bootstrap(Op):
     series: Series
 
 
-def _linear_shape(
-    shapes: tuple[Shape, ...], weights: tuple[Const, ...], bias: Const, constants: Constants
-) -> Shape:
+def _linear_shape(shapes: tuple[Shape, ...], weights: tuple[Const, ...], bias: Const, constants: Constants) -> Shape:
     if not weights:
         raise IRError("a dense layer needs at least one weight")
     outputs = constants[bias.name].shape

@@ -30,9 +30,10 @@ class Parameters:
     ring: N. plaintext_bits: log2 of the plaintext modulus t. bgv_bits: the BGV modulus is at least 2^bgv_bits.
     unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
     bootstrap refreshes; 0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
-    of the bootstrapping context. levels_kept: levels that are left after a bootstrap (training multiplies ciphertexts
-    there). slot_levels: levels for products in the middle of a bootstrap, where values stand in slots. security:
-    OpenFHE's security level, or "insecure" for the small rings of tests.
+    of the bootstrapping context. levels_kept: levels that are left after a bootstrap. slot_levels: levels for products
+    in the middle of a bootstrap, where values stand in slots. linear_bits, linear_limbs: of the CKKS context in which
+    training multiplies ciphertexts; decoded_limbs: those that a bootstrap's result has there. security: OpenFHE's
+    security level, or "insecure" for the small rings of tests.
     """
 
     ring: int
@@ -46,6 +47,9 @@ class Parameters:
     large_digits: int = 3
     levels_kept: int = 0
     slot_levels: int = 0
+    linear_bits: int = 0
+    linear_limbs: int = 0
+    decoded_limbs: int = 0
     security: str = SECURE
 
     def __post_init__(self) -> None:

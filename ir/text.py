@@ -159,9 +159,7 @@ def _unique(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _parser() -> Lark:
     grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar, parser="lalr", start=["start", "record"], maybe_placeholders=True, propagate_positions=True
-    )
+    return Lark(grammar, parser="lalr", start=["start", "record"], maybe_placeholders=True, propagate_positions=True)
 
 
 @contextmanager

@@ -71,9 +71,7 @@ def run_onnxruntime(model: ModelProto, x: Floats) -> dict[str, npt.NDArray[np.ge
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: x}), strict=True))
 
@@ -87,9 +85,7 @@ def assert_same(model: ModelProto, x: Floats, atol: float = 1e-5, rtol: float = 
     assert list(results) == list(expected)
     for name, value in expected.items():
         assert results[name].shape == value.shape, name
-        np.testing.assert_allclose(
-            results[name], value.astype(np.float64), atol=atol, rtol=rtol, err_msg=name
-        )
+        np.testing.assert_allclose(results[name], value.astype(np.float64), atol=atol, rtol=rtol, err_msg=name)
     return graph
 
 

@@ -119,9 +119,7 @@ def candidates() -> st.SearchStrategy[Candidate]:
 
 
 def decisions() -> st.SearchStrategy[tuple[Decision, ...]]:
-    one = st.builds(
-        Decision, made_by=names(), chosen=names(), candidates=st.lists(candidates(), max_size=2).map(tuple)
-    )
+    one = st.builds(Decision, made_by=names(), chosen=names(), candidates=st.lists(candidates(), max_size=2).map(tuple))
     return st.just(()) | st.lists(one, max_size=2).map(tuple)
 
 

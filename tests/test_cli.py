@@ -106,10 +106,7 @@ def test_compile_prints_schedule_and_totals(
     for layer in ("scale+fc1", "fc2", "fc3"):
         assert len(re.findall(rf"(?m)^%\d+ = linear.* bgv .* @{re.escape(layer)}$", text)) == 1
         assert re.search(rf"(?m)^ +{re.escape(layer)} +\[-", text), "the guard band of each layer"
-    assert (
-        len(re.findall(r"(?m)^%\d+ = bootstrap relu\(%\d+\) .* tfhe .* degree \d+ .* [\d.]+ s +@relu", text))
-        == 2
-    )
+    assert len(re.findall(r"(?m)^%\d+ = bootstrap relu\(%\d+\) .* tfhe .* degree \d+ .* [\d.]+ s +@relu", text)) == 2
     totals = dict(re.findall(r"(?m)^(batch|bootstraps|time|memory|security|parameters) +(.*)$", text))
     assert totals["batch"] == "512 samples per pass"
     assert totals["bootstraps"].startswith("2 per pass")
@@ -184,9 +181,7 @@ def test_options_of_passes_reach_the_program(artifact: Path, tmp_path: Path) -> 
 # -- inspect ------------------------------------------------------------------------------------------------
 
 
-def test_inspect_prints_what_compile_printed(
-    compiled: subprocess.CompletedProcess[str], artifact: Path
-) -> None:
+def test_inspect_prints_what_compile_printed(compiled: subprocess.CompletedProcess[str], artifact: Path) -> None:
     result = glyphc("inspect", artifact)
     assert result.stderr == ""
     assert result.stdout.strip() == compiled.stdout[: compiled.stdout.index("\nwrote ")].strip()
@@ -346,9 +341,7 @@ def test_results_replace_older_ones(artifact: Path, tmp_path: Path) -> None:
 # -- run encrypted, on a small ring -------------------------------------------------------------------------
 
 
-def test_an_insecure_program_says_so_loudly(
-    small: Path, small_compiled: subprocess.CompletedProcess[str]
-) -> None:
+def test_an_insecure_program_says_so_loudly(small: Path, small_compiled: subprocess.CompletedProcess[str]) -> None:
     assert small_compiled.stderr.startswith(NOT_SECURE)
     for text in (small_compiled.stdout, glyphc("inspect", small).stdout):
         assert re.search(r"(?m)^security +NOT SECURE", text)

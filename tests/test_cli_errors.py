@@ -46,12 +46,7 @@ Make = Callable[[Path], "Path | str"]
 def glyphc(*arguments: object, **environment: str) -> Result:
     """The command in a fresh process; one thread, since there are many of them."""
     path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(ROOT)]))
-    env = (
-        os.environ
-        | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        | environment
-        | {"PYTHONPATH": path}
-    )
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | environment | {"PYTHONPATH": path}
     command = [sys.executable, "-m", "glyphc", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
@@ -786,9 +781,7 @@ def test_bit_flips_from_the_command_line(seed: int, artifact: Path, tmp_path: Pa
         (("--stage", "optimise", "--why", "%1"), ("'optimise'",)),
     ],
 )
-def test_unknown_stages_and_nodes(
-    options: tuple[str, ...], culprits: tuple[str, ...], artifact: Path
-) -> None:
+def test_unknown_stages_and_nodes(options: tuple[str, ...], culprits: tuple[str, ...], artifact: Path) -> None:
     refused(glyphc("inspect", artifact, *options), *culprits)
 
 

@@ -112,9 +112,7 @@ def test_decoding_does_not_read_garbage_between_useful_positions(drawn: tuple[Po
     for number in range(port.layout.ciphertexts):
         used[number, port.layout.positions(number % port.layout.parts)] = True
     garbage = np.random.default_rng(seed).integers(-(2**40), 2**40, clean.shape)
-    np.testing.assert_array_equal(
-        decode(port, np.where(used, clean, garbage), len(x)), decode(port, clean, len(x))
-    )
+    np.testing.assert_array_equal(decode(port, np.where(used, clean, garbage), len(x)), decode(port, clean, len(x)))
 
 
 def test_the_client_finishes_the_network() -> None:
@@ -180,9 +178,7 @@ def test_one_value_out_of_range_is_found_and_named(drawn: tuple[Port, F64], data
 def test_values_that_are_no_numbers(value: float, sample: int, feature: int) -> None:
     x = GOOD.copy()
     x[sample, feature] = value
-    with pytest.raises(
-        DataError, match=rf"'pixels' has NaN or infinity.* sample {sample}, feature {feature}"
-    ):
+    with pytest.raises(DataError, match=rf"'pixels' has NaN or infinity.* sample {sample}, feature {feature}"):
         check_inputs(client(PIXELS), x)
 
 
@@ -190,9 +186,7 @@ def test_the_first_of_several_is_named_and_all_are_counted() -> None:
     x = GOOD.copy()
     x[0, 2] = 12.5
     x[1] = -100.0
-    with pytest.raises(
-        DataError, match=r"4 value\(s\).* first 12\.5 in sample 0, feature 2 \(allowed: 6 to 12\)"
-    ):
+    with pytest.raises(DataError, match=r"4 value\(s\).* first 12\.5 in sample 0, feature 2 \(allowed: 6 to 12\)"):
         check_inputs(client(PIXELS), x)
 
 

@@ -146,3 +146,10 @@ def test_any_damage_is_an_error_of_ours(data: st.DataObject) -> None:
     except DslError as e:
         message = str(e)
     assert not message or (message.startswith("net.glyph:") and "hint: " in message)
+
+
+@pytest.mark.parametrize("number", ["1e400", "9" * 400, "65.5"])
+@pytest.mark.parametrize("statement", ["activation g(t) on [-8, 8] with {} points = t", "batch {}", "input z: [{}]"])
+def test_sizes_are_whole_numbers(number: str, statement: str) -> None:
+    with pytest.raises(DslError, match="whole number"):
+        parse_glyph(f"input x: [4]\n{statement.format(number)}\noutput x\n")

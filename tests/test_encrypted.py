@@ -33,8 +33,9 @@ def reference(name: str, x: npt.NDArray[np.float32]) -> F64:
     return np.asarray(y, dtype=np.float64)
 
 
-@pytest.mark.parametrize(("name", "ring", "batch"), [("digits", 4096, 64), ("breast-cancer", 1024, 32), ("digits",
-1024, 1)])
+@pytest.mark.parametrize(
+    ("name", "ring", "batch"), [("digits", 4096, 64), ("breast-cancer", 1024, 32), ("digits", 1024, 1)]
+)
 def test_encrypted_agrees_with_the_definition(name: str, ring: int, batch: int) -> None:
     """Encrypted, simulated and clear runs of a trained network, in one or several passes, against onnxruntime."""
     program = glyphc.compile(MODELS / f"{name}-mlp.onnx", data(name, "train"), batch, insecure_ring=ring)

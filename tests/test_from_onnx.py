@@ -331,9 +331,7 @@ def test_initializers_listed_as_inputs() -> None:
 def test_the_batch_of_the_file_does_not_matter(batch: int | None) -> None:
     nodes = [node("Reshape", ["x", "shape"], ["h"]), node("Gemm", ["h", "w"], ["y"])]
     constants: Constants = {"shape": i64(-1, 4), "w": W}
-    assert read_onnx(build(nodes, constants, (2, 2), batch=batch)) == read_onnx(
-        build(nodes, constants, (2, 2))
-    )
+    assert read_onnx(build(nodes, constants, (2, 2), batch=batch)) == read_onnx(build(nodes, constants, (2, 2)))
 
 
 def test_every_kind_of_source(tmp_path: Path) -> None:
@@ -430,9 +428,7 @@ class _Chain:
         out, trans = self.pick(range(1, 5)), self.pick([0, 1])
         weight = self.value(*((out, *self.shape) if trans else (*self.shape, out)))
         c_shape = self.pick([None, (), (1,), (out,), (1, out), (1, 1)])
-        operands = [self.constant(weight)] + (
-            [] if c_shape is None else [self.constant(self.value(*c_shape))]
-        )
+        operands = [self.constant(weight)] + ([] if c_shape is None else [self.constant(self.value(*c_shape))])
         attributes = self.pick([{}, {"alpha": 0.5}, {"beta": -2.0}, {"alpha": -1.25, "beta": 0.5}])
         self.append("Gemm", *operands, shape=(out,), transB=trans, **attributes)
 
@@ -455,9 +451,7 @@ class _Chain:
 
     def activation(self) -> None:
         op_type = self.pick(["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Neg", "Identity", "Dropout"])
-        self.append(
-            op_type, **({"alpha": self.pick([0.0, 0.2, 1.5, -0.5])} if op_type == "LeakyRelu" else {})
-        )
+        self.append(op_type, **({"alpha": self.pick([0.0, 0.2, 1.5, -0.5])} if op_type == "LeakyRelu" else {}))
 
     def flatten(self) -> None:
         rank = len(self.shape) + 1

@@ -82,9 +82,7 @@ def run(
 
 
 def test_dense() -> None:
-    y = run(
-        Dense((Const("w"),), Const("b")), [[1, 2, 3], [0, -1, 4]], {"w": [[1, 0, 2], [-1, 5, 0]], "b": [10, 0.5]}
-    )
+    y = run(Dense((Const("w"),), Const("b")), [[1, 2, 3], [0, -1, 4]], {"w": [[1, 0, 2], [-1, 5, 0]], "b": [10, 0.5]})
     assert y.tolist() == [[1 + 6 + 10, -1 + 10 + 0.5], [8 + 10, -5 + 0.5]]
 
 
@@ -369,9 +367,7 @@ def test_encrypted_levels() -> None:
     layout = Layout(16, 2, 2, 1, 2, 8, 2, True)
     bgv = TensorType((2,), None, HALVES, Scheme.BGV, Encoding.LSB, layout)
     tfhe = replace(bgv, scheme=Scheme.TFHE, encoding=Encoding.MSB)
-    series = Series(
-        (0.0, 1.0), (0.0, 0.0), 0.5, 0.0, 0.0
-    )  # what the function is approximated by has no say here
+    series = Series((0.0, 1.0), (0.0, 0.0), 0.5, 0.0, 0.0)  # what the function is approximated by has no say here
     x = graph.add(Input("x", (2,)), (), bgv)
     z = graph.add(Linear((Const("w"),), Const("b")), (x,), replace(bgv, fixed=QUARTERS))
     down = graph.add(Switch(Scheme.BGV, Scheme.TFHE, Encoding.MSB), (z,), replace(tfhe, fixed=QUARTERS))

@@ -120,9 +120,7 @@ def test_each_value_has_a_place_of_its_own(layout: Layout) -> None:
 
 def test_places_in_a_small_layout() -> None:
     """Five features of two samples in two ciphertexts of 16 coefficients, written out."""
-    layout = Layout(
-        ring=16, batch=2, features=5, parts=2, stride=2, batch_stride=8, grid=2, zero_elsewhere=True
-    )
+    layout = Layout(ring=16, batch=2, features=5, parts=2, stride=2, batch_stride=8, grid=2, zero_elsewhere=True)
     values = np.array([[10, 11, 12, 13, 14], [20, 21, 22, 23, 24]])
     assert layout.pack(values).tolist() == [
         [10, 0, 12, 0, 14, 0, 0, 0, 20, 0, 22, 0, 24, 0, 0, 0],

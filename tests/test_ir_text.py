@@ -210,9 +210,7 @@ def test_text_written_by_hand() -> None:
     assert (graph.level, graph.batch, len(graph)) == (Level.SOURCE, 2, 5)
     np.testing.assert_array_equal(graph.constant("w"), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     np.testing.assert_array_equal(graph.constant("b"), [0.5, -0.5])
-    assert graph.node(0) == Node(
-        0, Input("x", (3,)), (), TensorType((3,), calibration=Calibration(-1.0, 1.0)), "in"
-    )
+    assert graph.node(0) == Node(0, Input("x", (3,)), (), TensorType((3,), calibration=Calibration(-1.0, 1.0)), "in")
     assert graph.node(1).op == Dense((Const("w"),), Const("b"))
     assert graph.node(1).operands == (0,)
     assert graph.node(1).decisions == (Decision("pass", "a", (Candidate("a", None, ""),)),)
@@ -270,7 +268,11 @@ MISTAKES: dict[str, tuple[str, str, int, int, list[str]]] = {
     "more weights than operands": ('[$"w"]', '[$"w", $"w"]', 3, 1, ["dense takes 2 operand(s), not 1"]),
     "no weight": ('[$"w"]', "[]", 3, 1, ["dense takes 0 operand(s), not 1"]),
     "concat of nothing": (
-        "= dense %0 (weights=[$\"w\"], bias=$\"b\")", "= concat ()", 3, 1, ["takes any number of operand(s), not 0"]
+        '= dense %0 (weights=[$"w"], bias=$"b")',
+        "= concat ()",
+        3,
+        1,
+        ["takes any number of operand(s), not 0"],
     ),
     "stray bracket": ("= dense %0", "= dense %0 (", 3, 17, ['(weights=[$"w"']),
     "weight's shape": ("float64 [2, 3]", "float64 [3, 2]", 3, 1, ["dense", "weight [3, 2]", "bias [2]"]),

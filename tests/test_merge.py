@@ -167,6 +167,29 @@ def test_encrypted_results_and_what_users_see() -> None:
     assert "b0 and b1 share the first half of their bootstraps" in why(shared)
 
 
+def test_layers_of_one_name_are_told_apart_in_the_guard_band() -> None:
+    net = Network()
+    source = net.done(net.layer([net.layer([net.x], 3, "tanh", "same")], 4, "tanh", "same"))
+    x = np.random.default_rng(3).normal(size=(200, 4))
+    program = glyphc.compile(source, x, 8, insecure_ring=RING)
+    band = [line.split()[:2] for line in summary(program).splitlines() if "of the way" in line]
+    first, second = (n.id for n, _ in program.graph.of(Linear) if n.location == "same")
+    assert band[:2] == [["same", f"%{first}"], ["same", f"%{second}"]]
+    assert band[2][0] == "last"
+    assert band[2][1].startswith("["), "one that is alone needs no number"
+
+
+def test_why_of_merged_nodes_shows_what_they_share_once() -> None:
+    x = np.random.default_rng(3).normal(size=(200, 4))
+    program = glyphc.compile(branches(5, 5, functions=("tanh", "tanh")), x, 8, insecure_ring=RING)
+    (shared,) = (n for n, _ in program.graph.of(Linear) if "|" in n.location)
+    assert why(shared).count("assign-scheme chose bgv") == 1
+    assert len(set(shared.decisions)) == len(shared.decisions)
+    texts = [why(node) for node in program.graph]
+    assert any(f"N = {RING} " in text for text in texts)
+    assert not any("65536" in text for text in texts)
+
+
 def test_expensive_functions_stay_apart() -> None:
     """With a machine on which functions cost more than the half they share, nothing is merged that adds functions."""
     source, context = assigned(branches(16, 16), RING // 16)

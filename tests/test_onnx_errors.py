@@ -25,9 +25,7 @@ def test_missing_file(tmp_path: Path) -> None:
         read_onnx(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"not a network at all", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(1000)]
-)
+@pytest.mark.parametrize("data", [b"", b"not a network at all", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(1000)])
 def test_garbage(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "garbage.onnx"
     path.write_bytes(data)
@@ -106,9 +104,7 @@ def test_inputs_that_do_not_fit() -> None:
         read_onnx(sequence)
 
 
-@pytest.mark.parametrize(
-    "dtype", [TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.FLOAT8E4M3FN]
-)
+@pytest.mark.parametrize("dtype", [TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.FLOAT8E4M3FN])
 def test_input_types(dtype: int) -> None:
     model = build([node("Identity", ["x"], ["y"])], dtype=dtype)
     with pytest.raises(ModelError, match=f"input 'x' .* is {TensorProto.DataType.Name(dtype)}; only tensors of floats"):

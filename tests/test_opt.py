@@ -55,9 +55,7 @@ def same(a: Schedule, b: Schedule) -> bool:
 # -- the text of every stage ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["digits-mlp", "breast-cancer-mlp", pytest.param("mnist-mlp", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["digits-mlp", "breast-cancer-mlp", pytest.param("mnist-mlp", marks=pytest.mark.slow)])
 def test_every_stage_of_every_model_survives(name: str) -> None:
     size = {"digits-mlp": 64, "breast-cancer-mlp": 30, "mnist-mlp": 784}[name]
     x = np.random.default_rng(0).uniform(0, 16, (64, size))
@@ -247,6 +245,25 @@ def test_export_on_the_command_line(samples: np.ndarray, tmp_path: Path) -> None
     assert "exists already" in again.output
     wrong = run("export", "--dsl", DIGITS, "-o", tmp_path / "x.txt")
     assert "must end in .glyph" in wrong.output
+
+
+def test_export_keeps_what_a_file_says(samples: np.ndarray, tmp_path: Path) -> None:
+    """Name, batch, hints and training: so the same program comes of it. The name does not follow the file's."""
+    path = tmp_path / "first.glyph"
+    path.write_text(
+        "network digits\nweights he_normal(seed=1)\nbatch 4\ninput pixels: encrypted [64]\n"
+        "hidden = pixels / 16 -> dense(8) as fc1 -> tanh as act\nlogits = dense(hidden, 10)\noutput logits\n"
+        "quantize { margin = 1.5  act: 9 bits }\ntraining { loss mse(logits) optimizer sgd(0.5) }\n"
+    )
+    result = run("export", "--dsl", path, "-o", tmp_path / "second.glyph")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "second.glyph").read_text()
+    assert "network digits\n" in text
+    assert "quantize {\n  margin = 1.5\n  act: 9 bits\n}\n" in text
+    assert "training {\n  loss mse(logits)\n  optimizer sgd(learning_rate=0.5)\n}\n" in text
+    programs = [glyphc.compile(tmp_path / f"{n}.glyph", samples, insecure_ring=RING) for n in ("first", "second")]
+    assert [p.client.batch for p in programs] == [4, 4]
+    assert same(*(p.schedule for p in programs))
 
 
 def test_graphs_of_later_levels_are_no_networks(program: Program, tmp_path: Path) -> None:

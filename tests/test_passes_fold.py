@@ -330,9 +330,7 @@ def test_what_is_no_selection_is_not_composed(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("places", "composed"), [([0, 1, 2], True), ([2, 1, 0, 0], True), ([0, 2], False)])
-def test_a_function_that_is_not_defined_everywhere_keeps_to_its_own_elements(
-    places: list[int], composed: bool
-) -> None:
+def test_a_function_that_is_not_defined_everywhere_keeps_to_its_own_elements(places: list[int], composed: bool) -> None:
     """The logarithm of some elements says nothing of the others, which may be negative."""
     n = Network(3)
     hidden = n.apply(n.dense(n.x, 3, "fc"), "sigmoid")

@@ -64,9 +64,7 @@ def reference(model: ModelProto | Path, x: F64) -> dict[str, F64]:
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     session = onnxruntime.InferenceSession(source)
     names = [o.name for o in session.get_outputs()]
-    return dict(
-        zip(names, session.run(None, {session.get_inputs()[0].name: x.astype(np.float32)}), strict=True)
-    )
+    return dict(zip(names, session.run(None, {session.get_inputs()[0].name: x.astype(np.float32)}), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +213,7 @@ def test_save_and_load(digits: Program, x: F64, tmp_path: Path) -> None:
         assert loaded.requested_batch == digits.requested_batch
         assert loaded.client == digits.client
         assert loaded.to_bytes() == path.read_bytes()
-        np.testing.assert_array_equal(
-            loaded.run(x[:140], mode="simulate"), digits.run(x[:140], mode="simulate")
-        )
+        np.testing.assert_array_equal(loaded.run(x[:140], mode="simulate"), digits.run(x[:140], mode="simulate"))
 
 
 def test_an_insecure_program_stays_insecure(two: Program, tmp_path: Path) -> None:

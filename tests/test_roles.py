@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import glyphc as package
 from glyphc.backends.openfhe.ckks_client import TrainingClient
 from glyphc.backends.openfhe.client import ClientKeys
+from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, GlyphcError, ParameterError, SecretError
 from glyphc.ir.parameters import SECURE
 from glyphc.roles.artifacts import ServerProgram, Specification, stripped
@@ -390,3 +392,36 @@ def test_no_repr_shows_a_secret(setting: Setting) -> None:
     for holder in (ClientKeys, TrainingClient):
         shown = {f.name for f in fields(holder) if f.repr}
         assert shown == {"contexts"}
+
+
+def test_files_of_the_roles_are_no_programs(setting: Setting, request_file: Path) -> None:
+    """'glyphc inspect' and the like say what a file is, and what reads it."""
+    for path, words in (
+        (setting.server / "program.server", ["a server program", "'glyphc eval --program'", "glyphc serve"]),
+        (setting.client / "client.spec", ["a client specification", "'glyphc encrypt --spec'"]),
+        (setting.keys, ["evaluation keys", "'glyphc eval'"]),
+        (setting.client / SECRET_FILE, ["a secret key", "'glyphc decrypt'"]),
+        (request_file, ["encrypted inputs", "'glyphc eval --input'"]),
+        (setting.server, ["is a folder", "eval --server"]),
+    ):
+        result = CliRunner().invoke(main, ["inspect", str(path)])
+        assert result.exit_code == 2, result.output
+        said = " ".join(result.output.split())
+        assert all(word in said for word in [*words, "glyphc compile"]), said
+
+
+def test_eval_says_where_programs_and_keys_come_from(setting: Setting, request_file: Path, tmp_path: Path) -> None:
+    rest = ["--input", str(request_file), "--output", str(tmp_path / "out")]
+    empty = tmp_path / "server"
+    empty.mkdir()
+    result = CliRunner().invoke(main, ["eval", "--server", str(empty), *rest])
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    for word in ("program.server", "glyphc keygen PROGRAM.glyphc", "glyphc split", "--program"):
+        assert word in said
+    shutil.copy(setting.server / "program.server", empty)
+    result = CliRunner().invoke(main, ["eval", "--server", str(empty), *rest])
+    assert result.exit_code == 2
+    assert "evaluation.keys" in result.output
+    assert "glyphc keygen" in result.output
+    assert not (tmp_path / "out").exists()

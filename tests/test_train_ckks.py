@@ -44,7 +44,10 @@ PARAMETERS = Parameters(
     slots=SLOTS,
     degree=27,
     level_budget=(2, 2),
-    levels_kept=2,
+    levels_kept=1,
+    linear_bits=33,
+    linear_limbs=5,
+    decoded_limbs=3,
     security=INSECURE,
 )
 PERIODS = (256, N)
@@ -71,11 +74,11 @@ def sparse(seed: int, terms: int = 40, size: float = 1.0) -> F64:
 def both(keys: tuple[TrainingClient, TrainingKeys], code: Code, **inputs: tuple[F64, int]) -> tuple[F64, F64, int]:
     """What code stores as "y": exactly, and decrypted; and its limbs."""
     client, evaluation = keys
-    stored = check(code, {name: limbs for name, (_, limbs) in inputs.items()}, PARAMETERS.levels_kept)
+    stored = check(code, {name: limbs for name, (_, limbs) in inputs.items()}, PARAMETERS.decoded_limbs - 1)
     clear, real = ClearCKKS(PARAMETERS), OpenFHECKKS(evaluation)
     exact = execute(code, clear, {name: clear.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
     result = execute(code, real, {name: client.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
-    assert result.GetLevel() == PARAMETERS.depth + 1 - stored["y"]
+    assert result.GetLevel() == PARAMETERS.linear_limbs - stored["y"]
     return exact, client.decrypt(result), stored["y"]
 
 
@@ -83,7 +86,7 @@ def test_encryption_on_any_limbs(keys: tuple[TrainingClient, TrainingKeys]) -> N
     client, _ = keys
     for limbs in (1, 2, 5):
         message = sparse(limbs, terms=N, size=0.49 if limbs == 1 else 1000)
-        assert np.abs(client.decrypt(client.encrypt(message, limbs)) - message).max() < 1e-12
+        assert np.abs(client.decrypt(client.encrypt(message, limbs)) - message).max() < 3e-9
 
 
 def test_products_of_sums(keys: tuple[TrainingClient, TrainingKeys]) -> None:
@@ -98,7 +101,7 @@ def test_products_of_sums(keys: tuple[TrainingClient, TrainingKeys]) -> None:
     exact, result, limbs = both(keys, with_frees(code), a=(a, 4), b=(b, 3), c=(c, 4))
     expected = negacyclic(a + 0.37 * c, b) + negacyclic(a, a)
     np.testing.assert_allclose(exact, expected, atol=1e-12)
-    assert np.abs(result - expected).max() < 1e-7  # each product's scale is off by the primes' distance from 2^47
+    assert np.abs(result - expected).max() < 1e-7
     assert limbs == 2
 
 
@@ -120,7 +123,7 @@ def test_packing_removes_everything_else(
         if r != 1:
             expected[stride * r :: stride * parts] = stride * parts * source[:: stride * parts]
     np.testing.assert_array_equal(exact, expected)
-    assert np.abs(result - expected).max() < 1e-8
+    assert np.abs(result - expected).max() < 3e-6
     for r in range(count):
         targets = tuple(range(10, 10 + count))
         code = (Load(0, "x"), Unpack(targets, 0, parts, stride), Store(targets[r], "y"))
@@ -128,7 +131,7 @@ def test_packing_removes_everything_else(
         piece = np.zeros(N)
         piece[:: stride * parts] = parts * expected[stride * r :: stride * parts]
         np.testing.assert_array_equal(exact, piece)
-        assert np.abs(result - piece).max() < 1e-8
+        assert np.abs(result - piece).max() < 3e-6
 
 
 def test_bootstrap_leaves_levels_for_a_product(keys: tuple[TrainingClient, TrainingKeys]) -> None:
@@ -148,7 +151,7 @@ def test_bootstrap_leaves_levels_for_a_product(keys: tuple[TrainingClient, Train
     expected[::grid] = 1 / (1 + np.exp(-20 * message[::grid]))
     np.testing.assert_allclose(exact, negacyclic(expected, factor), atol=1e-9)
     assert np.abs(result - exact).max() < 1e-4
-    assert limbs == PARAMETERS.levels_kept
+    assert limbs == PARAMETERS.decoded_limbs - 1
 
 
 def test_simulated_noise_has_the_size_of_real_noise(keys: tuple[TrainingClient, TrainingKeys]) -> None:
@@ -226,8 +229,11 @@ SLOT_PARAMETERS = Parameters(
     slots=64,
     degree=27,
     level_budget=(2, 3),
-    levels_kept=3,
+    levels_kept=2,
     slot_levels=2,
+    linear_bits=34,
+    linear_limbs=4,
+    decoded_limbs=4,
     security=INSECURE,
 )
 
@@ -238,7 +244,7 @@ def test_slot_forms_are_masked_and_multiplied() -> None:
     functions = ((Function("affine", (8.0, 0.0)), Function("tanh"), Function("affine", (0.5, 0.0))),)
     functions += ((Function("affine", (5.0, 0.5)), Function("cos"), Function("affine", (0.4, 0.0))),)
     series = tuple(fit(lambda x, f=f: compose(f, x), 27) for f in functions)
-    conditions = ((N // 2, 3 * N // 8), (64, 40))
+    conditions = ((N // 2, 0, 3 * N // 8), (64, 8, 40))
     code: Code = (
         Load(0, "x"),
         Bootstrap((1, 2), 0, series, functions),
@@ -258,14 +264,14 @@ def test_slot_forms_are_masked_and_multiplied() -> None:
     exact = execute(code, ClearCKKS(SLOT_PARAMETERS), {"x": x})
     real = execute(code, OpenFHECKKS(evaluation), {"x": client.encrypt(x, 1)})
     grid = np.arange(N) % 8 == 0
-    keep = grid & (np.arange(N) % (N // 2) < 3 * N // 8) & (np.arange(N) % 64 < 40)
+    keep = grid & (np.arange(N) % (N // 2) < 3 * N // 8) & (np.arange(N) % 64 < 40) & (np.arange(N) % 64 >= 8)
     first, second = 0.5 * np.tanh(8 * x), 0.4 * np.cos(5 * x + 0.5)
     wanted = {"plain": second * grid, "masked": first * keep, "product": first * second * keep}
     wanted["reversed"] = np.concatenate([wanted["product"][:1], -wanted["product"][:0:-1]])
     for name, expected in wanted.items():
         np.testing.assert_allclose(exact[name], expected, atol=1e-12)
         assert np.abs(client.decrypt(real[name]) - expected).max() < 1e-4, name
-        assert real[name].GetLevel() == SLOT_PARAMETERS.depth - 3
+        assert real[name].GetLevel() == 0
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ def test_plan_computes_the_step_program(outputs: int, loss: str, optimizer: SGD)
 
 
 def expected_start(plan: Plan, graph: Graph) -> State:
-    return State(0, {name: graph.constant(name) for name in (plan.weight, plan.bias)}, {})
+    return State(
+        0, {name: graph.constant(name) for stage in plan.stages for name in (stage.weight.name, stage.bias.name)}, {}
+    )
 
 
 @pytest.mark.parametrize("frozen", ["w", "b"])
@@ -180,7 +182,7 @@ def test_what_cannot_be_trained_encrypted(make: Callable[[], Plan], error: type[
 
 def test_frozen_first_layer_is_the_clients() -> None:
     plan = make_plan(two_layers(), LOSSES["binary-cross-entropy"], SGD(), 9, 16.0, ("first",), RING)
-    assert (plan.weight, plan.bias) == ("w", "b")
+    assert [(s.weight.name, s.bias.name) for s in plan.stages] == [("w", "b")]
 
 
 def test_encrypted_training_follows_its_simulation() -> None:
@@ -191,7 +193,7 @@ def test_encrypted_training_follows_its_simulation() -> None:
     graph, optimizer = regression(5, True, 3), OPTIMIZERS["nesterov, decay, schedule"]
     x, y = data(30, 5, outputs=3)
     plan = make_plan(graph, LOSSES["binary-cross-entropy"], optimizer, 30, insecure_ring=RING)
-    client, keys = generate_training_keys(plan.parameters, (plan.server.period,))
+    client, keys = generate_training_keys(plan.parameters, plan.server.periods)
 
     class Machine(OpenFHECKKS):
         encrypt, decrypt = client.encrypt, client.decrypt
@@ -202,7 +204,7 @@ def test_encrypted_training_follows_its_simulation() -> None:
     real = planned(plan, Machine(keys), start, x, y, 5)
     for name in ("w", "b"):
         assert np.abs(real[name] - exact[name]).max() < 2e-4
-        assert np.abs(real[name] - simulated[name]).max() < 5e-6
+        assert np.abs(real[name] - simulated[name]).max() < 3e-5
 
 
 # -- softmax --

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from glyphc.ir.parameters import series_levels
+from glyphc.ir.parameters import Parameters, series_levels
 from glyphc.ir.series import Series
 
-from .contexts import DIGIT_BITS, Contexts, placeholder_series
+from .contexts import DIGIT_BITS, placeholder_series
+from .ring import Ring
 
 
 class Bootstrapper:
     """Runs bootstraps in a context that has been set up (``contexts.setup_bootstrap``) and whose keys are loaded."""
 
-    def __init__(self, contexts: Contexts) -> None:
-        self._context = contexts.torus
-        self._q0 = contexts.torus_ring.q if contexts.torus is not None else 0
-        self._levels = 0
-        if contexts.torus is not None:
-            self._levels = series_levels(contexts.parameters.degree) + contexts.parameters.slot_levels
+    def __init__(self, context: Any, ring: Ring, parameters: Parameters) -> None:
+        """ring: of the context's lowest modulus."""
+        self._context = context
+        self._q0 = ring.q
+        self._levels = series_levels(parameters.degree) + parameters.slot_levels
 
     def powers(self, ciphertext: Any, degree: int) -> Any:
         """Modulus raise, CoeffsToSlots, exponential and its powers up to ``degree``: that of every series to come."""
-        return self._context.EvalMVBPrecompute(ciphertext, placeholder_series(degree), DIGIT_BITS, self._q0, 1)  # type: ignore[union-attr]
+        return self._context.EvalMVBPrecompute(ciphertext, placeholder_series(degree), DIGIT_BITS, self._q0, 1)
 
     def evaluate(self, powers: Any, series: Series) -> Any:
         """The series, then SlotsToCoeffs: a ciphertext at the bottom level with the values as phases."""
@@ -38,8 +38,8 @@ class Bootstrapper:
     def slot_form(self, powers: Any, series: Series) -> Any:
         """The series: its values, in slots."""
         coefficients = [complex(re, im) for re, im in zip(series.real, series.imag, strict=True)]
-        return self._context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)  # type: ignore[union-attr]
+        return self._context.EvalMVBNoDecoding(powers, coefficients, DIGIT_BITS, 1)
 
     def decoded(self, slots: Any, spare: int) -> Any:
         """SlotsToCoeffs. spare: levels above it, which the series or products of slot forms did not need."""
-        return self._context.EvalHomDecoding(slots, 1, spare)  # type: ignore[union-attr]
+        return self._context.EvalHomDecoding(slots, 1, spare)

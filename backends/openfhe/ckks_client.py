@@ -4,79 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from glyphc.ir.parameters import Parameters
 
 from ..errors import BackendError
 from .bridge import BridgeError, Mould, residues
+from .ckks_contexts import TrainingContexts, make_training_contexts, setup_training_bootstrap
 from .ckks_server import TrainingKeys, automorphisms_of
-from .contexts import Contexts, make_contexts, setup_bootstrap
+from .client import ternary_secret
 from .library import fhe
-from .ring import U64
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingClient:
-    """The secret key, for CKKS ciphertexts with messages in the coefficients."""
+    """The secret key in the linear context, for CKKS ciphertexts with messages in the coefficients."""
 
-    contexts: Contexts
+    contexts: TrainingContexts
     secret: Any = field(repr=False)
 
     def encrypt(self, message: F64, limbs: int) -> Any:
-        """A ciphertext of N real numbers on ``limbs`` limbs; |message| < 2^15 (and what the limbs hold)."""
-        p = self.contexts.parameters
-        context = self.contexts.torus
-        assert context is not None
-        zero = context.MakeCKKSPackedPlaintext([0.0], 1, p.depth + 1 - limbs, None, p.slots)
-        rings = {r.q: r for r in self.contexts.torus_rings[:limbs]}
-        mould = Mould.of(context.Encrypt(self.secret, zero), p.ring, tuple(rings))
+        """A ciphertext of N real numbers on ``limbs`` limbs; |message| < 2^24 (and what the limbs hold)."""
+        p, rings = self.contexts.parameters, self.contexts.linear_rings[:limbs]
+        mould = Mould.of(self.zero(limbs), p.ring, tuple(r.q for r in rings))
         if len(mould.towers) != 2 * limbs:
             raise BridgeError(f"an encryption of zero on {limbs} limbs has {len(mould.towers)} towers")
-        integers = np.rint(np.asarray(message, dtype=np.float64) * 2.0**p.scaling_bits)
+        integers = np.rint(np.asarray(message, dtype=np.float64) * self.contexts.scales[limbs - 1])
         if np.abs(integers).max() >= 2.0**62:
             raise ValueError("a message is too large for its scale")
-        arrays: list[U64] = []
-        for at, (offset, q) in enumerate(mould.towers):
-            tower = np.frombuffer(mould.blob, dtype="<u8", count=p.ring, offset=offset).astype(np.uint64)
-            if at < limbs:  # c0 + m
-                element = rings[q].to_evaluation(rings[q].reduce(integers.astype(np.int64)))
-                tower = (tower + element) % np.uint64(q)
-            arrays.append(tower)
-        return fhe.DeserializeCiphertextString(mould.with_residues(arrays), fhe.BINARY)
+        towers = list(mould.residues())
+        for at, ring in enumerate(rings):  # c0 + m
+            towers[at] = ring.add(towers[at], ring.to_evaluation(ring.reduce(integers.astype(np.int64))))
+        return fhe.DeserializeCiphertextString(mould.with_residues(towers), fhe.BINARY)
+
+    def zero(self, limbs: int) -> Any:
+        """A fresh encryption of zero."""
+        p, context = self.contexts.parameters, self.contexts.linear
+        plain = context.MakeCKKSPackedPlaintext([0.0], 1, p.linear_limbs - limbs, None, p.ring // 2)
+        return context.Encrypt(self.secret, plain)
 
     def decrypt(self, ciphertext: Any) -> F64:
-        """The message of a ciphertext, from its two lowest limbs: |m| < 2^(scaling_bits-1), or 1/2 if it has one."""
-        p = self.contexts.parameters
-        rings = self.contexts.torus_rings
-        moduli = tuple(r.q for r in rings)
-        secret = residues(self.secret, p.ring, moduli, len(moduli))
-        mould = Mould.of(ciphertext, p.ring, moduli)
+        """The message, shape (N,): magnitudes below half of what the ciphertext's limbs hold, and 2^53 exactly."""
+        p, rings = self.contexts.parameters, self.contexts.linear_rings
+        secret = residues(self.secret, p.ring, tuple(r.q for r in rings), len(rings))
+        mould = Mould.of(ciphertext, p.ring, tuple(r.q for r in rings))
         limbs = len(mould.towers) // 2
-        value, modulus = np.zeros(p.ring, dtype=object), 1
-        for at, ring in enumerate(rings[: min(2, limbs)]):
-            c0, c1 = (
-                np.frombuffer(mould.blob, dtype="<u8", count=p.ring, offset=o).astype(object)
-                for o, q in mould.towers
-                if q == ring.q
-            )
-            phase = ring.to_coefficients(((c0 + c1 * secret[at].astype(object)) % ring.q).astype(np.uint64))
-            # Garner: extend the value to one more prime
-            step = (phase.astype(object) - value) * pow(modulus, -1, ring.q) % ring.q
-            value, modulus = value + modulus * step, modulus * ring.q
+        towers = [t.astype(object) for t in mould.residues()]
+        modulus = prod(r.q for r in rings[:limbs])
+        value = np.zeros(p.ring, dtype=object)
+        for at, ring in enumerate(rings[:limbs]):
+            phase = ((towers[at] + towers[limbs + at] * secret[at].astype(object)) % ring.q).astype(np.uint64)
+            rest = modulus // ring.q
+            value += ring.to_coefficients(phase).astype(object) * (rest * pow(rest, -1, ring.q))
+        value %= modulus
         centred = np.where(value > modulus // 2, value - modulus, value)
-        return np.asarray(centred.astype(np.float64) / 2.0**p.scaling_bits)
+        return np.asarray(centred.astype(np.float64) / self.contexts.scales[limbs - 1])
 
     def secret_bytes(self) -> bytes:
         """The secret key as bytes: whoever has them reads everything."""
         return bytes(fhe.Serialize(self.secret, fhe.BINARY))
 
 
-def client_from_bytes(contexts: Contexts, secret: bytes) -> TrainingClient:
+def client_from_bytes(contexts: TrainingContexts, secret: bytes) -> TrainingClient:
     """The inverse of ``TrainingClient.secret_bytes``, in contexts of the same parameters."""
     try:
         return TrainingClient(contexts, fhe.DeserializePrivateKeyString(secret, fhe.BINARY))
@@ -85,15 +80,28 @@ def client_from_bytes(contexts: Contexts, secret: bytes) -> TrainingClient:
 
 
 def generate_training_keys(parameters: Parameters, periods: Sequence[int]) -> tuple[TrainingClient, TrainingKeys]:
-    """Fresh keys for code whose ``Pack`` and ``Unpack`` instructions have these stride * parts."""
-    contexts = make_contexts(parameters)
-    context = contexts.torus
-    assert context is not None
-    pair = context.KeyGen()
-    setup_bootstrap(contexts, pair.publicKey)
-    context.EvalBootstrapKeyGen(pair.secretKey, parameters.slots)
-    context.EvalMultKeyGen(pair.secretKey)
-    indices = list(automorphisms_of(parameters.ring, periods))
-    if indices:
-        context.EvalAutomorphismKeyGen(pair.secretKey, indices)  # filed beside the bootstrap's keys
-    return TrainingClient(contexts, pair.secretKey), TrainingKeys(contexts, pair.publicKey)
+    """Fresh keys for code whose ``Pack`` and ``Unpack`` instructions have these stride * parts.
+
+    The sparse ternary secret of the bootstrapping context is written into the linear context: with one secret, what
+    goes from one to the other needs no key.
+    """
+    contexts = make_training_contexts(parameters)
+    torus, linear = contexts.torus, contexts.linear
+    pair = torus.KeyGen()
+    setup_training_bootstrap(contexts, pair.publicKey)
+    torus.EvalBootstrapKeyGen(pair.secretKey, parameters.slots)
+    torus.EvalMultKeyGen(pair.secretKey)
+    secret = _linear_secret(contexts, ternary_secret(pair.secretKey, contexts.torus_rings))
+    linear.EvalMultKeyGen(secret)
+    linear.EvalAutomorphismKeyGen(secret, list(automorphisms_of(parameters.ring, periods)))
+    client = TrainingClient(contexts, secret)
+    return client, TrainingKeys(contexts, pair.publicKey, client.zero(parameters.linear_limbs))
+
+
+def _linear_secret(contexts: TrainingContexts, ternary: npt.NDArray[np.int64]) -> Any:
+    rings = contexts.linear_rings
+    mould = Mould.of(contexts.linear.KeyGen().secretKey, contexts.parameters.ring, tuple(r.q for r in rings))
+    if len(mould.towers) != len(rings):
+        raise BridgeError(f"a secret on {len(rings)} limbs has {len(mould.towers)} towers")
+    towers = [r.to_evaluation(r.reduce(ternary)) for r in rings]
+    return fhe.DeserializePrivateKeyString(mould.with_residues(towers), fhe.BINARY)

@@ -9,42 +9,49 @@ from typing import Any
 from glyphc.ir.parameters import Parameters
 
 from ..errors import BackendError
+from .ckks_contexts import make_training_contexts, setup_training_bootstrap
 from .ckks_server import TrainingKeys
-from .contexts import make_contexts, setup_bootstrap
 from .library import fhe
 
-_PUBLIC, _PRODUCTS, _AUTOMORPHISMS = "public-key.bin", "product-key.bin", "automorphism-keys.bin"
+_PUBLIC, _ZERO = "public-key.bin", "zero.bin"
+_PRODUCTS, _AUTOMORPHISMS = "product-key.bin", "automorphism-keys.bin"
+_BOOTSTRAP, _LINEAR = "bootstrap", "linear"
 
 
 def save_keys(folder: Path, keys: TrainingKeys) -> None:
     """Write all evaluation keys (gigabytes at N = 65536) to a folder that exists; the public key last."""
-    context, tag = keys.contexts.torus, keys.public_key.GetKeyTag()
-    assert context is not None
-    for name, save in (
-        (_PRODUCTS, context.SerializeEvalMultKey),
-        (_AUTOMORPHISMS, context.SerializeEvalAutomorphismKey),
+    c = keys.contexts
+    for kind, context, tag in (
+        (_BOOTSTRAP, c.torus, keys.public_key.GetKeyTag()),
+        (_LINEAR, c.linear, keys.zero.GetKeyTag()),
     ):
-        if not save(str(folder / name), fhe.BINARY, tag):
-            raise BackendError(f"OpenFHE cannot write {str(folder / name)!r}; is the disk full?")
+        for name, save in (
+            (_PRODUCTS, context.SerializeEvalMultKey),
+            (_AUTOMORPHISMS, context.SerializeEvalAutomorphismKey),
+        ):
+            path = str(folder / f"{kind}-{name}")
+            if not save(path, fhe.BINARY, tag):
+                raise BackendError(f"OpenFHE cannot write {path!r}; is the disk full?")
+    write(folder / _ZERO, to_bytes(keys.zero))
     write(folder / _PUBLIC, fhe.Serialize(keys.public_key, fhe.BINARY))
 
 
 def load_keys(folder: Path, parameters: Parameters) -> TrainingKeys:
     """The inverse of :func:`save_keys`; sets the bootstrap up. BackendError when files are missing or damaged."""
-    contexts = make_contexts(parameters)
-    context = contexts.torus
-    assert context is not None
+    contexts = make_training_contexts(parameters)
     try:
         public_key = fhe.DeserializePublicKeyString((folder / _PUBLIC).read_bytes(), fhe.BINARY)
-        if not (
-            context.DeserializeEvalMultKey(str(folder / _PRODUCTS), fhe.BINARY)
-            and context.DeserializeEvalAutomorphismKey(str(folder / _AUTOMORPHISMS), fhe.BINARY)
-        ):
-            raise RuntimeError("OpenFHE does not read them")
+        zero = from_bytes((folder / _ZERO).read_bytes())
+        for kind, context in ((_BOOTSTRAP, contexts.torus), (_LINEAR, contexts.linear)):
+            if not (
+                context.DeserializeEvalMultKey(str(folder / f"{kind}-{_PRODUCTS}"), fhe.BINARY)
+                and context.DeserializeEvalAutomorphismKey(str(folder / f"{kind}-{_AUTOMORPHISMS}"), fhe.BINARY)
+            ):
+                raise RuntimeError("OpenFHE does not read them")
     except (OSError, RuntimeError) as e:
         raise BackendError(f"cannot load the evaluation keys in {str(folder)!r}: {e}") from None
-    setup_bootstrap(contexts, public_key)
-    return TrainingKeys(contexts, public_key)
+    setup_training_bootstrap(contexts, public_key)
+    return TrainingKeys(contexts, public_key, zero)
 
 
 def to_bytes(ciphertext: Any) -> bytes:

@@ -46,7 +46,7 @@ def make_contexts(parameters: Parameters, bootstraps: bool = True) -> Contexts:
     """
     try:
         bgv = _bgv(parameters)
-        torus = _torus(parameters) if parameters.slots and bootstraps else None
+        torus = torus_context(parameters) if parameters.slots and bootstraps else None
     except RuntimeError as e:
         raise BackendError(f"OpenFHE refuses the parameters {parameters}: {e}") from None
     (bgv_ring,) = rings_of(bgv)
@@ -62,13 +62,16 @@ def placeholder_series(degree: int) -> list[complex]:
 
 def setup_bootstrap(contexts: Contexts, public_key: Any) -> None:
     """Precompute the transforms of the bootstrap (OpenFHE's ``EvalFBTSetup``). Needs no secret; once per context."""
-    p = contexts.parameters
-    contexts.torus.EvalFBTSetup(  # type: ignore[union-attr]
+    setup_bootstrap_in(contexts.torus, contexts.parameters, 1 << OUTPUT_BITS, public_key)
+
+
+def setup_bootstrap_in(context: Any, p: Parameters, output: int, public_key: Any) -> None:
+    """As :func:`setup_bootstrap`, in any context of such parameters: a value v comes out at v/output of the modulus."""
+    context.EvalFBTSetup(
         placeholder_series(p.degree),
         p.slots,
         1 << DIGIT_BITS,
-        # with levels kept, what comes out is a CKKS ciphertext of the usual scale on so many more limbs
-        1 << (p.scaling_bits * p.levels_kept if p.levels_kept else OUTPUT_BITS),
+        output,
         1 << p.scaling_bits,
         public_key,
         [0, 0],
@@ -120,7 +123,8 @@ def _enable(context: Any) -> None:
         context.Enable(feature)
 
 
-def _security(parameters: Parameters) -> Any:
+def security_level(parameters: Parameters) -> Any:
+    """OpenFHE's name for it."""
     return getattr(fhe, parameters.security) if parameters.secure else fhe.HEStd_NotSet
 
 
@@ -136,7 +140,7 @@ def _bgv(parameters: Parameters) -> Any:
         p.SetMultiplicativeDepth(0)
         p.SetScalingTechnique(fhe.FIXEDAUTO)  # the technique that makes Q = 1 (mod t)
         p.SetRingDim(parameters.ring)
-        p.SetSecurityLevel(_security(parameters))
+        p.SetSecurityLevel(security_level(parameters))
         p.SetEvalAddCount(1 << doublings)
         context = fhe.GenCryptoContext(p)
         if context.GetModulus() >= 2.0**parameters.bgv_bits:
@@ -146,10 +150,11 @@ def _bgv(parameters: Parameters) -> Any:
     return context
 
 
-def _torus(parameters: Parameters) -> Any:
+def torus_context(parameters: Parameters) -> Any:
+    """The bootstrapping context; RuntimeError (of OpenFHE) or BackendError when the parameters do not go."""
     p = fhe.CCParamsCKKSRNS()
     p.SetSecretKeyDist(fhe.SPARSE_ENCAPSULATED)
-    p.SetSecurityLevel(_security(parameters))
+    p.SetSecurityLevel(security_level(parameters))
     p.SetRingDim(parameters.ring)
     p.SetBatchSize(parameters.ring // 2)
     p.SetScalingTechnique(fhe.FIXEDMANUAL)

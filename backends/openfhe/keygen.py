@@ -61,40 +61,42 @@ class KeyMaker:
         yield PUBLIC, fresh_ciphertext(self.client, np.zeros(n, dtype=np.int64), Uniform(seed, PUBLIC))
         yield from self._bgv_parts(seed)
         if self._torus_secret is not None:
-            yield from self._torus_parts(seed)
+            context, moduli = self._contexts.torus, tuple(r.q for r in self._contexts.torus_rings)
+            yield from torus_parts(context, self._torus_secret, self.ternary, moduli, self._parameters, seed)
 
     def _bgv_parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
         indices = bgv_automorphisms(self._parameters)
         if not indices:
             return
         mould = bgv_mould(self.client.contexts, self.client.secret_key)
-        packer = Packer(self.ternary, mould, (self._contexts.bgv_ring.q,), seed)
+        packer = KeyPacker(self.ternary, mould, (self._contexts.bgv_ring.q,), seed)
         elements = mould.residues()
         for index, shape in zip(indices, shapes_of(mould, len(indices)), strict=True):
             yield bgv_part(index), packer.pack(bgv_part(index), shape, elements, index)
 
-    def _torus_parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
-        context, secret = self._contexts.torus, self._torus_secret
-        assert context is not None
-        moduli = tuple(r.q for r in self._contexts.torus_rings)
-        context.EvalMultKeyGen(secret)
-        mould = Mould.of(context.GetEvalMultKeyVector(secret.GetKeyTag())[0], self._parameters.ring)
-        packer = Packer(self.ternary, mould, moduli, seed)
-        yield MULTIPLICATION, packer.pack(MULTIPLICATION, key_shape(mould.moduli), mould.residues(), 1)
-        *rotations, _, _, _ = bootstrap_automorphisms(self._parameters)
-        for index in rotations:
-            mould = automorphism_mould(context, secret, index)
-            yield torus_part(index), packer.pack(torus_part(index), key_shape(mould.moduli), mould.residues(), index)
-        ordinary = len(mould.towers)
-        mould = special_mould(context, secret, self._parameters)
-        elements = mould.residues()
-        for index, shape in special_shapes(mould, ordinary):
-            # 2N-2 leads back to the secret itself
-            target = 1 if index == 2 * self._parameters.ring - 2 else index
-            yield torus_part(index), packer.pack(torus_part(index), shape, elements, target)
+
+def torus_parts(
+    context: Any, secret: Any, ternary: I64, moduli: tuple[int, ...], parameters: Parameters, seed: bytes
+) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of a bootstrapping context's keys. ternary: the secret's coefficients; moduli: of the context."""
+    context.EvalMultKeyGen(secret)
+    mould = Mould.of(context.GetEvalMultKeyVector(secret.GetKeyTag())[0], parameters.ring)
+    packer = KeyPacker(ternary, mould, moduli, seed)
+    yield MULTIPLICATION, packer.pack(MULTIPLICATION, key_shape(mould.moduli), mould.residues(), 1)
+    *rotations, _, _, _ = bootstrap_automorphisms(parameters)
+    for index in rotations:
+        mould = automorphism_mould(context, secret, index)
+        yield torus_part(index), packer.pack(torus_part(index), key_shape(mould.moduli), mould.residues(), index)
+    ordinary = len(mould.towers)
+    mould = special_mould(context, secret, parameters)
+    elements = mould.residues()
+    for index, shape in special_shapes(mould, ordinary):
+        # 2N-2 leads back to the secret itself
+        target = 1 if index == 2 * parameters.ring - 2 else index
+        yield torus_part(index), packer.pack(torus_part(index), shape, elements, target)
 
 
-class Packer:
+class KeyPacker:
     """Writes evaluation keys under one secret, with their uniform elements replaced by those of the seed.
 
     b = -a*s' + e + P*s, s' the secret after an automorphism. b + (a - a')*s' is the b of a' with the same error, so the

@@ -33,6 +33,7 @@ from .keymoulds import (
 from .keys import EvaluationKeys, WeightKeys
 from .library import fhe
 from .residues import Uniform, unpack
+from .ring import U64
 from .wire import read_fresh
 
 Read = Callable[[str], bytes]
@@ -71,33 +72,9 @@ def load_keys(
         automorphisms = cast_map(keys, towers)
     public_key = None
     if contexts.torus is not None:
-        context = contexts.torus
-        pair = context.KeyGen()
-        public_key, tag = pair.publicKey, pair.publicKey.GetKeyTag()
-        # moulds first: making one empties OpenFHE's tables
-        special = special_mould(context, pair.secretKey, parameters)
-        *rotations, _, _, _ = bootstrap_automorphisms(parameters)
-        ordinary = automorphism_mould(context, pair.secretKey, rotations[0])
-        # a pair of its own: OpenFHE keeps this key for good, and refuses a second one of the same tag
-        other = context.KeyGen()
-        context.EvalMultKeyGen(other.secretKey)
-        multiplication = Mould.of(context.GetEvalMultKeyVector(other.publicKey.GetKeyTag())[0], n)
-        setup_bootstrap(contexts, public_key)
-        shape = key_shape(multiplication.moduli)
-        towers = shape.decode(MULTIPLICATION, read(MULTIPLICATION), n, seed)
-        key = fhe.DeserializeEvalKeyString(multiplication.with_residues(towers), fhe.BINARY)
-        context.InsertEvalMultKey([key], tag)
-        observe(MULTIPLICATION)
-        shape = key_shape(ordinary.moduli)
-        for index in rotations:
-            towers = shape.decode(torus_part(index), read(torus_part(index)), n, seed)
-            context.InsertEvalAutomorphismKey(cast_map(reindexed(ordinary, index), towers), tag)
-            observe(torus_part(index))
-        towers = []
-        for index, shape in special_shapes(special, len(ordinary.towers)):
-            towers += shape.decode(torus_part(index), read(torus_part(index)), n, seed)
-            observe(torus_part(index))
-        context.InsertEvalAutomorphismKey(cast_map(special, towers), tag)
+        public_key = load_torus(
+            contexts.torus, parameters, lambda key: setup_bootstrap(contexts, key), seed, read, observe
+        )
     weights = _load_weights(contexts, bgv.secretKey, mould, encrypted, seed, read, observe)
     return EvaluationKeys(contexts, public_key, automorphisms, mould, rerandomizer, weights)
 
@@ -136,6 +113,58 @@ def _load_weights(
             observe(name)
         found[each.name] = WeightKeys(tuple(products), bias)
     return found
+
+
+def load_torus(
+    context: Any,
+    parameters: Parameters,
+    setup: Callable[[Any], None],
+    seed: bytes,
+    read: Read,
+    observe: Callable[[str], None],
+) -> Any:
+    """Load a bootstrapping context's keys into OpenFHE's tables; returns the public key that they are filed under.
+
+    setup: precomputes the transforms. This first empties OpenFHE's table of automorphism keys.
+    """
+    pair = context.KeyGen()
+    public_key, tag = pair.publicKey, pair.publicKey.GetKeyTag()
+    # moulds first: making one empties OpenFHE's tables
+    special = special_mould(context, pair.secretKey, parameters)
+    *rotations, _, _, _ = bootstrap_automorphisms(parameters)
+    ordinary = automorphism_mould(context, pair.secretKey, rotations[0])
+    multiplication = multiplication_mould(context, parameters.ring)
+    setup(public_key)
+    shape = key_shape(multiplication.moduli)
+    towers = shape.decode(MULTIPLICATION, read(MULTIPLICATION), parameters.ring, seed)
+    insert_multiplication(context, multiplication, towers, tag)
+    observe(MULTIPLICATION)
+    shape = key_shape(ordinary.moduli)
+    for index in rotations:
+        towers = shape.decode(torus_part(index), read(torus_part(index)), parameters.ring, seed)
+        context.InsertEvalAutomorphismKey(cast_map(reindexed(ordinary, index), towers), tag)
+        observe(torus_part(index))
+    towers = []
+    for index, shape in special_shapes(special, len(ordinary.towers)):
+        towers += shape.decode(torus_part(index), read(torus_part(index)), parameters.ring, seed)
+        observe(torus_part(index))
+    context.InsertEvalAutomorphismKey(cast_map(special, towers), tag)
+    return public_key
+
+
+def multiplication_mould(context: Any, n: int) -> Mould:
+    """A key for products of ciphertexts.
+
+    Of a key pair of its own: OpenFHE keeps this key for good, and refuses a second one of the same tag.
+    """
+    other = context.KeyGen()
+    context.EvalMultKeyGen(other.secretKey)
+    return Mould.of(context.GetEvalMultKeyVector(other.publicKey.GetKeyTag())[0], n)
+
+
+def insert_multiplication(context: Any, mould: Mould, towers: list[U64], tag: str) -> None:
+    """File a key for products with these elements under a tag."""
+    context.InsertEvalMultKey([fhe.DeserializeEvalKeyString(mould.with_residues(towers), fhe.BINARY)], tag)
 
 
 def _zero(context: object, n: int) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from glyphc.ir.instructions import Evaluate, Schedule
@@ -28,7 +29,11 @@ class OpenFHEMachine:
         self._keys = keys
         self._linear = LinearEngine(keys, schedule.polynomials)
         self._switcher = Switcher(keys)
-        self._bootstrapper = Bootstrapper(keys.contexts)
+
+    @cached_property
+    def _bootstrapper(self) -> Bootstrapper:
+        contexts = self._keys.contexts
+        return Bootstrapper(contexts.torus, contexts.torus_ring, contexts.parameters)
 
     def prepare(self, observe: Callable[[str], None] = lambda name: None) -> None:
         """Encode all weights ahead of the first evaluation; ``observe`` is told each linear map when done."""

@@ -20,7 +20,7 @@ from glyphc.ir.instructions import EncryptedMap, Polynomials
 
 from .bridge import Mould
 from .client import ClientKeys
-from .keygen import Packer, fresh_ciphertext
+from .keygen import KeyPacker, fresh_ciphertext
 from .keymoulds import BIAS, WEIGHT_KEYS, key_shape, weight_part
 from .keys import WeightKeys
 from .library import fhe
@@ -66,7 +66,7 @@ def weight_parts(
         for row in range(each.products):
             for what, key in zip(WEIGHT_KEYS, maker.keys(_row(each, secret, row, keys)), strict=True):
                 mould = Mould.of(key, keys.contexts.bgv_ring.n)
-                packer = packer or Packer(ternary, mould, (keys.contexts.bgv_ring.q,), seed)
+                packer = packer or KeyPacker(ternary, mould, (keys.contexts.bgv_ring.q,), seed)
                 name = weight_part(number, row, what)
                 yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), 1)
         if each.bias:

@@ -28,6 +28,7 @@ _CLASHES: tuple[tuple[str, tuple[str, ...]], ...] = (
 @click.argument("artifact", type=click.Path())
 @click.option("--stage", help="Show the graph after this stage; 'list' names them, 'all' shows every one.")
 @click.option("--text", is_flag=True, help="The complete text form, weights included, instead of aligned columns.")
+@click.option("--wide", is_flag=True, help="With --stage schedule: all registers and names in full.")
 @click.option("--columns", metavar="NAMES", help="Which columns, in which order, e.g. 'node,shape,error'.")
 @click.option("--why", "why_node", metavar="NODE", help="The decisions made for a node: %N, or its location.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
@@ -44,6 +45,7 @@ def inspect_command(
     artifact: str,
     stage: str | None,
     text: bool,
+    wide: bool,
     columns: str | None,
     why_node: str | None,
     form: str,
@@ -63,6 +65,7 @@ def inspect_command(
         {
             "--stage": stage,
             "--text": text,
+            "--wide": wide,
             "--columns": columns,
             "--why": why_node,
             "--run": record,
@@ -81,7 +84,7 @@ def inspect_command(
     if accuracy is not None:
         shown = _accuracy(program, accuracy, encrypted)
     elif form == "text":
-        shown = _text(program, stage, text, columns, why_node, record)
+        shown = _text(program, stage, text, wide, columns, why_node, record)
     else:
         shown = _report(program, Path(artifact).name, stage, form, record)
     if path is None:
@@ -100,6 +103,8 @@ def _check_options(options: Mapping[str, object], form: str) -> None:
                 raise click.UsageError(f"{name} gives text; leave out --format {form}")
     if "--encrypted" in given and "--accuracy" not in given:
         raise click.UsageError("--encrypted goes with --accuracy, whose samples the results are of")
+    if "--wide" in given and options["--stage"] != "schedule":
+        raise click.UsageError("--wide goes with --stage schedule, whose columns it does not shorten")
     clashes = _CLASHES
     if options["--stage"] in ("list", "schedule"):
         clashes += ((f"--stage {options['--stage']}", ("--text", "--columns", "--why")),)
@@ -112,7 +117,13 @@ def _check_options(options: Mapping[str, object], form: str) -> None:
 
 
 def _text(
-    program: Program, stage: str | None, text: bool, columns: str | None, why_node: str | None, record: str | None
+    program: Program,
+    stage: str | None,
+    text: bool,
+    wide: bool,
+    columns: str | None,
+    why_node: str | None,
+    record: str | None,
 ) -> str:
     from glyphc.diagnostics import COLUMNS, graph_text, predicted, schedule_text, summary, why
     from glyphc.errors import GlyphcError
@@ -126,7 +137,7 @@ def _text(
     if stage == "list":
         return "\n".join([*program.stages, "schedule"])
     if stage == "schedule":
-        return schedule_text(program.schedule)
+        return schedule_text(program.schedule, wide)
     if why_node is not None:
         return "\n".join(why(node) for node in _nodes(program, why_node, stage))
     if stage == "all":

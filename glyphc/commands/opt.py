@@ -34,6 +34,11 @@ def opt_command(
 
     The result is a .gir file at whatever level the last pass reaches; 'glyphc compile x.gir' goes on from there.
     What is shown between passes goes to standard error, so the result can be piped.
+
+    \b
+    Passes are names, separated by commas, with options in braces:
+      glyphc opt net.onnx --passes 'fold,calibrate,quantize{input_bits=12}' --calibration x.npy -o net.gir
+    An unknown name is answered with the list of those that there are.
     """
     from glyphc.approx import cost_file
     from glyphc.cli import _keep_sources, _load

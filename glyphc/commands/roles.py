@@ -177,8 +177,19 @@ def eval_command(
     from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
     from glyphc.roles.server import Evaluator, check_keys, check_request, keys_modulus
 
-    half = ServerProgram.load(program or server_folder / PROGRAM_FILE)
+    if program is None and not (server_folder / PROGRAM_FILE).exists():
+        raise DataError(
+            f"there is no program ({PROGRAM_FILE}) in {os.fspath(server_folder)!r}. 'glyphc keygen PROGRAM.glyphc' "
+            "puts one there beside the keys; keys that were made from a client specification (.spec) need --program "
+            "with the compiled program, or its half that 'glyphc split PROGRAM.glyphc --server FILE.server' writes"
+        )
     keys = server_folder / KEYS_FILE
+    if not keys.exists():
+        raise DataError(
+            f"there are no evaluation keys ({KEYS_FILE}) in {os.fspath(server_folder)!r}; the client makes them with "
+            "'glyphc keygen'"
+        )
+    half = ServerProgram.load(program or server_folder / PROGRAM_FILE)
     _keep_sources(output_path, os.fspath(input_path), os.fspath(keys))
     check_writable(output_path)
     _warn(half.schedule.parameters)

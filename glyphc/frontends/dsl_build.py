@@ -74,7 +74,10 @@ class _Builder:
         self._outputs(self._all(OutputValue))
         name, batch = _single("network", self._all(NetworkName)), _single("batch", self._all(BatchSize))
         training = _single("training", self._all(TrainingSection))
-        values, layers = self.evaluator.values, self.evaluator.layers
+        values = self.evaluator.values
+        # by name, or by the place that nodes are said to come from
+        places = (n.location for n in self.evaluator.graph if n.op.constant_names() and n.location)
+        layers = dict.fromkeys([*self.evaluator.layers, *places])
         return Network(
             Path(self.document.source.label).stem if name is None else name.name.text,
             self.evaluator.graph,
@@ -84,6 +87,7 @@ class _Builder:
             tuple(s.name.text for s in self._all(InputTensor) if s.secrecy is Secrecy.PUBLIC),
             None if training is None else read_training(training, values, layers),
             self._notes(),
+            {name: node.id for name, node in values.items()},
         )
 
     def _input(self, statement: InputTensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -18,12 +17,11 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax
 from glyphc.ir.types import Level
 
-from .dsl_expressions import WORDS
 from .dsl_layers import GENERIC, LAYERS
-from .dsl_parse import KEYWORDS
+from .dsl_network import Network
+from .dsl_sections import hint_lines, identifier, number, quoted, training_lines
 
 Tensors = dict[str, npt.NDArray[np.generic]]
-_PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+", re.ASCII)
 
 
@@ -40,21 +38,28 @@ def export(graph: Graph, name: str, weights: str, comments: Iterable[str] = ()) 
 
     ModelError for graphs of other levels. Calibrated ranges and decisions are left out.
     """
-    if graph.level is not Level.SOURCE:
-        raise ModelError(f"only networks can be written as .glyph, this is a graph at level {graph.level.value!r}")
-    return _Writer(graph).written(name, weights, tuple(comments))
+    return export_network(Network(name, graph, graph.batch if graph.batch > 1 else None), weights, comments)
+
+
+def export_network(network: Network, weights: str, comments: Iterable[str] = ()) -> Exported:
+    """All that a network says as text, its batch, hints and training section included: see :func:`export`."""
+    if network.graph.level is not Level.SOURCE:
+        level = network.graph.level.value
+        raise ModelError(f"only networks can be written as .glyph, this is a graph at level {level!r}")
+    return _Writer(network).written(weights, tuple(comments))
 
 
 class _Writer:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.graph = network.graph
         self.tensors: Tensors = {}
         self.tables: dict[Function, str] = {}
         self.names: dict[int, str] = {}
         self.activations: list[str] = []
         self._constants = self._named_constants()
 
-    def written(self, name: str, weights: str, comments: tuple[str, ...]) -> Exported:
+    def written(self, weights: str, comments: tuple[str, ...]) -> Exported:
         inputs, lets, outputs = [], [], []
         self._name_nodes()
         for node in self.graph:
@@ -63,30 +68,40 @@ class _Writer:
                 inputs.append(f"input {self._reference(node)}: encrypted [{shape}]")
             elif isinstance(node.op, Output):
                 (value,) = self.graph.operands(node)
-                renamed = "" if self.names[value.id] == node.op.name else f" as {_identifier(node.op.name)}"
+                renamed = "" if self.names[value.id] == node.op.name else f" as {identifier(node.op.name)}"
                 outputs.append(f"output {self._reference(value)}{renamed}")
             else:
                 lets.append(self._let(node))
         blocks = [
             [f"# {line}" for line in comments],
-            [f"network {_identifier(name)}"],
-            [f"weights {_quoted(weights)}"] if self.tensors else [],
-            [f"batch {self.graph.batch}"] if self.graph.batch > 1 else [],
+            [f"network {identifier(self.network.name)}"],
+            [f"weights {quoted(weights)}"] if self.tensors else [],
+            [f"batch {self.network.batch}"] if self.network.batch is not None else [],
             inputs,
-            [line.replace("@FILE", _quoted(weights)) for line in self.activations],
-            lets,
+            [line.replace("@FILE", quoted(weights)) for line in self.activations],
+            [*lets, *self._other_names()],
             outputs,
+            hint_lines(self.network.quantization),
+            training_lines(self.network.training),
         ]
         return Exported("\n\n".join("\n".join(b) for b in blocks if b) + "\n", self.tensors)
 
     # -- names --
 
     def _name_nodes(self) -> None:
-        """A name for every node: of inputs their own, of others the place they come from where that is free."""
-        taken = {op.name for _, op in self.graph.of(Input)}
+        """A name for every node: of inputs their own; of others the one that the source gives it, or the place it
+        comes from where that is free."""
+        own: dict[int, str] = {}
+        for name, id in self.network.values.items():
+            if id not in own or name == self.graph.node(id).location:
+                own[id] = name
+        taken = {op.name for _, op in self.graph.of(Input)} | set(self.network.values)
         for node in self.graph:
             if isinstance(node.op, Input):
                 self.names[node.id] = node.op.name
+                continue
+            if node.id in own:
+                self.names[node.id] = own[node.id]
                 continue
             wanted = node.location if node.location not in taken else ""
             name = wanted or f"v{node.id}"
@@ -95,23 +110,30 @@ class _Writer:
             taken.add(name)
             self.names[node.id] = name
 
+    def _other_names(self) -> list[str]:
+        """Second names of values that the sections behind speak of."""
+        training = self.network.training
+        spoken = [p.node for p in self.network.quantization.nodes] + ([training.loss.value] if training else [])
+        values = {name: self.names[self.network.values[name]] for name in spoken if name in self.network.values}
+        return [f"{identifier(other)} = {identifier(name)}" for other, name in values.items() if other != name]
+
     def _named_constants(self) -> Mapping[str, str]:
         """Names of constants as an .npz can have them."""
         found: dict[str, str] = {}
-        for number, name in enumerate(self.graph.constants):
+        for at, name in enumerate(self.graph.constants):
             fine = name.isprintable() and name.isascii() and 0 < len(name) < 120 and not name.endswith("/")
-            found[name] = name if fine and name not in found.values() else f"constant{number}"
+            found[name] = name if fine and name not in found.values() else f"constant{at}"
             while list(found.values()).count(found[name]) > 1:
                 found[name] += "_"
         return found
 
     def _reference(self, node: Node) -> str:
-        return _identifier(self.names[node.id])
+        return identifier(self.names[node.id])
 
     # -- statements --
 
     def _let(self, node: Node) -> str:
-        place = "" if node.location == self.names[node.id] else f" @{_quoted(node.location)}"
+        place = "" if node.location == self.names[node.id] else f" @{quoted(node.location)}"
         return f"{self._reference(node)} = {self._expression(node)}{place}"
 
     def _expression(self, node: Node) -> str:
@@ -137,14 +159,14 @@ class _Writer:
 
     def _single(self, function: Function, x: str) -> str:
         if function.name == "pow" and function.parameters[0] >= 0:
-            return f"{x} ** {_number(function.parameters[0])}"
+            return f"{x} ** {number(function.parameters[0])}"
         if function.name in ("greater", "less"):
-            return f"{x} {'>' if function.name == 'greater' else '<'} {_number(function.parameters[0])}"
+            return f"{x} {'>' if function.name == 'greater' else '<'} {number(function.parameters[0])}"
         if function.name == "table":
             return f"{self._function(function)}({x})"
         if function.name in LAYERS or function.name in GENERIC:
             return f"apply({x}, {self._function(function)})"
-        return f"{function.name}({', '.join([x, *map(_number, function.parameters)])})"
+        return f"{function.name}({', '.join([x, *map(number, function.parameters)])})"
 
     def _function(self, function: Function) -> str:
         """A function as an argument; a table becomes an activation of its own."""
@@ -156,12 +178,12 @@ class _Writer:
                 lo, hi, *values = function.parameters
                 self.tables[function] = name
                 self.tensors[name] = np.array(values)
-                source = f"table(@FILE, {_quoted(name)})"
-                self.activations.append(f"activation {name} on [{_number(lo)}, {_number(hi)}] = {source}")
+                source = f"table(@FILE, {quoted(name)})"
+                self.activations.append(f"activation {name} on [{number(lo)}, {number(hi)}] = {source}")
             return self.tables[function]
         if parameter_count(function.name) == 0:
             return function.name
-        return f"{function.name}({', '.join(map(_number, function.parameters))})"
+        return f"{function.name}({', '.join(map(number, function.parameters))})"
 
     def _dense(self, node: Node, operands: list[str], weights: tuple[Const, ...], bias: Const) -> str:
         units = str(node.type.size)
@@ -188,12 +210,12 @@ class _Writer:
 
     def _operand(self, const: Const) -> str:
         value = self.graph.constant(const.name)
-        return _number(float(value)) if value.shape == () else self._tensor(const)
+        return number(float(value)) if value.shape == () else self._tensor(const)
 
     def _tensor(self, const: Const) -> str:
         name = self._constants[const.name]
         self.tensors[name] = _small(self.graph.constant(const.name))
-        return name if _DOTTED.fullmatch(name) else _quoted(name)
+        return name if _DOTTED.fullmatch(name) else quoted(name)
 
     def _fields(self, op: Op) -> list[str]:
         shown = (f for f in fields(op) if f.default is MISSING or getattr(op, f.name) != f.default)
@@ -208,18 +230,11 @@ class _Writer:
             return {None: "none", True: "true", False: "false"}[value]
         if isinstance(value, Enum):
             return str(value.value)
-        return str(value) if isinstance(value, int | str) else _number(float(value))
+        return str(value) if isinstance(value, int | str) else number(float(value))
 
 
 def _is(value: npt.NDArray[np.generic], number: float) -> bool:
     return float(value) == number and not (number == 0.0 and np.signbit(value))
-
-
-def _number(value: float) -> str:
-    """So that it reads as the same number; whole ones without a point."""
-    if value.is_integer() and abs(value) < 1e15 and not (value == 0 and np.signbit(value)):
-        return str(int(value))
-    return repr(float(value))
 
 
 def _small(value: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -229,13 +244,3 @@ def _small(value: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     with np.errstate(over="ignore"):
         single = value.astype(np.float32)
     return single if np.array_equal(single.astype(np.float64), value) else value
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
-
-
-def _identifier(name: str) -> str:
-    if _PLAIN.fullmatch(name) and name not in KEYWORDS | WORDS:
-        return name
-    return "`" + json.dumps(name)[1:-1].replace("`", "\\u0060") + "`"

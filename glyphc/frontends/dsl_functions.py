@@ -68,7 +68,11 @@ def function(name: Name, parameters: tuple[float, ...], span: Span) -> Function:
 def user_activation(statement: Activation, folder: Path) -> Function:
     """The function that an ``activation`` statement defines, as a table. MistakeError, with the statement's place."""
     name, lo, hi = statement.name.text, statement.lo.value, statement.hi.value
-    points = {} if statement.points is None else {"points": int(statement.points.value)}
+    points = {}
+    if statement.points is not None:
+        if not statement.points.integer:
+            raise MistakeError(statement.points.span, "a table has a whole number of points", "write e.g. 1025")
+        points = {"points": int(statement.points.value)}
     try:
         if statement.formula is not None and statement.variable is not None:
             body, variable = statement.formula, statement.variable.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from glyphc.ir.graph import Graph
@@ -43,7 +44,7 @@ class Network:
     """A ``.glyph`` file's content. graph: at the source level with batch 1; batch: what the file asks for.
 
     secrecy: of weights that the file says something about (others are public); notes: what a user should know, in
-    sentences.
+    sentences; values: ids of the nodes that have names in the file.
     """
 
     name: str
@@ -54,3 +55,4 @@ class Network:
     public_inputs: tuple[str, ...] = ()
     training: Training | None = None
     notes: tuple[str, ...] = ()
+    values: Mapping[str, int] = field(default_factory=dict)

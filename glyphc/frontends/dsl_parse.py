@@ -323,7 +323,8 @@ class _Tree(Transformer[Any, Any]):
     # expressions
 
     def number(self, items: list[Token]) -> Number:
-        return Number(float(items[0]), _token_span(items[0]), str(items[0]).isdigit())
+        # whole numbers of more digits would not be exact, or not even finite
+        return Number(float(items[0]), _token_span(items[0]), str(items[0]).isdigit() and len(items[0]) < 16)
 
     def tensor(self, items: list[Token]) -> Tensor:
         name = _unquoted(items[0]) if items[0].startswith('"') else str(items[0])

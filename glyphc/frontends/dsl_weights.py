@@ -119,7 +119,7 @@ class Weights:
             )
         self.used.add(name)
         value = self.tensors[name]
-        if value.dtype.kind not in "fiub" or value.size == 0:
+        if value.dtype.kind not in "fiub":
             raise MistakeError(span, f"tensor {name!r} holds {value.dtype}", "store real numbers under that name")
         numbers = value.astype(np.float64)
         if not np.isfinite(numbers).all():

@@ -113,9 +113,7 @@ def _with_parameter(call: Call, x: Node, constant: Named, functions: Callable[[f
     if len(different) == 1:
         return call.add(Apply(functions(float(different[0]))), x)
     chosen = [np.nonzero(parameters.reshape(-1) == v)[0] for v in different]
-    parts = [
-        call.add(Apply(functions(float(v))), call.gather(x, at)) for v, at in zip(different, chosen, strict=True)
-    ]
+    parts = [call.add(Apply(functions(float(v))), call.gather(x, at)) for v, at in zip(different, chosen, strict=True)]
     return call.gather(call.stack(parts), np.argsort(np.concatenate(chosen)).reshape(x.type.shape))
 
 
@@ -238,9 +236,7 @@ def _where(call: Call) -> Node | tuple[Node, ...]:
     constant = [call.is_constant(i) for i in (1, 2)]
     if all(constant):
         chosen, other = (call.constant(i, "operand") for i in (1, 2))
-        condition, factor = broadcast(
-            call, condition, Named(f"{call.location}.difference", chosen.value - other.value)
-        )
+        condition, factor = broadcast(call, condition, Named(f"{call.location}.difference", chosen.value - other.value))
         return call.scale(condition, factor, other.per_sample(condition.type.shape) if call.lead else other)
     if any(constant):
         # (c of the tensor's branch) * (tensor - constant) + constant

@@ -66,9 +66,7 @@ def _dequantize_linear(call: Call) -> Node:
     """(x - zero point) * scale"""
     x = call.tensor(0)
     scale, zero = _grid(call, x)
-    return call.scale(
-        x, Named(f"{call.location}.scale", scale), Named(f"{call.location}.shift", -zero * scale)
-    )
+    return call.scale(x, Named(f"{call.location}.scale", scale), Named(f"{call.location}.shift", -zero * scale))
 
 
 RULES: dict[str, Rule] = {

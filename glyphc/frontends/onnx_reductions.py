@@ -226,9 +226,7 @@ def _instance_normalization(call: Call) -> Node:
     y, _, _ = _normalised(call, x, range(rank - len(item) + 1, rank), call.real("epsilon", 1e-5))
     behind = (-1, *[1] * (len(item) - 1))
     scale, shift = (call.constant(i, role) for i, role in ((1, "its scale"), (2, "its bias")))
-    return call.scale(
-        y, Named(scale.name, scale.value.reshape(behind)), Named(shift.name, shift.value.reshape(behind))
-    )
+    return call.scale(y, Named(scale.name, scale.value.reshape(behind)), Named(shift.name, shift.value.reshape(behind)))
 
 
 _REDUCE = ("axes", "keepdims", "noop_with_empty_axes")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -18,6 +20,7 @@ from glyphc.ir.ops import (
     Apply,
     ArgMax,
     Concat,
+    Const,
     Dense,
     Div,
     Gather,
@@ -37,6 +40,8 @@ from glyphc.ir.ops import (
 )
 
 _OPSET = 17
+# How ``from_onnx`` calls operators without a name.
+_NUMBERED = re.compile(r"#\d+")
 _IR_VERSION = 8
 # Of a sparse map: a file of ONNX has 2 GB at most, and an entry 12 bytes.
 _MOST_ENTRIES = 10**8
@@ -84,34 +89,84 @@ def to_onnx(graph: Graph) -> ModelProto:
 
 
 class _Writer:
+    """Names are stable and say where they come from. A layer's result and the operator that gives it are called like
+    the layer; the operators before it like ``conv1/gather``; constants keep their names. names: of values, by node."""
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.names: dict[int, str] = {}
+        self._written: dict[str, npt.NDArray[Any]] = {}
+        # of operators and of values: they do not get into each other's way
+        self._labels: set[str] = set()
         self._taken = {op.name for _, op in graph.of(Input)} | {op.name for _, op in graph.of(Output)}
+        self._constants = {name: self._unique(name or "constant", self._taken) for name in graph.constants}
+        self._layers: dict[int, str] = {}
+        # values that need no other name than that of the output
+        self._results: dict[int, str] = {}
+        for node, op in graph.of(Output):
+            (source,) = graph.operands(node)
+            if not isinstance(source.op, Input):
+                self._results.setdefault(source.id, op.name)
 
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+    def constant(self, const: Const, value: npt.NDArray[Any] | None = None) -> str:
+        """A constant of the graph, or other numbers under its name; once, however often it is read."""
+        name = self._constants[const.name]
+        return self._initializer(name, self.graph.constant(const.name) if value is None else value)
+
+    def numbers(self, node: Node, role: str, value: npt.NDArray[Any]) -> str:
+        """Numbers that an operator needs, and the graph has no name for."""
+        return self._initializer(self._unique(f"{self._layer(node)}/{role}", self._taken), value)
+
+    def _initializer(self, name: str, value: npt.NDArray[Any]) -> str:
         array = value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
-        unique = self._unique(name)
-        self.initializers.append(numpy_helper.from_array(array, unique))
-        return unique
-
-    def emit(self, operator: str, operands: list[str], location: str = "", **attributes: Any) -> str:
-        name = self._unique("value")
-        label = self._unique(location) if location else ""
-        self.nodes.append(helper.make_node(operator, operands, [name], name=label, **attributes))
+        if name in self._written and not np.array_equal(self._written[name], array):
+            name = self._unique(name, self._taken)
+        if name not in self._written:
+            self._written[name] = array
+            self.initializers.append(numpy_helper.from_array(array, name))
         return name
+
+    def step(self, operator: str, operands: list[str], node: Node, **attributes: Any) -> str:
+        """An operator on the way to the node's result."""
+        name = f"{self._layer(node)}/{operator.lower()}"
+        label, value = self._unique(name, self._labels), self._unique(name, self._taken)
+        self.nodes.append(helper.make_node(operator, operands, [value], name=label, **attributes))
+        return value
+
+    def result(self, operator: str, operands: list[str], node: Node, **attributes: Any) -> str:
+        """The operator that gives the node's result."""
+        label = self._layer(node)
+        value = self._results[node.id] if node.id in self._results else self._unique(label, self._taken)
+        self.nodes.append(helper.make_node(operator, operands, [value], name=label, **attributes))
+        self.names[node.id] = value
+        return value
+
+    def output(self, source: str, name: str) -> None:
+        if source != name:
+            label = self._unique(f"{name}/identity", self._labels)
+            self.nodes.append(helper.make_node("Identity", [source], [name], name=label))
+
+    def _layer(self, node: Node) -> str:
+        """What a node is called: the place it comes from, and what it does where another node has that name."""
+        if node.id not in self._layers:
+            kind = node.op.functions[-1].name if isinstance(node.op, Apply) else node.op.mnemonic
+            place = "" if _NUMBERED.fullmatch(node.location) else node.location
+            name = f"{place}/{kind}" if place in self._labels else place
+            self._layers[node.id] = self._unique(name or kind, self._labels)
+        return self._layers[node.id]
 
     def type_of(self, output: Node) -> int:
         (source,) = self.graph.operands(output)
         return int(TensorProto.INT64 if isinstance(source.op, ArgMax) else TensorProto.FLOAT)
 
-    def _unique(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._taken:
-            unique, count = f"{name}.{count}", count + 1
-        self._taken.add(unique)
+    @staticmethod
+    def _unique(name: str, taken: set[str]) -> str:
+        unique, count = name, 2
+        while unique in taken:
+            unique, count = f"{name}_{count}", count + 1
+        taken.add(unique)
         return unique
 
 
@@ -127,26 +182,22 @@ def _(op: Input, w: _Writer, node: Node, args: list[str]) -> None:
 
 @_write.register
 def _(op: Output, w: _Writer, node: Node, args: list[str]) -> None:
-    w.nodes.append(helper.make_node("Identity", args, [op.name]))
+    w.output(args[0], op.name)
 
 
 @_write.register
 def _(op: Reshape, w: _Writer, node: Node, args: list[str]) -> None:
-    shape = w.constant("shape", np.array([-1, *op.shape]))
-    w.names[node.id] = w.emit("Reshape", [args[0], shape], node.location)
+    w.result("Reshape", [args[0], w.numbers(node, "shape", np.array([-1, *op.shape]))], node)
 
 
 @_write.register
 def _(op: Dense, w: _Writer, node: Node, args: list[str]) -> None:
     total = ""
-    for x, weight in zip(args, op.weights, strict=True):
-        factor = w.constant(weight.name, w.graph.constant(weight.name))
-        if not total:
-            bias = w.constant(op.bias.name, w.graph.constant(op.bias.name))
-            total = w.emit("Gemm", [x, factor, bias], node.location, transB=1)
-        else:
-            total = w.emit("Add", [total, w.emit("Gemm", [x, factor], transB=1)])
-    w.names[node.id] = total
+    for number, (x, weight) in enumerate(zip(args, op.weights, strict=True), 1):
+        last = number == len(args)
+        operands = [x, w.constant(weight)] + ([] if total else [w.constant(op.bias)])
+        gemm = (w.result if last and not total else w.step)("Gemm", operands, node, transB=1)
+        total = (w.result if last else w.step)("Add", [total, gemm], node) if total else gemm
 
 
 @_write.register
@@ -161,25 +212,28 @@ def _(op: Affine, w: _Writer, node: Node, args: list[str]) -> None:
     row, place = np.repeat(np.arange(rows), lengths), np.arange(data.size) - np.repeat(indptr[:-1], lengths)
     weights, places = np.zeros((rows, most)), np.zeros((rows, most), dtype=np.int64)
     weights[row, place], places[row, place] = data, indices
-    flat = w.emit("Flatten", args, axis=1)
-    read = w.emit("Gather", [flat, w.constant(op.indices.name, places)], node.location, axis=1)
-    products = w.emit("Mul", [read, w.constant(op.data.name, weights)])
-    sums = w.emit("ReduceSum", [products, w.constant("axes", np.array([-1]))], keepdims=0)
-    total = w.emit("Add", [sums, w.constant(op.bias.name, bias)])
-    w.names[node.id] = w.emit("Reshape", [total, w.constant("shape", np.array([-1, *op.shape]))])
+    flat = w.step("Flatten", args, node, axis=1)
+    read = w.step("Gather", [flat, w.constant(op.indices, places)], node, axis=1)
+    products = w.step("Mul", [read, w.constant(op.data, weights)], node)
+    sums = w.step("ReduceSum", [products, w.numbers(node, "axes", np.array([-1]))], node, keepdims=0)
+    total = w.step("Add", [sums, w.constant(op.bias)], node)
+    w.result("Reshape", [total, w.numbers(node, "shape", np.array([-1, *op.shape]))], node)
 
 
 @_write.register
 def _(op: ReduceSum, w: _Writer, node: Node, args: list[str]) -> None:
-    axes = w.constant("axes", np.array([-1]))
-    w.names[node.id] = w.emit("ReduceSum", [args[0], axes], node.location, keepdims=0)
+    w.result("ReduceSum", [args[0], w.numbers(node, "axes", np.array([-1]))], node, keepdims=0)
 
 
 @_write.register
 def _(op: Scale, w: _Writer, node: Node, args: list[str]) -> None:
-    factor = w.constant(op.factor.name, w.graph.constant(op.factor.name))
-    shift = w.constant(op.shift.name, w.graph.constant(op.shift.name))
-    w.names[node.id] = w.emit("Add", [w.emit("Mul", [args[0], factor], node.location), shift])
+    x = args[0]
+    if (w.graph.constant(op.shift.name) == 0).all():
+        w.result("Mul", [x, w.constant(op.factor)], node)
+        return
+    if not (w.graph.constant(op.factor.name) == 1).all():
+        x = w.step("Mul", [x, w.constant(op.factor)], node)
+    w.result("Add", [x, w.constant(op.shift)], node)
 
 
 @_write.register(Add)
@@ -195,72 +249,71 @@ def _(op: Op, w: _Writer, node: Node, args: list[str]) -> None:
         missing = rank - len(operand.type.shape)
         if missing:
             shape = np.array([-1, *(1,) * missing, *operand.type.shape])
-            name = w.emit("Reshape", [name, w.constant("shape", shape)])
+            name = w.step("Reshape", [name, w.numbers(node, "shape", shape)], node)
         aligned.append(name)
-    w.names[node.id] = w.emit(_TWO_OPERANDS[type(op)], aligned, node.location)
+    w.result(_TWO_OPERANDS[type(op)], aligned, node)
 
 
 @_write.register
 def _(op: Concat, w: _Writer, node: Node, args: list[str]) -> None:
-    w.names[node.id] = w.emit("Concat", args, node.location, axis=1)
+    w.result("Concat", args, node, axis=1)
 
 
 @_write.register
 def _(op: Gather, w: _Writer, node: Node, args: list[str]) -> None:
-    flat = w.emit("Flatten", args, axis=1)
-    indices = w.constant(op.indices.name, w.graph.constant(op.indices.name))
-    w.names[node.id] = w.emit("Gather", [flat, indices], node.location, axis=1)
+    w.result("Gather", [w.step("Flatten", args, node, axis=1), w.constant(op.indices)], node, axis=1)
 
 
 @_write.register
 def _(op: ReduceMax, w: _Writer, node: Node, args: list[str]) -> None:
-    w.names[node.id] = w.emit("ReduceMax", args, node.location, axes=[-1], keepdims=0)
+    w.result("ReduceMax", args, node, axes=[-1], keepdims=0)
 
 
 @_write.register
 def _(op: Hardmax, w: _Writer, node: Node, args: list[str]) -> None:
-    w.names[node.id] = w.emit("Hardmax", args, node.location, axis=-1)
+    w.result("Hardmax", args, node, axis=-1)
 
 
 @_write.register
 def _(op: Softmax, w: _Writer, node: Node, args: list[str]) -> None:
-    w.names[node.id] = w.emit("LogSoftmax" if op.log else "Softmax", args, node.location, axis=-1)
+    w.result("LogSoftmax" if op.log else "Softmax", args, node, axis=-1)
 
 
 @_write.register
 def _(op: ArgMax, w: _Writer, node: Node, args: list[str]) -> None:
-    w.names[node.id] = w.emit("ArgMax", args, node.location, axis=-1, keepdims=int(op.keepdims))
+    w.result("ArgMax", args, node, axis=-1, keepdims=int(op.keepdims))
 
 
 @_write.register
 def _(op: Apply, w: _Writer, node: Node, args: list[str]) -> None:
     name = args[0]
-    for function in op.functions:
-        name = _function(w, node, function, name)
-    w.names[node.id] = name
+    for number, function in enumerate(op.functions, 1):
+        name = _function(w, node, function, name, w.result if number == len(op.functions) else w.step)
 
 
-def _function(w: _Writer, node: Node, function: Function, x: str) -> str:
+def _function(w: _Writer, node: Node, function: Function, x: str, emit: Callable[..., str]) -> str:
+    """The operators of one function; ``emit`` writes the last of them."""
+
     def number(value: float) -> str:
-        return w.constant("number", np.array(value))
+        return w.numbers(node, "number", np.array(value))
 
     p = function.parameters
     match function.name:
         case name if name in _PLAIN:
-            return w.emit(_PLAIN[name], [x], node.location)
+            return emit(_PLAIN[name], [x], node)
         case name if name in _WITH_ATTRIBUTES:
             operator, keys = _WITH_ATTRIBUTES[name]
-            return w.emit(operator, [x], node.location, **dict(zip(keys, p, strict=True)))
+            return emit(operator, [x], node, **dict(zip(keys, p, strict=True)))
         case "affine":
-            return w.emit("Add", [w.emit("Mul", [x, number(p[0])], node.location), number(p[1])])
+            return emit("Add", [w.step("Mul", [x, number(p[0])], node), number(p[1])], node)
         case "clip":
-            return w.emit("Clip", [x, number(p[0]), number(p[1])], node.location)
+            return emit("Clip", [x, number(p[0]), number(p[1])], node)
         case "maximum":
-            return w.emit("Clip", [x, number(p[0])], node.location)
+            return emit("Clip", [x, number(p[0])], node)
         case "minimum":
-            return w.emit("Clip", [x, "", number(p[0])], node.location)
+            return emit("Clip", [x, "", number(p[0])], node)
         case "pow":
-            return w.emit("Pow", [x, number(p[0])], node.location)
+            return emit("Pow", [x, number(p[0])], node)
         case "silu":
-            return w.emit("Mul", [x, w.emit("Sigmoid", [x])], node.location)
+            return emit("Mul", [x, w.step("Sigmoid", [x], node)], node)
     raise ModelError(f"{node}: {function} has no ONNX operator that glyphc can write")

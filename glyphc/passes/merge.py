@@ -238,7 +238,8 @@ def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: 
         calibration=_calibration(pair, unit),
         fixed=FixedPoint((1 / unit,), (0.0,), -unit, unit),
     )
-    made = tuple(d for n in pair for d in n.decisions) + decisions
+    # nodes of one shape were decided on alike
+    made = tuple(dict.fromkeys(d for n in pair for d in n.decisions)) + decisions
     # one encrypted part hides the whole
     hidden = any(isinstance(n.op, Linear) and n.op.encrypted for n in pair)
     norms = tuple(public_norm(w) for w in weights.values()) if hidden else ()

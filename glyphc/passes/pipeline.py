@@ -77,9 +77,7 @@ def remaining(graph: Graph, start: str | None, passes: str | None) -> tuple[str,
     elif start in PASSES:
         last, gives = PASSES[start], PASSES[start].ensures
         if gives is not level:
-            raise GlyphcError(
-                f"pass {start!r} gives graphs at level {gives.value!r}, this one is at {level.value!r}"
-            )
+            raise GlyphcError(f"pass {start!r} gives graphs at level {gives.value!r}, this one is at {level.value!r}")
     else:
         levels = ", ".join(v.value for v in Level)
         wrong = f"the graph is at level {level.value!r}, not {start!r}" if start in levels else f"no stage {start!r}"

@@ -159,7 +159,7 @@ class AssignScheme(Pass):
             Scheme.BGV: Candidate(
                 "bgv look-up table",
                 None,
-                "a table of 2^12 entries costs a depth that no BGV modulus at N = 65536 offers",
+                f"a table of 2^12 entries costs a depth that no BGV modulus at N = {self.ring} offers",
             ),
             Scheme.CLIENT: Candidate(
                 "client refresh", None, "would show intermediate values to the client and wait for it"

@@ -153,6 +153,17 @@ def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
 
 
+def read_seed(text: str, reader: Reader[Any]) -> bytes:
+    """A seed as it stands in a header."""
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != 32:
+        raise reader.damaged("its seed is not one of 32 bytes")
+    return seed
+
+
 def _check_ports(client: ClientSpec) -> None:
     """IRError for a specification that no compiler made: a stranger's must not make a client allocate what it likes."""
     bound = client.parameters.plaintext_modulus
@@ -164,7 +175,9 @@ def _check_ports(client: ClientSpec) -> None:
             raise IRError(f"{port.name!r} is laid out for another ring or batch")
         if layout.features != prod(port.shape) or layout.parts > next_power_of_two(layout.features):
             raise IRError(f"the layout of {port.name!r} has another size than its tensor")
-        if layout.chunks > layout.batch or len(fixed.scale) not in (1, layout.features):
+        if client.chunks % layout.chunks or layout.chunks > layout.batch:
+            raise IRError(f"the chunks of {port.name!r} do not fit the batch or those of other tensors")
+        if len(fixed.scale) not in (1, layout.features):
             raise IRError(f"the number format of {port.name!r} does not fit its tensor")
         if max(abs(fixed.lo), abs(fixed.hi)) > bound:
             raise IRError(f"the values of {port.name!r} do not fit the plaintext modulus")

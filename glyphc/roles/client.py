@@ -159,13 +159,14 @@ class Account:
         count = len(next(iter(samples.values())))
         passes = pass_count(client, count)
         reporter = reporter or Silent()
-        reporter.stage("encrypt", passes * sum(p.layout.ciphertexts for p in client.inputs))
+        reporter.stage("encrypt", sum(1 for n in range(passes) for _ in input_places(client, count, n)))
         seed = os.urandom(32)
         header = InputsHeader(self.spec.program, self.secret.key, count, seed.hex())
         with Writer(output, header) as writer:
             for number in range(passes):
                 chosen = {n: v[rows(client, count, number)] for n, v in samples.items()}
-                encoded = {p.name: encode(p, chosen[p.name]) for p in client.inputs}
+                places = client.places(len(next(iter(chosen.values()))))
+                encoded = {p.name: encode(p, chosen[p.name], places) for p in client.inputs}
                 for place in input_places(client, count, number):
                     message = encoded[place.port.name][place.number]
                     writer.add(place.name, fresh_ciphertext(self.keys, message, Uniform(seed, place.name)))
@@ -189,8 +190,7 @@ class Account:
             raise ArtifactError(f"{reader.name} holds the outputs of other inputs than those that were asked about")
         if not 8 <= header.modulus_bits <= 48 or header.modulus_bits % 8:
             raise reader.damaged(f"a modulus of {header.modulus_bits} bits is not one that outputs have")
-        per_pass = sum(1 for _ in output_places(self.spec.client, self.spec.client.batch, 0))
-        check_count(reader, header.samples, per_pass, self.spec.client)
+        check_count(reader, header.samples, self.spec.client, output_places)
 
     def _decrypted(self, reader: Reader[OutputsHeader]) -> dict[str, F64]:
         from glyphc.backends.openfhe.bridge import CiphertextMould
@@ -215,9 +215,10 @@ class Account:
         results: dict[str, list[F64]] = {p.name: [] for p in client.outputs}
         for number in passes:
             part = rows(client, header.samples, number)
+            count = part.stop - part.start
             for port in client.outputs:
                 found = np.array(coefficients[number, port.name])
-                results[port.name].append(decode(port, found, part.stop - part.start))
+                results[port.name].append(decode(port, found, count, client.places(count)))
         return {name: np.concatenate(parts) for name, parts in results.items()}
 
 

@@ -35,11 +35,12 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Header:
-    """Base of the headers: ``kind`` names the kind of file, the fields are str, int or bool. ``made_by`` names the
-    command that makes such a file, for errors."""
+    """Base of the headers: ``kind`` names the kind of file, the fields are str, int or bool. For errors, ``made_by``
+    names the command that makes such a file, and ``read_by`` says which ones read it."""
 
     kind: ClassVar[str]
     made_by: ClassVar[str]
+    read_by: ClassVar[str]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class SpecHeader(Header):
 
     kind = "a client specification"
     made_by = "glyphc split"
+    read_by = "'glyphc keygen', 'glyphc encrypt --spec' and 'glyphc decrypt --spec' read it"
     program: str
 
 
@@ -29,6 +30,7 @@ class ProgramHeader(Header):
 
     kind = "a server program"
     made_by = "glyphc split"
+    read_by = "'glyphc eval --program' and 'glyphc serve' read it"
     program: str
 
 
@@ -47,6 +49,7 @@ class SecretHeader(Header):
 
     kind = "a secret key"
     made_by = "glyphc keygen"
+    read_by = "'glyphc encrypt' and 'glyphc decrypt' read it, in the client's folder"
     key: str
     parameters: str
     scrypt_log2_cost: int
@@ -60,6 +63,7 @@ class KeysHeader(Header):
 
     kind = "evaluation keys"
     made_by = "glyphc keygen"
+    read_by = "'glyphc eval' and 'glyphc submit --keys' read them, in the server's folder"
     parameters: str
     modulus: int
     seed: str
@@ -71,6 +75,7 @@ class InputsHeader(Header):
 
     kind = "encrypted inputs"
     made_by = "glyphc encrypt"
+    read_by = "'glyphc eval --input' reads them"
     program: str
     key: str
     samples: int
@@ -86,6 +91,7 @@ class OutputsHeader(Header):
 
     kind = "encrypted outputs"
     made_by = "glyphc eval"
+    read_by = "'glyphc decrypt --input' reads them"
     program: str
     key: str
     request: str
@@ -100,9 +106,92 @@ class CheckpointHeader(Header):
 
     kind = "a checkpoint"
     made_by = "glyphc eval"
+    read_by = "'glyphc eval' goes on with it when the same command is given again"
     program: str
     key: str
     request: str
     flooding_bits: int
     pass_number: int
     instructions: int
+
+
+# -- training: program is the fingerprint of a training program, key the digest of the run's evaluation keys --
+
+
+@dataclass(frozen=True)
+class TrainingProgramHeader(Header):
+    """What the server executes to train; parts "outline" and "code/...". memory_bytes: predicted peak."""
+
+    kind = "a training program"
+    made_by = "glyphc training prepare"
+    program: str
+    parameters: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingKeysHeader(Header):
+    """Evaluation keys of a run. seed: hexadecimal, public."""
+
+    kind = "evaluation keys for training"
+    made_by = "glyphc training prepare"
+    program: str
+    seed: str
+
+
+@dataclass(frozen=True)
+class TrainingBatchHeader(Header):
+    """A batch, encrypted, one part per ciphertext. number: which batch; seed: hexadecimal, public."""
+
+    kind = "an encrypted batch"
+    made_by = "glyphc training prepare"
+    program: str
+    key: str
+    number: int
+    seed: str
+
+
+@dataclass(frozen=True)
+class TrainingStateHeader(Header):
+    """The encrypted weights, one part per ciphertext. step: steps done."""
+
+    kind = "an encrypted state of training"
+    made_by = "glyphc training run"
+    program: str
+    key: str
+    step: int
+
+
+@dataclass(frozen=True)
+class TrainingJobHeader(Header):
+    """What the client needs to read the trained weights; parts "network" and "job"."""
+
+    kind = "a training job"
+    made_by = "glyphc training prepare"
+    program: str
+    key: str
+
+
+@dataclass(frozen=True)
+class TrainingSecretHeader(SecretHeader):
+    """The secret key of a training run; part "secret"."""
+
+    kind = "a secret key for training"
+    made_by = "glyphc training prepare"
+
+
+HEADERS: tuple[type[Header], ...] = (
+    SpecHeader,
+    ProgramHeader,
+    SecretHeader,
+    KeysHeader,
+    InputsHeader,
+    OutputsHeader,
+    CheckpointHeader,
+    TrainingProgramHeader,
+    TrainingKeysHeader,
+    TrainingBatchHeader,
+    TrainingStateHeader,
+    TrainingJobHeader,
+    TrainingSecretHeader,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,16 @@ from .container import Reader
 I64 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
-    """One ciphertext: which pass, which input or output, which of its ciphertexts. samples: in its chunk."""
+    """One ciphertext: which pass, which input or output, which of its ciphertexts. taken: the places in the batch
+    where the pass's samples stand."""
 
     pass_number: int
     port: Port
     port_number: int
     number: int
-    samples: int
+    taken: I64
 
     @property
     def name(self) -> str:
@@ -34,7 +35,9 @@ class Place:
     @property
     def positions(self) -> I64:
         """Exponents of the useful values."""
-        return self.port.layout.positions(self.number % self.port.layout.parts, self.samples).ravel()
+        layout = self.port.layout
+        chunk, part = divmod(self.number, layout.parts)
+        return layout.positions(part, self.taken[self.taken % layout.chunks == chunk] // layout.chunks).ravel()
 
 
 def pass_count(client: ClientSpec, samples: int) -> int:
@@ -49,28 +52,41 @@ def rows(client: ClientSpec, samples: int, pass_number: int) -> slice:
 
 
 def input_places(client: ClientSpec, samples: int, pass_number: int) -> Iterator[Place]:
-    """The ciphertexts of one pass's inputs."""
-    for port_number, port in enumerate(client.inputs):
-        for number in range(port.layout.ciphertexts):
-            yield _place(client, samples, pass_number, port, port_number, number)
+    """The ciphertexts of one pass's inputs: of the chunks that hold samples."""
+    return _places(client, client.inputs, samples, pass_number)
 
 
 def output_places(client: ClientSpec, samples: int, pass_number: int) -> Iterator[Place]:
     """The ciphertexts of one pass's outputs: those that hold a value."""
-    for port_number, port in enumerate(client.outputs):
-        for number in range(port.layout.ciphertexts):
-            if number % port.layout.parts < port.layout.features:
-                yield _place(client, samples, pass_number, port, port_number, number)
+    places = _places(client, client.outputs, samples, pass_number)
+    return (p for p in places if p.number % p.port.layout.parts < p.port.layout.features)
 
 
-def _place(client: ClientSpec, samples: int, pass_number: int, port: Port, port_number: int, number: int) -> Place:
+def _places(client: ClientSpec, ports: Sequence[Port], samples: int, pass_number: int) -> Iterator[Place]:
     part = rows(client, samples, pass_number)
-    count = len(range(number // port.layout.parts, part.stop - part.start, port.layout.chunks))
-    return Place(pass_number, port, port_number, number, count)
+    count = part.stop - part.start
+    taken = client.places(count)
+    for port_number, port in enumerate(ports):
+        for number in range(chunks_of(client, port, count) * port.layout.parts):
+            yield Place(pass_number, port, port_number, number, taken)
 
 
-def check_count(reader: Reader[Any], samples: int, per_pass: int, client: ClientSpec) -> None:
-    """ArtifactError when the number of parts is not that of so many samples; before anything is done for each."""
-    wanted = pass_count(client, samples) * per_pass
+def chunks_of(client: ClientSpec, port: Port, samples: int) -> int:
+    """Chunks of an input or output that hold any of so many samples of a pass: the first ones."""
+    return min(client.chunks_for(samples), port.layout.chunks)
+
+
+def check_count(
+    reader: Reader[Any], samples: int, client: ClientSpec, places: Callable[[ClientSpec, int, int], Iterator[Place]]
+) -> None:
+    """ArtifactError when the number of parts is not that of so many samples; before anything is done for each.
+
+    places: :func:`input_places` or :func:`output_places`.
+    """
+    wanted = 0
+    if samples > 0:
+        full, rest = divmod(samples, client.batch)
+        wanted = full * sum(1 for _ in places(client, client.batch, 0))
+        wanted += sum(1 for _ in places(client, rest, 0)) if rest else 0
     if samples < 1 or len(reader.parts) != wanted:
         raise reader.damaged(f"it has {len(reader.parts)} parts, {samples} samples take {wanted}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from .headers import SecretHeader
 _LOG2_COST = 17
 _MOST_LOG2_COST = 20
 _TAG_BYTES = 16
+_H = TypeVar("_H", bound=SecretHeader)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,37 +42,51 @@ class Secret:
     def save(self, path: Path, passphrase: str | None = None) -> None:
         """Write with mode 0600; never in the clear if there is a passphrase."""
         data = self.ternary.astype(np.int8).tobytes()
-        if passphrase is None:
-            header = SecretHeader(self.key, record_text(self.parameters), 0, "", "")
-        else:
-            salt, nonce = os.urandom(16), os.urandom(12)
-            header = SecretHeader(self.key, record_text(self.parameters), _LOG2_COST, salt.hex(), nonce.hex())
-            data = AESGCM(_stretch(passphrase, salt, _LOG2_COST)).encrypt(nonce, data, _bound(header))
-        with Writer(path, header, secret=True) as writer:
-            writer.add("secret", data)
+        write_secret(path, SecretHeader(self.key, record_text(self.parameters), 0, "", ""), data, passphrase)
 
     @staticmethod
     def load(path: Path, passphrase: str | None = None) -> Secret:
         """Read it; SecretError when it needs a passphrase or another one, ArtifactError when it is damaged."""
         with Reader(path, SecretHeader) as reader:
-            header = reader.header
-            parameters = read_parameters(header.parameters, reader)
-            encrypted = header.scrypt_log2_cost > 0
-            reader.expect([("secret", parameters.ring + _TAG_BYTES * encrypted)])
-            data = reader.read("secret")
-            if encrypted:
-                data = _decrypt(data, reader, passphrase)
-            elif passphrase is not None:
-                raise SecretError(f"{reader.name} is not encrypted; use it without a passphrase")
+            parameters = read_parameters(reader.header.parameters, reader)
+            data = read_secret(reader, passphrase, parameters.ring)
             ternary = np.frombuffer(data, dtype=np.int8).astype(np.int64)
             if int(np.abs(ternary).max()) > 1:
                 raise reader.damaged("it holds no ternary secret")
-            return Secret(header.key, parameters, ternary)
+            return Secret(reader.header.key, parameters, ternary)
 
 
-def needs_passphrase(path: Path) -> bool:
+def write_secret(path: Path, header: SecretHeader, data: bytes, passphrase: str | None) -> None:
+    """A file of mode 0600 with these bytes, encrypted if there is a passphrase. header: without an encryption."""
+    if passphrase is not None:
+        salt, nonce = os.urandom(16), os.urandom(12)
+        header = replace(header, scrypt_log2_cost=_LOG2_COST, salt=salt.hex(), nonce=nonce.hex())
+        data = AESGCM(_stretch(passphrase, salt, _LOG2_COST)).encrypt(nonce, data, _bound(header))
+    with Writer(path, header, secret=True) as writer:
+        writer.add("secret", data)
+
+
+def read_secret(reader: Reader[_H], passphrase: str | None, size: int | None = None) -> bytes:
+    """What :func:`write_secret` wrote. size: in bytes, if known.
+
+    SecretError when it needs a passphrase or another one, ArtifactError when it is damaged.
+    """
+    encrypted = reader.header.scrypt_log2_cost > 0
+    if size is None:
+        reader.expect([("secret", reader.parts["secret"].size if "secret" in reader.parts else 0)])
+    else:
+        reader.expect([("secret", size + _TAG_BYTES * encrypted)])
+    data = reader.read("secret")
+    if encrypted:
+        return _decrypt(data, reader, passphrase)
+    if passphrase is not None:
+        raise SecretError(f"{reader.name} is not encrypted; use it without a passphrase")
+    return data
+
+
+def needs_passphrase(path: Path, header: type[SecretHeader] = SecretHeader) -> bool:
     """Whether the key in a file is encrypted."""
-    with Reader(path, SecretHeader) as reader:
+    with Reader(path, header) as reader:
         return reader.header.scrypt_log2_cost > 0
 
 
@@ -80,7 +96,7 @@ def check_mode(path: Path) -> None:
         raise ArtifactError(f"the secret key {os.fspath(path)!r} may be read by others; do 'chmod 600' on it first")
 
 
-def _decrypt(data: bytes, reader: Reader[SecretHeader], passphrase: str | None) -> bytes:
+def _decrypt(data: bytes, reader: Reader[_H], passphrase: str | None) -> bytes:
     header = reader.header
     if passphrase is None:
         raise SecretError(f"the secret key {reader.name} is encrypted and needs its passphrase")

@@ -17,13 +17,14 @@ from glyphc.approx.estimate import estimate, instruction_seconds
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
-from glyphc.ir.instructions import Evaluate, Free, Instruction, Powers, Register, ToTorus
+from glyphc.ir.instructions import Evaluate, Free, Instruction, Powers, Register, Schedule, ToTorus
+from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
-from .artifacts import ServerProgram, read_parameters
+from .artifacts import ServerProgram, read_parameters, read_seed
 from .container import Reader, Writer
 from .headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
-from .parts import Place, check_count, input_places, output_places, pass_count
+from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
 
 # A checkpoint is written when this much work would be lost without it.
 CHECKPOINT_SECONDS = 2.0
@@ -72,8 +73,8 @@ def check_request(path: Path, program: ServerProgram, key: str, modulus: int, la
             raise ArtifactError(f"{reader.name} was encrypted for another program")
         if header.key != key:
             raise ArtifactError(f"{reader.name} was encrypted with other keys than these evaluation keys belong to")
-        seed = _seed(header.seed, reader)
-        check_count(reader, header.samples, sum(p.layout.ciphertexts for p in client.inputs), client)
+        seed = read_seed(header.seed, reader)
+        check_count(reader, header.samples, client, input_places)
         size = client.parameters.ring * (((modulus - 1).bit_length() + 7) // 8)
         passes = range(pass_count(client, header.samples))
         reader.expect([(p.name, size) for number in passes for p in input_places(client, header.samples, number)])
@@ -152,7 +153,7 @@ class Evaluator:
         try:
             self._keys = load_keys(
                 parameters,
-                _seed(reader.header.seed, reader),
+                read_seed(reader.header.seed, reader),
                 reader.read,
                 lambda name: self._reporter.advance(1, name),
                 encrypted,
@@ -261,7 +262,8 @@ class _Evaluation:
         """One pass from where ``state`` stands; its outputs are reduced and kept."""
         number = self.pass_number
         self.reporter.note(f" (pass {number + 1} of {self.passes})" if self.passes > 1 else "")
-        instructions = self.schedule.instructions
+        schedule = self._schedule(number)
+        instructions = schedule.instructions
         self.reporter.stage("evaluate", sum(map(self.evaluator.predicted, instructions)))
         for instruction in instructions[: self.state.done]:
             self.reporter.advance(self.evaluator.predicted(instruction), "resumed")
@@ -270,11 +272,19 @@ class _Evaluation:
             port.name: _Ciphertexts(self, reader, [p for p in self._inputs(number) if p.port == port])
             for port in self.client.inputs
         }
-        outputs = execute(self.schedule, self.evaluator._machine, inputs, watch.observe, self.state)
+        outputs = execute(schedule, self.evaluator._machine, inputs, watch.observe, self.state)
         self._finish(outputs)
         self.pass_number, self.state = number + 1, State()
         if self.path is not None and self.pass_number < self.passes:
             self.save()
+
+    def _samples(self, number: int) -> int:
+        """Of a pass."""
+        return len(range(self.request.samples)[rows(self.client, self.request.samples, number)])
+
+    def _schedule(self, number: int) -> Schedule:
+        """What a pass takes: of the last one, only the chunks that hold samples."""
+        return for_samples(self.schedule, self._samples(number)).schedule
 
     def _inputs(self, number: int) -> Iterator[Place]:
         return input_places(self.client, self.request.samples, number)
@@ -282,11 +292,12 @@ class _Evaluation:
     def _finish(self, outputs: dict[str, list[Any]]) -> None:
         from glyphc.backends.openfhe.wire import Flood, write_output
 
+        samples = self._samples(self.pass_number)
         for place in output_places(self.client, self.request.samples, self.pass_number):
             name = place.port.name
             parts = min(place.port.layout.parts, place.port.layout.features)
             chunk, part = divmod(place.number, place.port.layout.parts)
-            per_chunk = len(outputs[name]) // place.port.layout.chunks
+            per_chunk = len(outputs[name]) // chunks_of(self.client, place.port, samples)
             assert parts <= per_chunk
             flood = Flood(self.noise[name] * 2.0**self.flooding_bits) if self.flooding_bits else None
             data = write_output(
@@ -342,7 +353,9 @@ class _Evaluation:
                 self.flooding_bits,
             ):
                 raise ArtifactError(f"{reader.name} is the checkpoint of another evaluation")
-            if header.pass_number >= self.passes or header.instructions > len(self.schedule.instructions):
+            if not 0 <= header.pass_number < self.passes:
+                raise reader.damaged("it does not fit the program")
+            if not 0 <= header.instructions <= len(self._schedule(header.pass_number).instructions):
                 raise reader.damaged("it does not fit the program")
             state = State(header.instructions)
             for name in reader.parts:
@@ -436,13 +449,3 @@ def _check_weights(reader: Reader[KeysHeader], program: ServerProgram) -> None:
             raise ArtifactError(f"{reader.name} holds the encrypted weights of another program")
     elif BINDING in reader.parts:
         raise ArtifactError(f"{reader.name} holds the encrypted weights of another program; this one has none")
-
-
-def _seed(text: str, reader: Reader[Any]) -> bytes:
-    try:
-        seed = bytes.fromhex(text)
-    except ValueError:
-        seed = b""
-    if len(seed) != 32:
-        raise reader.damaged("its seed is not one of 32 bytes")
-    return seed

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
-from glyphc.progress import Reporter, Silent
+from glyphc.progress import Reporter, Silent, duration
 from glyphc.runtime import Mode
 
 from .checkpoint import Checkpoint, RunFolder
@@ -152,7 +152,7 @@ class _Run:
         self.report.seconds.append(now - self._last)
         self._save(runner, count)
         left = (self.job.options.steps - count) * float(np.median(self.report.seconds))
-        self.reporter.advance(1, f"step {count} of {self.job.options.steps}, {_duration(left)} left")
+        self.reporter.advance(1, f"step {count} of {self.job.options.steps}, {duration(left)} left")
         self._look(runner, count)
         self._last = now = time.perf_counter()
 
@@ -256,10 +256,3 @@ class _Simulated:
 
     def close(self) -> None:
         pass
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,17 +1,4 @@
-"""The encrypted step of one dense layer: logistic, softmax and linear regression, one output or several.
-
-docs/training.md derives the layout. With N coefficients, B samples, C outputs, D columns (features and a bias), each
-rounded up to a power of two, and a grid of G coefficients, B*C*G <= N:
-
-    column j of the data, and reversed    b*G, -b*G           one ciphertext each, encrypted by the client
-    state (weights), packed               c*N/C + j*N/(C*D)   unpacked, column j stands at c*N/C
-    logits, labels, errors                c*N/C + b*G
-
-One step is  unpack W -> Z = sum_j X_j W_j -> bootstrap (sigmoid) -> minus labels -> times each reversed X_j -> pack ->
-add to W. Nothing stands between the logits, so a sparse bootstrap holds them all and no mask is needed; what a gradient
-has beside its useful coefficients falls to the trace while packing. The state is kept in a moving frame (``frames``),
-so the one bootstrap of a step is that of the logits.
-"""
+"""Plan encrypted training of a network's last dense layers: layouts, parameters, units; what the client encrypts."""
 
 from __future__ import annotations
 
@@ -22,147 +9,134 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.approx.cost import CostModel
-from glyphc.approx.security import largest_modulus, with_secure_digits
-from glyphc.approx.series import HALF_RANGE, fit
+from glyphc.approx.security import largest_modulus
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Dense
+from glyphc.ir.ops import Apply, Dense
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
-from glyphc.ir.series import Series
 
+from .arrange import Arrangement, arrange, most_samples
+from .chain import Between, Chain, needs_masks
+from .derivatives import chain_derivatives
 from .errors import TrainingError
+from .first_layers import FeaturesApart, FirstLayer, SamplesApart
 from .frames import Frame
-from .losses import BinaryCrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
+from .heads import PASSED, Head, Softmax, approximated, label_data, make_head, reached
+from .hidden_layers import Coarse, Grouped, HiddenLayer
+from .layers import GRADIENT_LIMBS, ONES, Scales, Trained, decode_state, encode_state, ones_data
+from .losses import Loss, SoftmaxCrossEntropy
 from .optimizers import SGD
-from .server_plan import KEPT, STATE_LIMBS, Group, ServerPlan, fresh_limbs, power_of_two, state_name
-from .softmax_plan import SOFTMAX_LEVELS, plan_softmax, softmax_sums
 from .step import Slot, State, weight_slots
+from .units import HALF_RANGE, power_of_two
 
 F64 = npt.NDArray[np.floating[Any]]
 
 RING = 65536
-# The state's messages are this much larger than the weights, so that noise of selections stays far below them.
-GAIN = 2.0**8
-# A series fills at most half of the slots' [-1, 1], so the sigmoid is moved to the middle, and labels with it.
-_CENTRE = 0.5
-# Degrees that are considered, and the error that is good enough, as a share of the sigmoid's range. Much less than
-# the noise that a batch's own choice brings.
-_DEGREES = (27, 59, 119)
-_MAX_ERROR = 2.0**-11
+# A series fills at most half of the slots' [-1, 1].
+_HALF = 0.5
+# The errors that are sent back are sums of a few products of weights and errors, far smaller than logits.
+_BACK_SHARE = 1 / 4
+# Degrees that are considered, and the errors that are good enough, as a share of a function's range: for one layer, for
+# several, and for a softmax, whose probabilities are small beside the product that they come from.
+_DEGREES = (13, 27, 59, 119)
+_MAX_ERROR, _MAX_ERROR_HIDDEN, _MAX_ERROR_SOFTMAX = 2.0**-11, 2.0**-8, 2.0**-12
+# Kinks and steps are never followed well; a higher degree than this is not worth its levels.
+_HIGHEST_HIDDEN = 59
+# Bits between a bootstrap's result and the lowest bit of its modulus, and the least for the linear context's primes.
+_HEADROOM, _MIN_LINEAR_BITS, _MAX_LINEAR_BITS = 28, 30, 36
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A trained layer of the network and the names of its constants; before: the activation in front of it."""
+
+    node: Node
+    weight: Slot
+    bias: Slot
+    before: tuple[Function, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How a model is trained under encryption. ``weight``, ``bias``: the trained layer's constants.
+    """How layers are trained under encryption.
 
-    reach: logits must stay within [-reach, reach]; beyond, the bootstrap gives garbage.
+    reach: sums of all layers must stay within [-reach, reach], and what is sent back within a quarter of that; beyond,
+    the bootstrap gives garbage.
     """
 
     network: Graph
-    layer: Node
+    stages: tuple[Stage, ...]
     loss: Loss
     optimizer: SGD
     batch: int
     reach: float
-    weight: str
-    bias: str
-    server: ServerPlan
-    softmax_unit: float = 1.0
-
-    # -- sizes --
+    server: Chain
 
     @property
-    def features(self) -> int:
-        return int(self.network.constant(self.weight).shape[1])
-
-    @property
-    def columns(self) -> int:
-        """Features and the bias."""
-        return self.server.columns
+    def layer(self) -> Node:
+        """The first trained layer, whose input the client computes."""
+        return self.stages[0].node
 
     @property
     def parameters(self) -> Parameters:
         return self.server.parameters
 
-    # -- what the client encrypts --
-
     def data(self, features: F64, targets: F64) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of a batch's ciphertexts, by name, from (batch, features) and (batch, outputs)."""
-        server, ring = self.server, self.parameters.ring
-        rows = np.hstack([features, np.ones((self.batch, 1))])
-        samples = server.grid * np.arange(self.batch)
-        places = samples[:, None] + server.period * np.arange(server.outputs)[None, :]
-        out = {"labels": polynomial(ring, places, (targets - self._centre) / self._unit)}
-        forward = rows * self._phase / (GAIN * server.parts)
-        # packing multiplies by the period
-        gradient = rows * self._gradient_factor * server.push * GAIN / (self.batch * server.period)
-        for c in range(self.columns):
-            out[f"forward:{c}"] = polynomial(ring, samples, forward[:, c])
-        for c in server.trained:
-            out[f"gradient:{c}"] = polynomial(ring, -samples, gradient[:, c])
-        return {name: (message, fresh_limbs(name)) for name, message in out.items()}
+        chain = self.server
+        out = chain.first.data(features) | label_data(chain.head, targets)
+        if ONES in chain.data_limbs:
+            out |= ones_data(chain.first.target, HALF_RANGE / self.reach)
+        return {name: (out[name], limbs) for name, limbs in chain.data_limbs.items()}
 
     def state(self, state: State) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of the state's ciphertexts. ``state`` at step 0."""
-        weights = np.hstack([state.weights[self.weight], state.weights[self.bias][:, None]])
-        first = polynomial(self.parameters.ring, self._places, GAIN * weights)
-        rest = [np.zeros_like(first)] * (self.server.components - 1)
-        return {state_name(i): (message, STATE_LIMBS) for i, message in enumerate([first, *rest])}
+        out: dict[str, F64] = {}
+        for stage, layer in zip(self.stages, self.server.layers, strict=True):
+            out |= encode_state(layer, state.weights[stage.weight.name], state.weights[stage.bias.name])
+        return {name: (message, self.server.fresh_limbs(name)) for name, message in out.items()}
 
     def decoded(self, messages: dict[str, F64], step: int) -> dict[str, F64]:
-        """The trained layer's weights before ``step``, by constant name, from the state's messages."""
-        components = range(self.server.components)
-        u = np.array([messages[state_name(i)][self._places] for i in components]) / GAIN
-        weights = np.zeros((self.server.outputs, self.columns))
-        for group in self.server.groups:
-            columns = list(group.columns)
-            weights[:, columns] = np.tensordot(group.frame.basis(step)[0], u[:, :, columns], 1)
-        return {self.weight: weights[:, : self.features], self.bias: weights[:, self.features]}
+        """Weights of the trained layers before ``step``, by constant name, from the state's messages."""
+        out: dict[str, F64] = {}
+        for stage, layer in zip(self.stages, self.server.layers, strict=True):
+            weight, bias = decode_state(layer, messages, step, stage.weight.shape[1])
+            out |= {stage.weight.name: weight, stage.bias.name: bias}
+        return out
 
     def reaches(self, weights: dict[str, F64], features: F64, targets: F64) -> dict[str, tuple[float, float]]:
         """Largest magnitudes that the bootstraps see, and how large they may be."""
-        logits = features @ weights[self.weight].T + weights[self.bias]
-        found = {"logits": (float(np.abs(logits).max()), self.reach)}
-        if isinstance(self.loss, SoftmaxCrossEntropy):
-            sums = np.exp(logits).sum(axis=1)
-            lowest, highest = softmax_sums(self.server.outputs, self.reach)
-            found["sums of exponentials"] = (float(sums.max()), highest)
-            found["inverses of sums of exponentials"] = (float(1 / sums.min()), 1 / lowest)
+        found: dict[str, tuple[float, float]] = {}
+        values, sums = features, []
+        for at, stage in enumerate(self.stages):
+            values = compose(stage.before, values) if stage.before else values
+            sums.append(values @ weights[stage.weight.name].T + weights[stage.bias.name])
+            values = sums[-1]
+            if at < len(self.stages) - 1:
+                found[_ordinal("sums of", at)] = (float(np.abs(values).max()), self.reach)
+        found |= reached(self.server.head, sums[-1], self.reach)
+        errors = self._errors(sums[-1], targets)
+        for at in range(len(self.stages) - 1, 0, -1):
+            sent = errors @ weights[self.stages[at].weight.name]
+            found[_ordinal("errors sent back to", at - 1)] = (float(np.abs(sent).max()), self.reach * _BACK_SHARE)
+            slopes = chain_derivatives(self.stages[at].before)
+            assert slopes is not None
+            errors = sent * compose(slopes[0], sums[at - 1])
         return found
 
-    @property
-    def _places(self) -> npt.NDArray[np.int64]:
-        """Where the state has output c of column j, shape (outputs, columns)."""
-        server = self.server
-        return np.asarray(
-            server.period * np.arange(server.outputs)[:, None] + server.stride * np.arange(server.columns)
-        )
-
-    # -- units --
-
-    @property
-    def _phase(self) -> float:
-        """Phase of a logit of 1."""
-        return HALF_RANGE / self.reach
-
-    @property
-    def _centre(self) -> float:
-        return _CENTRE if isinstance(self.loss, BinaryCrossEntropy) else 0.0
-
-    @property
-    def _unit(self) -> float:
-        """What a bootstrap's result of 1 stands for."""
+    def _errors(self, logits: F64, targets: F64) -> F64:
         if isinstance(self.loss, SoftmaxCrossEntropy):
-            return self.softmax_unit
-        return 1.0 if isinstance(self.loss, BinaryCrossEntropy) else 2 * self.reach
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return np.asarray(powers / powers.sum(axis=1, keepdims=True) - targets)
+        head = self.server.head
+        assert not isinstance(head, Softmax)
+        probabilities = compose(head.function[1], logits * HALF_RANGE / self.reach) * head.unit + head.centre
+        return np.asarray((probabilities - targets) * head.error / head.unit)
 
-    @property
-    def _gradient_factor(self) -> float:
-        return self._unit * (2.0 / self.server.outputs if isinstance(self.loss, MeanSquaredError) else 1.0)
 
-
-# -- making a plan --
+def _ordinal(what: str, at: int) -> str:
+    return f"{what} trained layer {at + 1}"
 
 
 def make_plan(
@@ -174,138 +148,220 @@ def make_plan(
     frozen: tuple[str, ...] = (),
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
+    arrangement: Arrangement | None = None,
 ) -> Plan:
     """Plan encrypted training, or raise TrainingError that says what stands in the way and what to do.
 
-    reach: logits up to this magnitude are computed. insecure_ring: for tests; NOT SECURE.
+    DataError when the batch is too large. reach: see ``Plan``. insecure_ring: for tests; NOT SECURE. arrangement: the
+    layouts, instead of those that are predicted to be fastest.
     """
     if reach <= 0:
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
-    layer, weight, bias = _trained_layer(network, loss, frozen)
-    outputs, features = weight.shape
-    room, softmax, unit = power_of_two(outputs), None, 1.0
-    if isinstance(loss, SoftmaxCrossEntropy):
-        room = power_of_two(2 * outputs - 1)
-        functions, series, softmax, unit = plan_softmax(outputs, batch, reach)
-    else:
-        functions = _functions(loss, reach)
-        series = _series(functions, reach)
-    slot_levels = 0 if softmax is None else SOFTMAX_LEVELS
-    parameters = _parameters(batch, features + 1, room, series.degree, slot_levels, insecure_ring, cost or CostModel())
-    groups = _groups(optimizer, weight, bias, features)
-    push = max((float(p) for g in groups if g.trained for p in g.frame.push(0)), key=abs)
-    server = ServerPlan(parameters, groups, functions, series, features + 1, outputs, room, push, softmax)
-    return Plan(network, layer, loss, optimizer, batch, reach, weight.name, bias.name, server, unit)
+    cost = cost or CostModel()
+    stages = _stages(network, loss, frozen)
+    arrangement = arrangement or _arranged(stages, loss, batch, insecure_ring or RING, cost)
+    activations = [_activation(stage, reach) for stage in stages[1:]]
+    chain = _chain(stages, arrangement, activations, loss, optimizer, reach, insecure_ring, cost)
+    return Plan(network, stages, loss, optimizer, batch, reach, chain)
 
 
-def _trained_layer(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[Node, Slot, Slot]:
+# -- what is trained --
+
+
+def _stages(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[Stage, ...]:
+    """The trained layers, which must be the last ones, each reading the one before through one activation."""
     last = loss.attachment(network, network.outputs[0])
     slots = {slot.name: slot for slot in weight_slots(network, last, frozen)}
+    remaining = {name for name, slot in slots.items() if slot.trained}
     if not isinstance(last.op, Dense) or len(last.operands) != 1:
         raise TrainingError(
-            f"encrypted training takes a model that ends in a dense layer, with a sigmoid or without; the loss is "
-            f"attached to {last}. Use --mode clear for other models"
+            f"encrypted training takes a model that ends in a dense layer, with a sigmoid or softmax or without; the "
+            f"loss is attached to {last}. Use --mode clear for other models"
         )
-    weight, bias = slots[last.op.weights[0].name], slots[last.op.bias.name]
-    others = [s.name for s in slots.values() if s.trained and s not in (weight, bias)]
-    if others:
-        raise TrainingError(
-            f"encrypted training trains the last dense layer only, and {others[0]!r} belongs to another one; freeze "
-            "the layers before the last (--freeze), or use --mode clear"
-        )
-    return last, weight, bias
+    stages: list[Stage] = []
+    node = last
+    while True:
+        assert isinstance(node.op, Dense)
+        weight, bias = slots[node.op.weights[0].name], slots[node.op.bias.name]
+        if any({weight.name, bias.name} & {s.weight.name, s.bias.name} for s in stages):
+            raise TrainingError(f"{weight.name!r} belongs to two layers, which encrypted training cannot keep equal")
+        remaining -= {weight.name, bias.name}
+        if not remaining:
+            return (Stage(node, weight, bias), *stages)
+        before, functions = _layer_before(network, node, min(remaining))
+        stages.insert(0, Stage(node, weight, bias, functions))
+        node = before
 
 
-def _parameters(
-    batch: int, columns: int, wide: int, degree: int, slot_levels: int, insecure_ring: int | None, cost: CostModel
-) -> Parameters:
-    ring = insecure_ring or RING
-    if wide * power_of_two(columns) > ring:
-        raise TrainingError(
-            f"a layer of {columns - 1} inputs is too large: at most {ring // wide - 1}, for so many outputs"
-        )
-    # sparse packing has half of the coefficients at most
-    values = max(16, wide * power_of_two(batch))
-    if values > ring // 2:
-        raise DataError(
-            f"a step takes at most {ring // 2 // wide} samples for so many outputs, not {batch}; choose a smaller "
-            "--batch"
-        )
-    return secure_parameters(values // 2, degree, insecure_ring, cost, KEPT, slot_levels)
-
-
-def secure_parameters(
-    slots: int, degree: int, insecure_ring: int | None, cost: CostModel, kept: int, slot_levels: int = 0
-) -> Parameters:
-    """128-bit parameters for bootstraps that leave ``kept`` levels; on a small ring insecure ones, if asked for."""
-    ring = insecure_ring or RING
-    configuration = cost.configuration(slots)
-    base = Parameters(
-        ring=ring,
-        plaintext_bits=20,
-        bgv_bits=44,
-        slots=slots,
-        degree=degree,
-        large_digits=configuration.large_digits,
-        levels_kept=kept,
-        slot_levels=slot_levels,
-        security=SECURE if insecure_ring is None else INSECURE,
+def _layer_before(network: Graph, node: Node, trained: str) -> tuple[Node, tuple[Function, ...]]:
+    """The dense layer whose values a layer reads through an activation."""
+    (between,) = network.operands(node)
+    if isinstance(between.op, Apply) and len(between.operands) == 1:
+        (before,) = network.operands(between)
+        if isinstance(before.op, Dense) and len(before.operands) == 1:
+            return before, between.op.functions
+    raise TrainingError(
+        f"encrypted training takes dense layers with one activation between them, and {trained!r} lies before "
+        f"{between}; freeze the layers before the last ones (--freeze), or use --mode clear"
     )
-    if insecure_ring is not None:
-        return replace(base, level_budget=(2, 2))
-    first, second = configuration.level_budget
-    limit = largest_modulus(ring, sparse=True)
-    for most_digits in (4, 5, 6):
-        for less in range(first + second):
-            # what the levels that are kept take from the modulus, the transforms give back, before keys get more digits
-            parameters = replace(base, level_budget=(max(2, first - less // 2), max(2, second - (less + 1) // 2)))
-            parameters = with_secure_digits(parameters)
-            too_small = min(parameters.level_budget) < 3 and slots > 2048  # transforms that take gigabytes of keys
-            if parameters.modulus_bits <= limit and parameters.large_digits <= most_digits and not too_small:
-                return parameters
-    raise ParameterError(f"no secure parameters: the moduli need {parameters.modulus_bits} bits, {limit} are allowed")
 
 
-def _groups(optimizer: SGD, weight: Slot, bias: Slot, features: int) -> tuple[Group, ...]:
-    """One group if both have the same frame, else one for the weights and one for the bias."""
-    columns = tuple(range(features))
-    # what is frozen stays where it is
-    still = Frame(replace(optimizer, weight_decay=0.0), False)
-    decays = optimizer.weight_decay > 0
-    weights, biases = (Frame(optimizer, decays and s.decayed) if s.trained else still for s in (weight, bias))
-    if weights == biases and weight.trained == bias.trained:
-        return (Group((*columns, features), weights, True),)
-    return (Group(columns, weights, weight.trained), Group((features,), biases, bias.trained))
+def _activation(stage: Stage, reach: float) -> tuple[tuple[tuple[Function, ...], float], ...]:
+    """Functions of phases for the activation and its slope, and what they are multiplied by to fit into slots."""
+    slopes = chain_derivatives(stage.before)
+    if slopes is None or len(slopes) != 1:
+        names = ", ".join(map(str, stage.before))
+        raise TrainingError(f"encrypted training takes one differentiable activation, not {names}; use --mode clear")
+    x = np.linspace(-reach, reach, 4001)
+    found = []
+    for chain in (stage.before, slopes[0]):
+        unit = _HALF / float(np.abs(compose(chain, x)).max() or 1.0)
+        scaled = (Function("affine", (reach / HALF_RANGE, 0.0)), *chain, Function("affine", (unit, 0.0)))
+        found.append((scaled, unit))
+    return tuple(found)
 
 
-def _functions(loss: Loss, reach: float) -> tuple[Function, ...]:
-    if isinstance(loss, BinaryCrossEntropy):
-        logit = Function("affine", (reach / HALF_RANGE, 0.0))
-        return (logit, Function("sigmoid"), Function("affine", (1.0, -_CENTRE)))
-    return (Function("affine", (0.5 / HALF_RANGE, 0.0)),)
+# -- layouts and parameters --
 
 
-def _series(functions: tuple[Function, ...], reach: float) -> Series:
+def _arranged(stages: tuple[Stage, ...], loss: Loss, batch: int, ring: int, cost: CostModel) -> Arrangement:
+    inputs, widths = stages[0].weight.shape[1], tuple(s.weight.shape[0] for s in stages)
+    outputs = widths[-1]
+    # sums over classes spread to both sides
+    alone = isinstance(loss, SoftmaxCrossEntropy) and len(widths) == 1
+    room = power_of_two(2 * outputs - 1 if alone else outputs)
+    whole = isinstance(loss, SoftmaxCrossEntropy)
+    found = arrange(inputs, widths, batch, ring, room, cost, whole)
+    if found is not None:
+        return found
+    most = most_samples(inputs, widths, ring, room, cost, whole)
+    layers = "-".join(map(str, (inputs, *widths)))
+    if most:
+        raise DataError(
+            f"a step takes at most {most} samples of layers {layers}, not {batch}; choose a smaller --batch"
+        )
+    raise TrainingError(f"layers {layers} are too large to be trained under encryption; use --mode clear")
+
+
+def _chain(
+    stages: tuple[Stage, ...],
+    arrangement: Arrangement,
+    activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
+    loss: Loss,
+    optimizer: SGD,
+    reach: float,
+    insecure_ring: int | None,
+    cost: CostModel,
+) -> Chain:
+    degree, head, between = _functions(arrangement, activations, loss, reach)
+    masks = _needs_masks(arrangement)
+    slot_levels = max(2 if masks else 1 if between else 0, 2 if isinstance(head, Softmax) else 0)
+    decoded = 4 if between or arrangement.samples_apart else 3
+    parameters = secure_parameters(arrangement.slots, degree, insecure_ring, cost, decoded, slot_levels)
+    phase, back = HALF_RANGE / reach, HALF_RANGE / (reach * _BACK_SHARE)
+    values = [1.0, *(units[0][1] for units in activations)]
+    # of a layer's errors: sent back to half of the slots' range, times slopes
+    errors = [_HALF / (reach * _BACK_SHARE) * units[1][1] for units in activations] + [1 / head.error]
+    trained = [_trained(optimizer, stage) for stage in stages]
+    scales = [Scales(phase, v, e, back) for v, e in zip(values, errors, strict=True)]
+    inputs, first_units = stages[0].weight.shape[1], arrangement.units[0]
+    clean = masks or not between
+    first: FirstLayer = (
+        SamplesApart("1", inputs, first_units, trained[0], scales[0], clean)
+        if arrangement.samples_apart
+        else FeaturesApart("1", inputs, first_units, trained[0], scales[0])
+    )
+    hidden: list[HiddenLayer] = []
+    for at, grouped in enumerate(arrangement.grouped, 1):
+        kind = Grouped if grouped else Coarse
+        source, target = arrangement.units[at - 1 : at + 1]
+        hidden.append(kind(str(at + 1), source, target, trained[at], scales[at]))
+    assert masks == needs_masks(tuple(hidden))
+    return Chain(parameters, first, tuple(hidden), between, head, masks)
+
+
+def _needs_masks(arrangement: Arrangement) -> bool:
+    return any(arrangement.grouped)
+
+
+def _functions(
+    arrangement: Arrangement,
+    activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
+    loss: Loss,
+    reach: float,
+) -> tuple[int, Head, tuple[Between, ...]]:
+    """All series have one degree: the lowest at which all are good enough."""
+    softmax = isinstance(loss, SoftmaxCrossEntropy)
+    worst = _MAX_ERROR_HIDDEN if activations else _MAX_ERROR
     for degree in _DEGREES:
-        series = fit(lambda x: compose(functions, x), degree)
-        if series.max_error <= _MAX_ERROR:
-            return series
+        head = make_head(loss, arrangement.units[-1], reach, degree, bool(activations))
+        between = tuple(
+            Between(approximated(value[0], degree), approximated(slope[0], degree), approximated(PASSED, degree))
+            for value, slope in activations
+        )
+        head_good = all(s.max_error <= (_MAX_ERROR_SOFTMAX if softmax else worst) for s, _ in head.functions)
+        good = all(f[0].max_error <= worst for b in between for f in (b.activation, b.slope, b.passed))
+        if head_good and (good or degree >= _HIGHEST_HIDDEN):
+            return degree, head, between
+    if softmax:
+        raise TrainingError(
+            f"no series follows a softmax over {arrangement.units[-1].count} classes on logits up to {reach:g}; ask "
+            "for a smaller range (--logit-range 6), with features of smaller magnitude or a smaller learning rate, or "
+            "train each class against the rest (--loss binary-cross-entropy)"
+        )
     raise TrainingError(
         f"no series follows the sigmoid on logits up to {reach:g}; ask for a smaller range (--logit-range), and keep "
         "logits in it with a smaller learning rate, weight decay or features of smaller magnitude"
     )
 
 
-def polynomial(ring: int, exponents: npt.NDArray[np.int64], values: F64) -> F64:
-    """The polynomial with these terms, modulo X^N + 1."""
-    out = np.zeros(ring)
-    wrapped = np.asarray(exponents) % (2 * ring)
-    np.add.at(out, wrapped % ring, np.where(wrapped < ring, values, -np.asarray(values)))
-    return out
+def _trained(optimizer: SGD, stage: Stage) -> Trained:
+    still = Frame(replace(optimizer, weight_decay=0.0), False)
+    decays = optimizer.weight_decay > 0
+    weight, bias = (Frame(optimizer, decays and s.decayed) if s.trained else still for s in (stage.weight, stage.bias))
+    return Trained(weight, bias, stage.weight.trained, stage.bias.trained)
 
 
-def coefficients(message: F64, exponents: npt.NDArray[np.int64]) -> F64:
-    """Coefficients of a polynomial modulo X^N + 1 at any exponents, in their shape."""
-    wrapped = np.asarray(exponents) % (2 * len(message))
-    values = message[wrapped % len(message)]
-    return np.asarray(np.where(wrapped < len(message), values, -values))
+# Configurations of the bootstrap that are considered beside the cost model's own: levels of both transforms.
+_BUDGETS = ((5, 5), (4, 5), (4, 4), (3, 4), (3, 3))
+
+
+def secure_parameters(
+    slots: int, degree: int, insecure_ring: int | None, cost: CostModel, decoded: int, slot_levels: int = 0
+) -> Parameters:
+    """128-bit parameters for bootstraps whose results have ``decoded`` limbs in the linear context.
+
+    On a small ring insecure ones, if asked for. linear_limbs is what gradients' data needs.
+    """
+    kept = 1 if decoded <= 3 else 2
+    base = Parameters(
+        ring=insecure_ring or RING,
+        plaintext_bits=20,
+        bgv_bits=44,
+        slots=slots,
+        degree=degree,
+        large_digits=3,
+        levels_kept=kept,
+        slot_levels=slot_levels,
+        linear_limbs=max(decoded, GRADIENT_LIMBS),
+        decoded_limbs=decoded,
+        security=SECURE if insecure_ring is None else INSECURE,
+    )
+    if insecure_ring is not None:
+        return _with_linear_bits(replace(base, level_budget=(2, 2)))
+    limit = largest_modulus(base.ring, sparse=True)
+    usual = cost.configuration(slots).level_budget
+    budgets = [usual, *(b for b in _BUDGETS if sum(b) < sum(usual))]
+    for budget in budgets:
+        for digits in (3, 4, 5, 6):
+            for bits in (47, 46, 45, 44):
+                found = _with_linear_bits(replace(base, level_budget=budget, large_digits=digits, scaling_bits=bits))
+                if found.modulus_bits <= limit and found.linear_bits >= _MIN_LINEAR_BITS:
+                    return found
+    raise ParameterError(f"no secure parameters for bootstraps of degree {degree}: the moduli exceed {limit} bits")
+
+
+def _with_linear_bits(p: Parameters) -> Parameters:
+    """Primes as large as the precision of bootstraps' results makes sense."""
+    bits = ((p.levels_kept + 1) * p.scaling_bits - _HEADROOM) // (p.decoded_limbs - 1)
+    return replace(p, linear_bits=min(_MAX_LINEAR_BITS, bits))

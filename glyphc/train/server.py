@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from glyphc.backends.ckks_machine import CKKSMachine, Observer, execute
@@ -29,11 +29,26 @@ def train_steps(
 ) -> Ciphertexts:
     """Ciphertexts of the state after the last of ``steps``, by name.
 
-    machine_of, batch_of: the machine and the batch's ciphertexts for a step. after: told the number of steps done and
-    the state's ciphertexts, after every step.
+    machine_of, batch_of: the machine and the batch's ciphertexts for a step; each of these is asked for when it is
+    loaded. after: told the number of steps done and the state's ciphertexts, after every step.
     """
     for step in steps:
-        inputs = {**batch_of(step), **state}
-        state = execute(plan.code(step), machine_of(step), inputs, observe)
+        state = execute(plan.code(step), machine_of(step), _Inputs(state, batch_of(step)), observe)
         after(step + 1, state)
     return state
+
+
+class _Inputs(Mapping[str, Any]):
+    """The state's ciphertexts, then the batch's, which may be read from a file one by one."""
+
+    def __init__(self, state: Ciphertexts, batch: Mapping[str, Any]) -> None:
+        self._state, self._batch = state, batch
+
+    def __getitem__(self, name: str) -> Any:
+        return self._state[name] if name in self._state else self._batch[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**dict.fromkeys(self._batch), **self._state})
+
+    def __len__(self) -> int:
+        return len({*self._state, *self._batch})

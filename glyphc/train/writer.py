@@ -83,7 +83,7 @@ class Writer:
         self.code.append(Bootstrap(targets, source, tuple(s for s, _ in each), tuple(f for _, f in each)))
         return targets
 
-    def masked(self, source: Register, *conditions: tuple[int, int]) -> Register:
+    def masked(self, source: Register, *conditions: tuple[int, int, int]) -> Register:
         return self._emit(lambda t: Masked(t, source, conditions))
 
     def slot_product(self, a: Register, b: Register) -> Register:

@@ -1,0 +1,92 @@
+"""The training client's keys, fresh ciphertexts and stored secret. Never imported by the server's modules.
+
+Keys are made, written and forgotten one after another, so this takes a fraction of the memory of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from glyphc.ir.parameters import Parameters
+
+from .bridge import Mould, ring_in
+from .ckks_client import TrainingClient, _linear_secret, client_from_bytes
+from .ckks_contexts import make_training_contexts
+from .ckks_server import automorphisms_of
+from .client import ternary_secret
+from .keygen import KeyPacker, torus_parts
+from .keymoulds import automorphism_mould, key_shape
+from .residues import Uniform, pack
+from .ring import Factor
+from .training_load import LINEAR_MULTIPLICATION, linear_part
+from .training_wire import mould_of
+
+F64 = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class TrainingKeyMaker:
+    """A fresh secret and the evaluation keys that follow from it."""
+
+    def __init__(self, parameters: Parameters, periods: Sequence[int]) -> None:
+        contexts = make_training_contexts(parameters)
+        self._parameters = parameters
+        self._periods = tuple(periods)
+        self._torus_secret = contexts.torus.KeyGen().secretKey
+        self._ternary = ternary_secret(self._torus_secret, contexts.torus_rings)
+        self.client = TrainingClient(contexts, _linear_secret(contexts, self._ternary))
+
+    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of all keys, in the order of ``training_part_names``. seed: 32 fresh random bytes, public."""
+        contexts, p = self.client.contexts, self._parameters
+        moduli = tuple(r.q for r in contexts.torus_rings)
+        yield from torus_parts(contexts.torus, self._torus_secret, self._ternary, moduli, p, seed)
+        linear, secret = contexts.linear, self.client.secret
+        linear.EvalMultKeyGen(secret)
+        mould = Mould.of(linear.GetEvalMultKeyVector(secret.GetKeyTag())[0], p.ring)
+        packer = KeyPacker(self._ternary, mould, tuple(r.q for r in contexts.linear_rings), seed)
+        name = LINEAR_MULTIPLICATION
+        yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), 1)
+        for index in automorphisms_of(p.ring, self._periods):
+            mould, name = automorphism_mould(linear, secret, index), linear_part(index)
+            yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), index)
+
+
+class FreshCiphertexts:
+    """Encrypts to bytes: c0 alone, c1 being the next residues of a stream from a public seed."""
+
+    def __init__(self, client: TrainingClient, ring: int) -> None:
+        self._client = client
+        self._ring = ring
+
+    def write(self, message: F64, limbs: int, stream: Uniform) -> bytes:
+        """An encryption of N real numbers; ValueError when they are too large.
+
+        OpenFHE encrypts; moving from its uniform c1 to the stream's by c0 + (c1 - c1')*s keeps message and error.
+        """
+        mould = mould_of(self._client.encrypt(message, limbs), self._ring, limbs)
+        towers = list(mould.residues())
+        out = []
+        for c0, c1, q in zip(towers[:limbs], towers[limbs:], mould.moduli[:limbs], strict=True):
+            secret = self._factors[q]
+            ring = secret.ring
+            out.append(pack(ring.add(c0, secret.times(ring.subtract(c1, stream.draw(ring.n, q)))), q))
+        return b"".join(out)
+
+    @cached_property
+    def _factors(self) -> dict[int, Factor]:
+        """The secret modulo each prime."""
+        mould = Mould.of(self._client.secret, self._ring)
+        both = zip(mould.residues(), mould.moduli, strict=True)
+        return {q: Factor.of(ring_in(mould.blob, self._ring, q), tower) for tower, q in both}
+
+
+def stored_client(parameters: Parameters, secret: bytes) -> TrainingClient:
+    """The client of a stored secret (``TrainingClient.secret_bytes``): it encrypts and decrypts, without keys.
+
+    BackendError when the secret is not one of these parameters, or OpenFHE refuses them.
+    """
+    return client_from_bytes(make_training_contexts(parameters), secret)

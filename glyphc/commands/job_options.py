@@ -1,0 +1,136 @@
+"""The options that say what is trained and how, for all commands that train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from glyphc.errors import GlyphcError, ModelError
+
+if TYPE_CHECKING:
+    from glyphc.train.job import Job
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_LOSSES = ("softmax-cross-entropy", "binary-cross-entropy", "mean-squared-error")
+_OPTIONS = (
+    click.argument("model", type=click.Path()),
+    click.option("--data", type=click.Path(), required=True, help="Training samples (.npy or .npz)."),
+    click.option(
+        "--labels", type=click.Path(), required=True, help="Classes 0, 1, ... or numbers, one for each sample."
+    ),
+    click.option(
+        "--epochs", type=click.IntRange(1), help="Times that all samples are seen. [default: the model's, or 1]"
+    ),
+    click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs."),
+    click.option("--batch", type=click.IntRange(1), help="Samples in a step. [default: all]"),
+    click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's end and the labels]"),
+    click.option("--learning-rate", type=float, help="[default: 0.1]"),
+    click.option("--schedule", help="E.g. 'cosine{steps=50,final=0.1}'. [default: constant]"),
+    click.option("--momentum", type=float, help="[default: 0]"),
+    click.option("--nesterov", is_flag=True, help="Nesterov's momentum."),
+    click.option("--weight-decay", type=float, help="Of weights, not of biases. [default: 0]"),
+    click.option("--freeze", metavar="LAYER,...", help="Layers that keep their weights. [default: none]"),
+    click.option(
+        "--init",
+        type=click.Choice(["model", "zeros", "random"]),
+        default="model",
+        show_default=True,
+        help="The weights to start from: those in MODEL, or others.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option(
+        "--logit-range",
+        type=float,
+        default=16.0,
+        show_default=True,
+        help="Encryption computes logits up to this magnitude; a trial run in the clear tells whether it suffices.",
+    ),
+    click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE."),
+)
+
+
+def job_options(command: _F) -> _F:
+    """Add the argument and the options that :func:`job_of` takes."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def job_of(
+    model: str,
+    data: str,
+    labels: str,
+    epochs: int | None,
+    steps: int | None,
+    batch: int | None,
+    loss: str | None,
+    learning_rate: float | None,
+    schedule: str | None,
+    momentum: float | None,
+    nesterov: bool,
+    weight_decay: float | None,
+    freeze: str | None,
+    init: str,
+    seed: int,
+    logit_range: float,
+    insecure_ring: int | None,
+) -> Job:
+    """What these options ask for. What the model's training section says holds unless options say otherwise.
+
+    Every mistake that can be known without training is told here, e.g. ModelError for a network that could not be
+    written when it is trained.
+    """
+    from glyphc.cli import _load
+    from glyphc.compiler import INSECURE_RINGS
+    from glyphc.frontends.to_onnx import to_onnx
+    from glyphc.sources import read_model
+    from glyphc.train.job import Options, make_job
+    from glyphc.train.optimizers import SGD, parse_schedule
+    from glyphc.train.section import Defaults
+
+    if epochs is not None and steps is not None:
+        raise click.UsageError("give --epochs or --steps, not both")
+    if insecure_ring is not None and insecure_ring not in INSECURE_RINGS:
+        raise GlyphcError(f"--insecure-ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
+    read = read_model(model)
+    x, y = _load(data, "training samples"), _load(labels, "labels")
+    for what, array in ((data, x), (labels, y)):
+        if isinstance(array, dict):
+            raise GlyphcError(f"{what!r} holds {len(array)} arrays; training takes one of samples and one of labels")
+    size = len(x) if batch is None else batch
+    per_epoch = -(-len(x) // max(size, 1))
+    defaults = Defaults.of(read.training, per_epoch)
+    count = steps if steps is not None else (epochs or defaults.epochs) * per_epoch
+    usual = defaults.optimizer
+    optimizer = SGD(
+        _chosen(learning_rate, usual.learning_rate),
+        _chosen(momentum, usual.momentum),
+        nesterov or usual.nesterov,
+        _chosen(weight_decay, usual.weight_decay),
+        usual.schedule if schedule is None else parse_schedule(schedule),
+    )
+    frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
+    options = Options(optimizer, count, batch, loss or defaults.loss, frozen, init, seed, logit_range, insecure_ring)
+    job = make_job(read.graph, x, y, options)
+    try:
+        to_onnx(job.network)
+    except ModelError as e:  # found out now, not after hours of training
+        raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
+    return job
+
+
+def describe(job: Job, how: str) -> None:
+    """Say what is going to be done."""
+    from glyphc.train.step import fixed_layers
+
+    o = job.options
+    steps = f"{o.steps} steps of {job.batches.batch} of {len(job.x)} samples"
+    click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
+    if fixed := fixed_layers(job.network):
+        click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
+
+
+def _chosen(given: float | None, usual: float) -> float:
+    return usual if given is None else given

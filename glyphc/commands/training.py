@@ -1,0 +1,119 @@
+"""``glyphc training``: client and server of a training run as separate commands. Thin."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from glyphc.errors import GlyphcError
+
+from .job_options import describe, job_of, job_options
+from .roles import _new_passphrase, _passphrase, _warn, _wrote
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
+
+
+@click.group("training")
+def training_group() -> None:
+    """Train on encrypted data with client and server on two machines.
+
+    The client prepares, the server runs, the client finishes.
+    """
+
+
+@training_group.command("prepare")
+@job_options
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
+@click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
+@click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
+def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, **chosen: Any) -> None:
+    """The client: plan the training of a MODEL, make keys, encrypt the samples.
+
+    First the same run is done in the clear: what would diverge or leave what encryption computes is refused. The server
+    needs the whole of its folder: a program, evaluation keys, encrypted batches and weights. No secret is in it.
+    """
+    from glyphc.console import reporter
+    from glyphc.program import INSECURE_WARNING
+    from glyphc.roles.training_client import prepare
+
+    if client_folder.resolve() == server_folder.resolve():
+        raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
+    job = job_of(**chosen)
+    if job.options.insecure_ring is not None:
+        click.echo(INSECURE_WARNING, err=True)
+    describe(job, "to be done by the server")
+    phrase = _new_passphrase() if passphrase else None
+    progress = reporter()
+    try:
+        done = prepare(job, client_folder, server_folder, phrase, progress)
+    finally:
+        progress.done()
+    batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
+    click.echo(f"{'server':18} {os.fspath(server_folder)}: {batches}, {done.server_bytes:,} bytes")
+    click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
+    click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
+    click.echo(f"{'range used':18} {done.reach:.0%} (in a trial run in the clear)")
+
+
+@training_group.command("run")
+@click.option("--server", "server_folder", type=_FOLDER, required=True, help="The server's folder.")
+@click.option("--steps", type=click.IntRange(1), help="Stop after so many steps in all. [default: those planned]")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one, from its last step.")
+def run_command(server_folder: Path, steps: int | None, resume: bool) -> None:
+    """The server: train on what is in its folder. Needs no secret, no model, no data.
+
+    The encrypted weights are saved after every step; the last ones are the file trained.state, for the client.
+    """
+    from glyphc.console import reporter
+    from glyphc.roles.training_files import PROGRAM, program_parameters
+    from glyphc.roles.training_server import run_training
+
+    _warn(program_parameters(server_folder / PROGRAM))
+    try:
+        report = run_training(server_folder, steps, resume, reporter())
+    except KeyboardInterrupt:
+        click.echo("\nstopped; go on later with the same command and --resume", err=True)
+        raise click.exceptions.Exit(130) from None
+    if report.first:
+        click.echo(f"{'resumed after':18} {report.first} steps")
+    total = sum(report.seconds)
+    click.echo(f"{'steps':18} {report.steps}")
+    click.echo(f"{'seconds':18} {total:.1f}, {total / len(report.seconds):.3g} for a step")
+    _wrote(report.output)
+
+
+@training_group.command("finish")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--server", "server_folder", type=_FOLDER, help="The server's folder, with its file trained.state.")
+@click.option("--state", type=_FILE, help="The file of encrypted weights, instead of the server's folder.")
+@click.option("-o", "--output", type=_FILE, required=True, help="The trained model to write (.onnx).")
+@click.option("--steps", type=click.IntRange(1), help="Read the weights after so many steps. [default: after all]")
+def finish_command(
+    client_folder: Path, server_folder: Path | None, state: Path | None, output: Path, steps: int | None
+) -> None:
+    """The client: decrypt the trained weights; write the model as ONNX."""
+    from glyphc.cli import _keep_sources
+    from glyphc.files import check_writable, write_atomically
+    from glyphc.frontends.to_onnx import to_onnx
+    from glyphc.roles.training_client import finish, secret_is_encrypted
+    from glyphc.roles.training_files import CHECKPOINT, TRAINED
+
+    if (state is None) == (server_folder is None):
+        raise click.UsageError("say where the weights are: --server FOLDER or --state FILE")
+    if server_folder is not None:
+        trained = server_folder / TRAINED
+        state = trained if trained.exists() or steps is None else server_folder / CHECKPOINT
+    assert state is not None
+    if output.suffix != ".onnx":
+        raise GlyphcError(f"the trained model {os.fspath(output)!r} must end in .onnx")
+    _keep_sources(output, os.fspath(state))
+    check_writable(output)
+    phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    network, parameters = finish(client_folder, state, phrase, steps)
+    _warn(parameters)
+    write_atomically(output, to_onnx(network).SerializeToString())
+    _wrote(output)

@@ -1,0 +1,351 @@
+"""The data owner's side of training: plans, makes keys, encrypts batches to files; decrypts the trained weights.
+
+Holds the secret; never imported by the server's modules. The client's folder has the secret key and what it takes to
+read the weights: the network and the options, no data.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError, ParameterError
+from glyphc.ir.errors import IRError
+from glyphc.ir.graph import Graph
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.text import parse, record_text, to_text
+from glyphc.ir.typed_json import TypedJSON
+from glyphc.ir.verify import verify
+from glyphc.progress import Reporter, Silent
+from glyphc.train.batches import Batches
+from glyphc.train.checkpoint import RunFolder
+from glyphc.train.encrypted import check_disk, memory_bytes
+from glyphc.train.errors import TrainingError
+from glyphc.train.foresee import foresee
+from glyphc.train.job import Job, Options
+from glyphc.train.losses import LOSSES
+from glyphc.train.optimizers import SCHEDULES, Schedule
+from glyphc.train.planning import TrainingPlan, plan_of
+from glyphc.train.step import make_step, with_weights
+
+from .client import SECRET_FILE
+from .container import Reader, Writer
+from .headers import (
+    TrainingBatchHeader,
+    TrainingJobHeader,
+    TrainingKeysHeader,
+    TrainingSecretHeader,
+    TrainingStateHeader,
+)
+from .secret import check_mode, needs_passphrase, read_secret, write_secret
+from .training_files import (
+    BATCHES,
+    INITIAL,
+    KEYS,
+    PROGRAM,
+    TrainingProgram,
+    batch_path,
+    check_run,
+    part_name,
+    stream_name,
+)
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.residues import Uniform
+
+F64 = npt.NDArray[np.floating[Any]]
+
+JOB_FILE = "training.job"
+_JSON = TypedJSON({Schedule: SCHEDULES})
+# Decrypted weights are far below this; what was not encrypted with this secret decrypts to anything.
+_LARGEST = 2.0**24
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is kept of a job beside its network. loss: its name; samples, batch: how many."""
+
+    options: Options
+    loss: str
+    samples: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written. reach: see ``foresee``; server_bytes: of the server's folder."""
+
+    steps: int
+    batches: int
+    ciphertexts: int
+    server_bytes: int
+    reach: float
+    parameters: Parameters
+
+
+def plan_steps(job: Job) -> tuple[TrainingPlan, TrainingProgram]:
+    """The plan of a job and what the server executes for it."""
+    plan = plan_of(job)
+    numbers = tuple(job.batches.number(step) for step in range(job.options.steps))
+    return plan, TrainingProgram.of(plan.server, numbers)
+
+
+def prepare(
+    job: Job, client: Path, server: Path, passphrase: str | None = None, reporter: Reporter | None = None
+) -> Prepared:
+    """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
+
+    TrainingError when training would diverge or leave what encryption computes (found out in the clear, beforehand),
+    ArtifactError when files are in the way, EnvironmentSetupError when OpenFHE is missing or room is short.
+    """
+    from glyphc.backends.errors import BackendError
+
+    reporter = reporter or Silent()
+    plan, program = plan_steps(job)
+    reach = foresee(job, plan).reach
+    places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
+    places += [client / JOB_FILE, client / SECRET_FILE]
+    for place in places:
+        if place.exists():
+            raise ArtifactError(f"{os.fspath(place)!r} exists already; use new folders, or remove it yourself")
+    try:
+        from glyphc.backends.openfhe.keys import key_tables
+    except BackendError as e:
+        raise EnvironmentSetupError(str(e)) from None
+    try:
+        with _removed_after_errors(places), key_tables():
+            _make_folder(client, 0o700)
+            _make_folder(server, 0o777)
+            check_disk(plan, RunFolder(server / KEYS), program.outline.batches)
+            _Preparation(job, plan, program, client, server, passphrase, reporter).run()
+    except BackendError as e:
+        raise ParameterError(str(e)) from None
+    size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
+    ciphertexts = len(program.outline.data)
+    return Prepared(program.outline.steps, program.outline.batches, ciphertexts, size, reach, plan.parameters)
+
+
+class _Preparation:
+    def __init__(
+        self,
+        job: Job,
+        plan: TrainingPlan,
+        program: TrainingProgram,
+        client: Path,
+        server: Path,
+        passphrase: str | None,
+        reporter: Reporter,
+    ) -> None:
+        self.job, self.plan, self.program = job, plan, program
+        self.client, self.server, self.passphrase = client, server, passphrase
+        self.reporter = reporter
+        self.key = ""
+
+    def run(self) -> None:
+        from glyphc.backends.openfhe.keys import release_all_keys
+
+        try:
+            self._keys()
+            self._batches()
+            self._state()
+        finally:
+            release_all_keys()
+        self.program.save(self.server / PROGRAM, int(memory_bytes(self.plan)))
+        self._job_file()
+        # nothing should be found out only when the weights come back
+        TrainingClientFiles.load(self.client / JOB_FILE)
+        header = TrainingSecretHeader(self.key, record_text(self.plan.parameters), 0, "", "")
+        write_secret(self.client / SECRET_FILE, header, self._secret, self.passphrase)
+
+    def _keys(self) -> None:
+        from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, TrainingKeyMaker
+        from glyphc.backends.openfhe.training_load import training_part_names
+        from glyphc.backends.openfhe.training_wire import TrainingWire
+
+        p, outline, seed = self.plan.parameters, self.program.outline, os.urandom(32)
+        maker = TrainingKeyMaker(p, outline.periods)
+        self.reporter.stage("generate keys", len(training_part_names(p, outline.periods)))
+        with Writer(self.server / KEYS, TrainingKeysHeader(self.program.fingerprint, seed.hex())) as writer:
+            for name, data in maker.parts(seed):
+                writer.add(name, data)
+                self.reporter.advance(1, name)
+        self.key = writer.digest
+        self._secret = maker.client.secret_bytes()
+        self._fresh = FreshCiphertexts(maker.client, p.ring)
+        self._wire = TrainingWire.like(p.ring, {n: maker.client.zero(n) for n in set(outline.limbs.values())})
+
+    def _batches(self) -> None:
+        """Each batch of the steps, encrypted once, one in memory at a time."""
+        from glyphc.backends.openfhe.residues import Uniform
+
+        outline = self.program.outline
+        (self.server / BATCHES).mkdir()
+        self.reporter.stage("encrypt", outline.batches)
+        for number in range(outline.batches):
+            x, y = self.job.batch(number)
+            data = self.plan.data(self.job.features(x, self.plan.layer), y)
+            seed = os.urandom(32)
+            header = TrainingBatchHeader(self.program.fingerprint, self.key, number, seed.hex())
+            with Writer(batch_path(self.server, number), header) as writer:
+                for at, (name, limbs) in enumerate(outline.data):
+                    message, planned = data[name]
+                    assert planned == limbs, name
+                    stream = Uniform(seed, stream_name(at))
+                    writer.add(part_name(at), self._encrypted(name, message, limbs, stream))
+            self.reporter.advance(1, f"batch {number + 1} of {outline.batches}")
+
+    def _state(self) -> None:
+        from glyphc.backends.openfhe.residues import Uniform
+
+        start, seed = self.plan.state(self.job.program.initial()), os.urandom(32)
+        with Writer(self.server / INITIAL, TrainingStateHeader(self.program.fingerprint, self.key, 0)) as writer:
+            for at, (name, limbs) in enumerate(self.program.outline.state):
+                message, planned = start[name]
+                assert planned == limbs, name
+                fresh = self._encrypted(name, message, limbs, Uniform(seed, name))
+                ciphertext = self._wire.read_fresh(fresh, limbs, Uniform(seed, name))
+                writer.add(part_name(at), self._wire.write(ciphertext, limbs))
+
+    def _encrypted(self, name: str, message: F64, limbs: int, stream: Uniform) -> bytes:
+        try:
+            return self._fresh.write(np.asarray(message, dtype=np.float64), limbs, stream)
+        except ValueError as e:
+            raise TrainingError(
+                f"{name}: {e}, so it cannot be encrypted; scale the features, or start from smaller weights"
+            ) from None
+
+    def _job_file(self) -> None:
+        record = JobRecord(self.job.options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch)
+        with Writer(self.client / JOB_FILE, TrainingJobHeader(self.program.fingerprint, self.key), secret=True) as w:
+            w.add("network", to_text(self.job.network).encode())
+            w.add("job", _JSON.text(record, JobRecord).encode())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingClientFiles:
+    """A job as it was prepared, without its data, and what belongs to it."""
+
+    job: Job
+    plan: TrainingPlan
+    program: TrainingProgram
+    key: str
+
+    @staticmethod
+    def load(path: Path) -> TrainingClientFiles:
+        """ArtifactError when the file is damaged, or this glyphc makes another program of the job."""
+        with Reader(path, TrainingJobHeader) as reader:
+            try:
+                network = parse(reader.read("network").decode())
+                verify(network)
+                record: JobRecord = _JSON.read(reader.read("job").decode(), JobRecord)
+                job = _job(network, record)
+            except (IRError, UnicodeDecodeError, ValueError, KeyError, GlyphcError) as e:
+                raise e if isinstance(e, ArtifactError) else reader.damaged(f"its job is unreadable ({e})") from None
+            plan, program = plan_steps(job)
+            if program.fingerprint != reader.header.program:
+                raise ArtifactError(
+                    f"{reader.name} was made by another version of glyphc, which trains by another program; use that "
+                    "version to read the weights"
+                )
+            return TrainingClientFiles(job, plan, program, reader.header.key)
+
+
+def finish(
+    client: Path, state: Path, passphrase: str | None = None, steps: int | None = None
+) -> tuple[Graph, Parameters]:
+    """The trained network, and the parameters it was trained with, from the client's folder and a server's state.
+
+    steps: after how many the state must be, by default all. ArtifactError for a damaged file, one of another run or of
+    another step, before anything is decrypted; SecretError for a wrong passphrase.
+    """
+    from glyphc.backends.errors import BackendError
+
+    files = TrainingClientFiles.load(client / JOB_FILE)
+    outline, wanted = files.program.outline, files.program.outline.steps if steps is None else steps
+    with Reader(state, TrainingStateHeader) as reader:
+        check_run(reader, files.program.fingerprint, files.key)
+        if reader.header.step != wanted:
+            raise ArtifactError(
+                f"{reader.name} holds the weights after {reader.header.step} steps, not {wanted}; ask for that with "
+                f"--steps {reader.header.step}, or let the server go on"
+            )
+        names = [part_name(at) for at in range(len(outline.state))]
+        reader.expect([(name, reader.parts[name].size if name in reader.parts else 0) for name in names])
+        reader.verify()
+        secret = _secret(client / SECRET_FILE, files, passphrase)
+        try:
+            messages = _decrypted(reader, files, secret)
+        except BackendError as e:
+            raise EnvironmentSetupError(str(e)) from None
+    weights = {**files.job.program.initial().weights, **files.plan.decoded(messages, wanted)}
+    return with_weights(files.job.network, weights), files.plan.parameters
+
+
+def secret_is_encrypted(client: Path) -> bool:
+    """Whether the key in a client's folder has a passphrase; DataError when there is none."""
+    path = client / SECRET_FILE
+    if not path.is_file():
+        raise DataError(f"there is no {SECRET_FILE} in {os.fspath(client)!r}; 'glyphc training prepare' makes one")
+    check_mode(path)
+    return needs_passphrase(path, TrainingSecretHeader)
+
+
+def _secret(path: Path, files: TrainingClientFiles, passphrase: str | None) -> bytes:
+    with Reader(path, TrainingSecretHeader) as reader:
+        if reader.header.key != files.key or reader.header.parameters != record_text(files.plan.parameters):
+            raise ArtifactError(f"{reader.name} is the secret key of another run")
+        return read_secret(reader, passphrase)
+
+
+def _decrypted(reader: Reader[TrainingStateHeader], files: TrainingClientFiles, secret: bytes) -> dict[str, F64]:
+    from glyphc.backends.openfhe.residues import ResidueError
+    from glyphc.backends.openfhe.training_fresh import stored_client
+    from glyphc.backends.openfhe.training_wire import TrainingWire
+
+    parameters, state = files.plan.parameters, files.program.outline.state
+    client = stored_client(parameters, secret)
+    wire = TrainingWire.like(parameters.ring, {limbs: client.zero(limbs) for _, limbs in state})
+    messages: dict[str, F64] = {}
+    for at, (name, limbs) in enumerate(state):
+        try:
+            messages[name] = client.decrypt(wire.read(reader.read(part_name(at)), limbs))
+        except ResidueError as e:
+            raise reader.damaged(f"part {part_name(at)}: {e}") from None
+        if np.abs(messages[name]).max() >= _LARGEST:
+            raise reader.damaged("it does not decrypt to weights; the server did not compute with this run's files")
+    return messages
+
+
+def _job(network: Graph, record: JobRecord) -> Job:
+    options, loss = record.options, LOSSES[record.loss]
+    program = make_step(network, loss, options.optimizer, record.batch, options.frozen)
+    batches = Batches(record.samples, record.batch, options.seed)
+    return Job(network, options, loss, program, batches, np.zeros((0, 0)), np.zeros((0, 0)))
+
+
+@contextmanager
+def _removed_after_errors(places: list[Path]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for place in places:
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        for folder in {place.parent for place in places}:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None

@@ -1,0 +1,275 @@
+"""The files of a training run that the server has: its program, evaluation keys, encrypted batches and states.
+
+The server's folder, all of it made by the client but for the last two:
+
+    program.training           parameters, names of ciphertexts, the instructions of every step
+    evaluation.keys            for all steps
+    batches/000000.batch ...   encrypted once, used in every epoch
+    initial.state              the weights before the first step
+    checkpoint.state           the weights after the last step that was done
+    trained.state              the weights after the last step: what the client wants
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from glyphc.errors import ArtifactError
+from glyphc.ir.ckks import Code, check
+from glyphc.ir.ckks_text import check_operands, code_text, parse_code
+from glyphc.ir.errors import IRError
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.text import record_text
+from glyphc.ir.typed_json import TypedJSON
+
+from .artifacts import read_parameters
+from .container import Reader, Writer
+from .headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
+
+PROGRAM, KEYS, BATCHES = "program.training", "evaluation.keys", "batches"
+INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"
+# Of one step's instructions as text: some 20 times what the largest plans have.
+_MOST_CODE_BYTES = 256 << 20
+_MOST_STEPS = 1_000_000
+# No integer in parameters that can be used is larger.
+_MOST_PARAMETER = 1 << 20
+_JSON = TypedJSON()
+
+Named = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A training program but for its instructions.
+
+    data, state: names of a batch's and the state's ciphertexts and their limbs, in the order of the parts in files.
+    periods: of packing. codes: SHA-256 of each code's text; step_codes: which one a step executes; step_batches: on
+    which batch.
+    """
+
+    data: Named
+    state: Named
+    periods: tuple[int, ...]
+    batches: int
+    codes: tuple[str, ...]
+    step_codes: tuple[int, ...]
+    step_batches: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.step_codes)
+
+    @property
+    def limbs(self) -> dict[str, int]:
+        """Of all fresh ciphertexts, by name."""
+        return dict((*self.data, *self.state))
+
+
+class ServerHalf(Protocol):
+    """What a plan of training tells of the server's work."""
+
+    @property
+    def parameters(self) -> Parameters: ...
+
+    @property
+    def periods(self) -> tuple[int, ...]: ...
+
+    @property
+    def data_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def state_names(self) -> tuple[str, ...]: ...
+
+    def fresh_limbs(self, name: str) -> int: ...
+
+    def code(self, step: int) -> Code: ...
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingProgram:
+    """A whole program in memory, on the side that makes it. codes: compressed texts, in the outline's order."""
+
+    outline: Outline
+    parameters: Parameters
+    codes: tuple[bytes, ...]
+
+    @staticmethod
+    def of(plan: ServerHalf, step_batches: tuple[int, ...]) -> TrainingProgram:
+        """step_batches: which batch each step uses."""
+        codes: dict[str, bytes] = {}
+        order: list[str] = []
+        last: Code | None = None
+        for step in range(len(step_batches)):
+            code = plan.code(step)
+            if code != last:
+                text = code_text(code).encode()
+                digest = hashlib.sha256(text).hexdigest()
+                codes.setdefault(digest, zlib.compress(text, 6))
+                last = code
+            order.append(digest)
+        numbers = {digest: number for number, digest in enumerate(codes)}
+        outline = Outline(
+            data=tuple((name, plan.fresh_limbs(name)) for name in plan.data_names),
+            state=tuple((name, plan.fresh_limbs(name)) for name in plan.state_names),
+            periods=tuple(plan.periods),
+            batches=max(step_batches) + 1,
+            codes=tuple(codes),
+            step_codes=tuple(numbers[digest] for digest in order),
+            step_batches=step_batches,
+        )
+        return TrainingProgram(outline, plan.parameters, tuple(codes.values()))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return _fingerprint(self.parameters, _JSON.text(self.outline, Outline))
+
+    def save(self, path: Path, memory_bytes: int) -> None:
+        header = TrainingProgramHeader(self.fingerprint, record_text(self.parameters), memory_bytes)
+        with Writer(path, header) as writer:
+            writer.add("outline", _JSON.text(self.outline, Outline).encode())
+            for number, code in enumerate(self.codes):
+                writer.add(_code_part(number), code)
+
+
+class ProgramFile:
+    """An open file of a training program: the server's. Instructions are read when they are asked for.
+
+    ArtifactError when it is damaged or breaks a rule; all of it is checked when it is opened. A context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._reader = Reader(path, TrainingProgramHeader)
+        try:
+            self._open()
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def _open(self) -> None:
+        reader = self._reader
+        self.parameters = read_parameters(reader.header.parameters, reader)
+        self.memory_bytes = reader.header.memory_bytes
+        text = reader.read("outline").decode(errors="replace")
+        try:
+            _check_parameters(self.parameters)
+            self.outline: Outline = _JSON.read(text, Outline)
+            _check_outline(self.outline)
+        except IRError as e:
+            raise reader.damaged(f"its outline is unreadable ({e})") from None
+        if _fingerprint(self.parameters, text) != reader.header.program:
+            raise reader.damaged("its fingerprint is not that of its outline")
+        self.fingerprint = reader.header.program
+        parts = ["outline", *(_code_part(number) for number in range(len(self.outline.codes)))]
+        reader.expect([(name, reader.parts[name].size if name in reader.parts else 0) for name in parts])
+        self._code = lru_cache(maxsize=1)(self._read_code)
+        for number in range(len(self.outline.codes)):
+            self._code(number)
+
+    def code(self, step: int) -> Code:
+        """The instructions of step 0, 1, ..."""
+        return self._code(self.outline.step_codes[step])
+
+    def _read_code(self, number: int) -> Code:
+        name = _code_part(number)
+        try:
+            stream = zlib.decompressobj()
+            text = stream.decompress(self._reader.read(name), _MOST_CODE_BYTES)
+            if not stream.eof or hashlib.sha256(text).hexdigest() != self.outline.codes[number]:
+                raise IRError("it is not the code that the outline names")
+            code = parse_code(text.decode())
+            _check_code(code, self.parameters, self.outline)
+            return code
+        except (IRError, zlib.error, UnicodeDecodeError) as e:
+            raise self._reader.damaged(f"part {name}: {e}") from None
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> ProgramFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def program_parameters(path: Path) -> Parameters:
+    """The parameters of a training program, of which nothing else is read."""
+    with Reader(path, TrainingProgramHeader) as reader:
+        return read_parameters(reader.header.parameters, reader)
+
+
+def batch_path(folder: Path, number: int) -> Path:
+    """Where a server's folder has a batch."""
+    return folder / BATCHES / f"{number:06d}.batch"
+
+
+def part_name(number: int) -> str:
+    """Of the ciphertext with this number, in batches and states."""
+    return f"{number:06d}"
+
+
+def stream_name(number: int) -> str:
+    """Of the residues that a fresh ciphertext takes from its file's seed."""
+    return f"training/{part_name(number)}"
+
+
+def check_run(reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], program: str, key: str) -> None:
+    """ArtifactError unless a batch or state belongs to this program and these keys."""
+    if reader.header.program != program:
+        raise ArtifactError(f"{reader.name} belongs to another training program")
+    if reader.header.key != key:
+        raise ArtifactError(f"{reader.name} was encrypted with other keys than this run's")
+
+
+def _code_part(number: int) -> str:
+    return f"code/{number:06d}"
+
+
+def _fingerprint(parameters: Parameters, outline: str) -> str:
+    return hashlib.sha256(f"{record_text(parameters)}\n{outline}".encode()).hexdigest()
+
+
+def _check_parameters(parameters: Parameters) -> None:
+    """IRError for parameters that no plan has, before contexts are made from them."""
+    values = [getattr(parameters, f.name) for f in fields(parameters)]
+    numbers = [v for value in values for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]
+    if any(not 0 <= n <= _MOST_PARAMETER for n in numbers):
+        raise IRError("its parameters are out of range")
+    powers = (parameters.ring, parameters.slots)
+    if any(p < 1 or p & (p - 1) for p in powers) or not 64 <= parameters.ring <= 1 << 17:
+        raise IRError("its parameters are those of no ring")
+    try:
+        depth = parameters.depth
+    except ValueError as e:
+        raise IRError(str(e)) from None
+    if 2 * parameters.slots > parameters.ring or depth > 100:
+        raise IRError("its parameters are those of no bootstrap")
+
+
+def _check_outline(outline: Outline) -> None:
+    names = [name for name, _ in (*outline.data, *outline.state)]
+    if len(set(names)) != len(names) or not outline.state:
+        raise IRError("a ciphertext is named twice, or there is no state")
+    if any(not 1 <= limbs <= 100 for _, limbs in (*outline.data, *outline.state)):
+        raise IRError("a ciphertext has no limbs, or too many")
+    if not 1 <= outline.steps == len(outline.step_batches) <= _MOST_STEPS:
+        raise IRError("its steps are not as many as their batches")
+    if any(not 0 <= n < len(outline.codes) for n in outline.step_codes):
+        raise IRError("a step has no code")
+    if any(not 0 <= n < outline.batches for n in outline.step_batches):
+        raise IRError("a step has no batch")
+    if any(p < 1 or p & (p - 1) or p > _MOST_PARAMETER for p in outline.periods):
+        raise IRError("a period of packing is no power of two")
+
+
+def _check_code(code: Code, parameters: Parameters, outline: Outline) -> None:
+    """IRError for code that cannot be executed, or does not lead from a state to the next one."""
+    check_operands(code, parameters, outline.periods)
+    stored = check(code, outline.limbs, parameters.decoded_limbs - 1, parameters.slot_levels)
+    if stored != dict(outline.state):
+        raise IRError("it does not store the ciphertexts of the next state on their limbs")

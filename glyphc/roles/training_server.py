@@ -1,0 +1,291 @@
+"""The server's side of training: it executes a training program on encrypted batches and states, and knows no more.
+
+It has neither a model nor a plan, and no way to decrypt. See ``training_files`` for what its folder holds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from glyphc.backends.errors import BackendError
+from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
+from glyphc.progress import Reporter, Silent, duration
+from glyphc.train.server import train_steps
+
+from .artifacts import read_seed
+from .container import Reader, Writer
+from .headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
+from .training_files import (
+    CHECKPOINT,
+    INITIAL,
+    KEYS,
+    PROGRAM,
+    TRAINED,
+    ProgramFile,
+    batch_path,
+    check_run,
+    part_name,
+    stream_name,
+)
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.training_wire import TrainingWire
+
+
+@dataclass
+class ServerReport:
+    """steps: done in all; first: those that were done before. output: the file with the state. seconds: of each."""
+
+    steps: int
+    first: int
+    output: Path
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A file with a state that may be gone on from."""
+
+    path: Path
+    step: int
+
+
+def run_training(
+    folder: Path, steps: int | None = None, resume: bool = False, reporter: Reporter | None = None
+) -> ServerReport:
+    """Train from what a client has put into the server's folder, up to ``steps`` steps in all, by default all.
+
+    resume: go on from the checkpoint if there is one, to the same bits as an unbroken run; without it, one that is
+    there is an error. The last state is written to "trained.state", an earlier one stays as the checkpoint.
+
+    ArtifactError, before anything is computed, for files that are damaged, missing or of different runs; ParameterError
+    when OpenFHE refuses the program; EnvironmentSetupError when OpenFHE is missing or memory is short.
+    """
+    reporter = reporter or Silent()
+    with ProgramFile(folder / PROGRAM) as program:
+        if steps is not None and not 1 <= steps <= program.outline.steps:
+            raise GlyphcError(f"the program has {program.outline.steps} steps, not {steps}")
+        run = _Run(folder, program, steps or program.outline.steps, reporter)
+        try:
+            return run.run(resume)
+        finally:
+            reporter.done()
+            run.close()
+
+
+class _Run:
+    def __init__(self, folder: Path, program: ProgramFile, steps: int, reporter: Reporter) -> None:
+        self.folder, self.program, self.steps, self.reporter = folder, program, steps, reporter
+        self._tables = ExitStack()
+        self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
+        self._last = 0.0
+
+    def run(self, resume: bool) -> ServerReport:
+        with Reader(self.folder / KEYS, TrainingKeysHeader) as keys:
+            if keys.header.program != self.program.fingerprint:
+                raise ArtifactError(f"{keys.name} belongs to another training program")
+            self.key = keys.digest
+            start = self._start(resume)
+            self._check_memory()
+            self._check(keys, start)
+            self._load(keys)
+        self._check_sizes(start)
+        self._remove_remnants()
+        self.report = ServerReport(self.steps, start.step, self.folder / TRAINED)
+        self.reporter.stage("train", self.steps - start.step)
+        self._last = time.perf_counter()
+        try:
+            train_steps(
+                self.program,
+                lambda step: self._machine,
+                self._batch,
+                self._read_state(start),
+                range(start.step, self.steps),
+                self._after,
+            )
+        except RuntimeError as e:
+            if type(e) is not RuntimeError:  # OpenFHE's errors are of this class itself
+                raise
+            raise ParameterError(f"OpenFHE cannot execute this training program: {e}") from e
+        return self.report
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        self._tables.close()
+
+    # -- checks, before anything is computed --
+
+    def _start(self, resume: bool) -> _State:
+        """The state to begin with; its file is checked."""
+        if (self.folder / TRAINED).exists():
+            raise ArtifactError(f"there is a trained state already: {os.fspath(self.folder / TRAINED)!r}")
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return self._checked(self.folder / INITIAL)
+        if not resume:
+            raise CheckpointError(
+                f"{os.fspath(path)!r} exists: an earlier run was interrupted. Go on with it (--resume), or delete it"
+            )
+        state = self._checked(path)
+        if state.step >= self.steps:
+            raise CheckpointError(f"{os.fspath(path)!r} has {state.step} steps already; {self.steps} are asked for")
+        return state
+
+    def _checked(self, path: Path) -> _State:
+        with Reader(path, TrainingStateHeader) as reader:
+            check_run(reader, self.program.fingerprint, self.key)
+            if reader.header.step >= self.program.outline.steps or (path.name == INITIAL) != (reader.header.step == 0):
+                raise reader.damaged(f"it is the state after {reader.header.step} steps")
+            reader.verify()
+            return _State(path, reader.header.step)
+
+    def _check_memory(self) -> None:
+        available, needed = psutil.virtual_memory().available, self.program.memory_bytes
+        if needed > available:
+            raise EnvironmentSetupError(
+                f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; use a "
+                "larger machine or stop other programs"
+            )
+
+    def _check(self, keys: Reader[TrainingKeysHeader], start: _State) -> None:
+        """All hashes of what the steps to come need; gigabytes are read."""
+        needed = self._needed(start)
+        self.reporter.stage("check files", len(needed) + 1.0)
+        keys.verify()
+        self.reporter.advance(1, "keys")
+        for number in needed:
+            reader = self._open(number)
+            reader.verify()
+            self.reporter.advance(1, f"batch {number + 1}")
+
+    def _check_sizes(self, start: _State) -> None:
+        """What could only be known with OpenFHE's moduli."""
+        outline, size = self.program.outline, self._wire.fresh_size
+        sizes = [(part_name(i), size(limbs)) for i, (_, limbs) in enumerate(outline.data)]
+        for number in self._needed(start):
+            self._open(number).expect(sizes)
+        with Reader(start.path, TrainingStateHeader) as reader:
+            reader.expect([(part_name(i), self._wire.state_size(limbs)) for i, (_, limbs) in enumerate(outline.state)])
+
+    def _needed(self, start: _State) -> list[int]:
+        """Batches of the steps to come."""
+        return sorted(set(self.program.outline.step_batches[start.step : self.steps]))
+
+    # -- loading --
+
+    def _open(self, number: int) -> Reader[TrainingBatchHeader]:
+        if number not in self._readers:
+            for reader in self._readers.values():  # one at a time: there may be more than a process can open
+                reader.close()
+            self._readers.clear()
+            reader = Reader(batch_path(self.folder, number), TrainingBatchHeader)
+            self._readers[number] = reader
+            check_run(reader, self.program.fingerprint, self.key)
+            read_seed(reader.header.seed, reader)
+            if reader.header.number != number:
+                raise ArtifactError(f"{reader.name} holds batch {reader.header.number}, not {number}")
+        return self._readers[number]
+
+    def _load(self, keys: Reader[TrainingKeysHeader]) -> None:
+        try:
+            from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+            from glyphc.backends.openfhe.keys import key_tables, release_all_keys
+            from glyphc.backends.openfhe.residues import ResidueError
+            from glyphc.backends.openfhe.training_load import load_training_keys, training_part_names
+            from glyphc.backends.openfhe.training_wire import TrainingWire
+
+            self._tables.enter_context(key_tables())
+        except BackendError as e:
+            raise EnvironmentSetupError(str(e)) from None
+        self._tables.callback(release_all_keys)
+        parameters, periods = self.program.parameters, self.program.outline.periods
+        try:
+            names = training_part_names(parameters, periods)
+            keys.expect([(name, keys.parts[name].size if name in keys.parts else 0) for name in names])
+            self.reporter.stage("load keys", len(names))
+            seed = read_seed(keys.header.seed, keys)
+            loaded = load_training_keys(
+                parameters, periods, seed, keys.read, lambda name: self.reporter.advance(1, name)
+            )
+        except ResidueError as e:
+            raise keys.damaged(str(e)) from None
+        except BackendError as e:
+            raise ParameterError(str(e)) from None
+        self._machine: OpenFHECKKS = OpenFHECKKS(loaded)
+        self._wire: TrainingWire = TrainingWire.of(loaded)
+
+    def _batch(self, step: int) -> Mapping[str, Any]:
+        return _Batch(self, self._open(self.program.outline.step_batches[step]))
+
+    def _read_state(self, start: _State) -> dict[str, Any]:
+        from glyphc.backends.openfhe.residues import ResidueError
+
+        with Reader(start.path, TrainingStateHeader) as reader:
+            check_run(reader, self.program.fingerprint, self.key)
+            if reader.header.step != start.step:
+                raise ArtifactError(f"{reader.name} was replaced while it was in use")
+            try:
+                return {
+                    name: self._wire.read(reader.read(part_name(i)), limbs)
+                    for i, (name, limbs) in enumerate(self.program.outline.state)
+                }
+            except ResidueError as e:
+                raise reader.damaged(str(e)) from None
+
+    # -- saving --
+
+    def _after(self, count: int, state: dict[str, Any]) -> None:
+        last = count == self.program.outline.steps
+        path = self.folder / (TRAINED if last else CHECKPOINT)
+        with Writer(path, TrainingStateHeader(self.program.fingerprint, self.key, count)) as writer:
+            for i, (name, limbs) in enumerate(self.program.outline.state):
+                writer.add(part_name(i), self._wire.write(state[name], limbs))
+        if last:
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        self.report.output = path
+        now = time.perf_counter()
+        self.report.seconds.append(now - self._last)
+        self._last = now
+        left = (self.steps - count) * float(np.median(self.report.seconds))
+        self.reporter.advance(1, f"step {count} of {self.steps}, {duration(left)} left")
+
+    def _remove_remnants(self) -> None:
+        """What a killed run was writing."""
+        for name in (CHECKPOINT, TRAINED):
+            for remnant in self.folder.glob(f".{name}*.part"):
+                remnant.unlink(missing_ok=True)
+
+
+class _Batch(Mapping[str, Any]):
+    """A batch's ciphertexts, read when they are needed."""
+
+    def __init__(self, run: _Run, reader: Reader[TrainingBatchHeader]) -> None:
+        self._run, self._reader = run, reader
+        self._places = {name: (i, limbs) for i, (name, limbs) in enumerate(run.program.outline.data)}
+
+    def __getitem__(self, name: str) -> Any:
+        from glyphc.backends.openfhe.residues import ResidueError, Uniform
+
+        number, limbs = self._places[name]
+        stream = Uniform(read_seed(self._reader.header.seed, self._reader), stream_name(number))
+        try:
+            return self._run._wire.read_fresh(self._reader.read(part_name(number)), limbs, stream)
+        except ResidueError as e:
+            raise self._reader.damaged(f"part {part_name(number)}: {e}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)

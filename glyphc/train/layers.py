@@ -1,0 +1,175 @@
+"""What all trained layers have in common: the state's ciphertexts, what is done with them, and a bias beside them.
+
+A layer has the weights of ``outputs`` units for ``inputs`` values, and a bias, which counts as one more column. Its
+state is kept in a moving frame (``frames``): component c of part p is the ciphertext "LAYER:p:c".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from glyphc.ir.ckks import Register
+
+from .frames import Frame
+from .units import F64, I64, Units, coefficients, polynomial
+from .writer import Writer
+
+# Limbs of the state: its product with data leaves the one that a bootstrap reads.
+STATE_LIMBS = 2
+# On which gradients are made: product, then a factor.
+GRADIENT_LIMBS = 4
+# How much larger than weights the messages of a first layer's state are, so that noise of selections stays far below.
+GAIN = 2.0**8
+# Of all layers' biases: "one" for every sample, at b*grid and at -b*grid.
+ONES, REVERSED_ONES = "ones", "ones-reversed"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """weight, bias: frames of both; None: frozen."""
+
+    weight: Frame
+    bias: Frame
+    weight_trained: bool = True
+    bias_trained: bool = True
+
+    @property
+    def size(self) -> int:
+        """Components of the state."""
+        return self.weight.size
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A ciphertext of a layer's state: gain * matrix[rows, columns] at the exponents; all of one shape."""
+
+    name: str
+    rows: I64
+    columns: I64
+    exponents: I64
+    gain: float
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Messages that stand for 1. phase: sums, where a bootstrap reads them; values: a layer's inputs; errors: errors.
+
+    back: errors that are sent back, where a bootstrap reads them.
+    """
+
+    phase: float
+    values: float
+    errors: float
+    back: float
+
+
+class Layer(Protocol):
+    """A trained layer under encryption: layout and instructions."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def target(self) -> Units: ...
+
+    @property
+    def trained(self) -> Trained: ...
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The state's ciphertexts, for every component."""
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Of its ``Pack`` and ``Unpack`` instructions."""
+
+    @property
+    def data_limbs(self) -> dict[str, int]:
+        """Limbs of the ciphertexts that the client makes of a batch, by name."""
+
+
+def state_names(layer: Layer) -> tuple[str, ...]:
+    """All ciphertexts of a layer's state."""
+    return tuple(component_name(layer.name, p.name, i) for p in layer.parts for i in range(layer.trained.size))
+
+
+def component_name(layer: str, part: str, component: int) -> str:
+    return f"state:{layer}:{part}:{component}"
+
+
+def encode_state(layer: Layer, weights: F64, bias: F64) -> dict[str, F64]:
+    """Messages of a layer's state at the start: the first component has the weights, others are zero."""
+    matrix = np.hstack([weights, bias[:, None]])
+    out: dict[str, F64] = {}
+    for part in layer.parts:
+        first = polynomial(layer.target.ring, part.exponents, part.gain * matrix[part.rows, part.columns])
+        for i in range(layer.trained.size):
+            out[component_name(layer.name, part.name, i)] = first if i == 0 else np.zeros_like(first)
+    return out
+
+
+def decode_state(layer: Layer, messages: dict[str, F64], step: int, inputs: int) -> tuple[F64, F64]:
+    """Weights (outputs, inputs) and bias before ``step`` from the state's messages."""
+    components = np.zeros((layer.trained.size, layer.target.count, inputs + 1))
+    for part in layer.parts:
+        for i, component in enumerate(components):
+            message = messages[component_name(layer.name, part.name, i)]
+            component[part.rows, part.columns] = coefficients(message, part.exponents) / part.gain
+    weight, bias = layer.trained.weight.basis(step)[0], layer.trained.bias.basis(step)[0]
+    return np.tensordot(weight, components[:, :, :-1], 1), np.tensordot(bias, components[:, :, -1], 1)
+
+
+def load_state(w: Writer, layer: Layer, part: str) -> list[Register]:
+    """All components of a part."""
+    return [w.load(component_name(layer.name, part, i)) for i in range(layer.trained.size)]
+
+
+def store_state(
+    w: Writer, layer: Layer, part: str, state: Sequence[Register], gradient: Register | None, push: F64
+) -> None:
+    """Add push[c] * gradient to component c and store it. gradient: on one limb more; None: no change."""
+    for i, u in enumerate(state):
+        if gradient is not None and push[i]:
+            u = w.sum((u, 1), (w.rescaled(gradient, float(push[i])), 1))
+        w.store(u, component_name(layer.name, part, i))
+
+
+@dataclass(frozen=True)
+class Offset:
+    """A bias beside the weights: unit i at i*period, the part "bias"."""
+
+    target: Units
+    scales: Scales
+
+    @property
+    def part(self) -> Part:
+        rows = np.arange(self.target.count)
+        return Part("bias", rows, np.full_like(rows, -1), self.target.units, GAIN)
+
+    def pairs(self, w: Writer, layer: Layer, step: int) -> list[tuple[Register, Register]]:
+        """Products whose sum is the bias, for every sample, as phases."""
+        basis = layer.trained.bias.basis(step)[0]
+        ones = w.load(ONES)
+        state = load_state(w, layer, "bias")
+        return [(w.scaled(ones, float(f)), u) for f, u in zip(basis, state, strict=True) if f]
+
+    def update(self, w: Writer, layer: Layer, errors: Register, step: int) -> None:
+        """errors: of the target, garbage beside them allowed."""
+        state, gradient = load_state(w, layer, "bias"), None
+        if layer.trained.bias_trained:
+            gradient = w.pack([w.product((w.load(REVERSED_ONES), errors))], 1, self.target.period)
+        factor = GAIN / (self.target.batch * self.scales.errors * self.target.period)
+        store_state(w, layer, "bias", state, gradient, layer.trained.bias.push(step) * factor)
+
+
+def ones_data(units: Units, phase: float) -> dict[str, F64]:
+    """What ``Offset`` needs of the client (no secret: it is the same for all batches)."""
+    ones = np.ones(units.batch)
+    return {
+        ONES: polynomial(units.ring, units.samples, ones * phase / GAIN),
+        REVERSED_ONES: polynomial(units.ring, -units.samples, ones),
+    }

@@ -1,0 +1,84 @@
+"""Training's instructions as text: one line each, e.g. ``{"scaled":{"target":2,"source":0,"factor":0.5}}``.
+
+The text is complete and exact: ``parse_code(code_text(code)) == code``. It is written and read generically from the
+classes of ``glyphc.ir.ckks.Instruction``, so a new instruction or field needs nothing here.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+
+from .ckks import Bootstrap, Code, Convolve, Instruction, Pack, Product, Refresh, Sum, Unpack
+from .errors import IRError, IRSyntaxError
+from .parameters import Parameters
+from .series import Series
+from .typed_json import TypedJSON
+
+CODE_HEAD = "glyphc-ckks 1"
+INSTRUCTIONS: dict[str, type] = {cls.__name__.lower(): cls for cls in typing.get_args(Instruction)}
+_JSON = TypedJSON({Instruction: INSTRUCTIONS})
+
+
+def code_text(code: Code) -> str:
+    """Instructions as text; IRError for what has no text form (NaN, infinity)."""
+    return "\n".join([CODE_HEAD, *(_JSON.text(instruction, Instruction) for instruction in code)]) + "\n"
+
+
+def parse_code(text: str) -> Code:
+    """The inverse of :func:`code_text`; IRSyntaxError, with the line, for any other text."""
+    head, *lines = text.split("\n")
+    if head != CODE_HEAD or lines[-1:] != [""]:
+        raise IRSyntaxError(f"line 1: instructions begin with {CODE_HEAD!r} and end with a line end")
+    code: list[Instruction] = []
+    for number, line in enumerate(lines[:-1], start=2):
+        try:
+            code.append(_JSON.read(line, Instruction))
+        except IRSyntaxError as e:
+            raise IRSyntaxError(f"line {number}: {e}") from None
+    return tuple(code)
+
+
+def check_operands(code: Code, parameters: Parameters, periods: tuple[int, ...]) -> None:
+    """IRError for operands that break the instructions' rules, which ``glyphc.ir.ckks.check`` takes for granted.
+
+    Code from a file has been made by anybody. periods: of packing, whose keys there are.
+    """
+    for at, instruction in enumerate(code):
+        problem = _problem(instruction, parameters, periods)
+        if problem is not None:
+            raise IRError(f"instruction {at} ({type(instruction).__name__.lower()}) {problem}")
+
+
+def _problem(instruction: Instruction, parameters: Parameters, periods: tuple[int, ...]) -> str | None:
+    """What is wrong with an instruction's own fields."""
+    match instruction:
+        case Product(pairs=()) | Sum(terms=()) | Convolve(exponents=()):
+            return "has no operand"
+        case Sum(terms=terms) if any(sign not in (1, -1) for _, sign in terms):
+            return "has a sign that is neither 1 nor -1"
+        case Convolve(exponents=exponents) if max(map(abs, exponents)) > 4 * parameters.ring:
+            return "has an exponent beyond the ring"
+        case Convolve(weight=weight) if abs(weight) >= 1 << 31:
+            return "has a weight of more than 31 bits"
+        case Unpack(targets=moved, parts=parts, stride=stride) | Pack(sources=moved, parts=parts, stride=stride):
+            if parts < 1 or stride < 1 or parts & (parts - 1) or not any(p % (parts * stride) == 0 for p in periods):
+                return f"takes {parts} parts at stride {stride}, for which there are no keys"
+            if not 1 <= len(moved) <= parts:
+                return f"has {len(moved)} of {parts} parts"
+            if isinstance(instruction, Pack) and all(source is None for source in instruction.sources):
+                return "has no operand"
+        case Bootstrap(targets=targets, series=series, functions=functions):
+            if not len(targets) == len(series) == len(functions) > 0:
+                return "has not one series and one list of functions for each target"
+            return _series_problem(series, parameters)
+        case Refresh(series=series):
+            return _series_problem((series,), parameters)
+    return None
+
+
+def _series_problem(series: tuple[Series, ...], parameters: Parameters) -> str | None:
+    bad: Iterator[Series] = (s for s in series if not len(s.real) == len(s.imag) > 0 or s.degree > parameters.degree)
+    if next(bad, None) is not None:
+        return f"has a series of unequal parts, or of a degree above {parameters.degree}"
+    return None

@@ -1,0 +1,84 @@
+"""Parameters, random cost models and a home folder, for the tests of costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+
+from glyphc.approx.cost import (
+    CONFIGURATIONS,
+    FIGURES,
+    REFERENCE_DEGREE,
+    BootstrapCost,
+    CostModel,
+    Machine,
+)
+from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = [c.slots for c in CONFIGURATIONS]
+DEGREES = list(MAX_DEGREES.values())
+MACHINE = Machine("a processor", 3, 2, "1.6.1", "2030-01-02")
+N = 65536
+CIPHERTEXT = 2 * 8 * N
+
+
+def small(slots: int = 32, degree: int = REFERENCE_DEGREE) -> Parameters:
+    return Parameters(
+        ring=1024,
+        plaintext_bits=27,
+        bgv_bits=54,
+        unpack_strides=(1, 2, 4),
+        slots=slots,
+        degree=degree,
+        level_budget=(2, 2),
+        large_digits=3,
+        security=INSECURE,
+    )
+
+
+def large(slots: int = 32768, degree: int = REFERENCE_DEGREE) -> Parameters:
+    return Parameters(ring=N, plaintext_bits=27, bgv_bits=55, slots=slots, degree=degree)
+
+
+@st.composite
+def rows(draw: st.DrawFn, degree: int) -> BootstrapCost:
+    figure = st.floats(1e-3, 1e12)
+    return BootstrapCost(degree, *(draw(figure) for _ in FIGURES), measured=draw(st.booleans()))
+
+
+@st.composite
+def models(draw: st.DrawFn) -> CostModel:
+    """Any figures at all, in the shape that the file must have."""
+    configurations = []
+    for configuration in CONFIGURATIONS:
+        degrees = sorted({REFERENCE_DEGREE} | draw(st.sets(st.sampled_from(DEGREES))))
+        configurations.append(replace(configuration, costs=tuple(draw(rows(d)) for d in degrees)))
+    seconds = st.floats(1e-9, 1e3)
+    text = st.text(max_size=20)
+    count = st.integers(1, 1000)
+    machine = Machine(draw(text), draw(count), draw(count), draw(text), draw(text))
+    return CostModel(draw(seconds), draw(seconds), draw(seconds), tuple(configurations), machine)
+
+
+@st.composite
+def growing_models(draw: st.DrawFn) -> CostModel:
+    """Models in which more slots and higher degrees never cost less."""
+    steps = st.floats(1.0, 2.0)
+    growth = np.cumprod([1.0] + [draw(steps) for _ in DEGREES[1:]])
+    size = 1.0
+    configurations = []
+    for configuration in CONFIGURATIONS:
+        size *= draw(steps)
+        costs = (BootstrapCost(d, *(size * g for _ in FIGURES)) for d, g in zip(DEGREES, growth, strict=True))
+        configurations.append(replace(configuration, costs=tuple(costs)))
+    return CostModel(configurations=tuple(configurations))
+
+
+def shipped_row(slots: int, degree: int = REFERENCE_DEGREE, factor: float = 1.0) -> BootstrapCost:
+    configuration = next(c for c in CONFIGURATIONS if c.slots == slots)
+    figures = (factor * configuration.figure(name, degree) for name in FIGURES)
+    return BootstrapCost(degree, *figures)

@@ -1,0 +1,74 @@
+"""Progress in a log: a handful of lines for each stage."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from glyphc import console
+from glyphc.progress import Reporter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that tests let pass."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def lines() -> Reporter:
+    return console._Lines()
+
+
+def test_many_steps_of_a_stage_are_a_handful_of_lines(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = lines()
+    reporter.stage("evaluate", 1000.0)
+    for step in range(1, 1001):
+        clock[0] += 0.05
+        reporter.advance(1.0, f"step {step}")
+    reporter.done()
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [
+        "evaluate ...",
+        *(f"  step {step}: 10.0 s" for step in (200, 400, 600, 800, 1000)),
+        "evaluate: 50.0 s",
+    ]
+
+
+def test_short_stages_say_nothing_on_the_way(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = lines()
+    for _ in range(2):
+        reporter.stage("evaluate", 10.0)
+        for step in range(10):
+            clock[0] += 0.05
+            reporter.advance(1.0, f"step {step}")
+    reporter.stage("decrypt", 1.0)
+    reporter.done()
+    assert capsys.readouterr().err.splitlines() == ["evaluate ...", "evaluate: 0.5 s"] * 2
+
+
+def test_long_bootstraps_have_lines_and_long_stages_one_a_minute(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = lines()
+    reporter.stage("evaluate", 26.0)
+    for what, seconds in (("relu1", 11.0), ("relu1", 2.0), ("relu2", 11.0), ("relu2", 2.0)):
+        clock[0] += seconds
+        reporter.advance(seconds, f"bootstrap {what}")
+    reporter.stage("train", 1000.0)
+    for step in range(1, 5):
+        clock[0] += 40.0
+        reporter.advance(1.0, f"step {step}")
+    reporter.done()
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate ...",
+        "  bootstrap relu1: 11.0 s",
+        "  bootstrap relu2: 13.0 s",
+        "evaluate: 26.0 s",
+        "train ...",
+        "  step 2: 80.0 s",
+        "  step 4: 80.0 s",
+        "train: 160.0 s",
+    ]

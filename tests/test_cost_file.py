@@ -1,0 +1,194 @@
+"""The file of a cost model, and which one is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from cost_models import MACHINE, ROOT, models, shipped_row
+from hypothesis import given, settings
+
+import glyphc as package
+from glyphc.approx import cost_file
+from glyphc.approx.cost import (
+    CONFIGURATIONS,
+    CostModel,
+    calibrated,
+)
+from glyphc.diagnostics import predicted, summary
+from glyphc.errors import ArtifactError, GlyphcError
+
+# -- the file --
+
+
+@settings(max_examples=30)
+@given(models())
+def test_the_file_keeps_all(model: CostModel) -> None:
+    assert cost_file.from_json(cost_file.to_json(model).encode()) == model
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    model = CostModel(product=1.5, machine=MACHINE)
+    cost_file.save(path, model)
+    assert cost_file.load(path) == model
+    assert [p.name for p in tmp_path.iterdir()] == ["cost.json"]
+    with pytest.raises(ArtifactError, match="no folder"):
+        cost_file.save(tmp_path / "missing" / "cost.json", model)
+
+
+def tree() -> dict[str, Any]:
+    parsed = json.loads(cost_file.to_json(CostModel()))
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+WHOLE = cost_file.to_json(CostModel()).encode()
+PARTS = {
+    "": [*tree()],
+    "machine": [*tree()["machine"]],
+    "configuration": [*tree()["configurations"][0]],
+    "cost": [*tree()["configurations"][0]["costs"][0]],
+}
+
+
+def room(whole: dict[str, Any], part: str) -> dict[str, Any]:
+    """The object in the file that a name of ``PARTS`` stands for."""
+    configuration = whole["configurations"][0]
+    rooms = {"": whole, "machine": whole["machine"], "configuration": configuration, "cost": configuration["costs"][0]}
+    return cast(dict[str, Any], rooms[part])
+
+
+def refusal(tmp_path: Path, data: bytes) -> str:
+    """What is said of a file with this content."""
+    path = tmp_path / "cost.json"
+    path.write_bytes(data)
+    with pytest.raises(GlyphcError) as caught:
+        cost_file.load(path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "glyphc calibrate" in text
+    assert "delete" in text
+    return text
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0\xff", WHOLE[: len(WHOLE) // 2], b"[" * 100_000, b"{}", b"[]", b"3", b'{"format": "other"}']
+)
+def test_what_is_no_cost_model_is_refused(tmp_path: Path, data: bytes) -> None:
+    refusal(tmp_path, data)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_other_versions_are_refused(tmp_path: Path, version: object) -> None:
+    assert "version" in refusal(tmp_path, json.dumps(tree() | {"version": version}).encode())
+
+
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in PARTS.items() for name in names])
+def test_every_entry_must_be_there_and_right(tmp_path: Path, part: str, name: str) -> None:
+    whole = tree()
+    del room(whole, part)[name]
+    refusal(tmp_path, json.dumps(whole).encode())
+    for wrong in (None, -1, 0, float("nan"), float("inf"), {}, [1, "x"]):
+        whole = tree()
+        room(whole, part)[name] = wrong
+        refusal(tmp_path, json.dumps(whole).encode())
+
+
+def test_other_configurations_are_refused(tmp_path: Path) -> None:
+    whole = tree()
+    whole["configurations"][0]["slots"] = 32
+    assert "other configurations" in refusal(tmp_path, json.dumps(whole).encode())
+    whole["configurations"] = whole["configurations"][1:]
+    refusal(tmp_path, json.dumps(whole).encode())
+
+
+def test_degrees_must_ascend_and_know_the_usual_one(tmp_path: Path) -> None:
+    for change in (lambda costs: costs.reverse(), lambda costs: costs.pop(1), lambda costs: costs.insert(0, costs[0])):
+        whole = tree()
+        change(whole["configurations"][0]["costs"])
+        assert "ascending" in refusal(tmp_path, json.dumps(whole).encode())
+
+
+# -- which file --
+
+
+def test_tests_use_the_shipped_model() -> None:
+    assert os.environ[cost_file.VARIABLE] == ""
+    assert cost_file.source() is None
+    assert cost_file.current() == CostModel()
+
+
+def test_the_users_file_is_used_when_there_is_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cost_file.current() == CostModel()
+    path = home / ".config" / "glyphc" / "cost.json"
+    assert cost_file.output_path() == path
+    cost_file.make_folder(path)
+    model = CostModel(product=2.0)
+    cost_file.save(path, model)
+    assert cost_file.source() == path
+    assert cost_file.current() == model
+    monkeypatch.setenv(cost_file.VARIABLE, "")
+    assert cost_file.current() == CostModel()
+    assert cost_file.output_path() == path
+
+
+def test_the_config_folder_can_be_elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "settings"))
+    assert cost_file.user_path() == home / "settings" / "glyphc" / "cost.json"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert cost_file.user_path() == home / ".config" / "glyphc" / "cost.json"
+
+
+def test_the_variable_names_another_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = home / "mine.json"
+    monkeypatch.setenv(cost_file.VARIABLE, str(path))
+    with pytest.raises(GlyphcError, match=r"No such file.*glyphc calibrate"):
+        cost_file.current()
+    cost_file.save(path, CostModel(switch=3.0))
+    assert cost_file.current().switch == 3.0
+    assert cost_file.output_path() == path
+    assert cost_file.in_use(path)
+    assert not cost_file.in_use(home / "other.json")
+
+
+def test_without_a_home_the_shipped_model_serves(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cost_file.current() == CostModel()
+    with pytest.raises(GlyphcError, match=cost_file.VARIABLE):
+        cost_file.output_path()
+
+
+def test_an_impossible_folder_is_a_clear_error(home: Path) -> None:
+    (home / ".config").write_text("in the way")
+    with pytest.raises(ArtifactError, match="cannot make the folder"):
+        cost_file.make_folder(cost_file.output_path())
+
+
+def test_programs_are_predicted_with_the_users_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = np.load(ROOT / "models" / "data" / "digits-train.npy")[:200]
+    program = package.compile(ROOT / "models" / "digits-mlp.onnx", train, 4, insecure_ring=1024)
+    before = predicted(program)
+    doubled = calibrated(CONFIGURATIONS, {(64, 27): shipped_row(64, factor=2.0)})
+    path = home / "mine.json"
+    cost_file.save(path, CostModel(configurations=doubled, machine=MACHINE))
+    monkeypatch.setenv(cost_file.VARIABLE, str(path))
+    assert predicted(program).bootstrap_seconds == pytest.approx(2 * before.bootstrap_seconds)
+    assert "as measured on 3 cores, 2 threads of a processor" in summary(program)
+    path.write_text("damaged")
+    for act in (
+        lambda: summary(program),
+        lambda: program.run(train[:1], mode="simulate"),
+        lambda: package.compile(ROOT / "models" / "digits-mlp.onnx", train, 4, insecure_ring=1024),
+    ):
+        with pytest.raises(GlyphcError, match="mine"):
+            act()
+    model = ROOT / "models" / "digits-mlp.onnx"
+    assert package.compile(model, train, 4, insecure_ring=1024, cost=CostModel()).to_bytes() == program.to_bytes()

@@ -1,0 +1,226 @@
+"""Measuring costs (on small rings, insecure, for speed)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from cost_models import DEGREES, MACHINE, SIZES, N, large, small
+
+from glyphc.approx import cost_file
+from glyphc.approx.cost import (
+    FIGURES,
+    CostModel,
+    Machine,
+)
+from glyphc.approx.security import largest_modulus, with_secure_digits
+from glyphc.backends.errors import BackendError
+from glyphc.cli import main
+from glyphc.diagnostics import cost_text
+from glyphc.errors import EnvironmentSetupError, GlyphcError
+from glyphc.ir.parameters import Parameters
+from glyphc.measure import Job, Measurement, calibrate, job_seconds, jobs, measure, measure_apart, this_machine
+from glyphc.progress import Silent
+
+# -- measuring --
+
+
+def test_jobs_cover_what_the_model_needs() -> None:
+    cost = CostModel()
+    all_jobs = jobs(cost)
+    assert {(j.configuration.slots, j.degree) for j in all_jobs} >= {(s, d) for s in SIZES for d in (27, 59)}
+    assert {j.degree for j in all_jobs if j.configuration.slots == SIZES[0]} == set(DEGREES)
+    for job in all_jobs:
+        assert job.parameters.secure
+        assert job.parameters.modulus_bits <= largest_modulus(N, sparse=True)
+        assert job_seconds(job, cost) > 0
+    quick = jobs(cost, quick=True)
+    assert [(j.configuration.slots, j.degree) for j in quick] == [(SIZES[0], 27), (SIZES[-1], 27)]
+    assert {j.configuration.slots for j in jobs(cost, [256])} == {256}
+    assert [j.configuration.slots for j in jobs(cost, [256, 2048], quick=True)] == [256, 2048]
+    with pytest.raises(GlyphcError, match="no configuration has 5 slots; configurations: 64"):
+        jobs(cost, [5])
+
+
+def test_digits_are_added_for_security_only_as_needed() -> None:
+    parameters = replace(large(degree=59), level_budget=(5, 5), large_digits=4)
+    secured = with_secure_digits(parameters)
+    assert secured.modulus_bits <= largest_modulus(N, sparse=True) < parameters.modulus_bits
+    assert with_secure_digits(secured) == secured
+    assert with_secure_digits(small()) == small()
+
+
+def check(measurement: Measurement) -> None:
+    for value in (measurement.product, measurement.automorphism, measurement.switch):
+        assert 0 < value < 10
+    cost = measurement.cost
+    assert all(getattr(cost, name) > 0 for name in FIGURES)
+    assert cost.measured
+    assert cost.powers_bytes <= cost.work_bytes
+
+
+@pytest.mark.parametrize("slots", [32, 512])
+def test_measuring_a_small_ring(slots: int) -> None:
+    steps: list[str] = []
+    measurement = measure(small(slots), lambda step, seconds: steps.append(step))
+    check(measurement)
+    assert steps == ["generate keys", "bootstrap 1", "bootstrap 2"]
+    # keys are polynomials over at least all levels and two parts, one for each digit
+    levels = small(slots).depth + 1
+    assert measurement.cost.key_bytes > 10 * 2 * 3 * levels * 8 * 1024
+
+
+def test_parameters_that_openfhe_refuses() -> None:
+    refused = replace(small(), security=large().security)
+    with pytest.raises(BackendError):
+        measure(refused)
+    with pytest.raises(EnvironmentSetupError, match="refuses"):
+        measure_apart(refused, lambda step, seconds: None)
+
+
+class Killed(Parameters):
+    """The system ends the process that looks at these."""
+
+    @property
+    def secure(self) -> bool:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+
+class Exhausting(Parameters):
+    """These need more memory than there is."""
+
+    @property
+    def secure(self) -> bool:
+        raise MemoryError
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(Killed, "killed"), (Exhausting, "out of memory")])
+def test_a_process_without_memory_is_told_apart(kind: type[Parameters], reason: str) -> None:
+    fields = {name: getattr(small(), name) for name in Parameters.__dataclass_fields__}
+    # not made here: only the new process may look at it
+    parameters = object.__new__(kind)
+    parameters.__dict__.update(fields)
+    with pytest.raises(MemoryError, match=reason):
+        measure_apart(parameters, lambda step, seconds: None)
+
+
+@pytest.fixture
+def small_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All measurements on a small ring."""
+    monkeypatch.setattr(Job, "parameters", property(lambda self: small(min(self.configuration.slots, 512))))
+    yield
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_calibration_measures_scales_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recorder(Silent):
+        stages: list[str] = []  # noqa: RUF012
+        advanced = 0.0
+
+        def stage(self, name: str, total: float) -> None:
+            self.stages.append(name)
+            assert total > 0
+
+        def advance(self, amount: float, what: str = "") -> None:
+            self.advanced += amount
+
+    recorder = Recorder()
+    work = jobs(CostModel(), quick=True)
+    result = calibrate(work, CostModel(), recorder)
+    assert recorder.stages == ["64 slots, degree 27 (1 of 2)", "32768 slots, degree 27 (2 of 2)"]
+    assert recorder.advanced == pytest.approx(sum(job_seconds(job, CostModel()) for job in work))
+    assert result.skipped == ()
+    assert 0 <= result.disturbance <= 1
+    model = result.model
+    assert model.machine == this_machine()
+    assert model.product != CostModel().product
+    measured = {(c.slots, row.degree) for c in model.configurations for row in c.costs if row.measured}
+    assert measured == {(64, 27), (32768, 27)}
+    assert cost_file.from_json(cost_file.to_json(model).encode()) == model
+    text = cost_text(model, "a file")
+    assert "a file" in text
+    assert text.count("scaled") == len([row for c in model.configurations for row in c.costs]) - 2
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_what_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    available = CostModel().idle_bytes(small(64)) + CostModel().work_bytes(small(64)) + 0.31e9
+
+    class Memory:
+        def __init__(self) -> None:
+            self.available = available
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    first, last = jobs(CostModel(), quick=True)
+    result = calibrate((first, last), CostModel(), Silent())
+    assert len(result.skipped) == 1
+    assert result.skipped[0].startswith("32768 slots, degree 27: needs about")
+    available = 0
+    with pytest.raises(EnvironmentSetupError, match="nothing could be measured"):
+        calibrate((first, last), CostModel(), Silent())
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_the_command_writes_what_is_then_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = CliRunner().invoke
+    shown = run(main, ["calibrate", "--show"])
+    assert shown.exit_code == 0
+    assert "ships with glyphc" in shown.output
+    result = run(main, ["calibrate", "--quick", "--slots", "64"])
+    assert result.exit_code == 0, result.output
+    path = home / ".config" / "glyphc" / "cost.json"
+    assert f"wrote {path}\n" in result.output
+    assert [p.name for p in path.parent.iterdir()] == ["cost.json"]
+    assert cost_file.current().machine == this_machine()
+    assert str(path) in run(main, ["calibrate", "--show"]).output
+    path.write_text("damaged")
+    assert run(main, ["calibrate", "--show"]).exit_code == 2
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_an_interrupted_command_writes_nothing_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Silent):
+        def advance(self, amount: float, what: str = "") -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("glyphc.console.reporter", Interrupted)
+    path = tmp_path / "cost.json"
+    path.write_text("as it was")
+    result = CliRunner().invoke(main, ["calibrate", "--quick", "-o", str(path)])
+    assert result.exit_code == 130
+    assert "nothing was written" in result.output
+    assert path.read_text() == "as it was"
+    assert [p.name for p in tmp_path.iterdir()] == ["cost.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--slots", "5"], "no configuration has 5 slots"),
+        (["--show", "--quick"], "--show measures nothing"),
+        (["-o", "missing/cost.json"], "no folder"),
+    ],
+)
+def test_wrong_uses_of_the_command(tmp_path: Path, arguments: list[str], reason: str) -> None:
+    result = CliRunner().invoke(main, ["calibrate", *arguments])
+    assert result.exit_code == 2
+    assert reason in result.output
+
+
+def test_facts_about_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked, threads in (("3", 3), ("5,2", 5), ("", this_machine().cores), ("junk", this_machine().cores)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert this_machine().threads == threads
+    assert Machine("p", 1, 1, "", "").text == "1 core of p"
+    assert MACHINE.text == "3 cores, 2 threads of a processor"

@@ -1,0 +1,159 @@
+"""Chains of layers in every arrangement that fits, against the step program of the reference evaluator."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from test_train_plan import F64, OPTIMIZERS, data, referred
+
+from glyphc.approx.cost import CostModel
+from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
+from glyphc.backends.ckks_machine import execute
+from glyphc.ir.ckks import Bootstrap
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph
+from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
+from glyphc.ir.types import Level
+from glyphc.train.arrange import Arrangement, arrange, arrangements
+from glyphc.train.losses import LOSSES
+from glyphc.train.optimizers import SGD
+from glyphc.train.plan import Plan, make_plan
+from glyphc.train.step import State
+from glyphc.train.units import power_of_two
+
+RING = 1024
+
+
+def chain(widths: tuple[int, ...], end: str = "sigmoid", activation: str = "tanh", seed: int = 0) -> Graph:
+    """widths: of the input and all layers. end: "sigmoid", "softmax" or "" for numbers."""
+    random = np.random.default_rng(seed)
+    graph = Graph(Level.SOURCE, 1)
+    value = graph.add(Input("x", (widths[0],)))
+    for layer, (fan, out) in enumerate(pairwise(widths)):
+        if layer:
+            value = graph.add(Apply((Function(activation),)), (value,))
+        w = graph.add_constant(f"w{layer}", random.normal(size=(out, fan)) / np.sqrt(fan) / 2)
+        b = graph.add_constant(f"b{layer}", random.normal(size=out) / 8)
+        value = graph.add(Dense((Const(w),), Const(b)), (value,), location=f"layer{layer}")
+    if end:
+        value = graph.add(Softmax(0) if end == "softmax" else Apply((Function("sigmoid"),)), (value,))
+    graph.add(Output("y"), (value,))
+    return graph
+
+
+def trained(plan: Plan, machine: Any, x: F64, y: F64, steps: int) -> dict[str, F64]:
+    names = [name for s in plan.stages for name in (s.weight.name, s.bias.name)]
+    start = State(0, {name: plan.network.constant(name) for name in names}, {})
+    fresh = plan.data(x, y) | plan.state(start)
+    values = {name: machine.encrypt(message, limbs) for name, (message, limbs) in fresh.items()}
+    assert {name: limbs for name, (_, limbs) in fresh.items()} == {n: plan.server.fresh_limbs(n) for n in fresh}
+    for step in range(steps):
+        values |= execute(plan.server.code(step), machine, values)
+    return plan.decoded({name: machine.decrypt(values[name]) for name in plan.server.state_names}, steps)
+
+
+def assert_close(found: dict[str, F64], expected: dict[str, F64], tolerance: float) -> None:
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+def one_hot(samples: int, classes: int, seed: int = 0) -> F64:
+    return np.eye(classes)[np.random.default_rng(seed).integers(0, classes, samples)]
+
+
+def all_arrangements(widths: tuple[int, ...], batch: int, ring: int = RING) -> list[Arrangement]:
+    room = power_of_two(widths[-1])
+    return list(arrangements(widths[0], widths[1:], batch, ring, room, CostModel()))
+
+
+CASES = [
+    ((6, 3), 9),
+    ((20, 3), 5),
+    ((5, 4, 3), 9),
+    ((40, 8, 4), 6),
+    ((5, 3, 4, 2), 6),
+    ((70, 8, 8, 3), 4),
+]
+
+
+@pytest.mark.parametrize(("widths", "batch"), CASES)
+def test_every_arrangement_computes_the_step_program(widths: tuple[int, ...], batch: int) -> None:
+    """Exactly: layouts, masks, units, frames. What encryption adds comes in the other tests."""
+    graph, optimizer = chain(widths), OPTIMIZERS["nesterov, decay, schedule"]
+    x, _ = data(batch, widths[0])
+    x /= np.sqrt(widths[0])
+    y = one_hot(batch, widths[-1])
+    expected = referred(graph, "binary-cross-entropy", optimizer, x, y, 3).weights
+    found = all_arrangements(widths, batch)
+    assert {a.samples_apart for a in found} == {False, True}
+    kinds = {a.grouped for a in found}
+    assert len(kinds) >= 2 or len(widths) == 2
+    for arrangement in {(a.samples_apart, a.grouped): a for a in found}.values():
+        plan = make_plan(
+            graph, LOSSES["binary-cross-entropy"], optimizer, batch, 8.0, (), RING, arrangement=arrangement
+        )
+        assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 3), expected, 1e-8)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.integers(1, 6), min_size=2, max_size=4),
+    st.integers(1, 7),
+    st.sampled_from(["sigmoid", "softmax", ""]),
+    st.integers(0, 99),
+)
+def test_any_chain_computes_its_step_program(widths: list[int], batch: int, end: str, seed: int) -> None:
+    if end == "softmax":
+        widths[-1] += 1
+    loss = {"sigmoid": "binary-cross-entropy", "softmax": "softmax-cross-entropy", "": "mean-squared-error"}[end]
+    graph = chain(tuple(widths), end, "sigmoid", seed)
+    x = data(batch, widths[0], seed)[0] / 4
+    y = one_hot(batch, widths[-1], seed)
+    plan = make_plan(graph, LOSSES[loss], SGD(0.3), batch, 4.0, (), 2048)
+    weights = {name: graph.constant(name) for name in graph.constants}
+    assume(all(value < 0.8 * limit for value, limit in plan.reaches(weights, x, y).values()))
+    expected = referred(graph, loss, SGD(0.3), x, y, 2).weights
+    assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 2), expected, 1e-7)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("samples_apart", [False, True])
+def test_encrypted_chains_follow_their_simulation(samples_apart: bool, grouped: bool) -> None:
+    """Real ciphertexts on a small ring: two hidden layers, with momentum."""
+    from glyphc.backends.openfhe.ckks_client import generate_training_keys
+    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+
+    widths, batch, optimizer = (5, 3, 4, 2), 6, SGD(0.3, 0.8)
+    graph = chain(widths)
+    x, _ = data(batch, widths[0])
+    y = one_hot(batch, widths[-1])
+    wanted = (samples_apart, (grouped, False))
+    arrangement = next(a for a in all_arrangements(widths, batch) if (a.samples_apart, a.grouped) == wanted)
+    plan = make_plan(graph, LOSSES["binary-cross-entropy"], optimizer, batch, 8.0, (), RING, arrangement=arrangement)
+    client, keys = generate_training_keys(plan.parameters, plan.server.periods)
+
+    class Machine(OpenFHECKKS):
+        encrypt, decrypt = client.encrypt, client.decrypt
+
+    exact = trained(plan, ClearCKKS(plan.parameters), x, y, 3)
+    simulated = trained(plan, SimulatedCKKS(plan.parameters), x, y, 3)
+    real = trained(plan, Machine(keys), x, y, 3)
+    assert_close(real, simulated, 5e-5)
+    assert_close(real, exact, 2e-3)
+
+
+def test_glyphs_network_fits_at_128_bit() -> None:
+    """784-128-32-10 with 64 samples: five bootstraps, all on one grid."""
+    found = arrange(784, (128, 32, 10), 64, 65536, 16, CostModel())
+    assert found is not None
+    assert found.samples_apart
+    assert found.grouped == (True, False)
+    plan = make_plan(chain((784, 128, 32, 10)), LOSSES["binary-cross-entropy"], SGD(0.5), 64, 8.0)
+    assert plan.parameters.secure
+    assert plan.parameters.modulus_bits <= 1553
+    assert sum(isinstance(i, Bootstrap) for i in plan.server.code(0)) == 5
