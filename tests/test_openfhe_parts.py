@@ -41,6 +41,10 @@ def keys() -> tuple[ClientKeys, EvaluationKeys]:
     return generate_keys(PARAMETERS)
 
 
+def bootstrapper_of(keys: EvaluationKeys) -> Bootstrapper:
+    return Bootstrapper(keys.contexts.torus, keys.contexts.torus_ring, keys.contexts.parameters)
+
+
 def negacyclic(a: I64, b: I64) -> I64:
     """Product modulo X^N + 1 by convolution with Python integers."""
     full = np.convolve(a.astype(object), b.astype(object))
@@ -204,7 +208,9 @@ def test_bootstrap_applies_the_series(keys: tuple[ClientKeys, EvaluationKeys], f
     t = 1 << T_BITS
     message = np.rint(np.linspace(-0.45, 0.45, N) * t).astype(np.int64)
     switcher = Switcher(evaluation)
-    bootstrapper = Bootstrapper(evaluation.contexts)
+    bootstrapper = Bootstrapper(
+        evaluation.contexts.torus, evaluation.contexts.torus_ring, evaluation.contexts.parameters
+    )
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), N // 2), PARAMETERS.degree)
     result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, series))) / t * 2**OUTPUT_BITS
     assert np.abs(result - evaluate_series(series, message / t)).max() < 2e-5
@@ -216,7 +222,9 @@ def test_several_functions_share_the_powers(keys: tuple[ClientKeys, EvaluationKe
     t = 1 << T_BITS
     message = np.rint(np.linspace(-0.4, 0.4, N) * t).astype(np.int64)
     switcher = Switcher(evaluation)
-    bootstrapper = Bootstrapper(evaluation.contexts)
+    bootstrapper = Bootstrapper(
+        evaluation.contexts.torus, evaluation.contexts.torus_ring, evaluation.contexts.parameters
+    )
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), N // 2), PARAMETERS.degree)
     for slope in (0.25, -0.5):
         series = fit(lambda x, slope=slope: slope * np.sin(2 * np.pi * x) / 2, PARAMETERS.degree)
@@ -241,7 +249,10 @@ def test_sparse_bootstrap_drops_what_is_off_its_grid() -> None:
     t, grid = 1 << T_BITS, N // (2 * slots)
     message = np.rint(np.random.default_rng(4).uniform(-0.4, 0.4, N) * t).astype(np.int64)
     series = fit(lambda x: np.tanh(3 * x) / 8 + 0.05, 27)
-    switcher, bootstrapper = Switcher(evaluation), Bootstrapper(evaluation.contexts)
+    switcher, bootstrapper = (
+        Switcher(evaluation),
+        bootstrapper_of(evaluation),
+    )
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), slots), 27)
     result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, series))) / t * 2**OUTPUT_BITS
     expected = np.zeros(N)

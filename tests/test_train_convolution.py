@@ -15,13 +15,14 @@ from glyphc.cli import main
 from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
-from glyphc.ir.evaluate import evaluate
+from glyphc.ir.evaluate import evaluate, evaluate_all
 from glyphc.ir.ops import Affine, Dense
 from glyphc.sources import read_model
 from glyphc.train import autodiff
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Options, make_job
 from glyphc.train.optimizers import SGD
+from glyphc.train.step import make_step
 
 NETWORK = """
 weights he_normal(seed=1)
@@ -72,7 +73,14 @@ def test_written_convolutions_compute_the_same_and_stay_sparse() -> None:
     assert len(list(graph.of(Affine))) == 2
 
 
-def test_batches_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_frozen_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the batch; as part of a step it would be limited."""
     monkeypatch.setattr(autodiff, "_MOST_ENTRIES", 10_000)
+    graph, (x, y) = parse_glyph(NETWORK).graph, samples()
+    job = make_job(graph, x, y, Options(SGD(), 1))
+    assert not list(job.split.head.of(Affine))
+    features, _ = job.batch(0)
+    whole = evaluate_all(graph, {"x": x})[job.split.boundary]
+    np.testing.assert_allclose(features, whole, atol=1e-12)
     with pytest.raises(TrainingError, match=r"affine @c1.* too many for a batch of 40 samples; .* at most \d+"):
-        make_job(parse_glyph(NETWORK).graph, *samples(), Options(SGD(), 1))
+        make_step(graph, job.loss, SGD(), 40)

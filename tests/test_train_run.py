@@ -67,7 +67,7 @@ def test_modes_agree() -> None:
     results = {mode: weights(train(job(), mode)) for mode in ("clear", "simulate", "encrypted")}
     assert np.abs(results["clear"]).max() > 0.1
     assert np.abs(results["simulate"] - results["clear"]).max() < 2e-3
-    assert np.abs(results["encrypted"] - results["simulate"]).max() < 1e-5
+    assert np.abs(results["encrypted"] - results["simulate"]).max() < 5e-5
 
 
 @pytest.mark.parametrize("mode", ["clear", "simulate", "encrypted"])
@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_as_if_unbroken(mode: str, tmp_path: Path) -> None:
     assert not folder.exists()
     unbroken = weights(train(job(), mode))
     if mode == "encrypted":  # other keys, other noise; with the same ones see the next test
-        assert np.abs(weights(resumed) - unbroken).max() < 1e-5
+        assert np.abs(weights(resumed) - unbroken).max() < 5e-5
     else:
         assert np.array_equal(weights(resumed), unbroken)
 
@@ -117,8 +117,12 @@ def test_the_secret_stays_on_the_clients_side(tmp_path: Path) -> None:
     served = {path.name for path in (folder / "server").iterdir()}
     assert served == {
         "public-key.bin",
-        "product-key.bin",
-        "automorphism-keys.bin",
+        "zero.bin",
+        *(
+            f"{context}-{keys}.bin"
+            for context in ("bootstrap", "linear")
+            for keys in ("product-key", "automorphism-keys")
+        ),
         *(f"batch-{i}.zip" for i in range(3)),
     }
 
@@ -178,13 +182,13 @@ def test_batches_that_do_not_fit_into_memory(folder: bool, tmp_path: Path, monke
 
     monkeypatch.setattr(encrypted, "_MOST_BATCH_BYTES", 0)
     report = train(job(), "encrypted", tmp_path / "run" if folder else None)
-    assert np.abs(weights(report) - weights(train(job(), "simulate"))).max() < 1e-5
+    assert np.abs(weights(report) - weights(train(job(), "simulate"))).max() < 5e-5
 
 
 def test_weights_too_large_to_be_encrypted() -> None:
     x, y = samples()
     network = with_weights(linear_model(x * 1e-6, 1, "sigmoid", standardise=False), {"weight": np.full((1, 4), 1e5)})
-    with pytest.raises(TrainingError, match=r"state:0: a message of magnitude .* start from smaller weights"):
+    with pytest.raises(TrainingError, match=r"state:1:all:0: a message of magnitude .* start from smaller weights"):
         train(make_job(network, x * 1e-6, y, Options(SGD(0.1), 1, 20, insecure_ring=RING)), "encrypted")
 
 
@@ -321,7 +325,7 @@ def test_command_trains_any_network_in_the_clear(tmp_path: Path) -> None:
     assert np.mean(p.argmax(axis=1) == np.load(tmp_path / "classes.npy")) > 0.8
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 2
-    assert "or use --mode clear" in refused.output
+    assert "ask for a smaller range (--logit-range 6)" in refused.output
 
 
 @pytest.mark.parametrize(

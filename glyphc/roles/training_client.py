@@ -30,11 +30,11 @@ from glyphc.train.checkpoint import RunFolder
 from glyphc.train.encrypted import check_disk, memory_bytes
 from glyphc.train.errors import TrainingError
 from glyphc.train.foresee import foresee
-from glyphc.train.job import Job, Options
+from glyphc.train.job import Job, Options, job_of
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SCHEDULES, Schedule
 from glyphc.train.planning import TrainingPlan, plan_of
-from glyphc.train.step import make_step, with_weights
+from glyphc.train.step import with_weights
 
 from .client import SECRET_FILE
 from .container import Reader, Writer
@@ -326,9 +326,8 @@ def _decrypted(reader: Reader[TrainingStateHeader], files: TrainingClientFiles, 
 
 def _job(network: Graph, record: JobRecord) -> Job:
     options, loss = record.options, LOSSES[record.loss]
-    program = make_step(network, loss, options.optimizer, record.batch, options.frozen)
     batches = Batches(record.samples, record.batch, options.seed)
-    return Job(network, options, loss, program, batches, np.zeros((0, 0)), np.zeros((0, 0)))
+    return job_of(network, loss, options, batches, np.zeros((0, 0)), np.zeros((0, 0)))
 
 
 @contextmanager

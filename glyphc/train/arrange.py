@@ -17,6 +17,8 @@ from .units import Units, power_of_two
 
 # Seconds of a key switch in the linear context, at N = 65536, beside those of bootstraps (``cost``).
 _KEY_SWITCH = 0.012
+# What one more level, and the larger keys that go with it, do to a bootstrap's time.
+_SLOT_LEVEL = 1.08
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,10 @@ def _seconds(
             switches += batch * (1 + 2 * unit.groups + log2(unit.period / (unit.grid * unit.room)))
             decodes += unit.groups - 1
     bootstraps = 2 * len(units) - 1
+    # masks of errors take another level of the bootstrap
+    levels = _SLOT_LEVEL if any(grouped) else 1.0
     return (
-        bootstraps * cost.powers_seconds(slots, 13, ring)
+        levels * bootstraps * cost.powers_seconds(slots, 13, ring)
         + decodes * cost.evaluate_seconds(slots, 13, ring)
         + switches * _KEY_SWITCH * ring / 65536
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from glyphc.ir.text import to_text
 
 from .batches import Batches
 from .errors import TrainingError
+from .frozen import Split, split
 from .losses import LOSSES, Loss, choose_loss
 from .optimizers import SGD
 from .step import StepProgram, make_step, weight_slots, with_weights
@@ -48,9 +50,9 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """x: samples by input name; y: targets, shape (samples, outputs)."""
+    """split: the network, and its part that is trained. x: samples; y: targets, shape (samples, outputs)."""
 
-    network: Graph
+    split: Split
     options: Options
     loss: Loss
     program: StepProgram
@@ -58,18 +60,28 @@ class Job:
     x: F64
     y: F64
 
-    def batch(self, number: int) -> tuple[F64, F64]:
-        """Samples and targets of a batch."""
-        rows = self.batches.rows(number)
-        return self.x[rows], self.y[rows]
+    @property
+    def network(self) -> Graph:
+        """The whole network."""
+        return self.split.network
 
-    def named(self, x: F64) -> dict[str, F64]:
-        """Samples by the name of the network's input."""
-        return {_input(self.network).name: x}
+    @cached_property
+    def _features(self) -> F64:
+        """What the trained part reads, of all samples: the client computes everything before it, once."""
+        return self.split.features(self.x)
+
+    def batch(self, number: int) -> tuple[F64, F64]:
+        """What the trained part reads, and targets, of a batch."""
+        rows = self.batches.rows(number)
+        return self._features[rows], self.y[rows]
+
+    def named(self, features: F64) -> dict[str, F64]:
+        """What the trained part reads, by the name of its input."""
+        return {_input(self.split.head).name: features}
 
     def features(self, x: F64, layer: Node) -> F64:
-        """What the first trained layer of an encrypted run sees: the client computes everything before it."""
-        values = evaluate_all(self.network, self.named(x))[layer.operands[0]]
+        """What a dense layer of the trained part sees, shape (samples, features). x: as from ``batch``."""
+        values = evaluate_all(self.split.head, self.named(x))[layer.operands[0]]
         return np.asarray(values, dtype=np.float64).reshape(len(x), -1)
 
     def fingerprint(self) -> str:
@@ -95,8 +107,14 @@ def make_job(network: Graph, x: npt.ArrayLike, labels: npt.ArrayLike, options: O
     if not 1 <= batch <= len(samples):
         raise DataError(f"the batch must be 1 to {len(samples)} samples, not {batch}")
     network = _initialised(network, loss, options)
-    program = make_step(network, loss, options.optimizer, batch, options.frozen)
-    return Job(network, options, loss, program, Batches(len(samples), batch, options.seed), samples, y)
+    return job_of(network, loss, options, Batches(len(samples), batch, options.seed), samples, y)
+
+
+def job_of(network: Graph, loss: Loss, options: Options, batches: Batches, x: F64, y: F64) -> Job:
+    """A job of a network with the weights it starts from; x and y may be empty if no step is to be done."""
+    found = split(network, loss, options.frozen)
+    program = make_step(found.head, loss, options.optimizer, batches.batch, found.frozen)
+    return Job(found, options, loss, program, batches, x, y)
 
 
 def _loss(network: Graph, name: str | None, labels: npt.ArrayLike) -> Loss:

@@ -11,4 +11,5 @@ TrainingPlan = Plan
 def plan_of(job: Job) -> Plan:
     """How the job is trained under encryption; TrainingError when that is not possible."""
     o = job.options
-    return make_plan(job.network, job.loss, o.optimizer, job.batches.batch, o.reach, o.frozen, o.insecure_ring)
+    frozen = job.split.frozen
+    return make_plan(job.split.head, job.loss, o.optimizer, job.batches.batch, o.reach, frozen, o.insecure_ring)
