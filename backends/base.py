@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from glyphc.ir.instructions import (
     Dot,
+    EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
@@ -28,6 +29,9 @@ class Machine(Protocol):
 
     def dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
         """Sum of products of ciphertexts with the polynomials named ``weights``, the bias, and an earlier sum."""
+
+    def encrypted_dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
+        """The same with encrypted weights and bias."""
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
         """The first ``count`` of ``parts`` residue classes."""
@@ -79,6 +83,9 @@ def execute(
             case Dot(target=target, sources=sources, weights=weights, total=total):
                 earlier = None if total is None else registers[total]
                 registers[target] = machine.dot([registers[s] for s in sources], weights, earlier)
+            case EncryptedDot(target=target, sources=sources, weights=weights, total=total):
+                earlier = None if total is None else registers[total]
+                registers[target] = machine.encrypted_dot([registers[s] for s in sources], weights, earlier)
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 pieces = machine.split(registers[source], parts, stride, len(targets))
                 registers.update(zip(targets, pieces, strict=True))

@@ -43,7 +43,7 @@ class CleartextMachine:
         self._ring = schedule.parameters.ring
         self._grid = self._ring // (2 * schedule.parameters.slots) if schedule.parameters.slots else 1
         self._modulus = float(schedule.parameters.plaintext_modulus)
-        self._polynomials: dict[str, Polynomials] = schedule.polynomials
+        self._polynomials: dict[str, Polynomials] = schedule.polynomials | schedule.secret
         self._fft = NegacyclicFFT(self._ring)
 
     def encrypt(self, coefficients: npt.NDArray[np.int64]) -> F64:
@@ -65,6 +65,9 @@ class CleartextMachine:
         if len(polynomials) > len(sources):
             result = result + polynomials.dense(len(sources), self._ring)
         return self._centred(result if total is None else result + total)
+
+    def encrypted_dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
+        return self.dot(sources, weights, total)
 
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         pieces = []

@@ -7,6 +7,7 @@ from typing import Any
 
 from glyphc.ir.instructions import (
     Dot,
+    EncryptedDot,
     Evaluate,
     FromTorus,
     Instruction,
@@ -63,6 +64,9 @@ class _Recorder:
     def dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
         return self._keep(self.machine.dot(sources, weights, total))
 
+    def encrypted_dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
+        return self._keep(self.machine.encrypted_dot(sources, weights, total))
+
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
         return self.machine.split(source, parts, stride, count)
 
@@ -89,9 +93,9 @@ def _results(schedule: Schedule) -> set[Register]:
 
 def _made(instruction: Instruction) -> tuple[Register, ...]:
     match instruction:
-        case Dot(target=t) | ToTorus(target=t) | FromTorus(target=t) | Powers(target=t):
+        case Dot(target=t) | EncryptedDot(target=t) | ToTorus(target=t) | FromTorus(target=t):
             return (t,)
-        case Evaluate(target=t):
+        case Powers(target=t) | Evaluate(target=t):
             return (t,)
         case _:
             return ()
@@ -99,7 +103,7 @@ def _made(instruction: Instruction) -> tuple[Register, ...]:
 
 def _read(instruction: Instruction) -> tuple[Register, ...]:
     match instruction:
-        case Dot(sources=sources, total=total):
+        case Dot(sources=sources, total=total) | EncryptedDot(sources=sources, total=total):
             return sources if total is None else (*sources, total)
         case Split(source=s) | ToTorus(source=s) | FromTorus(source=s) | Powers(source=s):
             return (s,)

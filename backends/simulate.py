@@ -6,13 +6,14 @@ simulation can be repeated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log2
 
 import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.instructions import Evaluate, Schedule
-from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, key_switch
+from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 
 from .cleartext import F64, CleartextMachine
@@ -30,6 +31,10 @@ class SimulatedMachine(CleartextMachine):
 
     def encrypt(self, coefficients: npt.NDArray[np.int64]) -> F64:
         return super().encrypt(coefficients) + self._noise(SIGMA * self._unit)
+
+    def encrypted_dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
+        noise = external_products(self._ring, self._parameters.bgv_bits, len(sources))
+        return super().encrypted_dot(sources, weights, total) + self._noise(noise * self._unit)
 
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         levels = int(log2(parts))

@@ -81,8 +81,9 @@ def accuracy(program: Program, x: Any, y: Any, encrypted: Any = None) -> Accurac
     y: labels, integers of shape (samples,), or targets in the shape of the output. Labels of a network with a single
     output are 0 and 1: outputs above 0 are of class 1, behind a sigmoid those above 0.5. encrypted: results of an
     encrypted run on x. Raises DataError for what does not fit the program, GlyphcError for programs without a float
-    network.
+    network, ArtifactError for one without the values of its encrypted weights.
     """
+    program.require_weights()
     samples = check_inputs(program.client, x)
     reference = next((g for g in reversed(program.stages.values()) if g.level is Level.SOURCE), None)
     if reference is None:

@@ -62,6 +62,12 @@ def main() -> None:
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
+@click.option(
+    "--encrypt-weights",
+    metavar="TENSORS",
+    help="Tensors that the server must not see, separated by commas, or 'all'. Their values are written to a file of "
+    "their own, beside the artifact, with suffix .weights: keep it.",
+)
 def compile_command(
     model: str,
     calibration: str | None,
@@ -72,6 +78,7 @@ def compile_command(
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
+    encrypt_weights: str | None,
 ) -> None:
     """Compile a MODEL (.onnx, .glyph, or a graph as .gir); print its schedule and write one artifact file."""
     from glyphc.compiler import compile
@@ -82,6 +89,10 @@ def compile_command(
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
     _keep_sources(path, model, calibration)
     check_writable(path)
+    secrets = path.with_suffix(".weights")
+    if encrypt_weights is not None:
+        _keep_sources(secrets, model, calibration)
+        check_writable(secrets)
     samples = None if calibration is None else _load(calibration, "calibration samples")
     program = compile(
         model,
@@ -92,8 +103,11 @@ def compile_command(
         passes=passes,
         start=start,
         insecure_ring=insecure_ring,
+        encrypt_weights=encrypt_weights,
     )
     text = summary(program)
+    if program.encrypted_weights:
+        program.save_weights(secrets)
     program.save(path)
     for note in program.notes:
         click.echo(f"note: {note}", err=True)
@@ -101,6 +115,8 @@ def compile_command(
         click.echo(INSECURE_WARNING, err=True)
     click.echo(text)
     click.echo(f"\nwrote {path} ({path.stat().st_size:,} bytes)")
+    if program.encrypted_weights:
+        click.echo(f"wrote {secrets} ({secrets.stat().st_size:,} bytes): the weights in the clear, not for the server")
 
 
 @main.command("run")
@@ -115,7 +131,10 @@ def compile_command(
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
-def run_command(artifact: str, input_path: str, output_path: str, mode: str, record: str | None) -> None:
+@click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
+def run_command(
+    artifact: str, input_path: str, output_path: str, mode: str, record: str | None, weights: str | None
+) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
     from glyphc.diagnostics import graph_text, predicted, run_summary
@@ -124,14 +143,15 @@ def run_command(artifact: str, input_path: str, output_path: str, mode: str, rec
     from glyphc.run_record import RunRecord
     from glyphc.runtime import run
 
-    program = Program.load(artifact)
+    program = Program.load(artifact, weights)
+    program.require_weights()
     if not program.secure and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     x = _load(input_path, "input")
-    _keep_sources(Path(output_path), artifact, input_path)
+    _keep_sources(Path(output_path), artifact, input_path, weights)
     _check_output(output_path, len(program.client.outputs))
     if record is not None:
-        _keep_sources(Path(record), artifact, input_path)
+        _keep_sources(Path(record), artifact, input_path, weights)
         check_writable(Path(record))
     report = run(program, x, mode, reporter())
     _save(output_path, report.outputs)

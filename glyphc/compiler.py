@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from glyphc import secret_weights
 from glyphc.approx import cost_file
 from glyphc.approx.cost import CostModel
 from glyphc.errors import CalibrationError, GlyphcError
@@ -56,6 +57,7 @@ def compile(
     start: str | None = None,
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
+    encrypt_weights: str | Collection[str] | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
@@ -69,6 +71,9 @@ def compile(
     ``glyphc.passes.pipeline``; by default all that come after ``start``, the level or pass that the graph comes from.
     insecure_ring: a small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
+    encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
+    that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
+    keeps them.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -92,6 +97,9 @@ def compile(
     network = source if source.level is Level.SOURCE else None
     context = Context(samples(source, calibration), cost or cost_file.current(), network)
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None)
+    names = secret_weights.requested(encrypt_weights)
+    hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
+    steps = _with_encrypted(steps, hidden)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -99,6 +107,8 @@ def compile(
         raise GlyphcError(f"the passes {passes!r} end before parameters are selected; no program can be made of that")
     # whatever the pipeline says, no program leaves without this check
     ValidateSecurity().run(last, context)
+    if hidden:
+        secret_weights.check(last, hidden)
     program = Program(stages.graphs, requested_batch=batch, notes=given.notes)
     program.warn_if_insecure()
     return program
@@ -137,6 +147,18 @@ def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)
     return step
+
+
+def _with_encrypted(steps: list[Pass], maps: tuple[str, ...]) -> list[Pass]:
+    """The passes, told which linear maps have encrypted weights; GlyphcError when none of them is the one to tell."""
+    if maps and not any(isinstance(step, AssignScheme) for step in steps):
+        raise GlyphcError(
+            f"which weights are encrypted is for the pass {AssignScheme.name!r}, which is not among the passes to run: "
+            f"{', '.join(step.name for step in steps) or 'none'}"
+        )
+    if not maps:
+        return steps
+    return [replace(s, encrypt_weights=";".join(maps)) if isinstance(s, AssignScheme) else s for s in steps]
 
 
 def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pass:

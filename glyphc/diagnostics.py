@@ -13,6 +13,7 @@ from glyphc.approx.estimate import Estimate, estimate
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
+    EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
@@ -114,6 +115,9 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
             case Dot(target=t, sources=sources, weights=weights, total=total):
                 earlier = "" if total is None else f" + r{total}"
                 row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
+            case EncryptedDot(target=t, sources=sources, weights=weights, total=total):
+                earlier = "" if total is None else f" + r{total}"
+                row = ("encrypted dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 row = ("split", _registers(targets), f"r{source}", f"{parts} classes of stride {stride}")
             case ToTorus(target=t, source=source, slots=slots):
@@ -326,8 +330,9 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Unpack):
         text = f"unpack {operands} into {op.parts}"
     elif isinstance(op, Linear | Dense):
-        shapes = [graph.constant(w.name).shape for w in op.weights]
-        text = f"{op.mnemonic}({operands}) {shapes[0][0]}x{'+'.join(str(columns) for _, columns in shapes)}"
+        shapes = [graph.constants[w.name].shape for w in op.weights]
+        hidden = "encrypted " if isinstance(op, Linear) and op.encrypted else ""
+        text = f"{hidden}{op.mnemonic}({operands}) {shapes[0][0]}x{'+'.join(str(columns) for _, columns in shapes)}"
     else:
         text = f"{op.mnemonic}({operands})"
     return f"%{node.id} = {text}"

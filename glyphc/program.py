@@ -20,6 +20,7 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
 from glyphc.ir.text import to_text
 from glyphc.ir.types import Level
+from glyphc.withheld import load_secrets, save_secrets, without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,24 @@ class Program:
         return next(g for g in self.stages.values() if g.level >= Level.QUANTIZED)
 
     @cached_property
+    def public_stages(self) -> dict[str, Graph]:
+        """The stages without the values of weights that are to be encrypted: what artifacts hold."""
+        return without_secrets(self.stages)
+
+    @property
+    def encrypted_weights(self) -> bool:
+        """Whether the server multiplies with weights that only the client knows."""
+        return bool(self.client.encrypted)
+
+    def require_weights(self) -> None:
+        """ArtifactError when the values of encrypted weights are not at hand."""
+        if any(graph.withheld for graph in self.stages.values()):
+            raise ArtifactError(
+                "the program's weights are encrypted, and its file is without them: give the file of weights that "
+                "'glyphc compile' wrote beside it (--weights, or Program.load(..., weights=...))"
+            )
+
+    @cached_property
     def schedule(self) -> Schedule:
         """The server's instructions."""
         from glyphc.passes.schedule import schedule
@@ -70,8 +89,12 @@ class Program:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Which program it is: the SHA-256 of the final graph's text, in hexadecimal digits."""
-        return hashlib.sha256(to_text(self.graph).encode()).hexdigest()
+        """Which program it is: the SHA-256 of the final graph's text, in hexadecimal digits.
+
+        Encrypted weights do not count: they are bound by the keys that they are encrypted with.
+        """
+        final = next(reversed(self.public_stages.values()))
+        return hashlib.sha256(to_text(final).encode()).hexdigest()
 
     @property
     def client(self) -> ClientSpec:
@@ -106,8 +129,12 @@ class Program:
     # -- artifact --
 
     def to_bytes(self) -> bytes:
-        """The artifact: a zip archive of text graphs and a manifest with their hashes. Deterministic."""
-        parts = {f"stages/{i:02d}-{name}.gir": to_text(g).encode() for i, (name, g) in enumerate(self.stages.items())}
+        """The artifact: a zip archive of text graphs and a manifest with their hashes. Deterministic.
+
+        Without the values of weights that are to be encrypted: :meth:`save_weights` keeps those.
+        """
+        stages = self.public_stages.items()
+        parts = {f"stages/{i:02d}-{name}.gir": to_text(g).encode() for i, (name, g) in enumerate(stages)}
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -128,9 +155,22 @@ class Program:
         """Write the artifact; the file appears whole or not at all."""
         write_atomically(Path(path), self.to_bytes())
 
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights that artifacts are without, in the clear, readable by their owner alone.
+
+        ArtifactError for a program without encrypted weights, or without their values.
+        """
+        if not self.encrypted_weights:
+            raise ArtifactError("the program has no encrypted weights: all of it is in its artifact")
+        self.require_weights()
+        save_secrets(Path(path), self.stages, self.public_stages, self.fingerprint)
+
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> Program:
-        """Read an artifact; ArtifactError if it is missing, damaged, or of another version."""
+    def load(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> Program:
+        """Read an artifact; ArtifactError if it is missing, damaged, or of another version.
+
+        weights: the file of what a program with encrypted weights was saved without; ArtifactError if it is not its.
+        """
         if Path(path).is_dir():
             raise ArtifactError(
                 f"{os.fspath(path)!r} is a folder; give the .glyphc file that 'glyphc compile' wrote. The folders "
@@ -140,7 +180,11 @@ class Program:
             data = Path(path).read_bytes()
         except OSError as e:
             raise ArtifactError(f"cannot read {os.fspath(path)!r}: {e.strerror}") from None
-        return Program.from_bytes(data, os.fspath(path))
+        program = Program.from_bytes(data, os.fspath(path))
+        if weights is None:
+            return program
+        stages = load_secrets(Path(weights), program.stages, program.fingerprint)
+        return Program(stages, program.requested_batch)
 
     @staticmethod
     def from_bytes(data: bytes, name: str = "artifact") -> Program:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: R
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
+    program.require_weights()
     samples = check_inputs(program.client, x)
     runner = _Runner(program, samples, mode, reporter or Silent())
     runner.run()
@@ -159,6 +160,7 @@ class _Runner:
             from glyphc.backends.openfhe.client import generate_keys
             from glyphc.backends.openfhe.keys import key_tables, release_all_keys
             from glyphc.backends.openfhe.server import OpenFHEMachine
+            from glyphc.backends.openfhe.weight_keys import encrypt_weights
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
         self.program.warn_if_insecure()
@@ -168,6 +170,13 @@ class _Runner:
             try:
                 with self.stage("generate keys", self.cost.key_seconds(parameters)):
                     keys, evaluation_keys = generate_keys(parameters)
+                encrypted = self.client.encrypted
+                if encrypted:
+                    with self.stage("encrypt weights", sum(m.products for m in encrypted)):
+                        weights = encrypt_weights(
+                            keys, encrypted, self.program.schedule.secret, lambda name: self.reporter.advance(1, name)
+                        )
+                    evaluation_keys = replace(evaluation_keys, weights=weights)
                 machine = OpenFHEMachine(self.program.schedule, evaluation_keys)
                 polynomials = self.program.schedule.polynomials
                 with self.stage("encode weights", sum(map(len, polynomials.values()))):

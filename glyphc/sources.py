@@ -70,6 +70,11 @@ def read_text(path: str | os.PathLike[str]) -> Graph:
         raise ModelError(f"{label!r} cannot be read as text ({e})") from None
     except IRError as e:
         raise ModelError(f"{label!r} holds no valid graph: {e}") from None
+    if graph.withheld:
+        raise ModelError(
+            f"{label!r} is without the values of encrypted weights ({len(graph.withheld)} constants); print the graph "
+            "with them: 'glyphc inspect --text --weights'"
+        )
     return graph
 
 

@@ -6,7 +6,7 @@ afterwards: a pass reads one graph and builds the next with :class:`Rewriter`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,6 +69,7 @@ class Graph:
         self.parameters = parameters
         self._graph = nx.MultiDiGraph()
         self._constants: dict[str, Array] = {}
+        self._withheld: set[str] = set()
 
     # -- building --
 
@@ -111,6 +112,21 @@ class Graph:
         self._constants[unique] = _frozen(value)
         return unique
 
+    def withhold(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Register a constant of known type and shape whose values are not in this graph."""
+        if name in self._constants:
+            raise IRError(f"constant {name!r} is there already")
+        self._constants[name] = np.broadcast_to(np.zeros((), dtype=dtype), shape)
+        self._withheld.add(name)
+
+    def take_constant(self, other: Graph, name: str) -> None:
+        """Register a constant of another graph, which may be a withheld one."""
+        value = other._constants[name]
+        if name in other._withheld:
+            self.withhold(name, value.dtype.name, value.shape)
+        else:
+            self.add_constant(name, value)
+
     # -- reading --
 
     def __len__(self) -> int:
@@ -147,9 +163,18 @@ class Graph:
 
     @property
     def constants(self) -> dict[str, Array]:
+        """All constants by name; of withheld ones only type and shape mean something."""
         return dict(self._constants)
 
+    @property
+    def withheld(self) -> frozenset[str]:
+        """Names of the constants whose values are not in this graph."""
+        return frozenset(self._withheld)
+
     def constant(self, name: str) -> Array:
+        """A constant's values; IRError when they are withheld, so that nobody computes with zeros instead."""
+        if name in self._withheld:
+            raise IRError(f"the values of constant {name!r} are not in this graph: they are encrypted weights")
         return self._constants[name]
 
     def live(self) -> frozenset[int]:
@@ -165,6 +190,7 @@ class Graph:
             and (self.level, self.batch, self.parameters) == (other.level, other.batch, other.parameters)
             and list(self) == list(other)
             and self._constants.keys() == other._constants.keys()
+            and self._withheld == other._withheld
             and all(
                 v.dtype == other._constants[k].dtype and np.array_equal(v, other._constants[k])
                 for k, v in self._constants.items()
@@ -210,7 +236,7 @@ class Rewriter:
     def copy_constants(self, node: Node) -> None:
         for name in node.op.constant_names():
             if name not in self.new._constants:
-                self.new.add_constant(name, self.old.constant(name))
+                self.new.take_constant(self.old, name)
 
 
 def prune(graph: Graph) -> Graph:
@@ -221,3 +247,24 @@ def prune(graph: Graph) -> Graph:
         if node.id in live:
             rewriter.keep(node)
     return rewriter.new
+
+
+def with_constants(graph: Graph, withheld: Collection[str] = (), values: Mapping[str, Array] | None = None) -> Graph:
+    """The same graph with some constants withheld, and the values of others, which were, put back.
+
+    IRError for values of another type or shape than the constant's.
+    """
+    values = values or {}
+    new = Graph(graph.level, graph.batch, graph.parameters)
+    for name, known in graph._constants.items():
+        if name in withheld:
+            new.withhold(name, known.dtype.name, known.shape)
+        elif name in values:
+            if (values[name].dtype, values[name].shape) != (known.dtype, known.shape):
+                raise IRError(f"constant {name!r} is {known.dtype} {list(known.shape)}")
+            new.add_constant(name, values[name])
+        else:
+            new.take_constant(graph, name)
+    for node in graph:
+        new.add(node.op, tuple(new.node(i) for i in node.operands), node.type, node.location, node.decisions)
+    return new

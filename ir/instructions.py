@@ -8,7 +8,7 @@ number, most significant bits first). Polynomials are given by their non-zero te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,20 @@ class Dot:
 
     weights: name of a :class:`Polynomials` constant with one polynomial per source, and the bias as the last one if it
     has one more. total: an earlier sum to go on with.
+    """
+
+    target: Register
+    sources: tuple[Register, ...]
+    weights: str
+    total: Register | None
+    node: int
+
+
+@dataclass(frozen=True)
+class EncryptedDot:
+    """Like :class:`Dot` with weights and bias that are encrypted under the client's key: external products (BGV).
+
+    weights: name of an :class:`EncryptedMap` of the client's specification.
     """
 
     target: Register
@@ -132,7 +146,7 @@ class Free:
     node: int
 
 
-Instruction = Load | Dot | Split | ToTorus | FromTorus | Powers | Evaluate | Store | Free
+Instruction = Load | Dot | EncryptedDot | Split | ToTorus | FromTorus | Powers | Evaluate | Store | Free
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,13 +183,26 @@ class Port:
 
 
 @dataclass(frozen=True)
+class EncryptedMap:
+    """Weights that the client encrypts along with making keys: so many polynomials, and one more if there is a bias."""
+
+    name: str
+    products: int
+    bias: bool
+
+
+@dataclass(frozen=True)
 class ClientSpec:
-    """All of a program that the client needs: no weights, no instructions."""
+    """All of a program that the client needs: no weights, no instructions.
+
+    encrypted: the weights that it has to encrypt, not their values.
+    """
 
     parameters: Parameters
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     batch: int
+    encrypted: tuple[EncryptedMap, ...] = ()
 
     @property
     def chunks(self) -> int:
@@ -202,11 +229,16 @@ class ClientSpec:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A compiled program: what the server executes (``instructions``) and what the client must know (``client``)."""
+    """A compiled program: what the server executes (``instructions``) and what the client must know (``client``).
+
+    polynomials: plaintext weights. secret: those that are to be encrypted, by the names of ``client.encrypted``; none
+    where the program is without their values, as on the server.
+    """
 
     client: ClientSpec
     instructions: tuple[Instruction, ...]
     polynomials: dict[str, Polynomials]
+    secret: dict[str, Polynomials] = field(default_factory=dict)
 
     @property
     def parameters(self) -> Parameters:

@@ -36,6 +36,17 @@ def key_switch(ring: int, bgv_bits: float) -> float:
     return hypot(ROUNDING, SIGMA * sqrt(ring / 12) * 2.0 ** (bgv_bits - AUXILIARY_PRIME_BITS))
 
 
+def external_products(ring: int, bgv_bits: float, products: float) -> float:
+    """Standard deviation of a sum of products with encrypted weights, beside what each product makes of its operand's.
+
+    A product is two key switches; the bias is a fresh encryption. OpenFHE rounds down when it divides by the auxiliary
+    prime, half a unit on average. Times the secret, this is much the same in every key switch, so of many it counts
+    most: it grows with their number, not with its root.
+    """
+    offset = products * sqrt(SECRET_WEIGHT)
+    return hypot(offset, sqrt(2 * products) * key_switch(ring, bgv_bits), SIGMA)
+
+
 def bootstrap(ring: int, slope: float, scaling_bits: int = SCALING_BITS) -> float:
     """Standard deviation of a series' value after a bootstrap, for a series of this rms slope."""
     return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / 65536 * 2.0 ** (SCALING_BITS - scaling_bits)

@@ -362,12 +362,22 @@ class Hardmax(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """Integer dense map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,)."""
+    """Integer dense map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,).
+
+    norms: empty for weights that the server knows. Else weights and bias are encrypted, for the client knows them
+    alone, and these are bounds of the rms norms of the rows of each W_j: public, for the noise model.
+    """
 
     mnemonic = "linear"
     levels = _FIXED
     weights: tuple[Const, ...]
     bias: Const
+    norms: tuple[float, ...] = ()
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the server must do without the values of weights and bias."""
+        return bool(self.norms)
 
     @property
     def arity(self) -> int:

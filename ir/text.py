@@ -50,9 +50,13 @@ def to_text(graph: Graph) -> str:
             line += f" @{json.dumps(node.location)}"
         lines.append(line)
         lines += [f"    decided {_print(d)}" for d in node.decisions]
+    withheld = graph.withheld
     for name, value in graph.constants.items():
-        data = base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), 9)).decode()
         shape = ", ".join(map(str, value.shape))
+        if name in withheld:
+            lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] withheld")
+            continue
+        data = base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), 9)).decode()
         lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] {json.dumps(data)}")
     return "\n".join(lines) + "\n"
 
@@ -217,13 +221,19 @@ def _read_parameters(graph: Graph, items: list[Any]) -> None:
 def _read_constant(graph: Graph, items: list[Any]) -> None:
     name, dtype, *shape, data = items
     dims = tuple(int(s) for s in shape if s is not None)
+    if _string(name) in graph.constants:
+        raise IRSyntaxError(f"constant {name} is given twice")
+    if data.type == "WITHHELD":
+        try:
+            graph.withhold(_string(name), np.dtype(str(dtype)).name, dims)
+        except (TypeError, ValueError) as e:
+            raise IRSyntaxError(f"constant {name}: {e}") from None
+        return
     try:
         raw = zlib.decompress(base64.b64decode(json.loads(data), validate=True))
         array = np.frombuffer(raw, dtype=str(dtype)).reshape(dims)
     except (ValueError, TypeError, zlib.error) as e:
         raise IRSyntaxError(f"constant {name}: unreadable data ({e})") from None
-    if _string(name) in graph.constants:
-        raise IRSyntaxError(f"constant {name} is given twice")
     graph.add_constant(_string(name), array)
 
 

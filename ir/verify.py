@@ -68,9 +68,12 @@ def _quantized(graph: Graph, node: Node) -> None:
     if isinstance(node.op, Reshape | Switch | Unpack) and node.type.fixed != graph.operands(node)[0].type.fixed:
         raise IRError(f"{node} keeps the integers as they are, so it cannot change their fixed-point format")
     if isinstance(node.op, Linear):
+        constants = graph.constants
         for name in node.op.constant_names():
-            if graph.constant(name).dtype != "int64":
-                raise IRError(f"{node}: constant {name!r} is {graph.constant(name).dtype}, not int64")
+            if constants[name].dtype != "int64":
+                raise IRError(f"{node}: constant {name!r} is {constants[name].dtype}, not int64")
+        if len(node.op.norms) not in (0, len(node.op.weights)) or not all(0 < n < float("inf") for n in node.op.norms):
+            raise IRError(f"{node} has {len(node.op.norms)} norms for {len(node.op.weights)} encrypted weights")
 
 
 def _assigned(graph: Graph, node: Node) -> None:
@@ -103,6 +106,10 @@ def _laid_out(graph: Graph, node: Node) -> None:
     if layout.features != node.type.size or layout.batch < graph.batch:
         raise IRError(f"{node} has {node.type.size} features and batch {graph.batch}; its layout does not: {layout}")
     operands = graph.operands(node)
+    if isinstance(node.op, Linear) and not node.op.encrypted:
+        missing = graph.withheld.intersection(node.op.constant_names())
+        if missing:
+            raise IRError(f"{node} is computed with plaintext weights, but those are withheld: {sorted(missing)}")
     if isinstance(node.op, Bootstrap):
         slots = node.op.slots
         if slots < 1 or layout.ring % (2 * slots) or layout.grid % (layout.ring // (2 * slots)):

@@ -23,9 +23,13 @@ def samples(count: int, name: str = "digits") -> F32:
     return np.load(MODELS / "data" / f"{name}-test.npy")[:count]
 
 
-def compiled(batch: int = 4, ring: int | None = 1024, name: str = "digits") -> glyphc.Program:
+def compiled(
+    batch: int = 4, ring: int | None = 1024, name: str = "digits", encrypt_weights: str | None = None
+) -> glyphc.Program:
     train = np.load(MODELS / "data" / f"{name}-train.npy")
-    return glyphc.compile(MODELS / f"{name}-mlp.onnx", train, batch, insecure_ring=ring)
+    return glyphc.compile(
+        MODELS / f"{name}-mlp.onnx", train, batch, insecure_ring=ring, encrypt_weights=encrypt_weights
+    )
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def make_setting(folder: Path, program: glyphc.Program) -> Setting:
     server.mkdir()
     half.specification.save(client / SPEC_FILE)
     half.save(server / PROGRAM_FILE)
-    generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent())
+    secrets = program.schedule.secret
+    generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent(), secrets)
     return Setting(program, client, server, load_account(client), half)
 
 

@@ -274,7 +274,8 @@ class _Builder:
         out = self.draw(self.dims)
         weights = tuple(self.constant((out, v.type.size)) for v in operands)
         bias = self.constant((out,))
-        op: Op = Dense(weights, bias) if self.level is Level.SOURCE else Linear(weights, bias)
+        norms = tuple(2.0 ** self.draw(st.integers(0, 9)) for _ in weights) if self.draw(st.booleans()) else ()
+        op: Op = Dense(weights, bias) if self.level is Level.SOURCE else Linear(weights, bias, norms)
         return self.add(op, (out,), *operands, scheme=Scheme.BGV)
 
     def nonlinearity(self, x: Node) -> Node:

@@ -212,6 +212,7 @@ server, inputs, output = map(Path, sys.argv[1:4])
 evaluator = Evaluator(ServerProgram.load(server / "program.server"), server / "evaluation.keys")
 evaluator.evaluate(inputs, output)
 wanted = {"glyphc.backends.openfhe.client", "glyphc.backends.openfhe.keygen", "glyphc.roles.client",
+          "glyphc.backends.openfhe.weight_keys",
           "glyphc.roles.secret", "glyphc.runtime", "glyphc.codec"}
 print(" ".join(sorted(wanted & set(sys.modules))), flush=True)
 sys.stdin.read()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glyphc.ir.instructions import EncryptedMap
 from glyphc.ir.parameters import Parameters
 
 from .bridge import BridgeError, Mould
@@ -22,6 +23,7 @@ from .ring import U64
 
 PUBLIC = "bgv/public"
 MULTIPLICATION = "torus/multiplication"
+WEIGHT_KEYS, BIAS = ("w", "ws"), "bias"
 # A serialised EvalKeyMap begins with byte order, pointer, number of entries (8 bytes), index of the first (4 bytes).
 _COUNT_AT, _INDEX_AT = 5, 13
 
@@ -36,11 +38,22 @@ def torus_part(index: int) -> str:
     return f"torus/automorphism-{index}"
 
 
-def part_names(parameters: Parameters) -> tuple[str, ...]:
+def weight_part(number: int, row: int, what: str) -> str:
+    """Name of a part with encrypted weights: of map ``number``, polynomial ``row``.
+
+    what: "w" and "ws" for the keys of a polynomial w, "bias" for the bias, which is the row behind the last.
+    """
+    return f"weights/{number:05d}/{row:05d}/{what}"
+
+
+def part_names(parameters: Parameters, encrypted: Sequence[EncryptedMap] = ()) -> tuple[str, ...]:
     """All parts of a client's evaluation keys, in the order in which they are written and read."""
     names = [PUBLIC, *(bgv_part(i) for i in bgv_automorphisms(parameters))]
     if parameters.slots:
         names += [MULTIPLICATION, *(torus_part(i) for i in bootstrap_automorphisms(parameters))]
+    for number, each in enumerate(encrypted):
+        names += [weight_part(number, row, what) for row in range(each.products) for what in WEIGHT_KEYS]
+        names += [weight_part(number, each.products, BIAS)] if each.bias else []
     return tuple(names)
 
 

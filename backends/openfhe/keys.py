@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BackendError
 from .bridge import CiphertextMould
 from .contexts import Contexts
 from .library import fhe
+
+
+@dataclass(frozen=True, eq=False)
+class WeightKeys:
+    """The encrypted weights of one step of a linear map (see ``weight_keys``).
+
+    products: for each polynomial w the key-switching keys from w and from w*s to the secret s. bias: a BGV ciphertext.
+    """
+
+    products: tuple[tuple[Any, Any], ...]
+    bias: Any | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +33,7 @@ class EvaluationKeys:
     public
     key's tag; bgv_mould is made of an encryption of zero; bgv_automorphisms maps automorphism indices to keys of the
     BGV context (None when nothing is unpacked). bgv_public: the client's BGV public key, serialised, where outputs
-    may have to be re-randomised.
+    may have to be re-randomised. weights: the client's encrypted weights, by the names of ``ClientSpec.encrypted``.
     """
 
     contexts: Contexts
@@ -30,6 +41,7 @@ class EvaluationKeys:
     bgv_automorphisms: Any | None
     bgv_mould: CiphertextMould
     bgv_public: bytes | None = None
+    weights: Mapping[str, WeightKeys] = field(default_factory=dict)
 
 
 def unpack_automorphism(ring: int, stride: int) -> int:

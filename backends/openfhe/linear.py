@@ -27,6 +27,7 @@ class LinearEngine:
         self._automorphisms = keys.bgv_automorphisms
         self._mould = keys.bgv_mould
         self._polynomials = polynomials
+        self._weights = keys.weights
         self._encoded: dict[str, list[Any]] = {}
         self._shifts: dict[int, Any] = {}
 
@@ -52,6 +53,27 @@ class LinearEngine:
         bias = encoded[len(sources) :]
         for addend in bias if total is None else [*bias, total]:
             self._context.EvalAddInPlace(result, addend)
+        return result
+
+    def encrypted_dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
+        """total + sum_j sources[j] * weights[j] + bias, with weights and bias encrypted.
+
+        (c0 + c1*s) * w = c0*w + c1*(w*s): c0 switched from the "secret" w to s, and c1 from w*s. As a third element,
+        what is to be switched is added to the first two by the same call.
+        """
+        held = self._weights[weights]
+        if len(held.products) != len(sources):
+            raise ValueError(f"{len(sources)} ciphertexts for the {len(held.products)} polynomials of {weights}")
+        addends = [c for c in (held.bias, total) if c is not None]
+        if not addends:
+            addends = [self._mould.trivial(np.zeros(self._ring, dtype=np.int64))]
+        result = addends[0].Clone()
+        for addend in addends[1:]:
+            self._context.EvalAddInPlace(result, addend)
+        for source, keys in zip(sources, held.products, strict=True):
+            for element, key in zip(source.GetElements(), keys, strict=True):
+                result.SetElements([*result.GetElements(), element])
+                result = self._context.KeySwitch(result, key)
         return result
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> list[Any]:

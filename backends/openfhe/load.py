@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from glyphc.ir.instructions import EncryptedMap
 from glyphc.ir.parameters import Parameters
 
 from .bridge import CiphertextMould, Mould
-from .contexts import bootstrap_automorphisms, make_contexts, setup_bootstrap
+from .contexts import Contexts, bootstrap_automorphisms, make_contexts, setup_bootstrap
 from .keymoulds import (
+    BIAS,
     MULTIPLICATION,
     PUBLIC,
+    WEIGHT_KEYS,
     automorphism_mould,
     bgv_automorphisms,
     bgv_mould,
@@ -25,17 +28,23 @@ from .keymoulds import (
     special_mould,
     special_shapes,
     torus_part,
+    weight_part,
 )
-from .keys import EvaluationKeys
+from .keys import EvaluationKeys, WeightKeys
 from .library import fhe
 from .residues import Uniform, unpack
 from .ring import U64
+from .wire import read_fresh
 
 Read = Callable[[str], bytes]
 
 
 def load_keys(
-    parameters: Parameters, seed: bytes, read: Read, observe: Callable[[str], None] = lambda name: None
+    parameters: Parameters,
+    seed: bytes,
+    read: Read,
+    observe: Callable[[str], None] = lambda name: None,
+    encrypted: Sequence[EncryptedMap] = (),
 ) -> EvaluationKeys:
     """Evaluation keys from the parts of :func:`.keymoulds.part_names`, which ``read`` returns one after another.
 
@@ -66,7 +75,44 @@ def load_keys(
         public_key = load_torus(
             contexts.torus, parameters, lambda key: setup_bootstrap(contexts, key), seed, read, observe
         )
-    return EvaluationKeys(contexts, public_key, automorphisms, mould, rerandomizer)
+    weights = _load_weights(contexts, bgv.secretKey, mould, encrypted, seed, read, observe)
+    return EvaluationKeys(contexts, public_key, automorphisms, mould, rerandomizer, weights)
+
+
+def _load_weights(
+    contexts: Contexts,
+    throwaway: Any,
+    mould: CiphertextMould,
+    encrypted: Sequence[EncryptedMap],
+    seed: bytes,
+    read: Read,
+    observe: Callable[[str], None],
+) -> dict[str, WeightKeys]:
+    """Encrypted weights from their parts. throwaway: a private key, to make the mould of a key-switching key."""
+    if not encrypted:
+        return {}
+    n = mould.ring.n
+    form = Mould.of(contexts.bgv.KeySwitchGen(throwaway, throwaway), n)
+    shape = key_shape(form.moduli)
+
+    def key(name: str) -> Any:
+        towers = shape.decode(name, read(name), n, seed)
+        observe(name)
+        return fhe.DeserializeEvalKeyString(form.with_residues(towers), fhe.BINARY)
+
+    found = {}
+    for number, each in enumerate(encrypted):
+        products = []
+        for row in range(each.products):
+            first, second = (key(weight_part(number, row, what)) for what in WEIGHT_KEYS)
+            products.append((first, second))
+        bias = None
+        if each.bias:
+            name = weight_part(number, each.products, BIAS)
+            bias = read_fresh(mould, read(name), Uniform(seed, name))
+            observe(name)
+        found[each.name] = WeightKeys(tuple(products), bias)
+    return found
 
 
 def load_torus(

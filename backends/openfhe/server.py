@@ -22,6 +22,9 @@ class OpenFHEMachine:
     def __init__(self, schedule: Schedule, keys: EvaluationKeys) -> None:
         if schedule.parameters != keys.contexts.parameters:
             raise ValueError("the evaluation keys were made for other parameters than the program's")
+        missing = sorted({m.name for m in schedule.client.encrypted} - set(keys.weights))
+        if missing:
+            raise ValueError(f"the evaluation keys come without the encrypted weights of {missing[0]}")
         self._schedule = schedule
         self._keys = keys
         self._linear = LinearEngine(keys, schedule.polynomials)
@@ -51,6 +54,9 @@ class OpenFHEMachine:
 
     def dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
         return self._linear.dot(sources, weights, total)
+
+    def encrypted_dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
+        return self._linear.encrypted_dot(sources, weights, total)
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
         return self._linear.split(source, parts, stride, count)

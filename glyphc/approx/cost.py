@@ -23,6 +23,8 @@ _PROCESS_BYTES = 0.25e9
 _LINEAR_BYTES = 0.1e9
 # One key to unpack in BGV: two polynomials on two limbs each.
 _UNPACK_KEY_LIMBS = 4
+# An encrypted weight polynomial: two such keys.
+ENCRYPTED_WEIGHT_POLYNOMIALS = 2 * _UNPACK_KEY_LIMBS
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ class CostModel:
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
+
+    @property
+    def encrypted_product(self) -> float:
+        """Seconds of a BGV ciphertext x encrypted weight: two key switches, which are nearly all of an automorphism."""
+        return 2 * self.automorphism
 
     def configuration(self, slots: int) -> Configuration:
         """The configuration for bootstraps of so many slots."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glyphc.ir.instructions import (
+    ClientSpec,
     Dot,
+    EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
@@ -20,7 +22,7 @@ from glyphc.ir.instructions import (
 )
 from glyphc.ir.parameters import Parameters
 
-from .cost import CostModel, split_automorphisms
+from .cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         by_node,
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
-        cost.key_bytes(parameters),
+        cost.key_bytes(parameters) + weight_bytes(schedule.client),
         peak_bytes(schedule, cost),
         cost.machine.text,
     )
@@ -68,6 +70,8 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
     match instruction:
         case Dot(sources=sources):
             return cost.scaled(cost.product, parameters.ring) * (len(sources) + 1)
+        case EncryptedDot(sources=sources):
+            return cost.scaled(cost.encrypted_product, parameters.ring) * len(sources)
         case Split(parts=parts, targets=targets):
             return cost.scaled(cost.automorphism, parameters.ring) * split_automorphisms(parts, len(targets))
         case ToTorus() | FromTorus():
@@ -91,7 +95,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     ciphertext = 2 * 8 * parameters.ring
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
-    kept = cost.idle_bytes(parameters) + ciphertext * weights
+    kept = cost.idle_bytes(parameters) + ciphertext * weights + weight_bytes(schedule.client)
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}
@@ -107,12 +111,18 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     return peak
 
 
+def weight_bytes(client: ClientSpec) -> float:
+    """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes about half of it."""
+    polynomials = sum(ENCRYPTED_WEIGHT_POLYNOMIALS * m.products + 2 * m.bias for m in client.encrypted)
+    return 8.0 * client.parameters.ring * polynomials
+
+
 def _made(instruction: Instruction) -> tuple[Register, ...]:
     """Registers that an instruction fills with something new."""
     match instruction:
         case Split(targets=targets):
             return targets
-        case Load(target=t) | Dot(target=t) | ToTorus(target=t) | FromTorus(target=t):
+        case Load(target=t) | Dot(target=t) | EncryptedDot(target=t) | ToTorus(target=t) | FromTorus(target=t):
             return (t,)
         case Powers(target=t) | Evaluate(target=t):
             return (t,)

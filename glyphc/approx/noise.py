@@ -13,13 +13,14 @@ The sizes of the elementary noises are in ``glyphc.ir.noise``.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import hypot, log2, sqrt
+from math import ceil, hypot, log2, sqrt
 
 import numpy as np
+import numpy.typing as npt
 
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, key_switch
+from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
 from glyphc.ir.ops import Bootstrap, Input, Linear, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
@@ -72,7 +73,12 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
     if isinstance(op, Input):
         return Noise(white=SIGMA * t / q, approximation=sqrt(1 / 12))
     if isinstance(op, Linear):
-        return _linear(node, op, graph, known)
+        noise = _linear(node, op, graph, known)
+        if op.encrypted:
+            products = sum(_polynomials(o) * _merged(o, node) for o in graph.operands(node))
+            added = external_products(parameters.ring, log2(q), products) * t / q
+            noise = replace(noise, white=hypot(noise.white, added))
+        return noise
     (operand,) = graph.operands(node)
     source = known[operand.id]
     if isinstance(op, Unpack):
@@ -94,17 +100,37 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
 
 def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> Noise:
     parts = []
-    for operand, const in zip(graph.operands(node), op.weights, strict=True):
-        source, weight = known[operand.id], graph.constant(const.name).astype(np.float64)
-        row = float(np.sqrt((weight**2).sum(axis=1).mean()))
-        frobenius = float(np.sqrt((weight**2).sum()))
+    for number, operand in enumerate(graph.operands(node)):
+        source = known[operand.id]
+        if op.encrypted:  # the same for all who have the graph, whether they have the weights or not
+            row, terms = op.norms[number], float(operand.type.size)
+        else:
+            weight = graph.constant(op.weights[number].name).astype(np.float64)
+            row, terms = _row_norm(weight), float((weight != 0).sum(axis=1).mean())
+        frobenius = row * sqrt(node.type.size)
         # weights were rounded to integers: an independent error of variance 1/12 for every term
-        rounding = _rms(operand) * sqrt((weight != 0).sum(axis=1).mean() / 12)
+        rounding = _rms(operand) * sqrt(terms / 12)
         white, strong = frobenius * source.white * sqrt(_merged(operand, node)), row * source.bootstrap
         parts.append(Noise(white, strong, hypot(row * source.approximation, rounding)))
     return Noise(
         hypot(*(p.white for p in parts)), hypot(*(p.bootstrap for p in parts)), hypot(*(p.approximation for p in parts))
     )
+
+
+def public_norm(weight: npt.NDArray[np.int64]) -> float:
+    """The rms norm of the rows of a weight, rounded up to a quarter of a power of two: what ``Linear.norms`` tells."""
+    norm = max(1.0, _row_norm(weight.astype(np.float64)))
+    return float(2.0 ** (ceil(4 * log2(norm)) / 4))
+
+
+def _row_norm(weight: npt.NDArray[np.float64]) -> float:
+    return float(np.sqrt((weight**2).sum(axis=1).mean()))
+
+
+def _polynomials(operand: Node) -> int:
+    """Weight polynomials that one chunk of an operand meets."""
+    layout = operand.type.layout
+    return min(layout.parts, layout.features) if layout is not None else 1
 
 
 def _merged(operand: Node, node: Node) -> float:

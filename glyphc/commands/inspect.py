@@ -37,6 +37,7 @@ _CLASHES: tuple[tuple[str, tuple[str, ...]], ...] = (
     "--accuracy", nargs=2, type=click.Path(), metavar="X Y", help="Where accuracy is lost; Y: labels or outputs."
 )
 @click.option("--encrypted", type=click.Path(), help="With --accuracy: results of an encrypted run on X.")
+@click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 @click.option(
     "-o", "--output", type=click.Path(), help="The file to write. [default: standard output; html: beside it]"
 )
@@ -51,6 +52,7 @@ def inspect_command(
     record: str | None,
     accuracy: tuple[str, str] | None,
     encrypted: str | None,
+    weights: str | None,
     output: str | None,
 ) -> None:
     """Show what is in an ARTIFACT: its graph at any stage, layouts, errors, decisions."""
@@ -74,9 +76,9 @@ def inspect_command(
     )
     path = Path(output) if output else Path(artifact).with_suffix(".html") if form == "html" else None
     if path is not None:
-        _keep_sources(path, artifact, record)
+        _keep_sources(path, artifact, record, weights)
         check_writable(path)
-    program = Program.load(artifact)
+    program = Program.load(artifact, weights)
     if stage not in (None, "all", "list", "schedule") and stage not in program.stages:
         raise GlyphcError(f"no stage {stage!r} in {artifact!r}; stages: {', '.join(program.stages)}, schedule")
     if accuracy is not None:

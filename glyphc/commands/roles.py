@@ -11,7 +11,9 @@ import click
 from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
 
 if TYPE_CHECKING:
+    from glyphc.ir.instructions import Polynomials
     from glyphc.ir.parameters import Parameters
+    from glyphc.roles.artifacts import Specification
     from glyphc.roles.client import Account
 
 PASSPHRASE_VARIABLE = "GLYPHC_PASSPHRASE"
@@ -56,11 +58,15 @@ def split_command(program: Path, client_path: Path | None, server_path: Path | N
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help=f"Encrypt the secret key; asks, or reads {PASSPHRASE_VARIABLE}.")
 @click.option("--insecure", is_flag=True, help="Accept a specification with a small ring, for tests. NOT SECURE.")
-def keygen_command(source: Path, client_folder: Path, server_folder: Path, passphrase: bool, insecure: bool) -> None:
+@click.option("--weights", type=_FILE, help="The weights of a program compiled with --encrypt-weights.")
+def keygen_command(
+    source: Path, client_folder: Path, server_folder: Path, passphrase: bool, insecure: bool, weights: Path | None
+) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
     The client's folder gets the secret key (mode 0600) and the client specification; the server's gets evaluation
-    keys and, from a compiled program, the server's half of it.
+    keys and, from a compiled program, the server's half of it. Weights that the server must not see are encrypted with
+    the same secret and are a part of the evaluation keys.
     """
     from glyphc.console import reporter
     from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, SPEC_SUFFIX, ServerProgram, specification
@@ -69,6 +75,7 @@ def keygen_command(source: Path, client_folder: Path, server_folder: Path, passp
     if client_folder.resolve() == server_folder.resolve():
         raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
     spec = specification(source)
+    hidden = _weights(source, spec, weights)
     # a compiled program says by itself what it was asked for; a specification may be anybody's
     if not insecure and (spec.client.parameters.secure or source.suffix == SPEC_SUFFIX):
         check_security(spec)
@@ -90,7 +97,7 @@ def keygen_command(source: Path, client_folder: Path, server_folder: Path, passp
     _make_folder(server_folder, 0o777)
     progress = reporter()
     try:
-        generate(spec, secret, keys, phrase, progress)
+        generate(spec, secret, keys, phrase, progress, hidden)
     finally:
         progress.done()
     spec.save(client_folder / SPEC_FILE)
@@ -100,6 +107,23 @@ def keygen_command(source: Path, client_folder: Path, server_folder: Path, passp
         ServerProgram.load(source).save(written[-1])
     for path in written:
         _wrote(path)
+
+
+def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[str, Polynomials]:
+    """The weights to encrypt along with making keys; GlyphcError when they are missing, or not asked for."""
+    from glyphc.program import Program
+    from glyphc.roles.artifacts import SPEC_SUFFIX
+
+    if not spec.client.encrypted:
+        if weights is not None:
+            raise GlyphcError(f"{os.fspath(source)!r} has no encrypted weights; leave out --weights")
+        return {}
+    if weights is None or source.suffix == SPEC_SUFFIX:
+        raise GlyphcError(
+            f"{os.fspath(source)!r} has encrypted weights, which are encrypted along with making keys: give the "
+            "compiled program (.glyphc) and the file of weights that 'glyphc compile' wrote beside it (--weights)"
+        )
+    return Program.load(source, weights).schedule.secret
 
 
 @click.command("encrypt")

@@ -14,7 +14,19 @@ from glyphc.approx.estimate import Estimate, estimate, instruction_seconds
 from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import Dot, Evaluate, Free, FromTorus, Instruction, Load, Powers, Split, Store, ToTorus
+from glyphc.ir.instructions import (
+    Dot,
+    EncryptedDot,
+    Evaluate,
+    Free,
+    FromTorus,
+    Instruction,
+    Load,
+    Powers,
+    Split,
+    Store,
+    ToTorus,
+)
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Switch, Unpack
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
@@ -56,6 +68,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
 _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Load, "load"),
     (Dot, "linear"),
+    (EncryptedDot, "linear"),
     (Split, "unpack"),
     (ToTorus, "switch"),
     (FromTorus, "switch"),

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from glyphc.approx.cost import CostModel, split_automorphisms
+from glyphc.approx.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import next_power_of_two
@@ -113,14 +113,15 @@ class LayoutPlan:
             self.bootstraps * refresh
             + functions * function
             + splits * cost.scaled(cost.automorphism, ring)
-            + self._products() * cost.scaled(cost.product, ring)
+            + self._products(False) * cost.scaled(cost.product, ring)
+            + self._products(True) * cost.scaled(cost.encrypted_product, ring)
         )
 
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and what of inputs and unpackings is alive."""
         parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=_DEGREE)
         maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
-        weights = sum(self._parts_of(operand) for _, operand in maps) + len(maps)
+        weights = sum(self._parts_of(o) * _polynomials(node) for node, o in maps) + len(maps)
         # values that several maps read are kept until the last of them
         alive = sum(min(self._parts_of(o), _ALIVE) if self._read_once(o) else self._parts_of(o) for _, o in maps)
         # on one limb: two polynomials of 64-bit coefficients
@@ -130,9 +131,10 @@ class LayoutPlan:
     def _read_once(self, node: Node) -> bool:
         return len(self.graph.users(node)) == 1
 
-    def _products(self) -> int:
-        """Polynomial products of all linear maps."""
-        operands = [o for node, _ in self.graph.of(Linear) for o in self.graph.operands(node)]
+    def _products(self, encrypted: bool) -> int:
+        """Polynomial products of all linear maps with plaintext weights, or with encrypted ones."""
+        maps = (node for node, op in self.graph.of(Linear) if op.encrypted is encrypted)
+        operands = [o for node in maps for o in self.graph.operands(node)]
         return sum(self._parts_of(o) * self.chunks[o.id] for o in operands)
 
     def _parts_of(self, operand: Node) -> int:
@@ -297,6 +299,12 @@ def _sizes(graph: Graph, ring: int, batch: int, max_chunks: int) -> list[int]:
     while sizes[-1] < highest:
         sizes.append(2 * sizes[-1])
     return [v for v in sizes if next_power_of_two(batch) * max(widths) // v <= max_chunks]
+
+
+def _polynomials(node: Node) -> int:
+    """How many times a plaintext weight's room a weight takes on the server."""
+    assert isinstance(node.op, Linear)
+    return ENCRYPTED_WEIGHT_POLYNOMIALS // 2 if node.op.encrypted else 1
 
 
 def _is_resident(node: Node, graph: Graph) -> bool:

@@ -21,6 +21,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.approx.noise import public_norm
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
@@ -239,7 +240,10 @@ def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: 
     )
     # nodes of one shape were decided on alike
     made = tuple(dict.fromkeys(d for n in pair for d in n.decisions)) + decisions
-    return new.add(Linear(consts, bias), tuple(operands.values()), type, location, made)
+    # one encrypted part hides the whole
+    hidden = any(isinstance(n.op, Linear) and n.op.encrypted for n in pair)
+    norms = tuple(public_norm(w) for w in weights.values()) if hidden else ()
+    return new.add(Linear(consts, bias, norms), tuple(operands.values()), type, location, made)
 
 
 def _calibration(pair: tuple[Node, Node], unit: int) -> Calibration | None:
@@ -299,7 +303,7 @@ def _keep(node: Node, rewriter: Rewriter, origins: list[_Rows | None]) -> None:
         if rows is not None:
             wide = rows.widened(rewriter.old.constant(weights[at].name), operand.type.size)
             weights[at] = Const(rewriter.new.add_constant(weights[at].name, wide))
-    op = Linear(tuple(weights), node.op.bias)
+    op = replace(node.op, weights=tuple(weights))
     rewriter.replace(node, rewriter.new.add(op, operands, node.type, node.location, node.decisions))
 
 

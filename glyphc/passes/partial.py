@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from glyphc.ir.instructions import (
     Dot,
+    EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
@@ -62,7 +63,7 @@ class _Rest:
         match whole:
             case Load(target=target, name=name, part=part):
                 return self._made(whole, (target,), empty=part >= self.loaded[name])
-            case Dot():
+            case Dot() | EncryptedDot():
                 return self._dot(whole)
             case Split(targets=targets, source=source):
                 return self._made(replace(whole, source=self._now(source)), targets, self._empty(source))
@@ -78,7 +79,7 @@ class _Rest:
                 dead = tuple(self._dead(registers))
                 return replace(whole, registers=dead) if dead else None
 
-    def _dot(self, whole: Dot) -> Dot | None:
+    def _dot(self, whole: Dot | EncryptedDot) -> Dot | EncryptedDot | None:
         """The sources are parts of one chunk: all there, or all empty; then the sum is what it was before."""
         before = None if whole.total is None else self.names[whole.total]
         if not any(map(self._empty, whole.sources)):

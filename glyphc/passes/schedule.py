@@ -13,6 +13,8 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientSpec,
     Dot,
+    EncryptedDot,
+    EncryptedMap,
     Evaluate,
     Free,
     FromTorus,
@@ -47,8 +49,8 @@ def schedule(graph: Graph) -> Schedule:
         lowering.output(node, op)
     ports = [_port(graph, node, op) for node, op in graph.of(Output)]
     inputs = [_input_port(node, op) for node, op in graph.of(Input)]
-    client = ClientSpec(graph.parameters, tuple(inputs), tuple(ports), graph.batch)
-    return Schedule(client, tuple(_with_lifetimes(lowering.instructions)), lowering.polynomials)
+    client = ClientSpec(graph.parameters, tuple(inputs), tuple(ports), graph.batch, tuple(lowering.encrypted.values()))
+    return Schedule(client, tuple(_with_lifetimes(lowering.instructions)), lowering.polynomials, lowering.secret)
 
 
 def chunk_order(graph: Graph) -> dict[int, tuple[int, ...]]:
@@ -107,6 +109,8 @@ class _Lowering:
     graph: Graph
     instructions: list[Instruction] = field(default_factory=list)
     polynomials: dict[str, Polynomials] = field(default_factory=dict)
+    encrypted: dict[str, EncryptedMap] = field(default_factory=dict)
+    secret: dict[str, Polynomials] = field(default_factory=dict)
     registers: dict[_Task, tuple[Register, ...]] = field(default_factory=dict)
     # of the polynomials of a step: which of the registers of its source they meet
     sources: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -180,6 +184,9 @@ class _Lowering:
         groups = self._groups(operand)
         if groups == 1:
             return [-1]
+        assert isinstance(node.op, Linear)
+        if node.op.encrypted:
+            return list(range(groups))  # where its zeros are is a secret, too
         weight, parts = self._weight(node, number), _layout(operand).parts
         met = [g for g in range(groups) if any(weight[:, p::parts].any() for p in self._parts(operand, g))]
         return met or [0]
@@ -260,7 +267,8 @@ class _Lowering:
         place = step.chunk // target.chunks * target.batch_stride
         (result,) = self.fresh()
         chosen = tuple(sources[part] for part in self.sources[name])
-        self.instructions.append(Dot(result, chosen, name, None if place else total, node.id))
+        product = EncryptedDot if op.encrypted else Dot
+        self.instructions.append(product(result, chosen, name, None if place else total, node.id))
         if place:
             # narrow tensors of several chunks stand side by side in one
             (moved,) = self.fresh()
@@ -272,16 +280,33 @@ class _Lowering:
         """Name of the polynomials for one step, of whatever chunk; the bias goes with the first of a chunk."""
         name = f"{node.location or 'linear'}%{node.id}" + (f".{step.operand}" if step.operand else "")
         name += "" if step.group < 0 else f"/{step.group}"
-        if name not in self.polynomials:
+        if name not in self.sources:
             operand = self.graph.operands(node)[step.operand]
-            weight, source = self._weight(node, step.operand), _layout(operand)
             first = step.operand == 0 and step.group == self._groups_met(node, 0)[0]
+            if op.encrypted:
+                self._encrypted_weights(node, op, step, name, first)
+                return name
+            weight, source = self._weight(node, step.operand), _layout(operand)
             bias = self.graph.constant(op.bias.name).astype(np.int64) if first else None
             parts = self._parts(operand, step.group)
             used = [p for p in parts if weight[:, p :: source.parts].any()] or parts[:1]
             self.sources[name] = tuple(parts.index(p) for p in used)
             self.polynomials[name] = weight_polynomials(weight, bias, source, _layout(node), tuple(used))
         return name
+
+    def _encrypted_weights(self, node: Node, op: Linear, step: _Step, name: str, first: bool) -> None:
+        """What the client has to encrypt for one step; the polynomials themselves where the graph has the values.
+
+        A polynomial for every part, whatever the values: what the server sees follows from shapes alone.
+        """
+        operand = self.graph.operands(node)[step.operand]
+        parts = self._parts(operand, step.group)
+        self.sources[name] = tuple(range(len(parts)))
+        self.encrypted[name] = EncryptedMap(name, len(parts), first)
+        if self.graph.withheld.isdisjoint(op.constant_names()):
+            weight = self._weight(node, step.operand)
+            bias = self.graph.constant(op.bias.name).astype(np.int64) if first else None
+            self.secret[name] = weight_polynomials(weight, bias, _layout(operand), _layout(node), tuple(parts))
 
     def _weight(self, node: Node, number: int) -> I64:
         assert isinstance(node.op, Linear)
@@ -365,7 +390,7 @@ def _registers(instruction: Instruction) -> tuple[Register, ...]:
     match instruction:
         case Load(target=t):
             return (t,)
-        case Dot(target=t, sources=s, total=total):
+        case Dot(target=t, sources=s, total=total) | EncryptedDot(target=t, sources=s, total=total):
             return (t, *s) if total is None else (t, *s, total)
         case Split(targets=t, source=s):
             return (*t, s)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from glyphc.errors import ParameterError
+from glyphc.approx.noise import public_norm
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Reshape, Softmax, Switch
@@ -13,29 +14,57 @@ from glyphc.ir.types import Encoding, Level, Scheme
 
 from .base import Context, Pass, check_ring
 
+# Stands for every linear map.
+ALL = "all"
 _DEGREE = 27  # typical; the series is chosen later
 _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
 
 
 @dataclass(frozen=True)
 class AssignScheme(Pass):
-    """Give each value the cheapest feasible scheme, and keep the losers with their reasons."""
+    """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
+
+    encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
+    """
 
     name: ClassVar[str] = "assign-scheme"
     requires: ClassVar[Level] = Level.QUANTIZED
     ensures: ClassVar[Level] = Level.QUANTIZED
     ring: int = 65536
+    encrypt_weights: str = ""
 
     def __post_init__(self) -> None:
         check_ring(self.name, self.ring)
 
     def run(self, graph: Graph, context: Context) -> Graph:
+        self._check_names(graph)
         rewriter = Rewriter(graph)
         for node in graph:
+            if isinstance(node.op, Linear) and self._hides(node):
+                weights = [graph.constant(w.name) for w in node.op.weights]
+                node = replace(node, op=replace(node.op, norms=tuple(map(public_norm, weights))))
             scheme, decisions = self._choose(node, rewriter, graph.batch, context)
             type = replace(node.type, scheme=scheme, encoding=_ENCODING[scheme])
             rewriter.keep(node, type, decisions)
         return rewriter.new
+
+    # -- encrypted weights --
+
+    @property
+    def _hidden(self) -> frozenset[str]:
+        return frozenset(filter(None, (name.strip() for name in self.encrypt_weights.split(";"))))
+
+    def _hides(self, node: Node) -> bool:
+        return self.encrypt_weights == ALL or node.location in self._hidden
+
+    def _check_names(self, graph: Graph) -> None:
+        maps = sorted({node.location for node, _ in graph.of(Linear)} - {""})
+        unknown = sorted(self._hidden - set(maps) - {ALL})
+        if unknown:
+            raise GlyphcError(
+                f"pass {self.name!r}: there is no linear map {unknown[0]!r} to encrypt the weights of; there are: "
+                f"{', '.join(maps)}, or {ALL!r}"
+            )
 
     def _choose(
         self, node: Node, rewriter: Rewriter, batch: int, context: Context
@@ -48,7 +77,9 @@ class AssignScheme(Pass):
         if isinstance(node.op, Reshape):
             # moves nothing; after a nonlinearity it stands behind the switch back, which serves all readers
             return Scheme.BGV, ()
-        if isinstance(node.op, Linear):
+        if isinstance(node.op, Linear) and node.op.encrypted:
+            candidates = self._encrypted(node, operands, batch, context)
+        elif isinstance(node.op, Linear):
             candidates = self._linear(node, operands, batch, context)
         elif isinstance(node.op, Apply):
             candidates = self._apply(node, batch, context)
@@ -78,6 +109,33 @@ class AssignScheme(Pass):
             ),
             Scheme.TFHE: Candidate(
                 "tfhe", None, f"{macs:,} multiplications by weights one LWE ciphertext at a time: no packing"
+            ),
+        }
+
+    def _encrypted(
+        self, node: Node, operands: tuple[Node, ...], batch: int, context: Context
+    ) -> dict[Scheme, Candidate]:
+        """Ciphertext times ciphertext: of what ways there are, only one stands the noise of bootstrapped operands."""
+        cost = context.cost
+        macs = node.type.size * sum(o.type.size for o in operands) * batch
+        products = max(1, -(-macs // self.ring))
+        return {
+            Scheme.BGV: Candidate(
+                "bgv, encrypted weights",
+                products * cost.encrypted_product,
+                f"{products} external products with weights encrypted as key-switching keys: no level, the noise of a "
+                "plaintext product and two key switches",
+            ),
+            Scheme.CKKS: Candidate(
+                "ckks tensor product",
+                None,
+                "no lowering yet; needs levels kept after every bootstrap, larger keys and a rescaling",
+            ),
+            Scheme.TFHE: Candidate(
+                "bgv or bfv tensor product",
+                None,
+                "wrong behind a bootstrap: its error is no integer, and multiplies with the other operand's overflow "
+                "of the modulus; for fresh inputs, too, it takes a second limb and relinearisation",
             ),
         }
 

@@ -28,6 +28,7 @@ from glyphc.ir.text import parse, parse_record, record_text, to_text
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 from glyphc.passes.schedule import schedule
+from glyphc.withheld import without_secrets
 
 from .container import Reader, Writer
 from .headers import ProgramHeader, SpecHeader
@@ -133,10 +134,11 @@ def specification(path: Path) -> Specification:
 
 
 def stripped(graph: Graph) -> Graph:
-    """The graph without calibration data and decisions."""
+    """The graph without calibration data, decisions, and the values of weights that are to be encrypted."""
+    graph = without_secrets({"": graph})[""]
     out = Graph(graph.level, graph.batch, graph.parameters)
-    for name, value in graph.constants.items():
-        out.add_constant(name, value)
+    for name in graph.constants:
+        out.take_constant(graph, name)
     for node in graph:
         operands = tuple(out.node(o) for o in node.operands)
         out.add(node.op, operands, replace(node.type, calibration=None), node.location)

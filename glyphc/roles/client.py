@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ import numpy.typing as npt
 from glyphc.approx.security import largest_modulus
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
+from glyphc.ir.instructions import Polynomials
 from glyphc.ir.text import record_text
 from glyphc.progress import Reporter, Silent
 
 from .artifacts import SPEC_FILE, Specification
 from .container import Reader, Writer
-from .headers import InputsHeader, KeysHeader, OutputsHeader
+from .headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
 
@@ -52,31 +54,53 @@ def check_security(spec: Specification) -> None:
         )
 
 
-def generate(spec: Specification, secret: Path, keys: Path, passphrase: str | None, reporter: Reporter) -> None:
+def generate(
+    spec: Specification,
+    secret: Path,
+    keys: Path,
+    passphrase: str | None,
+    reporter: Reporter,
+    weights: Mapping[str, Polynomials] | None = None,
+) -> None:
     """Fresh keys: the secret to one file, the evaluation keys, which are for the server, to another.
+
+    weights: of a program with encrypted weights, ``Schedule.secret``; they go with the evaluation keys, which are then
+    for this program alone. ArtifactError when they are missing.
 
     The secret is written last and appears only if the evaluation keys are whole. ParameterError if OpenFHE refuses
     the program's parameters.
     """
     from glyphc.backends.errors import BackendError
 
-    parameters = spec.client.parameters
+    parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
+    missing = next((m.name for m in encrypted if m.name not in weights), None)
+    if missing is not None:
+        raise ArtifactError(
+            f"the program's weights of {missing!r} are encrypted along with making keys, and they are not at hand; "
+            "make keys from the compiled program (.glyphc) with the file of weights that 'glyphc compile' wrote "
+            "(--weights)"
+        )
     try:
         from glyphc.backends.openfhe.keygen import KeyMaker
         from glyphc.backends.openfhe.keymoulds import part_names
         from glyphc.backends.openfhe.keys import key_tables
+        from glyphc.backends.openfhe.weight_keys import weight_parts
     except BackendError as e:
         raise EnvironmentSetupError(str(e)) from None
     seed = os.urandom(32)
     try:
         with key_tables():
             maker = KeyMaker(parameters)
-            reporter.stage("generate keys", len(part_names(parameters)))
+            reporter.stage("generate keys", len(part_names(parameters, encrypted)))
             header = KeysHeader(record_text(parameters), maker.client.contexts.bgv_ring.q, seed.hex())
             with Writer(keys, header) as writer:
-                for name, data in maker.parts(seed):
+                parts = maker.parts(seed)
+                hidden = weight_parts(maker.client, maker.ternary, encrypted, weights, seed)
+                for name, data in chain(parts, hidden):
                     writer.add(name, data)
                     reporter.advance(1, name)
+                if encrypted:
+                    writer.add(BINDING, spec.program.encode())
     except BackendError as e:
         raise ParameterError(str(e)) from None
     try:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from .container import Header
 
+# The part of a file of evaluation keys that names the program whose weights are encrypted in it.
+BINDING = "weights/program"
+
 
 @dataclass(frozen=True)
 class SpecHeader(Header):
@@ -28,6 +31,15 @@ class ProgramHeader(Header):
     kind = "a server program"
     made_by = "glyphc split"
     read_by = "'glyphc eval --program' and 'glyphc serve' read it"
+    program: str
+
+
+@dataclass(frozen=True)
+class WeightsHeader(Header):
+    """What a program with encrypted weights was saved without; a part for each constant of each stage."""
+
+    kind = "the weights of a model"
+    made_by = "glyphc compile --encrypt-weights"
     program: str
 
 

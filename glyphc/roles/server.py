@@ -23,7 +23,7 @@ from glyphc.progress import Reporter, Silent
 
 from .artifacts import ServerProgram, read_parameters, read_seed
 from .container import Reader, Writer
-from .headers import CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
+from .headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
 
 # A checkpoint is written when this much work would be lost without it.
@@ -57,6 +57,7 @@ def check_keys(path: Path, program: ServerProgram, label: str | None = None) -> 
     """The digest of a file of evaluation keys; ArtifactError when it is damaged or for another program's parameters."""
     with Reader(path, KeysHeader, label) as reader:
         _check_parameters(reader, program)
+        _check_weights(reader, program)
         return reader.digest
 
 
@@ -102,6 +103,7 @@ class Evaluator:
         self._tables = ExitStack()
         with Reader(keys, KeysHeader) as reader:
             _check_parameters(reader, program)
+            _check_weights(reader, program)
             self.key = reader.digest
             self.modulus = reader.header.modulus
             self._check_memory()
@@ -139,9 +141,10 @@ class Evaluator:
             self._tables.enter_context(key_tables())
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
-        names = part_names(parameters)
+        encrypted = self.program.schedule.client.encrypted
+        names = part_names(parameters, encrypted)
         wrong = next((n for n in names if n not in reader.parts), None) or next(
-            (n for n in reader.parts if n not in names), None
+            (n for n in reader.parts if n not in names and n != BINDING), None
         )
         if wrong is not None:
             raise reader.damaged(f"part {wrong} is missing, or does not belong there")
@@ -153,6 +156,7 @@ class Evaluator:
                 read_seed(reader.header.seed, reader),
                 reader.read,
                 lambda name: self._reporter.advance(1, name),
+                encrypted,
             )
         except ResidueError as e:
             raise reader.damaged(str(e)) from None
@@ -431,3 +435,17 @@ def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> Non
             f"{reader.name} was made for other parameters than the program's; make keys for this program with "
             "'glyphc keygen'"
         )
+
+
+def _check_weights(reader: Reader[KeysHeader], program: ServerProgram) -> None:
+    """ArtifactError unless the keys come with the encrypted weights of this very program, or neither has any."""
+    if program.schedule.client.encrypted:
+        if BINDING not in reader.parts:
+            raise ArtifactError(
+                f"{reader.name} comes without the program's encrypted weights; make keys with 'glyphc keygen' from the "
+                "compiled program and its file of weights (--weights)"
+            )
+        if reader.read(BINDING) != program.fingerprint.encode():
+            raise ArtifactError(f"{reader.name} holds the encrypted weights of another program")
+    elif BINDING in reader.parts:
+        raise ArtifactError(f"{reader.name} holds the encrypted weights of another program; this one has none")
