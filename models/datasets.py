@@ -30,9 +30,7 @@ def _split(features: npt.ArrayLike, labels: npt.ArrayLike, test_size: int) -> Sp
     """Hold out exactly ``test_size`` samples, keeping the share of each class."""
     x = np.asarray(features, dtype=np.float32)
     y = np.asarray(labels, dtype=np.int64)
-    x_train, x_test, y_train, y_test = train_test_split(
-        x, y, test_size=test_size, stratify=y, random_state=SPLIT_SEED
-    )
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=test_size, stratify=y, random_state=SPLIT_SEED)
     return Split(x_train, y_train, x_test, y_test)
 
 

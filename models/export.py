@@ -224,9 +224,7 @@ def check_classes(
         raise SystemExit(f"{path.name} disagrees with the trained model on {different} test samples")
 
 
-def check_forecast(
-    path: Path, x_test: FloatArray, expected: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
+def check_forecast(path: Path, x_test: FloatArray, expected: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Results of ONNX Runtime on the written file; the program ends with an error if they differ from ``expected``."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     output = session.run(None, {session.get_inputs()[0].name: x_test})[0].astype(np.float64)

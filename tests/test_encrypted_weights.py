@@ -546,9 +546,7 @@ def test_passes_that_cannot_do_it_are_refused() -> None:
             program.stages["assign-scheme"], start="assign-scheme", insecure_ring=1024, encrypt_weights="all"
         )
     with pytest.raises(GlyphcError, match=r"there is no linear map 'fc7' .* there are: fc2, fc3, scale\+fc1, or 'all'"):
-        glyphc.compile(
-            program.stages["quantize"], insecure_ring=1024, passes="assign-scheme{encrypt_weights=fc7}"
-        )
+        glyphc.compile(program.stages["quantize"], insecure_ring=1024, passes="assign-scheme{encrypt_weights=fc7}")
 
 
 def test_a_graph_of_a_later_level() -> None:

@@ -336,9 +336,9 @@ def test_unknown_modes(mode: Any, two: Program) -> None:
         two.run(SAMPLES, mode=mode)
 
 
-@pytest.mark.parametrize("name", ["no.glyphc", "."])
-def test_errors_of_load(name: str, tmp_path: Path) -> None:
-    with pytest.raises(errors.ArtifactError, match="cannot read"):
+@pytest.mark.parametrize(("name", "message"), [("no.glyphc", "cannot read"), (".", "is a folder")])
+def test_errors_of_load(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.ArtifactError, match=message):
         glyphc.load(tmp_path / name)
 
 

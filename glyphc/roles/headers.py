@@ -40,6 +40,7 @@ class WeightsHeader(Header):
 
     kind = "the weights of a model"
     made_by = "glyphc compile --encrypt-weights"
+    read_by = "'glyphc run', 'glyphc inspect' and 'glyphc keygen' read them with --weights"
     program: str
 
 
@@ -124,6 +125,7 @@ class TrainingProgramHeader(Header):
 
     kind = "a training program"
     made_by = "glyphc training prepare"
+    read_by = "'glyphc training run' reads it, in the server's folder"
     program: str
     parameters: str
     memory_bytes: int
@@ -135,6 +137,7 @@ class TrainingKeysHeader(Header):
 
     kind = "evaluation keys for training"
     made_by = "glyphc training prepare"
+    read_by = "'glyphc training run' reads them, in the server's folder"
     program: str
     seed: str
 
@@ -145,6 +148,7 @@ class TrainingBatchHeader(Header):
 
     kind = "an encrypted batch"
     made_by = "glyphc training prepare"
+    read_by = "'glyphc training run' reads it, in the server's folder"
     program: str
     key: str
     number: int
@@ -157,6 +161,7 @@ class TrainingStateHeader(Header):
 
     kind = "an encrypted state of training"
     made_by = "glyphc training run"
+    read_by = "'glyphc training run' goes on with it, 'glyphc training finish --state' reads the last one"
     program: str
     key: str
     step: int
@@ -168,6 +173,7 @@ class TrainingJobHeader(Header):
 
     kind = "a training job"
     made_by = "glyphc training prepare"
+    read_by = "'glyphc training finish' reads it, in the client's folder"
     program: str
     key: str
 
@@ -178,10 +184,12 @@ class TrainingSecretHeader(SecretHeader):
 
     kind = "a secret key for training"
     made_by = "glyphc training prepare"
+    read_by = "'glyphc training finish' reads it, in the client's folder"
 
 
 HEADERS: tuple[type[Header], ...] = (
     SpecHeader,
+    WeightsHeader,
     ProgramHeader,
     SecretHeader,
     KeysHeader,
