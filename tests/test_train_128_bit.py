@@ -60,7 +60,7 @@ def test_a_killed_run_at_128_bit_follows_its_simulation(tmp_path: Path) -> None:
     assert "HEStd_128_classic" in done.stdout
     assert not (tmp_path / "out.onnx.run").exists()
     assert np.abs(weights()).max() > 0.1
-    assert np.abs(weights() - simulated).max() < 1e-5
+    assert np.abs(weights() - simulated).max() < 5e-5
 
 
 @pytest.mark.slow
