@@ -100,7 +100,7 @@ def test_every_arrangement_computes_the_step_program(widths: tuple[int, ...], ba
         assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 3), expected, 1e-8)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.integers(1, 6), min_size=2, max_size=4),
     st.integers(1, 7),
@@ -114,9 +114,9 @@ def test_any_chain_computes_its_step_program(widths: list[int], batch: int, end:
     graph = chain(tuple(widths), end, "sigmoid", seed)
     x = data(batch, widths[0], seed)[0] / 4
     y = one_hot(batch, widths[-1], seed)
-    plan = make_plan(graph, LOSSES[loss], SGD(0.3), batch, 4.0, (), 2048)
+    plan = make_plan(graph, LOSSES[loss], SGD(0.3), batch, 3.0, (), 2048)
     weights = {name: graph.constant(name) for name in graph.constants}
-    assume(all(value < 0.8 * limit for value, limit in plan.reaches(weights, x, y).values()))
+    assume(all(value < 0.97 * limit for value, limit in plan.reaches(weights, x, y).values()))
     expected = referred(graph, loss, SGD(0.3), x, y, 2).weights
     assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 2), expected, 1e-7)
 

@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
 
 def test_what_goes_wrong_is_foreseen() -> None:
     with pytest.raises(TrainingError, match=r"logits would reach .* Use --logit-range"):
-        train(job(optimizer=SGD(8.0), steps=20), "encrypted")
+        train(job(optimizer=SGD(8.0), steps=20, reach=16.0), "encrypted")
     x, y = samples()
     with pytest.raises(TrainingError, match=r"training diverges: the loss is .* before step \d+"):
         train(make_job(linear_model(x, 1), x, y, Options(SGD(3.0), 40)), "clear")
@@ -339,7 +339,7 @@ def test_command_trains_any_network_in_the_clear(tmp_path: Path) -> None:
         (("--insecure-ring", "1000"), "must be one of 1024"),
         (("--resume",), "nothing to resume"),
         (("-o", "out.npz"), "must end in .onnx"),
-        (("--learning-rate", "9", "--steps", "30"), "--logit-range"),
+        (("--learning-rate", "9", "--steps", "30", "--logit-range", "16"), "--logit-range"),
     ],
 )
 def test_mistakes_on_the_command_line(
