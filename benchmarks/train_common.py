@@ -160,6 +160,8 @@ class Case:
         show("largest change of a weight", f"{distance(main.network, job.network):.3f}")
         if main.reach is not None:
             show("range used", f"{main.reach:.0%} of {o.reach:g}")
+        if main.ranges is not None:
+            show("ranges", str(main.ranges))
         if main.seconds:
             show("seconds for a step", f"{np.median(main.seconds):.1f} (median), {min(main.seconds):.1f} (best)")
         show("peak memory", f"{memory / 1e6:.1f} GB")

@@ -38,7 +38,7 @@ def case(given: argparse.Namespace) -> common.Case:
     fixed = (factor * np.eye(SIZES[0]), -factor * mean)
     optimizer = SGD(RATE, schedule=Cosine(WHOLE, FINAL))
     options = Options(
-        optimizer, given.steps, given.batch or BATCH, frozen=("fixed",), reach=8.0, insecure_ring=given.insecure_ring
+        optimizer, given.steps, given.batch or BATCH, frozen=("fixed",), insecure_ring=given.insecure_ring
     )
     job = make_job(common.network(SIZES, fixed, start=START), x, split.y_train, options)
     return common.Case("MNIST 784-128-32-10", job, x_test, split.y_test)

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from glyphc.train.job import Options, make_job
 from glyphc.train.optimizers import SGD
 
-RATE, REACH = 0.5, 16.0
+RATE = 0.5
 WHITENING = common.Whitening(ridge=1.0)
 
 
@@ -34,9 +34,7 @@ def case(given: argparse.Namespace) -> common.Case:
     x, x_test = (v.astype(np.float64) for v in (split.x_train, split.x_test))
     deviations = x.std(axis=0)
     weight, bias = WHITENING.layer(x / deviations)
-    options = Options(
-        SGD(RATE), given.steps, given.batch, frozen=("fixed",), reach=REACH, insecure_ring=given.insecure_ring
-    )
+    options = Options(SGD(RATE), given.steps, given.batch, frozen=("fixed",), insecure_ring=given.insecure_ring)
     job = make_job(common.network((30, 1), (weight / deviations, bias)), x, split.y_train, options)
     reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(x, split.y_train)
     score = float(reference.score(x_test, split.y_test))

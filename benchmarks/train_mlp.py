@@ -33,7 +33,7 @@ def case(given: argparse.Namespace) -> common.Case:
     network = common.network((x.shape[1], HIDDEN, 10), WHITENING.layer(x), start=START)
     optimizer = SGD(RATE, schedule=Cosine(given.steps, 0.3))
     options = Options(
-        optimizer, given.steps, given.batch or BATCH, frozen=("fixed",), reach=12.0, insecure_ring=given.insecure_ring
+        optimizer, given.steps, given.batch or BATCH, frozen=("fixed",), insecure_ring=given.insecure_ring
     )
     return common.Case(f"digits 64-{HIDDEN}-10", make_job(network, x, split.y_train, options), x_test, split.y_test)
 

@@ -36,9 +36,9 @@ def case(given: argparse.Namespace) -> common.Case:
     x, x_test, y, y_test = train_test_split(x, y, test_size=TEST, stratify=y, random_state=SPLIT_SEED)
     fixed = WHITENING.layer(x)
     softmax = not given.against_the_rest
-    rate, batch, reach = (2.0, 719, 6.0) if softmax else (4.0, None, 8.0)
+    rate, batch = (2.0, 719) if softmax else (4.0, None)
     options = Options(
-        SGD(rate), given.steps, given.batch or batch, frozen=("fixed",), reach=reach, insecure_ring=given.insecure_ring
+        SGD(rate), given.steps, given.batch or batch, frozen=("fixed",), insecure_ring=given.insecure_ring
     )
     job = make_job(common.network((64, 10), fixed, ending="softmax" if softmax else "sigmoid"), x, y, options)
     weight, bias = fixed

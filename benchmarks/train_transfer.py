@@ -47,7 +47,7 @@ def case(given: argparse.Namespace) -> common.Case:
     network = common.network(SIZES, WHITENING.layer(x[:IMAGES]), start=START)
 
     def job(images: int, batch: int, optimizer: SGD, steps: int) -> Job:
-        options = Options(optimizer, steps, batch, frozen=("fixed",), reach=12.0, insecure_ring=given.insecure_ring)
+        options = Options(optimizer, steps, batch, frozen=("fixed",), insecure_ring=given.insecure_ring)
         return make_job(network, x[:images], split.y_train[:images], options)
 
     references = {"digits' own classifier": own_accuracy()}

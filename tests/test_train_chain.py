@@ -149,7 +149,7 @@ def test_encrypted_chains_follow_their_simulation(samples_apart: bool, grouped: 
 
 def test_glyphs_network_fits_at_128_bit() -> None:
     """784-128-32-10 with 64 samples: five bootstraps, all on one grid."""
-    found = arrange(784, (128, 32, 10), 64, 65536, 16, CostModel())
+    found = arrange(784, (128, 32, 10), 64, 65536, CostModel())
     assert found is not None
     assert found.samples_apart
     assert found.grouped == (True, False)

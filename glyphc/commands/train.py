@@ -84,6 +84,8 @@ def _summary(report: TrainingReport) -> str:
     lines = [f"{'steps':18} {report.steps}", f"{'security':18} {security}"]
     if report.reach is not None:
         lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
+    elif report.ranges is not None:
+        lines.append(f"{'ranges':18} {report.ranges} (a trial run in the clear and a quarter more)")
     if report.seconds:
         total = sum(report.seconds)
         lines.append(f"{'seconds':18} {total:.1f}, {total / len(report.seconds):.3g} for a step")

@@ -36,22 +36,26 @@ class Arrangement:
 
 
 def arrange(
-    inputs: int, widths: tuple[int, ...], batch: int, ring: int, room: int, cost: CostModel, whole: bool = False
+    inputs: int, widths: tuple[int, ...], batch: int, ring: int, cost: CostModel, softmax: bool = False
 ) -> Arrangement | None:
     """The fastest arrangement; None when nothing fits.
 
-    room: units that the last layer has room for. whole: its errors come all at once, not in groups.
+    softmax: errors of the last layer come all at once, not in groups, and sums over its units spread to both sides of
+    them without meeting.
     """
-    found = arrangements(inputs, widths, batch, ring, room, cost)
-    return min((a for a in found if not whole or a.units[-1].groups == 1), key=lambda a: a.seconds, default=None)
+    outputs = widths[-1]
+    rooms = {power_of_two(outputs), power_of_two(2 * outputs - 1)} if softmax else {power_of_two(outputs)}
+    found = [a for room in sorted(rooms) for a in arrangements(inputs, widths, batch, ring, room, cost)]
+    if softmax:
+        found = [a for a in found if a.units[-1].used_groups == 1]
+        found = [a for a in found if (2 * outputs - 1) * a.units[-1].period <= ring]
+    return min(found, key=lambda a: a.seconds, default=None)
 
 
-def most_samples(
-    inputs: int, widths: tuple[int, ...], ring: int, room: int, cost: CostModel, whole: bool = False
-) -> int:
+def most_samples(inputs: int, widths: tuple[int, ...], ring: int, cost: CostModel, softmax: bool = False) -> int:
     """The largest batch that fits, a power of two; 0 when none does."""
     batch = ring
-    while batch and arrange(inputs, widths, batch, ring, room, cost, whole) is None:
+    while batch and arrange(inputs, widths, batch, ring, cost, softmax) is None:
         batch //= 2
     return batch
 
@@ -59,7 +63,7 @@ def most_samples(
 def arrangements(
     inputs: int, widths: tuple[int, ...], batch: int, ring: int, room: int, cost: CostModel
 ) -> Iterator[Arrangement]:
-    """All that fit."""
+    """All that fit. room: units that the last layer has room for (a power of two)."""
     for grouped in product((False, True), repeat=len(widths) - 1):
         # sparse bootstraps read every second coefficient at most, and 16 at least
         for bits in range(int(log2(ring)) - 4, 0, -1):
@@ -113,8 +117,8 @@ def _seconds(
     decodes = 2 * len(units) - 1
     for apart, unit in zip(grouped, units[1:], strict=True):
         if apart:
-            switches += batch * (1 + 2 * unit.groups + log2(unit.period / (unit.grid * unit.room)))
-            decodes += unit.groups - 1
+            switches += batch * (1 + 2 * unit.used_groups + log2(unit.period / (unit.grid * unit.room)))
+            decodes += unit.used_groups - 1
     bootstraps = 2 * len(units) - 1
     # masks of errors take another level of the bootstrap
     levels = _SLOT_LEVEL if any(grouped) else 1.0

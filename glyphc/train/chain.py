@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from glyphc.ir.ckks import Code, Instruction, Register, check, with_frees
 from glyphc.ir.parameters import Parameters
@@ -47,10 +48,10 @@ class Chain:
         """Of packing and unpacking, whose keys the server needs."""
         return tuple(sorted({p for layer in self.layers for p in layer.periods}))
 
-    @property
+    @cached_property
     def data_limbs(self) -> dict[str, int]:
         """Limbs of a batch's fresh ciphertexts, by name."""
-        limbs = {label_name(h): self.parameters.decoded_limbs for h in range(self.head.units.groups)}
+        limbs = {label_name(h): self.parameters.decoded_limbs for h in range(self.head.units.used_groups)}
         if any(part.name == "bias" for layer in self.layers for part in layer.parts):
             limbs |= {ONES: STATE_LIMBS + 1, REVERSED_ONES: GRADIENT_LIMBS}
         for layer in self.layers:
@@ -104,7 +105,7 @@ def _decoded(w: Writer, in_slots: Register, units: Units, masked: bool) -> list[
     if not masked:
         # what stands beside the useful places, packing removes from the gradients
         return [w.decode(in_slots)]
-    return [w.decode(w.masked(in_slots, *units.kept(h, units.groups))) for h in range(units.groups)]
+    return [w.decode(w.masked(in_slots, *units.kept(h))) for h in range(units.used_groups)]
 
 
 def needs_masks(hidden: tuple[HiddenLayer, ...]) -> bool:

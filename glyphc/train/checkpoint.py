@@ -16,20 +16,29 @@ from pathlib import Path
 
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
+from glyphc.ir.errors import IRError
+from glyphc.ir.typed_json import TypedJSON
 
-_VERSION = 1
+from .ranges import Ranges
+
+_VERSION = 2
+_JSON = TypedJSON()
 _CHECKPOINT = "checkpoint.zip"
 _KINDS = (_CHECKPOINT, "client", "server")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """fingerprint: of the job; mode: how it runs; step: steps done; parts: what the state consists of, by name."""
+    """fingerprint: of the job; mode: how it runs; step: steps done; parts: what the state consists of, by name.
+
+    ranges: that the run was planned for; None in the clear.
+    """
 
     fingerprint: str
     mode: str
     step: int
     parts: dict[str, bytes]
+    ranges: Ranges | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,10 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the last checkpoint; the file appears whole or not at all."""
         head = {"version": _VERSION, **{k: getattr(checkpoint, k) for k in ("fingerprint", "mode", "step")}}
-        write_atomically(self.path / _CHECKPOINT, pack({"manifest": json.dumps(head).encode(), **checkpoint.parts}))
+        parts = {"manifest": json.dumps(head).encode(), **checkpoint.parts}
+        if checkpoint.ranges is not None:
+            parts["ranges"] = _JSON.text(checkpoint.ranges, Ranges).encode()
+        write_atomically(self.path / _CHECKPOINT, pack(parts))
 
     def load(self, fingerprint: str, mode: str) -> Checkpoint:
         """The last checkpoint; ArtifactError when there is none, or it is another job's or damaged."""
@@ -72,9 +84,11 @@ class RunFolder:
         parts = unpack(path)
         try:
             head = json.loads(parts.pop("manifest"))
-            found = Checkpoint(str(head["fingerprint"]), str(head["mode"]), int(head["step"]), parts)
+            saved = parts.pop("ranges", None)
+            ranges = None if saved is None else _JSON.read(saved.decode(), Ranges)
+            found = Checkpoint(str(head["fingerprint"]), str(head["mode"]), int(head["step"]), parts, ranges)
             version = head["version"]
-        except (KeyError, ValueError, TypeError) as e:
+        except (KeyError, ValueError, TypeError, IRError) as e:
             raise ArtifactError(f"{str(path)!r} is damaged ({e!r}); start anew without --resume") from None
         if version != _VERSION:
             raise ArtifactError(f"{str(path)!r} is of version {version}, this glyphc reads {_VERSION}")

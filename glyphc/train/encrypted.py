@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint, RunFolder, pack, unpack
 from .errors import TrainingError
 from .job import Job
 from .layers import STATE_LIMBS
-from .planning import TrainingPlan
+from .plan import Plan
 from .server import train_steps
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -40,7 +40,7 @@ _MOST_BATCH_BYTES = 1e9
 class Encrypted:
     """Keys, encrypted batches and the encrypted state of a run; see ``loop.Runner``."""
 
-    def __init__(self, job: Job, plan: TrainingPlan, folder: RunFolder | None, reporter: Reporter) -> None:
+    def __init__(self, job: Job, plan: Plan, folder: RunFolder | None, reporter: Reporter) -> None:
         from glyphc.backends.errors import BackendError
 
         try:
@@ -187,7 +187,7 @@ class Encrypted:
         return self._client.encrypt(message, limbs)
 
 
-def check_memory(plan: TrainingPlan) -> None:
+def check_memory(plan: Plan) -> None:
     """Fail before minutes of work rather than be killed by the system in the middle of it."""
     needed = memory_bytes(plan)
     available = psutil.virtual_memory().available
@@ -198,7 +198,7 @@ def check_memory(plan: TrainingPlan) -> None:
         )
 
 
-def check_disk(plan: TrainingPlan, folder: RunFolder, batches: int) -> None:
+def check_disk(plan: Plan, folder: RunFolder, batches: int) -> None:
     """Checkpoints come with the evaluation keys, which are gigabytes; fail before the first one."""
     place = folder.path.absolute().parent
     free = shutil.disk_usage(place).free if place.is_dir() else 0
@@ -210,7 +210,7 @@ def check_disk(plan: TrainingPlan, folder: RunFolder, batches: int) -> None:
         )
 
 
-def memory_bytes(plan: TrainingPlan) -> float:
+def memory_bytes(plan: Plan) -> float:
     """Predicted peak of a process that trains: transforms, keys, what a bootstrap works on, data and state."""
     p = plan.parameters
     limb = 8.0 * p.ring
@@ -228,13 +228,13 @@ def _diagonals(slots: int, budget: int) -> int:
     return int(more * (2 ** (bits + 2) - 1) + (budget - more) * (2 ** (bits + 1) - 1))
 
 
-def batch_bytes(plan: TrainingPlan) -> float:
+def batch_bytes(plan: Plan) -> float:
     """The ciphertexts of a batch."""
     limbs = sum(plan.server.fresh_limbs(name) for name in plan.server.data_names)
     return 2.0 * limbs * plan.parameters.ring * 8
 
 
-def _all_key_bytes(plan: TrainingPlan) -> float:
+def _all_key_bytes(plan: Plan) -> float:
     """Keys of bootstraps (one for each rotation, products, three of OpenFHE's own), and the linear context's."""
     from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
 

@@ -34,7 +34,7 @@ def foresee(job: Job, plan: Plan) -> Forecast:
     if worst.share > 1:
         raise TrainingError(
             f"before step {worst.step}, {worst.what} would reach {worst.value:.3g} in magnitude; encrypted training "
-            f"was to compute them up to {worst.limit:g}. {_advice(worst, job.options.reach)} a smaller learning rate, "
+            f"was to compute them up to {worst.limit:g}. {_advice(worst, job)} a smaller learning rate, "
             "weight decay, or fewer steps; outliers in the data may be the cause too"
         )
     return Forecast(worst.share)
@@ -65,9 +65,12 @@ def _steps(job: Job, node: int) -> Iterator[tuple[int, dict[str, F64], F64, F64]
         check_loss(step, loss, first)
 
 
-def _advice(worst: _Reach, given: float | None) -> str:
-    if given is None:
-        return "Use"
+def _advice(worst: _Reach, job: Job) -> str:
+    if job.ranges is not None:
+        return "It was begun with these ranges; use as many steps as then, or start anew, with"
+    given = job.options.reach
+    if given is None or "exponentials" in worst.what:
+        return "Leave --logit-range out, or use"
     return f"Use --logit-range {_round_up(1.1 * worst.share * given):g}, or"
 
 

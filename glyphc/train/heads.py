@@ -6,9 +6,7 @@ Errors come in parts where the last layer wants them in groups. A head's ``unit`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
-
-import numpy as np
+from math import exp, log
 
 from glyphc.approx.series import fit
 from glyphc.ir.ckks import Register
@@ -37,6 +35,8 @@ class Pointwise:
     # errors of a message of 1, for the gradient of the loss
     error: float
     masked: bool
+    # logits that fill HALF_RANGE
+    reach: float
 
     slot_levels = 1
 
@@ -50,15 +50,15 @@ class Pointwise:
             series, functions = self.function
             return _minus_labels(w, [w.refresh(sums, series, functions)])
         (in_slots,) = w.bootstrap(sums, self.function)
-        groups = self.units.groups
-        return _minus_labels(w, [w.decode(w.masked(in_slots, *self.units.kept(h, groups))) for h in range(groups)])
+        groups = range(self.units.used_groups)
+        return _minus_labels(w, [w.decode(w.masked(in_slots, *self.units.kept(h))) for h in groups])
 
 
 @dataclass(frozen=True)
 class Softmax:
     """Two bootstraps: exponentials, then the inverses of their sums, multiplied while both are in slots.
 
-    centre: the phase of sums that is subtracted, so that they fill the torus on both sides of zero. weight: that of
+    shift: the phase of sums that is subtracted, so that they fill the torus on both sides of zero. weight: that of
     exponentials in the sums.
     """
 
@@ -68,6 +68,9 @@ class Softmax:
     unit: float
     shift: float
     weight: int
+    # a phase p stands for the logit (p + offset) * reach / HALF_RANGE: logits reach further down than up
+    reach: float
+    offset: float
 
     slot_levels = 2
     centre = 0.0
@@ -83,7 +86,8 @@ class Softmax:
     def errors(self, w: Writer, sums: Register) -> list[Register]:
         """For all units; groups are not supported."""
         period, count = self.units.period, self.units.count
-        (in_slots,) = w.bootstrap(sums, self.exponential)
+        assert self.units.used_groups == 1 and (2 * count - 1) * period <= self.units.ring
+        (in_slots,) = w.bootstrap(w.raised(sums, -self.offset), self.exponential)
         exponentials = w.masked(in_slots, *self.units.kept())
         # at each output the sum over all outputs: what is beside them is zero
         spread = tuple(period * k for k in range(1 - count, count))
@@ -109,7 +113,7 @@ def label_data(head: Head, targets: F64) -> dict[str, F64]:
     places = units.samples[:, None] + units.units
     return {
         label_name(h): polynomial(units.ring, places[:, h :: units.groups], values[:, h :: units.groups])
-        for h in range(units.groups)
+        for h in range(units.used_groups)
     }
 
 
@@ -117,10 +121,10 @@ def pointwise(loss: Loss, units: Units, reach: float, degree: int, masked: bool)
     """The head of a loss whose gradient is a function of one logit."""
     if isinstance(loss, BinaryCrossEntropy):
         chain = (Function("affine", (reach / HALF_RANGE, 0.0)), Function("sigmoid"), Function("affine", (1.0, -_HALF)))
-        return Pointwise(approximated(chain, degree), units, 1.0, _HALF, 1.0, masked)
+        return Pointwise(approximated(chain, degree), units, 1.0, _HALF, 1.0, masked, reach)
     assert isinstance(loss, MeanSquaredError)
     unit = 2 * reach
-    return Pointwise(approximated(PASSED, degree), units, unit, 0.0, unit * 2.0 / units.count, masked)
+    return Pointwise(approximated(PASSED, degree), units, unit, 0.0, unit * 2.0 / units.count, masked, reach)
 
 
 # A number as it is, from a phase to half of the slots' range.
@@ -132,30 +136,23 @@ def approximated(functions: tuple[Function, ...], degree: int) -> Approximated:
     return fit(lambda x: compose(functions, x), degree, HALF_RANGE), functions
 
 
-# -- softmax --
-
-# Logits of a softmax sum to zero if they did at the start, so a sum of exponentials is at least their number.
-_LOWEST = 0.8
-# The largest one has company.
-_HIGHEST = 1.5
 # In the sums exponentials count twice: they may fill half of the slots only, sums both sides of the torus.
 _WEIGHT = 2
 
 
-def softmax_sums(outputs: int, reach: float) -> tuple[float, float]:
-    """Sums of exponentials that encrypted training computes, for logits of at most ``reach``."""
-    return _LOWEST * outputs, _HIGHEST * exp(reach) + outputs
-
-
-def softmax(units: Units, reach: float, degree: int) -> Softmax:
+def softmax(units: Units, ranges: Ranges, degree: int) -> Softmax:
     """The head of softmax cross-entropy."""
-    lowest, highest = softmax_sums(units.count, reach)
+    (lowest, highest), down = ranges.exponentials, ranges.sums[-1]
+    up = min(down, log(highest))
+    reach, logit = (down + up) / 2, (up - down) / 2
     middle, half = (lowest + highest) / 2, (highest - lowest) / 2
-    unit = HALF_RANGE / (_WEIGHT * half)
-    exponential = (Function("affine", (reach / HALF_RANGE, 0.0)), Function("exp"), Function("affine", (unit, 0.0)))
+    # exponentials are at most half of the slots' range, and their sums' distances from the middle fit on the torus
+    unit = min(HALF_RANGE / (_WEIGHT * half), _HALF * exp(-up))
+    phase = _WEIGHT * unit * half
+    exponential = (Function("affine", (reach / HALF_RANGE, logit)), Function("exp"), Function("affine", (unit, 0.0)))
     inverse_unit = _HALF * lowest
     inverse = (
-        Function("affine", (half / HALF_RANGE, middle)),
+        Function("affine", (half / phase, middle)),
         Function("maximum", (lowest / 2,)),
         Function("reciprocal"),
         Function("affine", (inverse_unit, 0.0)),
@@ -167,23 +164,13 @@ def softmax(units: Units, reach: float, degree: int) -> Softmax:
         1 / (unit * inverse_unit),
         _WEIGHT * unit * middle,
         _WEIGHT,
+        reach,
+        logit * HALF_RANGE / reach,
     )
 
 
-def reached(head: Head, logits: F64, ranges: Ranges) -> dict[str, tuple[float, float]]:
-    """Largest magnitudes that a head's further bootstraps see, and how large they may be."""
-    if not isinstance(head, Softmax):
-        return {}
-    sums = np.exp(logits).sum(axis=1)
-    lowest, highest = softmax_sums(head.units.count, ranges.sums[-1])
-    return {
-        "sums of exponentials": (float(sums.max()), highest),
-        "inverses of sums of exponentials": (float(1 / sums.min()), 1 / lowest),
-    }
-
-
-def make_head(loss: Loss, units: Units, reach: float, degree: int, masked: bool) -> Head:
+def make_head(loss: Loss, units: Units, ranges: Ranges, degree: int, masked: bool) -> Head:
     """The head of any loss. masked: there may be garbage beside the sums."""
     if isinstance(loss, SoftmaxCrossEntropy):
-        return softmax(units, reach, degree)
-    return pointwise(loss, units, reach, degree, masked)
+        return softmax(units, ranges, degree)
+    return pointwise(loss, units, ranges.sums[-1], degree, masked)

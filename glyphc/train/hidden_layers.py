@@ -96,7 +96,7 @@ class Grouped:
     @property
     def parts(self) -> tuple[Part, ...]:
         found = []
-        for h in range(self.target.groups):
+        for h in range(self.target.used_groups):
             rows, columns = np.meshgrid(
                 np.arange(h, self.target.count, self.target.groups), np.arange(self.source.count), indexing="ij"
             )
@@ -122,7 +122,7 @@ class Grouped:
             for f in scaled
         ]
         sums: list[Register | None] = [None] * (self.span // s.grid)
-        for h in range(self.target.groups):
+        for h in range(self.target.used_groups):
             state = load_state(w, self, str(h))
             moved = [w.convolved(u, (-h * period,), 1) if h else u for u in state]
             for b in range(s.batch):

@@ -32,7 +32,7 @@ _ONE = 2.0**-12
 
 @dataclass(frozen=True)
 class Trained:
-    """weight, bias: frames of both; None: frozen."""
+    """weight, bias: frames of both, also of what is frozen, which keeps its value."""
 
     weight: Frame
     bias: Frame

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,9 @@ from glyphc.runtime import Mode
 from .checkpoint import Checkpoint, RunFolder
 from .foresee import foresee
 from .job import Job, check_loss
-from .planning import TrainingPlan, plan_of
+from .plan import Plan
+from .planning import plan_of
+from .ranges import Ranges
 from .server import train_steps
 from .step import State, with_weights
 
@@ -43,6 +45,7 @@ class TrainingReport:
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     reach: float | None = None
+    ranges: Ranges | None = None
 
 
 class Runner(Protocol):
@@ -111,14 +114,16 @@ class _Run:
         self._last = 0.0
 
     def run(self, resume: bool) -> TrainingReport:
-        runner = self._runner()
         checkpoint = None
         if self.folder is not None and resume:
             checkpoint = self.folder.load(self.job.fingerprint(), self.mode.value)
-        elif self.folder is not None:
-            self.folder.create()
+            # what is encrypted has the scales that go with these
+            self.job = replace(self.job, ranges=checkpoint.ranges)
         elif resume:
             raise GlyphcError("only a run with a folder of checkpoints can be resumed")
+        runner = self._runner()
+        if self.folder is not None and checkpoint is None:
+            self.folder.create()
         try:
             runner.start(checkpoint)
             self.report.security = runner.security
@@ -140,7 +145,9 @@ class _Run:
         if self.mode is Mode.CLEAR:
             return _Clear(self.job)
         plan = plan_of(self.job)
-        self.report.reach = foresee(self.job, plan).reach
+        self.report.ranges = plan.ranges
+        if self.job.ranges is not None or self.job.options.reach is not None:
+            self.report.reach = foresee(self.job, plan).reach
         if self.mode is Mode.SIMULATE:
             return _Simulated(self.job, plan)
         from .encrypted import Encrypted
@@ -158,7 +165,9 @@ class _Run:
 
     def _save(self, runner: Runner, step: int) -> None:
         if self.folder is not None:
-            self.folder.save(Checkpoint(self.job.fingerprint(), self.mode.value, step, runner.parts()))
+            self.folder.save(
+                Checkpoint(self.job.fingerprint(), self.mode.value, step, runner.parts(), self.report.ranges)
+            )
 
     def _look(self, runner: Runner, step: int) -> None:
         """The loss before step ``step``, for those who want to know it."""
@@ -215,7 +224,7 @@ class _Simulated:
 
     security = "none (simulate mode, no encryption)"
 
-    def __init__(self, job: Job, plan: TrainingPlan) -> None:
+    def __init__(self, job: Job, plan: Plan) -> None:
         self._job = job
         self._plan = plan
         self._state: dict[str, F64] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from .chain import Between, Chain, needs_masks
 from .errors import TrainingError
 from .first_layers import FeaturesApart, FirstLayer, SamplesApart
 from .frames import Frame
-from .heads import PASSED, Head, Softmax, approximated, label_data, make_head, reached
+from .heads import PASSED, Head, Softmax, approximated, label_data, make_head
 from .hidden_layers import Coarse, Grouped, HiddenLayer
 from .layers import GRADIENT_LIMBS, ONES, Scales, Trained, decode_state, encode_state, ones_data
 from .losses import Loss, SoftmaxCrossEntropy
@@ -28,7 +29,7 @@ from .optimizers import SGD
 from .ranges import Ranges
 from .stages import Stage, find_stages, magnitudes, slope
 from .step import State
-from .units import HALF_RANGE, power_of_two
+from .units import HALF_RANGE
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -95,8 +96,9 @@ class Plan:
     def reaches(self, weights: dict[str, F64], features: F64, targets: F64) -> dict[str, tuple[float, float]]:
         """Largest magnitudes that the bootstraps see, and how large they may be."""
         sums, back = magnitudes(self.stages, self.loss, weights, features, targets)
-        found, limits = Ranges.of(sums, back).named(), self.ranges.named()
-        return {what: (found[what], limits[what]) for what in found} | reached(self.server.head, sums[-1], self.ranges)
+        softmax = isinstance(self.server.head, Softmax)
+        found, limits = Ranges.of(sums, back).named(softmax), self.ranges.named(softmax)
+        return {what: (found[what], limits[what]) for what in found}
 
 
 def make_plan(
@@ -115,11 +117,11 @@ def make_plan(
     DataError when the batch is too large. reach: ranges, or one for the sums of all layers. insecure_ring: for tests;
     NOT SECURE. arrangement: the layouts, instead of those that are predicted to be fastest.
     """
-    if not isinstance(reach, Ranges) and reach <= 0:
+    if not isinstance(reach, Ranges) and not (isfinite(reach) and reach > 0):
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
     cost = cost or CostModel()
     stages = find_stages(network, loss, frozen)
-    ranges = reach if isinstance(reach, Ranges) else Ranges.given(reach, len(stages))
+    ranges = reach if isinstance(reach, Ranges) else Ranges.given(reach, len(stages), stages[-1].weight.shape[0])
     arrangement = arrangement or _arranged(stages, loss, batch, insecure_ring or RING, cost)
     activations = [_activation(stage, sums) for stage, sums in zip(stages[1:], ranges.sums, strict=False)]
     chain = _chain(stages, arrangement, activations, loss, optimizer, ranges, insecure_ring, cost)
@@ -142,15 +144,11 @@ def _activation(stage: Stage, reach: float) -> tuple[tuple[tuple[Function, ...],
 
 def _arranged(stages: tuple[Stage, ...], loss: Loss, batch: int, ring: int, cost: CostModel) -> Arrangement:
     inputs, widths = stages[0].weight.shape[1], tuple(s.weight.shape[0] for s in stages)
-    outputs = widths[-1]
-    # sums over classes spread to both sides
-    alone = isinstance(loss, SoftmaxCrossEntropy) and len(widths) == 1
-    room = power_of_two(2 * outputs - 1 if alone else outputs)
-    whole = isinstance(loss, SoftmaxCrossEntropy)
-    found = arrange(inputs, widths, batch, ring, room, cost, whole)
+    softmax = isinstance(loss, SoftmaxCrossEntropy)
+    found = arrange(inputs, widths, batch, ring, cost, softmax)
     if found is not None:
         return found
-    most = most_samples(inputs, widths, ring, room, cost, whole)
+    most = most_samples(inputs, widths, ring, cost, softmax)
     layers = "-".join(map(str, (inputs, *widths)))
     if most:
         raise DataError(
@@ -169,7 +167,7 @@ def _chain(
     insecure_ring: int | None,
     cost: CostModel,
 ) -> Chain:
-    degree, head, between = _functions(arrangement, activations, loss, ranges.sums[-1])
+    degree, head, between = _functions(arrangement, activations, loss, ranges)
     masks = _needs_masks(arrangement)
     slot_levels = max(2 if masks else 1 if between else 0, 2 if isinstance(head, Softmax) else 0)
     decoded = 4 if between or arrangement.samples_apart else 3
@@ -180,7 +178,9 @@ def _chain(
     trained = [_trained(optimizer, stage) for stage in stages]
     scales = [
         Scales(HALF_RANGE / sums, v, e, HALF_RANGE / back)
-        for sums, v, e, back in zip(ranges.sums, values, [*errors, 1 / head.error], [1.0, *ranges.back], strict=True)
+        for sums, v, e, back in zip(
+            [*ranges.sums[:-1], head.reach], values, [*errors, 1 / head.error], [1.0, *ranges.back], strict=True
+        )
     ]
     inputs, first_units = stages[0].weight.shape[1], arrangement.units[0]
     clean = masks or not between
@@ -206,13 +206,13 @@ def _functions(
     arrangement: Arrangement,
     activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
     loss: Loss,
-    reach: float,
+    ranges: Ranges,
 ) -> tuple[int, Head, tuple[Between, ...]]:
     """All series have one degree: the lowest at which all are good enough."""
     softmax = isinstance(loss, SoftmaxCrossEntropy)
     worst = _MAX_ERROR_HIDDEN if activations else _MAX_ERROR
     for degree in _DEGREES:
-        head = make_head(loss, arrangement.units[-1], reach, degree, bool(activations))
+        head = make_head(loss, arrangement.units[-1], ranges, degree, bool(activations))
         between = tuple(
             Between(approximated(value[0], degree), approximated(slope[0], degree), approximated(PASSED, degree))
             for value, slope in activations
@@ -221,15 +221,16 @@ def _functions(
         good = all(f[0].max_error <= worst for b in between for f in (b.activation, b.slope, b.passed))
         if head_good and (good or degree >= _HIGHEST_HIDDEN):
             return degree, head, between
+    reach = ranges.sums[-1]
     if softmax:
         raise TrainingError(
-            f"no series follows a softmax over {arrangement.units[-1].count} classes on logits up to {reach:g}; ask "
-            "for a smaller range (--logit-range 6), with features of smaller magnitude or a smaller learning rate, or "
-            "train each class against the rest (--loss binary-cross-entropy)"
+            f"no series follows a softmax over {arrangement.units[-1].count} classes on logits up to {reach:g}; keep "
+            "them smaller, with a smaller learning rate or smaller features (then ask for a smaller range, "
+            "--logit-range 6, if you gave one), or train each class against the rest (--loss binary-cross-entropy)"
         )
     raise TrainingError(
-        f"no series follows the sigmoid on logits up to {reach:g}; ask for a smaller range (--logit-range), and keep "
-        "logits in it with a smaller learning rate, weight decay or features of smaller magnitude"
+        f"no series follows the sigmoid on logits up to {reach:g}; keep them smaller, with a smaller learning rate, "
+        "weight decay or features of smaller magnitude (then ask for a smaller range, --logit-range, if you gave one)"
     )
 
 

@@ -16,5 +16,7 @@ def plan_of(job: Job) -> Plan:
     Without a given range, a trial run in the clear finds what every bootstrap has to compute.
     """
     o, head, frozen = job.options, job.split.head, job.split.frozen
-    ranges = job.ranges or o.reach or trial_ranges(job, find_stages(head, job.loss, frozen))
+    ranges = job.ranges or o.reach
+    if ranges is None:
+        ranges = trial_ranges(job, find_stages(head, job.loss, frozen))
     return make_plan(head, job.loss, o.optimizer, job.batches.batch, ranges, frozen, o.insecure_ring)

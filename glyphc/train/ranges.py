@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, exp, floor, log2
 from typing import Any
 
 import numpy as np
@@ -14,45 +15,75 @@ F64 = npt.NDArray[np.floating[Any]]
 # range that is given for all layers.
 BACK_SHARE = 1 / 4
 # What a trial run saw, and this much more: encrypted weights are not quite those of the trial.
-MARGIN = 1.25
+MARGIN = 1.15
 # The trial may see nothing, as of errors behind weights of zero.
 _LEAST = 2.0**-4
+# The server sees ranges, since they are in the series. They come from private data, so they are rounded to these steps
+# of an octave.
+_STEPS = 8
 
 
 @dataclass(frozen=True)
 class Ranges:
     """Largest magnitudes. sums: of each trained layer, the last ones are the logits; back: of the errors that are sent
-    back to each layer but the last.
+    back to each layer but the last. exponentials: least and largest sum of exponentials of a sample's logits.
     """
 
     sums: tuple[float, ...]
     back: tuple[float, ...]
+    exponentials: tuple[float, float]
 
     @staticmethod
-    def given(reach: float, layers: int) -> Ranges:
-        """One range for the sums of all layers."""
-        return Ranges((reach,) * layers, (reach * BACK_SHARE,) * (layers - 1))
+    def given(reach: float, layers: int, outputs: int) -> Ranges:
+        """One range for the sums of all layers.
+
+        Logits of a softmax sum to zero if they did at the start: then a sum of exponentials is at least their number,
+        and the largest one has company.
+        """
+        sums = (0.8 * outputs, 1.5 * exp(min(reach, 100.0)) + outputs)
+        return Ranges((reach,) * layers, (reach * BACK_SHARE,) * (layers - 1), sums)
 
     @staticmethod
     def of(sums: list[F64], back: list[F64]) -> Ranges:
         """Of a batch's values."""
-        return Ranges(tuple(float(np.abs(v).max()) for v in sums), tuple(float(np.abs(v).max()) for v in back))
+        totals = np.exp(np.minimum(sums[-1], 100.0)).sum(axis=1)
+        return Ranges(
+            tuple(float(np.abs(v).max()) for v in sums),
+            tuple(float(np.abs(v).max()) for v in back),
+            (float(totals.min()), float(totals.max())),
+        )
 
     def widened(self, other: Ranges) -> Ranges:
         """What holds both."""
+        (low, high), (other_low, other_high) = self.exponentials, other.exponentials
         return Ranges(
             tuple(map(max, self.sums, other.sums)),
             tuple(map(max, self.back, other.back)),
+            (min(low, other_low), max(high, other_high)),
         )
 
     def with_margin(self) -> Ranges:
         """What to plan for after a trial run."""
+        low, high = self.exponentials
         return Ranges(
-            tuple(max(_LEAST, MARGIN * v) for v in self.sums), tuple(max(_LEAST, MARGIN * v) for v in self.back)
+            tuple(_up(MARGIN * v) for v in self.sums),
+            tuple(_up(MARGIN * v) for v in self.back),
+            (2.0 ** (floor(_STEPS * log2(low / MARGIN)) / _STEPS), _up(MARGIN * high)),
         )
 
-    def named(self) -> dict[str, float]:
-        """By what they are of, for people."""
+    def __str__(self) -> str:
+        return ", ".join(f"{what} {value:.3g}" for what, value in self.named(False).items())
+
+    def named(self, softmax: bool) -> dict[str, float]:
+        """Magnitudes by what they are of, for people; with a softmax, of its sums and their inverses too."""
         last = len(self.sums) - 1
-        sums = {"logits" if at == last else f"sums of trained layer {at + 1}": v for at, v in enumerate(self.sums)}
-        return sums | {f"errors sent back to trained layer {at + 1}": v for at, v in enumerate(self.back)}
+        found = {"logits" if at == last else f"sums of trained layer {at + 1}": v for at, v in enumerate(self.sums)}
+        found |= {f"errors sent back to trained layer {at + 1}": v for at, v in enumerate(self.back)}
+        if softmax:
+            low, high = self.exponentials
+            found |= {"sums of exponentials": high, "inverses of sums of exponentials": 1 / low}
+        return found
+
+
+def _up(value: float) -> float:
+    return float(2.0 ** (ceil(_STEPS * log2(max(value, _LEAST))) / _STEPS))

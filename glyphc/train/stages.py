@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +44,18 @@ def find_stages(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> tuple[St
             f"encrypted training takes a model that ends in a dense layer, with a sigmoid or softmax or without; the "
             f"loss is attached to {last}. Use --mode clear for other models"
         )
+    uses = Counter(name for node in network for name in node.op.constant_names())
     stages: list[Stage] = []
     node = last
     while True:
         assert isinstance(node.op, Dense)
         weight, bias = slots[node.op.weights[0].name], slots[node.op.bias.name]
-        if any({weight.name, bias.name} & {s.weight.name, s.bias.name} for s in stages):
-            raise TrainingError(f"{weight.name!r} belongs to two layers, which encrypted training cannot keep equal")
+        for slot in (weight, bias):
+            if slot.trained and uses[slot.name] > 1:
+                raise TrainingError(
+                    f"{slot.name!r} belongs to two layers, which encrypted training cannot keep equal; freeze it, "
+                    "or use --mode clear"
+                )
         remaining -= {weight.name, bias.name}
         if not remaining:
             return (Stage(node, weight, bias), *stages)

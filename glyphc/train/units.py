@@ -51,9 +51,14 @@ class Units:
         """Samples that there is room for, a power of two."""
         return power_of_two(self.batch)
 
-    def kept(self, group: int = 0, of: int = 1) -> tuple[tuple[int, int, int], ...]:
-        """The places of the units i with i modulo ``of`` = group, as conditions of a mask."""
-        start = group * self.period
+    @property
+    def used_groups(self) -> int:
+        """Groups with a unit."""
+        return min(self.groups, self.count)
+
+    def kept(self, group: int | None = None) -> tuple[tuple[int, int, int], ...]:
+        """The places of all units, or of one group, as conditions of a mask."""
+        of, start = (1, 0) if group is None else (self.groups, group * self.period)
         block = (of * self.period, start, start + self.batch * self.grid)
         return (block, (self.ring, 0, self.count * self.period))
 
