@@ -20,6 +20,7 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
 from glyphc.ir.types import Level
 from glyphc.train.arrange import Arrangement, arrange, arrangements
+from glyphc.train.errors import TrainingError
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD
 from glyphc.train.plan import Plan, make_plan
@@ -157,3 +158,24 @@ def test_glyphs_network_fits_at_128_bit() -> None:
     assert plan.parameters.secure
     assert plan.parameters.modulus_bits <= 1553
     assert sum(isinstance(i, Bootstrap) for i in plan.server.code(0)) == 5
+
+
+@pytest.mark.parametrize("widths", [(4, 1, 3), (4, 1, 2, 5), (5, 3, 4)])
+def test_sums_of_a_softmax_do_not_meet(widths: tuple[int, ...]) -> None:
+    """They spread to both sides, also where narrow layers leave little room."""
+    graph = chain(widths, "softmax", "sigmoid")
+    x, y = data(6, widths[0])[0] / 4, one_hot(6, widths[-1])
+    plan = make_plan(graph, LOSSES["softmax-cross-entropy"], SGD(0.3), 6, 3.0, (), RING)
+    expected = referred(graph, "softmax-cross-entropy", SGD(0.3), x, y, 2).weights
+    assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 2), expected, 1e-7)
+
+
+def test_tied_layers_are_refused() -> None:
+    graph = Graph(Level.SOURCE, 1)
+    value = graph.add(Input("x", (3,)))
+    w, b = graph.add_constant("w", np.eye(3) / 2), graph.add_constant("b", np.zeros(3))
+    value = graph.add(Apply((Function("tanh"),)), (graph.add(Dense((Const(w),), Const(b)), (value,)),))
+    graph.add(Output("y"), (graph.add(Dense((Const(w),), Const(b)), (value,)),))
+    for frozen in ((), ("b",)):
+        with pytest.raises(TrainingError, match=r"'[wb]' belongs to two layers"):
+            make_plan(graph, LOSSES["mean-squared-error"], SGD(0.3), 4, 3.0, frozen, RING)

@@ -107,6 +107,20 @@ def test_a_resumed_encrypted_run_is_identical(tmp_path: Path) -> None:
     assert np.array_equal(results[0], results[2])
 
 
+def test_a_run_goes_on_for_more_steps_in_the_ranges_it_was_begun_with(tmp_path: Path) -> None:
+    """Or is refused: what is encrypted already has their scales."""
+    folder = tmp_path / "run"
+    with pytest.raises(KilledError):
+        train(job(11), "encrypted", folder, monitor=killed_after(9))
+    resumed = train(job(12), "encrypted", folder, resume=True)
+    assert resumed.ranges == train(job(11), "simulate").ranges != train(job(2), "simulate").ranges
+    assert np.abs(weights(resumed) - weights(train(job(12), "clear"))).max() < 1e-3
+    with pytest.raises(KilledError):
+        train(job(2), "simulate", folder, monitor=killed_after(1))
+    with pytest.raises(TrainingError, match=r"was begun with these ranges; use as many steps as then"):
+        train(job(60), "simulate", folder, resume=True)
+
+
 def test_the_secret_stays_on_the_clients_side(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KilledError):
