@@ -77,6 +77,9 @@ def test_the_commands_of_the_documentation(setting: Setting, tmp_path: Path) -> 
     assert "there is a secret key" in again.stderr
     same = glyphc("keygen", program, "--client", tmp_path / "z", "--server", tmp_path / "z", code=2)
     assert "must be two" in same.stderr
+    inside = glyphc("keygen", program, "--client", server / "mine", "--server", server, code=2)
+    assert "lies in the server's" in inside.stderr
+    assert not (server / "mine").exists()
 
 
 def test_keys_from_a_specification_alone(setting: Setting, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from glyphc.roles.headers import (
     TrainingSecretHeader,
     TrainingStateHeader,
 )
+from glyphc.roles.secret import check_apart
 from glyphc.roles.training_client import JOB_FILE, TrainingClientFiles, finish, plan_steps, prepare
 from glyphc.roles.training_files import (
     CHECKPOINT,
@@ -629,6 +630,8 @@ def test_what_the_client_cannot_do(prepared: Path, tmp_path: Path) -> None:
     assert "exists already" in again.stderr
     same = ("--client", tmp_path / "z", "--server", tmp_path / "z")
     assert "must be two" in invoke("training", "prepare", *inputs, *OPTIONS, *same, code=2).stderr
+    inside = ("--client", tmp_path / "z" / "mine", "--server", tmp_path / "z")
+    assert "lies in the server's" in invoke("training", "prepare", *inputs, *OPTIONS, *inside, code=2).stderr
     folders = ("--client", tmp_path / "c", "--server", tmp_path / "s")
     wild = invoke("training", "prepare", *inputs, *OPTIONS, "--learning-rate", 90, *folders, code=2)
     assert "--logit-range" in wild.stderr or "diverges" in wild.stderr
@@ -641,6 +644,21 @@ def test_what_the_client_cannot_do(prepared: Path, tmp_path: Path) -> None:
     assert "trained.state" in none.stderr
     strange = invoke("training", "finish", "--client", tmp_path, "--server", server, "-o", tmp_path / "o.onnx", code=2)
     assert "there is no secret.key" in strange.stderr
+
+
+def test_the_secret_never_lies_in_what_is_sent(tmp_path: Path) -> None:
+    server, link = tmp_path / "out", tmp_path / "link"
+    link.symlink_to(server)
+    for client in (server / "mine", server / "a" / ".." / "b", link / "mine", tmp_path / "x" / ".." / "out" / "mine"):
+        with pytest.raises(GlyphcError, match=r"lies in the server's.*Use two folders side by side"):
+            prepare(job(), client, server)
+    for client in (server, link, server / "a" / ".."):
+        with pytest.raises(GlyphcError, match="must be two"):
+            prepare(job(), client, server)
+    assert not server.exists()
+    # these are apart, whatever their names begin with; and what lies in the client's folder is not the danger
+    check_apart(tmp_path / "out-of-reach", server)
+    check_apart(tmp_path, server)
 
 
 def test_nothing_stays_behind_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

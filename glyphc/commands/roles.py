@@ -71,9 +71,9 @@ def keygen_command(
     from glyphc.console import reporter
     from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, SPEC_SUFFIX, ServerProgram, specification
     from glyphc.roles.client import SECRET_FILE, check_security, generate
+    from glyphc.roles.secret import check_apart
 
-    if client_folder.resolve() == server_folder.resolve():
-        raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
+    check_apart(client_folder, server_folder)
     spec = specification(source)
     hidden = _weights(source, spec, weights)
     # a compiled program says by itself what it was asked for; a specification may be anybody's

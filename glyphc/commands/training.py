@@ -38,10 +38,10 @@ def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, 
     """
     from glyphc.console import reporter
     from glyphc.program import INSECURE_WARNING
+    from glyphc.roles.secret import check_apart
     from glyphc.roles.training_client import prepare
 
-    if client_folder.resolve() == server_folder.resolve():
-        raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
+    check_apart(client_folder, server_folder)  # before anything is read or asked for
     job = job_of(**chosen)
     if job.options.insecure_ring is not None:
         click.echo(INSECURE_WARNING, err=True)

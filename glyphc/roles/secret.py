@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from glyphc.errors import ArtifactError, SecretError
+from glyphc.errors import ArtifactError, GlyphcError, SecretError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 
@@ -88,6 +88,21 @@ def needs_passphrase(path: Path, header: type[SecretHeader] = SecretHeader) -> b
     """Whether the key in a file is encrypted."""
     with Reader(path, header) as reader:
         return reader.header.scrypt_log2_cost > 0
+
+
+def check_apart(client: Path, server: Path) -> None:
+    """GlyphcError when the client's folder is the server's, or lies in it: the whole of that one is handed over.
+
+    Links are followed; neither folder needs to exist.
+    """
+    own, sent = client.resolve(), server.resolve()
+    if own == sent:
+        raise GlyphcError("the client's folder and the server's must be two: the secret key is not for the server")
+    if own.is_relative_to(sent):
+        raise GlyphcError(
+            f"the client's folder {os.fspath(client)!r} lies in the server's, {os.fspath(server)!r}, and would be sent "
+            "along with it: the secret key is not for the server. Use two folders side by side"
+        )
 
 
 def check_mode(path: Path) -> None:

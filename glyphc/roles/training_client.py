@@ -46,7 +46,7 @@ from .headers import (
     TrainingSecretHeader,
     TrainingStateHeader,
 )
-from .secret import check_mode, needs_passphrase, read_secret, write_secret
+from .secret import check_apart, check_mode, needs_passphrase, read_secret, write_secret
 from .training_files import (
     BATCHES,
     INITIAL,
@@ -105,11 +105,13 @@ def prepare(
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
-    TrainingError when training would diverge or leave what encryption computes (found out in the clear, beforehand),
-    ArtifactError when files are in the way, EnvironmentSetupError when OpenFHE is missing or room is short.
+    GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
+    what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
+    EnvironmentSetupError when OpenFHE is missing or room is short.
     """
     from glyphc.backends.errors import BackendError
 
+    check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
     reach = foresee(job, plan).reach
