@@ -45,6 +45,8 @@ from glyphc.ir.text import parse, to_text
 from glyphc.program import Program
 from glyphc.roles.artifacts import ServerProgram, stripped
 from glyphc.roles.client import generate
+from glyphc.roles.container import Reader, Writer
+from glyphc.roles.headers import BINDING, KeysHeader
 from glyphc.roles.server import Evaluator, check_keys
 from glyphc.runtime import run
 from tests.onnx_models import build, node, randoms, run_onnxruntime
@@ -425,6 +427,14 @@ def test_keys_and_programs_belong_together(setting: Setting, plain: Setting, tmp
     other = compiled(encrypt_weights="fc1.weight")
     with pytest.raises(ArtifactError, match=r"holds the encrypted weights of another program$"):
         check_keys(setting.keys, ServerProgram(stripped(other.graph)))
+    large = tmp_path / "large"
+    with Reader(setting.keys, KeysHeader) as reader, Writer(large, reader.header) as writer:
+        writer.add(BINDING, bytes(1 << 20))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reader, "read", lambda *a: pytest.fail("a part of a megabyte was read"))
+        with pytest.raises(ArtifactError, match=r"holds the encrypted weights of another program$"):
+            check_keys(large, setting.half)
+    large.unlink()
     with pytest.raises(ArtifactError, match=r"the file of weights that 'glyphc compile' wrote"):
         generate(setting.half.specification, tmp_path / "s", tmp_path / "k", None, glyphc.progress.Silent())
     assert not list(tmp_path.iterdir())
