@@ -82,7 +82,7 @@ def _check_kind(kind: Any, name: str) -> None:
     for header in HEADERS:
         if kind == header.kind:
             raise ArtifactError(
-                f"{name!r} holds {kind} (made by '{header.made_by}'), not a whole compiled program; {header.read_by}. "
+                f"{name!r} holds {kind} (made by {header.made_by}), not a whole compiled program; {header.read_by}. "
                 "Give the .glyphc file that 'glyphc compile' wrote"
             )
 

@@ -20,7 +20,7 @@ from glyphc.roles.container import MANIFEST, Header, Reader, Writer
 @dataclass(frozen=True)
 class Sample(Header):
     kind = "a sample"
-    made_by = "glyphc sample"
+    made_by = "'glyphc sample'"
     text: str
     number: int
     flag: bool
@@ -29,7 +29,7 @@ class Sample(Header):
 @dataclass(frozen=True)
 class Other(Header):
     kind = "another thing"
-    made_by = "glyphc other"
+    made_by = "'glyphc other'"
     text: str
 
 

@@ -388,6 +388,14 @@ def test_the_command_says_what_is_wrong(run: Path) -> None:
     assert "Make it again with 'glyphc training prepare'" in result.stderr
 
 
+def test_a_damaged_state_may_be_the_clients(run: Path) -> None:
+    """initial.state comes from 'prepare', the later ones from 'run'."""
+    flip(run / "server" / INITIAL)
+    makers = r"Make it again with 'glyphc training prepare' \(initial.state\) or 'glyphc training run'$"
+    with pytest.raises(ArtifactError, match=makers):
+        run_training(run / "server")
+
+
 def test_a_newer_version_is_refused(run: Path) -> None:
     path = run / "server" / PROGRAM
     with zipfile.ZipFile(path) as old:

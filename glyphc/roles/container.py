@@ -36,7 +36,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 @dataclass(frozen=True)
 class Header:
     """Base of the headers: ``kind`` names the kind of file, the fields are str, int or bool. For errors, ``made_by``
-    names the command that makes such a file, and ``read_by`` says which ones read it."""
+    names the command that makes such a file, in quotes, and ``read_by`` says which ones read it."""
 
     kind: ClassVar[str]
     made_by: ClassVar[str]
@@ -133,7 +133,7 @@ class Reader(Generic[_H]):
         """label: what errors call the file; by default its path in quotes."""
         self.path = path
         self.name = label or repr(os.fspath(path))
-        self._hint = f"Make it again with '{header.made_by}'" if header.made_by else "Make it again"
+        self._hint = f"Make it again with {header.made_by}" if header.made_by else "Make it again"
         try:
             self._file: BinaryIO = open(path, "rb")  # noqa: SIM115
         except OSError as e:
@@ -166,7 +166,7 @@ class Reader(Generic[_H]):
         if manifest.get("kind") != header.kind:
             raise ArtifactError(
                 f"{self.name} holds {manifest.get('kind')}; a file of {header.kind} is needed here "
-                f"(made by '{header.made_by}')"
+                f"(made by {header.made_by})"
             )
         try:
             self.header: _H = _typed(header, manifest["header"])

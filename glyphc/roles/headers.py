@@ -19,7 +19,7 @@ class SpecHeader(Header):
     """The client specification: layouts, number formats and parameters; part "spec"."""
 
     kind = "a client specification"
-    made_by = "glyphc split"
+    made_by = "'glyphc split'"
     read_by = "'glyphc keygen', 'glyphc encrypt --spec' and 'glyphc decrypt --spec' read it"
     program: str
 
@@ -29,7 +29,7 @@ class ProgramHeader(Header):
     """The server's half of a program: the final graph without anything that calibration saw; part "graph"."""
 
     kind = "a server program"
-    made_by = "glyphc split"
+    made_by = "'glyphc split'"
     read_by = "'glyphc eval --program' and 'glyphc serve' read it"
     program: str
 
@@ -39,7 +39,7 @@ class WeightsHeader(Header):
     """What a program with encrypted weights was saved without; a part for each constant of each stage."""
 
     kind = "the weights of a model"
-    made_by = "glyphc compile --encrypt-weights"
+    made_by = "'glyphc compile --encrypt-weights'"
     read_by = "'glyphc run', 'glyphc inspect' and 'glyphc keygen' read them with --weights"
     program: str
 
@@ -49,7 +49,7 @@ class SecretHeader(Header):
     """The secret key; part "secret". scrypt_log2_cost: 0 without a passphrase; salt, nonce: hexadecimal."""
 
     kind = "a secret key"
-    made_by = "glyphc keygen"
+    made_by = "'glyphc keygen'"
     read_by = "'glyphc encrypt' and 'glyphc decrypt' read it, in the client's folder"
     key: str
     parameters: str
@@ -63,7 +63,7 @@ class KeysHeader(Header):
     """Evaluation keys. seed: hexadecimal, public; modulus: of the BGV context, as a check on OpenFHE's version."""
 
     kind = "evaluation keys"
-    made_by = "glyphc keygen"
+    made_by = "'glyphc keygen'"
     read_by = "'glyphc eval' and 'glyphc submit --keys' read them, in the server's folder"
     parameters: str
     modulus: int
@@ -75,7 +75,7 @@ class InputsHeader(Header):
     """Encrypted inputs, one part per ciphertext. seed: hexadecimal, public."""
 
     kind = "encrypted inputs"
-    made_by = "glyphc encrypt"
+    made_by = "'glyphc encrypt'"
     read_by = "'glyphc eval --input' reads them"
     program: str
     key: str
@@ -91,7 +91,7 @@ class OutputsHeader(Header):
     """
 
     kind = "encrypted outputs"
-    made_by = "glyphc eval"
+    made_by = "'glyphc eval'"
     read_by = "'glyphc decrypt --input' reads them"
     program: str
     key: str
@@ -106,7 +106,7 @@ class CheckpointHeader(Header):
     """An evaluation that is not finished: the live ciphertexts after ``instructions`` instructions of a pass."""
 
     kind = "a checkpoint"
-    made_by = "glyphc eval"
+    made_by = "'glyphc eval'"
     read_by = "'glyphc eval' goes on with it when the same command is given again"
     program: str
     key: str
@@ -124,7 +124,7 @@ class TrainingProgramHeader(Header):
     """What the server executes to train; parts "outline" and "code/...". memory_bytes: predicted peak."""
 
     kind = "a training program"
-    made_by = "glyphc training prepare"
+    made_by = "'glyphc training prepare'"
     read_by = "'glyphc training run' reads it, in the server's folder"
     program: str
     parameters: str
@@ -136,7 +136,7 @@ class TrainingKeysHeader(Header):
     """Evaluation keys of a run. seed: hexadecimal, public."""
 
     kind = "evaluation keys for training"
-    made_by = "glyphc training prepare"
+    made_by = "'glyphc training prepare'"
     read_by = "'glyphc training run' reads them, in the server's folder"
     program: str
     seed: str
@@ -147,7 +147,7 @@ class TrainingBatchHeader(Header):
     """A batch, encrypted, one part per ciphertext. number: which batch; seed: hexadecimal, public."""
 
     kind = "an encrypted batch"
-    made_by = "glyphc training prepare"
+    made_by = "'glyphc training prepare'"
     read_by = "'glyphc training run' reads it, in the server's folder"
     program: str
     key: str
@@ -160,7 +160,7 @@ class TrainingStateHeader(Header):
     """The encrypted weights, one part per ciphertext. step: steps done."""
 
     kind = "an encrypted state of training"
-    made_by = "glyphc training run"
+    made_by = "'glyphc training prepare' (initial.state) or 'glyphc training run'"
     read_by = "'glyphc training run' goes on with it, 'glyphc training finish --state' reads the last one"
     program: str
     key: str
@@ -172,7 +172,7 @@ class TrainingJobHeader(Header):
     """What the client needs to read the trained weights; parts "network" and "job"."""
 
     kind = "a training job"
-    made_by = "glyphc training prepare"
+    made_by = "'glyphc training prepare'"
     read_by = "'glyphc training finish' reads it, in the client's folder"
     program: str
     key: str
@@ -183,7 +183,7 @@ class TrainingSecretHeader(SecretHeader):
     """The secret key of a training run; part "secret"."""
 
     kind = "a secret key for training"
-    made_by = "glyphc training prepare"
+    made_by = "'glyphc training prepare'"
     read_by = "'glyphc training finish' reads it, in the client's folder"
 
 
