@@ -9,7 +9,21 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 
-from .ckks import Bootstrap, Code, Convolve, Instruction, Pack, Product, Refresh, Sum, Unpack
+from .ckks import (
+    Bootstrap,
+    Code,
+    Convolve,
+    Free,
+    Instruction,
+    Masked,
+    Pack,
+    Product,
+    Raise,
+    Refresh,
+    Scaled,
+    Sum,
+    Unpack,
+)
 from .errors import IRError, IRSyntaxError
 from .parameters import Parameters
 from .series import Series
@@ -18,6 +32,10 @@ from .typed_json import TypedJSON
 CODE_HEAD = "glyphc-ckks 1"
 INSTRUCTIONS: dict[str, type] = {cls.__name__.lower(): cls for cls in typing.get_args(Instruction)}
 _JSON = TypedJSON({Instruction: INSTRUCTIONS})
+# Far above every constant of a plan, and far below what overflows somewhere.
+_MOST_CONSTANT = 2.0**40
+# What is added to a ciphertext becomes an integer of 64 bits, at a scale of at most 2^(linear_bits + 1).
+_RAISED_BITS = 62
 
 
 def code_text(code: Code) -> str:
@@ -61,6 +79,15 @@ def _problem(instruction: Instruction, parameters: Parameters, periods: tuple[in
             return "has an exponent beyond the ring"
         case Convolve(weight=weight) if abs(weight) >= 1 << 31:
             return "has a weight of more than 31 bits"
+        case Scaled(factor=factor) if not abs(factor) < _MOST_CONSTANT:
+            return f"has the factor {factor:g}, beyond what is computed with"
+        case Raise(value=value) if not abs(value) < min(_MOST_CONSTANT, 2.0 ** (_RAISED_BITS - parameters.linear_bits)):
+            return f"adds {value:g}, beyond what is computed with"
+        case Masked(conditions=conditions):
+            if any(period < 1 or not 0 <= start <= stop for period, start, stop in conditions):
+                return "has a condition that is not 0 <= start <= stop modulo a period"
+        case Free(registers=registers) if len(set(registers)) < len(registers):
+            return "frees a register twice"
         case Unpack(targets=moved, parts=parts, stride=stride) | Pack(sources=moved, parts=parts, stride=stride):
             if parts < 1 or stride < 1 or parts & (parts - 1) or not any(p % (parts * stride) == 0 for p in periods):
                 return f"takes {parts} parts at stride {stride}, for which there are no keys"

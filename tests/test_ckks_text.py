@@ -12,7 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glyphc.ir.ckks import Bootstrap, Code, Convolve, Instruction, Load, Pack, Product, Refresh, Scaled, Sum, Unpack
+from glyphc.ir.ckks import (
+    Bootstrap,
+    Code,
+    Convolve,
+    Free,
+    Instruction,
+    Load,
+    Masked,
+    Pack,
+    Product,
+    Raise,
+    Refresh,
+    Scaled,
+    Sum,
+    Unpack,
+)
 from glyphc.ir.ckks_text import CODE_HEAD, INSTRUCTIONS, check_operands, code_text, parse_code
 from glyphc.ir.errors import IRError, IRSyntaxError
 from glyphc.ir.functions import Function
@@ -150,9 +165,32 @@ SERIES = Series((0.5, 0.25), (0.0, 0.0), 0.4, 0.0, 0.0)
         (Bootstrap((1,), 0, (Series((), (), 0.4, 0.0, 0.0),), ((),)), "unequal parts"),
         (Refresh(1, 0, Series((0.5,) * 99, (0.5,) * 99, 0.4, 0.0, 0.0), ()), "a degree above 27"),
         (Refresh(1, 0, Series((0.5,), (), 0.4, 0.0, 0.0), ()), "unequal parts"),
+        (Scaled(1, 0, -(2.0**40)), "has the factor -1.09951e\\+12"),
+        (Scaled(1, 0, float("nan")), "has the factor nan"),
+        (Raise(1, 0, 2.0**40), "adds 1.09951e\\+12"),
+        (Raise(1, 0, float("-inf")), "adds -inf"),
+        (Masked(1, 0, ((0, 0, 1),)), "not 0 <= start <= stop modulo a period"),
+        (Masked(1, 0, ((8, 0, 1), (8, -1, 1))), "not 0 <= start <= stop"),
+        (Masked(1, 0, ((8, 2, 1),)), "not 0 <= start <= stop"),
+        (Free((1, 0, 1)), "frees a register twice"),
     ],
 )
 def test_operands_are_checked(instruction: Instruction, message: str) -> None:
     parameters = Parameters(1024, 20, 44, slots=8, degree=27)
     with pytest.raises(IRError, match=rf"instruction 0 \({type(instruction).__name__.lower()}\) .*{message}"):
         check_operands((instruction,), parameters, (64,))
+
+
+@given(st.integers(20, 60), st.floats(0, 2.0**70))
+def test_whatever_may_be_added_is_an_integer_of_64_bits(linear_bits: int, value: float) -> None:
+    """At the largest scale there is: that of one limb, a prime that may be above 2^linear_bits."""
+    parameters = Parameters(1024, 20, 44, slots=8, degree=27, linear_bits=linear_bits)
+    with suppress(IRError):
+        check_operands((Raise(1, 0, value), Raise(1, 0, -value)), parameters, ())
+        assert round(value * 2.0 ** (linear_bits + 1)) < 2**63
+
+
+@given(st.lists(st.tuples(st.integers(1, 2048), st.integers(0, 99), st.integers(99, 2048)), max_size=3).map(tuple))
+def test_conditions_of_masks_are_accepted(conditions: tuple[tuple[int, int, int], ...]) -> None:
+    parameters = Parameters(1024, 20, 44, slots=8, degree=27)
+    check_operands((Masked(1, 0, conditions), Scaled(2, 0, 0.0), Raise(3, 0, -0.5), Free((0, 1))), parameters, ())

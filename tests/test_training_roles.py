@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -12,6 +13,8 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from glyphc.backends.ckks_clear import ClearCKKS
@@ -34,6 +39,7 @@ from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.ckks import Code, Free, Instruction, Load, Store, Sum
 from glyphc.ir.ckks_text import code_text, parse_code
+from glyphc.ir.errors import IRError
 from glyphc.ir.parameters import Parameters
 from glyphc.roles.client import SECRET_FILE
 from glyphc.roles.container import MANIFEST, Reader, Writer
@@ -54,6 +60,7 @@ from glyphc.roles.training_files import (
     TRAINED,
     ProgramFile,
     TrainingProgram,
+    _check_parameters,
     batch_path,
 )
 from glyphc.roles.training_server import run_training
@@ -537,6 +544,11 @@ def test_hostile_code_is_refused(text: str, message: str, run: Path) -> None:
         ({"state": []}, "there is no state"),
         ({"data": [["a", 1], ["a", 1]]}, "named twice"),
         ({"data": [["a", 1000]]}, "too many"),
+        ({"data": [["a", 5]]}, "a ciphertext has no limbs, or too many"),
+        ({"data": [["a", 0]]}, "a ciphertext has no limbs, or too many"),
+        ({"periods": [2 * RING]}, "beyond the ring"),
+        ({"periods": [64, 48]}, "no power of two"),
+        ({"periods": [0]}, "no power of two"),
         ({"data": [["a"]]}, "1 values where 2 belong"),
         ({"periods": [2**50]}, "no power of two"),
         ({"batches": "3"}, "not an integer"),
@@ -558,6 +570,10 @@ def test_hostile_outlines_are_refused(changes: dict[str, object], message: str, 
         ("degree=", "degree=9", "no series of degree"),
         ("Parameters(", "Layout(", "parameters are unreadable"),
         ("level_budget=[2", "level_budget=[-2", "out of range"),
+        ("level_budget=[2", "level_budget=[0", "no levels for a transform"),
+        ("decoded_limbs=", "decoded_limbs=1", "leave more limbs than there are"),
+        ("linear_bits=", "linear_bits=1", "primes are too small or too large"),
+        ("levels_kept=1", "levels_kept=9", "leaves too many levels"),
     ],
 )
 def test_hostile_parameters_are_refused(old: str, new: str, message: str, run: Path) -> None:
@@ -567,6 +583,46 @@ def test_hostile_parameters_are_refused(old: str, new: str, message: str, run: P
     assert old in text
     forged(path, parameters=text.replace(old, new, 1))
     with pytest.raises(ArtifactError, match=message):
+        run_training(run / "server")
+
+
+@functools.cache
+def job_parameters() -> Parameters:
+    return plan_steps(job())[0].parameters
+
+
+ALLOWED = {
+    "linear_bits": range(20, 61),
+    "scaling_bits": range(20, 61),
+    "large_digits": range(1, 17),
+    "levels_kept": range(7),
+    "linear_limbs": range(4, 17),
+    "decoded_limbs": range(1, 5),
+}
+
+
+@given(st.sampled_from(sorted(ALLOWED)), st.integers(-3, 100))
+def test_parameters_are_accepted_within_bounds_alone(name: str, value: int) -> None:
+    changed = replace(job_parameters(), linear_limbs=4, decoded_limbs=4)
+    with nullcontext() if value in ALLOWED[name] else pytest.raises(IRError):
+        _check_parameters(replace(changed, **{name: value}))
+
+
+@given(st.tuples(st.integers(-1, 10), st.integers(-1, 10)))
+def test_both_transforms_have_levels(budget: tuple[int, int]) -> None:
+    with nullcontext() if min(budget) >= 1 and max(budget) <= 8 else pytest.raises(IRError):
+        _check_parameters(replace(job_parameters(), level_budget=budget))
+
+
+def test_parameters_that_openfhe_refuses_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds some of them only when it prepares its transforms."""
+    from glyphc.backends.openfhe import training_load
+
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("no such transform")
+
+    monkeypatch.setattr(training_load, "setup_training_bootstrap", refuse)
+    with pytest.raises(ParameterError, match="OpenFHE cannot execute this training program: no such transform"):
         run_training(run / "server")
 
 

@@ -38,6 +38,9 @@ _MOST_CODE_BYTES = 256 << 20
 _MOST_STEPS = 1_000_000
 # No integer in parameters that can be used is larger.
 _MOST_PARAMETER = 1 << 20
+# Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
+_MOST_LIMBS, _MOST_LEVELS_KEPT, _MOST_DIGITS, _MOST_BUDGET = 16, 6, 16, 8
+_PRIME_BITS = range(20, 61)
 _JSON = TypedJSON()
 
 Named = tuple[tuple[str, int], ...]
@@ -158,7 +161,7 @@ class ProgramFile:
         try:
             _check_parameters(self.parameters)
             self.outline: Outline = _JSON.read(text, Outline)
-            _check_outline(self.outline)
+            _check_outline(self.outline, self.parameters)
         except IRError as e:
             raise reader.damaged(f"its outline is unreadable ({e})") from None
         if _fingerprint(self.parameters, text) != reader.header.program:
@@ -249,13 +252,21 @@ def _check_parameters(parameters: Parameters) -> None:
         raise IRError(str(e)) from None
     if 2 * parameters.slots > parameters.ring or depth > 100:
         raise IRError("its parameters are those of no bootstrap")
+    if any(not 1 <= budget <= _MOST_BUDGET for budget in parameters.level_budget):
+        raise IRError("its bootstrap has no levels for a transform, or too many")
+    if not 1 <= parameters.large_digits <= _MOST_DIGITS or not 0 <= parameters.levels_kept <= _MOST_LEVELS_KEPT:
+        raise IRError("its keys have no digits, or too many, or its bootstrap leaves too many levels")
+    if not 1 <= parameters.decoded_limbs <= parameters.linear_limbs <= _MOST_LIMBS:
+        raise IRError("its bootstraps leave more limbs than there are, or none")
+    if parameters.scaling_bits not in _PRIME_BITS or parameters.linear_bits not in _PRIME_BITS:
+        raise IRError("its primes are too small or too large")
 
 
-def _check_outline(outline: Outline) -> None:
+def _check_outline(outline: Outline, parameters: Parameters) -> None:
     names = [name for name, _ in (*outline.data, *outline.state)]
     if len(set(names)) != len(names) or not outline.state:
         raise IRError("a ciphertext is named twice, or there is no state")
-    if any(not 1 <= limbs <= 100 for _, limbs in (*outline.data, *outline.state)):
+    if any(not 1 <= limbs <= parameters.linear_limbs for _, limbs in (*outline.data, *outline.state)):
         raise IRError("a ciphertext has no limbs, or too many")
     if not 1 <= outline.steps == len(outline.step_batches) <= _MOST_STEPS:
         raise IRError("its steps are not as many as their batches")
@@ -263,8 +274,8 @@ def _check_outline(outline: Outline) -> None:
         raise IRError("a step has no code")
     if any(not 0 <= n < outline.batches for n in outline.step_batches):
         raise IRError("a step has no batch")
-    if any(p < 1 or p & (p - 1) or p > _MOST_PARAMETER for p in outline.periods):
-        raise IRError("a period of packing is no power of two")
+    if any(p < 1 or p & (p - 1) or p > parameters.ring for p in outline.periods):
+        raise IRError("a period of packing is no power of two, or beyond the ring")
 
 
 def _check_code(code: Code, parameters: Parameters, outline: Outline) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,7 @@ class _Run:
         self.report = ServerReport(self.steps, start.step, self.folder / TRAINED)
         self.reporter.stage("train", self.steps - start.step)
         self._last = time.perf_counter()
-        try:
+        with _refusals():
             train_steps(
                 self.program,
                 lambda step: self._machine,
@@ -113,10 +113,6 @@ class _Run:
                 range(start.step, self.steps),
                 self._after,
             )
-        except RuntimeError as e:
-            if type(e) is not RuntimeError:  # OpenFHE's errors are of this class itself
-                raise
-            raise ParameterError(f"OpenFHE cannot execute this training program: {e}") from e
         return self.report
 
     def close(self) -> None:
@@ -211,19 +207,22 @@ class _Run:
         self._tables.callback(release_all_keys)
         parameters, periods = self.program.parameters, self.program.outline.periods
         try:
-            names = training_part_names(parameters, periods)
+            with _refusals():
+                names = training_part_names(parameters, periods)
             keys.expect([(name, keys.parts[name].size if name in keys.parts else 0) for name in names])
             self.reporter.stage("load keys", len(names))
             seed = read_seed(keys.header.seed, keys)
-            loaded = load_training_keys(
-                parameters, periods, seed, keys.read, lambda name: self.reporter.advance(1, name)
-            )
+            with _refusals():
+                loaded = load_training_keys(
+                    parameters, periods, seed, keys.read, lambda name: self.reporter.advance(1, name)
+                )
         except ResidueError as e:
             raise keys.damaged(str(e)) from None
         except BackendError as e:
             raise ParameterError(str(e)) from None
-        self._machine: OpenFHECKKS = OpenFHECKKS(loaded)
-        self._wire: TrainingWire = TrainingWire.of(loaded)
+        with _refusals():
+            self._machine: OpenFHECKKS = OpenFHECKKS(loaded)
+            self._wire: TrainingWire = TrainingWire.of(loaded)
 
     def _batch(self, step: int) -> Mapping[str, Any]:
         return _Batch(self, self._open(self.program.outline.step_batches[step]))
@@ -289,3 +288,14 @@ class _Batch(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """ParameterError for what OpenFHE refuses in a program that passed all checks."""
+    try:
+        yield
+    except RuntimeError as e:
+        if type(e) is not RuntimeError:  # OpenFHE's errors are of this class itself
+            raise
+        raise ParameterError(f"OpenFHE cannot execute this training program: {e}") from e
