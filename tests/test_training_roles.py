@@ -63,6 +63,7 @@ from glyphc.roles.training_files import (
     _check_parameters,
     batch_path,
 )
+from glyphc.roles.training_room import folder_bytes
 from glyphc.roles.training_server import run_training
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
@@ -669,6 +670,16 @@ def test_a_job_of_another_version(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     changed(run / "client" / JOB_FILE, program="0" * 64)
     with pytest.raises(ArtifactError, match="made by another version of glyphc"):
         TrainingClientFiles.load(run / "client" / JOB_FILE)
+
+
+def test_the_room_that_files_take(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = plan_steps(job())[1]
+    size = sum(p.stat().st_size for p in (prepared / "server").rglob("*") if p.is_file())
+    assert 1 < folder_bytes(program) / size < 1.15
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10_000_000}))
+    with pytest.raises(EnvironmentSetupError, match=r"0.0 GB are free in .*server'; make room, or choose"):
+        prepare(job(), tmp_path / "client", tmp_path / "server")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_passphrase(tmp_path: Path) -> None:

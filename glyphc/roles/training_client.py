@@ -26,8 +26,7 @@ from glyphc.ir.typed_json import TypedJSON
 from glyphc.ir.verify import verify
 from glyphc.progress import Reporter, Silent
 from glyphc.train.batches import Batches
-from glyphc.train.checkpoint import RunFolder
-from glyphc.train.encrypted import check_disk, memory_bytes
+from glyphc.train.encrypted import memory_bytes
 from glyphc.train.errors import TrainingError
 from glyphc.train.foresee import foresee
 from glyphc.train.job import Job, Options, job_of
@@ -58,6 +57,7 @@ from .training_files import (
     part_name,
     stream_name,
 )
+from .training_room import check_room
 
 if TYPE_CHECKING:
     from glyphc.backends.openfhe.residues import Uniform
@@ -128,7 +128,7 @@ def prepare(
         with _removed_after_errors(places), key_tables():
             _make_folder(client, 0o700)
             _make_folder(server, 0o777)
-            check_disk(plan, RunFolder(server / KEYS), program.outline.batches)
+            check_room(program, server)
             _Preparation(job, plan, program, client, server, passphrase, reporter).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
