@@ -65,6 +65,7 @@ from glyphc.roles.training_files import (
 )
 from glyphc.roles.training_room import folder_bytes
 from glyphc.roles.training_server import run_training
+from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.loop import train
@@ -670,6 +671,19 @@ def test_a_job_of_another_version(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     changed(run / "client" / JOB_FILE, program="0" * 64)
     with pytest.raises(ArtifactError, match="made by another version of glyphc"):
         TrainingClientFiles.load(run / "client" / JOB_FILE)
+
+
+@pytest.mark.parametrize("error", [TrainingError("no such layout"), ParameterError("no secure parameters")])
+def test_a_job_that_this_version_cannot_plan(error: Exception, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glyphc.roles import training_client
+
+    def refuse(job: Job) -> None:
+        raise error
+
+    monkeypatch.setattr(training_client, "plan_of", refuse)
+    with pytest.raises(ArtifactError, match="made by another version of glyphc") as caught:
+        TrainingClientFiles.load(run / "client" / JOB_FILE)
+    assert caught.value.__cause__ is error
 
 
 def test_the_room_that_files_take(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,12 +255,16 @@ class TrainingClientFiles:
                 job = _job(network, record)
             except (IRError, UnicodeDecodeError, ValueError, KeyError, GlyphcError) as e:
                 raise e if isinstance(e, ArtifactError) else reader.damaged(f"its job is unreadable ({e})") from None
-            plan, program = plan_steps(job)
+            other = ArtifactError(
+                f"{reader.name} was made by another version of glyphc, which trains by another program; use that "
+                "version to read the weights"
+            )
+            try:
+                plan, program = plan_steps(job)
+            except (TrainingError, ParameterError) as e:  # that version could plan it
+                raise other from e
             if program.fingerprint != reader.header.program:
-                raise ArtifactError(
-                    f"{reader.name} was made by another version of glyphc, which trains by another program; use that "
-                    "version to read the weights"
-                )
+                raise other
             return TrainingClientFiles(job, plan, program, reader.header.key)
 
 
