@@ -735,6 +735,20 @@ def test_what_the_client_cannot_do(prepared: Path, tmp_path: Path) -> None:
     assert "there is no secret.key" in strange.stderr
 
 
+@pytest.mark.parametrize("option", ["--data", "--labels"])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [(np.float64(3), "bad.npy' holds a single number"), (np.zeros((0, 4)), "bad.npy' holds no samples (an array of shape [0, 4])")],
+)
+def test_data_without_samples(option: str, array: Any, message: str, tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    np.save(tmp_path / "bad.npy", array)
+    for command in (("train", "-o", tmp_path / "t.onnx"), ("training", "prepare", "--client", "c", "--server", "s")):
+        # the last --data or --labels is the one that counts
+        result = invoke(*command, *inputs, "--insecure-ring", RING, option, tmp_path / "bad.npy", code=2)
+        assert message in result.stderr
+
+
 def test_the_secret_never_lies_in_what_is_sent(tmp_path: Path) -> None:
     server, link = tmp_path / "out", tmp_path / "link"
     link.symlink_to(server)

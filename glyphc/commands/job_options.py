@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from glyphc.errors import GlyphcError, ModelError
+from glyphc.errors import DataError, GlyphcError, ModelError
 
 if TYPE_CHECKING:
     from glyphc.train.job import Job
@@ -98,6 +98,10 @@ def job_of(
     for what, array in ((data, x), (labels, y)):
         if isinstance(array, dict):
             raise GlyphcError(f"{what!r} holds {len(array)} arrays; training takes one of samples and one of labels")
+        if array.ndim == 0:
+            raise DataError(f"{what!r} holds a single number; its first axis must be that of the samples")
+        if not len(array):
+            raise DataError(f"{what!r} holds no samples (an array of shape {list(array.shape)}); training needs some")
     size = len(x) if batch is None else batch
     per_epoch = -(-len(x) // max(size, 1))
     defaults = Defaults.of(read.training, per_epoch)
