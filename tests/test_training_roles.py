@@ -738,7 +738,10 @@ def test_what_the_client_cannot_do(prepared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["--data", "--labels"])
 @pytest.mark.parametrize(
     ("array", "message"),
-    [(np.float64(3), "bad.npy' holds a single number"), (np.zeros((0, 4)), "bad.npy' holds no samples (an array of shape [0, 4])")],
+    [
+        (np.float64(3), "bad.npy' holds a single number"),
+        (np.zeros((0, 4)), "bad.npy' holds no samples (an array of shape [0, 4])"),
+    ],
 )
 def test_data_without_samples(option: str, array: Any, message: str, tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
