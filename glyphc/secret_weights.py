@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from glyphc.passes.schemes import ALL
 from glyphc.sources import GLYPH, is_graph
 from glyphc.withheld import without_secrets
 
+_K = TypeVar("_K", bound=Hashable)
 _SHARE, _LEAST = 2.0**-7, 2.0**-12
 
 
@@ -123,17 +125,17 @@ def _fold(graph: Graph, early: Sequence[Pass], context: Context) -> Graph:
 def _depending(folded: Graph, changed: Graph, name: str) -> set[str]:
     """Locations of maps that differ between two graphs; ModelError when something else does."""
     # what a graph holds is compared as a multiset: the order may have changed with the values
-    functions = [(n.location, op.functions) for n, op in changed.of(Apply)]
+    functions = Counter((n.location, op.functions) for n, op in changed.of(Apply))
     for node, op in folded.of(Apply):
-        if (node.location, op.functions) not in functions:
+        if not _took(functions, (node.location, op.functions)):
             raise ModelError(
                 f"tensor {name!r} cannot be encrypted: {node} depends on it, and a function's parameters are a part of "
                 "the program (in its series). Encrypt other tensors, or move this one into a linear layer"
             )
     places = set()
-    others = {(node.location, digest) for node, digest in _contents(changed)}
+    others = Counter((node.location, digest) for node, digest in _contents(changed))
     for node, digest in _contents(folded):
-        if (node.location, digest) in others:
+        if _took(others, (node.location, digest)):
             continue
         if not node.location:
             raise ModelError(f"{node} depends on tensor {name!r}, but has no name; give it one, or encrypt {ALL!r}")
@@ -141,6 +143,12 @@ def _depending(folded: Graph, changed: Graph, name: str) -> set[str]:
     if not places:
         raise ModelError(f"no linear map depends on tensor {name!r}: there is nothing to encrypt")
     return places
+
+
+def _took(counts: Counter[_K], key: _K) -> bool:
+    """Take one of these out of a multiset; False when there is none left."""
+    counts[key] -= 1
+    return counts[key] >= 0
 
 
 def _contents(graph: Graph) -> Iterator[tuple[Node, bytes]]:

@@ -549,6 +549,22 @@ def test_tied_weights_are_hidden_together(form: str) -> None:
     }
 
 
+def test_of_two_alike_the_one_that_changes_is_seen() -> None:
+    """One name and equal values, all of them alike: no copies of each other, and only one of them is asked for."""
+    nodes = [
+        node("Gemm", ["x", "w", "b"], ["a"], name="twin", transB=1),
+        node("Tanh", ["a"], ["c"], name="tanh"),
+        node("Gemm", ["c", "v", "b"], ["d"], name="twin", transB=1),
+        node("Tanh", ["d"], ["e"], name="tanh"),
+        node("Gemm", ["e", "u", "b"], ["y"], name="last", transB=1),
+    ]
+    alike = np.full((4, 4), 0.25, dtype=np.float32)
+    constants = {"w": alike, "v": alike.copy(), "u": randoms(4, 4), "b": np.zeros(4, dtype=np.float32)}
+    program = glyphc.compile(build(nodes, constants), randoms(30, 4, seed=3), insecure_ring=1024, encrypt_weights="v")
+    # one name stands for both
+    assert [op.encrypted for _, op in program.graph.of(Linear)] == [True, True, False]
+
+
 def test_passes_that_cannot_do_it_are_refused() -> None:
     program = compiled()
     with pytest.raises(GlyphcError, match=r"is for the pass 'assign-scheme', which is not among the passes to run"):
