@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, EnvironmentSetupError, GlyphcError, ParameterError, SecretError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
-from glyphc.ir.ckks import Code, Free, Instruction, Load, Store, Sum
+from glyphc.ir.ckks import Code, Free, Instruction, Load, Raise, Scaled, Store, Sum
 from glyphc.ir.ckks_text import code_text, parse_code
 from glyphc.ir.errors import IRError
 from glyphc.ir.parameters import Parameters
@@ -69,9 +70,12 @@ from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.loop import train
+from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD, Cosine
+from glyphc.train.plan import make_plan
 from glyphc.train.server import train_steps
 from tests.roles import environment
+from tests.test_train_chain import chain
 
 RING = 1024
 STEPS = 5
@@ -586,6 +590,36 @@ def test_hostile_parameters_are_refused(old: str, new: str, message: str, run: P
     forged(path, parameters=text.replace(old, new, 1))
     with pytest.raises(ArtifactError, match=message):
         run_training(run / "server")
+
+
+@pytest.mark.parametrize("optimizer", [SGD(20.0), SGD(0.001, 0.9, True, 0.01, Cosine(100, 0.001))])
+@pytest.mark.parametrize(
+    ("widths", "end", "batch"),
+    [
+        ((4, 1), "sigmoid", 13),
+        ((30, 3), "softmax", 4),
+        ((200, 2), "sigmoid", 3),
+        ((4, 4, 2), "sigmoid", 8),
+        ((40, 16, 8, 4), "sigmoid", 8),
+        ((8, 8, 4), "softmax", 8),
+    ],
+)
+def test_the_programs_of_plans_are_well_inside_the_bounds(
+    widths: tuple[int, ...], end: str, batch: int, optimizer: SGD, tmp_path: Path
+) -> None:
+    """Of every kind of layer: what is asked of strangers' programs refuses none of ours, up to the last step."""
+    loss = "softmax-cross-entropy" if end == "softmax" else "binary-cross-entropy"
+    plan = make_plan(chain(widths, end), LOSSES[loss], optimizer, batch, 4.0, (), 2048)
+    later = SimpleNamespace(
+        **{n: getattr(plan.server, n) for n in ("parameters", "periods", "data_names", "state_names", "fresh_limbs")},
+        code=lambda step: plan.server.code(step * 50),
+    )
+    TrainingProgram.of(later, (0, 0, 0)).save(tmp_path / "program", 0)
+    with ProgramFile(tmp_path / "program") as program:
+        code = program.code(2)
+    assert code == plan.server.code(100)
+    assert max((abs(i.factor) for i in code if isinstance(i, Scaled)), default=0) < 2.0**30
+    assert max((abs(i.value) for i in code if isinstance(i, Raise)), default=0) < 2.0**16
 
 
 @functools.cache
