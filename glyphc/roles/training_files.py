@@ -41,6 +41,9 @@ _MOST_PARAMETER = 1 << 20
 # Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
 _MOST_LIMBS, _MOST_LEVELS_KEPT, _MOST_DIGITS, _MOST_BUDGET = 16, 6, 16, 8
 _PRIME_BITS = range(20, 61)
+# Between a bootstrap's result and its modulus; plans have 28. Where nothing is left, OpenFHE 1.6 does not raise an error
+# but ends the process.
+_LEAST_HEADROOM_BITS = 8
 _JSON = TypedJSON()
 
 Named = tuple[tuple[str, int], ...]
@@ -260,6 +263,9 @@ def _check_parameters(parameters: Parameters) -> None:
         raise IRError("its bootstraps leave more limbs than there are, or none")
     if parameters.scaling_bits not in _PRIME_BITS or parameters.linear_bits not in _PRIME_BITS:
         raise IRError("its primes are too small or too large")
+    result_bits = parameters.linear_bits * (parameters.decoded_limbs - 1)
+    if (parameters.levels_kept + 1) * parameters.scaling_bits - result_bits < _LEAST_HEADROOM_BITS:
+        raise IRError("its bootstraps leave too few levels for their results")
 
 
 def _check_outline(outline: Outline, parameters: Parameters) -> None:
