@@ -41,8 +41,8 @@ _MOST_PARAMETER = 1 << 20
 # Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
 _MOST_LIMBS, _MOST_LEVELS_KEPT, _MOST_DIGITS, _MOST_BUDGET = 16, 6, 16, 8
 _PRIME_BITS = range(20, 61)
-# Between a bootstrap's result and its modulus; plans have 28. Where nothing is left, OpenFHE 1.6 does not raise an error
-# but ends the process.
+# Between a bootstrap's result and its modulus; plans have 28. Where nothing is left, OpenFHE ends the process instead
+# of raising an error.
 _LEAST_HEADROOM_BITS = 8
 _JSON = TypedJSON()
 
