@@ -105,7 +105,8 @@ def _problem(instruction: Instruction, parameters: Parameters, periods: tuple[in
 
 
 def _series_problem(series: tuple[Series, ...], parameters: Parameters) -> str | None:
-    bad: Iterator[Series] = (s for s in series if not len(s.real) == len(s.imag) > 0 or s.degree > parameters.degree)
+    # at degree 0, OpenFHE ends the process instead of raising an error
+    bad: Iterator[Series] = (s for s in series if not len(s.real) == len(s.imag) > 1 or s.degree > parameters.degree)
     if next(bad, None) is not None:
-        return f"has a series of unequal parts, or of a degree above {parameters.degree}"
+        return f"has a series of unequal parts, of degree 0, or of a degree above {parameters.degree}"
     return None

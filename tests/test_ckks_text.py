@@ -165,6 +165,7 @@ SERIES = Series((0.5, 0.25), (0.0, 0.0), 0.4, 0.0, 0.0)
         (Bootstrap((1,), 0, (Series((), (), 0.4, 0.0, 0.0),), ((),)), "unequal parts"),
         (Refresh(1, 0, Series((0.5,) * 99, (0.5,) * 99, 0.4, 0.0, 0.0), ()), "a degree above 27"),
         (Refresh(1, 0, Series((0.5,), (), 0.4, 0.0, 0.0), ()), "unequal parts"),
+        (Refresh(1, 0, Series((0.5,), (0.0,), 0.4, 0.0, 0.0), ()), "of degree 0"),
         (Scaled(1, 0, -(2.0**40)), "has the factor -1.09951e\\+12"),
         (Scaled(1, 0, float("nan")), "has the factor nan"),
         (Raise(1, 0, 2.0**40), "adds 1.09951e\\+12"),
