@@ -70,6 +70,7 @@ def check_operands(code: Code, parameters: Parameters, periods: tuple[int, ...])
 
 def _problem(instruction: Instruction, parameters: Parameters, periods: tuple[int, ...]) -> str | None:
     """What is wrong with an instruction's own fields."""
+    degree = parameters.degree
     match instruction:
         case Product(pairs=()) | Sum(terms=()) | Convolve(exponents=()):
             return "has no operand"
@@ -98,7 +99,10 @@ def _problem(instruction: Instruction, parameters: Parameters, periods: tuple[in
         case Bootstrap(targets=targets, series=series, functions=functions):
             if not len(targets) == len(series) == len(functions) > 0:
                 return "has not one series and one list of functions for each target"
-            return _series_problem(series, parameters)
+            # the powers that all of them read are made for this degree; OpenFHE ends the process for some lower ones
+            if (problem := _series_problem(series, parameters)) is None and {s.degree for s in series} != {degree}:
+                return f"has a series of another degree than {degree}"
+            return problem
         case Refresh(series=series):
             return _series_problem((series,), parameters)
     return None

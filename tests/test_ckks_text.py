@@ -163,6 +163,7 @@ SERIES = Series((0.5, 0.25), (0.0, 0.0), 0.4, 0.0, 0.0)
         (Bootstrap((), 0, (), ()), "one series and one list"),
         (Bootstrap((1,), 0, (SERIES, SERIES), ((),)), "one series and one list"),
         (Bootstrap((1,), 0, (Series((), (), 0.4, 0.0, 0.0),), ((),)), "unequal parts"),
+        (Bootstrap((1,), 0, (SERIES,), ((),)), "another degree than 27"),
         (Refresh(1, 0, Series((0.5,) * 99, (0.5,) * 99, 0.4, 0.0, 0.0), ()), "a degree above 27"),
         (Refresh(1, 0, Series((0.5,), (), 0.4, 0.0, 0.0), ()), "unequal parts"),
         (Refresh(1, 0, Series((0.5,), (0.0,), 0.4, 0.0, 0.0), ()), "of degree 0"),
