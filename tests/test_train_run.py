@@ -201,9 +201,9 @@ def test_batches_that_do_not_fit_into_memory(folder: bool, tmp_path: Path, monke
 
 def test_weights_too_large_to_be_encrypted() -> None:
     x, y = samples()
-    network = with_weights(linear_model(x * 1e-6, 1, "sigmoid", standardise=False), {"weight": np.full((1, 4), 1e5)})
+    network = with_weights(linear_model(x * 1e-9, 1, "sigmoid", standardise=False), {"weight": np.full((1, 4), 1e8)})
     with pytest.raises(TrainingError, match=r"state:1:all:0: a message of magnitude .* start from smaller weights"):
-        train(make_job(network, x * 1e-6, y, Options(SGD(0.1), 1, 20, insecure_ring=RING)), "encrypted")
+        train(make_job(network, x * 1e-9, y, Options(SGD(0.1), 1, 20, insecure_ring=RING)), "encrypted")
 
 
 def test_data_are_checked() -> None:

@@ -30,14 +30,14 @@ class TrainingClient:
     secret: Any = field(repr=False)
 
     def encrypt(self, message: F64, limbs: int) -> Any:
-        """A ciphertext of N real numbers on ``limbs`` limbs; |message| < 2^24 (and what the limbs hold)."""
+        """A ciphertext of N real numbers on ``limbs`` limbs; ValueError for what the limbs, or 62 bits, do not hold."""
         p, rings = self.contexts.parameters, self.contexts.linear_rings[:limbs]
         mould = Mould.of(self.zero(limbs), p.ring, tuple(r.q for r in rings))
         if len(mould.towers) != 2 * limbs:
             raise BridgeError(f"an encryption of zero on {limbs} limbs has {len(mould.towers)} towers")
         integers = np.rint(np.asarray(message, dtype=np.float64) * self.contexts.scales[limbs - 1])
-        if np.abs(integers).max() >= 2.0**62:
-            raise ValueError("a message is too large for its scale")
+        if np.abs(integers).max() >= min(2.0**62, prod(r.q for r in rings) / 2):
+            raise ValueError(f"a message of magnitude {np.abs(message).max():.3g} is too large for {limbs} limbs")
         towers = list(mould.residues())
         for at, ring in enumerate(rings):  # c0 + m
             towers[at] = ring.add(towers[at], ring.to_evaluation(ring.reduce(integers.astype(np.int64))))

@@ -44,7 +44,7 @@ _OPTIONS = (
         "--logit-range",
         type=float,
         help="Encryption computes logits and sums of hidden layers up to this magnitude. [default: what a trial run in "
-        "the clear sees, and a quarter more]",
+        "the clear sees, and a margin]",
     ),
     click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE."),
 )

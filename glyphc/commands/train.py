@@ -85,7 +85,7 @@ def _summary(report: TrainingReport) -> str:
     if report.reach is not None:
         lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
     elif report.ranges is not None:
-        lines.append(f"{'ranges':18} {report.ranges} (a trial run in the clear and a quarter more)")
+        lines.append(f"{'ranges':18} {report.ranges} (a trial run in the clear, and a margin)")
     if report.seconds:
         total = sum(report.seconds)
         lines.append(f"{'seconds':18} {total:.1f}, {total / len(report.seconds):.3g} for a step")

@@ -32,7 +32,8 @@ from glyphc.train.foresee import foresee
 from glyphc.train.job import Job, Options, job_of
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SCHEDULES, Schedule
-from glyphc.train.planning import TrainingPlan, plan_of
+from glyphc.train.plan import Plan
+from glyphc.train.planning import plan_of
 from glyphc.train.ranges import Ranges
 from glyphc.train.step import with_weights
 
@@ -93,7 +94,7 @@ class Prepared:
     parameters: Parameters
 
 
-def plan_steps(job: Job) -> tuple[TrainingPlan, TrainingProgram]:
+def plan_steps(job: Job) -> tuple[Plan, TrainingProgram]:
     """The plan of a job and what the server executes for it."""
     plan = plan_of(job)
     numbers = tuple(job.batches.number(step) for step in range(job.options.steps))
@@ -141,7 +142,7 @@ class _Preparation:
     def __init__(
         self,
         job: Job,
-        plan: TrainingPlan,
+        plan: Plan,
         program: TrainingProgram,
         client: Path,
         server: Path,
@@ -240,7 +241,7 @@ class TrainingClientFiles:
     """A job as it was prepared, without its data, and what belongs to it."""
 
     job: Job
-    plan: TrainingPlan
+    plan: Plan
     program: TrainingProgram
     key: str
 

@@ -31,8 +31,6 @@ from .server import train_steps
 
 F64 = npt.NDArray[np.floating[Any]]
 _SECRET = "secret-key.bin"
-# Of messages, so that they and their scale fit into 64 bits.
-_LARGEST = 2.0**14
 # Of encrypted batches that are kept in memory, beside the one in use.
 _MOST_BATCH_BYTES = 1e9
 
@@ -178,13 +176,12 @@ class Encrypted:
         return None if self._folder is None else self._folder.server / f"batch-{number}.zip"
 
     def _encrypted(self, name: str, message: F64, limbs: int) -> Any:
-        largest = float(np.abs(message).max())
-        if largest >= _LARGEST:
+        try:
+            return self._client.encrypt(message, limbs)
+        except ValueError as e:
             raise TrainingError(
-                f"{name}: a message of magnitude {largest:.3g} is too large to be encrypted (below {_LARGEST:g}); "
-                "scale the features, or start from smaller weights"
-            )
-        return self._client.encrypt(message, limbs)
+                f"{name}: {e}, so it cannot be encrypted; scale the features, or start from smaller weights"
+            ) from None
 
 
 def check_memory(plan: Plan) -> None:

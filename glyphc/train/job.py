@@ -35,7 +35,7 @@ class Options:
     """What a user decides. batch: samples of a step, None for all. loss: a name of ``LOSSES``, None for the usual one.
 
     frozen: layers that keep their weights. initial: "model", "zeros" or "random" weights to start from. reach: sums
-    and logits that encrypted training computes; None: what a trial run in the clear sees, and a quarter more.
+    and logits that encrypted training computes; None: what a trial run in the clear sees, and a margin.
     insecure_ring: a small ring for tests; NOT SECURE.
     """
 

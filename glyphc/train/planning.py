@@ -7,8 +7,6 @@ from .job import Job
 from .plan import Plan, make_plan
 from .stages import find_stages
 
-TrainingPlan = Plan
-
 
 def plan_of(job: Job) -> Plan:
     """How the job is trained under encryption; TrainingError when that is not possible.
