@@ -719,7 +719,7 @@ def test_no_artifact_there(command: str, tmp_path: Path) -> None:
     before = contents(tmp_path)
     options = ("--input", TEST, "--output", out) if command == "run" else ()
     refused(glyphc(command, tmp_path / "no.glyphc", *options), "no.glyphc", "No such file")
-    refused(glyphc(command, tmp_path, *options), str(tmp_path), "directory")
+    refused(glyphc(command, tmp_path, *options), str(tmp_path), "is a folder")
     assert contents(tmp_path) == before
 
 
@@ -806,7 +806,7 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     """The checks above must not be met by hiding everything that goes wrong."""
     (tmp_path / "sitecustomize.py").write_text(
         "import glyphc.program\n"
-        "def load(path): raise RuntimeError('a bug')\n"
+        "def load(path, weights=None): raise RuntimeError('a bug')\n"
         "glyphc.program.Program.load = staticmethod(load)\n"
     )
     result = glyphc("inspect", "x.glyphc", PYTHONPATH=str(tmp_path))
