@@ -10,7 +10,7 @@ from glyphc.ir.parameters import Parameters
 
 from .first_layers import FirstLayer
 from .heads import Approximated, Head, label_name
-from .hidden_layers import Grouped, HiddenLayer
+from .hidden_layers import HiddenLayer
 from .layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, state_names
 from .units import Units
 from .writer import Writer
@@ -106,8 +106,3 @@ def _decoded(w: Writer, in_slots: Register, units: Units, masked: bool) -> list[
         # what stands beside the useful places, packing removes from the gradients
         return [w.decode(in_slots)]
     return [w.decode(w.masked(in_slots, *units.kept(h))) for h in range(units.used_groups)]
-
-
-def needs_masks(hidden: tuple[HiddenLayer, ...]) -> bool:
-    """Whether errors must be masked: grouped layers send back garbage that nothing else removes."""
-    return any(isinstance(layer, Grouped) for layer in hidden)

@@ -17,7 +17,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 
 from .arrange import Arrangement, arrange, most_samples
-from .chain import Between, Chain, needs_masks
+from .chain import Between, Chain
 from .errors import TrainingError
 from .first_layers import FeaturesApart, FirstLayer, SamplesApart
 from .frames import Frame
@@ -168,7 +168,8 @@ def _chain(
     cost: CostModel,
 ) -> Chain:
     degree, head, between = _functions(arrangement, activations, loss, ranges)
-    masks = _needs_masks(arrangement)
+    # grouped layers send back garbage that nothing but a mask removes
+    masks = any(arrangement.grouped)
     slot_levels = max(2 if masks else 1 if between else 0, 2 if isinstance(head, Softmax) else 0)
     decoded = 4 if between or arrangement.samples_apart else 3
     parameters = secure_parameters(arrangement.slots, degree, insecure_ring, cost, decoded, slot_levels)
@@ -194,12 +195,7 @@ def _chain(
         kind = Grouped if grouped else Coarse
         source, target = arrangement.units[at - 1 : at + 1]
         hidden.append(kind(str(at + 1), source, target, trained[at], scales[at]))
-    assert masks == needs_masks(tuple(hidden))
     return Chain(parameters, first, tuple(hidden), between, head, masks)
-
-
-def _needs_masks(arrangement: Arrangement) -> bool:
-    return any(arrangement.grouped)
 
 
 def _functions(
