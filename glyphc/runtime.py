@@ -239,7 +239,7 @@ class _Runner:
         for stage in ("encrypt", "evaluate"):
             self.report.seconds.setdefault(stage, 0.0)
         with self.stage("evaluate", sum(predicted.values())):
-            return execute(partial.schedule, machine, inputs, observe)
+            return execute(partial.schedule.instructions, machine, inputs, observe)
 
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)
