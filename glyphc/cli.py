@@ -12,6 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
@@ -130,10 +131,17 @@ def compile_command(
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
+@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: openfhe]")
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 def run_command(
-    artifact: str, input_path: str, output_path: str, mode: str, record: str | None, weights: str | None
+    artifact: str,
+    input_path: str,
+    output_path: str,
+    mode: str,
+    engine: str | None,
+    record: str | None,
+    weights: str | None,
 ) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
@@ -153,7 +161,7 @@ def run_command(
     if record is not None:
         _keep_sources(Path(record), artifact, input_path, weights)
         check_writable(Path(record))
-    report = run(program, x, mode, reporter())
+    report = run(program, x, mode, reporter(), engine)
     _save(output_path, report.outputs)
     if record is not None:
         RunRecord.of(program, report).save(Path(record))
@@ -201,6 +209,7 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
 
 
+main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)
