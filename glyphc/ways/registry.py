@@ -11,7 +11,7 @@ from glyphc.errors import GlyphcError
 from .base import Conversion, Way
 from .bgv import EncryptedProduct, FreshInput, InPlace, PlaintextProduct
 from .client import ClientTail, Decryption
-from .torus import FromTorus, PackedBootstrap, ToTorus
+from .torus import PackedBootstrap, SwitchFromTorus, SwitchToTorus
 from .unavailable import ClientRefresh, CoefficientCKKS, LookUpTable, LweProduct, TensorProduct
 
 _T = TypeVar("_T")
@@ -27,7 +27,7 @@ _GLYPH: tuple[Way, ...] = (
     ClientTail(),
 )
 _UNAVAILABLE: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
-_CONVERSIONS: tuple[Conversion, ...] = (ToTorus(), FromTorus(), Decryption())
+_CONVERSIONS: tuple[Conversion, ...] = (SwitchToTorus(), SwitchFromTorus(), Decryption())
 
 
 @dataclass(frozen=True)
