@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from glyphc.errors import ArtifactError
-from glyphc.ir.errors import IRError
+from glyphc.ir import memory
+from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.text import parse
 from glyphc.ir.verify import verify
@@ -20,6 +21,9 @@ from glyphc.roles.headers import HEADERS
 
 FORMAT = "glyphc-program"
 VERSION = 1
+_MOST_MANIFEST_BYTES = 1 << 20
+# A byte of a stage's text, and what is read from it. Constants, which are most of it, take about four bytes a byte.
+_TEXT_BYTES = 8
 _PART = re.compile(r"stages/[0-9]+-[a-z-]+\.gir")
 
 
@@ -30,9 +34,16 @@ def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            # zipfile makes no more of an entry than its directory says
+            if archive.getinfo("manifest.json").file_size > _MOST_MANIFEST_BYTES:
+                raise ValueError("its manifest is too large")
             manifest = json.loads(archive.read("manifest.json"))
             _check_manifest(manifest, name)
+            size = sum(archive.getinfo(part).file_size for part in manifest["parts"])
+            memory.require(size * _TEXT_BYTES, f"{name!r}: its stages, {size:,} bytes of text,")
             parts = {part: archive.read(part) for part in manifest["parts"]}
+    except TooLargeError as e:
+        raise ArtifactError(str(e)) from None
     except ArtifactError:
         raise
     except Exception as e:  # zipfile, zlib and json raise a dozen classes on damaged data, with no common base
