@@ -17,6 +17,9 @@ from .series import Series
 
 Register = int
 
+# Of one training run: each is listed in its program.
+MOST_STEPS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Load:
