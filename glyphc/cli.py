@@ -59,6 +59,13 @@ def main() -> None:
     "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
 )
 @click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="OUTPUT=KIND",
+    help="How an output is judged: classes, relative (to each column's spread), absolute. [default: as the model says]",
+)
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -75,6 +82,7 @@ def compile_command(
     output: str | None,
     tolerance: float | None,
     logit_tolerance: float | None,
+    measures: tuple[str, ...],
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -84,6 +92,7 @@ def compile_command(
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
     from glyphc.files import check_writable
+    from glyphc.measures import parse_kinds
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
@@ -100,6 +109,7 @@ def compile_command(
         batch,
         tolerance=tolerance,
         logit_tolerance=logit_tolerance,
+        measure={name: kind.value for name, kind in parse_kinds(measures).items()},
         passes=passes,
         start=start,
         insecure_ring=insecure_ring,

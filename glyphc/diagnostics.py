@@ -10,7 +10,8 @@ import numpy as np
 from glyphc.approx import cost_file, noise
 from glyphc.approx.cost import BootstrapCost, Configuration, CostModel
 from glyphc.approx.estimate import Estimate, estimate
-from glyphc.ir.graph import Graph, Node
+from glyphc.ir.accuracy import MeasureKind
+from glyphc.ir.graph import Decision, Graph, Node
 from glyphc.ir.instructions import (
     Dot,
     EncryptedDot,
@@ -28,6 +29,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Level, TensorType
+from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
@@ -189,10 +191,24 @@ def totals(program: Program, estimates: Estimate) -> str:
         ),
     ]
     if budget is not None:
-        lines.insert(2, f"accuracy    simulated: {budget.candidates[-1].reason} (series: {budget.chosen})")
+        lines[2:2] = accuracy_lines(budget)
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
+
+
+def accuracy_lines(budget: Decision) -> list[str]:
+    """What every output loses in simulation, and how it is judged."""
+    lines = []
+    for loss in budget.losses:
+        output = f"output {loss.output}: " if len(budget.losses) > 1 else ""
+        which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
+        error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
+        lines += [
+            f"accuracy    {output}simulated: {loss_text(loss)} (series: {budget.chosen})",
+            f"            measure {loss.kind.value}, {loss.reason}{error}",
+        ]
+    return lines
 
 
 def guard_band(graph: Graph, final: Graph | None = None) -> str:

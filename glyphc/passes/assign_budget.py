@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.evaluate import Value, evaluate, evaluate_all
+from glyphc.ir.accuracy import Loss
+from glyphc.ir.evaluate import Value, evaluate_all, real
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, ErrorBudget, Output
 from glyphc.ir.series import Series, evaluate_series
 from glyphc.ir.types import Level
+from glyphc.measures import Judge, Limits, Measure, parse_kinds, worst
+from glyphc.measures import text as loss_text
 
 from .base import Context, Pass, check_option
 from .fit_series import DEGREES, SeriesFits, plaintext_bits
@@ -43,9 +45,11 @@ _SEED = 0
 class AssignBudget(Pass):
     """Give every nonlinearity the error budget that the tolerated loss of accuracy allows.
 
-    points: percentage points of the samples whose class (the largest of several outputs) may differ from the float
-    network's, a bound of the accuracy lost; of an output of one value: rms error, in percent of its range. logits:
-    tolerated rms error of the outputs in their own units, instead. samples: how many calibration samples are simulated.
+    Every output is judged by its own measure (``glyphc.measures``), and the one that exceeds its limit most decides.
+    points: percentage points of the decisions that may differ from the float network's, a bound of the accuracy lost;
+    of an output that has no classes: rms error of every column, in percent of its spread. logits: tolerated rms error
+    of the outputs in their own units, instead. samples: how many calibration samples are simulated. measures: kinds of
+    single outputs, e.g. ``y=relative;z=classes``.
     """
 
     name: ClassVar[str] = "assign-budget"
@@ -54,21 +58,26 @@ class AssignBudget(Pass):
     points: float = 0.5
     logits: float = 0.0
     samples: int = 512
+    measures: str = ""
 
     def __post_init__(self) -> None:
         check_option(self.name, "points", self.points, 0.0, 100.0)
         check_option(self.name, "logits", self.logits, 0.0, 1e15)
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
+        parse_kinds(filter(None, self.measures.split(";")))
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply)]
-        if not nodes or not context.samples:
+        if not context.samples:
             return graph
-        trial = _Trial(graph, {name: x[: self.samples] for name, x in context.samples.items()}, context.source)
+        samples = {name: x[: self.samples] for name, x in context.samples.items()}
+        kinds = parse_kinds(filter(None, self.measures.split(";")))
+        judge = Judge.of(context.source or graph, samples, Limits(self.points, self.logits), kinds)
+        if not nodes:
+            return graph
+        trial = _Trial(graph, samples, judge)
         sensitivity = trial.sensitivities(nodes)
-        rounding = self._loss(trial, {})
-        # what rounding alone loses cannot be won back by series
-        tolerated = self._tolerance + (rounding.value if rounding.value > self._tolerance else 0.0)
+        rounding = trial.losses({})
         candidates: list[Candidate] = []
         degrees: tuple[int, ...] = ()
         for share in _SHARES:
@@ -76,69 +85,36 @@ class AssignBudget(Pass):
             series = {n.id: _cheapest(trial.fits, n, budgets[n.id]) for n in nodes}
             if degrees == (degrees := tuple(s.degree for s in series.values())):
                 continue  # the same series as before
-            loss = self._loss(trial, series)
-            candidates.append(Candidate(_degrees(degrees), None, self._reason(loss, trial.count)))
-            if loss.value <= tolerated:
+            losses = trial.losses(series)
+            candidates.append(Candidate(_degrees(degrees), None, _reason(losses)))
+            if all(_tolerated(loss, alone) for loss, alone in zip(losses, rounding, strict=True)):
                 break
         chosen = candidates[-1].name
         warning = ""
-        if loss.value > self._tolerance:
-            alone = f"; rounding to fixed point alone: {rounding.text(trial.count)}"
-            warning = candidates[-1].reason + (alone if rounding.value > 0 else "")
+        if not all(loss.kept for loss in losses):
+            alone = f"; rounding to fixed point alone: {_reason(rounding)}"
+            warning = candidates[-1].reason + (alone if worst(rounding).value > 0 else "")
         rewriter = Rewriter(graph)
         for node in graph:
             if isinstance(node.op, Apply):
                 rewriter.copy_constants(node)
-                decisions = (*node.decisions, Decision(self.name, chosen, tuple(candidates), warning))
+                decision = Decision(self.name, chosen, tuple(candidates), warning, losses)
                 op = replace(node.op, budget=budgets[node.id])
-                new = rewriter.new.add(op, rewriter.operands(node), node.type, node.location, decisions)
-                rewriter.replace(node, new)
+                operands, decisions = rewriter.operands(node), (*node.decisions, decision)
+                rewriter.replace(node, rewriter.new.add(op, operands, node.type, node.location, decisions))
             else:
                 rewriter.keep(node)
         return rewriter.new
 
-    @property
-    def _tolerance(self) -> float:
-        return self.logits or self.points
 
-    def _loss(self, trial: _Trial, series: Mapping[int, Series]) -> _Loss:
-        """Of the output that loses most."""
-        found = []
-        for name, got in trial.outputs(series).items():
-            wanted = trial.reference[name]
-            if self.logits:
-                found.append(_Loss(_rms(got - wanted), _Measure.OUTPUTS))
-            else:
-                found.append(_loss(got, wanted, name in trial.classes))
-        return max(found, key=lambda loss: loss.value)
-
-    def _reason(self, loss: _Loss, samples: int) -> str:
-        limit = f"{self._tolerance:g}{'' if self.logits else ' %'}"
-        kept = loss.value <= self._tolerance
-        return loss.text(samples) + (f", {limit} tolerated" if kept else f": more than the tolerated {limit}")
+def _tolerated(loss: Loss, rounding: Loss) -> bool:
+    """What rounding alone loses beyond the limit cannot be won back by series."""
+    return loss.value <= loss.limit + (rounding.value if rounding.value > loss.limit else 0.0)
 
 
-class _Measure(Enum):
-    CLASSES = "percent of samples whose class changes"
-    RANGE = "rms error in percent of an output's range"
-    OUTPUTS = "rms error in the units of an output"
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """What an output loses beside the float network."""
-
-    value: float
-    measure: _Measure
-
-    def text(self, samples: int) -> str:
-        match self.measure:
-            case _Measure.CLASSES:
-                return f"the class of {self.value:.2f} % of {samples} calibration samples changes"
-            case _Measure.RANGE:
-                return f"rms error {self.value:.2g} % of the range on {samples} calibration samples"
-            case _Measure.OUTPUTS:
-                return f"rms error {self.value:.3g} of the outputs on {samples} calibration samples"
+def _reason(losses: tuple[Loss, ...]) -> str:
+    loss = worst(losses)
+    return (f"output {loss.output!r}: " if len(losses) > 1 else "") + loss_text(loss)
 
 
 @dataclass
@@ -147,27 +123,22 @@ class _Trial:
 
     graph: Graph
     samples: Mapping[str, F64]
-    source: Graph | None
+    judge: Judge
 
     def __post_init__(self) -> None:
         self.fits = SeriesFits(self.graph, plaintext_bits(self.graph))
-        self.count = len(next(iter(self.samples.values())))
-        self.reference = _real(evaluate(self.source or self.graph, self.samples))
-        # outputs that are a class already
-        self.classes = {op.name for n, op in self.graph.of(Output) if isinstance(self.graph.operands(n)[0].op, ArgMax)}
 
-    def outputs(self, series: Mapping[int, Series]) -> dict[str, F64]:
-        """Real outputs with these series, by node id; nodes without one compute their function."""
+    def losses(self, series: Mapping[int, Series]) -> tuple[Loss, ...]:
+        """Of every output with these series, by node id; nodes without one compute their function."""
         values = self._values(series, self.samples)
-        return _real({op.name: values[node.id] for node, op in self.graph.of(Output)})
+        return self.judge.losses({op.name: _real(values[node.id]) for node, op in self.graph.of(Output)})
 
     def sensitivities(self, nodes: list[Node]) -> dict[int, float]:
-        """Error of the outputs, as a share of their range, per error of a nonlinearity, as a share of its range."""
+        """Error of the outputs, as a share of their spread, per error of a nonlinearity, as a share of its range."""
         # not the functions themselves: a disturbed value may leave their domain
         series = {n.id: self.fits.series(n, _PROBE_DEGREE) for n in nodes}
         few = {name: x[:_PROBED] for name, x in self.samples.items()}
         plain = self._values(series, few)
-        ranges = {op.name: float(np.ptp(plain[n.id])) or 1.0 for n, op in self._continuous()}
         random = np.random.default_rng(_SEED)
         out = {}
         for node in nodes:
@@ -175,8 +146,11 @@ class _Trial:
             size = _PROBE * (node.type.fixed.hi - node.type.fixed.lo)
             noise = np.rint(random.normal(0, size, plain[node.id].shape)).astype(np.int64)
             values = self._values(series, few, {node.id: noise})
-            errors = [_rms(values[n.id] - plain[n.id]) / ranges[op.name] for n, op in self._continuous()]
-            out[node.id] = max(errors, default=0.0) / _PROBE
+            errors = [
+                measure.distance(*(_real(real(source, v[source.id])) for v in (values, plain)))
+                for source, measure in self._continuous()
+            ]
+            out[node.id] = max(errors) / _PROBE
         return out
 
     def _values(
@@ -194,12 +168,14 @@ class _Trial:
 
         return evaluate_all(self.graph, samples, approximate)
 
-    def _continuous(self) -> list[tuple[Node, Output]]:
-        """Outputs, before the client takes the largest."""
+    def _continuous(self) -> list[tuple[Node, Measure]]:
+        """Outputs with their measures; before the client takes the largest."""
         found = []
+        measures = {m.output: m for m in self.judge.measures}
         for node, op in self.graph.of(Output):
             (source,) = self.graph.operands(node)
-            found.append((self.graph.operands(source)[0] if isinstance(source.op, ArgMax) else node, op))
+            node = self.graph.operands(source)[0] if isinstance(source.op, ArgMax) else node
+            found.append((node, measures[op.name]))
         return found
 
 
@@ -217,23 +193,8 @@ def _cheapest(fits: SeriesFits, node: Node, budget: ErrorBudget) -> Series:
     return fits.series(node, degree)
 
 
-def _loss(got: F64, wanted: F64, classes: bool) -> _Loss:
-    """Samples with another class; of single values, rms error as a share of the range."""
-    if classes:
-        differ = got != wanted
-    elif got[0].size == 1:
-        return _Loss(100 * _rms(got - wanted) / (float(np.ptp(wanted)) or 1.0), _Measure.RANGE)
-    else:
-        differ = np.argmax(got, axis=-1) != np.argmax(wanted, axis=-1)
-    return _Loss(100 * float(differ.reshape(len(differ), -1).any(axis=1).mean()), _Measure.CLASSES)
-
-
-def _real(outputs: Mapping[str, Value]) -> dict[str, F64]:
-    return {name: np.asarray(value, dtype=np.float64) for name, value in outputs.items()}
-
-
-def _rms(x: Value) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+def _real(value: Value) -> F64:
+    return np.asarray(value, dtype=np.float64)
 
 
 def _degrees(degrees: tuple[int, ...]) -> str:
