@@ -56,7 +56,10 @@ def main() -> None:
 @click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
 @click.option(
-    "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
+    "--tolerance",
+    type=float,
+    help="Points of accuracy, or percent of a result's spread, that may be lost beside the float network. [default: "
+    "0.5, or 0.75 of the spread]",
 )
 @click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
 @click.option(

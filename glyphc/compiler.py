@@ -69,7 +69,7 @@ def compile(
     calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
     value ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples
     per bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float
-    network, 0.5 by default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead
+    network, 0.5 by default, or percent of a column's spread, 0.75 by default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead
     (see ``glyphc.passes.assign_budget``); either takes calibration samples. measure: how outputs are judged, by name:
     "classes", "relative" (to the spread of each column) or "absolute"; by default what the model says or its values
     show, see ``glyphc.measures``. passes: the pipeline as text, see
@@ -174,9 +174,9 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds
         return step
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
-    points = step.points if points is None else points
-    measures = kinds_text(kinds) if kinds else step.measures
-    return replace(step, points=points, logits=logits or step.logits, measures=measures)
+    if points is not None:
+        step = replace(step, points=points, spread=points)
+    return replace(step, logits=logits or step.logits, measures=kinds_text(kinds) if kinds else step.measures)
 
 
 def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:

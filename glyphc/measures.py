@@ -41,11 +41,12 @@ _ROUNDING = 2.0**-40
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be lost. percent: of decisions, or of a column's spread; absolute: rms error in an output's own units,
-    0 where nobody named one."""
+    """What may be lost. percent: of decisions; absolute: rms error in an output's own units, 0 where nobody named one;
+    spread: rms error in percent of a column's spread."""
 
     percent: float
     absolute: float = 0.0
+    spread: float = 0.75
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Judge:
                 limit = self.limits.percent
                 value, ties = self._changed(measure, got, truth)
             case MeasureKind.RELATIVE:
-                limit, value = self.limits.percent, 100 * float(errors[worst])
+                limit, value = self.limits.spread, 100 * float(errors[worst])
             case MeasureKind.ABSOLUTE:
                 limit, value = self.limits.absolute, float(np.sqrt(np.mean((got - truth.values) ** 2)))
         error = 100 * float(errors[worst])

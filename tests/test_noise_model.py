@@ -18,6 +18,7 @@ from glyphc.backends.openfhe.linear import LinearEngine
 from glyphc.backends.openfhe.server import OpenFHEMachine
 from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import encode
+from glyphc.ir.evaluate import quantize
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.noise import SIGMA, key_switch
@@ -120,7 +121,7 @@ def measured_errors(p: glyphc.Program, x: F64, machine, encrypt, decrypt) -> dic
     exact = p.run(x, mode="clear")
     assert isinstance(exact, np.ndarray)
     got = out.layout.unpack(coefficients, len(x))
-    want = np.rint((exact - out.fixed.offset[0]) / out.fixed.scale[0])
+    want = quantize(exact, out.fixed)
     return got - want
 
 

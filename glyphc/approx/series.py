@@ -135,6 +135,16 @@ def fit(
     )
 
 
+def fit_error(function: Callable[[F64], F64], degree: int, half_range: float, weights: tuple[int, ...]) -> float:
+    """About the rms error that :func:`fit` reports of a function without jumps, at the nodes of a fit, and quickly."""
+    x, basis = _design(degree, half_range, 24 * degree)
+    samples = _Samples(x, basis, np.asarray(function(x)), _density(x, half_range, weights))
+    error = basis @ _least_squares(samples, 0.5 + 0.5 * samples.density) - samples.y
+    # nodes are dense at the ends
+    even = samples.density * np.sqrt(1 - np.minimum((x / half_range) ** 2, 1.0))
+    return float(np.sqrt(np.average(error**2, weights=even))) / samples.span
+
+
 def _least_squares(samples: _Samples, weight: F64) -> F64:
     """Factors of the basis that minimise the weighted squares of the errors, with a ridge."""
     root = np.sqrt(weight)

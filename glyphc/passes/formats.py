@@ -28,8 +28,17 @@ F64 = npt.NDArray[np.floating[Any]]
 
 # BGV in OpenFHE takes plaintext moduli of 31 bits at most; one bit is kept in reserve.
 _MAX_ACCUMULATOR_BITS = 29
+# Share of a step that is a rounding error of float64.
+_ROUNDING = 1e-6
+# So many samples may show what they all have in common.
+_MANY = 50
 # Columns of a result share a scale as long as none has less than this part of it.
 _SHARED = 0.5
+# Rms error of a series as a share of its range, as large as one is ever chosen, and how many of them must fit in.
+_SERIES = 2.0**-8
+_DEVIATIONS = 6.0
+# Share of a value's magnitude that is a rounding error of float64 sums.
+_NOTHING = 2.0**-40
 
 
 @dataclass
@@ -58,12 +67,8 @@ class Formats:
         largest = float(np.abs(x).max())
         magnitude = up(largest) * self.input_margin if largest else 1.0
         shared = FixedPoint((magnitude / limit,), (0.0,), -limit, limit)
-        lo, hi = x.min(axis=0), x.max(axis=0)
-        # of a constant feature, room for values of its size
-        half = np.where(hi > lo, 0.0, np.maximum(np.abs(hi), 1.0))
-        lo, hi = outward(lo - half, hi + half)
-        half = (hi - lo) / 2 * self.input_margin
-        own = FixedPoint(tuple(float(h) / limit for h in half), tuple(float(c) for c in (lo + hi) / 2), -limit, limit)
+        centre, half = self._features(x)
+        own = FixedPoint(tuple(float(h) / limit for h in half), tuple(map(float, centre)), -limit, limit)
         rounding = self._rounding_share(node, shared.scale[0])
         # as much as the rounding of activations may add; then one range for all features is the more robust choice
         alike = rounding <= 2.0**-self.activation_bits
@@ -80,6 +85,18 @@ class Formats:
             ),
         )
         return (shared if alike else own), decision
+
+    def _features(self, x: F64) -> tuple[F64, F64]:
+        """Centres and half widths of the formats of single features, from their values on the calibration samples."""
+        lo, hi = x.min(axis=0), x.max(axis=0)
+        # of a constant feature, room for values of its size
+        half = np.where(hi > lo, 0.0, np.maximum(np.abs(hi), 1.0))
+        low, high = outward(lo - half, hi + half)
+        centre = (low + high) / 2
+        if len(x) >= _MANY:
+            # what so many samples have in common is no secret of one of them, and may be large beside its steps
+            centre = np.where(hi > lo, centre, lo)
+        return centre, (high - low) / 2 * self.input_margin
 
     def of_result(self, node: Node, bits: int) -> tuple[FixedPoint, Guard]:
         """Format of a dense map's result: the allowed range fills the torus' usable half.
@@ -108,7 +125,9 @@ class Formats:
             )
         limit = 2 ** (self.width(node, self.activation_bits) - 1) - 1
         scale = float(np.abs(y).max()) / limit or 1.0
-        return FixedPoint((scale,), (0.0,), int(np.floor(y.min() / scale)), int(np.ceil(y.max() / scale)))
+        # the largest value is ``limit`` steps, but for rounding errors
+        lo, hi = y.min() / scale + _ROUNDING, y.max() / scale - _ROUNDING
+        return FixedPoint((scale,), (0.0,), int(np.floor(lo)), int(np.ceil(hi)))
 
     def accumulator_bits(self) -> int:
         """The narrowest accumulator whose weight rounding error stays below the wanted precision in every layer."""
@@ -147,10 +166,23 @@ class Formats:
         lo, hi = x.min(axis=0), x.max(axis=0)
         seen = (float(hi.max()) - float(lo.min())) / 2
         more = (hi - lo) / 2 * max(half / seen - 1 if seen else 0.0, 0.0)
-        # a constant column is as wide as it is large, and no wider than the whole
-        more = np.where(hi > lo, more, np.minimum(np.maximum(np.abs(hi), 1.0), half))
+        # what the map's operands may err must fit in, too; of a constant column there may be nothing else
+        more = more + _DEVIATIONS * self._passed_on(node)
+        more = np.where(hi - lo + more > _NOTHING * (np.abs(hi) + np.abs(lo)), more, half)
         low, high = outward(lo - more, hi + more)
         return low, high
+
+    def _passed_on(self, node: Node) -> F64:
+        """Rms error of every row of a dense map from what its operands may err: by rounding, and by their series."""
+        assert isinstance(node.op, Dense)
+        variance = np.zeros(node.type.size)
+        for operand, const in zip(self.graph.operands(node), node.op.weights, strict=True):
+            fixed = self._of_operand(operand)
+            step = np.array(fixed.scale) / np.sqrt(12)
+            if not isinstance(operand.op, Input | Reshape):
+                step = np.maximum(step, _SERIES * (fixed.hi - fixed.lo) * np.array(fixed.scale))
+            variance += ((self.graph.constant(const.name).astype(np.float64) * step) ** 2).sum(axis=1)
+        return np.asarray(np.sqrt(variance))
 
     def _is_result(self, node: Node) -> bool:
         """Whether nothing but outputs reads a value."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.series import HALF_RANGE, fit
+from glyphc.approx.series import HALF_RANGE, find_jumps, fit_error
 from glyphc.errors import CalibrationError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, compose
@@ -30,8 +30,10 @@ _FOLDS = 5
 _FEWEST_TO_SPLIT = 20
 # Half widths that a reserve may reach, beside the range without it; the first whose price is bearable.
 _RESERVES = (2.0, 1.5, 1.25)
-_PRICE = 1.5
+_PRICE = 1.25
 _PRICE_DEGREE = 27
+# Errors below what the noise of a bootstrap is do not matter.
+_NOISE = 2.0**-16
 # A function is nearly constant where it changes by at most this share of its range.
 _FLAT = 2.0**-8
 
@@ -140,25 +142,27 @@ def _flat(functions: tuple[Function, ...], end: float, beyond: float, inside: tu
     return bool(np.all(np.isfinite(y)) and np.abs(y - y[0]).max() <= _FLAT * np.ptp(usual))
 
 
-@lru_cache(maxsize=4096)
 def _price(functions: tuple[Function, ...], inside: tuple[float, float], whole: tuple[float, float]) -> float:
     """How many times as large the rms error of a series is when it has to hold on a wider range.
 
     Infinite for functions that jump: the neighbourhood of a jump that goes wrong would grow, too.
     """
-    errors = []
-    for lo, hi in (inside, whole):
-        middle, unit = (lo + hi) / 2, (hi - lo) / 2 / HALF_RANGE
-        series = fit(
-            lambda x, m=middle, u=unit: compose(functions, m + u * x),  # type: ignore[misc]
-            _PRICE_DEGREE,
-            weights=bell((inside[0] - middle) / unit, (inside[1] - middle) / unit, HALF_RANGE),
-        )
-        if series.dead_zone:
-            return np.inf
-        errors.append(series.rms_error)
-    # below what the noise of a bootstrap is, errors do not matter
-    return max(1.0, errors[1] / max(errors[0], 2.0**-17)) if errors[1] > 2.0**-17 else 1.0
+    before = _error(functions, inside, inside)
+    return max(1.0, _error(functions, inside, whole) / before) if np.isfinite(before) else np.inf
+
+
+@lru_cache(maxsize=4096)
+def _error(functions: tuple[Function, ...], inside: tuple[float, float], whole: tuple[float, float]) -> float:
+    """Rms error of a series on ``whole`` for values inside; infinite for functions that jump."""
+    middle, unit = (whole[0] + whole[1]) / 2, (whole[1] - whole[0]) / 2 / HALF_RANGE
+
+    def target(x: F64) -> F64:
+        return compose(functions, middle + unit * x)
+
+    if inside == whole and find_jumps(target, HALF_RANGE):
+        return np.inf
+    weights = bell((inside[0] - middle) / unit, (inside[1] - middle) / unit, HALF_RANGE)
+    return max(fit_error(target, _PRICE_DEGREE, HALF_RANGE, weights), _NOISE)
 
 
 def _domain(functions: tuple[Function, ...], lo: float, hi: float) -> tuple[float, float]:
