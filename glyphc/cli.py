@@ -17,7 +17,7 @@ from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
-from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.errors import ArtifactError, DataError, GlyphcError, OverrunWarning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         # what Python programs get as warnings is printed here in so many words
         warnings.filterwarnings("ignore", "NOT SECURE")
+        warnings.filterwarnings("ignore", category=OverrunWarning)
         try:
             return super().invoke(ctx)
         except GlyphcError as e:
@@ -152,6 +153,7 @@ def run_command(
     from glyphc.console import reporter
     from glyphc.diagnostics import graph_text, predicted, run_summary
     from glyphc.files import check_writable
+    from glyphc.overruns import message
     from glyphc.program import INSECURE_WARNING, Program
     from glyphc.run_record import RunRecord
     from glyphc.runtime import run
@@ -175,6 +177,8 @@ def run_command(
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
+    if report.overruns:
+        click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
 
 
 @main.command("calibrate")

@@ -69,8 +69,9 @@ def compile(
     calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
     value ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples
     per bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float
-    network, 0.5 by default, or percent of a column's spread, 0.75 by default; logit_tolerance: rms error of the outputs
-    that is tolerated, in their own units, instead (see ``glyphc.passes.assign_budget``); either takes calibration samples. measure: how outputs are judged, by name:
+    network, 0.5 by default, or percent of a column's spread, 0.75 by default; logit_tolerance: rms error of the
+    outputs that is tolerated, in their own units, instead (see ``glyphc.passes.assign_budget``); either takes
+    calibration samples. measure: how outputs are judged, by name:
     "classes", "relative" (to the spread of each column) or "absolute"; by default what the model says or its values
     show, see ``glyphc.measures``. passes: the pipeline as text, see
     ``glyphc.passes.pipeline``; by default all that come after ``start``, the level or pass that the graph comes from.

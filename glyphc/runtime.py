@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from glyphc import overruns
 from glyphc.approx import cost_file
 from glyphc.approx.estimate import estimate, instruction_seconds
+from glyphc.approximate import with_series
 from glyphc.codec import Encoded, check_inputs, decode, encode
-from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
-from glyphc.ir.evaluate import evaluate
+from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
+from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
+from glyphc.ir.ops import Output
+from glyphc.overruns import Overrun, message
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
@@ -50,8 +55,9 @@ class Mode(Enum):
 class RunReport:
     """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes.
 
-    timeline: of every instruction, in the order they ran: its number in the schedule, when it began (seconds from the
-    first one's beginning) and how long it took.
+    overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
+    samples, without noise. timeline: of every instruction, in the order they ran: its number in the schedule, when it
+    began (seconds from the first one's beginning) and how long it took.
     """
 
     outputs: dict[str, F64]
@@ -64,6 +70,7 @@ class RunReport:
     timeline: list[tuple[int, float, float]] = field(default_factory=list)
     peak_memory: int = 0
     security: str = ""
+    overruns: tuple[Overrun, ...] = ()
 
 
 def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: Reporter | None = None) -> RunReport:
@@ -71,6 +78,7 @@ def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: R
 
     More samples than the program's batch are done in several passes. Raises DataError for unusable samples, before any
     key is made; EnvironmentSetupError when OpenFHE is missing; GlyphcError for an unusable file of the cost model.
+    Warns (OverrunWarning) of hidden values that leave their ranges.
     """
     try:
         mode = Mode(mode)
@@ -80,7 +88,10 @@ def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: R
     samples = check_inputs(program.client, x)
     runner = _Runner(program, samples, mode, reporter or Silent())
     runner.run()
-    return runner.report
+    report = runner.report
+    if report.overruns:
+        warnings.warn(message(report.overruns, report.samples), OverrunWarning, stacklevel=3)
+    return report
 
 
 @contextmanager
@@ -127,8 +138,10 @@ class _Runner:
             if self.report.mode is Mode.CLEAR:
                 self._clear()
             elif self.report.mode is Mode.SIMULATE:
+                self._find_overruns()
                 self._simulate()
             else:
+                self._find_overruns()
                 self._encrypted()
         finally:
             self.reporter.done()
@@ -143,9 +156,22 @@ class _Runner:
         self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def _clear(self) -> None:
+        graph = self.program.quantized
         with self.stage("evaluate"):
-            outputs = evaluate(self.program.quantized, self.samples)
-        self.report.outputs = {name: np.asarray(v, dtype=np.float64) for name, v in outputs.items()}
+            values = evaluate_all(graph, self.samples)
+        modulus = self.client.parameters.plaintext_modulus
+        self.report.overruns = overruns.find(graph, values, modulus)
+        self.report.outputs = {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in graph.of(Output)}
+
+    def _find_overruns(self) -> None:
+        """As encryption computes, but for noise."""
+        graph = self.program.graph
+        found: list[overruns.Overrun] = []
+        for rows in self.passes:
+            few = {name: x[rows] for name, x in self.samples.items()}
+            values = evaluate_all(graph, few, with_series(graph))
+            found += overruns.find(graph, values, self.client.parameters.plaintext_modulus, rows.start)
+        self.report.overruns = tuple(found)
 
     def _simulate(self) -> None:
         from glyphc.backends.simulate import SimulatedMachine
