@@ -317,12 +317,15 @@ def _steps(network: Graph, output: Node) -> bool:
 
 
 def _spreads(values: F64) -> tuple[float, ...]:
-    """Standard deviations of columns; of constant ones, their magnitude."""
+    """Standard deviations of columns; of constant ones (all, of a single sample) what they are like together."""
     columns = _columns(values)
     deviation = columns.std(axis=(0, 2))
     magnitude = np.abs(columns).max(axis=(0, 2))
     constant = deviation <= _ROUNDING * magnitude
-    return tuple(float(s) for s in np.where(constant, np.where(magnitude > 0, magnitude, 1.0), deviation))
+    if constant.any():
+        usual = float(np.sqrt(np.mean(magnitude[constant] ** 2))) or 1.0
+        deviation = np.where(constant, np.maximum(magnitude, usual), deviation)
+    return tuple(map(float, deviation))
 
 
 def _columns(values: F64) -> F64:

@@ -30,8 +30,8 @@ F64 = npt.NDArray[np.floating[Any]]
 _MAX_ACCUMULATOR_BITS = 29
 # Share of a step that is a rounding error of float64.
 _ROUNDING = 1e-6
-# So many samples may show what they all have in common.
-_MANY = 50
+# So many samples may show what they all have in common, and how single columns vary.
+_MANY, _SEVERAL = 50, 20
 # Columns of a result share a scale as long as none has less than this part of it.
 _SHARED = 0.5
 # Rms error of a series as a share of its range, as large as one is ever chosen, and how many of them must fit in.
@@ -107,7 +107,7 @@ class Formats:
         band = self._band(node)
         limit = int(HALF_RANGE * 2**bits)
         middle, half = (band.lo + band.hi) / 2, (band.hi - band.lo) / 2
-        if self._is_result(node):
+        if self._is_result(node) and len(self._flat(node)) >= _SEVERAL:
             lo, hi = self._columns(node, half)
             if np.any(hi - lo < 2 * half * _SHARED):
                 scales, offsets = (hi - lo) / 2 / limit, (lo + hi) / 2
@@ -161,11 +161,14 @@ class Formats:
         return self._allowed[node.id]
 
     def _columns(self, node: Node, half: float) -> tuple[F64, F64]:
-        """Ranges of a result's columns, each with the share of margin that the whole has; rounded outward."""
+        """Ranges of a result's columns, with twice the share of margin that the whole has; rounded outward.
+
+        Results are precise enough for that, and a column shows less of what there is than all together.
+        """
         x = self._flat(node)
         lo, hi = x.min(axis=0), x.max(axis=0)
         seen = (float(hi.max()) - float(lo.min())) / 2
-        more = (hi - lo) / 2 * max(half / seen - 1 if seen else 0.0, 0.0)
+        more = (hi - lo) / 2 * max(2 * half / seen - 1 if seen else 0.0, 0.0)
         # what the map's operands may err must fit in, too; of a constant column there may be nothing else
         more = more + _DEVIATIONS * self._passed_on(node)
         more = np.where(hi - lo + more > _NOTHING * (np.abs(hi) + np.abs(lo)), more, half)
