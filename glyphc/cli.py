@@ -12,6 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
@@ -70,6 +71,7 @@ def main() -> None:
     metavar="OUTPUT=KIND",
     help="How an output is judged: classes, relative (to each column's spread), absolute. [default: as the model says]",
 )
+@click.option("--strategy", help="Which ways of computing may be taken: auto or glyph. [default: auto]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -87,6 +89,7 @@ def compile_command(
     tolerance: float | None,
     logit_tolerance: float | None,
     measures: tuple[str, ...],
+    strategy: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -118,6 +121,7 @@ def compile_command(
         start=start,
         insecure_ring=insecure_ring,
         encrypt_weights=encrypt_weights,
+        strategy=strategy,
     )
     text = summary(program)
     if program.encrypted_weights:
@@ -144,10 +148,17 @@ def compile_command(
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
+@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: openfhe]")
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 def run_command(
-    artifact: str, input_path: str, output_path: str, mode: str, record: str | None, weights: str | None
+    artifact: str,
+    input_path: str,
+    output_path: str,
+    mode: str,
+    engine: str | None,
+    record: str | None,
+    weights: str | None,
 ) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
@@ -168,7 +179,7 @@ def run_command(
     if record is not None:
         _keep_sources(Path(record), artifact, input_path, weights)
         check_writable(Path(record))
-    report = run(program, x, mode, reporter())
+    report = run(program, x, mode, reporter(), engine)
     _save(output_path, report.outputs)
     if record is not None:
         RunRecord.of(program, report).save(Path(record))
@@ -218,6 +229,7 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
 
 
+main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)
