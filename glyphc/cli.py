@@ -71,6 +71,11 @@ def main() -> None:
     metavar="OUTPUT=KIND",
     help="How an output is judged: classes, relative (to each column's spread), absolute. [default: as the model says]",
 )
+@click.option(
+    "--margin",
+    type=float,
+    help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
+)
 @click.option("--strategy", help="Which ways of computing may be taken: auto or glyph. [default: auto]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
@@ -89,6 +94,7 @@ def compile_command(
     tolerance: float | None,
     logit_tolerance: float | None,
     measures: tuple[str, ...],
+    margin: float | None,
     strategy: str | None,
     passes: str | None,
     start: str | None,
@@ -117,6 +123,7 @@ def compile_command(
         tolerance=tolerance,
         logit_tolerance=logit_tolerance,
         measure={name: kind.value for name, kind in parse_kinds(measures).items()},
+        margin=margin,
         passes=passes,
         start=start,
         insecure_ring=insecure_ring,

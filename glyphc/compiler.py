@@ -24,6 +24,7 @@ from glyphc.passes.base import Context, Pass
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
+from glyphc.passes.quantize import Quantize
 from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
@@ -56,6 +57,7 @@ def compile(
     tolerance: float | None = None,
     logit_tolerance: float | None = None,
     measure: Mapping[str, str] | None = None,
+    margin: float | None = None,
     passes: str | None = None,
     start: str | None = None,
     insecure_ring: int | None = None,
@@ -74,7 +76,8 @@ def compile(
     outputs that is tolerated, in their own units, instead (see ``glyphc.passes.assign_budget``); either takes
     calibration samples. measure: how outputs are judged, by name:
     "classes", "relative" (to the spread of each column) or "absolute"; by default what the model says or its values
-    show, see ``glyphc.measures``. passes: the pipeline as text, see
+    show, see ``glyphc.measures``. margin: factor by which hidden values may leave their calibrated range; by default
+    what the tails of their distributions ask for. passes: the pipeline as text, see
     ``glyphc.passes.pipeline``; by default all that come after ``start``, the level or pass that the graph comes from.
     insecure_ring: a small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
@@ -102,6 +105,7 @@ def compile(
         with_hints(_for_tolerance(for_ring(step, insecure_ring), tolerance, logit_tolerance, kinds), given.hints)
         for step in parse_pipeline(passes)
     ]
+    steps = _with_margin(steps, margin)
     network = source if source.level is Level.SOURCE else None
     context = Context(samples(source, calibration), cost or cost_file.current(), network)
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
@@ -167,6 +171,20 @@ def _with_encrypted(steps: list[Pass], maps: tuple[str, ...]) -> list[Pass]:
     if not maps:
         return steps
     return [replace(s, encrypt_weights=";".join(maps)) if isinstance(s, AssignScheme) else s for s in steps]
+
+
+def _with_margin(steps: list[Pass], margin: float | None) -> list[Pass]:
+    """The passes, told the margin; GlyphcError when none of them is the one to tell, or for one below 1."""
+    if margin is None:
+        return steps
+    if not any(isinstance(step, Quantize) for step in steps):
+        raise GlyphcError(
+            f"a margin is for the pass {Quantize.name!r}, which is not among the passes to run: "
+            f"{', '.join(step.name for step in steps) or 'none'}"
+        )
+    if not margin >= 1:
+        raise GlyphcError(f"the margin is a factor of at least 1, not {margin}")
+    return [replace(s, margin=margin) if isinstance(s, Quantize) else s for s in steps]
 
 
 def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
