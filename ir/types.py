@@ -48,12 +48,14 @@ class Calibration:
     """What calibration saw of a value: real range and a histogram of equal bins over [lo, hi].
 
     reach: in ten equal bins, how many samples' farthest element comes how far from the middle of the range to its end.
+    error: simulated rms error beside the float network's value, in real units; None where it was not simulated.
     """
 
     lo: float
     hi: float
     histogram: tuple[int, ...] = ()
     reach: tuple[int, ...] = ()
+    error: float | None = None
 
     def __post_init__(self) -> None:
         if not self.lo <= self.hi:

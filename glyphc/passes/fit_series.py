@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,6 +77,15 @@ class SeriesFits:
         edge = fixed.scale[0] * fixed.magnitude
         share = np.histogram(centres - fixed.offset[0], bins=_BINS, range=(-edge, edge), weights=counts)[0]
         return tuple(int(c) for c in share)
+
+
+def shared_degrees(graph: Graph, degrees: Mapping[int, int]) -> dict[int, int]:
+    """Functions of one value share its powers, so they all have the highest degree among them."""
+    highest: dict[int, int] = {}
+    for id, degree in degrees.items():
+        (operand,) = graph.node(id).operands
+        highest[operand] = max(degree, highest.get(operand, 0))
+    return {id: highest[graph.node(id).operands[0]] for id in degrees}
 
 
 def scaled(series: Series, factor: float) -> Series:

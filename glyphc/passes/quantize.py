@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from glyphc.ir.evaluate import evaluate_all, quantize
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Linear, Output, Reshape, Softmax
-from glyphc.ir.series import OUTPUT_BITS
+from glyphc.ir.series import LARGEST_BITS, OUTPUT_BITS
 from glyphc.ir.types import FixedPoint, Level
 
 from .base import Context, Pass, check_option
@@ -181,17 +181,18 @@ class Quantize(Pass):
 
     def _accumulator_bits(self, graph: Graph, context: Context) -> int:
         """The narrowest accumulator whose weight rounding error stays below the wanted precision in every layer."""
-        # activations must come out of a bootstrap at most at half of what its series may fill
+        # activations must come out of a bootstrap at most at half of what its series may reach
         widest = max([self.activation_bits, *(self._width(n, 0) for n, _ in graph.of(Apply))])
-        bits = widest + OUTPUT_BITS
+        bits = widest + OUTPUT_BITS - LARGEST_BITS
         values = evaluate_all(graph, context.samples)
-        for node, _ in graph.of(Dense):
-            energy = 0.0
-            for operand in graph.operands(node):
+        for node, op in graph.of(Dense):
+            energy = np.zeros(node.type.size)
+            for operand, weight in zip(graph.operands(node), op.weights, strict=True):
                 fixed = self._operand_format(graph, operand, context)
-                x = quantize(values[operand.id].astype(np.float64), fixed)
-                energy += float((x.astype(np.float64) ** 2).sum(axis=-1).mean())
-            norm = float(np.sqrt(energy))
+                x = quantize(values[operand.id].astype(np.float64), fixed).astype(np.float64)
+                # zeros are exact: a convolution's rows have few weights
+                energy += (graph.constant(weight.name) != 0) @ (x**2).mean(axis=0)
+            norm = float(np.sqrt(energy.max()))
             # rounding every weight errs by 1/sqrt(12) of a unit, so the sum by norm/sqrt(12)
             units = max(norm, 1.0) / np.sqrt(12) * 2.0**self.weight_precision
             bits = max(bits, int(np.ceil(np.log2(units / HALF_RANGE))))
@@ -246,17 +247,50 @@ class Quantize(Pass):
 
 
 def _domain(functions: tuple[Function, ...], lo: float, hi: float) -> tuple[float, float]:
-    """Open interval around [lo, hi] where a composition is defined, as far as the first function but scalings tells."""
-    factor, shift = 1.0, 0.0
+    """Open interval around [lo, hi] where a composition is defined; IRError if it is not on [lo, hi] itself.
+
+    Exact as far as the first function but scalings tells; what those behind it leave of that is searched for.
+    """
+    domains: list[tuple[float, float]] = []
+    values = np.linspace(lo, hi, 4097)
+    factor, shift, exact = 1.0, 0.0, (-np.inf, np.inf)
+    first = True
     for function in functions:
-        if function.name != "affine":
-            ends = sorted((factor * lo + shift, factor * hi + shift))
-            left, right = function.domain(*ends)
-            edges = sorted(((left - shift) / factor, (right - shift) / factor)) if factor else (-np.inf, np.inf)
-            return float(edges[0]), float(edges[1])
-        a, b = function.parameters
-        factor, shift = a * factor, a * shift + b
-    return -np.inf, np.inf
+        domains.append(function.domain(float(values.min()), float(values.max())))
+        values = compose((function,), values)
+        if first and function.name == "affine":
+            a, b = function.parameters
+            factor, shift = a * factor, a * shift + b
+        elif first:
+            first = False
+            if factor:
+                left, right = sorted((edge - shift) / factor for edge in domains[-1])
+                exact = left, right
+    reach = 8 * ((hi - lo) or max(abs(lo), 1.0))
+    below, above = (_edge(functions, domains, end, end + way) for end, way in ((lo, -reach), (hi, reach)))
+    return max(exact[0], below), min(exact[1], above)
+
+
+def _edge(functions: tuple[Function, ...], domains: list[tuple[float, float]], inside: float, outside: float) -> float:
+    """Where between a point inside the domain and one that may be outside a composition ceases to be defined."""
+
+    def defined(x: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+        good = np.ones(x.shape, dtype=bool)
+        with np.errstate(all="ignore"):
+            for function, (left, right) in zip(functions, domains, strict=True):
+                good &= np.isfinite(x) & (left < x) & (x < right)
+                x = np.asarray(compose((function,), x), dtype=np.float64)
+        return np.asarray(good & np.isfinite(x))
+
+    x = np.linspace(inside, outside, 4097)
+    wrong = np.flatnonzero(~defined(x))
+    if not len(wrong) or wrong[0] == 0:
+        return float(np.copysign(np.inf, outside - inside))
+    good, bad = float(x[wrong[0] - 1]), float(x[wrong[0]])
+    for _ in range(60):
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if defined(np.array([middle]))[0] else (good, middle)
+    return good
 
 
 def _rounding_share(node: Node, graph: Graph, step: float) -> float:
