@@ -18,10 +18,11 @@ from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.evaluate import Value, dequantize, evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Input, Output, Reshape, Switch, Unpack
 from glyphc.ir.types import Level
 from glyphc.measures import Judge, Limits, Measure
 from glyphc.measures import text as loss_text
+from glyphc.passes.node_errors import twins
 from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
 from glyphc.runtime import Fresh
@@ -162,7 +163,7 @@ class _Comparison:
         self.program, self.graph, self.samples = program, program.graph, dict(samples)
         self.count = len(next(iter(self.samples.values())))
         self.exact = evaluate_all(reference, self.samples)
-        self.twins = _twins(self.graph, reference)
+        self.twins = twins(self.graph, reference)
         self.outputs = {op.name: node for node, op in self.graph.of(Output)}
         kinds, limits = _judged(self.graph)
         self.judge = Judge.of(reference, self.samples, limits, kinds)
@@ -356,24 +357,3 @@ def _gains(graph: Graph) -> dict[int, float]:
         else:
             gains[node.id] = before if isinstance(node.op, Switch | Reshape) else 1.0
     return gains
-
-
-def _twins(graph: Graph, reference: Graph) -> dict[int, int]:
-    """Nodes of the final graph and those of the float network that compute the same value: same kind, same place."""
-    kinds = {Input: "input", Dense: "linear", Linear: "linear", Apply: "function", Bootstrap: "function"}
-
-    def key(node: Node) -> tuple[str, str] | None:
-        kind = kinds.get(type(node.op))
-        name = node.op.name if isinstance(node.op, Input) else node.location
-        return None if kind is None or not name else (kind, name)
-
-    known: dict[tuple[str, str], list[Node]] = {}
-    for node in reference:
-        if (found := key(node)) is not None:
-            known.setdefault(found, []).append(node)
-    out = {}
-    for node in graph:
-        candidates = known.get(key(node) or ("", ""), [])
-        if len(candidates) == 1 and candidates[0].type.size == node.type.size:
-            out[node.id] = candidates[0].id
-    return out

@@ -19,7 +19,7 @@ from glyphc.roles import container
 from glyphc.roles.headers import HEADERS
 
 FORMAT = "glyphc-program"
-VERSION = 1
+VERSION = 2
 _PART = re.compile(r"stages/[0-9]+-[a-z-]+\.gir")
 
 

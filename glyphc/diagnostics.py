@@ -412,13 +412,15 @@ def _precision(graph: Graph, node: Node) -> str:
 
 
 def _errors(graph: Graph) -> dict[int, str]:
-    """Predicted rms error of every value, in real units."""
+    """Rms error of every value, in real units: as it was simulated, else as the noise model predicts it."""
     if graph.level is not Level.LAIDOUT or graph.parameters is None:
         return {}
     out = {}
     for id, n in noise.predict(graph, graph.parameters, graph.parameters.bgv_bits).items():
-        fixed = graph.node(id).type.fixed
-        if fixed is not None and fixed.uniform:
+        fixed, calibration = graph.node(id).type.fixed, graph.node(id).type.calibration
+        if calibration is not None and calibration.error is not None:
+            out[id] = f"{calibration.error:.1e}"
+        elif fixed is not None and fixed.uniform:
             out[id] = f"{n.total * fixed.scale[0]:.1e}"
     return out
 

@@ -210,7 +210,7 @@ def kinds_text(kinds: Mapping[str, MeasureKind]) -> str:
 
 def text(loss: Loss, samples: str = "calibration samples") -> str:
     """A loss in words; samples: of which kind they were."""
-    of = f"{loss.samples} {samples}"
+    of = f"{loss.samples} {'held-out ' if loss.held_out else ''}{samples}"
     match loss.kind:
         case MeasureKind.CLASSES:
             words = f"the class of {loss.value:.2f} % of {of} changes"

@@ -21,6 +21,7 @@ class Loss:
     value, limit: in the unit of ``kind``. error: rms error of the worst column in percent of its spread, whatever the
     kind; column: which one, of how many. near_ties: decisions that change and are not in ``value``, because the float
     network itself hardly decides there and the samples are too few to tell its rate. reason: why it is judged so.
+    held_out: whether nothing was chosen with these samples.
     """
 
     output: str
@@ -33,6 +34,7 @@ class Loss:
     columns: int
     near_ties: int = 0
     reason: str = ""
+    held_out: bool = False
 
     @property
     def kept(self) -> bool:

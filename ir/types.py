@@ -65,6 +65,7 @@ class Calibration:
 
     reach: in ten equal bins, how many samples' farthest element comes how far from the middle of the range to its end.
     guard: of values that functions are applied to and of results, once their formats are chosen.
+    error: simulated rms error beside the float network's value, in real units; None where it was not simulated.
     """
 
     lo: float
@@ -72,6 +73,7 @@ class Calibration:
     histogram: tuple[int, ...] = ()
     reach: tuple[int, ...] = ()
     guard: Guard | None = None
+    error: float | None = None
 
     def __post_init__(self) -> None:
         if not self.lo <= self.hi:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,6 +84,15 @@ def bell(lo: float, hi: float, half_range: float) -> tuple[int, ...]:
     x = (np.arange(_BINS) + 0.5) / _BINS * 2 - 1
     middle, deviation = (lo + hi) / 2 / half_range, (hi - lo) / 2 / half_range / _DEVIATIONS
     return tuple(int(n) for n in np.rint(1e6 * np.exp(-(((x - middle) / deviation) ** 2) / 2)))
+
+
+def shared_degrees(graph: Graph, degrees: Mapping[int, int]) -> dict[int, int]:
+    """Functions of one value share its powers, so they all have the highest degree among them."""
+    highest: dict[int, int] = {}
+    for id, degree in degrees.items():
+        (operand,) = graph.node(id).operands
+        highest[operand] = max(degree, highest.get(operand, 0))
+    return {id: highest[graph.node(id).operands[0]] for id in degrees}
 
 
 def scaled(series: Series, factor: float) -> Series:

@@ -18,7 +18,7 @@ from glyphc.ir.evaluate import Value, evaluate_all, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Candidate, Decision, Graph, Node
 from glyphc.ir.ops import Apply, ArgMax, Dense, Input, Output, Reshape, Softmax
-from glyphc.ir.series import OUTPUT_BITS
+from glyphc.ir.series import LARGEST_BITS, OUTPUT_BITS
 from glyphc.ir.types import FixedPoint, Guard
 from glyphc.rounding import outward, up
 
@@ -131,15 +131,16 @@ class Formats:
 
     def accumulator_bits(self) -> int:
         """The narrowest accumulator whose weight rounding error stays below the wanted precision in every layer."""
-        # activations must come out of a bootstrap at most at half of what its series may fill
+        # activations must come out of a bootstrap at most at half of what its series may reach
         widest = max([self.activation_bits, *(self.width(n, 0) for n, _ in self.graph.of(Apply))])
-        bits = widest + OUTPUT_BITS
-        for node, _ in self.graph.of(Dense):
-            energy = 0.0
-            for operand in self.graph.operands(node):
+        bits = widest + OUTPUT_BITS - LARGEST_BITS
+        for node, op in self.graph.of(Dense):
+            energy = np.zeros(node.type.size)
+            for operand, weight in zip(self.graph.operands(node), op.weights, strict=True):
                 x = quantize(self.values[operand.id].astype(np.float64), self._of_operand(operand))
-                energy += float((x.astype(np.float64) ** 2).sum(axis=-1).mean())
-            norm = up(max(float(np.sqrt(energy)), 1.0))
+                # zeros are exact: a convolution's rows have few weights
+                energy += (self.graph.constant(weight.name) != 0) @ (x.astype(np.float64) ** 2).mean(axis=0)
+            norm = up(max(float(np.sqrt(energy.max())), 1.0))
             # rounding every weight errs by 1/sqrt(12) of a unit, so the sum by norm/sqrt(12)
             units = norm / np.sqrt(12) * 2.0**self.weight_precision
             bits = max(bits, int(np.ceil(np.log2(units / HALF_RANGE))))

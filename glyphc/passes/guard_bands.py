@@ -34,6 +34,7 @@ _PRICE = 1.25
 _PRICE_DEGREE = 27
 # Errors below what the noise of a bootstrap is do not matter.
 _NOISE = 2.0**-16
+_EDGE_BITS = 24
 # A function is nearly constant where it changes by at most this share of its range.
 _FLAT = 2.0**-8
 
@@ -92,7 +93,15 @@ def _edges(graph: Graph, node: Node, lo: float, hi: float) -> tuple[float, float
             except IRError as e:
                 raise CalibrationError(f"{user} cannot be computed: {e}, where calibration saw values") from None
             left, right = max(left, first), min(right, last)
-    return left, right
+    return _inward(left, 1.0), _inward(right, -1.0)
+
+
+def _inward(edge: float, way: float) -> float:
+    """An edge that was searched for from where calibration saw values, to the digits that do not depend on them."""
+    if edge == 0 or not np.isfinite(edge):
+        return edge
+    step = 2.0 ** (np.floor(np.log2(abs(edge))) - _EDGE_BITS)
+    return float(way * np.ceil(way * edge / step - 0.5**8) * step)
 
 
 def _within(planned: tuple[float, float], seen: tuple[float, float], edges: tuple[float, float]) -> tuple[float, float]:
@@ -166,14 +175,47 @@ def _error(functions: tuple[Function, ...], inside: tuple[float, float], whole: 
 
 
 def _domain(functions: tuple[Function, ...], lo: float, hi: float) -> tuple[float, float]:
-    """Open interval around [lo, hi] where a composition is defined, as far as the first function but scalings tells."""
-    factor, shift = 1.0, 0.0
+    """Open interval around [lo, hi] where a composition is defined; IRError if it is not on [lo, hi] itself.
+
+    Exact as far as the first function but scalings tells; what those behind it leave of that is searched for.
+    """
+    domains: list[tuple[float, float]] = []
+    values = np.linspace(lo, hi, 4097)
+    factor, shift, exact = 1.0, 0.0, (-np.inf, np.inf)
+    first = True
     for function in functions:
-        if function.name != "affine":
-            ends = sorted((factor * lo + shift, factor * hi + shift))
-            left, right = function.domain(*ends)
-            edges = sorted(((left - shift) / factor, (right - shift) / factor)) if factor else (-np.inf, np.inf)
-            return float(edges[0]), float(edges[1])
-        a, b = function.parameters
-        factor, shift = a * factor, a * shift + b
-    return -np.inf, np.inf
+        domains.append(function.domain(float(values.min()), float(values.max())))
+        values = compose((function,), values)
+        if first and function.name == "affine":
+            a, b = function.parameters
+            factor, shift = a * factor, a * shift + b
+        elif first:
+            first = False
+            if factor:
+                left, right = sorted((edge - shift) / factor for edge in domains[-1])
+                exact = left, right
+    reach = 8 * ((hi - lo) or max(abs(lo), 1.0))
+    below, above = (_edge(functions, domains, end, end + way) for end, way in ((lo, -reach), (hi, reach)))
+    return max(exact[0], below), min(exact[1], above)
+
+
+def _edge(functions: tuple[Function, ...], domains: list[tuple[float, float]], inside: float, outside: float) -> float:
+    """Where between a point inside the domain and one that may be outside a composition ceases to be defined."""
+
+    def defined(x: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+        good = np.ones(x.shape, dtype=bool)
+        with np.errstate(all="ignore"):
+            for function, (left, right) in zip(functions, domains, strict=True):
+                good &= np.isfinite(x) & (left < x) & (x < right)
+                x = np.asarray(compose((function,), x), dtype=np.float64)
+        return np.asarray(good & np.isfinite(x))
+
+    x = np.linspace(inside, outside, 4097)
+    wrong = np.flatnonzero(~defined(x))
+    if not len(wrong) or wrong[0] == 0:
+        return float(np.copysign(np.inf, outside - inside))
+    good, bad = float(x[wrong[0] - 1]), float(x[wrong[0]])
+    for _ in range(60):
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if defined(np.array([middle]))[0] else (good, middle)
+    return good

@@ -23,7 +23,7 @@ from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, check_writable
 
 FORMAT = "glyphc-container"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 32 << 20
 _DIRECTORY_LIMIT = 16 << 20
