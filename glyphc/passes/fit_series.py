@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,8 @@ class SeriesFits:
         if (node.id, degree) not in self._known:
             assert isinstance(node.op, Apply) and node.type.fixed is not None
             source = self.source(node)
-            target = phase_function(node.op.functions, source, node.type.fixed, 1 << self.bits)
-            self._known[node.id, degree] = fit(
-                target, degree, source.magnitude / 2.0**self.bits, self._phase_histogram(node)
+            self._known[node.id, degree] = _fitted(
+                node.op.functions, source, node.type.fixed, self.bits, degree, self._phase_histogram(node)
             )
         return self._known[node.id, degree]
 
@@ -77,6 +77,20 @@ class SeriesFits:
         edge = fixed.scale[0] * fixed.magnitude
         share = np.histogram(centres - fixed.offset[0], bins=_BINS, range=(-edge, edge), weights=counts)[0]
         return tuple(int(c) for c in share)
+
+
+@lru_cache(maxsize=1024)
+def _fitted(
+    functions: tuple[Function, ...],
+    source: FixedPoint,
+    target: FixedPoint,
+    bits: int,
+    degree: int,
+    histogram: tuple[int, ...],
+) -> Series:
+    """Passes one after another ask for the same series."""
+    function = phase_function(functions, source, target, 1 << bits)
+    return fit(function, degree, source.magnitude / 2.0**bits, histogram)
 
 
 def shared_degrees(graph: Graph, degrees: Mapping[int, int]) -> dict[int, int]:
