@@ -146,9 +146,7 @@ def _advice(found: Accuracy) -> list[str]:
     if errors["quantized"] > 0.7 * errors["series"]:
         text = "most is lost by fixed point: try more input_bits, activation_bits or weight_precision (pass quantize)"
     elif errors["simulated"] > 1.5 * errors["series"]:
-        text = (
-            "most is lost by noise: try fewer activation_bits (pass quantize), so that noise is a smaller part of them"
-        )
+        text = "most is lost by noise: try more activation_bits (pass quantize), so that bootstraps give larger values"
     elif worst is not None and (worst.contributes or 0.0) > 0.05:
         text = f"most is lost by the series of %{worst.node} (@{worst.location}): try a smaller --tolerance"
     else:

@@ -46,6 +46,17 @@ def white_noise(client, ciphertext, message: F64) -> float:  # type: ignore[no-u
     return float(e.std())
 
 
+def phases(client, ciphertext) -> F64:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """The torus phases that a ciphertext behind a bootstrap holds, with all of its noise."""
+    from glyphc.backends.openfhe.bridge import residues
+
+    ring, bgv = client.contexts.torus_ring, client.contexts.bgv_ring
+    secret = bgv.centre(bgv.to_coefficients(residues(client._secret, bgv.n, (bgv.q,), 1)[0]))
+    s = ring.to_evaluation(ring.reduce(secret)).astype(object)
+    c0, c1 = (c.astype(object) for c in residues(ciphertext, ring.n, (ring.q,), 2))
+    return np.asarray(ring.centre(ring.to_coefficients(np.array((c0 + c1 * s) % ring.q, dtype=np.uint64))) / ring.q)
+
+
 @pytest.fixture(scope="module")
 def plain_keys():  # type: ignore[no-untyped-def]  # noqa: ANN201
     # with a bootstrap, hence its sparse secret: only bootstrapped values are ever split
@@ -155,15 +166,7 @@ def test_bootstrap_noise_is_predicted(case: Case) -> None:
     torus = machine.to_torus(client.encrypt(message), parameters.slots)
     evaluate = next(i for i in p.schedule.instructions if type(i).__name__ == "Evaluate")
     result = machine.evaluate(machine.powers(torus, parameters.slots, parameters.degree), evaluate)
-    from glyphc.backends.openfhe.bridge import residues
-
-    contexts = client.contexts
-    ring = contexts.torus_ring
-    bgv = contexts.bgv_ring
-    secret = bgv.centre(bgv.to_coefficients(residues(client._secret, bgv.n, (bgv.q,), 1)[0]))
-    s = ring.to_evaluation(ring.reduce(secret)).astype(object)
-    c0, c1 = (c.astype(object) for c in residues(result, ring.n, (ring.q,), 2))
-    phase = ring.centre(ring.to_coefficients(np.array((c0 + c1 * s) % ring.q, dtype=np.uint64))) / ring.q
+    phase = phases(client, result)
     exact = evaluate_series(op.series, message[::grid] / t) / 2.0**OUTPUT_BITS
     measured = float((phase[::grid] - exact).std()) * t * op.divisor
     predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)[node.id].bootstrap

@@ -150,7 +150,8 @@ def _least_squares(samples: _Samples, weight: F64) -> F64:
     root = np.sqrt(weight)
     a, b = samples.basis * root[:, None], samples.y * root
     gram = a.T @ a
-    regular = gram + _RIDGE * np.linalg.norm(gram, 2) * np.eye(gram.shape[0])
+    # the largest singular value: of a symmetric matrix without negative eigenvalues, the largest of these
+    regular = gram + _RIDGE * np.linalg.eigvalsh(gram)[-1] * np.eye(gram.shape[0])
     solution = np.linalg.solve(regular, a.T @ b)
     # one step of iterative refinement: the normal equations lose half of the digits
     return np.asarray(solution + np.linalg.solve(regular, a.T @ (b - a @ solution)))

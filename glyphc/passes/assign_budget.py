@@ -93,10 +93,11 @@ class AssignBudget(Pass):
         if not all(loss.kept for loss in losses):
             alone = held.losses(trial.outputs(halves.second, {}))
             warning = _reason(losses) + f"; rounding and noise alone, with exact functions: {_reason(alone)}"
+            warning += _short_of_room(graph, chosen, found.degrees)
         candidates = tuple(Candidate(t.name, None, _reason(t.losses)) for t in tries)
         decision = Decision(self.name, chosen.name, candidates, warning, losses)
         errors = node_errors(trial, values, halves.second, context.floats)
-        return self._annotated(graph, chosen.budgets, decision, errors)
+        return self._annotated(graph, chosen.reachable, decision, errors)
 
     def _annotated(
         self, graph: Graph, budgets: Mapping[int, ErrorBudget], decision: Decision, errors: Mapping[int, float]
@@ -161,6 +162,14 @@ class _Try:
         """How many series of which degrees, e.g. "2 of degree 13, 1 of 27"."""
         counts = [(d, self.degrees.count(d)) for d in sorted(set(self.degrees))]
         return ", ".join(f"{n} of {'degree ' if not i else ''}{d}" for i, (d, n) in enumerate(counts))
+
+    @property
+    def reachable(self) -> dict[int, ErrorBudget]:
+        """The budgets, as far as the series keep to them: it is said once, of the outputs, what is lost."""
+        return {
+            id: ErrorBudget(max(b.max_error, s.max_error), max(b.rms_error, s.rms_error))
+            for (id, b), s in zip(self.budgets.items(), self.series.values(), strict=True)
+        }
 
     def tolerated(self, alone: tuple[Loss, ...]) -> bool:
         """What rounding and noise alone lose beyond the limit cannot be won back by series."""
@@ -240,6 +249,22 @@ class _Search:
 def _reason(losses: tuple[Loss, ...]) -> str:
     loss = worst(losses)
     return (f"output {loss.output!r}: " if len(losses) > 1 else "") + loss_text(loss)
+
+
+def _short_of_room(graph: Graph, chosen: _Try, degrees: tuple[int, ...]) -> str:
+    """Which nonlinearities ask for series that no parameters of 128-bit security have room for, and what to change."""
+    asking = [
+        id
+        for (id, budget), series in zip(chosen.budgets.items(), chosen.series.values(), strict=True)
+        if series.degree == degrees[-1] != DEGREES[-1] and not budget.holds(series)
+    ]
+    if not asking:
+        return ""
+    others = f" and {len(asking) - 1} more" if len(asking) > 1 else ""
+    return (
+        f"; {graph.node(asking[0])}{others} ask{'' if others else 's'} for a degree above {degrees[-1]}, which 128-bit "
+        "security has no room for: a smaller --batch (fewer slots) or a larger --tolerance may do"
+    )
 
 
 def _budget(error: float, sensitivity: float) -> ErrorBudget:

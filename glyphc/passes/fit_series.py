@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,9 @@ class SeriesFits:
         if (node.id, degree) not in self._known:
             assert isinstance(node.op, Apply) and node.type.fixed is not None
             source = self.source(node)
-            target = phase_function(node.op.functions, source, node.type.fixed, 1 << self.bits)
-            self._known[node.id, degree] = fit(target, degree, source.magnitude / 2.0**self.bits, self._weights(node))
+            self._known[node.id, degree] = _fitted(
+                node.op.functions, source, node.type.fixed, self.bits, degree, self._weights(node)
+            )
         return self._known[node.id, degree]
 
     def source(self, node: Node) -> FixedPoint:
@@ -84,6 +86,20 @@ def bell(lo: float, hi: float, half_range: float) -> tuple[int, ...]:
     x = (np.arange(_BINS) + 0.5) / _BINS * 2 - 1
     middle, deviation = (lo + hi) / 2 / half_range, (hi - lo) / 2 / half_range / _DEVIATIONS
     return tuple(int(n) for n in np.rint(1e6 * np.exp(-(((x - middle) / deviation) ** 2) / 2)))
+
+
+@lru_cache(maxsize=1024)
+def _fitted(
+    functions: tuple[Function, ...],
+    source: FixedPoint,
+    target: FixedPoint,
+    bits: int,
+    degree: int,
+    histogram: tuple[int, ...],
+) -> Series:
+    """Passes one after another ask for the same series."""
+    function = phase_function(functions, source, target, 1 << bits)
+    return fit(function, degree, source.magnitude / 2.0**bits, histogram)
 
 
 def shared_degrees(graph: Graph, degrees: Mapping[int, int]) -> dict[int, int]:
