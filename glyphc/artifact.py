@@ -20,7 +20,7 @@ from glyphc.roles import container
 from glyphc.roles.headers import HEADERS
 
 FORMAT = "glyphc-program"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 # A program has some twelve stages.
 _MOST_PARTS = 64
