@@ -266,6 +266,9 @@ class _Lowering:
         total = self.registers[replace(task, step=task.step - 1)][0] if task.step else None
         place = step.chunk // target.chunks * target.batch_stride
         (result,) = self.fresh()
+        if max(self.sources[name]) >= len(sources):  # of a graph from a file, whose layouts anybody may have written
+            operand = operands[step.operand]
+            raise ParameterError(f"{node} reads {_layout(operand).parts} parts of {operand}, which has {len(sources)}")
         chosen = tuple(sources[part] for part in self.sources[name])
         product = EncryptedDot if op.encrypted else Dot
         self.instructions.append(product(result, chosen, name, None if place else total, node.id))
