@@ -25,6 +25,9 @@ from .types import Level, TensorType
 Array = npt.NDArray[Any]
 _O = TypeVar("_O", bound=Op)
 
+# Of a network in a file: passes take some milliseconds for each node, and no network that can be computed has so many.
+MOST_NODES = 10_000
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -17,9 +17,9 @@ VARIABLE = "GLYPHC_MEMORY_LIMIT"
 DEFAULT = 16 * 10**9
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "": 1}
 
-# What an element of a tensor takes in all of compilation: some hundred calibration samples are kept in double
+# What an element of a tensor takes in all of compilation: some hundreds of calibration samples are kept in double
 # precision, beside the places, weights and positions that passes work out for it.
-ELEMENT_BYTES = 1024
+ELEMENT_BYTES = 4096
 # An entry of a dense map: as float and as integer, working copies of both, and its place and value in a polynomial.
 MAP_ENTRY_BYTES = 7 * 8
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto
 
 from glyphc.errors import ModelError
 from glyphc.ir.errors import FILE_FAULTS, IRError, TooLargeError
-from glyphc.ir.graph import Graph
+from glyphc.ir.graph import MOST_NODES, Graph
 from glyphc.ir.ops import Apply, Input, Output
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
@@ -82,6 +82,11 @@ class _Reader:
 
     def convert_nodes(self) -> None:
         """Convert everything that an output needs; one ModelError for all nodes that are not supported."""
+        if len(self.onnx_graph.node) > MOST_NODES:
+            raise ModelError(
+                f"{self.label} has {len(self.onnx_graph.node):,} nodes, more than the {MOST_NODES:,} that glyphc "
+                "reads; simplify the network, or join what is repeated in it"
+            )
         problems: list[str] = []
         fault: Exception | None = None
         for index, node in enumerate(self.onnx_graph.node):

@@ -42,6 +42,8 @@ Shape = tuple[int, ...]
 
 # An entry of a product of sparse matrices, while it is made and when it is there.
 _SPARSE_ENTRY_BYTES = 2 * 16
+# Of source names that a value is made of: all values keep theirs, so that many more would take quadratic space.
+_MOST_NAMES = 256
 # Functions of one value in a row that become one: no network has so many, and each is one more for every later pass.
 _MOST_COMPOSED = 256
 
@@ -92,9 +94,9 @@ class _Affine:
 
 
 def _join(*locations: str) -> str:
-    """Source names, each once, in order."""
-    parts = [p for location in locations for p in location.split("+") if p]
-    return "+".join(dict.fromkeys(parts))
+    """Source names, each once, in order; of very many, the first ones."""
+    parts = list(dict.fromkeys(p for location in locations for p in location.split("+") if p))
+    return "+".join(parts if len(parts) <= _MOST_NAMES else [*parts[:_MOST_NAMES], "..."])
 
 
 def _without_zeros(matrix: Any) -> sparse.csr_array:

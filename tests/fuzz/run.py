@@ -6,6 +6,7 @@ A hang is counted in seconds of processor time, so that other work on the machin
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -190,6 +191,7 @@ def _count(count: Count, reached: list[str]) -> None:
 
 def _child(target: Target, numbers: range, send: int) -> None:
     warnings.simplefilter("ignore")
+    faulthandler.disable()  # the parent says what became of this process
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

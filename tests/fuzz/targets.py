@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -177,8 +178,19 @@ def _gir(data: bytes, folder: Path, reached: Reached) -> None:
         _compile(graph, _random_of(data), reached)
 
 
+_PLACES = re.compile(rb"(?:ring|batch|features|parts|stride|grid|chunks|slots|divisor|degree|%)=?(\d+)")
+
+
 def _make_gir(random: Random) -> bytes:
-    return mutated_text(random, random.choice(seeds.graph_texts()))
+    """Half of them with other layouts and operands, which is what is executed later on."""
+    text = random.choice(seeds.graph_texts())
+    if random.random() < 0.5:
+        return mutated_text(random, text)
+    for _ in range(random.choice((1, 1, 2, 3))):
+        match = random.choice(list(_PLACES.finditer(text)))
+        usual = (int(match[1]) * 2, int(match[1]) // 2, random.randrange(9), 1 << random.randrange(12))
+        text = text[: match.start(1)] + str(random.choice(usual)).encode() + text[match.end(1) :]
+    return text
 
 
 def _artifact(data: bytes, folder: Path, reached: Reached) -> None:
