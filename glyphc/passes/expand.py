@@ -46,6 +46,7 @@ from glyphc.ir.ops import (
     Sub,
 )
 from glyphc.ir.types import Level
+from glyphc.rounding import outward, up
 
 from .base import Context, Pass, check_option
 from .calibrate import calibration_values
@@ -181,12 +182,18 @@ def _product(e: Expansion, a: Node, b: Node, range_a: F64, range_b: F64) -> Node
 
 
 def _spread(x: F64) -> tuple[float, float]:
-    """(centre, half width) of the range of values; the centre is 0 unless the values are far from it."""
+    """(centre, half width) of the range of values; the centre is 0 unless the values are far from it.
+
+    Rounded outward: the server sees them.
+    """
     lo, hi = float(x.min()), float(x.max())
-    centre, half = (lo + hi) / 2, (hi - lo) / 2
-    if half and abs(centre) > _FAR_FROM_ZERO * half:
-        return centre, half
-    return 0.0, max(abs(lo), abs(hi)) or 1.0
+    if lo < hi:
+        low, high = outward(lo, hi)
+        centre, half = float(low + high) / 2, float(high - low) / 2
+        if abs(centre) > _FAR_FROM_ZERO * half:
+            return centre, half
+    largest = max(abs(lo), abs(hi))
+    return 0.0, up(largest) if largest else 1.0
 
 
 def _mul(e: Expansion) -> Node:
@@ -244,7 +251,9 @@ def _reduce_max(e: Expansion) -> Node:
 def _softmax(e: Expansion) -> Node:
     assert isinstance(e.node.op, Softmax)
     z, size = e.operands[0], e.operands[0].type.shape[-1]
-    top = float(e.ranges[0].max())
+    # rounded outward, as the sum is below: the server sees them
+    centre, half = _spread(e.ranges[0])
+    top = centre + half
     sums = np.exp(e.ranges[0] - top).sum(axis=-1)
     with np.errstate(divide="ignore"):
         ratio = float(sums.max() / sums.min())
@@ -258,8 +267,9 @@ def _softmax(e: Expansion) -> Node:
     if direct:
         exponentials = e.apply(e.scale(z, 1.0, -top), "exp")
         # on to the log's argument of about 1: its relative precision is what counts
-        total = e.scale(e.add(ReduceSum(), exponentials), 1 / float(sums.max()))
-        log_sum = e.scale(e.apply(total, "log", decisions=(decision,)), 1.0, top + float(np.log(sums.max())))
+        largest = up(float(sums.max()))
+        total = e.scale(e.add(ReduceSum(), exponentials), 1 / largest)
+        log_sum = e.scale(e.apply(total, "log", decisions=(decision,)), 1.0, top + float(np.log(largest)))
     else:
         log_sum = _tree(e, z, "softplus")
     log_softmax = e.add(Sub(), z, e.broadcast(log_sum, size))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from glyphc.approx.estimate import estimate, instruction_seconds
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
+from glyphc.files import remove_remnants
 from glyphc.ir.instructions import Free, Instruction, Kind, Powers, Register, Schedule
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
@@ -331,9 +331,7 @@ class _Evaluation:
     def _resume(self) -> None:
         if self.path is None:
             return
-        # what a killed attempt was writing
-        for remnant in self.path.parent.glob(f".{glob.escape(self.path.name)}*.part"):
-            remnant.unlink(missing_ok=True)
+        remove_remnants(self.path)
         if not self.path.exists():
             return
         try:
