@@ -1,0 +1,117 @@
+"""The client's side: keys of the kernels' shapes. Holds the secret; never imported by the server's modules.
+
+Errors and the secret come from OpenFHE: an encryption of zero is t*e - a*s, so whoever has the secret reads a fresh error
+off it. The uniform halves are expanded from a public seed. The sparse secret of the modulus raise is drawn here, from the
+operating system's randomness, and forgotten.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from .arithmetic import product, product_by, reduce
+from .basis import F64, Basis, centred
+from .keyswitch import KeyShape
+from .shape import SPARSE_WEIGHT, EngineShape, KeySpec
+from .threads import run
+from .uniform import UniformRows
+
+I64 = npt.NDArray[np.int64]
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _key_rows(first, last, a, error, source, target, gadget, out, which, moduli, inverses):
+    """out = error - a*target + gadget*source, centred; rows are primes."""
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        g = gadget[i]
+        ratio = g * inverse
+        u, e, s, t, o = a[i], error[i], source[i], target[i], out[i]
+        for j in range(o.shape[0]):
+            r = e[j] - product(u[j], t[j], q, inverse) + product_by(s[j], g, ratio, q)
+            r = reduce(r, q, inverse)
+            r = r - q if r > 0.5 * q else r
+            o[j] = r + q if r < -0.5 * q else r
+
+
+class KeyMaker:
+    """Makes switching keys under one secret."""
+
+    def __init__(self, shape: EngineShape, basis: Basis, ternary: I64, draw_error: Callable[[], I64]) -> None:
+        """ternary: the secret's coefficients, shape (N,). draw_error: gives fresh error polynomials, shape (N,)."""
+        self._shape, self._basis, self._draw_error = shape, basis, draw_error
+        self._secrets = {"s": ternary}
+        if shape.parameters.slots:
+            self._secrets["sparse"] = _sparse(shape.n)
+
+    def keys(self, seed: bytes) -> Iterator[tuple[str, F64]]:
+        """(name, all b) of all keys of a program, (digits, primes, n), centred. The a follow from the seed."""
+        for spec in self._shape.keys():
+            yield spec.name, self.make(spec, UniformRows(seed, spec.name))
+
+    def make(self, spec: KeySpec, stream: UniformRows) -> F64:
+        """The b of one key."""
+        basis, shape = self._basis, spec.shape
+        which = np.array(shape.primes, dtype=np.int64)
+        source, target = self._values(spec.source, which), self._values(spec.target, which)
+        out = np.empty((shape.digits, len(which), basis.n))
+        auxiliary = 1
+        for p in shape.special:
+            auxiliary *= basis.primes[p]
+        for d in range(shape.digits):
+            error = basis.residues(self._draw_error(), which)
+            basis.forward(error, which)
+            own = shape.chain[d * shape.digit : (d + 1) * shape.digit]
+            gadget = [centred(auxiliary, basis.primes[p]) if p in own else 0 for p in shape.primes]
+            a = stream.draw(basis, shape)
+            numbers = np.array(gadget, dtype=np.float64)
+            moduli = basis.moduli, basis.inverses
+            run(_key_rows, len(which), a, error, source, target, numbers, out[d], which, *moduli)
+        return out
+
+    def _values(self, secret: str, which: I64) -> F64:
+        basis = self._basis
+        coefficients = self._secrets.get(secret)
+        if coefficients is None:
+            if secret == "s^2":
+                s = self._values("s", which)
+                out = np.empty_like(s)
+                zero = np.zeros(len(which))
+                none = np.zeros_like(s)
+                # 0 - s*(-s)
+                negative = np.where(s > 0, basis.moduli[which][:, None] - s, s)
+                moduli = basis.moduli, basis.inverses
+                run(_key_rows, len(which), negative, none, none, s, zero, out, which, *moduli)
+                return out
+            index = int(secret.removeprefix("s(X^").removesuffix(")"))
+            coefficients = substituted(self._secrets["s"], index)
+        values = basis.residues(coefficients, which)
+        basis.forward(values, which)
+        return values
+
+
+def substituted(polynomial: I64, index: int) -> I64:
+    """a(X^index) of a(X) modulo X^n + 1, n coefficients."""
+    n = len(polynomial)
+    exponents = np.arange(n) * index % (2 * n)
+    out = np.zeros_like(polynomial)
+    out[exponents % n] = np.where(exponents < n, polynomial, -polynomial)
+    return out
+
+
+def _sparse(n: int) -> I64:
+    """A uniform ternary polynomial of the sparse secret's weight."""
+    random = secrets.SystemRandom()
+    out = np.zeros(n, dtype=np.int64)
+    out[random.sample(range(n), SPARSE_WEIGHT)] = [random.choice((-1, 1)) for _ in range(SPARSE_WEIGHT)]
+    return out
+
+
+def key_shape_size(shape: KeyShape, n: int) -> int:
+    """Bytes of a key in memory."""
+    return 16 * shape.digits * len(shape.primes) * n

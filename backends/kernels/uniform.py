@@ -1,0 +1,47 @@
+"""Uniform residues from a public seed, as doubles: AES-256 in counter mode, masked to the prime's bits, by rejection."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numba import njit
+
+from .basis import F64, Basis
+from .keyswitch import KeyShape
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _accept(words, mask, q, out, at):
+    """Masked words below q, one after another, into out[at:]; how many places are filled then."""
+    for i in range(words.shape[0]):
+        if at == out.shape[0]:
+            break
+        word = words[i] & mask
+        if word < q:
+            out[at] = np.float64(np.int64(word))
+            at += 1
+    return at
+
+
+class UniformRows:
+    """A stream of uniform elements. Streams of different names are independent."""
+
+    def __init__(self, seed: bytes, name: str) -> None:
+        key = hashlib.sha256(b"kernels" + seed + name.encode()).digest()
+        self._stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+    def row(self, n: int, q: int) -> F64:
+        """The next n residues modulo q."""
+        out = np.empty(n)
+        mask = np.uint64((1 << q.bit_length()) - 1)
+        at = 0
+        while at < n:
+            words = np.frombuffer(self._stream.update(bytes(8 * (n - at))), dtype="<u8")
+            at = _accept(words, mask, np.uint64(q), out, at)
+        return out
+
+    def draw(self, basis: Basis, shape: KeyShape) -> F64:
+        """The next digit's a of a key: (primes, n)."""
+        return np.stack([self.row(basis.n, basis.primes[p]) for p in shape.primes])
