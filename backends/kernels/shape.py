@@ -104,8 +104,7 @@ class EngineShape:
     @property
     def _auxiliary(self) -> int:
         """How many auxiliary primes there are."""
-        top = len(self.key_shape(self.limbs).special) if self.parameters.slots else 0
-        return max(top, 2)
+        return max(2, *(len(self.key_shape(limbs).special) for limbs in range(1, self.limbs + 1)))
 
     @cached_property
     def primes(self) -> tuple[int, ...]:
