@@ -16,7 +16,6 @@ from glyphc.ir.instructions import (
     EncryptedDot,
     EncryptedMap,
     Evaluate,
-    Free,
     FromTorus,
     Instruction,
     Load,
@@ -28,6 +27,7 @@ from glyphc.ir.instructions import (
     Split,
     Store,
     ToTorus,
+    with_frees,
 )
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Bootstrap, Input, Linear, Output, Reshape, Switch, Unpack
@@ -50,7 +50,7 @@ def schedule(graph: Graph) -> Schedule:
     ports = [_port(graph, node, op) for node, op in graph.of(Output)]
     inputs = [_input_port(node, op) for node, op in graph.of(Input)]
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(ports), graph.batch, tuple(lowering.encrypted.values()))
-    return Schedule(client, tuple(_with_lifetimes(lowering.instructions)), lowering.polynomials, lowering.secret)
+    return Schedule(client, tuple(with_frees(lowering.instructions)), lowering.polynomials, lowering.secret)
 
 
 def chunk_order(graph: Graph) -> dict[int, tuple[int, ...]]:
@@ -368,37 +368,3 @@ def _wrap(exponents: I64, values: I64, n: int) -> tuple[I64, I64]:
     exponents, values = exponents[keep], values[keep]
     turns = np.floor_divide(exponents, n)
     return exponents - turns * n, np.where(turns % 2 == 0, values, -values)
-
-
-def _with_lifetimes(instructions: list[Instruction]) -> list[Instruction]:
-    """Insert a Free behind the last use of every register."""
-    last: dict[Register, int] = {}
-    for at, instruction in enumerate(instructions):
-        for register in _registers(instruction):
-            last[register] = at
-    out: list[Instruction] = []
-    for at, instruction in enumerate(instructions):
-        out.append(instruction)
-        dead = tuple(r for r in sorted(set(_registers(instruction))) if last[r] == at)
-        if dead:
-            out.append(Free(dead, instruction.node))
-    return out
-
-
-def _registers(instruction: Instruction) -> tuple[Register, ...]:
-    """All registers that an instruction reads or writes."""
-    match instruction:
-        case Load(target=t):
-            return (t,)
-        case Dot(target=t, sources=s, total=total) | EncryptedDot(target=t, sources=s, total=total):
-            return (t, *s) if total is None else (t, *s, total)
-        case Split(targets=t, source=s):
-            return (*t, s)
-        case ToTorus(target=t, source=s) | FromTorus(target=t, source=s) | Powers(target=t, source=s):
-            return (t, s)
-        case Evaluate(target=t, powers=p):
-            return (t, p)
-        case Store(source=s):
-            return (s,)
-        case _:
-            return ()

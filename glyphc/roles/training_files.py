@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Protocol
 
 from glyphc.errors import ArtifactError
-from glyphc.ir.ckks import Code, check
-from glyphc.ir.ckks_text import check_operands, code_text, parse_code
 from glyphc.ir.errors import IRError
+from glyphc.ir.instructions.ckks import Code, check
+from glyphc.ir.instructions.text import check_operands, code_text, parse_code
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
