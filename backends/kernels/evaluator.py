@@ -94,6 +94,13 @@ def _permute_rows(first, last, x, order, addend, out, moduli):
                     o[j] = a[order[j]]
 
 
+def permute(x: F64, order: I32, addend: F64, moduli: F64) -> F64:
+    """The permuted x + addend, canonical: (2, rows, n), with addends for as many elements as there are."""
+    out = np.empty_like(x)
+    run(_permute_rows, x.shape[1], x, order, addend, out, moduli)
+    return out
+
+
 class Evaluator:
     """Computes with the keys of one client. One call at a time: intermediate results share memory."""
 
@@ -170,10 +177,7 @@ class Evaluator:
         sums = self.scratch("sums", 2, plan.rows, self.basis.n)
         plan.inner(digits, key, sums)
         switched = self.divided(sums, plan, 0)
-        out = np.empty_like(switched)
-        moduli = self.basis.moduli
-        run(_permute_rows, x.limbs, switched, self.order(index), x.elements[:1], out, moduli)
-        return Ciphertext(out, x.scale)
+        return Ciphertext(permute(switched, self.order(index), x.elements[:1], self.basis.moduli), x.scale)
 
     def switch(self, x: Ciphertext, name: str) -> Ciphertext:
         """Under another secret, by the key of this name."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
 from .basis import F64, Basis
@@ -10,7 +13,17 @@ from .shape import EngineShape, KeySpec
 from .uniform import UniformRows
 
 
+@dataclass(frozen=True, eq=False)
+class ServerKeys:
+    """The keys of one client, by name (``EngineShape.keys``)."""
+
+    shape: EngineShape
+    basis: Basis
+    switching: Mapping[str, SwitchingKey]
+
+
 def make_basis(shape: EngineShape) -> Basis:
+    """The primes of a program and their tables."""
     return Basis.of(shape.n, shape.primes)
 
 
@@ -25,7 +38,3 @@ def whole_key(basis: Basis, spec: KeySpec, b: F64, seed: bytes) -> SwitchingKey:
         a = stream.draw(basis, shape)
         values[1, d] = np.where(a > q / 2, a - q, a)
     return SwitchingKey(shape, values)
-
-
-def specs_by_name(shape: EngineShape) -> dict[str, KeySpec]:
-    return {spec.name: spec for spec in shape.keys()}

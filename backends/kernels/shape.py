@@ -15,6 +15,7 @@ from math import log2
 
 from glyphc.ir.parameters import Parameters
 
+from ..errors import BackendError
 from .basis import primes_below
 from .keyswitch import KeyShape
 from .slots import Level, transform
@@ -242,3 +243,13 @@ class EngineShape:
             yield KeySpec(f"multiplication-{limbs}", "s^2", "s", self.key_shape(limbs))
         if not self.packed_fully:
             yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(1))
+
+
+def check_security(shape: EngineShape) -> None:
+    """BackendError where a key's modulus is too large for 128 bits. OpenFHE does not see these moduli."""
+    limit = LARGEST_MODULUS * shape.n / 65536
+    if shape.parameters.secure and shape.modulus_bits > limit:
+        raise BackendError(
+            f"the engine 'kernels' would need a modulus of 2^{shape.modulus_bits:.0f}, 128 bits of security allow "
+            f"2^{limit:.0f}; use --engine openfhe"
+        )
