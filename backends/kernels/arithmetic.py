@@ -23,11 +23,10 @@ from numba.extending import intrinsic
 PRIME_BITS = 48
 
 # Adding and subtracting it rounds to the nearest integer, for |x| < 2^51.
-_ROUND = 1.5 * 2.0**52
+ROUND = 1.5 * 2.0**52
 
 
-@intrinsic
-def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
+def _fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     """a*b + c with one rounding."""
     if not (a == b == c == types.float64):
         return None
@@ -38,30 +37,33 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     return types.float64(types.float64, types.float64, types.float64), generate
 
 
+fma: Any = intrinsic(_fma)
+
+
 @njit(inline="always")
-def product(a, w, q, inverse):
+def product(a, w, q, inverse):  # type: ignore[no-untyped-def]
     """a*w modulo q, reduced. inverse: 1/q."""
     h = a * w
-    k = fma(h, inverse, _ROUND) - _ROUND
+    k = fma(h, inverse, ROUND) - ROUND
     return fma(-k, q, h) + fma(a, w, -h)
 
 
 @njit(inline="always")
-def product_by(a, w, ratio, q):
+def product_by(a, w, ratio, q):  # type: ignore[no-untyped-def]
     """a*w modulo q, reduced, where ratio = w/q is known."""
     h = a * w
-    k = fma(a, ratio, _ROUND) - _ROUND
+    k = fma(a, ratio, ROUND) - ROUND
     return fma(-k, q, h) + fma(a, w, -h)
 
 
 @njit(inline="always")
-def reduce(x, q, inverse):
+def reduce(x, q, inverse):  # type: ignore[no-untyped-def]
     """x modulo q, |r| <= 0.51 q."""
-    k = fma(x, inverse, _ROUND) - _ROUND
+    k = fma(x, inverse, ROUND) - ROUND
     return fma(-k, q, x)
 
 
 @njit(inline="always")
-def canonical(r, q):
+def canonical(r, q):  # type: ignore[no-untyped-def]
     """The representative in [0, q) of a reduced residue."""
     return r + q if r < 0.0 else r

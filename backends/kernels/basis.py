@@ -68,7 +68,7 @@ def root_of_unity(q: int, n: int) -> int:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _powers(table, steps, q, inverse):
+def _powers(table, steps, q, inverse):  # type: ignore[no-untyped-def]
     """psi^rev(i) for all i, from psi^(n/2), psi^(n/4), ..."""
     table[0] = 1.0
     size = 1
@@ -109,7 +109,7 @@ class Basis:
         count = len(primes)
         moduli = np.array(primes, dtype=np.float64)
         inverses = 1.0 / moduli
-        tables = []
+        tables: list[F64] = []
         for back in (False, True):
             full = np.empty((count, n))
             for row, q in enumerate(primes):
@@ -121,7 +121,7 @@ class Basis:
         return Basis(n, tuple(primes), moduli, inverses, rows, columns, *tables)
 
     def forward(self, x: F64, which: I64, rows: I64 | None = None) -> None:
-        """Coefficients, |x| < q, to canonical values, in place. x: (any, n); which: the prime of each row in ``rows``."""
+        """Coefficients, |x| < q, to canonical values, in place. which: the prime of each row that ``rows`` names."""
         rows = np.arange(len(which)) if rows is None else rows
         run(forward_rows, len(which), x, rows, which, self.head, self.tail, self.moduli, self.inverses)
 
@@ -163,7 +163,7 @@ def _arranged(full: F64, rows: int, columns: int) -> tuple[F64, F64]:
 @lru_cache(maxsize=8)
 def bit_reversal(bits: int) -> I64:
     """The reversal of ``bits`` bits, as an array of 2^bits indices."""
-    out = np.zeros(1, dtype=np.int64)
+    out: I64 = np.zeros(1, dtype=np.int64)
     for _ in range(bits):
         out = np.concatenate([2 * out, 2 * out + 1])
     return out

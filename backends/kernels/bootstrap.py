@@ -1,7 +1,8 @@
-"""The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024; sparse-secret encapsulation: Bossuat et al. 2022).
+"""The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024).
 
-Modulus raise under a sparse secret, CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and squarings, a trigonometric series,
-SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves of the coefficients in between; with fewer, one does.
+Modulus raise under a sparse secret (Bossuat et al. 2022), CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and
+squarings, a trigonometric series, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves of the
+coefficients in between; with fewer, one does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from scipy.special import jv
 
 from glyphc.ir.series import OUTPUT_BITS, Series
 
-from .basis import F64
 from .evaluator import Ciphertext, Evaluator
 from .linear_transform import LevelTransform
 from .polynomials import Powers
@@ -22,7 +22,7 @@ from .shape import EXPONENTIAL_DEGREE, LEVEL_BITS, SQUARINGS, WRAPS
 
 @dataclass(frozen=True, eq=False)
 class PhasePowers:
-    """Powers of e^(2 pi i x) for the phases x: of the first half of the coefficients and of the second, or of both in one."""
+    """Powers of e^(2 pi i x) for the phases x: of each half of the coefficients, or of both in one."""
 
     halves: tuple[Powers, ...]
 
@@ -124,6 +124,3 @@ class Bootstrapper:
     def _times(self, x: Ciphertext, factor: complex) -> Ciphertext:
         zero = Ciphertext(np.zeros_like(x.elements), x.scale)
         return self._evaluator.add(zero, x, factor)
-
-
-F = F64

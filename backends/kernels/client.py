@@ -32,7 +32,7 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, ServerKeys, Ciphe
     basis = make_basis(shape)
     seed = os.urandom(32)
     maker = KeyMaker(shape, basis, ternary, lambda: fresh_error(client, ternary))
-    specs = {spec.name: spec for spec in shape.keys()}
+    specs = {spec.name: spec for spec in shape.specs()}
     switching = {name: whole_key(basis, specs[name], b, seed) for name, b in maker.keys(seed)}
     zero = client.encrypt(np.zeros(parameters.ring, dtype=np.int64))
     mould = CiphertextMould.of(zero, client.contexts.bgv_ring)

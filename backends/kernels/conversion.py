@@ -1,7 +1,7 @@
-"""Base conversion: residues modulo some primes from those modulo others, and divisions with it (Halevi, Polyakov, Shoup 2018).
+"""Base conversion: residues modulo some primes from those modulo others (Halevi, Polyakov, Shoup 2018), and divisions.
 
-Of x modulo D = d_1...d_k let y_i = x * (D/d_i)^-1 mod d_i. Then x = sum_i y_i * D/d_i - v*D with v the integer nearest to
-sum_i y_i/d_i, for x in (-D/2, D/2): exact but where x lies within 2^-50 D of the ends.
+Of x modulo D = d_1...d_k let y_i = x * (D/d_i)^-1 mod d_i. Then x = sum_i y_i * D/d_i - v*D with v the integer
+nearest to sum_i y_i/d_i, for x in (-D/2, D/2): exact but where x lies within 2^-50 D of the ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 from numba import njit
 
-from .arithmetic import _ROUND, canonical, fma, product, product_by, reduce
+from .arithmetic import ROUND, canonical, product, product_by, reduce
 from .basis import F64, I64, Basis, centred
 from .threads import run
 
@@ -22,7 +22,7 @@ _COLUMNS = 1024
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _convert(first, last, y, whole, weights, fractions, out, rows, targets, moduli, inverses):
+def _convert(first, last, y, whole, weights, fractions, out, rows, targets, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[rows[j]] = x modulo the j-th target, reduced, from y: (sources, n), |y| < d.
 
     weights: (sources, len(targets)), D/d_i modulo each target, centred; whole: (len(targets),), D likewise. Up to 15
@@ -41,7 +41,7 @@ def _convert(first, last, y, whole, weights, fractions, out, rows, targets, modu
             for i in range(size):
                 carry[i] += part[i] * fraction
         for i in range(size):
-            carry[i] = (carry[i] + _ROUND) - _ROUND
+            carry[i] = (carry[i] + ROUND) - ROUND
         for j in range(targets.shape[0]):
             q, inverse = moduli[targets[j]], inverses[targets[j]]
             w = -whole[j]
@@ -68,7 +68,7 @@ def _convert(first, last, y, whole, weights, fractions, out, rows, targets, modu
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _subtract(first, last, x, rows, lifted, factors, out, targets, moduli, inverses):
+def _subtract(first, last, x, rows, lifted, factors, out, targets, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[j] = (x[rows[j]] - lifted[j]) * factors[j], canonical; all reduced."""
     for j in range(first, last):
         q, inverse = moduli[targets[j]], inverses[targets[j]]
@@ -111,7 +111,7 @@ class Conversion:
         )
 
     def digits(self, values: F64, out: F64, rows: I64 | None = None) -> None:
-        """y of an element in evaluation order, ready for :meth:`__call__`. rows: where its limbs stand in ``values``."""
+        """y of an element in evaluation order. rows: where its limbs stand in ``values``."""
         self.basis.backward(values, self.sources, self.constants, out, rows)
 
     def __call__(self, y: F64, out: F64, rows: I64 | None = None) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from glyphc.ir.instructions import Instruction, Schedule
+from glyphc.ir.instructions import Schedule
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -48,9 +48,6 @@ class KernelsEngine(Engine):
         yield Session(
             machine, lambda m: exchange.received(client.encrypt(m)), lambda c: client.decrypt(exchange.sent(c))
         )
-
-    def unsupported(self, code: Iterable[Instruction]) -> set[str]:
-        return super().unsupported(code)
 
 
 ENGINE = KernelsEngine()

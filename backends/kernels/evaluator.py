@@ -30,7 +30,7 @@ class Ciphertext:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _tensor_rows(first, last, a, b, out, fresh, moduli, inverses):
+def _tensor_rows(first, last, a, b, out, fresh, moduli, inverses):  # type: ignore[no-untyped-def]
     """out (3, rows, n) += the product of (a0, a1) and (b0, b1), canonical. fresh: out holds nothing yet."""
     n = a.shape[2]
     for i in range(first, last):
@@ -52,7 +52,7 @@ def _tensor_rows(first, last, a, b, out, fresh, moduli, inverses):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _combine_rows(first, last, x, low, high, constant_low, constant_high, out, fresh, moduli, inverses):
+def _combine_rows(first, last, x, low, high, constant_low, constant_high, out, fresh, moduli, inverses):  # type: ignore[no-untyped-def]
     """out (2, rows, n) += x * (low on the first half of the positions, high on the second), canonical; to out[0] the
     constants are added."""
     n = x.shape[2]
@@ -77,7 +77,7 @@ def _combine_rows(first, last, x, low, high, constant_low, constant_high, out, f
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _permute_rows(first, last, x, order, addend, out, moduli):
+def _permute_rows(first, last, x, order, addend, out, moduli):  # type: ignore[no-untyped-def]
     """out[h, i] = the permuted (x + addend)[h, i], canonical; addend: (any h, rows, n)."""
     n = x.shape[2]
     for i in range(first, last):

@@ -1,8 +1,8 @@
 """The client's side: keys of the kernels' shapes. Holds the secret; never imported by the server's modules.
 
-Errors and the secret come from OpenFHE: an encryption of zero is t*e - a*s, so whoever has the secret reads a fresh error
-off it. The uniform halves are expanded from a public seed. The sparse secret of the modulus raise is drawn here, from the
-operating system's randomness, and forgotten.
+Errors and the secret come from OpenFHE: an encryption of zero is t*e - a*s, so whoever has the secret reads a fresh
+error off it. The uniform halves are expanded from a public seed. The sparse secret of the modulus raise is drawn here,
+from the operating system's randomness, and forgotten.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from numba import njit
 
 from .arithmetic import product, product_by, reduce
 from .basis import F64, Basis, centred
-from .keyswitch import KeyShape
 from .shape import SPARSE_WEIGHT, EngineShape, KeySpec
 from .threads import run
 from .uniform import UniformRows
@@ -25,7 +24,7 @@ I64 = npt.NDArray[np.int64]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _key_rows(first, last, a, error, source, target, gadget, out, which, moduli, inverses):
+def _key_rows(first, last, a, error, source, target, gadget, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out = error - a*target + gadget*source, centred; rows are primes."""
     for i in range(first, last):
         q, inverse = moduli[which[i]], inverses[which[i]]
@@ -51,7 +50,7 @@ class KeyMaker:
 
     def keys(self, seed: bytes) -> Iterator[tuple[str, F64]]:
         """(name, all b) of all keys of a program, (digits, primes, n), centred. The a follow from the seed."""
-        for spec in self._shape.keys():
+        for spec in self._shape.specs():
             yield spec.name, self.make(spec, UniformRows(seed, spec.name))
 
     def make(self, spec: KeySpec, stream: UniformRows) -> F64:
@@ -110,8 +109,3 @@ def _sparse(n: int) -> I64:
     out = np.zeros(n, dtype=np.int64)
     out[random.sample(range(n), SPARSE_WEIGHT)] = [random.choice((-1, 1)) for _ in range(SPARSE_WEIGHT)]
     return out
-
-
-def key_shape_size(shape: KeyShape, n: int) -> int:
-    """Bytes of a key in memory."""
-    return 16 * shape.digits * len(shape.primes) * n

@@ -1,14 +1,13 @@
 """Hybrid key switching (Han, Ki 2020): digits of several primes, and an auxiliary modulus P of primes of our own.
 
 A key from s' to s for digits D_1, D_2, ... of the modulus holds b_d = -a_d*s + e_d + P*g_d*s', where g_d is 1 modulo
-the primes of digit d and 0 modulo all others. An element x is decomposed into its residues modulo the D_d, each converted
-to all primes; the sum of their products with the key, divided by P, is x*s' under s.
+the primes of digit d and 0 modulo all others. An element x is decomposed into its residues modulo the D_d, each
+converted to all primes; the sum of their products with the key, divided by P, is x*s' under s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -50,7 +49,7 @@ class SwitchingKey:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def inner_rows(first, last, digits, key, rows, addends, factors, out, which, moduli, inverses):
+def inner_rows(first, last, digits, key, rows, addends, factors, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[h, i] = sum_d digits[d, i] * key[h, d, rows[i]] + addends[h, i] * factors[i], canonical.
 
     Addends for as many rows as they have. At most 6 reduced products are summed: below 2^51.
@@ -102,6 +101,7 @@ class Plan:
         self.lift: F64 = np.array(
             [centred(auxiliary, basis.primes[p]) for p in primes], dtype=np.float64
         )  # P modulo each prime
+        self._divisions: dict[int, tuple[Division, I64, I64]] = {}
         self.conversions: list[tuple[slice, Conversion, I64]] = []
         for number, first in enumerate(range(0, limbs, shape.digit)):
             own = slice(first, min(first + shape.digit, limbs))
@@ -134,9 +134,13 @@ class Plan:
         moduli = self.basis.moduli, self.basis.inverses
         run(inner_rows, self.rows, digits, key.values, self.key_rows, addends, self.lift, out, self.which, *moduli)
 
-    @lru_cache(maxsize=4)
     def division(self, dropped: int) -> tuple[Division, I64, I64]:
         """Division by P and the last ``dropped`` primes of the modulus; the rows of divisors and of what is kept."""
+        if dropped not in self._divisions:
+            self._divisions[dropped] = self._division(dropped)
+        return self._divisions[dropped]
+
+    def _division(self, dropped: int) -> tuple[Division, I64, I64]:
         kept = list(range(self.limbs - dropped))
         divisors = list(range(self.limbs - dropped, self.rows))
         primes = [int(p) for p in self.which]

@@ -28,7 +28,7 @@ _AT_ONCE = 4
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _dot_columns(first, last, a, b, c, d, weights, out, which, moduli, inverses):
+def _dot_columns(first, last, a, b, c, d, weights, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out += a*w[0] + b*w[1] + c*w[2] + d*w[3] on some columns, canonical. weights: (4, 2, n), |w| <= q/2."""
     for h in range(2):
         for p in range(2):
@@ -44,7 +44,7 @@ def _dot_columns(first, last, a, b, c, d, weights, out, which, moduli, inverses)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _product_columns(first, last, a, weights, out, which, moduli, inverses):
+def _product_columns(first, last, a, weights, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out += a*w on some columns, canonical."""
     for h in range(2):
         for p in range(2):
@@ -55,7 +55,7 @@ def _product_columns(first, last, a, weights, out, which, moduli, inverses):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def add_rows(first, last, a, b, sign, out, which, moduli, inverses):
+def add_rows(first, last, a, b, sign, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out = a + sign*b, canonical; rows of primes."""
     for i in range(first, last):
         q, inverse = moduli[which[i]], inverses[which[i]]
@@ -65,7 +65,7 @@ def add_rows(first, last, a, b, sign, out, which, moduli, inverses):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def scale_rows(first, last, x, factors, out, which, moduli, inverses):
+def scale_rows(first, last, x, factors, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out = x * factors, centred: |v| <= q/2; rows of primes."""
     for i in range(first, last):
         q, inverse = moduli[which[i]], inverses[which[i]]

@@ -1,7 +1,7 @@
 """The levels of CoeffsToSlots and SlotsToCoeffs on ciphertexts: hoisted baby steps, giant steps modulo Q*P.
 
-All baby steps share one decomposition, and nothing is divided by P until a giant step needs it (double hoisting: Bossuat,
-Mouchet, Troncoso-Pastoriza, Hubaux 2021). In evaluation order, everything between is done prime by prime.
+All baby steps share one decomposition, and nothing is divided by P until a giant step needs it (double hoisting:
+Bossuat, Mouchet, Troncoso-Pastoriza, Hubaux 2021). In evaluation order, all between is done prime by prime.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from .arithmetic import canonical, product, product_by, reduce
-from .basis import F64, I64
+from .basis import F64
 from .evaluator import Ciphertext, Evaluator
 from .shape import LevelPlan
 from .slots import C128, coefficients
@@ -20,7 +20,7 @@ from .threads import run
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _babies(digits, source, keys, key_row, number, lift, orders, identity, rotated, sums, q, inverse):
+def _babies(digits, source, keys, key_row, number, lift, orders, identity, rotated, sums, q, inverse):  # type: ignore[no-untyped-def]
     """rotated[b] = the b-th baby step modulo one prime, whose number is ``number``; identity: the step that is none."""
     count, _, n = digits.shape
     chained = number < source.shape[1]
@@ -60,7 +60,7 @@ def _babies(digits, source, keys, key_row, number, lift, orders, identity, rotat
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _weigh(rotated, factors, shift, columns, rows, out, q, inverse):
+def _weigh(rotated, factors, shift, columns, rows, out, q, inverse):  # type: ignore[no-untyped-def]
     """out[h] = sum_b rotated[b, h] * factors[b], canonical, where factors repeat each row of 2^shift in a chunk."""
     babies, _, n = rotated.shape
     per = rows >> shift
@@ -82,8 +82,24 @@ def _weigh(rotated, factors, shift, columns, rows, out, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _level_rows(
-    first, last, digits, source, keys, key_rows, lift, orders, identity, factors, shift, columns, rows, out, which, moduli, inverses
+def _level_rows(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    digits,
+    source,
+    keys,
+    key_rows,
+    lift,
+    orders,
+    identity,
+    factors,
+    shift,
+    columns,
+    rows,
+    out,
+    which,
+    moduli,
+    inverses,
 ):
     """The inner sums of one level modulo the primes first..last: out[giant, h, i], canonical."""
     n = digits.shape[2]
@@ -97,7 +113,7 @@ def _level_rows(
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _collect_rows(first, last, x, order, out, which, moduli):
+def _collect_rows(first, last, x, order, out, which, moduli):  # type: ignore[no-untyped-def]
     """out += the permuted x, canonical; (2, rows, n)."""
     n = x.shape[2]
     for i in range(first, last):
@@ -112,9 +128,11 @@ def _collect_rows(first, last, x, order, out, which, moduli):
 class LevelTransform:
     """One level with its diagonals as plaintexts. Takes ciphertexts of one scale to those of another."""
 
-    def __init__(self, evaluator: Evaluator, plan: LevelPlan, scale: float, weights: C128 | None = None, lead: bool = False) -> None:
-        """scale: the factor by which the scale of a message changes. weights: (2*slots,) factors for where N/2 slots hold
-        the two halves of fewer complex numbers: of the level's input if ``lead``, of its output otherwise."""
+    def __init__(
+        self, evaluator: Evaluator, plan: LevelPlan, scale: float, weights: C128 | None = None, lead: bool = False
+    ) -> None:
+        """scale: the factor by which the scale of a message changes. weights: (2*slots,) factors, for where slots hold
+        the two halves of complex numbers: of the level's input if ``lead``, of its output otherwise."""
         self._evaluator, self._plan = evaluator, plan
         shape, basis = evaluator.shape, evaluator.basis
         self._switch = evaluator.plan(plan.shape, plan.limbs)
@@ -133,7 +151,7 @@ class LevelTransform:
     def _encode(self, plain: float, weights: C128 | None, lead: bool) -> tuple[int, F64]:
         """The diagonals as residues: (giants, babies, primes, as many as are different); and how often one repeats."""
         evaluator, plan = self._evaluator, self._plan
-        basis, slots = evaluator.basis, evaluator.shape.parameters.slots
+        basis = evaluator.basis
         stride = plan.level.stride
         vectors: dict[tuple[int, int], C128] = {}
         for g, giant in enumerate(plan.giants):
@@ -213,7 +231,3 @@ def stacked(evaluator: Evaluator, names: Sequence[str]) -> F64:
     """Keys as one array, (keys, 2, digits, primes, n); they are views of it from then on, so nothing is kept twice."""
     values = np.stack([evaluator.keys[name].values for name in names])
     return values
-
-
-def row_numbers(rows: int) -> I64:
-    return np.arange(rows, dtype=np.int64)

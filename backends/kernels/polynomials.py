@@ -1,8 +1,8 @@
-"""Polynomials of ciphertexts in as few levels as possible (Paterson, Stockmeyer 1973), in powers or in Chebyshev's basis.
+"""Polynomials of ciphertexts in few levels (Paterson, Stockmeyer 1973), in powers or in Chebyshev's basis.
 
-A polynomial of degree up to 2^d - 2 takes d levels: p = sum_j q_j * T_(2^j) + r, where each q_j, one level earlier, has a
-degree below 2^j (for the highest j below 2^j - 1), and r has degree 3 at most. Scales are exact: each factor is computed with
-the scale that makes all products of a sum equal.
+A polynomial of degree up to 2^d - 2 takes d levels: p = sum_j q_j * T_(2^j) + r, where each q_j, one level earlier, has
+a degree below 2^j (for the highest j below 2^j - 1), and r has degree 3 at most. Scales are exact: each factor is
+computed with the scale that makes all products of a sum equal.
 """
 
 from __future__ import annotations

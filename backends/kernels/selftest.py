@@ -1,4 +1,4 @@
-"""Whether the kernels can be trusted on this processor: decided in milliseconds, before anything is computed with them."""
+"""Whether the kernels can be trusted on this processor: decided in milliseconds, before they compute anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PRIMES = (281474976317441, 1099510054913)
 
 
 @njit(error_model="numpy", cache=True)
-def _products(a, w, q, inverse, out):
+def _products(a, w, q, inverse, out):  # type: ignore[no-untyped-def]
     for i in range(a.shape[0]):
         out[i] = reduce(product(a[i], w[i], q, inverse), q, inverse)
 

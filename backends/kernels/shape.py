@@ -1,16 +1,16 @@
 """What the kernels make of a program's parameters: primes, levels, and the keys that the client has to make.
 
 Own primes: all below 2^48. The chain is, from the bottom, q0 (where bootstraps begin and end), the levels of
-SlotsToCoeffs, of the series and the exponential, of CoeffsToSlots. BGV sums are kept modulo q0 times one prime more, so a
-scheme switch is a division by that prime, or a product with it. One chain of auxiliary primes serves all keys; each key
-takes as many as its digits need.
+SlotsToCoeffs, of the series and the exponential, of CoeffsToSlots. BGV sums are kept modulo q0 times one prime more, so
+a scheme switch is a division by that prime, or a product with it. One list of auxiliary primes serves all keys; each
+key takes as many as its digits need.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import log2
 
 from glyphc.ir.parameters import Parameters
@@ -32,6 +32,10 @@ EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
 # P exceeds a digit by about so many bits.
 _MARGIN = 4
 _MOST_BABIES = 8
+# A conversion reads at most 15 primes, one of which may be the dropped level's.
+_MOST_SOURCES = 14
+# One digit alone does not pay beyond this size: it takes as many auxiliary primes.
+_LARGEST_DIGIT = 480
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,9 @@ class EngineShape:
     @property
     def modulus_bits(self) -> float:
         """log2 of the largest modulus that a key is for."""
-        largest = max((spec.shape for spec in self.keys()), key=lambda shape: len(shape.primes), default=None)
+        largest = max((spec.shape for spec in self.specs()), key=lambda shape: len(shape.primes), default=None)
         return sum(log2(self.primes[p]) for p in largest.primes) if largest else 0.0
 
-    @lru_cache(maxsize=64)
     def key_shape(self, limbs: int) -> KeyShape:
         """Of keys for the lowest ``limbs`` primes of the chain: as few digits as fit."""
         bits = self.chain_bits[:limbs]
@@ -128,10 +131,9 @@ class EngineShape:
             each = -(-limbs // digits)
             largest = max(sum(bits[at : at + each]) for at in range(0, limbs, each))
             special = -(-(largest + _MARGIN) // WIDE_BITS)
-            # a conversion reads at most 15 primes, one of which may be the dropped level's
-            if special <= 14 and each <= 14 and (digits > 1 or largest <= 480):
-                if sum(bits) + special * WIDE_BITS <= LARGEST_MODULUS:
-                    break
+            fits = sum(bits) + special * WIDE_BITS <= LARGEST_MODULUS
+            if fits and max(special, each) <= _MOST_SOURCES and (digits > 1 or largest <= _LARGEST_DIGIT):
+                break
         first = self.limbs + 1
         return KeyShape(tuple(range(limbs)), each, tuple(range(first, first + special)))
 
@@ -195,7 +197,7 @@ class EngineShape:
 
     @cached_property
     def trace_steps(self) -> tuple[int, ...]:
-        """Rotations whose images are added before CoeffsToSlots of fewer than N/2 slots; each doubles what is summed."""
+        """Rotations whose images are added before CoeffsToSlots of fewer than N/2 slots: each doubles the sum."""
         steps, at = [], self.parameters.slots
         while at < self.n // 2:
             steps.append(at)
@@ -211,10 +213,10 @@ class EngineShape:
         inverse = pow(index, -1, 2 * self.n)
         return KeySpec(f"automorphism-{index}-{len(shape.chain)}", "s", f"s(X^{inverse})", shape)
 
-    def keys(self) -> Iterator[KeySpec]:
+    def specs(self) -> Iterator[KeySpec]:
         """All switching keys of a program."""
         found: dict[str, KeySpec] = {}
-        for spec in self._keys():
+        for spec in self._specs():
             found.setdefault(spec.name, spec)
         yield from found.values()
 
@@ -223,7 +225,7 @@ class EngineShape:
         spec = self.automorphism_key(index, self.linear_shape)
         return KeySpec(f"linear-{index}", spec.source, spec.target, spec.shape)
 
-    def _keys(self) -> Iterator[KeySpec]:
+    def _specs(self) -> Iterator[KeySpec]:
         for stride in self.parameters.unpack_strides:
             yield self.linear_key(1 + self.n // stride)
         if not self.parameters.slots:

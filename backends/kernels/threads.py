@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None
@@ -36,7 +37,7 @@ def run(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1
     # about four pieces for each thread, so that one that is held up does not hold up all
     step = max(1, pieces // (4 * threads)) * grain
     bounds = [*range(0, count, step), count]
-    jobs = iter(list(zip(bounds, bounds[1:])))
+    jobs = iter(list(pairwise(bounds)))
 
     def work() -> None:
         # next() on a list's iterator is one operation under the interpreter's lock

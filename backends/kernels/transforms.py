@@ -18,7 +18,7 @@ from .arithmetic import canonical, product, product_by, reduce
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _pair(x, head, q, inverse):
+def _pair(x, head, q, inverse):  # type: ignore[no-untyped-def]
     """The first stage alone, where the number of stages is odd."""
     half = x.shape[0] // 2
     w = head[1]
@@ -32,7 +32,7 @@ def _pair(x, head, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _quads(x, start, stop, blocks, head, q, inverse):
+def _quads(x, start, stop, blocks, head, q, inverse):  # type: ignore[no-untyped-def]
     """Two stages on x[start:stop], which is whole blocks, of which the array has ``blocks`` now.
 
     Each stage adds less than q to a bound: at most 12 stages from reduced elements leave |x| < 13 q < 2^52.
@@ -62,7 +62,7 @@ def _quads(x, start, stop, blocks, head, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _turn(x, buffer, q, inverse):
+def _turn(x, buffer, q, inverse):  # type: ignore[no-untyped-def]
     """Transpose a chunk into the buffer; |x| < 2^53 becomes reduced."""
     rows, columns = buffer.shape
     for b in range(columns):
@@ -72,7 +72,7 @@ def _turn(x, buffer, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _row_quads(x, tail, quarter, out, last, q, inverse):
+def _row_quads(x, tail, quarter, out, last, q, inverse):  # type: ignore[no-untyped-def]
     """Two stages across rows. last: the result is canonical."""
     rows, columns = x.shape
     inner = rows // (4 * quarter)
@@ -110,7 +110,7 @@ def _row_quads(x, tail, quarter, out, last, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def forward(x, head, tail, buffer, q, inverse):
+def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
     """Coefficients, |x| < q, to canonical values in evaluation order, in place.
 
     x: (n,); head: psi^rev(i) for i < n/rows; tail: (n/chunk, rows - 1, columns); buffer: (rows, columns), scratch.
@@ -145,7 +145,7 @@ def forward(x, head, tail, buffer, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _row_quads_back(x, tail, quarter, out, q, inverse):
+def _row_quads_back(x, tail, quarter, out, q, inverse):  # type: ignore[no-untyped-def]
     """Two Gentleman-Sande stages across rows: |x| <= 2 q stays so, as only the full sum has to be reduced."""
     rows, columns = x.shape
     inner = rows // (4 * quarter)
@@ -169,7 +169,7 @@ def _row_quads_back(x, tail, quarter, out, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _turn_back(buffer, x):
+def _turn_back(buffer, x):  # type: ignore[no-untyped-def]
     rows, columns = buffer.shape
     for b in range(columns):
         at = b * rows
@@ -178,7 +178,7 @@ def _turn_back(buffer, x):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _quads_back(x, start, stop, blocks, head, constant, q, inverse):
+def _quads_back(x, start, stop, blocks, head, constant, q, inverse):  # type: ignore[no-untyped-def]
     """Two stages; ``blocks``: that the array has after them. The result is multiplied by ``constant``, if not zero."""
     quarter = x.shape[0] // (4 * blocks)
     i = start // (4 * quarter)
@@ -217,7 +217,7 @@ def _quads_back(x, start, stop, blocks, head, constant, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _pair_back(x, head, constant, q, inverse):
+def _pair_back(x, head, constant, q, inverse):  # type: ignore[no-untyped-def]
     half = x.shape[0] // 2
     w = product(head[1], constant, q, inverse)
     ratio, other = w * inverse, constant * inverse
@@ -229,7 +229,7 @@ def _pair_back(x, head, constant, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def backward(x, head, tail, buffer, constant, q, inverse):
+def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-untyped-def]
     """Values in evaluation order, |x| < q, to reduced coefficients times ``constant`` * n, in place.
 
     head, tail: of the inverse roots. constant: not zero, |constant| <= q/2.
@@ -267,7 +267,7 @@ def backward(x, head, tail, buffer, constant, q, inverse):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def forward_rows(first, last, x, rows, which, head, tail, moduli, inverses):
+def forward_rows(first, last, x, rows, which, head, tail, moduli, inverses):  # type: ignore[no-untyped-def]
     """:func:`forward` of the rows of x with the numbers rows[first:last]; which: index of each one's prime."""
     buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
     for i in range(first, last):
@@ -276,7 +276,7 @@ def forward_rows(first, last, x, rows, which, head, tail, moduli, inverses):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def backward_rows(first, last, x, rows, out, which, head, tail, constants, moduli, inverses):
+def backward_rows(first, last, x, rows, out, which, head, tail, constants, moduli, inverses):  # type: ignore[no-untyped-def]
     """:func:`backward` of the rows of x with the numbers rows[first:last] into out[first:last]."""
     buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
     for i in range(first, last):

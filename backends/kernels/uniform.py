@@ -1,4 +1,4 @@
-"""Uniform residues from a public seed, as doubles: AES-256 in counter mode, masked to the prime's bits, by rejection."""
+"""Uniform residues from a public seed, as doubles: AES-256 in counter mode, by rejection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .keyswitch import KeyShape
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _accept(words, mask, q, out, at):
+def _accept(words, mask, q, out, at):  # type: ignore[no-untyped-def]
     """Masked words below q, one after another, into out[at:]; how many places are filled then."""
     for i in range(words.shape[0]):
         if at == out.shape[0]:
