@@ -202,6 +202,15 @@ def test_uniform_residues_follow_from_seed_and_name() -> None:
     assert abs(row.mean() / q - 0.5) < 0.01
 
 
+def test_a_key_is_its_own_half_and_the_seeds(full: Client) -> None:
+    maker = KeyMaker(full.shape, full.basis, full.secret, full.error)
+    spec = next(full.shape.specs())
+    key = maker.make(spec, bytes(range(32)))
+    again = whole_key(full.basis, spec, key.values[0], bytes(range(32)))
+    np.testing.assert_array_equal(again.values, key.values)
+    assert np.abs(key.values).max() <= max(full.basis.moduli) / 2
+
+
 # -- slots --
 
 
@@ -240,8 +249,7 @@ class Client:
         self.secret = np.zeros(N, dtype=np.int64)
         self.secret[self.random.choice(N, 96, replace=False)] = self.random.choice([-1, 1], 96)
         maker = KeyMaker(self.shape, self.basis, self.secret, self.error)
-        specs = {spec.name: spec for spec in self.shape.specs()}
-        keys = {name: whole_key(self.basis, specs[name], b, bytes(32)) for name, b in maker.keys(bytes(32))}
+        keys = dict(maker.keys(bytes(32)))
         self.evaluator = Evaluator(self.shape, self.basis, keys)
 
     def error(self) -> I64:

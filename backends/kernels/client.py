@@ -17,7 +17,7 @@ from ..openfhe.bridge import CiphertextMould, residues, rings_of
 from ..openfhe.client import ClientKeys, keys_from_secret, ternary_secret
 from ..openfhe.library import fhe
 from .keygen import KeyMaker
-from .keys import ServerKeys, make_basis, whole_key
+from .keys import ServerKeys, make_basis
 from .shape import EngineShape, check_security
 
 I64 = npt.NDArray[np.int64]
@@ -32,8 +32,7 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, ServerKeys, Ciphe
     basis = make_basis(shape)
     seed = os.urandom(32)
     maker = KeyMaker(shape, basis, ternary, lambda: fresh_error(client, ternary))
-    specs = {spec.name: spec for spec in shape.specs()}
-    switching = {name: whole_key(basis, specs[name], b, seed) for name, b in maker.keys(seed)}
+    switching = dict(maker.keys(seed))
     zero = client.encrypt(np.zeros(parameters.ring, dtype=np.int64))
     mould = CiphertextMould.of(zero, client.contexts.bgv_ring)
     return client, ServerKeys(shape, basis, switching), mould

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,7 +104,7 @@ def permute(x: F64, order: I32, addend: F64, moduli: F64) -> F64:
 class Evaluator:
     """Computes with the keys of one client. One call at a time: intermediate results share memory."""
 
-    def __init__(self, shape: EngineShape, basis: Basis, keys: Mapping[str, SwitchingKey]) -> None:
+    def __init__(self, shape: EngineShape, basis: Basis, keys: dict[str, SwitchingKey]) -> None:
         self.shape, self.basis, self.keys = shape, basis, keys
         self._plans: dict[tuple[KeyShape, int], Plan] = {}
         self._orders: dict[int, I32] = {}

@@ -16,6 +16,7 @@ from numba import njit
 
 from .arithmetic import product, product_by, reduce
 from .basis import F64, Basis, centred
+from .keyswitch import SwitchingKey
 from .shape import SPARSE_WEIGHT, EngineShape, KeySpec
 from .threads import run
 from .uniform import UniformRows
@@ -48,17 +49,18 @@ class KeyMaker:
         if shape.parameters.slots:
             self._secrets["sparse"] = _sparse(shape.n)
 
-    def keys(self, seed: bytes) -> Iterator[tuple[str, F64]]:
-        """(name, all b) of all keys of a program, (digits, primes, n), centred. The a follow from the seed."""
+    def keys(self, seed: bytes) -> Iterator[tuple[str, SwitchingKey]]:
+        """All keys of a program by name. Their a are those of the seed (see ``keys.whole_key``)."""
         for spec in self._shape.specs():
-            yield spec.name, self.make(spec, UniformRows(seed, spec.name))
+            yield spec.name, self.make(spec, seed)
 
-    def make(self, spec: KeySpec, stream: UniformRows) -> F64:
-        """The b of one key."""
+    def make(self, spec: KeySpec, seed: bytes) -> SwitchingKey:
+        """One key."""
         basis, shape = self._basis, spec.shape
         which = np.array(shape.primes, dtype=np.int64)
         source, target = self._values(spec.source, which), self._values(spec.target, which)
-        out = np.empty((shape.digits, len(which), basis.n))
+        out = np.empty((2, shape.digits, len(which), basis.n))
+        UniformRows(seed, spec.name).fill(basis, shape, out[1])
         auxiliary = 1
         for p in shape.special:
             auxiliary *= basis.primes[p]
@@ -67,11 +69,10 @@ class KeyMaker:
             basis.forward(error, which)
             own = shape.chain[d * shape.digit : (d + 1) * shape.digit]
             gadget = [centred(auxiliary, basis.primes[p]) if p in own else 0 for p in shape.primes]
-            a = stream.draw(basis, shape)
             numbers = np.array(gadget, dtype=np.float64)
             moduli = basis.moduli, basis.inverses
-            run(_key_rows, len(which), a, error, source, target, numbers, out[d], which, *moduli)
-        return out
+            run(_key_rows, len(which), out[1, d], error, source, target, numbers, out[0, d], which, *moduli)
+        return SwitchingKey(shape, out)
 
     def _values(self, secret: str, which: I64) -> F64:
         basis = self._basis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ class ServerKeys:
 
     shape: EngineShape
     basis: Basis
-    switching: Mapping[str, SwitchingKey]
+    switching: dict[str, SwitchingKey]
 
 
 def make_basis(shape: EngineShape) -> Basis:
@@ -29,12 +28,7 @@ def make_basis(shape: EngineShape) -> Basis:
 
 def whole_key(basis: Basis, spec: KeySpec, b: F64, seed: bytes) -> SwitchingKey:
     """A key from its b, (digits, primes, n), centred; its a are those of the seed."""
-    shape = spec.shape
-    stream = UniformRows(seed, spec.name)
     values = np.empty((2, *b.shape))
     values[0] = b
-    q = basis.moduli[list(shape.primes)][:, None]
-    for d in range(shape.digits):
-        a = stream.draw(basis, shape)
-        values[1, d] = np.where(a > q / 2, a - q, a)
-    return SwitchingKey(shape, values)
+    UniformRows(seed, spec.name).fill(basis, spec.shape, values[1])
+    return SwitchingKey(spec.shape, values)

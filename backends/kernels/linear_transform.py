@@ -14,6 +14,7 @@ from numba import njit
 from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64
 from .evaluator import Ciphertext, Evaluator
+from .keyswitch import SwitchingKey
 from .shape import LevelPlan
 from .slots import C128, coefficients
 from .threads import run
@@ -143,7 +144,7 @@ class LevelTransform:
         self._identity = babies.index(0) if 0 in babies else -1
         self._orders = np.stack([evaluator.order(i) for i in self._indices])
         names = [shape.automorphism_key(i, plan.shape).name for i in self._indices]
-        self._keys = stacked(evaluator, names)
+        self._keys = _stacked(evaluator, names)
         self._giants = [shape.rotation(g * stride) for g in plan.giants if g]
         plain = basis.primes[plan.limbs - 1] * scale
         self._shift, self._factors = self._encode(plain, weights, lead)
@@ -227,7 +228,9 @@ class LevelTransform:
         return Ciphertext(evaluator.divided(total, switch, 1), x.scale * self._scale)
 
 
-def stacked(evaluator: Evaluator, names: Sequence[str]) -> F64:
-    """Keys as one array, (keys, 2, digits, primes, n); they are views of it from then on, so nothing is kept twice."""
+def _stacked(evaluator: Evaluator, names: Sequence[str]) -> F64:
+    """Keys as one array, (keys, 2, digits, primes, n). They are views of it from then on, so nothing is kept twice."""
     values = np.stack([evaluator.keys[name].values for name in names])
+    for name, part in zip(names, values, strict=True):
+        evaluator.keys[name] = SwitchingKey(evaluator.keys[name].shape, part)
     return values

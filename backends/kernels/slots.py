@@ -8,6 +8,7 @@ with few diagonals (Chen, Chillotti, Song 2019). The bit reversal is left out, o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,12 @@ I64 = npt.NDArray[np.int64]
 Diagonals = dict[int, C128]
 
 
+@lru_cache(maxsize=32)
 def _fives(count: int) -> I64:
-    """5^j modulo 4*count for j < count."""
-    out = np.ones(count, dtype=np.int64)
-    for j in range(1, count):
-        out[j] = out[j - 1] * 5 % (4 * count)
+    """5^j modulo 4*count for j < count, a power of two."""
+    out: I64 = np.ones(1, dtype=np.int64)
+    while len(out) < count:
+        out = np.concatenate([out, out * pow(5, len(out), 4 * count) % (4 * count)])
     return out
 
 
