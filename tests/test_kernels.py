@@ -357,9 +357,14 @@ def test_bootstraps_apply_series_to_all_phases(slots: int, degree: int, budget: 
 # -- whole programs --
 
 
-@pytest.mark.parametrize(("name", "ring", "batch"), [("breast-cancer", 1024, 32), ("digits", 1024, 1)])
-def test_programs_agree_with_the_simulation(name: str, ring: int, batch: int) -> None:
-    program = glyphc.compile(MODELS / f"{name}-mlp.onnx", data(name, "train"), batch, insecure_ring=ring)
+@pytest.mark.parametrize(
+    ("name", "ring", "batch", "encrypted"),
+    [("breast-cancer", 1024, 32, None), ("digits", 1024, 1, None), ("breast-cancer", 1024, 8, "all")],
+)
+def test_programs_agree_with_the_simulation(name: str, ring: int, batch: int, encrypted: str | None) -> None:
+    """With fresh inputs, unpacking, several layers, sparse bootstraps; with plain and with encrypted weights."""
+    model = MODELS / f"{name}-mlp.onnx"
+    program = glyphc.compile(model, data(name, "train"), batch, insecure_ring=ring, encrypt_weights=encrypted)
     x = data(name, "test")[:batch]
     (found,) = run(program, x, engine="kernels").outputs.values()
     clear, simulated = (np.asarray(program.run(x, mode=m)) for m in ("clear", "simulate"))

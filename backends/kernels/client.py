@@ -6,25 +6,67 @@ Never imported by the server's modules.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.ir.instructions import EncryptedMap, Polynomials
 from glyphc.ir.parameters import Parameters
 
 from ..openfhe.bridge import CiphertextMould, residues, rings_of
 from ..openfhe.client import ClientKeys, keys_from_secret, ternary_secret
 from ..openfhe.library import fhe
+from .exchange import Exchange
 from .keygen import KeyMaker
-from .keys import ServerKeys, make_basis
+from .keys import ServerKeys, WeightKeys, make_basis
+from .linear import Sum
 from .shape import EngineShape, check_security
 
 I64 = npt.NDArray[np.int64]
 
 
-def generate_keys(parameters: Parameters) -> tuple[ClientKeys, ServerKeys, CiphertextMould]:
-    """Fresh keys: the secret for the client, everything else for the server; and the form of BGV ciphertexts."""
+@dataclass(frozen=True, eq=False)
+class Party:
+    """One client's keys: client for encryption and decryption; maker for more keys; server for the other side."""
+
+    client: ClientKeys
+    maker: KeyMaker
+    server: ServerKeys
+    exchange: Exchange
+    seed: bytes
+
+    def encrypt(self, message: I64) -> Sum:
+        """A sum of message integers, shape (N,)."""
+        return self.exchange.received(self.client.encrypt(message))
+
+    def decrypt(self, x: Sum) -> I64:
+        """The message of a sum."""
+        return self.client.decrypt(self.exchange.sent(x))
+
+    def with_weights(
+        self,
+        encrypted: Sequence[EncryptedMap],
+        secret: Mapping[str, Polynomials],
+        observe: Callable[[str], None] = lambda name: None,
+    ) -> Party:
+        """With encrypted weights for the server; ``observe`` is told the map's name for each polynomial."""
+        n, found = self.server.basis.n, {}
+        for each in encrypted:
+            products = []
+            for row in range(each.products):
+                name = f"weights/{each.name}/{row}"
+                products.append(self.maker.weight_keys(name, secret[each.name].dense(row, n), self.seed))
+                observe(each.name)
+            bias = self.encrypt(secret[each.name].dense(each.products, n)) if each.bias else None
+            found[each.name] = WeightKeys(tuple(products), bias)
+        return replace(self, server=replace(self.server, weights=found))
+
+
+def generate_keys(parameters: Parameters) -> Party:
+    """Fresh keys: the secret for the client, everything else for the server."""
     shape = EngineShape(parameters)
     check_security(shape)
     ternary = fresh_secret(parameters)
@@ -35,7 +77,8 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, ServerKeys, Ciphe
     switching = dict(maker.keys(seed))
     zero = client.encrypt(np.zeros(parameters.ring, dtype=np.int64))
     mould = CiphertextMould.of(zero, client.contexts.bgv_ring)
-    return client, ServerKeys(shape, basis, switching), mould
+    exchange = Exchange(shape, basis, mould)
+    return Party(client, maker, ServerKeys(shape, basis, switching), exchange, seed)
 
 
 def fresh_secret(parameters: Parameters) -> I64:

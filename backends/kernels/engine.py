@@ -36,18 +36,18 @@ class KernelsEngine(Engine):
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
-        from .exchange import Exchange
         from .machine import KernelsMachine
 
         with stages.stage("generate keys"):
-            client, keys, mould = generate_keys(schedule.parameters)
-        machine = KernelsMachine(schedule, keys)
+            party = generate_keys(schedule.parameters)
+        encrypted = schedule.client.encrypted
+        if encrypted:
+            with stages.stage("encrypt weights", sum(m.products for m in encrypted)):
+                party = party.with_weights(encrypted, schedule.secret, lambda name: stages.advance(1, name))
+        machine = KernelsMachine(schedule, party.server)
         with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
             machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
-        exchange = Exchange(keys.shape, keys.basis, mould)
-        yield Session(
-            machine, lambda m: exchange.received(client.encrypt(m)), lambda c: client.decrypt(exchange.sent(c))
-        )
+        yield Session(machine, party.encrypt, party.decrypt)
 
 
 ENGINE = KernelsEngine()

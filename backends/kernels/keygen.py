@@ -54,11 +54,29 @@ class KeyMaker:
         for spec in self._shape.specs():
             yield spec.name, self.make(spec, seed)
 
+    def weight_keys(self, name: str, weight: I64, seed: bytes) -> tuple[SwitchingKey, SwitchingKey]:
+        """The keys from a polynomial w of signed integers, shape (N,), and from w*s, to s: an encryption of w.
+
+        As in ``openfhe.weight_keys``: an external product with them is a product with w.
+        """
+        shape = self._shape.linear_shape
+        which = np.array(shape.primes, dtype=np.int64)
+        w = self._basis.residues(weight, which)
+        self._basis.forward(w, which)
+        ws = self._product(w, self._values("s", which), which)
+        found = []
+        for what, source in (("w", w), ("ws", ws)):
+            found.append(self._make(KeySpec(f"{name}/{what}", what, "s", shape), source, seed))
+        return found[0], found[1]
+
     def make(self, spec: KeySpec, seed: bytes) -> SwitchingKey:
         """One key."""
+        return self._make(spec, self._values(spec.source, np.array(spec.shape.primes, dtype=np.int64)), seed)
+
+    def _make(self, spec: KeySpec, source: F64, seed: bytes) -> SwitchingKey:
         basis, shape = self._basis, spec.shape
         which = np.array(shape.primes, dtype=np.int64)
-        source, target = self._values(spec.source, which), self._values(spec.target, which)
+        target = self._values(spec.target, which)
         out = np.empty((2, shape.digits, len(which), basis.n))
         UniformRows(seed, spec.name).fill(basis, shape, out[1])
         auxiliary = 1
@@ -80,19 +98,20 @@ class KeyMaker:
         if coefficients is None:
             if secret == "s^2":
                 s = self._values("s", which)
-                out = np.empty_like(s)
-                zero = np.zeros(len(which))
-                none = np.zeros_like(s)
-                # 0 - s*(-s)
-                negative = np.where(s > 0, basis.moduli[which][:, None] - s, s)
-                moduli = basis.moduli, basis.inverses
-                run(_key_rows, len(which), negative, none, none, s, zero, out, which, *moduli)
-                return out
+                return self._product(s, s, which)
             index = int(secret.removeprefix("s(X^").removesuffix(")"))
             coefficients = substituted(self._secrets["s"], index)
         values = basis.residues(coefficients, which)
         basis.forward(values, which)
         return values
+
+    def _product(self, a: F64, b: F64, which: I64) -> F64:
+        """Centred."""
+        out, none = np.empty_like(a), np.zeros_like(a)
+        moduli = self._basis.moduli, self._basis.inverses
+        # 0 - (-a)*b
+        run(_key_rows, len(which), -a, none, none, b, np.zeros(len(which)), out, which, *moduli)
+        return out
 
 
 def substituted(polynomial: I64, index: int) -> I64:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,12 +14,24 @@ from .uniform import UniformRows
 
 
 @dataclass(frozen=True, eq=False)
+class WeightKeys:
+    """The encrypted weights of one step of a linear map, as external products take them.
+
+    products: for each polynomial w the keys from w and from w*s to the secret s. bias: a sum (see :mod:`.linear`).
+    """
+
+    products: tuple[tuple[SwitchingKey, SwitchingKey], ...]
+    bias: F64 | None
+
+
+@dataclass(frozen=True, eq=False)
 class ServerKeys:
-    """The keys of one client, by name (``EngineShape.keys``)."""
+    """The keys of one client, by name (``EngineShape.specs``), and its encrypted weights, by the names of the maps."""
 
     shape: EngineShape
     basis: Basis
     switching: dict[str, SwitchingKey]
+    weights: Mapping[str, WeightKeys] = field(default_factory=dict)
 
 
 def make_basis(shape: EngineShape) -> Basis:

@@ -6,7 +6,7 @@ maps by integer polynomials are linear over Z_Q, so this does not differ from BG
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -18,6 +18,7 @@ from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64, I64, centred
 from .conversion import Division
 from .evaluator import Evaluator, permute
+from .keys import WeightKeys
 from .threads import run
 
 # A sum: (2, 2, n), canonical values of both elements modulo both primes.
@@ -78,11 +79,28 @@ def scale_rows(first, last, x, factors, out, which, moduli, inverses):  # type: 
             o[j] = r + q if r < -0.5 * q else r
 
 
+@njit(nogil=True, error_model="numpy", cache=True)
+def _external_rows(first, last, digits, by_first, by_second, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out[h] += digits[0] * by_first[h] + digits[1] * by_second[h], canonical; rows of primes."""
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        x0, x1 = digits[0, i], digits[1, i]
+        for h in range(2):
+            k0, k1, o = by_first[h, i], by_second[h, i], out[h, i]
+            for j in range(x0.shape[0]):
+                s = product(x0[j], k0[j], q, inverse) + product(x1[j], k1[j], q, inverse)
+                o[j] = canonical(reduce(o[j] + s, q, inverse), q)
+
+
 class LinearAlgebra:
     """Encodes weight polynomials once and multiplies sums with them; unpacks."""
 
-    def __init__(self, evaluator: Evaluator, polynomials: dict[str, Polynomials]) -> None:
-        self._evaluator, self._polynomials = evaluator, polynomials
+    def __init__(
+        self, evaluator: Evaluator, polynomials: dict[str, Polynomials], held: Mapping[str, WeightKeys]
+    ) -> None:
+        """held: encrypted weights."""
+        self._evaluator, self._polynomials, self._held = evaluator, polynomials, held
+        self._decomposed: tuple[tuple[Sum, ...], list[F64]] = ((), [])
         shape, basis = evaluator.shape, evaluator.basis
         self._which: I64 = np.array(shape.linear, dtype=np.int64)
         self._both: I64 = np.tile(self._which, 2)
@@ -142,6 +160,37 @@ class LinearAlgebra:
         if bias is not None:
             run(add_rows, 2, out[0], bias, 1.0, out[0], self._which, basis.moduli, basis.inverses)
         return out
+
+    def encrypted_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None) -> Sum:
+        """total + sum_j sources[j] * weights[j] + bias, with weights and bias encrypted: external products.
+
+        (c0 + c1*s) * w = c0*w + c1*(w*s). What is switched is summed before it is divided by the auxiliary modulus.
+        """
+        held = self._held[weights]
+        if len(held.products) != len(sources):
+            raise ValueError(f"{len(sources)} ciphertexts for the {len(held.products)} polynomials of {weights}")
+        evaluator, basis = self._evaluator, self._evaluator.basis
+        plan = evaluator.plan(evaluator.shape.linear_shape, 2)
+        sums = evaluator.scratch("sums", 2, plan.rows, basis.n)
+        sums[:] = 0
+        fixed = sums, plan.which, basis.moduli, basis.inverses
+        for digits, (by_first, by_second) in zip(self._digits(sources), held.products, strict=True):
+            run(_external_rows, plan.rows, digits, by_first.values[:, 0], by_second.values[:, 0], *fixed)
+        out = evaluator.divided(sums, plan, 0)
+        for addend in (held.bias, total):
+            if addend is not None:
+                out = self._add(out, addend, 1.0)
+        return out
+
+    def _digits(self, sources: Sequence[Sum]) -> list[F64]:
+        """Both elements of each, decomposed; those of the last call are kept, as the next one mostly has the same."""
+        last, digits = self._decomposed
+        if len(last) != len(sources) or any(a is not b for a, b in zip(last, sources, strict=True)):
+            evaluator = self._evaluator
+            plan = evaluator.plan(evaluator.shape.linear_shape, 2)
+            digits = [np.stack([evaluator.decomposed(c, plan)[0].copy() for c in source]) for source in sources]
+            self._decomposed = (tuple(sources), digits)
+        return digits
 
     def split(self, source: Sum, parts: int, stride: int, count: int) -> list[Sum]:
         """The first ``count`` residue classes of exponents modulo parts*stride, see ``glyphc.ir.instructions.Split``.

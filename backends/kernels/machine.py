@@ -20,9 +20,12 @@ class KernelsMachine:
     def __init__(self, schedule: Schedule, keys: ServerKeys) -> None:
         if schedule.parameters != keys.shape.parameters:
             raise ValueError("the evaluation keys were made for other parameters than the program's")
+        missing = sorted({m.name for m in schedule.client.encrypted} - set(keys.weights))
+        if missing:
+            raise ValueError(f"the evaluation keys come without the encrypted weights of {missing[0]}")
         self._schedule = schedule
         self._evaluator = Evaluator(keys.shape, keys.basis, keys.switching)
-        self._linear = LinearAlgebra(self._evaluator, schedule.polynomials)
+        self._linear = LinearAlgebra(self._evaluator, schedule.polynomials, keys.weights)
 
     @cached_property
     def _bootstrapper(self) -> Bootstrapper:
@@ -39,6 +42,9 @@ class KernelsMachine:
 
     def dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
         return self._linear.dot(sources, weights, total)
+
+    def encrypted_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
+        return self._linear.encrypted_dot(sources, weights, total)
 
     def split(self, source: Sum, parts: int, stride: int, count: int) -> Sequence[Sum]:
         return self._linear.split(source, parts, stride, count)
