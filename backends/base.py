@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from glyphc.ir.instructions import (
     Dot,
@@ -22,6 +22,9 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
+from glyphc.ir.slots import Drop, SlotDot, SlotProduct
+
+from .slots_machine import SlotMachine, slot_step
 
 
 class Machine(Protocol):
@@ -63,7 +66,7 @@ class State:
 
 def execute(
     schedule: Schedule,
-    machine: Machine,
+    machine: Machine | SlotMachine,
     inputs: Mapping[str, Sequence[Any]],
     observe: Observer = lambda instruction, seconds: None,
     state: State | None = None,
@@ -77,31 +80,51 @@ def execute(
     registers, outputs = state.registers, state.outputs
     for instruction in schedule.instructions[state.done :]:
         start = time.perf_counter()
-        match instruction:
-            case Load(target=target, name=name, part=part):
-                registers[target] = inputs[name][part]
-            case Dot(target=target, sources=sources, weights=weights, total=total):
-                earlier = None if total is None else registers[total]
-                registers[target] = machine.dot([registers[s] for s in sources], weights, earlier)
-            case EncryptedDot(target=target, sources=sources, weights=weights, total=total):
-                earlier = None if total is None else registers[total]
-                registers[target] = machine.encrypted_dot([registers[s] for s in sources], weights, earlier)
-            case Split(targets=targets, source=source, parts=parts, stride=stride):
-                pieces = machine.split(registers[source], parts, stride, len(targets))
-                registers.update(zip(targets, pieces, strict=True))
-            case ToTorus(target=target, source=source, slots=slots):
-                registers[target] = machine.to_torus(registers[source], slots)
-            case FromTorus(target=target, source=source):
-                registers[target] = machine.from_torus(registers[source])
-            case Powers(target=target, source=source, slots=slots, degree=degree):
-                registers[target] = machine.powers(registers[source], slots, degree)
-            case Evaluate(target=target, powers=powers):
-                registers[target] = machine.evaluate(registers[powers], instruction)
-            case Store(source=source, name=name):
-                outputs.setdefault(name, []).append(registers[source])
-            case Free(registers=dead):
-                for register in dead:
-                    del registers[register]
+        _step(instruction, machine, registers, inputs, outputs)
         state.done += 1
         observe(instruction, time.perf_counter() - start)
     return outputs
+
+
+def _step(
+    instruction: Instruction,
+    machine: Machine | SlotMachine,
+    registers: dict[Register, Any],
+    inputs: Mapping[str, Sequence[Any]],
+    outputs: dict[str, list[Any]],
+) -> None:
+    """One instruction: of what all families share, here; of one family, on a machine for it."""
+    match instruction:
+        case Load(target=target, name=name, part=part):
+            registers[target] = inputs[name][part]
+        case Store(source=source, name=name):
+            outputs.setdefault(name, []).append(registers[source])
+        case Free(registers=dead):
+            for register in dead:
+                del registers[register]
+        case SlotDot() | SlotProduct() | Drop():
+            slot_step(instruction, cast(SlotMachine, machine), registers)
+        case _:
+            _packed_step(instruction, cast(Machine, machine), registers)
+
+
+def _packed_step(instruction: Instruction, machine: Machine, registers: dict[Register, Any]) -> None:
+    """One instruction on coefficients or on the torus."""
+    match instruction:
+        case Dot(target=target, sources=sources, weights=weights, total=total):
+            earlier = None if total is None else registers[total]
+            registers[target] = machine.dot([registers[s] for s in sources], weights, earlier)
+        case EncryptedDot(target=target, sources=sources, weights=weights, total=total):
+            earlier = None if total is None else registers[total]
+            registers[target] = machine.encrypted_dot([registers[s] for s in sources], weights, earlier)
+        case Split(targets=targets, source=source, parts=parts, stride=stride):
+            pieces = machine.split(registers[source], parts, stride, len(targets))
+            registers.update(zip(targets, pieces, strict=True))
+        case ToTorus(target=target, source=source, slots=slots):
+            registers[target] = machine.to_torus(registers[source], slots)
+        case FromTorus(target=target, source=source):
+            registers[target] = machine.from_torus(registers[source])
+        case Powers(target=target, source=source, slots=slots, degree=degree):
+            registers[target] = machine.powers(registers[source], slots, degree)
+        case Evaluate(target=target, powers=powers):
+            registers[target] = machine.evaluate(registers[powers], instruction)

@@ -18,7 +18,9 @@ from .layout import Layout
 from .ops import Op
 from .parameters import Parameters
 from .series import Series
-from .types import FixedPoint
+from .slot_parameters import SlotParameters
+from .slots import SlotInstruction
+from .types import Encoding, FixedPoint
 
 Register = int
 
@@ -146,7 +148,20 @@ class Free:
     node: int
 
 
-Instruction = Load | Dot | EncryptedDot | Split | ToTorus | FromTorus | Powers | Evaluate | Store | Free
+Instruction = (
+    Load
+    | Dot
+    | EncryptedDot
+    | Split
+    | ToTorus
+    | FromTorus
+    | Powers
+    | Evaluate
+    | Store
+    | Free
+    # on numbers in slots
+    | SlotInstruction
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +187,9 @@ class Polynomials:
 class Port:
     """An input or output as the client sees it: name, shape of a sample, number format, layout.
 
-    tail: what the client computes after decryption (outputs only).
+    tail: what the client computes after decryption (outputs only). encoding: ``SLOTS`` where the layout's positions are
+    slots, which hold the format's integers divided by its magnitude; otherwise they are coefficients, which hold the
+    integers.
     """
 
     name: str
@@ -180,6 +197,7 @@ class Port:
     fixed: FixedPoint
     layout: Layout
     tail: tuple[Op, ...] = ()
+    encoding: Encoding = Encoding.LSB
 
 
 @dataclass(frozen=True)
@@ -198,7 +216,7 @@ class ClientSpec:
     encrypted: the weights that it has to encrypt, not their values.
     """
 
-    parameters: Parameters
+    parameters: Parameters | SlotParameters
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     batch: int
@@ -241,5 +259,5 @@ class Schedule:
     secret: dict[str, Polynomials] = field(default_factory=dict)
 
     @property
-    def parameters(self) -> Parameters:
+    def parameters(self) -> Parameters | SlotParameters:
         return self.client.parameters

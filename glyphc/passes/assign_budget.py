@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.evaluate import Value, evaluate, evaluate_all
+from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, ErrorBudget, Output
 from glyphc.ir.series import Series, evaluate_series
@@ -24,6 +23,7 @@ from glyphc.ir.types import Level
 
 from .base import Context, Pass, check_option
 from .fit_series import DEGREES, SeriesFits, plaintext_bits
+from .judge import Judge, real_outputs, rms
 
 F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.int64]
@@ -64,11 +64,12 @@ class AssignBudget(Pass):
         nodes = [node for node, _ in graph.of(Apply)]
         if not nodes or not context.samples:
             return graph
-        trial = _Trial(graph, {name: x[: self.samples] for name, x in context.samples.items()}, context.source)
+        trial = _Trial(graph, {name: x[: self.samples] for name, x in context.samples.items()})
         sensitivity = trial.sensitivities(nodes)
-        rounding = self._loss(trial, {})
+        judge = Judge(graph, trial.samples, context.source, self.points, self.logits)
+        rounding = judge.loss(trial.outputs({}))
         # what rounding alone loses cannot be won back by series
-        tolerated = self._tolerance + (rounding.value if rounding.value > self._tolerance else 0.0)
+        tolerated = judge.tolerance + (rounding.value if rounding.value > judge.tolerance else 0.0)
         candidates: list[Candidate] = []
         degrees: tuple[int, ...] = ()
         for share in _SHARES:
@@ -76,14 +77,14 @@ class AssignBudget(Pass):
             series = {n.id: _cheapest(trial.fits, n, budgets[n.id]) for n in nodes}
             if degrees == (degrees := tuple(s.degree for s in series.values())):
                 continue  # the same series as before
-            loss = self._loss(trial, series)
-            candidates.append(Candidate(_degrees(degrees), None, self._reason(loss, trial.count)))
+            loss = judge.loss(trial.outputs(series))
+            candidates.append(Candidate(_degrees(degrees), None, judge.reason(loss)))
             if loss.value <= tolerated:
                 break
         chosen = candidates[-1].name
         warning = ""
-        if loss.value > self._tolerance:
-            alone = f"; rounding to fixed point alone: {rounding.text(trial.count)}"
+        if loss.value > judge.tolerance:
+            alone = f"; rounding to fixed point alone: {rounding.text(judge.count)}"
             warning = candidates[-1].reason + (alone if rounding.value > 0 else "")
         rewriter = Rewriter(graph)
         for node in graph:
@@ -97,49 +98,6 @@ class AssignBudget(Pass):
                 rewriter.keep(node)
         return rewriter.new
 
-    @property
-    def _tolerance(self) -> float:
-        return self.logits or self.points
-
-    def _loss(self, trial: _Trial, series: Mapping[int, Series]) -> _Loss:
-        """Of the output that loses most."""
-        found = []
-        for name, got in trial.outputs(series).items():
-            wanted = trial.reference[name]
-            if self.logits:
-                found.append(_Loss(_rms(got - wanted), _Measure.OUTPUTS))
-            else:
-                found.append(_loss(got, wanted, name in trial.classes))
-        return max(found, key=lambda loss: loss.value)
-
-    def _reason(self, loss: _Loss, samples: int) -> str:
-        limit = f"{self._tolerance:g}{'' if self.logits else ' %'}"
-        kept = loss.value <= self._tolerance
-        return loss.text(samples) + (f", {limit} tolerated" if kept else f": more than the tolerated {limit}")
-
-
-class _Measure(Enum):
-    CLASSES = "percent of samples whose class changes"
-    RANGE = "rms error in percent of an output's range"
-    OUTPUTS = "rms error in the units of an output"
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """What an output loses beside the float network."""
-
-    value: float
-    measure: _Measure
-
-    def text(self, samples: int) -> str:
-        match self.measure:
-            case _Measure.CLASSES:
-                return f"the class of {self.value:.2f} % of {samples} calibration samples changes"
-            case _Measure.RANGE:
-                return f"rms error {self.value:.2g} % of the range on {samples} calibration samples"
-            case _Measure.OUTPUTS:
-                return f"rms error {self.value:.3g} of the outputs on {samples} calibration samples"
-
 
 @dataclass
 class _Trial:
@@ -147,19 +105,14 @@ class _Trial:
 
     graph: Graph
     samples: Mapping[str, F64]
-    source: Graph | None
 
     def __post_init__(self) -> None:
         self.fits = SeriesFits(self.graph, plaintext_bits(self.graph))
-        self.count = len(next(iter(self.samples.values())))
-        self.reference = _real(evaluate(self.source or self.graph, self.samples))
-        # outputs that are a class already
-        self.classes = {op.name for n, op in self.graph.of(Output) if isinstance(self.graph.operands(n)[0].op, ArgMax)}
 
     def outputs(self, series: Mapping[int, Series]) -> dict[str, F64]:
         """Real outputs with these series, by node id; nodes without one compute their function."""
         values = self._values(series, self.samples)
-        return _real({op.name: values[node.id] for node, op in self.graph.of(Output)})
+        return real_outputs({op.name: values[node.id] for node, op in self.graph.of(Output)})
 
     def sensitivities(self, nodes: list[Node]) -> dict[int, float]:
         """Error of the outputs, as a share of their range, per error of a nonlinearity, as a share of its range."""
@@ -175,7 +128,7 @@ class _Trial:
             size = _PROBE * (node.type.fixed.hi - node.type.fixed.lo)
             noise = np.rint(random.normal(0, size, plain[node.id].shape)).astype(np.int64)
             values = self._values(series, few, {node.id: noise})
-            errors = [_rms(values[n.id] - plain[n.id]) / ranges[op.name] for n, op in self._continuous()]
+            errors = [rms(values[n.id] - plain[n.id]) / ranges[op.name] for n, op in self._continuous()]
             out[node.id] = max(errors, default=0.0) / _PROBE
         return out
 
@@ -215,25 +168,6 @@ def _cheapest(fits: SeriesFits, node: Node, budget: ErrorBudget) -> Series:
         if budget.holds(fits.series(node, degree)):
             break
     return fits.series(node, degree)
-
-
-def _loss(got: F64, wanted: F64, classes: bool) -> _Loss:
-    """Samples with another class; of single values, rms error as a share of the range."""
-    if classes:
-        differ = got != wanted
-    elif got[0].size == 1:
-        return _Loss(100 * _rms(got - wanted) / (float(np.ptp(wanted)) or 1.0), _Measure.RANGE)
-    else:
-        differ = np.argmax(got, axis=-1) != np.argmax(wanted, axis=-1)
-    return _Loss(100 * float(differ.reshape(len(differ), -1).any(axis=1).mean()), _Measure.CLASSES)
-
-
-def _real(outputs: Mapping[str, Value]) -> dict[str, F64]:
-    return {name: np.asarray(value, dtype=np.float64) for name, value in outputs.items()}
-
-
-def _rms(x: Value) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 
 
 def _degrees(degrees: tuple[int, ...]) -> str:

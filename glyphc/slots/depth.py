@@ -1,0 +1,27 @@
+"""Levels that a network takes whose values are in slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Apply, Linear, Polynomial
+from glyphc.ir.types import Encoding
+
+from .polynomials import polynomial_depth
+
+
+def network_depth(graph: Graph, degree: Callable[[Node], int]) -> int:
+    """The most levels on any way from an input to an output; ``degree``: of each nonlinearity."""
+    spent: dict[int, int] = {}
+    for node in graph:
+        if node.type.encoding is not Encoding.SLOTS:
+            continue
+        before = max((spent[i] for i in node.operands), default=0)
+        own = 0
+        if isinstance(node.op, Linear):
+            own = 1
+        elif isinstance(node.op, Apply | Polynomial):
+            own = polynomial_depth(degree(node))
+        spent[node.id] = before + own
+    return max(spent.values(), default=0)
