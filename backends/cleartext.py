@@ -15,6 +15,7 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import dequantize, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
+from glyphc.ir.parameters import Parameters
 
 F64 = npt.NDArray[np.floating[Any]]
 C128 = npt.NDArray[np.complex128]
@@ -40,6 +41,7 @@ class CleartextMachine:
     """Executes instructions on plain coefficients."""
 
     def __init__(self, schedule: Schedule) -> None:
+        assert isinstance(schedule.parameters, Parameters)
         self._ring = schedule.parameters.ring
         self._grid = self._ring // (2 * schedule.parameters.slots) if schedule.parameters.slots else 1
         self._modulus = float(schedule.parameters.plaintext_modulus)

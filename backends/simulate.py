@@ -14,9 +14,19 @@ import numpy.typing as npt
 
 from glyphc.ir.instructions import Evaluate, Schedule
 from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
+from glyphc.ir.slot_parameters import SlotParameters
 
 from .cleartext import F64, CleartextMachine
+from .slots_simulate import SimulatedSlots
+
+
+def simulated(schedule: Schedule) -> SimulatedMachine | SimulatedSlots:
+    """The simulating machine for a schedule's family."""
+    if isinstance(schedule.parameters, SlotParameters):
+        return SimulatedSlots(schedule.parameters)
+    return SimulatedMachine(schedule)
 
 
 class SimulatedMachine(CleartextMachine):
@@ -24,6 +34,7 @@ class SimulatedMachine(CleartextMachine):
 
     def __init__(self, schedule: Schedule, seed: int = 0) -> None:
         super().__init__(schedule)
+        assert isinstance(schedule.parameters, Parameters)
         self._parameters = schedule.parameters
         self._random = np.random.default_rng(seed)
         # one unit of the BGV modulus' last place, in message units

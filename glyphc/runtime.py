@@ -20,11 +20,13 @@ import numpy.typing as npt
 import psutil
 
 from glyphc.approx import cost_file
-from glyphc.approx.estimate import estimate, instruction_seconds
+from glyphc.approx.estimate import estimate, instruction_costs
 from glyphc.codec import Encoded, check_inputs, decode, encode
 from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
@@ -98,7 +100,7 @@ class Fresh(Sequence[Any]):
     """The ciphertexts of an input, each made when it is asked for."""
 
     messages: Encoded
-    encrypt: Callable[[npt.NDArray[np.int64]], Any]
+    encrypt: Callable[[npt.NDArray[Any]], Any]
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -144,23 +146,20 @@ class _Runner:
 
     def _clear(self) -> None:
         with self.stage("evaluate"):
-            outputs = evaluate(self.program.quantized, self.samples)
+            outputs = evaluate(self.program.definition, self.samples)
         self.report.outputs = {name: np.asarray(v, dtype=np.float64) for name, v in outputs.items()}
 
     def _simulate(self) -> None:
-        from glyphc.backends.simulate import SimulatedMachine
+        from glyphc.backends.simulate import simulated
 
-        machine = SimulatedMachine(self.program.schedule)
+        machine = simulated(self.program.schedule)
         self._evaluate_passes(machine, machine.encrypt, machine.decrypt)
 
     def _encrypted(self) -> None:
         from glyphc.backends.errors import BackendError
 
         try:
-            from glyphc.backends.openfhe.client import generate_keys
             from glyphc.backends.openfhe.keys import key_tables, release_all_keys
-            from glyphc.backends.openfhe.server import OpenFHEMachine
-            from glyphc.backends.openfhe.weight_keys import encrypt_weights
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
         self.program.warn_if_insecure()
@@ -168,22 +167,41 @@ class _Runner:
         self._check_memory()
         with _ONE_AT_A_TIME, _backend_errors(), key_tables():
             try:
-                with self.stage("generate keys", self.cost.key_seconds(parameters)):
-                    keys, evaluation_keys = generate_keys(parameters)
-                encrypted = self.client.encrypted
-                if encrypted:
-                    with self.stage("encrypt weights", sum(m.products for m in encrypted)):
-                        weights = encrypt_weights(
-                            keys, encrypted, self.program.schedule.secret, lambda name: self.reporter.advance(1, name)
-                        )
-                    evaluation_keys = replace(evaluation_keys, weights=weights)
-                machine = OpenFHEMachine(self.program.schedule, evaluation_keys)
-                polynomials = self.program.schedule.polynomials
-                with self.stage("encode weights", sum(map(len, polynomials.values()))):
-                    machine.prepare(lambda name: self.reporter.advance(len(polynomials[name]), name))
-                self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
+                if isinstance(parameters, SlotParameters):
+                    self._encrypted_slots(parameters)
+                else:
+                    self._encrypted_packed(parameters)
             finally:
                 release_all_keys()
+
+    def _encrypted_packed(self, parameters: Parameters) -> None:
+        from glyphc.backends.openfhe.client import generate_keys
+        from glyphc.backends.openfhe.server import OpenFHEMachine
+        from glyphc.backends.openfhe.weight_keys import encrypt_weights
+
+        with self.stage("generate keys", self.cost.key_seconds(parameters)):
+            keys, evaluation_keys = generate_keys(parameters)
+        encrypted = self.client.encrypted
+        if encrypted:
+            with self.stage("encrypt weights", sum(m.products for m in encrypted)):
+                weights = encrypt_weights(
+                    keys, encrypted, self.program.schedule.secret, lambda name: self.reporter.advance(1, name)
+                )
+            evaluation_keys = replace(evaluation_keys, weights=weights)
+        machine = OpenFHEMachine(self.program.schedule, evaluation_keys)
+        polynomials = self.program.schedule.polynomials
+        with self.stage("encode weights", sum(map(len, polynomials.values()))):
+            machine.prepare(lambda name: self.reporter.advance(len(polynomials[name]), name))
+        self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
+
+    def _encrypted_slots(self, parameters: SlotParameters) -> None:
+        from glyphc.backends.openfhe.slot_client import generate_slot_keys
+        from glyphc.backends.openfhe.slot_server import SlotOpenFHE
+
+        with self.stage("generate keys", self.cost.key_seconds(parameters)):
+            keys, evaluation_keys = generate_slot_keys(parameters)
+        machine = SlotOpenFHE(self.program.schedule, evaluation_keys)
+        self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
 
     def _check_memory(self) -> None:
         """Fail before minutes of work rather than be killed by the system in the middle of it."""
@@ -197,7 +215,7 @@ class _Runner:
             )
 
     def _evaluate_passes(
-        self, machine: Any, encrypt: Callable[[Any], Any], decrypt: Callable[[Any], npt.NDArray[np.int64]]
+        self, machine: Any, encrypt: Callable[[Any], Any], decrypt: Callable[[Any], npt.NDArray[Any]]
     ) -> None:
         results: dict[str, list[F64]] = {p.name: [] for p in self.client.outputs}
         for number, rows in enumerate(self.passes, 1):
@@ -205,9 +223,9 @@ class _Runner:
             outputs = self._pass(machine, encrypt, rows, suffix)
             with self.stage("decrypt"):
                 for port in self.client.outputs:
-                    coefficients = np.array([decrypt(c) for c in outputs[port.name]])
+                    messages = np.array([decrypt(c) for c in outputs[port.name]])
                     count = rows.stop - rows.start
-                    results[port.name].append(decode(port, coefficients, count, self.client.places(count)))
+                    results[port.name].append(decode(port, messages, count, self.client.places(count)))
         self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
 
     def _pass(self, machine: Any, encrypt: Callable[[Any], Any], rows: slice, suffix: str) -> dict[str, list[Any]]:
@@ -219,8 +237,9 @@ class _Runner:
         inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows], places), encrypt) for p in self.client.inputs}
         partial = for_samples(self.program.schedule, rows.stop - rows.start)
         numbers = {id(i): n for i, n in zip(partial.schedule.instructions, partial.numbers, strict=True)}
-        parameters = self.client.parameters
-        predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in partial.schedule.instructions}
+        instructions = partial.schedule.instructions
+        costs = instruction_costs(partial.schedule, self.cost)
+        predicted = {id(i): seconds for i, seconds in zip(instructions, costs, strict=True)}
 
         def observe(instruction: Instruction, seconds: float) -> None:
             if isinstance(instruction, Load):

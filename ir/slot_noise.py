@@ -13,9 +13,13 @@ from math import sqrt
 from .noise import SIGMA
 from .slot_parameters import SlotParameters
 
+# OpenFHE's decoder adds noise of the size that it finds, so that decrypted results tell nothing of the secret: in the
+# end every noise counts as if it were so much larger.
+DECODED = sqrt(2)
+
 
 def _in_slots(p: SlotParameters, deviation: float) -> float:
-    return deviation * sqrt(p.ring / 2) / 2.0**p.scaling_bits
+    return DECODED * deviation * sqrt(p.ring / 2) / 2.0**p.scaling_bits
 
 
 def fresh(p: SlotParameters) -> float:

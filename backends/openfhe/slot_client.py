@@ -1,4 +1,4 @@
-"""The client's side of slot programs: the secret key, encryption, decryption. Never imported by the server's modules."""
+"""The client's side of slot programs: secret key, encryption, decryption. Never imported by the server's modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from glyphc.ir.slot_parameters import SlotParameters
 
-from .library import fhe
 from .slot_contexts import SlotContext, make_slot_context
 from .slot_server import SlotKeys
 
@@ -46,5 +45,3 @@ def generate_slot_keys(parameters: SlotParameters) -> tuple[SlotClient, SlotKeys
     zero = client.encrypt(np.zeros(parameters.slots))
     return client, SlotKeys(context, pair.publicKey.GetKeyTag(), zero)
 
-
-__all__ = ["SlotClient", "fhe", "generate_slot_keys"]

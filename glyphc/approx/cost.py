@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glyphc.ir.parameters import Parameters, series_levels
+from glyphc.ir.slot_parameters import SlotParameters
+
+from .slot_figures import SLOT_ROWS, SlotRow
 
 REFERENCE_RING = 65536
 # Every configuration is measured at this degree; what other degrees cost is known relative to it.
 REFERENCE_DEGREE = 27
 # Resident memory of a process with OpenFHE and numpy loaded; all else grows with the ring.
-_PROCESS_BYTES = 0.25e9
+PROCESS_BYTES = 0.25e9
 # Contexts of a program without bootstraps.
 _LINEAR_BYTES = 0.1e9
 # One key to unpack in BGV: two polynomials on two limbs each.
@@ -159,6 +162,7 @@ class CostModel:
     switch: float = 0.019  # scheme switch, either way
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
+    slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
 
     @property
@@ -187,9 +191,9 @@ class CostModel:
         unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * len(parameters.unpack_strides)
         return unpack + self._bytes("key_bytes", parameters)
 
-    def key_seconds(self, parameters: Parameters) -> float:
+    def key_seconds(self, parameters: Parameters | SlotParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
-        if not parameters.slots:
+        if isinstance(parameters, SlotParameters) or not parameters.slots:
             return 0.5
         return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)
 
@@ -197,9 +201,9 @@ class CostModel:
         """Resident memory of a process that holds contexts and keys and no ciphertext."""
         share = parameters.ring / REFERENCE_RING
         if not parameters.slots:
-            return _PROCESS_BYTES + _LINEAR_BYTES * share
+            return PROCESS_BYTES + _LINEAR_BYTES * share
         at_reference = self._figure("idle_bytes", parameters.slots, parameters.degree)
-        return _PROCESS_BYTES + max(0.0, at_reference - _PROCESS_BYTES) * share
+        return PROCESS_BYTES + max(0.0, at_reference - PROCESS_BYTES) * share
 
     def work_bytes(self, parameters: Parameters) -> float:
         """What a bootstrap takes beyond that at its peak, its own powers included."""

@@ -88,6 +88,13 @@ class Judge:
                 found.append(_loss(got, wanted, name in self._classes))
         return max(found, key=lambda loss: loss.value)
 
+    def exaggerated(self, outputs: Mapping[str, F64], times: float) -> dict[str, F64]:
+        """Outputs with their errors multiplied; those that are classes already stay as they are."""
+        return {
+            name: got if name in self._classes else self._reference[name] + times * (got - self._reference[name])
+            for name, got in outputs.items()
+        }
+
     def keeps(self, loss: Loss) -> bool:
         """Whether a loss is tolerated."""
         return loss.value <= self.tolerance

@@ -11,6 +11,7 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
+from glyphc.slots.passes import AssignSlots, FitPolynomials, SelectSlots
 
 from .assign_budget import AssignBudget
 from .base import Context, Pass, parse_option
@@ -24,14 +25,14 @@ from .schemes import AssignScheme, InsertSwitches
 from .select_parameters import SelectParameters
 from .validate import ValidateLayout, ValidateNoise, ValidateRange, ValidateSecurity
 
-PASSES: dict[str, type[Pass]] = {
-    p.name: p
-    for p in (
-        Expand,
-        Fold,
-        Calibrate,
-        Quantize,
-        ValidateRange,
+_COMMON: tuple[type[Pass], ...] = (Expand, Fold, Calibrate, Quantize, ValidateRange)
+# The default: BGV for linear maps, bootstraps for nonlinearities, in coefficient layouts.
+GLYPH = "glyph"
+# Leveled CKKS in slots, polynomials for nonlinearities.
+SLOTS = "slots"
+STRATEGIES: dict[str, tuple[type[Pass], ...]] = {
+    GLYPH: (
+        *_COMMON,
         AssignScheme,
         InsertSwitches,
         Merge,
@@ -41,9 +42,11 @@ PASSES: dict[str, type[Pass]] = {
         SelectParameters,
         ValidateNoise,
         ValidateSecurity,
-    )
+    ),
+    SLOTS: (*_COMMON, AssignSlots, FitPolynomials, SelectSlots, ValidateSecurity),
 }
-DEFAULT = ",".join(PASSES)
+PASSES: dict[str, type[Pass]] = {p.name: p for passes in STRATEGIES.values() for p in passes}
+DEFAULT = ",".join(p.name for p in STRATEGIES[GLYPH])
 
 _ITEM = re.compile(r"\s*([a-z-]+)\s*(?:\{([^}]*)\})?\s*(?:,|$)")
 
@@ -62,10 +65,23 @@ def parse_pipeline(text: str) -> list[Pass]:
 
 
 # The last pass of each level: what a graph of that level has behind it.
-_REACHED = {Level.SOURCE: None, Level.QUANTIZED: Quantize, Level.ASSIGNED: InsertSwitches, Level.LAIDOUT: AssignLayout}
+_REACHED: dict[str, dict[Level, type[Pass] | None]] = {
+    GLYPH: {
+        Level.SOURCE: None,
+        Level.QUANTIZED: Quantize,
+        Level.ASSIGNED: InsertSwitches,
+        Level.LAIDOUT: AssignLayout,
+    },
+    SLOTS: {
+        Level.SOURCE: None,
+        Level.QUANTIZED: Quantize,
+        Level.ASSIGNED: AssignSlots,
+        Level.LAIDOUT: SelectSlots,
+    },
+}
 
 
-def remaining(graph: Graph, start: str | None, passes: str | None) -> tuple[str, str]:
+def remaining(graph: Graph, start: str | None, passes: str | None, strategy: str = GLYPH) -> tuple[str, str]:
     """Name of the stage that a graph is at, and the passes to go (``passes`` if they are given).
 
     start: a level, or a pass whose result the graph is; by default the graph's level. GlyphcError if it cannot be.
@@ -73,7 +89,9 @@ def remaining(graph: Graph, start: str | None, passes: str | None) -> tuple[str,
     level = graph.level
     last: type[Pass] | None
     if start in (None, level.value):
-        last = SelectParameters if graph.parameters is not None else _REACHED[level]
+        last = _REACHED[strategy][level]
+        if strategy == GLYPH and graph.parameters is not None:
+            last = SelectParameters
     elif start in PASSES:
         last, gives = PASSES[start], PASSES[start].ensures
         if gives is not level:
@@ -82,7 +100,9 @@ def remaining(graph: Graph, start: str | None, passes: str | None) -> tuple[str,
         levels = ", ".join(v.value for v in Level)
         wrong = f"the graph is at level {level.value!r}, not {start!r}" if start in levels else f"no stage {start!r}"
         raise GlyphcError(f"{wrong}; levels: {levels}; passes: {', '.join(PASSES)}")
-    names = list(PASSES)
+    names = [p.name for p in STRATEGIES[strategy]]
+    if last is not None and last.name not in names:
+        raise GlyphcError(f"pass {last.name!r} is none of the strategy {strategy!r}: {', '.join(names)}")
     rest = names if last is None else names[names.index(last.name) + 1 :]
     return "source" if last is None else last.name, ",".join(rest) if passes is None else passes
 

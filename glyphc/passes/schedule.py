@@ -31,7 +31,9 @@ from glyphc.ir.instructions import (
 )
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Bootstrap, Input, Linear, Output, Reshape, Switch, Unpack
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level, Scheme
+from glyphc.slots.lowering import slot_schedule
 
 I64 = npt.NDArray[np.int64]
 
@@ -44,6 +46,8 @@ def schedule(graph: Graph) -> Schedule:
     """The instructions of a laid-out graph with parameters, in an order that keeps few ciphertexts alive."""
     if graph.level is not Level.LAIDOUT or graph.parameters is None:
         raise ParameterError("only a laid-out graph with parameters can be scheduled")
+    if isinstance(graph.parameters, SlotParameters):
+        return slot_schedule(graph)
     lowering = _Lowering(graph)
     for node, op in graph.of(Output):
         lowering.output(node, op)

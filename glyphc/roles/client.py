@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.security import largest_modulus
+from glyphc.approx.security import modulus_limit
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
 from glyphc.ir.instructions import Polynomials
@@ -46,7 +46,7 @@ def check_security(spec: Specification) -> None:
             "the program's parameters protect nothing: it was compiled with a small ring, for tests only. If a test "
             "is what you want, say so with --insecure"
         )
-    limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
+    limit = modulus_limit(parameters)
     if parameters.modulus_bits > limit:
         raise ParameterError(
             f"the program's parameters are not 128-bit secure: keys modulo 2^{parameters.modulus_bits} at ring "

@@ -18,6 +18,7 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.slots import Register
 from glyphc.ir.types import Encoding, FixedPoint
 
+from .depth import reads_input
 from .writer import SlotWriter
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -81,6 +82,8 @@ class _Lowering:
             case Polynomial(fit=fit):
                 source = self.feature(self.graph.operands(node)[0], feature)
                 self.writer.node = node.id
+                if reads_input(self.graph, node):
+                    source = self.writer.dot([source], [1.0], 0.0)
                 register, self.factors[node.id] = self.writer.polynomial(source, fit.coefficients)
                 return register
         raise ParameterError(f"{node} cannot be computed in slots")

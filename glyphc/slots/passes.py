@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.slot_cost import slot_estimate
+from glyphc.approx.slot_cost import slot_work
 from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
@@ -24,12 +24,15 @@ from .depth import network_depth
 from .lowering import slot_schedule
 from .noise import predict_slots
 from .parameters import RINGS, deepest, smallest_scale
-from .polynomials import DEGREES, fit, polynomial_depth
+from .polynomials import DEGREES, fit
 
 F64 = npt.NDArray[np.floating[Any]]
 
 # Nonlinearities that are each tried with a lower degree once one degree for all is known to do.
 _TRIED = 16
+# Errors of the outputs count so many times. Calibration samples are often those that a network was trained on, and lie
+# farther from its decisions than others; with series' small errors that means little, with polynomials' it does.
+_CAUTION = 2.0
 
 
 @dataclass(frozen=True)
@@ -182,12 +185,13 @@ class _Trial:
             return np.asarray(np.nan_to_num(y * node.type.fixed.magnitude, posinf=1e30, neginf=-1e30))
 
         values = evaluate_all(self.graph, self.samples, approximate)
-        return self.judge.loss(real_outputs({op.name: values[node.id] for node, op in self.graph.of(Output)}))
+        outputs = real_outputs({op.name: values[node.id] for node, op in self.graph.of(Output)})
+        return self.judge.loss(self.judge.exaggerated(outputs, _CAUTION))
 
 
 @dataclass(frozen=True)
 class SelectSlots(Pass):
-    """Layouts, and the cheapest ring and moduli in which the noise of every output stays below 2^-precision of its range.
+    """Layouts, and the cheapest ring and moduli at which every output's noise stays below 2^-precision of its range.
 
     ring: 0 for a choice among the secure ones; security as in ``select-parameters``.
     """
@@ -203,6 +207,8 @@ class SelectSlots(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         depth = network_depth(graph, _degree)
+        # the instructions are the same in all rings
+        work = None
         found: list[tuple[float, Graph, SlotParameters]] = []
         candidates: list[Candidate] = []
         for ring in (self.ring,) if self.ring else RINGS:
@@ -214,8 +220,8 @@ class SelectSlots(Pass):
             for parameters in sized:
                 laid_out = _laid_out(graph, parameters)
                 passes = -(-graph.batch // laid_out.batch)
-                seconds = passes * slot_estimate(slot_schedule(laid_out), context.cost).total_seconds
-                priced.append((seconds, laid_out, parameters))
+                work = work or slot_work(slot_schedule(laid_out))
+                priced.append((passes * work.seconds(parameters, context.cost), laid_out, parameters))
             if priced:
                 found.append(min(priced, key=lambda item: item[0]))
                 seconds, laid_out, p = found[-1]
@@ -242,7 +248,7 @@ class SelectSlots(Pass):
             while source.id not in noise:
                 source = graph.operands(source)[0]
             assert source.type.fixed is not None
-            if noise[source.id] > source.type.fixed.magnitude * 2.0**-self.precision:
+            if noise[source.id].white > source.type.fixed.magnitude * 2.0**-self.precision:
                 return False
         return True
 
@@ -270,6 +276,3 @@ def _names(nodes: list[Node], degrees: Mapping[int, int]) -> str:
     """Degrees in words, e.g. "degree 4" or "degrees 4, 8"."""
     used = [degrees[node.id] for node in nodes]
     return f"degree {used[0]}" if len(set(used)) == 1 else "degrees " + ", ".join(map(str, used))
-
-
-__all__ = ["AssignSlots", "FitPolynomials", "SelectSlots", "polynomial_depth"]
