@@ -17,12 +17,27 @@ from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.evaluate import Override, Value, apply_client_op, dequantize, evaluate_all
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Dense, Input, Linear, Output, Reshape, Softmax, Switch, Unpack
+from glyphc.ir.ops import (
+    Apply,
+    ArgMax,
+    Bootstrap,
+    Dense,
+    Input,
+    Linear,
+    Output,
+    Polynomial,
+    Reshape,
+    Softmax,
+    Switch,
+    Unpack,
+)
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level
 from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
-from glyphc.runtime import Fresh
+from glyphc.runtime import Fresh, Mode, run
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -142,6 +157,7 @@ class _Comparison:
     def __init__(self, program: Program, reference: Graph, samples: Mapping[str, F64]) -> None:
         self.program, self.graph, self.samples = program, program.graph, dict(samples)
         self.count = len(next(iter(self.samples.values())))
+        self.in_slots = isinstance(self.graph.parameters, SlotParameters)
         self.exact = evaluate_all(reference, self.samples)
         self.twins = _twins(self.graph, reference)
         self.port = program.client.outputs[0]
@@ -153,7 +169,8 @@ class _Comparison:
     def result(self, y: npt.NDArray[Any], encrypted: Any) -> Accuracy:
         target = np.asarray(self.exact[self.float_output.id], dtype=np.float64)
         labels = self._labels(y, target)
-        quantized = evaluate_all(self.graph, self.samples)
+        # in slots the final graph is one of polynomials; the nodes of the quantized one have the same numbers
+        quantized = evaluate_all(self.program.quantized if self.in_slots else self.graph, self.samples)
         series = evaluate_all(self.graph, self.samples, self._series())
         noisy_output, noisy = self._simulated()
         outputs = {
@@ -168,9 +185,9 @@ class _Comparison:
         parts = self._contributions(target, outputs["series"])
         nodes = []
         for node in self.graph:
-            if node.id in self.twins and (node.id in noisy or isinstance(node.op, Input)):
+            if node.id in self.twins and (node.id in noisy or self.in_slots or isinstance(node.op, Input)):
                 nodes.append(self._node(node, quantized, series, noisy, parts.get(node.id)))
-            elif isinstance(node.op, Bootstrap):
+            elif isinstance(node.op, Bootstrap | Polynomial):
                 text = expression(self.graph, node)
                 nodes.append(NodeLoss(node.id, text, node.location, None, None, None, None, None, parts.get(node.id)))
         return Accuracy(self.count, stages, tuple(nodes))
@@ -179,16 +196,18 @@ class _Comparison:
 
     def _series(self, exact: int | None = None) -> Override:
         """Bootstraps compute their series, but the one with the id ``exact`` its function."""
-        assert self.graph.parameters is not None
-        modulus = float(self.graph.parameters.plaintext_modulus)
+        parameters = self.graph.parameters
+        modulus = float(parameters.plaintext_modulus) if isinstance(parameters, Parameters) else 1.0
 
         def override(node: Node, operands: tuple[Value, ...]) -> Value | None:
-            if isinstance(node.op, Bootstrap) and node.id == exact:
+            if isinstance(node.op, Bootstrap | Polynomial) and node.id == exact:
                 return self._function(node, node.op, operands[0])
             if isinstance(node.op, Bootstrap):
                 # like the real one, it does not round: from here on, values are floats in units of the format
                 phases = evaluate_series(node.op.series, np.asarray(operands[0], dtype=np.float64) / modulus)
                 return np.asarray(phases * (modulus * node.op.divisor / 2.0**OUTPUT_BITS))
+            if self.in_slots:
+                return None
             fixed = self.graph.operands(node)[0].type.fixed
             if isinstance(node.op, Output | Softmax | ArgMax) and fixed is not None:
                 decrypted = dequantize(operands[0], fixed)
@@ -197,7 +216,7 @@ class _Comparison:
 
         return override
 
-    def _function(self, node: Node, op: Bootstrap, operand: Value) -> F64:
+    def _function(self, node: Node, op: Bootstrap | Polynomial, operand: Value) -> F64:
         """The function of an approximate value, in units of the node's format and not rounded."""
         source, target = self.graph.operands(node)[0].type.fixed, node.type.fixed
         assert source is not None and target is not None
@@ -207,6 +226,9 @@ class _Comparison:
     def _simulated(self) -> tuple[F64, dict[int, F64]]:
         """Output and real values by node, pass by pass through the simulator."""
         schedule, client = self.program.schedule, self.program.client
+        if self.in_slots:
+            (found,) = run(self.program, self.samples, Mode.SIMULATE).outputs.values()
+            return found, {}
         gains = _gains(self.graph)
         outputs: list[F64] = []
         values: dict[int, list[F64]] = {}
@@ -232,7 +254,7 @@ class _Comparison:
     def _contributions(self, target: F64, with_series: F64) -> dict[int, float]:
         """How much of the output's squared error goes when one nonlinearity is exact."""
         whole = float(np.mean((with_series - target) ** 2))
-        nodes = [node.id for node, _ in self.graph.of(Bootstrap)]
+        nodes = [node.id for node in self.graph if isinstance(node.op, Bootstrap | Polynomial)]
         if not whole or len(nodes) > _MOST:
             return {}
         out = {}
@@ -331,7 +353,8 @@ def _gains(graph: Graph) -> dict[int, float]:
 
 def _twins(graph: Graph, reference: Graph) -> dict[int, int]:
     """Nodes of the final graph and those of the float network that compute the same value: same kind, same place."""
-    kinds = {Input: "input", Dense: "linear", Linear: "linear", Apply: "function", Bootstrap: "function"}
+    kinds: dict[type, str] = {Input: "input", Dense: "linear", Linear: "linear", Apply: "function"}
+    kinds |= {Bootstrap: "function", Polynomial: "function"}
 
     def key(node: Node) -> tuple[str, str] | None:
         kind = kinds.get(type(node.op))

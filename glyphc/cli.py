@@ -63,6 +63,13 @@ def main() -> None:
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
 @click.option(
+    "--strategy",
+    type=click.Choice(["glyph", "slots"]),
+    default="glyph",
+    show_default=True,
+    help="glyph: bootstraps for nonlinearities; slots: polynomials, on numbers in slots.",
+)
+@click.option(
     "--encrypt-weights",
     metavar="TENSORS",
     help="Tensors that the server must not see, separated by commas, or 'all'. Their values are written to a file of "
@@ -78,6 +85,7 @@ def compile_command(
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
+    strategy: str,
     encrypt_weights: str | None,
 ) -> None:
     """Compile a MODEL (.onnx, .glyph, or a graph as .gir); print its schedule and write one artifact file."""
@@ -104,6 +112,7 @@ def compile_command(
         start=start,
         insecure_ring=insecure_ring,
         encrypt_weights=encrypt_weights,
+        strategy=strategy,
     )
     text = summary(program)
     if program.encrypted_weights:

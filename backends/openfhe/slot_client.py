@@ -44,4 +44,3 @@ def generate_slot_keys(parameters: SlotParameters) -> tuple[SlotClient, SlotKeys
     client = SlotClient(context, pair.secretKey)
     zero = client.encrypt(np.zeros(parameters.slots))
     return client, SlotKeys(context, pair.publicKey.GetKeyTag(), zero)
-

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from glyphc.ir.instructions import Load, Store
-from glyphc.ir.slot_code import SlotCode, slot_code
+from glyphc.ir.slot_code import SlotCode, check
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.slots import Drop, Register, SlotDot, SlotProduct
+from glyphc.ir.slots import Drop, Register, SlotProduct
 
 from ..errors import BackendError
 from .bridge import rings_of
@@ -150,9 +150,5 @@ def _solved(
 
 def levels_of(code: SlotCode, parts: Mapping[str, int], depth: int) -> dict[Register, int]:
     """Levels of every register; IRError for code that cannot be executed."""
-    from glyphc.ir.slot_code import check
-
     return {register: type.levels for register, type in check(code, parts, depth).items()}
 
-
-__all__ = ["SlotContext", "SlotDot", "drifts", "levels_of", "make_slot_context", "slot_code"]

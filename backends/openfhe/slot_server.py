@@ -8,21 +8,24 @@ from typing import Any
 
 from glyphc.ir.instructions import Schedule
 from glyphc.ir.slot_code import slot_code
-from glyphc.ir.slots import SlotDot, SlotProduct
+from glyphc.ir.slots import Register, SlotDot, SlotProduct
 
 from .slot_contexts import SlotContext, drifts, levels_of
+from .slot_wire import SlotMoulds
 
 
 @dataclass(frozen=True, eq=False)
 class SlotKeys:
     """What a server needs of one client. The relinearisation key lies in OpenFHE's table, under ``tag``.
 
-    mould: any fresh ciphertext, e.g. an encryption of zero: it gives others their form.
+    mould: any fresh ciphertext, e.g. an encryption of zero: it gives others their form. public: the client's public
+    key, where outputs may have to be re-randomised.
     """
 
     context: SlotContext
     tag: str
     mould: Any
+    public: Any = None
 
 
 class SlotOpenFHE:
@@ -35,6 +38,15 @@ class SlotOpenFHE:
         parts = {port.name: port.layout.ciphertexts for port in schedule.client.inputs}
         self._levels = levels_of(code, parts, keys.context.parameters.depth)
         self._drifts = drifts(code, keys.context, self._levels)
+        self.moulds = SlotMoulds(keys.context, keys.mould)
+
+    def write(self, ciphertext: Any) -> bytes:
+        """A live ciphertext as bytes, to go on with it in another process."""
+        return self.moulds.write(ciphertext)
+
+    def read(self, data: bytes, register: Register) -> Any:
+        """The inverse of :meth:`write`; ResidueError when the bytes are none that this register can hold."""
+        return self.moulds.read(data, self._levels[register] + 1)
 
     def slot_dot(self, sources: Sequence[Any], instruction: SlotDot) -> Any:
         total = self._weighted(None, sources, instruction)

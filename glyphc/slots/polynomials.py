@@ -15,7 +15,7 @@ import numpy.typing as npt
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Fit
+from glyphc.ir.ops import Apply, Fit, Linear, Reshape
 from glyphc.ir.types import FixedPoint
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -68,8 +68,6 @@ def leads(coefficients: npt.ArrayLike) -> bool:
 
 def absorbed(graph: Graph, node: Node) -> bool:
     """Whether every reader of a value is a linear map, which can take over a factor."""
-    from glyphc.ir.ops import Linear, Reshape
-
     users = graph.users(node)
     return bool(users) and all(
         isinstance(user.op, Linear) or (isinstance(user.op, Reshape) and absorbed(graph, user)) for user in users
