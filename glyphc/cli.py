@@ -226,15 +226,18 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
+    from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
 
     # an unusable file does not matter here: a new one is made
     cost = CostModel()
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    minutes = sum(job_seconds(job, cost) for job in work) / 60
-    click.echo(f"{len(work)} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
-    calibration = calibrate(work, cost, reporter())
+    in_slots = () if slots else slot_jobs()
+    minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
+    count = len(work) + len(in_slots)
+    click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
+    calibration = calibrate(work, cost, reporter(), in_slots)
     cost_file.save(path, calibration.model)
     return calibration
 

@@ -11,6 +11,7 @@ from glyphc.approx import cost_file
 from glyphc.approx.cost import BootstrapCost, Configuration, CostModel
 from glyphc.approx.estimate import Estimate, estimate
 from glyphc.approx.predicted import predicted_noise
+from glyphc.approx.slot_figures import FIGURES
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
@@ -305,6 +306,10 @@ def cost_text(cost: CostModel, origin: str) -> str:
         "shared MB", "",
     )  # fmt: skip
     rows = [heading, *(_cost_row(c, row) for c in cost.configurations for row in c.costs)]
+    slots = [
+        ("ring", "limbs", *FIGURES),
+        *((str(r.ring), str(r.limbs), *(f"{1e3 * getattr(r, name):.3g}" for name in FIGURES)) for r in cost.slots),
+    ]
     return "\n".join(
         [
             f"cost model  {origin}",
@@ -314,6 +319,9 @@ def cost_text(cost: CostModel, origin: str) -> str:
             "bootstraps  shared: the half that all functions of a value share; idle: a process with keys and no work",
             "",
             align(rows),
+            "",
+            "numbers in slots, milliseconds at their own N",
+            align(slots),
         ]
     )
 

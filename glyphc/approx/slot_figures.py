@@ -28,10 +28,15 @@ class SlotRow:
 
 FIGURES = tuple(f.name for f in fields(SlotRow) if f.name not in ("ring", "limbs"))
 
+# CPU seconds of two threads (the fastest of four laps, on a machine with much other work): on two idle cores, what is
+# parallel takes down to half of it.
 SLOT_ROWS: tuple[SlotRow, ...] = (
-    SlotRow(16384, 2, 4.0e-4, 8e-4, 1.5e-2, 2.0e-3, 1.5e-2, 2.5e-2),
-    SlotRow(16384, 6, 1.2e-3, 2.5e-3, 3.5e-2, 6.0e-3, 2.2e-2, 4.0e-2),
-    SlotRow(16384, 10, 2.0e-3, 5e-3, 6.0e-2, 1.0e-2, 3.0e-2, 6.0e-2),
+    SlotRow(16384, 2, 0.000545, 0.00135, 0.00703, 0.00179, 0.0184, 0.00828),
+    SlotRow(16384, 6, 0.000996, 0.00285, 0.0171, 0.00532, 0.0141, 0.0191),
+    SlotRow(16384, 9, 0.00148, 0.00472, 0.0291, 0.00676, 0.0136, 0.0286),
+    SlotRow(32768, 2, 0.000472, 0.00118, 0.0135, 0.00396, 0.0481, 0.0171),
+    SlotRow(32768, 6, 0.0028, 0.00522, 0.0371, 0.0117, 0.0528, 0.0599),
+    SlotRow(32768, 15, 0.00622, 0.0136, 0.14, 0.0275, 0.0541, 0.138),
 )
 
 
