@@ -16,17 +16,9 @@ from glyphc.ir.instructions import Evaluate, Schedule
 from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
-from glyphc.ir.slot_parameters import SlotParameters
 
-from .cleartext import F64, CleartextMachine
+from .cleartext import F64, ClearEngine, CleartextMachine
 from .slots_simulate import SimulatedSlots
-
-
-def simulated(schedule: Schedule) -> SimulatedMachine | SimulatedSlots:
-    """The simulating machine for a schedule's family."""
-    if isinstance(schedule.parameters, SlotParameters):
-        return SimulatedSlots(schedule.parameters)
-    return SimulatedMachine(schedule)
 
 
 class SimulatedMachine(CleartextMachine):
@@ -71,3 +63,21 @@ class SimulatedMachine(CleartextMachine):
 
     def _noise(self, deviation: float) -> F64:
         return self._random.normal(0, deviation, self._ring)
+
+
+class SimulateEngine(ClearEngine):
+    """What an encrypted run is expected to give."""
+
+    name = "simulate"
+    summary = "no encryption: the same instructions with the predicted approximation and noise"
+
+    @property
+    def machine(self) -> type[SimulatedMachine]:
+        return SimulatedMachine
+
+    @property
+    def slot_machine(self) -> type[SimulatedSlots]:
+        return SimulatedSlots
+
+
+ENGINE = SimulateEngine()

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.slots import SlotDot, SlotProduct
+from glyphc.ir.instructions import SlotDot, SlotProduct
+from glyphc.ir.slot_parameters import SlotParameters
 
 F64 = npt.NDArray[np.floating[Any]]
 
 
 class ClearSlots:
     """Registers are float64 arrays of shape (slots,)."""
+
+    def __init__(self, parameters: SlotParameters) -> None:
+        self.parameters = parameters
 
     def encrypt(self, message: F64) -> F64:
         """Numbers, shape (slots,), as this backend's ciphertext."""

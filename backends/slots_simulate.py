@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from glyphc.ir import slot_noise
+from glyphc.ir.instructions import SlotDot, SlotProduct
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.slots import SlotDot, SlotProduct
 
 from .slots_clear import F64, ClearSlots
 
@@ -17,6 +17,7 @@ class SimulatedSlots(ClearSlots):
     """Adds Gaussian noise where OpenFHE does; the noise then travels through the arithmetic by itself."""
 
     def __init__(self, parameters: SlotParameters, seed: int = 0) -> None:
+        super().__init__(parameters)
         self._random = np.random.default_rng(seed)
         self._fresh = slot_noise.fresh(parameters)
         self._rescaling = slot_noise.rescaling(parameters)

@@ -20,7 +20,7 @@ from glyphc.ir.types import Encoding, Level
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.merge import Merge
-from glyphc.passes.pipeline import GLYPH, STRATEGIES, parse_pipeline, remaining, run_pipeline
+from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
@@ -28,6 +28,7 @@ from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
 from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.sources import is_graph, read_model, with_hints
+from glyphc.ways.registry import GLYPH, SLOTS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -59,7 +60,7 @@ def compile(
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
     encrypt_weights: str | Collection[str] | None = None,
-    strategy: str = GLYPH,
+    strategy: str | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
@@ -75,8 +76,7 @@ def compile(
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them. strategy: ``"glyph"``, or ``"slots"`` for leveled CKKS on numbers in slots with polynomials for
-    nonlinearities.
+    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default all.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -90,9 +90,8 @@ def compile(
         )
     given = read_model(model)
     batch = batch or given.batch or 1
-    if strategy not in STRATEGIES:
-        raise GlyphcError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
-    name, passes = remaining(given.graph, start, passes, strategy)
+    in_slots = strategy == SLOTS.name
+    name, passes = remaining(given.graph, start, passes, pipeline=SLOTS.name if in_slots else GLYPH.name)
     source = _with_batch(given.graph, batch)
     check_ring(source, insecure_ring)
     steps = [
@@ -104,7 +103,7 @@ def compile(
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None)
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_encrypted(steps, hidden)
+    steps = _with_strategy(_with_encrypted(steps, hidden), None if in_slots else strategy)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -167,6 +166,18 @@ def _with_encrypted(steps: list[Pass], maps: tuple[str, ...]) -> list[Pass]:
     if not maps:
         return steps
     return [replace(s, encrypt_weights=";".join(maps)) if isinstance(s, AssignScheme) else s for s in steps]
+
+
+def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
+    """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
+    if strategy is None:
+        return steps
+    if not any(isinstance(step, AssignScheme) for step in steps):
+        raise GlyphcError(
+            f"a strategy is for the pass {AssignScheme.name!r}, which is not among the passes to run: "
+            f"{', '.join(step.name for step in steps) or 'none'}"
+        )
+    return [replace(s, strategy=strategy) if isinstance(s, AssignScheme) else s for s in steps]
 
 
 def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pass:

@@ -26,11 +26,11 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
+from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.types import Level, TensorType
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.program import INSECURE_WARNING, Program

@@ -22,13 +22,24 @@ from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.errors import IRError, IRSyntaxError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph, Rewriter
-from glyphc.ir.instructions import ClientSpec, Free, Load, Port, Schedule, Store
+from glyphc.ir.instructions import (
+    ClientSpec,
+    Drop,
+    Free,
+    Instruction,
+    Load,
+    Port,
+    Schedule,
+    SlotDot,
+    SlotProduct,
+    Store,
+    with_frees,
+)
+from glyphc.ir.instructions.slots import check_slots, parse_slots, slot_text
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Fit, Polynomial
 from glyphc.ir.parameters import INSECURE
-from glyphc.ir.slot_code import check, code_text, parse_slot_code, slot_code, with_frees
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.text import parse, parse_record, record_text, to_text
 from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
@@ -54,11 +65,11 @@ def polynomial_program(coefficients: F64, bits: int = 40) -> tuple[Schedule, flo
     writer.store(writer.drop(result, 0), "y", 0)
     parameters = SlotParameters(RING, depth, bits, bits + 8, 1, INSECURE)
     client = ClientSpec(parameters, (_PORT,), (replace(_PORT, name="y"),), SLOTS)
-    return Schedule(client, with_frees(writer.instructions), {}), factor
+    return Schedule(client, tuple(with_frees(writer.instructions)), {}), factor
 
 
 def evaluated(schedule: Schedule, machine: ClearSlots | SlotOpenFHE, message: object) -> object:
-    (result,) = execute(schedule, machine, {"x": [message]})["y"]
+    (result,) = execute(schedule.instructions, machine, {"x": [message]})["y"]
     return result
 
 
@@ -73,11 +84,11 @@ def test_polynomials_take_the_levels_of_their_degree_and_give_what_numpy_gives(d
     if degree & (degree - 1) == 0:
         coefficients[-1] = np.copysign(1.0, coefficients[-1])
     schedule, factor = polynomial_program(coefficients)
-    code = slot_code(schedule.instructions)
-    check(code, {"x": 1}, schedule.parameters.depth)
+    assert isinstance(schedule.parameters, SlotParameters)
+    check_slots(schedule.instructions, {"x": 1}, schedule.parameters.depth)
     assert schedule.parameters.depth - 1 == max(1, int(np.ceil(np.log2(degree + (degree & (degree - 1) != 0)))))
     x = rng.uniform(-1, 1, SLOTS)
-    y = evaluated(schedule, ClearSlots(), x)
+    y = evaluated(schedule, ClearSlots(schedule.parameters), x)
     wanted = np.polynomial.chebyshev.chebval(x, coefficients)
     np.testing.assert_allclose(y * factor, wanted, atol=1e-9)  # type: ignore[operator]
 
@@ -106,7 +117,7 @@ def test_ciphertexts_err_as_simulated_whatever_primes_openfhe_finds(degree: int,
 # -- text and checker --
 
 
-def program() -> tuple[Load | Store | Free | SlotDot | SlotProduct | Drop, ...]:
+def program() -> tuple[Instruction, ...]:
     return (
         Load(0, "x", 0, 1),
         SlotDot(1, (0,), (0.1,), -1.5, 2),
@@ -118,9 +129,9 @@ def program() -> tuple[Load | Store | Free | SlotDot | SlotProduct | Drop, ...]:
 
 
 def test_text_parses_back() -> None:
-    assert parse_slot_code(code_text(program())) == program()
+    assert parse_slots(slot_text(program())) == program()
     with pytest.raises(IRSyntaxError, match="line 3"):
-        parse_slot_code(code_text(program()).replace('"weights":[0.1]', '"weights":0.1'))
+        parse_slots(slot_text(program()).replace('"weights":[0.1]', '"weights":0.1'))
 
 
 @pytest.mark.parametrize(
@@ -139,15 +150,15 @@ def test_text_parses_back() -> None:
     ],
 )
 def test_the_checker_names_what_is_wrong(at: int, other: object, message: str) -> None:
-    check(program(), {"x": 1}, 2)
+    check_slots(program(), {"x": 1}, 2)
     broken = tuple(other if n == at else i for n, i in enumerate(program()))
     with pytest.raises(IRError, match=message):
-        check(broken, {"x": 1}, 2)  # type: ignore[arg-type]
+        check_slots(broken, {"x": 1}, 2)  # type: ignore[arg-type]
 
 
 def test_code_without_levels_is_refused() -> None:
     with pytest.raises(IRError, match="none left"):
-        check(program()[:2], {"x": 1}, 0)
+        check_slots(program()[:2], {"x": 1}, 0)
 
 
 def test_parameters_are_records() -> None:
@@ -181,9 +192,10 @@ def test_clear_simulated_and_encrypted_agree(compiled: glyphc.Program) -> None:
 
 def test_the_definition_is_the_graph_of_polynomials(compiled: glyphc.Program) -> None:
     """What the instructions compute on arrays, and what the evaluator says of the final graph."""
-    x = SAMPLES[:8]
+    x, parameters = SAMPLES[:8], compiled.client.parameters
+    assert isinstance(parameters, SlotParameters)
     ports = compiled.client.inputs
-    results = execute(compiled.schedule, ClearSlots(), {p.name: encode(p, x) for p in ports})
+    results = execute(compiled.schedule.instructions, ClearSlots(parameters), {p.name: encode(p, x) for p in ports})
     (port,) = compiled.client.outputs
     found = decode(port, np.array(results[port.name]), 8)
     np.testing.assert_allclose(found, evaluate(compiled.graph, {"x": x})["y"], atol=1e-9)
@@ -243,7 +255,7 @@ def test_more_samples_than_slots_take_several_passes() -> None:
 def test_refusals() -> None:
     with pytest.raises(CalibrationError, match="--calibration"):
         glyphc.compile(mlp(), None, 4, strategy="slots", insecure_ring=RING)
-    with pytest.raises(GlyphcError, match="unknown strategy"):
+    with pytest.raises(GlyphcError, match="no strategy"):
         glyphc.compile(mlp(), SAMPLES, 4, strategy="tables")
     with pytest.raises(GlyphcError, match="assign-scheme"):
         glyphc.compile(mlp(), SAMPLES, 4, strategy="slots", insecure_ring=RING, encrypt_weights="all")

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from glyphc.ir.instructions import Load, Store
-from glyphc.ir.slot_code import SlotCode, check
+from glyphc.ir.instructions import Instruction, Load, Register, Store
+from glyphc.ir.instructions.slots import Drop, SlotProduct, check_slots
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.slots import Drop, Register, SlotProduct
 
 from ..errors import BackendError
 from .bridge import rings_of
@@ -71,7 +70,7 @@ def make_slot_context(parameters: SlotParameters) -> SlotContext:
     return SlotContext(parameters, context, rings)
 
 
-def drifts(code: SlotCode, context: SlotContext, levels: Mapping[Register, int]) -> dict[Register, float]:
+def drifts(code: Sequence[Instruction], context: SlotContext, levels: Mapping[Register, int]) -> dict[Register, float]:
     """The drift of every register of a program; BackendError when terms of a sum cannot be made alike.
 
     levels: of every register. Products tie registers together; each such group is a small linear system in the
@@ -148,7 +147,7 @@ def _solved(
     return found
 
 
-def levels_of(code: SlotCode, parts: Mapping[str, int], depth: int) -> dict[Register, int]:
+def levels_of(code: Sequence[Instruction], parts: Mapping[str, int], depth: int) -> dict[Register, int]:
     """Levels of every register; IRError for code that cannot be executed."""
-    return {register: type.levels for register, type in check(code, parts, depth).items()}
+    return {register: type.levels for register, type in check_slots(code, parts, depth).items()}
 

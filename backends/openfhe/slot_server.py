@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glyphc.ir.instructions import Schedule
-from glyphc.ir.slot_code import slot_code
-from glyphc.ir.slots import Register, SlotDot, SlotProduct
+from glyphc.ir.instructions import Register, Schedule, SlotDot, SlotProduct
 
 from .slot_contexts import SlotContext, drifts, levels_of
 from .slot_wire import SlotMoulds
@@ -34,7 +32,7 @@ class SlotOpenFHE:
     def __init__(self, schedule: Schedule, keys: SlotKeys) -> None:
         self._keys = keys
         self._context = keys.context.context
-        code = slot_code(schedule.instructions)
+        code = schedule.instructions
         parts = {port.name: port.layout.ciphertexts for port in schedule.client.inputs}
         self._levels = levels_of(code, parts, keys.context.parameters.depth)
         self._drifts = drifts(code, keys.context, self._levels)

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from glyphc.ir.instructions import Free, Instruction, Load, Schedule, Store
-from glyphc.ir.slot_code import check, slot_code
+from glyphc.ir.instructions import Drop, Free, Instruction, Load, Register, Schedule, SlotDot, SlotProduct, Store
+from glyphc.ir.instructions.slots import SlotType, check_slots
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.slots import Drop, Register, SlotDot, SlotProduct, SlotType
 
 from .cost import PROCESS_BYTES, CostModel
 from .slot_figures import MEASURED_TOWERS, slot_seconds
@@ -98,7 +97,7 @@ def slot_types(schedule: Schedule) -> dict[Register, SlotType]:
     p = schedule.client.parameters
     assert isinstance(p, SlotParameters)
     parts = {port.name: port.layout.ciphertexts for port in schedule.client.inputs}
-    return check(slot_code(schedule.instructions), parts, p.depth)
+    return check_slots(schedule.instructions, parts, p.depth)
 
 
 def fresh_bytes(p: SlotParameters) -> int:

@@ -30,7 +30,7 @@ _COMMON: tuple[type[Pass], ...] = (Expand, Fold, Calibrate, Quantize, ValidateRa
 GLYPH = "glyph"
 # Leveled CKKS in slots, polynomials for nonlinearities.
 SLOTS = "slots"
-STRATEGIES: dict[str, tuple[type[Pass], ...]] = {
+PIPELINES: dict[str, tuple[type[Pass], ...]] = {
     GLYPH: (
         *_COMMON,
         AssignScheme,
@@ -45,8 +45,8 @@ STRATEGIES: dict[str, tuple[type[Pass], ...]] = {
     ),
     SLOTS: (*_COMMON, AssignSlots, FitPolynomials, SelectSlots, ValidateSecurity),
 }
-PASSES: dict[str, type[Pass]] = {p.name: p for passes in STRATEGIES.values() for p in passes}
-DEFAULT = ",".join(p.name for p in STRATEGIES[GLYPH])
+PASSES: dict[str, type[Pass]] = {p.name: p for passes in PIPELINES.values() for p in passes}
+DEFAULT = ",".join(p.name for p in PIPELINES[GLYPH])
 
 _ITEM = re.compile(r"\s*([a-z-]+)\s*(?:\{([^}]*)\})?\s*(?:,|$)")
 
@@ -81,7 +81,7 @@ _REACHED: dict[str, dict[Level, type[Pass] | None]] = {
 }
 
 
-def remaining(graph: Graph, start: str | None, passes: str | None, strategy: str = GLYPH) -> tuple[str, str]:
+def remaining(graph: Graph, start: str | None, passes: str | None, pipeline: str = GLYPH) -> tuple[str, str]:
     """Name of the stage that a graph is at, and the passes to go (``passes`` if they are given).
 
     start: a level, or a pass whose result the graph is; by default the graph's level. GlyphcError if it cannot be.
@@ -89,8 +89,8 @@ def remaining(graph: Graph, start: str | None, passes: str | None, strategy: str
     level = graph.level
     last: type[Pass] | None
     if start in (None, level.value):
-        last = _REACHED[strategy][level]
-        if strategy == GLYPH and graph.parameters is not None:
+        last = _REACHED[pipeline][level]
+        if pipeline == GLYPH and graph.parameters is not None:
             last = SelectParameters
     elif start in PASSES:
         last, gives = PASSES[start], PASSES[start].ensures
@@ -100,9 +100,9 @@ def remaining(graph: Graph, start: str | None, passes: str | None, strategy: str
         levels = ", ".join(v.value for v in Level)
         wrong = f"the graph is at level {level.value!r}, not {start!r}" if start in levels else f"no stage {start!r}"
         raise GlyphcError(f"{wrong}; levels: {levels}; passes: {', '.join(PASSES)}")
-    names = [p.name for p in STRATEGIES[strategy]]
+    names = [p.name for p in PIPELINES[pipeline]]
     if last is not None and last.name not in names:
-        raise GlyphcError(f"pass {last.name!r} is none of the strategy {strategy!r}: {', '.join(names)}")
+        raise GlyphcError(f"pass {last.name!r} is none of the pipeline {pipeline!r}: {', '.join(names)}")
     rest = names if last is None else names[names.index(last.name) + 1 :]
     return "source" if last is None else last.name, ",".join(rest) if passes is None else passes
 

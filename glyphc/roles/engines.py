@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from glyphc.ir.instructions import ClientSpec, Evaluate, Instruction, Register, Schedule, ToTorus
+from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
 from glyphc.ir.slot_parameters import SlotParameters
 
 from .parts import Place
@@ -166,4 +166,4 @@ class SlotEngine:
 
 def torus_registers(instructions: Sequence[Instruction]) -> frozenset[Register]:
     """Registers that hold ciphertexts of the bootstrapping context."""
-    return frozenset(i.target for i in instructions if isinstance(i, ToTorus | Evaluate))
+    return frozenset(r for i in instructions if i.result is Kind.TORUS for r in i.writes)

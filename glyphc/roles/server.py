@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from glyphc.approx.estimate import estimate, instruction_costs
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
+from glyphc.files import remove_remnants
 from glyphc.ir.instructions import Free, Instruction, Powers, Register, Schedule
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
@@ -261,7 +261,7 @@ class _Evaluation:
             port.name: _Ciphertexts(self, reader, [p for p in self._inputs(number) if p.port == port])
             for port in self.client.inputs
         }
-        outputs = execute(schedule, self.evaluator.engine.machine, inputs, watch.observe, self.state)
+        outputs = execute(instructions, self.evaluator.engine.machine, inputs, watch.observe, self.state)
         self._finish(outputs)
         self.pass_number, self.state = number + 1, State()
         if self.path is not None and self.pass_number < self.passes:
@@ -317,9 +317,7 @@ class _Evaluation:
     def _resume(self) -> None:
         if self.path is None:
             return
-        # what a killed attempt was writing
-        for remnant in self.path.parent.glob(f".{glob.escape(self.path.name)}*.part"):
-            remnant.unlink(missing_ok=True)
+        remove_remnants(self.path)
         if not self.path.exists():
             return
         try:

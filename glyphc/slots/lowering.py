@@ -11,11 +11,9 @@ import numpy.typing as npt
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import ClientSpec, Port, Schedule
+from glyphc.ir.instructions import ClientSpec, Port, Register, Schedule, with_frees
 from glyphc.ir.ops import Input, Linear, Output, Polynomial, Reshape
-from glyphc.ir.slot_code import with_frees
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.slots import Register
 from glyphc.ir.types import Encoding, FixedPoint
 
 from .depth import reads_input
@@ -36,7 +34,7 @@ def slot_schedule(graph: Graph) -> Schedule:
         outputs.append(_port(op.name, source, tuple(n.op for n in tail)))
     inputs = [_port(op.name, node) for node, op in graph.of(Input)]
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch)
-    return Schedule(client, with_frees(lowering.writer.instructions), {})
+    return Schedule(client, tuple(with_frees(lowering.writer.instructions)), {})
 
 
 def _port(name: str, node: Node, tail: tuple[object, ...] = ()) -> Port:

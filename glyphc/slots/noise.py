@@ -7,12 +7,11 @@ from functools import lru_cache
 import numpy as np
 
 from glyphc.approx.noise import Noise
+from glyphc.backends.base import execute
 from glyphc.backends.slots_clear import ClearSlots
-from glyphc.backends.slots_machine import slot_step
 from glyphc.backends.slots_simulate import SimulatedSlots
 from glyphc.ir import slot_noise
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import Load, Store
 from glyphc.ir.ops import Fit, Input, Linear, Polynomial
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding
@@ -86,11 +85,8 @@ def added_noise(fit: Fit) -> float:
     parameters = SlotParameters(1 << 10, depth, 30, 40, 1)
     points = np.linspace(-1, 1, 4 * _POINTS)
     values = []
-    for machine in (ClearSlots(), SimulatedSlots(parameters)):
-        registers = {x: points}
-        for instruction in writer.instructions:
-            if not isinstance(instruction, Load | Store):
-                slot_step(instruction, machine, registers)
-        values.append(registers[result])
+    writer.store(result, "y", 0)
+    for machine in (ClearSlots(parameters), SimulatedSlots(parameters)):
+        values.append(execute(writer.instructions, machine, {"x": [points]})["y"][0])
     error = float(np.sqrt(np.mean((values[1] - values[0]) ** 2)))
     return abs(factor) * error / slot_noise.rescaling(parameters)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.instructions import Load, Store
-from glyphc.ir.slots import Drop, Register, SlotDot, SlotInstruction, SlotProduct
+from glyphc.ir.instructions import Drop, Instruction, Load, Register, SlotDot, SlotProduct, Store
 
 from .polynomials import leads, polynomial_depth
 
@@ -23,7 +22,7 @@ _NOTHING = 2.0**-50
 class SlotWriter:
     """Emits instructions one after another; ``levels`` of every register."""
 
-    instructions: list[Load | Store | SlotInstruction] = field(default_factory=list)
+    instructions: list[Instruction] = field(default_factory=list)
     levels: dict[Register, int] = field(default_factory=dict)
     dropped: dict[tuple[Register, int], Register] = field(default_factory=dict)
     node: int = 0
