@@ -28,7 +28,6 @@ from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
 from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.sources import is_graph, read_model, with_hints
-from glyphc.ways.registry import GLYPH, SLOTS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -90,8 +89,7 @@ def compile(
         )
     given = read_model(model)
     batch = batch or given.batch or 1
-    in_slots = strategy == SLOTS.name
-    name, passes = remaining(given.graph, start, passes, pipeline=SLOTS.name if in_slots else GLYPH.name)
+    name, passes = remaining(given.graph, start, passes)
     source = _with_batch(given.graph, batch)
     check_ring(source, insecure_ring)
     steps = [
@@ -103,7 +101,7 @@ def compile(
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None)
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_strategy(_with_encrypted(steps, hidden), None if in_slots else strategy)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -183,7 +181,7 @@ def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
 def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pass:
     if points is not None and logits is not None:
         raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
-    if not isinstance(step, AssignBudget | FitPolynomials):
+    if not isinstance(step, AssignBudget | FitPolynomials | AssignScheme):
         return step
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
