@@ -60,7 +60,7 @@ def main() -> None:
     "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
 )
 @click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
-@click.option("--strategy", help="Which ways of computing may be taken: auto, glyph or slots. [default: auto]")
+@click.option("--strategy", help="Which ways of computing may be taken: auto, glyph or slots. [default: glyph]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")

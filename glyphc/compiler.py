@@ -75,7 +75,8 @@ def compile(
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default all.
+    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default
+    ``glyph``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.

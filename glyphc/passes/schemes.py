@@ -16,7 +16,7 @@ from glyphc.slots.passes import FitPolynomials
 from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
 from glyphc.ways.choice import Answer, Paths, answers, choose
-from glyphc.ways.registry import AUTO, conversions, strategy, ways
+from glyphc.ways.registry import GLYPH, conversions, strategy, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.torus import PackedBootstrap
 
@@ -43,7 +43,7 @@ class AssignScheme(Pass):
     ensures: ClassVar[Level] = Level.QUANTIZED
     ring: int = 65536
     encrypt_weights: str = ""
-    strategy: str = AUTO.name
+    strategy: str = GLYPH.name
     points: float = 0.5
     logits: float = 0.0
 
