@@ -18,6 +18,7 @@ from glyphc.backends.openfhe.slot_server import SlotOpenFHE
 from glyphc.backends.slots_clear import ClearSlots
 from glyphc.backends.slots_simulate import SimulatedSlots
 from glyphc.codec import decode, encode
+from glyphc.diagnostics import predicted
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.errors import IRError, IRSyntaxError
 from glyphc.ir.evaluate import evaluate
@@ -45,9 +46,13 @@ from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
 from glyphc.runtime import run
 from glyphc.slots.noise import added_noise, predict_slots
+from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.slots.polynomials import polynomial_depth
+from glyphc.slots.quote import Quote, quote
 from glyphc.slots.writer import SlotWriter
+from glyphc.ways.base import Refusal
 from tests.pass_networks import SAMPLES, Network, mlp
+from tests.pass_networks import run as run_passes
 
 F64 = npt.NDArray[np.floating]
 RING = 1024
@@ -285,3 +290,24 @@ def test_the_verifier_keeps_schemes_and_slots_together(
         rewriter.keep(node, replace(node.type, **change) if node.id == polynomial else node.type)  # type: ignore[arg-type]
     with pytest.raises(IRError, match=message):
         verify(rewriter.new)
+
+
+def test_a_quote_has_the_price_of_the_program_or_a_reason() -> None:
+    quantized, context = run_passes(mlp("relu"), "expand,fold,calibrate,quantize", batch=8)
+    fits, select = FitPolynomials(logits=0.2), SelectSlots(ring=RING)
+    found = quote(quantized, context, fits, select)
+    assert isinstance(found, Quote)
+    made = glyphc.compile(mlp("relu"), SAMPLES, 8, logit_tolerance=0.2, insecure_ring=RING, strategy="slots")
+    assert found.stages["select-slots"].parameters == made.graph.parameters
+    expected = predicted(made, context.cost)
+    assert found.seconds == pytest.approx(expected.seconds + expected.client_seconds)
+    assert found.upload_bytes == expected.upload_bytes
+    # the same for two samples and for as many as there are slots
+    for batch, passes in ((2, 1), (SLOTS, 1), (SLOTS + 1, 2)):
+        quantized, _ = run_passes(mlp("relu"), "expand,fold,calibrate,quantize", batch=batch)
+        other = quote(quantized, context, fits, select)
+        assert isinstance(other, Quote)
+        assert other.seconds == pytest.approx(passes * found.seconds)
+    refused = quote(quantized, context, FitPolynomials(logits=1e-9), select)
+    assert isinstance(refused, Refusal)
+    assert "more than the tolerated" in refused.reason
