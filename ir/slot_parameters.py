@@ -33,6 +33,9 @@ class SlotParameters:
         if not 20 <= self.scaling_bits <= self.first_bits <= 60:
             raise ValueError(f"primes of {self.first_bits} and {self.scaling_bits} bits are not possible")
 
+    def check_powers(self) -> None:
+        """As of ``Parameters``; here they are refused when they are made."""
+
     @property
     def secure(self) -> bool:
         return self.security != INSECURE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +46,12 @@ from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
 from glyphc.runtime import run
 from glyphc.slots.noise import added_noise, predict_slots
+from glyphc.slots.passes import FitPolynomials
+from glyphc.slots.plan import SlotPlan, plan_slots
 from glyphc.slots.polynomials import polynomial_depth
 from glyphc.slots.writer import SlotWriter
 from tests.pass_networks import SAMPLES, Network, mlp
+from tests.pass_networks import run as run_passes
 
 F64 = npt.NDArray[np.floating]
 RING = 1024
@@ -285,3 +289,21 @@ def test_the_verifier_keeps_schemes_and_slots_together(
         rewriter.keep(node, replace(node.type, **change) if node.id == polynomial else node.type)  # type: ignore[arg-type]
     with pytest.raises(IRError, match=message):
         verify(rewriter.new)
+
+
+def test_a_plan_has_the_price_of_the_program_or_a_reason() -> None:
+    quantized, context = run_passes(mlp("relu"), "expand,fold,calibrate,quantize", batch=8)
+    fits = FitPolynomials(logits=0.2)
+    found = plan_slots(quantized, context, fits, inf)
+    assert isinstance(found, SlotPlan)
+    made = glyphc.compile(mlp("relu"), SAMPLES, 8, logit_tolerance=0.2, strategy="slots", cost=context.cost)
+    assert found.parameters.ring == made.graph.parameters.ring  # type: ignore[union-attr]
+    # the same for two samples and for as many as there are slots
+    slots = found.parameters.slots
+    for batch in (2, slots):
+        quantized, _ = run_passes(mlp("relu"), "expand,fold,calibrate,quantize", batch=batch)
+        other = plan_slots(quantized, context, fits, inf)
+        assert isinstance(other, SlotPlan)
+        assert other.seconds == pytest.approx(found.seconds)
+    assert "more than the tolerated" in str(plan_slots(quantized, context, FitPolynomials(logits=1e-9), inf))
+    assert "already" in str(plan_slots(quantized, context, fits, 1e-6))

@@ -34,8 +34,8 @@ class AssignScheme(Pass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.registry``. points, logits: the tolerance, as in
-    ``assign-budget``: what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.registry``. points, spread, logits, measures: the
+    tolerance, as in ``assign-budget``: what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -45,7 +45,9 @@ class AssignScheme(Pass):
     encrypt_weights: str = ""
     strategy: str = GLYPH.name
     points: float = 0.5
+    spread: float = 0.75
     logits: float = 0.0
+    measures: str = ""
 
     def __post_init__(self) -> None:
         check_ring(self.name, self.ring)
@@ -81,10 +83,10 @@ class AssignScheme(Pass):
         others = tuple(way for way in ways(allowed) if way not in SLOT_WAYS)
         if len(others) == len(ways(allowed)):
             return answers(graph, others, question), question
-        fitting = FitPolynomials(points=self.points, logits=self.logits)
+        fitting = FitPolynomials(self.points, self.spread, self.logits, measures=self.measures)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
-            plan = plan_slots(graph, context, replace(fitting, points=100.0, logits=0.0), inf)
+            plan = plan_slots(graph, context, replace(fitting, points=100.0, spread=100.0, logits=0.0), inf)
         elif self.ring != SECURE_RING:
             plan = "small rings are for tests: ask for slots by name (--strategy slots)"
         else:

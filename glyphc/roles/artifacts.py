@@ -18,6 +18,7 @@ from glyphc.approx.predicted import predicted_noise
 from glyphc.archive import ArchiveError
 from glyphc.artifact import is_artifact, read_stages
 from glyphc.errors import ArtifactError
+from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
@@ -63,7 +64,7 @@ class Specification:
             try:
                 client = parse_record(data.decode(), ClientSpec)
                 _check_ports(client)
-            except (IRError, UnicodeDecodeError) as e:
+            except (IRError, ValueError) as e:
                 raise reader.damaged(f"its specification is unreadable ({e})") from None
             return Specification(reader.header.program, client)
 
@@ -150,16 +151,20 @@ def stripped(graph: Graph) -> Graph:
 def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
     """Parameters as they stand in a header of training."""
     try:
-        return parse_record(text, Parameters)
-    except IRError as e:
+        parameters = parse_record(text, Parameters)
+        parameters.check_powers()
+        return parameters
+    except (IRError, ValueError) as e:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
 
 
 def read_program_parameters(text: str, reader: Reader[Any]) -> Parameters | SlotParameters:
     """Parameters of a program as they stand in a header."""
     try:
-        return parse_parameters(text)
-    except IRError as e:
+        parameters = parse_parameters(text)
+        parameters.check_powers()
+        return parameters
+    except (IRError, ValueError) as e:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
 
 
@@ -175,13 +180,22 @@ def read_seed(text: str, reader: Reader[Any]) -> bytes:
 
 
 def _check_ports(client: ClientSpec) -> None:
-    """IRError for a specification that no compiler made: a stranger's must not make a client allocate what it likes."""
+    """IRError or ValueError for a specification that no compiler made.
+
+    A stranger's must not make a client allocate what it likes.
+    """
     parameters = client.parameters
+    parameters.check_powers()
     in_slots = isinstance(parameters, SlotParameters)
     bound = _MOST_STEPS if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus
     positions = parameters.slots if isinstance(parameters, SlotParameters) else parameters.ring
     if not client.inputs or not client.outputs:
         raise IRError("it has no input or no output")
+    if client.batch < 1:
+        raise IRError(f"its batch is {client.batch}")
+    for port in (*client.inputs, *client.outputs):
+        # the tensor as it is given, in fixed point, and where its elements stand
+        memory.require(4 * 8 * client.batch * port.layout.features, f"a batch of {port.name!r}")
     for port in (*client.inputs, *client.outputs):
         layout, fixed = port.layout, port.fixed
         if (port.encoding is Encoding.SLOTS) is not in_slots:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,14 +11,17 @@ import numpy.typing as npt
 
 from glyphc.approx.slot_cost import slot_work
 from glyphc.errors import CalibrationError, ParameterError
+from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Fit, Input, Output, Polynomial
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Level
-from glyphc.passes.base import Context, Pass, check_option
-from glyphc.passes.judge import Judge, Loss, real_outputs
+from glyphc.measures import Judge, Limits, parse_kinds, worst
+from glyphc.measures import text as loss_text
+from glyphc.passes.assign_budget import Halves
+from glyphc.passes.base import Context, Pass, check_option, check_ring
 
 from .depth import network_depth
 from .lowering import slot_schedule
@@ -39,7 +42,8 @@ _CAUTION = 2.0
 class FitPolynomials(Pass):
     """A polynomial for every nonlinearity, of as low a degree as the tolerated loss of accuracy allows.
 
-    points, logits, samples: as in ``assign-budget``.
+    All options as in ``assign-budget``. The degrees are chosen on one half of the calibration samples, what is promised
+    is simulated on the other.
     """
 
     name: ClassVar[str] = "fit-polynomials"
@@ -47,13 +51,17 @@ class FitPolynomials(Pass):
     ensures: ClassVar[Level] = Level.ASSIGNED
     slots: ClassVar[bool | None] = True
     points: float = 0.5
+    spread: float = 0.75
     logits: float = 0.0
     samples: int = 2048
+    measures: str = ""
 
     def __post_init__(self) -> None:
         check_option(self.name, "points", self.points, 0.0, 100.0)
+        check_option(self.name, "spread", self.spread, 0.0, 100.0)
         check_option(self.name, "logits", self.logits, 0.0, 1e15)
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
+        parse_kinds(filter(None, self.measures.split(";")))
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply) if node.type.encoding is Encoding.SLOTS]
@@ -64,21 +72,26 @@ class FitPolynomials(Pass):
                 "polynomials are fitted to calibration samples, and their degree is found by simulating the network on "
                 "them: pass --calibration (calibration=...)"
             )
-        few = {name: x[: self.samples] for name, x in context.samples.items()}
-        trial = _Trial(graph, few, Judge(graph, few, context.source, self.points, self.logits))
-        degrees, candidates, loss = self._same_degree(trial, nodes)
-        if trial.judge.keeps(loss) and len(nodes) <= _TRIED:
-            degrees, loss = self._lowered(trial, nodes, degrees, loss)
-        chosen = _names(nodes, degrees)
-        if chosen != candidates[-1].name:
-            candidates.append(Candidate(chosen, None, trial.judge.reason(loss)))
-        warning = "" if trial.judge.keeps(loss) else f"polynomials of {chosen}: {trial.judge.reason(loss)}"
-        decision = Decision(self.name, chosen, tuple(candidates), warning)
+        halves = Halves.of(context.samples, self.samples)
+        kinds = parse_kinds(filter(None, self.measures.split(";")))
+        judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits, self.spread), kinds)
+        search = _Search(_Trial(graph), judge.on(halves.first), halves.first)
+        chosen = search.run(nodes)
+        held = judge.on(halves.second)
+        outputs = search.trial.outputs(halves.second, chosen.degrees)
+        losses = tuple(replace(loss, held_out=halves.held_out) for loss in held.losses(outputs))
+        warning = ""
+        if not all(loss.kept for loss in losses):
+            warning = f"polynomials of {chosen.name}: {loss_text(worst(losses))}"
+        elif not chosen.kept:
+            warning = f"polynomials of {chosen.name}: with errors counted twice, {loss_text(worst(chosen.losses))}"
+        candidates = tuple(Candidate(t.name, None, t.reason) for t in search.tried)
+        decision = Decision(self.name, chosen.name, candidates, warning, losses)
         rewriter = Rewriter(graph)
         for node in graph:
-            if node.id in degrees:
+            if node.id in chosen.degrees:
                 assert isinstance(node.op, Apply)
-                op = Polynomial(node.op.functions, trial.fit(node, degrees[node.id]))
+                op = Polynomial(node.op.functions, search.trial.fit(node, chosen.degrees[node.id]))
                 decisions = (*node.decisions, decision)
                 new = rewriter.new.add(op, rewriter.operands(node), node.type, node.location, decisions)
                 rewriter.replace(node, new)
@@ -86,58 +99,91 @@ class FitPolynomials(Pass):
                 rewriter.keep(node)
         return rewriter.new
 
-    @staticmethod
-    def _same_degree(trial: _Trial, nodes: list[Node]) -> tuple[dict[int, int], list[Candidate], Loss]:
-        """The lowest degree for all that keeps to the tolerance, or the one that loses least."""
-        tried: list[tuple[dict[int, int], Loss]] = []
-        candidates = []
-        for degree in DEGREES:
-            degrees = {node.id: degree for node in nodes}
-            depth = network_depth(trial.graph, lambda node, d=degree: d)  # type: ignore[misc]
-            if depth > deepest():
-                reason = f"takes {depth} levels, at most {deepest()} are secure"
-                candidates.append(Candidate(_names(nodes, degrees), None, reason))
-                break
-            loss = trial.loss(degrees)
-            tried.append((degrees, loss))
-            candidates.append(Candidate(_names(nodes, degrees), None, trial.judge.reason(loss)))
-            if trial.judge.keeps(loss):
-                break
-        if not tried:
-            raise ParameterError(f"the network takes too many levels for numbers in slots: {candidates[-1].reason}")
-        best = tried[-1] if trial.judge.keeps(tried[-1][1]) else min(tried, key=lambda t: t[1].value)
-        return best[0], candidates, best[1]
 
-    @staticmethod
-    def _lowered(trial: _Trial, nodes: list[Node], degrees: dict[int, int], loss: Loss) -> tuple[dict[int, int], Loss]:
-        """Lower degrees for single nonlinearities, as long as the tolerance is kept."""
+@dataclass(frozen=True)
+class _Try:
+    """Degrees by node id, and what the outputs lose then, errors counted ``_CAUTION`` times; none: too many levels."""
+
+    degrees: Mapping[int, int]
+    losses: tuple[Loss, ...]
+
+    @property
+    def kept(self) -> bool:
+        return bool(self.losses) and all(loss.kept for loss in self.losses)
+
+    @property
+    def name(self) -> str:
+        """In words, e.g. "degree 4" or "degrees 4, 8"."""
+        used = list(self.degrees.values())
+        return f"degree {used[0]}" if len(set(used)) == 1 else "degrees " + ", ".join(map(str, used))
+
+    @property
+    def reason(self) -> str:
+        if not self.losses:
+            return f"takes more than {deepest()} levels, which no ring holds securely"
+        return "errors counted twice: " + loss_text(worst(self.losses))
+
+
+@dataclass
+class _Search:
+    """For the lowest degrees that keep to the limits on samples."""
+
+    trial: _Trial
+    judge: Judge
+    samples: Mapping[str, F64]
+    tried: list[_Try] = field(default_factory=list)
+
+    def run(self, nodes: list[Node]) -> _Try:
+        """First one degree for all, then lower ones for single nonlinearities as long as the limits are kept."""
+        for degree in DEGREES:
+            found = self._try({node.id: degree for node in nodes})
+            self.tried.append(found)
+            if found.kept or not found.losses:
+                break
+        possible = [t for t in self.tried if t.losses]
+        if not possible:
+            raise ParameterError(f"the network takes too many levels for numbers in slots: it {self.tried[0].reason}")
+        best = possible[-1] if possible[-1].kept else min(possible, key=lambda t: worst(t.losses).excess)
+        if not best.kept or len(nodes) > _TRIED:
+            return best
+        whole = best
         for node in nodes:
-            while degrees[node.id] > DEGREES[0]:
-                lower = degrees | {node.id: DEGREES[DEGREES.index(degrees[node.id]) - 1]}
-                found = trial.loss(lower)
-                if not trial.judge.keeps(found):
+            while best.degrees[node.id] > DEGREES[0]:
+                lower = DEGREES[DEGREES.index(best.degrees[node.id]) - 1]
+                found = self._try({**best.degrees, node.id: lower})
+                if not found.kept:
                     break
-                degrees, loss = lower, found
-        return degrees, loss
+                best = found
+        if best is not whole:
+            self.tried.append(best)
+        return best
+
+    def _try(self, degrees: Mapping[int, int]) -> _Try:
+        if network_depth(self.trial.graph, lambda node: degrees[node.id]) > deepest():
+            return _Try(degrees, ())
+        outputs = self.trial.outputs(self.samples, degrees)
+        for measure in self.judge.measures:
+            if not measure.labels:
+                truth = self.judge.truth[measure.output].values
+                outputs[measure.output] = truth + _CAUTION * (outputs[measure.output] - truth)
+        return _Try(degrees, self.judge.losses(outputs))
 
 
 @dataclass
 class _Trial:
-    """The network on calibration samples, with polynomials for functions."""
+    """The network with polynomials for functions, by node id and degree."""
 
     graph: Graph
-    samples: Mapping[str, F64]
-    judge: Judge
-
-    def __post_init__(self) -> None:
-        self._fits: dict[tuple[int, int], Fit] = {}
+    _fits: dict[tuple[int, int], Fit] = field(default_factory=dict)
 
     def fit(self, node: Node, degree: int) -> Fit:
         if (node.id, degree) not in self._fits:
             self._fits[node.id, degree] = fit(self.graph, node, degree)
         return self._fits[node.id, degree]
 
-    def loss(self, degrees: Mapping[int, int]) -> Loss:
+    def outputs(self, samples: Mapping[str, F64], degrees: Mapping[int, int]) -> dict[str, F64]:
+        """Real outputs by name, as the client sees them."""
+
         def approximate(node: Node, args: tuple[Value, ...]) -> Value | None:
             if node.id not in degrees:
                 return None
@@ -149,9 +195,8 @@ class _Trial:
                 y = np.polynomial.chebyshev.chebval(args[0] / source.magnitude, coefficients)
             return np.asarray(np.nan_to_num(y * node.type.fixed.magnitude, posinf=1e30, neginf=-1e30))
 
-        values = evaluate_all(self.graph, self.samples, approximate)
-        outputs = real_outputs({op.name: values[node.id] for node, op in self.graph.of(Output)})
-        return self.judge.loss(self.judge.exaggerated(outputs, _CAUTION))
+        values = evaluate_all(self.graph, samples, approximate)
+        return {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in self.graph.of(Output)}
 
 
 @dataclass(frozen=True)
@@ -170,6 +215,8 @@ class SelectSlots(Pass):
 
     def __post_init__(self) -> None:
         check_option(self.name, "precision", self.precision, 4.0, 30.0)
+        if self.ring:
+            check_ring(self.name, self.ring)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         depth = network_depth(graph, _degree)
@@ -236,9 +283,3 @@ def _laid_out(graph: Graph, parameters: SlotParameters) -> Graph:
         rewriter.keep(node, replace(node.type, layout=layout))
     rewriter.new.parameters = parameters
     return rewriter.new
-
-
-def _names(nodes: list[Node], degrees: Mapping[int, int]) -> str:
-    """Degrees in words, e.g. "degree 4" or "degrees 4, 8"."""
-    used = [degrees[node.id] for node in nodes]
-    return f"degree {used[0]}" if len(set(used)) == 1 else "degrees " + ", ".join(map(str, used))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Load, Polynomials, Split
 from glyphc.ir.ops import Input, Linear, Reshape, Unpack
@@ -152,6 +153,9 @@ def _linear(lowering: Lowering, task: Task, node: Node) -> None:
     total = lowering.registers[replace(task, step=task.step - 1)][0] if task.step else None
     place = step.chunk // target.chunks * target.batch_stride
     (result,) = lowering.fresh()
+    if max(lowering.sources[name]) >= len(sources):  # of a graph from a file, whose layouts anybody may have written
+        operand = operands[step.operand]
+        raise ParameterError(f"{node} reads {layout(operand).parts} parts of {operand}, which has {len(sources)}")
     chosen = tuple(sources[part] for part in lowering.sources[name])
     product = EncryptedDot if op.encrypted else Dot
     lowering.instructions.append(product(result, chosen, name, None if place else total, node.id))
