@@ -62,7 +62,7 @@ def serve(server: Path) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        found = re.search(r"Uvicorn running on (\S+)", line)
+        found = re.search(r"serving on (\S+)", line)
         if found:
             return process, found[1]
     raise SystemExit("the service did not start")

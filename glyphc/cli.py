@@ -12,6 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
@@ -59,6 +60,7 @@ def main() -> None:
     "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
 )
 @click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
+@click.option("--strategy", help="Which ways of computing may be taken: auto or glyph. [default: auto]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -75,6 +77,7 @@ def compile_command(
     output: str | None,
     tolerance: float | None,
     logit_tolerance: float | None,
+    strategy: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -104,6 +107,7 @@ def compile_command(
         start=start,
         insecure_ring=insecure_ring,
         encrypt_weights=encrypt_weights,
+        strategy=strategy,
     )
     text = summary(program)
     if program.encrypted_weights:
@@ -130,10 +134,17 @@ def compile_command(
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
+@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: openfhe]")
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 def run_command(
-    artifact: str, input_path: str, output_path: str, mode: str, record: str | None, weights: str | None
+    artifact: str,
+    input_path: str,
+    output_path: str,
+    mode: str,
+    engine: str | None,
+    record: str | None,
+    weights: str | None,
 ) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
@@ -153,7 +164,7 @@ def run_command(
     if record is not None:
         _keep_sources(Path(record), artifact, input_path, weights)
         check_writable(Path(record))
-    report = run(program, x, mode, reporter())
+    report = run(program, x, mode, reporter(), engine)
     _save(output_path, report.outputs)
     if record is not None:
         RunRecord.of(program, report).save(Path(record))
@@ -201,6 +212,7 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
 
 
+main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)

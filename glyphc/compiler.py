@@ -58,6 +58,7 @@ def compile(
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
     encrypt_weights: str | Collection[str] | None = None,
+    strategy: str | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
@@ -73,7 +74,7 @@ def compile(
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them.
+    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default all.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -99,7 +100,7 @@ def compile(
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None)
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_encrypted(steps, hidden)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -159,6 +160,18 @@ def _with_encrypted(steps: list[Pass], maps: tuple[str, ...]) -> list[Pass]:
     if not maps:
         return steps
     return [replace(s, encrypt_weights=";".join(maps)) if isinstance(s, AssignScheme) else s for s in steps]
+
+
+def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
+    """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
+    if strategy is None:
+        return steps
+    if not any(isinstance(step, AssignScheme) for step in steps):
+        raise GlyphcError(
+            f"a strategy is for the pass {AssignScheme.name!r}, which is not among the passes to run: "
+            f"{', '.join(step.name for step in steps) or 'none'}"
+        )
+    return [replace(s, strategy=strategy) if isinstance(s, AssignScheme) else s for s in steps]
 
 
 def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pass:

@@ -25,7 +25,7 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Output
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
-from glyphc.passes.schedule import weight_polynomials
+from glyphc.ways.weight_polynomials import weight_polynomials
 
 RING = 2048
 F64 = npt.NDArray[np.float64]

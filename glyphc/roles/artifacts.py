@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from glyphc.approx.noise import predict
-from glyphc.artifact import read_stages
+from glyphc.archive import ArchiveError
+from glyphc.artifact import is_artifact, read_stages
 from glyphc.errors import ArtifactError
 from glyphc.ir import memory
 from glyphc.ir.errors import IRError
@@ -198,11 +198,11 @@ def _check_ports(client: ClientSpec) -> None:
 def _is_artifact(path: Path) -> bool:
     """Whether a file is a compiled program as 'glyphc compile' writes it; other errors are left to its reader."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.startswith("stages/") for name in archive.namelist())
+        with open(path, "rb") as file:
+            return is_artifact(file)
     except OSError as e:
         raise ArtifactError(f"cannot read {os.fspath(path)!r}: {e.strerror}") from None
-    except Exception:  # damaged; its reader says how
+    except ArchiveError:  # damaged; its reader says how
         return path.suffix == ".glyphc"
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError, ParameterError
-from glyphc.ir.ckks import MOST_STEPS
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.ckks import MOST_STEPS
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, record_text, to_text
 from glyphc.ir.typed_json import TypedJSON

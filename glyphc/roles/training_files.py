@@ -19,10 +19,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from glyphc.archive import ArchiveError, inflated
 from glyphc.errors import ArtifactError
-from glyphc.ir.ckks import MOST_STEPS, Code, check
-from glyphc.ir.ckks_text import check_operands, code_text, parse_code
 from glyphc.ir.errors import IRError
+from glyphc.ir.instructions.ckks import MOST_STEPS, Code, check
+from glyphc.ir.instructions.text import check_operands, code_text, parse_code
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
@@ -182,14 +183,13 @@ class ProgramFile:
     def _read_code(self, number: int) -> Code:
         name = _code_part(number)
         try:
-            stream = zlib.decompressobj()
-            text = stream.decompress(self._reader.read(name), _MOST_CODE_BYTES)
-            if not stream.eof or hashlib.sha256(text).hexdigest() != self.outline.codes[number]:
+            text = inflated(self._reader.read(name), _MOST_CODE_BYTES)
+            if hashlib.sha256(text).hexdigest() != self.outline.codes[number]:
                 raise IRError("it is not the code that the outline names")
             code = parse_code(text.decode())
             _check_code(code, self.parameters, self.outline)
             return code
-        except (IRError, zlib.error, UnicodeDecodeError) as e:
+        except (IRError, ArchiveError, UnicodeDecodeError) as e:
             raise self._reader.damaged(f"part {name}: {e}") from None
 
     def close(self) -> None:

@@ -28,10 +28,10 @@ from glyphc.compiler import for_ring
 from glyphc.errors import GlyphcError
 from glyphc.frontends.from_dsl import parse_glyph, read_glyph
 from glyphc.frontends.from_onnx import read_onnx
-from glyphc.ir.ckks import check
-from glyphc.ir.ckks_text import CODE_HEAD, check_operands, parse_code
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, Rewriter
+from glyphc.ir.instructions.ckks import check
+from glyphc.ir.instructions.text import CODE_HEAD, check_operands, parse_code
 from glyphc.ir.ops import Input
 from glyphc.ir.text import record_text
 from glyphc.ir.types import Level
@@ -503,8 +503,12 @@ def _tokens(data: bytes, folder: Path, reached: Reached) -> None:
 
 def _make_tokens(random: Random) -> bytes:
     names = ("alice", "bob-2", "x" * 64, "Ünï", "a b", "")
-    lines = [f"{random.choice(names)} {random.randbytes(32).hex()}".encode() for _ in range(random.randint(0, 4))]
-    text = b"\n".join([b"# tokens", *lines]) + b"\n"
+    ends = ("2030-01-01T00:00:00Z", "2027-06-30T12:00:00+00:00", "2000-01-01", "never", "9999-99-99", "")
+    lines = [
+        f"{random.choice(names)} {random.randbytes(32).hex()} {random.choice(ends)}"
+        for _ in range(random.randint(1, 4))
+    ]
+    text = "\n".join(["# tokens", *lines, ""]).encode()
     return mutated_text(random, text) if random.random() < 0.8 else text
 
 
