@@ -503,7 +503,7 @@ def _tokens(data: bytes, folder: Path, reached: Reached) -> None:
 
 def _make_tokens(random: Random) -> bytes:
     names = ("alice", "bob-2", "x" * 64, "Ünï", "a b", "")
-    ends = ("2030-01-01T00:00:00Z", "2027-06-30T12:00:00+00:00", "2000-01-01", "never", "9999-99-99", "")
+    ends = ("2030-01-01T00:00:00Z", "2000-01-01T12:34:56Z", "2030-01-01T00:00:00Z", "never", "9999-99-99", "")
     lines = [
         f"{random.choice(names)} {random.randbytes(32).hex()} {random.choice(ends)}"
         for _ in range(random.randint(1, 4))
