@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 from glyphc.archive import ArchiveError, contents, read_entries
 from glyphc.errors import ArtifactError
-from glyphc.ir.errors import IRError
+from glyphc.ir import memory
+from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.text import parse
 from glyphc.ir.verify import verify
@@ -19,11 +20,13 @@ from glyphc.roles import container
 from glyphc.roles.headers import HEADERS
 
 FORMAT = "glyphc-program"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 # A program has some twelve stages.
 _MOST_PARTS = 64
 _MANIFEST_LIMIT = 1 << 20
+# A byte of a stage's text, and what is read from it. Constants, which are most of it, take about four bytes a byte.
+_TEXT_BYTES = 8
 _PART = re.compile(r"stages/[0-9]+-[a-z-]+\.gir")
 
 
@@ -59,7 +62,11 @@ def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
         _check_manifest(manifest, name)
         if set(entries) != set(manifest["parts"]):
             raise ArchiveError("its parts are not those that the manifest lists")
+        size = sum(entry.length for entry in entries.values())
+        memory.require(size * _TEXT_BYTES, f"{name!r}: its stages, {size:,} bytes of text,")
         parts = {part: contents(file, entries[part]) for part in manifest["parts"]}
+    except TooLargeError as e:
+        raise ArtifactError(str(e)) from None
     except ArtifactError:
         raise
     except Exception as e:  # json raises several classes on damaged data, with no common base

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glyphc.archive import inflated
+from glyphc.ir import memory
 from glyphc.ir.graph import Graph, with_constants
 from glyphc.ir.ops import Linear
 from glyphc.roles.container import Reader, Writer
@@ -64,7 +64,8 @@ def _unpacked(
 ) -> np.ndarray:  # type: ignore[type-arg]
     data = reader.read(part)
     try:
-        stored = np.frombuffer(inflated(data, prod(shape) * dtype.itemsize), dtype=dtype.newbyteorder("<"))
+        size = prod(shape) * dtype.itemsize
+        stored = np.frombuffer(memory.inflated(data, size), dtype=dtype.newbyteorder("<"))
         return stored.astype(dtype).reshape(shape)
     except ValueError as e:
         raise reader.damaged(f"part {part} is unreadable ({e})") from None

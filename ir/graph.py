@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import memory
+from .accuracy import Loss
 from .errors import IRError
 from .ops import Input, Op, Output
 from .parameters import Parameters
@@ -41,13 +42,15 @@ class Candidate:
 class Decision:
     """A choice among candidates that a pass made for a node: what was chosen and why the others lost.
 
-    warning: what a user should know about the choice, e.g. that no candidate kept to the error budget.
+    warning: what a user should know about the choice, e.g. that no candidate kept to the error budget. losses: what
+    the outputs lose with what was chosen, where that was simulated.
     """
 
     made_by: str
     chosen: str
     candidates: tuple[Candidate, ...]
     warning: str = ""
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)

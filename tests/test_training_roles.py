@@ -275,7 +275,7 @@ def execute(code, machine, inputs, observe):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     return whole(code, machine, inputs, counting)
-whole, server.execute = server.execute, execute
+whole, server.execute_named = server.execute_named, execute
 training_server.run_training(Path(sys.argv[1]), resume=True)
 """
 

@@ -135,12 +135,23 @@ def fit(
     )
 
 
+def fit_error(function: Callable[[F64], F64], degree: int, half_range: float, weights: tuple[int, ...]) -> float:
+    """About the rms error that :func:`fit` reports of a function without jumps, at the nodes of a fit, and quickly."""
+    x, basis = _design(degree, half_range, 24 * degree)
+    samples = _Samples(x, basis, np.asarray(function(x)), _density(x, half_range, weights))
+    error = basis @ _least_squares(samples, 0.5 + 0.5 * samples.density) - samples.y
+    # nodes are dense at the ends
+    even = samples.density * np.sqrt(1 - np.minimum((x / half_range) ** 2, 1.0))
+    return float(np.sqrt(np.average(error**2, weights=even))) / samples.span
+
+
 def _least_squares(samples: _Samples, weight: F64) -> F64:
     """Factors of the basis that minimise the weighted squares of the errors, with a ridge."""
     root = np.sqrt(weight)
     a, b = samples.basis * root[:, None], samples.y * root
     gram = a.T @ a
-    regular = gram + _RIDGE * np.linalg.norm(gram, 2) * np.eye(gram.shape[0])
+    # the largest singular value: of a symmetric matrix without negative eigenvalues, the largest of these
+    regular = gram + _RIDGE * np.linalg.eigvalsh(gram)[-1] * np.eye(gram.shape[0])
     solution = np.linalg.solve(regular, a.T @ b)
     # one step of iterative refinement: the normal equations lose half of the digits
     return np.asarray(solution + np.linalg.solve(regular, a.T @ (b - a @ solution)))

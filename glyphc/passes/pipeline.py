@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from glyphc.errors import GlyphcError, ModelError
 from glyphc.ir import memory
@@ -116,6 +116,8 @@ def run_pipeline(
                 f"pass {step.name!r} needs a graph at level {step.requires.value!r}, this one is at "
                 f"{graph.level.value!r}"
             )
+        if graph.level is Level.SOURCE:
+            context = replace(context, floats=graph)
         try:
             _require_memory(graph, context)
             graph = step.run(graph, context)
