@@ -28,7 +28,7 @@ from onnx import ModelProto, helper, numpy_helper
 import glyphc
 from glyphc.errors import CalibrationError, GlyphcError, ModelError
 from glyphc.frontends.from_onnx import OPERATORS, read_onnx
-from glyphc.frontends.onnx_constants import OLDEST_OPSET
+from glyphc.frontends.onnx_opsets import OLDEST
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Affine, Apply, ArgMax, Dense, Gather, Hardmax, Input, Scale
@@ -146,22 +146,15 @@ def _variants(operator: str, positions: list[int], count: int) -> Iterator[tuple
 
 def current(model: ModelProto) -> ModelProto:
     """The same model for the oldest opset that glyphc reads, if it was written for one before."""
-    version = model.opset_import[0].version
     copy = ModelProto()
     copy.CopyFrom(model)
     copy.ir_version = max(copy.ir_version, 8)  # before, constants had to be listed as inputs
-    if version < OLDEST_OPSET and all(_since(n) <= version for n in model.graph.node):
-        copy.opset_import[0].version = OLDEST_OPSET  # no operator has changed in between
-    elif version < OLDEST_OPSET:
+    if copy.opset_import[0].version < OLDEST:
         try:
-            return onnx.version_converter.convert_version(copy, OLDEST_OPSET)
+            return onnx.version_converter.convert_version(copy, OLDEST)
         except Exception as e:  # C++ with exceptions of its own
-            raise ModelError(f"onnx cannot convert it to opset {OLDEST_OPSET}") from e
+            raise ModelError(f"onnx cannot convert it to opset {OLDEST}") from e
     return copy
-
-
-def _since(node: onnx.NodeProto) -> int:
-    return int(onnx.defs.get_schema(node.op_type, OLDEST_OPSET).since_version)
 
 
 def encrypted_model(case: Case) -> ModelProto:
@@ -394,7 +387,7 @@ How they are run:
 - *No batch axis.* The cases know no batch: axis 0 is an axis like others. They are read by
   `read_onnx(model, batch_axis=False)`, which takes the whole tensor as one sample. Networks are usually read
   with a batch axis, and what would combine samples with one another is refused.
-- *Opsets.* Cases for opsets before 13 are run as cases of opset 13, as their operators have not changed.
+- *Opsets.* Cases are read as they are, from opset 7 on; older ones are converted to that.
 - *In clear*: the graph that the compiler starts from, evaluated in float64, agrees with the expected results up to the
   case's own tolerance (at least 1e-3 relative; bfloat16: 2^-7).
 - *Simulated*: compiled for a small ring and run with the approximations and the noise of encryption. The root mean
