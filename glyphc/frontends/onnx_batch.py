@@ -144,7 +144,9 @@ def _product(call: Call, rank: int, transposed: tuple[bool, bool]) -> Where:
             from_right = 1 - from_right
         inner = 0 if i == 0 else 1
         if from_right == inner:
-            raise UnsupportedError(f"sums over axis {where.axis}, which is the batch")
+            # with a constant, the file has one number of samples in mind
+            kind = UnsupportedError if constant[1 - i] else CombinedSamplesError
+            raise kind(f"sums over axis {where.axis}, which is the batch")
         if from_right < 2:
             if not constant[1 - i]:
                 raise CombinedSamplesError("multiplies samples with one another")

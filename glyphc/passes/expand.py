@@ -55,6 +55,8 @@ F64 = npt.NDArray[np.float64]
 # Operands farther from zero than this many half ranges are centred before they are multiplied: it saves bits there, but
 # makes everything that reads the product read the operands too.
 _FAR_FROM_ZERO = 2.0
+# Share of a value below which its differences are rounding errors.
+_ROUNDING = 2.0**-20
 # Largest classes x classes comparison: more values than these need a tree of another kind.
 _MAX_CLASSES = 128
 
@@ -183,7 +185,8 @@ def _spread(x: F64) -> tuple[float, float]:
     """(centre, half width) of the range of values; the centre is 0 unless the values are far from it."""
     lo, hi = float(x.min()), float(x.max())
     centre, half = (lo + hi) / 2, (hi - lo) / 2
-    if half and abs(centre) > _FAR_FROM_ZERO * half:
+    # what differs by rounding alone (the sum of a softmax) has no width that could be divided by
+    if half > _ROUNDING * abs(centre) and abs(centre) > _FAR_FROM_ZERO * half:
         return centre, half
     return 0.0, max(abs(lo), abs(hi)) or 1.0
 
