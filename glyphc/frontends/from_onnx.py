@@ -13,8 +13,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from glyphc.errors import ModelError
-from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Graph, Node, prune
+from glyphc.ir.errors import FILE_FAULTS, IRError, TooLargeError
+from glyphc.ir.graph import MOST_NODES, Graph, Node, prune
 from glyphc.ir.ops import Apply, Input, Output, Reshape
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
@@ -118,11 +118,14 @@ def _read_one_sample(model: ModelProto, label: str, inputs: ModelInputs, error: 
 
 
 def _read(model: ModelProto, label: str, inputs: ModelInputs) -> OnnxNetwork:
-    reader = _Reader(model, label, inputs)
-    reader.convert_nodes()
-    reader.add_outputs()
-    graph = prune(reader.graph)
-    verify(graph)
+    try:
+        reader = _Reader(model, label, inputs)
+        reader.convert_nodes()
+        reader.add_outputs()
+        graph = prune(reader.graph)
+        verify(graph)
+    except TooLargeError as e:
+        raise ModelError(f"{label} is too large: {e}") from None
     return OnnxNetwork(graph, tuple(reader.notes))
 
 
@@ -168,7 +171,13 @@ class _Reader:
 
     def convert_nodes(self) -> None:
         """Convert everything that an output needs; one ModelError for all nodes that are not supported."""
+        if len(self.onnx_graph.node) > MOST_NODES:
+            raise ModelError(
+                f"{self.label} has {len(self.onnx_graph.node):,} nodes, more than the {MOST_NODES:,} that glyphc "
+                "reads; simplify the network, or join what is repeated in it"
+            )
         problems: list[Problem] = []
+        fault: Exception | None = None
         for index, node in enumerate(self.onnx_graph.node):
             if self._needed.isdisjoint(node.output):
                 continue
@@ -177,14 +186,21 @@ class _Reader:
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # store() reports it
                     self._convert(call)
+            except TooLargeError as e:
+                raise ModelError(f"{call.location!r} ({node.op_type}) of {self.label} is too large: {e}") from None
             except (UnsupportedError, IRError) as e:  # IRError: shapes that onnx could not infer don't fit
                 combines = isinstance(e, CombinedSamplesError)
                 problems.append(Problem(call.location, node.op_type, str(e), combines))
                 self._stand_in(node)
+            except FILE_FAULTS as e:
+                reason = f"its attributes, shapes and constants do not fit one another ({type(e).__name__}: {e})"
+                problems.append(Problem(call.location, node.op_type, reason))
+                fault = fault or e
+                self._stand_in(node)
             except UnknownOperandError:
                 self._stand_in(node)
         if problems:
-            raise UnsupportedNodesError(self.label, problems)
+            raise UnsupportedNodesError(self.label, problems) from fault
 
     def add_outputs(self) -> None:
         """Add the outputs under their ONNX names, but for constants; ModelError if there are no others."""
@@ -230,7 +246,7 @@ class _Reader:
                 raise
             try:  # samples may leave axis 0 here
                 results = _converted(rule, replace(call, whole=True))
-            except (UnsupportedError, UnknownOperandError, IRError):
+            except (UnsupportedError, UnknownOperandError, IRError, *FILE_FAULTS):
                 raise e from None
         missing = [o for o in node.output[len(results) :] if o not in self.constants]
         if not self._needed.isdisjoint(missing):
