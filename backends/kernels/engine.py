@@ -40,7 +40,7 @@ class KernelsEngine(Engine):
         from .machine import KernelsMachine
 
         if not isinstance(schedule.parameters, Parameters):
-            raise BackendError("the engine 'kernels' does not compute in slots yet; use another engine (--engine openfhe)")
+            raise BackendError("the engine 'kernels' does not compute in slots; take another one (--engine openfhe)")
         with stages.stage("generate keys"):
             party = generate_keys(schedule.parameters)
         encrypted = schedule.client.encrypted
