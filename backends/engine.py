@@ -25,6 +25,7 @@ GROUP = "glyphc.engines"
 # Loaded when they are asked for: their modules need libraries that take time and memory.
 _BUILT_IN: Mapping[str, str] = {
     "openfhe": "glyphc.backends.openfhe.engine:ENGINE",
+    "kernels": "glyphc.backends.kernels.engine:ENGINE",
     "simulate": "glyphc.backends.simulate:ENGINE",
     "clear": "glyphc.backends.cleartext:ENGINE",
 }
