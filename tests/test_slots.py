@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import glyphc
 from glyphc.backends.base import execute
+from glyphc.backends.engine import engine
 from glyphc.backends.openfhe.keys import release_all_keys
 from glyphc.backends.openfhe.slot_client import generate_slot_keys
 from glyphc.backends.openfhe.slot_server import SlotOpenFHE
@@ -264,6 +265,12 @@ def test_refusals() -> None:
         glyphc.compile(mlp(), SAMPLES, 4, strategy="tables")
     with pytest.raises(GlyphcError, match="assign-scheme"):
         glyphc.compile(mlp(), SAMPLES, 4, strategy="slots", insecure_ring=RING, encrypt_weights="all")
+
+
+def test_engines_say_whether_they_execute_numbers_in_slots(compiled: glyphc.Program) -> None:
+    code = compiled.schedule.instructions
+    assert not any(engine(name).unsupported(code) for name in ("openfhe", "simulate", "clear"))
+    assert engine("kernels").unsupported(code) == {"slotdot", "slotproduct", "drop"}
 
 
 def test_noise_of_an_evaluation_grows_with_the_degree() -> None:

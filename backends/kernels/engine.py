@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glyphc.ir.instructions import Schedule
+from glyphc.ir.slot_parameters import SlotParameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -38,6 +39,8 @@ class KernelsEngine(Engine):
         from .client import generate_keys
         from .machine import KernelsMachine
 
+        if isinstance(schedule.parameters, SlotParameters):
+            raise BackendError("the kernels have no numbers in slots; choose another engine")
         with stages.stage("generate keys"):
             party = generate_keys(schedule.parameters)
         encrypted = schedule.client.encrypted
