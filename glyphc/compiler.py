@@ -31,7 +31,6 @@ from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
 from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.sources import is_graph, read_model, with_hints
-from glyphc.ways.registry import GLYPH, SLOTS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -85,7 +84,8 @@ def compile(
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default all.
+    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default
+    ``glyph``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -100,8 +100,7 @@ def compile(
     given = read_model(model)
     batch = batch or given.batch or 1
     kinds = parse_kinds(measure or {})
-    in_slots = strategy == SLOTS.name
-    name, passes = remaining(given.graph, start, passes, pipeline=SLOTS.name if in_slots else GLYPH.name)
+    name, passes = remaining(given.graph, start, passes)
     source = _with_batch(given.graph, batch)
     check_ring(source, insecure_ring)
     steps = [
@@ -114,7 +113,7 @@ def compile(
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_strategy(_with_encrypted(steps, hidden), None if in_slots else strategy)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -208,7 +207,7 @@ def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
 def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds: Mapping[str, MeasureKind]) -> Pass:
     if points is not None and logits is not None:
         raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
-    if not isinstance(step, AssignBudget | FitPolynomials):
+    if not isinstance(step, AssignBudget | FitPolynomials | AssignScheme):
         return step
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
@@ -219,13 +218,13 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds
 
 def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
     """No tolerance that somebody asked for goes unheeded: GlyphcError, CalibrationError."""
-    budget = next((step for step in steps if isinstance(step, AssignBudget | FitPolynomials)), None)
-    if given and budget is None:
+    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials)]
+    if given and not budgets:
         raise GlyphcError(
             f"a tolerance or measure is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    if not context.samples and (given or budget not in (None, AssignBudget(), FitPolynomials())):
+    if not context.samples and (given or any(step not in (AssignBudget(), FitPolynomials()) for step in budgets)):
         raise CalibrationError(
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"

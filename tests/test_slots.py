@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,6 @@ from glyphc.backends.openfhe.slot_server import SlotOpenFHE
 from glyphc.backends.slots_clear import ClearSlots
 from glyphc.backends.slots_simulate import SimulatedSlots
 from glyphc.codec import decode, encode
-from glyphc.diagnostics import predicted
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.errors import IRError, IRSyntaxError
 from glyphc.ir.evaluate import evaluate
@@ -47,11 +47,10 @@ from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
 from glyphc.runtime import run
 from glyphc.slots.noise import added_noise, predict_slots
-from glyphc.slots.passes import FitPolynomials, SelectSlots
+from glyphc.slots.passes import FitPolynomials
+from glyphc.slots.plan import SlotPlan, plan_slots
 from glyphc.slots.polynomials import polynomial_depth
-from glyphc.slots.quote import Quote, quote
 from glyphc.slots.writer import SlotWriter
-from glyphc.ways.base import Refusal
 from tests.pass_networks import SAMPLES, Network, mlp
 from tests.pass_networks import run as run_passes
 from tests.roles import MODELS
@@ -264,7 +263,7 @@ def test_refusals() -> None:
         glyphc.compile(mlp(), None, 4, strategy="slots", insecure_ring=RING)
     with pytest.raises(GlyphcError, match="no strategy"):
         glyphc.compile(mlp(), SAMPLES, 4, strategy="tables")
-    with pytest.raises(GlyphcError, match="assign-scheme"):
+    with pytest.raises(GlyphcError, match="weights that the server must not see"):
         glyphc.compile(mlp(), SAMPLES, 4, strategy="slots", insecure_ring=RING, encrypt_weights="all")
 
 
@@ -300,25 +299,22 @@ def test_the_verifier_keeps_schemes_and_slots_together(
         verify(rewriter.new)
 
 
-def test_a_quote_has_the_price_of_the_program_or_a_reason() -> None:
+def test_a_plan_has_the_price_of_the_program_or_a_reason() -> None:
     quantized, context = run_passes(mlp("relu"), "expand,fold,calibrate,quantize", batch=8)
-    fits, select = FitPolynomials(logits=0.2), SelectSlots(ring=RING)
-    found = quote(quantized, context, fits, select)
-    assert isinstance(found, Quote)
-    made = glyphc.compile(mlp("relu"), SAMPLES, 8, logit_tolerance=0.2, insecure_ring=RING, strategy="slots")
-    assert found.stages["select-slots"].parameters == made.graph.parameters
-    expected = predicted(made, context.cost)
-    assert found.seconds == pytest.approx(expected.seconds + expected.client_seconds)
-    assert found.upload_bytes == expected.upload_bytes
+    fits = FitPolynomials(logits=0.2)
+    found = plan_slots(quantized, context, fits, inf)
+    assert isinstance(found, SlotPlan)
+    made = glyphc.compile(mlp("relu"), SAMPLES, 8, logit_tolerance=0.2, strategy="slots", cost=context.cost)
+    assert found.parameters.ring == made.graph.parameters.ring  # type: ignore[union-attr]
     # the same for two samples and for as many as there are slots
-    for batch, passes in ((2, 1), (SLOTS, 1), (SLOTS + 1, 2)):
+    slots = found.parameters.slots
+    for batch in (2, slots):
         quantized, _ = run_passes(mlp("relu"), "expand,fold,calibrate,quantize", batch=batch)
-        other = quote(quantized, context, fits, select)
-        assert isinstance(other, Quote)
-        assert other.seconds == pytest.approx(passes * found.seconds)
-    refused = quote(quantized, context, FitPolynomials(logits=1e-9), select)
-    assert isinstance(refused, Refusal)
-    assert "more than the tolerated" in refused.reason
+        other = plan_slots(quantized, context, fits, inf)
+        assert isinstance(other, SlotPlan)
+        assert other.seconds == pytest.approx(found.seconds)
+    assert "more than the tolerated" in str(plan_slots(quantized, context, FitPolynomials(logits=1e-9), inf))
+    assert "already" in str(plan_slots(quantized, context, fits, 1e-6))
 
 
 @pytest.mark.slow

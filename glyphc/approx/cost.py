@@ -150,6 +150,12 @@ class Machine:
 SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 
+# Seconds and bytes per coefficient of a fresh BGV ciphertext at N = 65536 (55 bits), and bytes a second of a network.
+_ENCRYPTION = 0.018
+_FRESH_BYTES = 7
+_UPLOAD_RATE = 12.5e6
+
+
 @dataclass(frozen=True)
 class CostModel:
     """Seconds and bytes of the primitives, at N = 65536; seconds scale with N log N, bytes with N.
@@ -164,6 +170,18 @@ class CostModel:
     machine: Machine = SHIPPED_MACHINE
     slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
+
+    def encryption(self, ring: int) -> float:
+        """Seconds of the client for a fresh BGV ciphertext."""
+        return self.scaled(_ENCRYPTION, ring)
+
+    def fresh_bytes(self, ring: int) -> float:
+        """Bytes of a fresh BGV ciphertext as it is sent: one of its elements, the other is expanded from a seed."""
+        return ring * _FRESH_BYTES
+
+    def upload_seconds(self, size: float) -> float:
+        """Seconds to send so many bytes, at 100 Mbit/s."""
+        return size / _UPLOAD_RATE
 
     @property
     def encrypted_product(self) -> float:

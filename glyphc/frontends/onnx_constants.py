@@ -323,12 +323,18 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
 
-def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list[Array]:
+# The reference implementation makes a result more than once, in double precision or as integers of 64 bits.
+_RESULT_BYTES = 4 * 8
+
+
+def run_node(
+    node: NodeProto, operands: Mapping[str, Array], opset: int, element_bytes: int = _RESULT_BYTES
+) -> list[Array]:
     """Results of one node by ONNX's reference implementation; UnsupportedError when it fails.
 
-    TooLargeError, before it is run, where onnx knows that its results would be.
+    TooLargeError, before it is run, where onnx knows that its results would be, at so many bytes for an element.
     """
-    _require_results(node, operands, opset)
+    _require_results(node, operands, opset, element_bytes)
     values = [onnx.ValueInfoProto(name=name) for name in operands]
     graph = onnx.helper.make_graph([node], "node", values, [onnx.ValueInfoProto(name=o) for o in node.output if o])
     if node.op_type == "DequantizeLinear":
@@ -346,11 +352,9 @@ def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list
 
 # Of operands of so few elements, onnx reads the values (repeats, pads, shapes); of others, only the shape.
 _MOST_DATA = 1 << 10
-# The reference implementation makes a result more than once, in double precision or as integers of 64 bits.
-_RESULT_BYTES = 4 * 8
 
 
-def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int) -> None:
+def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int, element_bytes: int) -> None:
     """TooLargeError when a node's results, whose shapes onnx infers from those of its operands, are too large."""
     try:
         inputs = [
@@ -366,4 +370,4 @@ def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int)
         return
     for value in known:
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        memory.require(_RESULT_BYTES * math.prod(sizes), f"a result of shape {sizes}")
+        memory.require(element_bytes * math.prod(sizes), f"a result of shape {sizes}")

@@ -72,7 +72,8 @@ def _try(call: Call, sources: Mapping[str, Node], constants: Sequence[str], batc
         known = sum(map(len, numbers))
         feeds[name] = -(known + np.arange(value.size, dtype=np.float64)).reshape(value.shape)
         numbers.append(np.asarray(value, dtype=np.float64).reshape(-1))
-    results = run_node(call.node, feeds, call.conversion.opset)
+    # a result becomes a tensor of the network, with so many samples in the feeds
+    results = run_node(call.node, feeds, call.conversion.opset, memory.ELEMENT_BYTES // (batch if call.lead else 1))
     return [_origin(call, np.asarray(r), batch, total, np.concatenate(numbers)) for r in results]
 
 

@@ -12,7 +12,7 @@ from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
-from glyphc.slots.passes import AssignSlots, FitPolynomials, SelectSlots
+from glyphc.slots.passes import FitPolynomials, SelectSlots
 
 from .assign_budget import AssignBudget
 from .base import Context, Pass, parse_option
@@ -26,16 +26,18 @@ from .schemes import AssignScheme, InsertSwitches
 from .select_parameters import SelectParameters
 from .validate import ValidateLayout, ValidateNoise, ValidateRange, ValidateSecurity
 
-_COMMON: tuple[type[Pass], ...] = (Expand, Fold, Calibrate, Quantize, ValidateRange)
-# The default: BGV for linear maps, bootstraps for nonlinearities, in coefficient layouts.
-GLYPH = "glyph"
-# Leveled CKKS in slots, polynomials for nonlinearities.
-SLOTS = "slots"
-PIPELINES: dict[str, tuple[type[Pass], ...]] = {
-    GLYPH: (
-        *_COMMON,
+PASSES: dict[str, type[Pass]] = {
+    p.name: p
+    for p in (
+        Expand,
+        Fold,
+        Calibrate,
+        Quantize,
+        ValidateRange,
         AssignScheme,
         InsertSwitches,
+        FitPolynomials,
+        SelectSlots,
         Merge,
         AssignLayout,
         ValidateLayout,
@@ -43,11 +45,9 @@ PIPELINES: dict[str, tuple[type[Pass], ...]] = {
         SelectParameters,
         ValidateNoise,
         ValidateSecurity,
-    ),
-    SLOTS: (*_COMMON, AssignSlots, FitPolynomials, SelectSlots, ValidateSecurity),
+    )
 }
-PASSES: dict[str, type[Pass]] = {p.name: p for passes in PIPELINES.values() for p in passes}
-DEFAULT = ",".join(p.name for p in PIPELINES[GLYPH])
+DEFAULT = ",".join(PASSES)
 
 _ITEM = re.compile(r"\s*([a-z-]+)\s*(?:\{([^}]*)\})?\s*(?:,|$)")
 
@@ -66,23 +66,10 @@ def parse_pipeline(text: str) -> list[Pass]:
 
 
 # The last pass of each level: what a graph of that level has behind it.
-_REACHED: dict[str, dict[Level, type[Pass] | None]] = {
-    GLYPH: {
-        Level.SOURCE: None,
-        Level.QUANTIZED: Quantize,
-        Level.ASSIGNED: InsertSwitches,
-        Level.LAIDOUT: AssignLayout,
-    },
-    SLOTS: {
-        Level.SOURCE: None,
-        Level.QUANTIZED: Quantize,
-        Level.ASSIGNED: AssignSlots,
-        Level.LAIDOUT: SelectSlots,
-    },
-}
+_REACHED = {Level.SOURCE: None, Level.QUANTIZED: Quantize, Level.ASSIGNED: InsertSwitches, Level.LAIDOUT: AssignLayout}
 
 
-def remaining(graph: Graph, start: str | None, passes: str | None, pipeline: str = GLYPH) -> tuple[str, str]:
+def remaining(graph: Graph, start: str | None, passes: str | None) -> tuple[str, str]:
     """Name of the stage that a graph is at, and the passes to go (``passes`` if they are given).
 
     start: a level, or a pass whose result the graph is; by default the graph's level. GlyphcError if it cannot be.
@@ -90,9 +77,7 @@ def remaining(graph: Graph, start: str | None, passes: str | None, pipeline: str
     level = graph.level
     last: type[Pass] | None
     if start in (None, level.value):
-        last = _REACHED[pipeline][level]
-        if pipeline == GLYPH and graph.parameters is not None:
-            last = SelectParameters
+        last = SelectParameters if graph.parameters is not None else _REACHED[level]
     elif start in PASSES:
         last, gives = PASSES[start], PASSES[start].ensures
         if gives is not level:
@@ -101,9 +86,7 @@ def remaining(graph: Graph, start: str | None, passes: str | None, pipeline: str
         levels = ", ".join(v.value for v in Level)
         wrong = f"the graph is at level {level.value!r}, not {start!r}" if start in levels else f"no stage {start!r}"
         raise GlyphcError(f"{wrong}; levels: {levels}; passes: {', '.join(PASSES)}")
-    names = [p.name for p in PIPELINES[pipeline]]
-    if last is not None and last.name not in names:
-        raise GlyphcError(f"pass {last.name!r} is none of the pipeline {pipeline!r}: {', '.join(names)}")
+    names = list(PASSES)
     rest = names if last is None else names[names.index(last.name) + 1 :]
     return "source" if last is None else last.name, ",".join(rest) if passes is None else passes
 
@@ -129,8 +112,13 @@ def run_pipeline(
     context: Context,
     observe: Callable[[str, Graph], None] = lambda name, graph: None,
 ) -> Graph:
-    """Run the passes in order; after each, the verifier of the level it ensures, then ``observe(name, graph)``."""
+    """Run the passes in order, but those that are about other graphs.
+
+    After each, the verifier of the level it ensures, then ``observe(name, graph)``.
+    """
     for step in passes:
+        if not step.applies(graph):
+            continue
         if graph.level is not step.requires:
             raise GlyphcError(
                 f"pass {step.name!r} needs a graph at level {step.requires.value!r}, this one is at "

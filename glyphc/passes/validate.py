@@ -58,6 +58,7 @@ class ValidateLayout(Pass):
     name: ClassVar[str] = "validate-layout"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
 
     def run(self, graph: Graph, context: Context) -> Graph:
         for node, _ in graph.of(Linear):
@@ -121,6 +122,7 @@ class ValidateNoise(Pass):
     name: ClassVar[str] = "validate-noise"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
     deviations: float = 6.0
     precision: float = 11.0
 

@@ -15,9 +15,9 @@ from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, ArgMax, Fit, Input, Linear, Output, Polynomial, Reshape, Softmax
+from glyphc.ir.ops import Apply, Fit, Input, Output, Polynomial
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.types import Encoding, Level, Scheme
+from glyphc.ir.types import Encoding, Level
 from glyphc.measures import Judge, Limits, parse_kinds, worst
 from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import Halves
@@ -39,42 +39,6 @@ _CAUTION = 2.0
 
 
 @dataclass(frozen=True)
-class AssignSlots(Pass):
-    """Give every value the encoding in slots. The whole network or nothing: there is no way back and forth.
-
-    A conversion between slots and the coefficient layouts is not offered: it takes the transforms of a bootstrap
-    (CoeffsToSlots, SlotsToCoeffs) with their keys and levels, in a ring of another size with another secret.
-    """
-
-    name: ClassVar[str] = "assign-slots"
-    requires: ClassVar[Level] = Level.QUANTIZED
-    ensures: ClassVar[Level] = Level.ASSIGNED
-
-    def run(self, graph: Graph, context: Context) -> Graph:
-        rewriter = Rewriter(graph, Level.ASSIGNED)
-        for node in graph:
-            operands = rewriter.operands(node)
-            if isinstance(node.op, Softmax | ArgMax | Output) or (
-                operands and operands[0].type.scheme is Scheme.CLIENT
-            ):
-                rewriter.keep(node, replace(node.type, scheme=Scheme.CLIENT))
-                continue
-            self._check(node)
-            rewriter.keep(node, replace(node.type, scheme=Scheme.CKKS, encoding=Encoding.SLOTS))
-        return rewriter.new
-
-    @staticmethod
-    def _check(node: Node) -> None:
-        if isinstance(node.op, Linear) and node.op.encrypted:
-            raise ParameterError(
-                f"{node}: weights that the server must not see are not multiplied in slots; use coefficient layouts "
-                "(the default strategy)"
-            )
-        if not isinstance(node.op, Input | Linear | Apply | Reshape):
-            raise ParameterError(f"{node}: a {node.op.mnemonic} is not computed in slots")
-
-
-@dataclass(frozen=True)
 class FitPolynomials(Pass):
     """A polynomial for every nonlinearity, of as low a degree as the tolerated loss of accuracy allows.
 
@@ -85,6 +49,7 @@ class FitPolynomials(Pass):
     name: ClassVar[str] = "fit-polynomials"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.ASSIGNED
+    slots: ClassVar[bool | None] = True
     points: float = 0.5
     spread: float = 0.75
     logits: float = 0.0
@@ -244,6 +209,7 @@ class SelectSlots(Pass):
     name: ClassVar[str] = "select-slots"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = True
     precision: float = 15.0
     ring: int = 0
 
