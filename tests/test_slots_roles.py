@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 
 import glyphc
+from glyphc.cli import main
 from glyphc.errors import ArtifactError, ParameterError
 from glyphc.ir.parameters import SECURE
 from glyphc.progress import Silent
@@ -18,7 +20,7 @@ from glyphc.roles.client import check_security
 from glyphc.roles.server import Evaluator
 from glyphc.runtime import run
 from tests.pass_networks import SAMPLES, mlp
-from tests.roles import Setting, make_setting
+from tests.roles import MODELS, Setting, make_setting
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,42 @@ def test_clients_refuse_moduli_that_are_too_large(setting: Setting) -> None:
     parameters = replace(spec.client.parameters, security=SECURE)
     with pytest.raises(ParameterError, match="not 128-bit secure"):
         check_security(Specification(spec.program, replace(spec.client, parameters=parameters)))
+
+
+def test_what_a_user_sees(tmp_path: Path) -> None:
+    """The commands on a program in slots: compile, inspect in all forms, run in all modes, both roles."""
+    data = MODELS / "data"
+    train, x = np.load(data / "breast-cancer-train.npy"), np.load(data / "breast-cancer-test.npy")
+    files = {name: str(tmp_path / f"{name}.npy") for name in ("train", "x", "y", "labels", "out", "clear")}
+    np.save(files["train"], train)
+    np.save(files["x"], x[:8])
+    np.save(files["labels"], np.load(data / "breast-cancer-test-labels.npy")[:8])
+    program, client, server = str(tmp_path / "p.glyphc"), str(tmp_path / "client"), str(tmp_path / "server")
+
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    said = call(
+        "compile", str(MODELS / "breast-cancer-mlp.onnx"), "--calibration", files["train"], "--batch", "8",
+        "--insecure-ring", "1024", "--strategy", "slots", "-o", program,
+    )  # fmt: skip
+    assert "polynomial for tanh" in said
+    assert "held-out" in said
+    assert "CKKS, ring 1024, 512 slots" in said
+    assert "upload" in said
+    assert "product" in call("inspect", program, "--stage", "schedule")
+    assert "fit-polynomials chose" in call("inspect", program, "--why", "tanh1")
+    assert "simulated" in call("inspect", program, "--accuracy", files["x"], files["labels"])
+    for form in ("html", "json", "dot"):
+        call("inspect", program, "--format", form, "-o", str(tmp_path / f"report.{form}"))
+    for mode in ("clear", "simulate", "encrypted"):
+        output = files["clear" if mode == "clear" else "out"]
+        call("run", program, "--input", files["x"], "--output", output, "--mode", mode)
+        np.testing.assert_allclose(np.load(output), np.load(files["clear"]), atol=2e-3)
+    call("keygen", program, "--client", client, "--server", server)
+    call("encrypt", "--client", client, "--input", files["x"], "--output", str(tmp_path / "in"))
+    call("eval", "--server", server, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "results"))
+    call("decrypt", "--client", client, "--input", str(tmp_path / "results"), "--output", files["y"])
+    np.testing.assert_allclose(np.load(files["y"]), np.load(files["clear"]), atol=2e-3)
