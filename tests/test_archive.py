@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glyphc.archive import ArchiveError, contents, inflated, read_entries
+from glyphc.artifact import VERSION as ARTIFACT_VERSION
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
 from glyphc.program import Program
@@ -112,7 +113,7 @@ def test_a_long_manifest_builds_no_tree(filler: bytes, tmp_path: Path) -> None:
 def test_programs_inflate_within_bounds(tmp_path: Path) -> None:
     """A compiled program is deflated text: what inflates beyond all measure is refused before it does."""
     stage = "stages/00-source.gir"
-    manifest = {"format": "glyphc-program", "version": 1, "batch": 1, "parts": {stage: "0" * 64}}
+    manifest = {"format": "glyphc-program", "version": ARTIFACT_VERSION, "batch": 1, "parts": {stage: "0" * 64}}
     data = archive({"manifest.json": json.dumps(manifest).encode(), stage: b" " * (40 * MIB)}, zipfile.ZIP_DEFLATED)
     tracemalloc.start()
     try:
