@@ -21,7 +21,7 @@ from glyphc.backends.kernels.arithmetic import canonical, product, product_by, r
 from glyphc.backends.kernels.basis import Basis, automorphism, bit_reversal, is_prime, primes_below, root_of_unity
 from glyphc.backends.kernels.bootstrap import Bootstrapper
 from glyphc.backends.kernels.evaluator import Ciphertext, Evaluator
-from glyphc.backends.kernels.keygen import KeyMaker, substituted
+from glyphc.backends.kernels.keygen import KeyMaker
 from glyphc.backends.kernels.keys import make_basis, whole_key
 from glyphc.backends.kernels.keyswitch import KeyShape, Plan
 from glyphc.backends.kernels.polynomials import Powers
@@ -105,6 +105,15 @@ def test_transforms_are_their_definition(n: int, extreme: bool) -> None:
         basis.backward(x, which[row : row + 1], basis.scaling([row]), x)
         assert np.abs(x).max() < q
         assert [int(v) % q for v in x[0]] == a
+
+
+def substituted(polynomial: I64, index: int) -> I64:
+    """a(X^index) of a(X) modulo X^n + 1, n coefficients."""
+    n = len(polynomial)
+    exponents = np.arange(n) * index % (2 * n)
+    out = np.zeros_like(polynomial)
+    out[exponents % n] = np.where(exponents < n, polynomial, -polynomial)
+    return out
 
 
 def test_automorphisms_substitute() -> None:

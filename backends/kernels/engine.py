@@ -37,7 +37,11 @@ class KernelsEngine(Engine):
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
         from .machine import KernelsMachine
+        from .warm import exercise
 
+        # compiled on first use, which takes half a minute, and kept on disk
+        with stages.stage("load kernels"):
+            exercise()
         with stages.stage("generate keys"):
             party = generate_keys(schedule.parameters)
         encrypted = schedule.client.encrypted
