@@ -182,7 +182,7 @@ def _exponents(n: int, rows: int, columns: int) -> tuple[I64, I64]:
 
 
 def subring_positions(basis: Basis, small: Basis) -> I64:
-    """For polynomials in X^(n/m): where each of the values in ``basis`` stands among those in the ring of dimension m."""
+    """For polynomials in X^(n/m): where each value in ``basis`` stands among those in the ring of dimension m."""
     exponents, _ = _exponents(basis.n, basis.rows, basis.columns)
     _, positions = _exponents(small.n, small.rows, small.columns)
     return np.asarray(positions[exponents % (2 * small.n) // 2])
