@@ -27,8 +27,9 @@ def record(
     kept: dict[int, list[Any]] = {}
 
     def observe(instruction: Instruction, seconds: float) -> None:
-        if instruction.node in nodes:
-            kept.setdefault(instruction.node, []).extend(state.registers[r] for r in instruction.writes if r in wanted)
+        results = [r for r in instruction.writes if r in wanted]
+        if instruction.node in nodes and results:  # of inputs there are none
+            kept.setdefault(instruction.node, []).extend(state.registers[r] for r in results)
 
     outputs = execute(schedule.instructions, machine, inputs, observe, state)
     return outputs, {id: _by_chunk(made, order[id]) for id, made in kept.items()}

@@ -18,7 +18,7 @@ from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
-from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.errors import ArtifactError, DataError, GlyphcError, OverrunWarning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         # what Python programs get as warnings is printed here in so many words
         warnings.filterwarnings("ignore", "NOT SECURE")
+        warnings.filterwarnings("ignore", category=OverrunWarning)
         try:
             return super().invoke(ctx)
         except GlyphcError as e:
@@ -57,10 +58,25 @@ def main() -> None:
 @click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
 @click.option(
-    "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
+    "--tolerance",
+    type=float,
+    help="Points of accuracy, or percent of a result's spread, that may be lost beside the float network. [default: "
+    "0.5, or 0.75 of the spread]",
 )
 @click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
-@click.option("--strategy", help="Which ways of computing may be taken: auto or glyph. [default: auto]")
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="OUTPUT=KIND",
+    help="How an output is judged: classes, relative (to each column's spread), absolute. [default: as the model says]",
+)
+@click.option(
+    "--margin",
+    type=float,
+    help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
+)
+@click.option("--strategy", help="Which ways of computing may be taken: auto, glyph or slots. [default: glyph]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -77,6 +93,8 @@ def compile_command(
     output: str | None,
     tolerance: float | None,
     logit_tolerance: float | None,
+    measures: tuple[str, ...],
+    margin: float | None,
     strategy: str | None,
     passes: str | None,
     start: str | None,
@@ -87,6 +105,7 @@ def compile_command(
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
     from glyphc.files import check_writable
+    from glyphc.measures import parse_kinds
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
@@ -103,6 +122,8 @@ def compile_command(
         batch,
         tolerance=tolerance,
         logit_tolerance=logit_tolerance,
+        measure={name: kind.value for name, kind in parse_kinds(measures).items()},
+        margin=margin,
         passes=passes,
         start=start,
         insecure_ring=insecure_ring,
@@ -150,6 +171,7 @@ def run_command(
     from glyphc.console import reporter
     from glyphc.diagnostics import graph_text, predicted, run_summary
     from glyphc.files import check_writable
+    from glyphc.overruns import message
     from glyphc.program import INSECURE_WARNING, Program
     from glyphc.run_record import RunRecord
     from glyphc.runtime import run
@@ -173,6 +195,8 @@ def run_command(
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
+    if report.overruns:
+        click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
 
 
 @main.command("calibrate")
@@ -229,15 +253,18 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
+    from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
 
     # an unusable file does not matter here: a new one is made
     cost = CostModel()
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    minutes = sum(job_seconds(job, cost) for job in work) / 60
-    click.echo(f"{len(work)} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
-    calibration = calibrate(work, cost, reporter())
+    in_slots = () if slots else slot_jobs()
+    minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
+    count = len(work) + len(in_slots)
+    click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
+    calibration = calibrate(work, cost, reporter(), in_slots)
     cost_file.save(path, calibration.model)
     return calibration
 

@@ -8,16 +8,18 @@ import json
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glyphc.artifact import FORMAT, VERSION, read_stages
+from glyphc.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import to_text
 from glyphc.ir.types import Level
 from glyphc.withheld import load_secrets, save_secrets, without_secrets
@@ -56,11 +58,16 @@ class Program:
 
     @property
     def quantized(self) -> Graph:
-        """The first graph in fixed point, which ``run(mode="clear")`` evaluates: it defines what the program computes.
-
-        The quantized one, unless compilation began behind it.
-        """
+        """The first graph in fixed point: the quantized one, unless compilation began behind it."""
         return next(g for g in self.stages.values() if g.level >= Level.QUANTIZED)
+
+    @property
+    def definition(self) -> Graph:
+        """The graph that ``run(mode="clear")`` evaluates: what the program computes, without any noise.
+
+        In fixed point; where polynomials stand for functions, with these polynomials.
+        """
+        return self.graph if isinstance(self.graph.parameters, SlotParameters) else self.quantized
 
     @cached_property
     def public_stages(self) -> dict[str, Graph]:
@@ -145,10 +152,8 @@ class Program:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             text = json.dumps(manifest, indent=1) + "\n"
-            for name, data in {"manifest.json": text.encode(), **parts}.items():
-                entry = zipfile.ZipInfo(name, EPOCH)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, data, compresslevel=6)
+            for name, data in {MANIFEST: text.encode(), **parts}.items():
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), data, _method(data), 6)
         return buffer.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -197,3 +202,9 @@ class Program:
                 "'glyphc compile'"
             )
         return program
+
+
+def _method(data: bytes) -> int:
+    """Deflated, unless readers would take it for something made to inflate."""
+    fits = len(data) <= most_inflated(0) or len(data) <= most_inflated(len(zlib.compress(data, 6)))
+    return zipfile.ZIP_DEFLATED if fits else zipfile.ZIP_STORED

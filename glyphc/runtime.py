@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,15 +19,21 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from glyphc import overruns
 from glyphc.approx import cost_file
-from glyphc.approx.estimate import estimate, instruction_seconds
+from glyphc.approx.estimate import estimate, instruction_costs
+from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
 from glyphc.codec import Encoded, check_inputs, decode, encode
-from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
-from glyphc.ir.evaluate import evaluate
+from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
+from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
+from glyphc.ir.ops import Output
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.overruns import Overrun, message
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
@@ -52,8 +59,9 @@ class Mode(Enum):
 class RunReport:
     """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes.
 
-    timeline: of every instruction, in the order they ran: its number in the schedule, when it began (seconds from the
-    first one's beginning) and how long it took.
+    overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
+    samples, without noise. timeline: of every instruction, in the order they ran: its number in the schedule, when it
+    began (seconds from the first one's beginning) and how long it took.
     """
 
     outputs: dict[str, F64]
@@ -66,6 +74,7 @@ class RunReport:
     timeline: list[tuple[int, float, float]] = field(default_factory=list)
     peak_memory: int = 0
     security: str = ""
+    overruns: tuple[Overrun, ...] = ()
 
 
 def run(
@@ -80,6 +89,7 @@ def run(
     More samples than the program's batch are done in several passes. engine: what encrypts, by name (``glyphc
     engines``). Raises DataError for unusable samples, before any key is made; EnvironmentSetupError when the engine
     cannot be used here; GlyphcError for an unknown engine or an unusable file of the cost model.
+    Warns (OverrunWarning) of hidden values that leave their ranges.
     """
     try:
         mode = Mode(mode)
@@ -90,7 +100,10 @@ def run(
     samples = check_inputs(program.client, x)
     runner = _Runner(program, samples, mode, chosen, reporter or Silent())
     runner.run()
-    return runner.report
+    report = runner.report
+    if report.overruns:
+        warnings.warn(message(report.overruns, report.samples), OverrunWarning, stacklevel=3)
+    return report
 
 
 def _engine(mode: Mode, name: str | None) -> Engine:
@@ -121,7 +134,7 @@ class Fresh(Sequence[Any]):
     """The ciphertexts of an input, each made when it is asked for."""
 
     messages: Encoded
-    encrypt: Callable[[npt.NDArray[np.int64]], Any]
+    encrypt: Callable[[npt.NDArray[Any]], Any]
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -167,9 +180,21 @@ class _Runner:
         self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def _clear(self) -> None:
+        graph = self.program.definition
         with self.stage("evaluate"):
-            outputs = evaluate(self.program.quantized, self.samples)
-        self.report.outputs = {name: np.asarray(v, dtype=np.float64) for name, v in outputs.items()}
+            values = evaluate_all(graph, self.samples)
+        self.report.overruns = overruns.find(graph, values, _torus(self.client.parameters))
+        self.report.outputs = {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in graph.of(Output)}
+
+    def _find_overruns(self) -> None:
+        """As encryption computes, but for noise."""
+        graph = self.program.graph
+        found: list[overruns.Overrun] = []
+        for rows in self.passes:
+            few = {name: x[rows] for name, x in self.samples.items()}
+            values = evaluate_all(graph, few, with_series(graph))
+            found += overruns.find(graph, values, _torus(self.client.parameters), rows.start)
+        self.report.overruns = tuple(found)
 
     def _on(self, engine: Engine) -> None:
         problem = engine.problem()
@@ -182,6 +207,7 @@ class _Runner:
         if engine.encrypts:
             self.program.warn_if_insecure()
             self._check_memory()
+        self._find_overruns()
         with _backend_errors(), engine.session(schedule, self) as session:
             self._evaluate_passes(session)
 
@@ -207,9 +233,9 @@ class _Runner:
             outputs = self._pass(session, rows, suffix)
             with self.stage("decrypt"):
                 for port in self.client.outputs:
-                    coefficients = np.array([session.decrypt(c) for c in outputs[port.name]])
+                    messages = np.array([session.decrypt(c) for c in outputs[port.name]])
                     count = rows.stop - rows.start
-                    results[port.name].append(decode(port, coefficients, count, self.client.places(count)))
+                    results[port.name].append(decode(port, messages, count, self.client.places(count)))
         self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
 
     def _pass(self, session: Session, rows: slice, suffix: str) -> dict[str, list[Any]]:
@@ -222,8 +248,9 @@ class _Runner:
         inputs = {p.name: Fresh(encode(p, x, places), session.encrypt) for p, x in samples.items()}
         partial = for_samples(self.program.schedule, rows.stop - rows.start)
         numbers = {id(i): n for i, n in zip(partial.schedule.instructions, partial.numbers, strict=True)}
-        parameters = self.client.parameters
-        predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in partial.schedule.instructions}
+        instructions = partial.schedule.instructions
+        costs = instruction_costs(partial.schedule, self.cost)
+        predicted = {id(i): seconds for i, seconds in zip(instructions, costs, strict=True)}
 
         def observe(instruction: Instruction, seconds: float) -> None:
             if isinstance(instruction, Load):
@@ -247,3 +274,8 @@ class _Runner:
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)
         return f"{node.op.mnemonic} {node.location}".strip()
+
+
+def _torus(parameters: Parameters | SlotParameters) -> float:
+    """Modulo what values wrap, in their integers: numbers in slots do not."""
+    return float("inf") if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus

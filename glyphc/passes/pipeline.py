@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
-from glyphc.errors import GlyphcError
-from glyphc.ir.errors import IRError
+from glyphc.errors import GlyphcError, ModelError
+from glyphc.ir import memory
+from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
+from glyphc.slots.passes import FitPolynomials, SelectSlots
 
 from .assign_budget import AssignBudget
 from .base import Context, Pass, parse_option
@@ -34,6 +36,8 @@ PASSES: dict[str, type[Pass]] = {
         ValidateRange,
         AssignScheme,
         InsertSwitches,
+        FitPolynomials,
+        SelectSlots,
         Merge,
         AssignLayout,
         ValidateLayout,
@@ -108,17 +112,40 @@ def run_pipeline(
     context: Context,
     observe: Callable[[str, Graph], None] = lambda name, graph: None,
 ) -> Graph:
-    """Run the passes in order; after each, the verifier of the level it ensures, then ``observe(name, graph)``."""
+    """Run the passes in order, but those that are about other graphs.
+
+    After each, the verifier of the level it ensures, then ``observe(name, graph)``.
+    """
     for step in passes:
+        if not step.applies(graph):
+            continue
         if graph.level is not step.requires:
             raise GlyphcError(
                 f"pass {step.name!r} needs a graph at level {step.requires.value!r}, this one is at "
                 f"{graph.level.value!r}"
             )
-        graph = step.run(graph, context)
+        if graph.level is Level.SOURCE:
+            context = replace(context, floats=graph)
+        try:
+            _require_memory(graph, context)
+            graph = step.run(graph, context)
+        except TooLargeError as e:
+            raise ModelError(f"the network is too large to be compiled (pass {step.name!r}): {e}") from None
         try:
             verify(graph)
         except IRError as e:
             raise IRError(f"after pass {step.name!r}: {e}") from e
         observe(step.name, graph)
     return graph
+
+
+def _require_memory(graph: Graph, context: Context) -> None:
+    """TooLargeError when the values of all nodes on all calibration samples are too large: passes hold all of them.
+
+    Two of each: the values, and one working copy.
+    """
+    samples = max((len(x) for x in context.samples.values()), default=0)
+    needed = 0
+    for node in graph:
+        needed += 2 * 8 * samples * node.type.size
+        memory.require(needed, f"{node} (with the nodes before it, on {samples} calibration samples)")

@@ -17,6 +17,9 @@ from ..functions import Function
 from ..series import Series
 from .base import Instruction, Kind, Load, Register, Store, check_flow
 
+# Of one training run: each is listed in its program.
+MOST_STEPS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Scaled(Instruction):
