@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glyphc.ir.instructions import Schedule
+from glyphc.ir.slot_parameters import SlotParameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -39,11 +40,14 @@ class KernelsEngine(Engine):
         from .machine import KernelsMachine
         from .warm import exercise
 
+        parameters = schedule.parameters
+        if isinstance(parameters, SlotParameters):
+            raise BackendError("the engine 'kernels' does not compute in slots yet; use --engine openfhe")
         # compiled on first use, which takes half a minute, and kept on disk
         with stages.stage("load kernels"):
             exercise()
         with stages.stage("generate keys"):
-            party = generate_keys(schedule.parameters)
+            party = generate_keys(parameters)
         encrypted = schedule.client.encrypted
         if encrypted:
             with stages.stage("encrypt weights", sum(m.products for m in encrypted)):
