@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glyphc.ir.instructions import Schedule
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.parameters import Parameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -41,8 +41,8 @@ class KernelsEngine(Engine):
         from .warm import exercise
 
         parameters = schedule.parameters
-        if isinstance(parameters, SlotParameters):
-            raise BackendError("the engine 'kernels' does not compute in slots yet; use --engine openfhe")
+        if not isinstance(parameters, Parameters):
+            raise BackendError("the engine 'kernels' does not compute in slots; take another one (--engine openfhe)")
         # compiled on first use, which takes half a minute, and kept on disk
         with stages.stage("load kernels"):
             exercise()
