@@ -21,15 +21,15 @@ from glyphc.backends.kernels.arithmetic import canonical, product, product_by, r
 from glyphc.backends.kernels.basis import Basis, automorphism, bit_reversal, is_prime, primes_below, root_of_unity
 from glyphc.backends.kernels.bootstrap import Bootstrapper
 from glyphc.backends.kernels.evaluator import Ciphertext, Evaluator
-from glyphc.backends.kernels.keygen import KeyMaker, substituted
+from glyphc.backends.kernels.keygen import KeyMaker
 from glyphc.backends.kernels.keys import make_basis, whole_key
 from glyphc.backends.kernels.keyswitch import KeyShape, Plan
 from glyphc.backends.kernels.polynomials import Powers
-from glyphc.backends.kernels.shape import LARGEST_MODULUS, EngineShape, check_security
+from glyphc.backends.kernels.shape import LARGEST_MODULUS, EngineShape, check_shape
 from glyphc.backends.kernels.slots import coefficients, slot_values, transform
 from glyphc.backends.kernels.uniform import UniformRows
 from glyphc.ir.parameters import INSECURE, Parameters
-from glyphc.ir.series import Series, evaluate_series
+from glyphc.ir.series import OUTPUT_BITS, Series, evaluate_series
 from glyphc.runtime import run
 
 F64 = npt.NDArray[np.float64]
@@ -105,6 +105,15 @@ def test_transforms_are_their_definition(n: int, extreme: bool) -> None:
         basis.backward(x, which[row : row + 1], basis.scaling([row]), x)
         assert np.abs(x).max() < q
         assert [int(v) % q for v in x[0]] == a
+
+
+def substituted(polynomial: I64, index: int) -> I64:
+    """a(X^index) of a(X) modulo X^n + 1, n coefficients."""
+    n = len(polynomial)
+    exponents = np.arange(n) * index % (2 * n)
+    out = np.zeros_like(polynomial)
+    out[exponents % n] = np.where(exponents < n, polynomial, -polynomial)
+    return out
 
 
 def test_automorphisms_substitute() -> None:
@@ -347,7 +356,7 @@ def test_bootstraps_apply_series_to_all_phases(slots: int, degree: int, budget: 
     powers = boot.powers(client.encrypt(x, 1, float(q0)), degree)
     grid = N // (2 * slots)
     for series in (fitted(degree), fitted(degree - 2)):
-        found = Ciphertext(boot.evaluate(powers, series).elements, q0 / 2.0**12)
+        found = Ciphertext(boot.evaluate(powers, series).elements, q0 / 2.0**OUTPUT_BITS)
         values = client.decrypt(found)
         assert np.abs(values[::grid] - evaluate_series(series, x[::grid])).max() < 1e-5
         off = np.delete(values, np.arange(0, N, grid))
@@ -385,7 +394,7 @@ def test_shapes_keep_to_128_bits(degree: int, slots: int, budget: tuple[int, int
     shape = EngineShape(
         Parameters(ring=65536, plaintext_bits=20, bgv_bits=55, slots=slots, degree=degree, level_budget=budget)
     )
-    check_security(shape)
+    check_shape(shape)
     assert shape.modulus_bits <= LARGEST_MODULUS
     for spec in shape.specs():
         auxiliary = prod(shape.primes[p] for p in spec.shape.special)
@@ -396,7 +405,13 @@ def test_shapes_keep_to_128_bits(degree: int, slots: int, budget: tuple[int, int
 def test_too_large_a_modulus_is_refused() -> None:
     shape = EngineShape(Parameters(ring=32768, plaintext_bits=20, bgv_bits=55, slots=64, degree=13))
     with pytest.raises(BackendError, match=r"128 bits of security allow 2\^730; use --engine openfhe"):
-        check_security(shape)
+        check_shape(shape)
+
+
+def test_levels_that_nothing_computes_on_are_refused() -> None:
+    shape = EngineShape(Parameters(ring=65536, plaintext_bits=20, bgv_bits=55, slots=64, degree=13, levels_kept=2))
+    with pytest.raises(BackendError, match="no levels after a bootstrap"):
+        check_shape(shape)
 
 
 def test_forks_and_threads_compute_the_same() -> None:

@@ -20,7 +20,7 @@ I64 = npt.NDArray[np.int64]
 
 # Enough for all n < 3.3e24 (Sorenson, Webster 2015).
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
-_SMALLEST_RING = 256
+SMALLEST_RING = 256
 
 
 def is_prime(n: int) -> bool:
@@ -99,8 +99,8 @@ class Basis:
 
     @staticmethod
     def of(n: int, primes: Sequence[int]) -> Basis:
-        if n < _SMALLEST_RING or n & (n - 1):
-            raise ValueError(f"the kernels' ring dimension is a power of two from {_SMALLEST_RING} on, not {n}")
+        if n < SMALLEST_RING or n & (n - 1):
+            raise ValueError(f"the kernels' ring dimension is a power of two from {SMALLEST_RING} on, not {n}")
         for q in primes:
             if q % (2 * n) != 1 or q >> PRIME_BITS or not is_prime(q):
                 raise ValueError(f"{q} is no prime below 2^{PRIME_BITS} that is 1 modulo {2 * n}")
@@ -143,6 +143,8 @@ class Basis:
         """Integers, (n,), below 2^53 in size, as reduced residues modulo some primes: (rows, n)."""
         x = np.asarray(integers, dtype=np.float64)
         q = self.moduli[which][:, None]
+        if np.abs(x).max() < q.min() / 2:
+            return np.repeat(x[None], len(which), axis=0)
         return np.asarray(x - q * np.rint(x / q))
 
 
@@ -169,7 +171,7 @@ def bit_reversal(bits: int) -> I64:
     return out
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _exponents(n: int, rows: int, columns: int) -> tuple[I64, I64]:
     """The exponent at each position, and the position of each odd exponent (index (e - 1)/2)."""
     order = np.arange(n).reshape(n // (rows * columns), columns, rows).transpose(0, 2, 1).reshape(-1)
@@ -177,6 +179,13 @@ def _exponents(n: int, rows: int, columns: int) -> tuple[I64, I64]:
     positions = np.empty(n, dtype=np.int64)
     positions[half] = np.arange(n)
     return 2 * half + 1, positions
+
+
+def subring_positions(basis: Basis, small: Basis) -> I64:
+    """For polynomials in X^(n/m): where each value in ``basis`` stands among those in the ring of dimension m."""
+    exponents, _ = _exponents(basis.n, basis.rows, basis.columns)
+    _, positions = _exponents(small.n, small.rows, small.columns)
+    return np.asarray(positions[exponents % (2 * small.n) // 2])
 
 
 def automorphism(basis: Basis, index: int) -> I32:

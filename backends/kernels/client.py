@@ -23,7 +23,7 @@ from .exchange import Exchange
 from .keygen import KeyMaker
 from .keys import ServerKeys, WeightKeys, make_basis
 from .linear import Sum
-from .shape import EngineShape, check_security
+from .shape import EngineShape, check_shape
 
 I64 = npt.NDArray[np.int64]
 
@@ -68,7 +68,7 @@ class Party:
 def generate_keys(parameters: Parameters) -> Party:
     """Fresh keys: the secret for the client, everything else for the server."""
     shape = EngineShape(parameters)
-    check_security(shape)
+    check_shape(shape)
     ternary = fresh_secret(parameters)
     client = keys_from_secret(parameters, ternary)
     basis = make_basis(shape)

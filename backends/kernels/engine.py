@@ -38,11 +38,16 @@ class KernelsEngine(Engine):
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
         from .machine import KernelsMachine
+        from .warm import exercise
 
-        if not isinstance(schedule.parameters, Parameters):
+        parameters = schedule.parameters
+        if not isinstance(parameters, Parameters):
             raise BackendError("the engine 'kernels' does not compute in slots; take another one (--engine openfhe)")
+        # compiled on first use, which takes half a minute, and kept on disk
+        with stages.stage("load kernels"):
+            exercise()
         with stages.stage("generate keys"):
-            party = generate_keys(schedule.parameters)
+            party = generate_keys(parameters)
         encrypted = schedule.client.encrypted
         if encrypted:
             with stages.stage("encrypt weights", sum(m.products for m in encrypted)):

@@ -109,6 +109,7 @@ class Evaluator:
         self._plans: dict[tuple[KeyShape, int], Plan] = {}
         self._orders: dict[int, I32] = {}
         self._rescalings: dict[int, Division] = {}
+        self._subrings: dict[int, Basis] = {}
         self._memory: dict[str, F64] = {}
 
     # -- memory, plans --
@@ -129,6 +130,14 @@ class Evaluator:
         monomial[:, self.basis.n // 2] = 1
         self.basis.forward(monomial, which)
         return tuple(int(v) for v in monomial[:, 0])
+
+    def subring(self, n: int) -> Basis:
+        """The same primes for a smaller ring."""
+        if n == self.basis.n:
+            return self.basis
+        if n not in self._subrings:
+            self._subrings[n] = Basis.of(n, self.basis.primes)
+        return self._subrings[n]
 
     def plan(self, shape: KeyShape, limbs: int) -> Plan:
         key = shape, limbs
@@ -202,7 +211,7 @@ class Evaluator:
 
         ``limbs``: at most those of any operand. Products of scales must all be ``scale`` times the last prime.
         """
-        n, which = self.basis.n, slice(limbs)
+        n = self.basis.n
         moduli = self.basis.moduli, self.basis.inverses
         whole = scale * self.basis.primes[limbs - 1]
         total = self.scratch("tensor", 3, limbs, n)
@@ -210,7 +219,7 @@ class Evaluator:
         for a, b in products:
             if abs(a.scale * b.scale / whole - 1) > 1e-9:
                 raise ValueError("the scale of a product is not that of the sum it goes into")
-            run(_tensor_rows, limbs, a.elements[:, which], b.elements[:, which], total, fresh, *moduli)
+            run(_tensor_rows, limbs, a.elements, b.elements, total, fresh, *moduli)
             fresh = False
         added = self._constants(constant, whole, limbs)
         none = np.zeros(limbs), np.zeros(limbs)
@@ -218,7 +227,7 @@ class Evaluator:
         for number, (x, factor) in enumerate(linear):
             factors = self._constants(factor, whole / x.scale, limbs)
             constants = none if number else added
-            run(_combine_rows, limbs, x.elements[:, which], *factors, *constants, total[:2], fresh, *moduli)
+            run(_combine_rows, limbs, x.elements, *factors, *constants, total[:2], fresh, *moduli)
             fresh = False
         if not products:
             return Ciphertext(self.rescale(total[:2]), scale)

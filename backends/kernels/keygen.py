@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from .arithmetic import product, product_by, reduce
-from .basis import F64, Basis, centred
+from .basis import F64, Basis, automorphism, centred
 from .keyswitch import SwitchingKey
 from .shape import SPARSE_WEIGHT, EngineShape, KeySpec
 from .threads import run
@@ -45,9 +45,9 @@ class KeyMaker:
     def __init__(self, shape: EngineShape, basis: Basis, ternary: I64, draw_error: Callable[[], I64]) -> None:
         """ternary: the secret's coefficients, shape (N,). draw_error: gives fresh error polynomials, shape (N,)."""
         self._shape, self._basis, self._draw_error = shape, basis, draw_error
-        self._secrets = {"s": ternary}
+        self._secrets = {"s": ternary_values(basis, ternary)}
         if shape.parameters.slots:
-            self._secrets["sparse"] = _sparse(shape.n)
+            self._secrets["sparse"] = ternary_values(basis, _sparse(shape.n))
 
     def keys(self, seed: bytes) -> Iterator[tuple[str, SwitchingKey]]:
         """All keys of a program by name. Their a are those of the seed (see ``keys.whole_key``)."""
@@ -93,17 +93,14 @@ class KeyMaker:
         return SwitchingKey(shape, out)
 
     def _values(self, secret: str, which: I64) -> F64:
-        basis = self._basis
-        coefficients = self._secrets.get(secret)
-        if coefficients is None:
-            if secret == "s^2":
-                s = self._values("s", which)
-                return self._product(s, s, which)
-            index = int(secret.removeprefix("s(X^").removesuffix(")"))
-            coefficients = substituted(self._secrets["s"], index)
-        values = basis.residues(coefficients, which)
-        basis.forward(values, which)
-        return values
+        """Of a secret by its name (see ``KeySpec``), modulo some primes."""
+        if secret == "s^2":
+            s = self._values("s", which)
+            return self._product(s, s, which)
+        if secret in self._secrets:
+            return np.ascontiguousarray(self._secrets[secret][which])
+        index = int(secret.removeprefix("s(X^").removesuffix(")"))
+        return self._secrets["s"][which][:, automorphism(self._basis, index)]
 
     def _product(self, a: F64, b: F64, which: I64) -> F64:
         """Centred."""
@@ -114,13 +111,12 @@ class KeyMaker:
         return out
 
 
-def substituted(polynomial: I64, index: int) -> I64:
-    """a(X^index) of a(X) modulo X^n + 1, n coefficients."""
-    n = len(polynomial)
-    exponents = np.arange(n) * index % (2 * n)
-    out = np.zeros_like(polynomial)
-    out[exponents % n] = np.where(exponents < n, polynomial, -polynomial)
-    return out
+def ternary_values(basis: Basis, polynomial: I64) -> F64:
+    """Modulo all primes of a basis."""
+    which = np.arange(len(basis.primes))
+    values = basis.residues(polynomial, which)
+    basis.forward(values, which)
+    return values
 
 
 def _sparse(n: int) -> I64:

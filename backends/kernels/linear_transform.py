@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from .arithmetic import canonical, product, product_by, reduce
-from .basis import F64
+from .basis import F64, SMALLEST_RING, subring_positions
 from .evaluator import Ciphertext, Evaluator
 from .keyswitch import SwitchingKey
 from .shape import LevelPlan
@@ -164,21 +164,20 @@ class LevelTransform:
                     at = (giant + baby) * stride
                     diagonal = np.resize(diagonal, len(weights)) * (np.roll(weights, -at) if lead else weights)
                 vectors[g, b] = np.roll(diagonal, giant * stride)
-        period = max(len(v) for v in vectors.values())
+        # a smaller ring than the smallest would not be faster
+        period = min(basis.n // 2, max(SMALLEST_RING // 2, *(len(v) for v in vectors.values())))
         rows = basis.rows
         shift = min(rows.bit_length() - 1, (basis.n // (2 * period)).bit_length() - 1)
         size = basis.n >> shift
         which = self._switch.which
         out = np.zeros((len(plan.giants), len(plan.babies), len(which), size))
-        spread = basis.n // (2 * period)
+        # a diagonal of this period is a polynomial in a power of X: transformed in the ring of that power
+        small = evaluator.subring(2 * period)
+        positions = subring_positions(basis, small).reshape(-1, rows, basis.columns)[:, :: 1 << shift].reshape(size)
         for (g, b), vector in vectors.items():
-            small = np.rint(coefficients(np.resize(vector, period)) * plain)
-            whole = np.zeros(basis.n)
-            whole[::spread] = small
-            values = basis.residues(whole, which)
-            basis.forward(values, which)
-            shaped = values.reshape(len(which), -1, rows, basis.columns)[:, :, :: 1 << shift]
-            out[g, b] = shaped.reshape(len(which), size)
+            values = small.residues(np.rint(coefficients(np.resize(vector, period)) * plain), which)
+            small.forward(values, which)
+            out[g, b] = values[:, positions]
         # centred, so that products have smaller bounds
         q = basis.moduli[which][:, None]
         out -= np.where(out > q / 2, q, 0.0)

@@ -247,8 +247,10 @@ class EngineShape:
             yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(1))
 
 
-def check_security(shape: EngineShape) -> None:
-    """BackendError where a key's modulus is too large for 128 bits. OpenFHE does not see these moduli."""
+def check_shape(shape: EngineShape) -> None:
+    """BackendError where a modulus is too large for 128 bits, which OpenFHE does not see, or levels are missing."""
+    if shape.parameters.levels_kept or shape.parameters.slot_levels:
+        raise BackendError("the engine 'kernels' keeps no levels after a bootstrap yet; use --engine openfhe")
     limit = LARGEST_MODULUS * shape.n / 65536
     if shape.parameters.secure and shape.modulus_bits > limit:
         raise BackendError(

@@ -115,6 +115,7 @@ def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
 
     x: (n,); head: psi^rev(i) for i < n/rows; tail: (n/chunk, rows - 1, columns); buffer: (rows, columns), scratch.
     """
+    # np.int64(0): a literal would make numba compile the stage for it alone
     n = x.shape[0]
     rows, columns = buffer.shape
     chunk = rows * columns
@@ -127,7 +128,7 @@ def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
         _pair(x, head, q, inverse)
         blocks = 2
     while n // blocks > chunk:
-        _quads(x, 0, n, blocks, head, q, inverse)
+        _quads(x, np.int64(0), n, blocks, head, q, inverse)
         blocks *= 4
     for c in range(n // chunk):
         start = c * chunk
@@ -248,10 +249,11 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
     for c in range(n // chunk):
         start = c * chunk
         part = x[start : start + chunk]
-        _row_quads_back(part.reshape((rows, columns)), tail[c], 1, buffer, q, inverse)
-        quarter = 4
+        source = part.reshape((rows, columns))
+        quarter = np.int64(1)
         while quarter < rows:
-            _row_quads_back(buffer, tail[c], quarter, buffer, q, inverse)
+            _row_quads_back(source, tail[c], quarter, buffer, q, inverse)
+            source = buffer
             quarter *= 4
         _turn_back(buffer, part)
         local = ends // 4
@@ -260,7 +262,7 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
             local //= 4
     local = top // 4
     while local >= first:
-        _quads_back(x, 0, n, local, head, constant if local == 1 else 0.0, q, inverse)
+        _quads_back(x, np.int64(0), n, local, head, constant if local == 1 else 0.0, q, inverse)
         local //= 4
     if first == 2:
         _pair_back(x, head, constant, q, inverse)

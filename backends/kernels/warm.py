@@ -1,0 +1,51 @@
+"""Loads the compiled kernels, or compiles them on first use, before anything is timed: by a run of nonsense."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glyphc.ir.instructions import Polynomials
+from glyphc.ir.parameters import INSECURE, Parameters
+from glyphc.ir.series import Series
+
+from .bootstrap import Bootstrapper
+from .evaluator import Ciphertext, Evaluator
+from .keys import WeightKeys, make_basis
+from .keyswitch import SwitchingKey
+from .linear import LinearAlgebra
+from .shape import EngineShape
+
+_RING = 256
+
+
+def exercise() -> None:
+    """Every kernel once, on a tiny ring, with keys that are none: random numbers, and so are the results."""
+    random = np.random.default_rng(0)
+    for slots in (_RING // 2, _RING // 8):
+        shape = EngineShape(
+            Parameters(
+                ring=_RING,
+                plaintext_bits=8,
+                bgv_bits=40,
+                unpack_strides=(1,),
+                slots=slots,
+                degree=6,
+                level_budget=(2, 2),
+                security=INSECURE,
+            )
+        )
+        basis = make_basis(shape)
+        keys = {}
+        for spec in shape.specs():
+            size = (2, spec.shape.digits, len(spec.shape.primes), _RING)
+            keys[spec.name] = SwitchingKey(spec.shape, random.integers(-1000, 1000, size).astype(np.float64))
+        evaluator = Evaluator(shape, basis, keys)
+        rows = Polynomials(np.arange(6, dtype=np.int64), np.zeros(5, dtype=np.int32), np.ones(5, dtype=np.int64))
+        key = keys[shape.linear_key(1 + _RING).name]
+        held = {"h": WeightKeys(((key, key),), None)}
+        linear = LinearAlgebra(evaluator, {"w": rows}, held)
+        sums = linear.dot([np.zeros((2, 2, _RING))] * 4, "w", None)
+        sums = linear.encrypted_dot([linear.split(sums, 2, 1, 2)[1]], "h", sums)
+        boot = Bootstrapper(evaluator)
+        powers = boot.powers(Ciphertext(linear.to_torus(sums), 1.0), 6)
+        linear.from_torus(boot.evaluate(powers, Series((0.1,) * 7, (0.1,) * 7, 0.45, 0.0, 0.0)).elements)
