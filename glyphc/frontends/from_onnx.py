@@ -107,7 +107,8 @@ def _read_one_sample(model: ModelProto, label: str, inputs: ModelInputs, error: 
     try:
         network = _read(model, label, model_inputs(model.graph, label, not fixed, True))
     except UnsupportedNodesError as e:
-        raise (e if fixed and len(e.problems) < len(error.problems) else error) from None
+        chosen = e if fixed and len(e.problems) < len(error.problems) else error
+        raise chosen from chosen.__cause__
     if not fixed and any(p.combines for p in error.problems):
         raise UnsupportedNodesError(
             label, error.problems, "If the file is for one sample at a time, say so (--sample, one_sample=True). "

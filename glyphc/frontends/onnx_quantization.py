@@ -36,6 +36,8 @@ def _grid(call: Call, x: Node) -> tuple[F64, F64]:
     zero = call.constant(2, "its zero point").value if call.has(2) else np.zeros(scale.shape)
     if call.integer("block_size", 0):
         raise UnsupportedError("blocks of an axis with scales of their own (block_size) are not supported")
+    if zero.size != scale.size:
+        raise UnsupportedError(f"it has {scale.size} scale(s) and {zero.size} zero point(s)")
     if not (scale > 0).all():
         raise UnsupportedError("its scale is not positive")
     if scale.size == 1:
