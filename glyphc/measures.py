@@ -41,11 +41,12 @@ _ROUNDING = 2.0**-40
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be lost. percent: of decisions, or of a column's spread; absolute: rms error in an output's own units,
-    0 where nobody named one."""
+    """What may be lost. percent: of decisions; absolute: rms error in an output's own units, 0 where nobody named one;
+    spread: rms error in percent of a column's spread."""
 
     percent: float
     absolute: float = 0.0
+    spread: float = 0.75
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Judge:
                 limit = self.limits.percent
                 value, ties = self._changed(measure, got, truth)
             case MeasureKind.RELATIVE:
-                limit, value = self.limits.percent, 100 * float(errors[worst])
+                limit, value = self.limits.spread, 100 * float(errors[worst])
             case MeasureKind.ABSOLUTE:
                 limit, value = self.limits.absolute, float(np.sqrt(np.mean((got - truth.values) ** 2)))
         error = 100 * float(errors[worst])
@@ -316,12 +317,15 @@ def _steps(network: Graph, output: Node) -> bool:
 
 
 def _spreads(values: F64) -> tuple[float, ...]:
-    """Standard deviations of columns; of constant ones, their magnitude."""
+    """Standard deviations of columns; of constant ones (all, of a single sample) what they are like together."""
     columns = _columns(values)
     deviation = columns.std(axis=(0, 2))
     magnitude = np.abs(columns).max(axis=(0, 2))
     constant = deviation <= _ROUNDING * magnitude
-    return tuple(float(s) for s in np.where(constant, np.where(magnitude > 0, magnitude, 1.0), deviation))
+    if constant.any():
+        usual = float(np.sqrt(np.mean(magnitude[constant] ** 2))) or 1.0
+        deviation = np.where(constant, np.maximum(magnitude, usual), deviation)
+    return tuple(map(float, deviation))
 
 
 def _columns(values: F64) -> F64:

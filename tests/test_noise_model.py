@@ -18,6 +18,7 @@ from glyphc.backends.openfhe.linear import LinearEngine
 from glyphc.backends.openfhe.server import OpenFHEMachine
 from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import encode
+from glyphc.ir.evaluate import quantize
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.noise import SIGMA, key_switch
@@ -25,7 +26,7 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Output
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
-from glyphc.passes.schedule import weight_polynomials
+from glyphc.ways.weight_polynomials import weight_polynomials
 
 RING = 2048
 F64 = npt.NDArray[np.float64]
@@ -126,12 +127,12 @@ def measured_errors(p: glyphc.Program, x: F64, machine, encrypt, decrypt) -> dic
     """Error of the output in integers, against the exact function of the same fixed-point input."""
     port, out = p.client.inputs[0], p.client.outputs[0]
     inputs = {port.name: [encrypt(c) for c in encode(port, x)]}
-    result = execute(p.schedule, machine, inputs)[out.name]
+    result = execute(p.schedule.instructions, machine, inputs)[out.name]
     coefficients = np.array([decrypt(c) for c in result])
     exact = p.run(x, mode="clear")
     assert isinstance(exact, np.ndarray)
     got = out.layout.unpack(coefficients, len(x))
-    want = np.rint((exact - out.fixed.offset[0]) / out.fixed.scale[0])
+    want = quantize(exact, out.fixed)
     return got - want
 
 

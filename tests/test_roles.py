@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -318,6 +320,36 @@ def test_a_passphrase_protects_the_secret(setting: Setting, tmp_path: Path) -> N
         Secret.load(swapped(path, tmp_path / "changed", key="0" * 64), "correct horse")
     with pytest.raises(ArtifactError, match="unusual encryption"):
         Secret.load(swapped(path, tmp_path / "changed", scrypt_log2_cost=40), "correct horse")
+
+
+def test_a_passphrase_is_one_however_it_is_typed(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composed and decomposed letters, wide digits; and files made before this was so."""
+    path, (composed, typed) = tmp_path / "secret.key", ("Zürich 12", "Zu\u0308rich \uff11\uff12")
+    setting.account.secret.save(path, typed)
+    for each in (composed, typed):
+        assert np.array_equal(Secret.load(path, each).ternary, setting.account.secret.ternary)
+    monkeypatch.setattr("glyphc.roles.secret.normalized", str)
+    setting.account.secret.save(path, typed)
+    with pytest.raises(SecretError, match="wrong passphrase"):
+        Secret.load(path, composed)
+    monkeypatch.undo()
+    assert np.array_equal(Secret.load(path, typed).ternary, setting.account.secret.ternary)
+
+
+def test_no_core_dumps_where_a_secret_is_read(setting: Setting) -> None:
+    """In a process of its own, since other tests have read one in this."""
+    script = (
+        "import ctypes, resource, sys; from pathlib import Path; from glyphc.roles.secret import Secret; "
+        "dumps = lambda: (resource.getrlimit(resource.RLIMIT_CORE)[0], ctypes.CDLL(None).prctl(3)); "
+        "high = resource.getrlimit(resource.RLIMIT_CORE)[1]; resource.setrlimit(resource.RLIMIT_CORE, (high, high)); "
+        "print(dumps() == (high, 1)); Secret.load(Path(sys.argv[1])); print(dumps())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, setting.client / SECRET_FILE], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["True", "(0, 0)" if sys.platform == "linux" else "(0, 1)"]
 
 
 def test_a_secret_that_others_may_read_is_refused(setting: Setting, tmp_path: Path) -> None:

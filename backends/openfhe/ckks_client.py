@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from glyphc.ir.parameters import Parameters
 
+from ..coredumps import no_core_dumps
 from ..errors import BackendError
 from .bridge import BridgeError, Mould, residues
 from .ckks_contexts import TrainingContexts, make_training_contexts, setup_training_bootstrap
 from .ckks_server import TrainingKeys, automorphisms_of
 from .client import ternary_secret
 from .library import fhe
+from .randomness import require_own
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -28,6 +30,9 @@ class TrainingClient:
 
     contexts: TrainingContexts
     secret: Any = field(repr=False)
+
+    def __post_init__(self) -> None:
+        no_core_dumps()
 
     def encrypt(self, message: F64, limbs: int) -> Any:
         """A ciphertext of N real numbers on ``limbs`` limbs; ValueError for what the limbs, or 62 bits, do not hold."""
@@ -45,6 +50,7 @@ class TrainingClient:
 
     def zero(self, limbs: int) -> Any:
         """A fresh encryption of zero."""
+        require_own()
         p, context = self.contexts.parameters, self.contexts.linear
         plain = context.MakeCKKSPackedPlaintext([0.0], 1, p.linear_limbs - limbs, None, p.ring // 2)
         return context.Encrypt(self.secret, plain)
@@ -85,6 +91,7 @@ def generate_training_keys(parameters: Parameters, periods: Sequence[int]) -> tu
     The sparse ternary secret of the bootstrapping context is written into the linear context: with one secret, what
     goes from one to the other needs no key.
     """
+    require_own()
     contexts = make_training_contexts(parameters)
     torus, linear = contexts.torus, contexts.linear
     pair = torus.KeyGen()

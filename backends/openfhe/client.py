@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from glyphc.ir.parameters import Parameters
 
+from ..coredumps import no_core_dumps
 from .bridge import BridgeError, CiphertextMould, Mould, residues
 from .contexts import Contexts, make_contexts, setup_bootstrap
 from .keys import EvaluationKeys, unpack_automorphism
 from .library import fhe
+from .randomness import require_own
 from .ring import Factor, Ring
 
 I64 = npt.NDArray[np.int64]
@@ -26,6 +28,9 @@ class ClientKeys:
 
     contexts: Contexts
     _secret: Any = field(repr=False)
+
+    def __post_init__(self) -> None:
+        no_core_dumps()
 
     @property
     def secret_key(self) -> Any:
@@ -41,6 +46,7 @@ class ClientKeys:
 
     def encrypt(self, coefficients: I64) -> Any:
         """A BGV ciphertext of message integers, shape (N,), centred modulo t."""
+        require_own()
         context = self.contexts.bgv
         return context.Encrypt(self._secret, context.MakeCoefPackedPlaintext(np.ascontiguousarray(coefficients)))
 
@@ -58,6 +64,7 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, EvaluationKeys]:
     context, so a
     scheme switch needs no key.
     """
+    require_own()
     contexts = make_contexts(parameters)
     pair = contexts.bgv.KeyGen()
     secret, public_key = pair.secretKey, None

@@ -6,6 +6,7 @@ Keys are made, written and forgotten one after another, so this takes a fraction
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from glyphc.ir.parameters import Parameters
 
+from ..errors import BackendError
 from .bridge import BridgeError, Mould, residues, ring_in
 from .client import ClientKeys, keys_from_secret, ternary_secret
 from .contexts import Contexts, bootstrap_automorphisms, make_contexts
@@ -30,16 +32,35 @@ from .keymoulds import (
     special_shapes,
     torus_part,
 )
+from .randomness import require_own
 from .residues import Uniform, pack
 from .ring import U64, Factor, Ring
 
 I64 = npt.NDArray[np.int64]
 
 
+@dataclass
+class Once:
+    """One secret has one set of evaluation keys.
+
+    OpenFHE keeps a secret's key for products: a second set would show its error under another uniform half.
+    """
+
+    used: bool = False
+
+    def use(self) -> None:
+        """BackendError the second time."""
+        if self.used:
+            raise BackendError("the evaluation keys of this secret have been made; make a new secret for new ones")
+        self.used = True
+
+
 class KeyMaker:
     """A fresh secret and everything that follows from it."""
 
     def __init__(self, parameters: Parameters) -> None:
+        require_own()
+        self._once = Once()
         self._parameters = parameters
         self._contexts: Contexts = make_contexts(parameters)
         torus = self._contexts.torus
@@ -55,8 +76,9 @@ class KeyMaker:
     def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
         """(name, bytes) of all evaluation keys, in the order of :func:`.keymoulds.part_names`.
 
-        seed: 32 fresh random bytes, which the server is told.
+        seed: 32 fresh random bytes, which the server is told. BackendError the second time.
         """
+        self._once.use()
         n = self._parameters.ring
         yield PUBLIC, fresh_ciphertext(self.client, np.zeros(n, dtype=np.int64), Uniform(seed, PUBLIC))
         yield from self._bgv_parts(seed)
@@ -68,6 +90,7 @@ class KeyMaker:
         indices = bgv_automorphisms(self._parameters)
         if not indices:
             return
+        require_own()
         mould = bgv_mould(self.client.contexts, self.client.secret_key)
         packer = KeyPacker(self.ternary, mould, (self._contexts.bgv_ring.q,), seed)
         elements = mould.residues()
@@ -79,6 +102,7 @@ def torus_parts(
     context: Any, secret: Any, ternary: I64, moduli: tuple[int, ...], parameters: Parameters, seed: bytes
 ) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of a bootstrapping context's keys. ternary: the secret's coefficients; moduli: of the context."""
+    require_own()
     context.EvalMultKeyGen(secret)
     mould = Mould.of(context.GetEvalMultKeyVector(secret.GetKeyTag())[0], parameters.ring)
     packer = KeyPacker(ternary, mould, moduli, seed)

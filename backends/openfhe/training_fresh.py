@@ -18,8 +18,9 @@ from .ckks_client import TrainingClient, _linear_secret, client_from_bytes
 from .ckks_contexts import make_training_contexts
 from .ckks_server import automorphisms_of
 from .client import ternary_secret
-from .keygen import KeyPacker, torus_parts
+from .keygen import KeyPacker, Once, torus_parts
 from .keymoulds import automorphism_mould, key_shape
+from .randomness import require_own
 from .residues import Uniform, pack
 from .ring import Factor
 from .training_load import LINEAR_MULTIPLICATION, linear_part
@@ -32,7 +33,9 @@ class TrainingKeyMaker:
     """A fresh secret and the evaluation keys that follow from it."""
 
     def __init__(self, parameters: Parameters, periods: Sequence[int]) -> None:
+        require_own()
         contexts = make_training_contexts(parameters)
+        self._once = Once()
         self._parameters = parameters
         self._periods = tuple(periods)
         self._torus_secret = contexts.torus.KeyGen().secretKey
@@ -40,7 +43,11 @@ class TrainingKeyMaker:
         self.client = TrainingClient(contexts, _linear_secret(contexts, self._ternary))
 
     def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
-        """(name, bytes) of all keys, in the order of ``training_part_names``. seed: 32 fresh random bytes, public."""
+        """(name, bytes) of all keys, in the order of ``training_part_names``.
+
+        seed: 32 fresh random bytes, public. BackendError the second time.
+        """
+        self._once.use()
         contexts, p = self.client.contexts, self._parameters
         moduli = tuple(r.q for r in contexts.torus_rings)
         yield from torus_parts(contexts.torus, self._torus_secret, self._ternary, moduli, p, seed)

@@ -24,6 +24,7 @@ from .keygen import KeyPacker, fresh_ciphertext
 from .keymoulds import BIAS, WEIGHT_KEYS, key_shape, weight_part
 from .keys import WeightKeys
 from .library import fhe
+from .randomness import require_own
 from .residues import Uniform
 
 I64 = npt.NDArray[np.int64]
@@ -91,6 +92,7 @@ class _Maker:
 
     def keys(self, weight: I64) -> Iterator[Any]:
         """The two keys of a weight polynomial of signed integers, shape (N,)."""
+        require_own()
         ring = self._keys.contexts.bgv_ring
         tower = ring.to_evaluation(ring.reduce(weight))
         for element in (tower, self._keys.factor.times(tower)):

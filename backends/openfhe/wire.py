@@ -18,6 +18,7 @@ from glyphc.ir.noise import ROUNDING
 from .bridge import CiphertextMould, residues
 from .keys import EvaluationKeys
 from .library import fhe
+from .randomness import require_own
 from .residues import ResidueError, Uniform, pack, unpack, unpack_towers, width
 from .ring import U64, Ring
 
@@ -127,6 +128,7 @@ def _rerandomized(keys: EvaluationKeys, ciphertext: Any) -> Any:
     """The same message with an encryption of zero under the client's public key added."""
     if keys.bgv_public is None:
         raise ValueError("these keys hold no public key")
+    require_own()
     context = keys.contexts.bgv
     public = fhe.DeserializePublicKeyString(keys.bgv_public, fhe.BINARY)
     zero = context.MakeCoefPackedPlaintext(np.zeros(keys.contexts.bgv_ring.n, dtype=np.int64))

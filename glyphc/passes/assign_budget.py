@@ -52,22 +52,24 @@ class AssignBudget(Pass):
     """Give every nonlinearity the error budget that the tolerated loss of accuracy allows.
 
     Every output is judged by its own measure (``glyphc.measures``), and the one that exceeds its limit most decides.
-    points: percentage points of the decisions that may differ from the float network's, a bound of the accuracy lost;
-    of an output that has no classes: rms error of every column, in percent of its spread. logits: tolerated rms error
-    of the outputs in their own units, instead. samples: how many calibration samples are simulated at most, to choose
-    and to promise. measures: kinds of single outputs, e.g. ``y=relative;z=classes``.
+    points: percentage points of the decisions that may differ from the float network's, a bound of the accuracy lost.
+    spread: of an output that has no classes, tolerated rms error of every column, in percent of its spread. logits:
+    tolerated rms error of the outputs in their own units, instead. samples: how many calibration samples are simulated
+    at most, to choose and to promise. measures: kinds of single outputs, e.g. ``y=relative;z=classes``.
     """
 
     name: ClassVar[str] = "assign-budget"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
     points: float = 0.5
+    spread: float = 0.75
     logits: float = 0.0
     samples: int = 512
     measures: str = ""
 
     def __post_init__(self) -> None:
         check_option(self.name, "points", self.points, 0.0, 100.0)
+        check_option(self.name, "spread", self.spread, 0.0, 100.0)
         check_option(self.name, "logits", self.logits, 0.0, 1e15)
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
         parse_kinds(filter(None, self.measures.split(";")))
@@ -78,7 +80,7 @@ class AssignBudget(Pass):
             return graph
         halves = Halves.of(context.samples, self.samples)
         kinds = parse_kinds(filter(None, self.measures.split(";")))
-        judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits), kinds)
+        judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits, self.spread), kinds)
         if not nodes:
             return graph
         found = _Search(Trial(graph, _SEED), judge.on(halves.first), halves.first, affordable_degrees(graph, context))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from glyphc.backends.coredumps import no_core_dumps
 from glyphc.errors import ArtifactError, GlyphcError, SecretError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
@@ -61,7 +64,7 @@ def write_secret(path: Path, header: SecretHeader, data: bytes, passphrase: str 
     if passphrase is not None:
         salt, nonce = os.urandom(16), os.urandom(12)
         header = replace(header, scrypt_log2_cost=_LOG2_COST, salt=salt.hex(), nonce=nonce.hex())
-        data = AESGCM(_stretch(passphrase, salt, _LOG2_COST)).encrypt(nonce, data, _bound(header))
+        data = AESGCM(_stretch(normalized(passphrase), salt, _LOG2_COST)).encrypt(nonce, data, _bound(header))
     with Writer(path, header, secret=True) as writer:
         writer.add("secret", data)
 
@@ -71,6 +74,7 @@ def read_secret(reader: Reader[_H], passphrase: str | None, size: int | None = N
 
     SecretError when it needs a passphrase or another one, ArtifactError when it is damaged.
     """
+    no_core_dumps()
     encrypted = reader.header.scrypt_log2_cost > 0
     if size is None:
         reader.expect([("secret", reader.parts["secret"].size if "secret" in reader.parts else 0)])
@@ -121,14 +125,21 @@ def _decrypt(data: bytes, reader: Reader[_H], passphrase: str | None) -> bytes:
         raise reader.damaged("its header is unreadable") from None
     if header.scrypt_log2_cost > _MOST_LOG2_COST or len(salt) != 16 or len(nonce) != 12:
         raise reader.damaged("its header asks for an unusual encryption")
-    try:
-        return AESGCM(_stretch(passphrase, salt, header.scrypt_log2_cost)).decrypt(nonce, data, _bound(header))
-    except InvalidTag:
-        raise SecretError(f"wrong passphrase for {reader.name} (or its header was changed)") from None
+    # files made before passphrases were normalized took them as they were typed
+    for text in dict.fromkeys((normalized(passphrase), passphrase)):
+        with suppress(InvalidTag):
+            return AESGCM(_stretch(text, salt, header.scrypt_log2_cost)).decrypt(nonce, data, _bound(header))
+    raise SecretError(f"wrong passphrase for {reader.name} (or its header was changed)")
+
+
+def normalized(passphrase: str) -> str:
+    """A passphrase in Unicode's form NFKC: keyboards and terminals write one text in several ways."""
+    return unicodedata.normalize("NFKC", passphrase)
 
 
 def _stretch(passphrase: str, salt: bytes, log2_cost: int) -> bytes:
-    return Scrypt(salt=salt, length=32, n=1 << log2_cost, r=8, p=1).derive(passphrase.encode())
+    raw = passphrase.encode("utf-8", "surrogateescape")
+    return Scrypt(salt=salt, length=32, n=1 << log2_cost, r=8, p=1).derive(raw)
 
 
 def _bound(header: SecretHeader) -> bytes:
