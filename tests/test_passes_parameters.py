@@ -90,7 +90,8 @@ def test_every_value_has_its_own_degree() -> None:
     assert program.client.parameters.degree == degrees["relu"]
     for node, op in program.graph.of(Bootstrap):
         assert node.decisions[-1].chosen == f"degree {op.series.degree}"
-    assert [i.degree for i in program.schedule.instructions if isinstance(i, Powers)] == [degrees["sigmoid"], degrees["relu"]]
+    powers = [i.degree for i in program.schedule.instructions if isinstance(i, Powers)]
+    assert powers == [degrees["sigmoid"], degrees["relu"]]
     simulated, encrypted = (program.run(SAMPLES[:1], mode=mode) for mode in ("simulate", "encrypted"))
     for name, wanted in simulated.items():
         np.testing.assert_allclose(encrypted[name], wanted, atol=1e-3)
