@@ -172,9 +172,9 @@ class _Try:
         }
 
     def tolerated(self, alone: tuple[Loss, ...]) -> bool:
-        """What rounding and noise alone lose beyond the limit cannot be won back by series."""
+        """What rounding and noise alone lose beyond the limit no series wins back, nor hardly more than that."""
         return all(
-            loss.value <= loss.limit + (a.value if a.value > loss.limit else 0.0)
+            loss.value <= loss.limit + (_HARDLY_WORSE * a.value if a.value > loss.limit else 0.0)
             for loss, a in zip(self.losses, alone, strict=True)
         )
 
