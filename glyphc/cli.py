@@ -76,7 +76,7 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken: auto or glyph. [default: auto]")
+@click.option("--strategy", help="Which ways of computing may be taken: auto, glyph or slots. [default: glyph]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -253,15 +253,18 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
+    from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
 
     # an unusable file does not matter here: a new one is made
     cost = CostModel()
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    minutes = sum(job_seconds(job, cost) for job in work) / 60
-    click.echo(f"{len(work)} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
-    calibration = calibrate(work, cost, reporter())
+    in_slots = () if slots else slot_jobs()
+    minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
+    count = len(work) + len(in_slots)
+    click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
+    calibration = calibrate(work, cost, reporter(), in_slots)
     cost_file.save(path, calibration.model)
     return calibration
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 
 # Largest log2(QP) for 128-bit classical security by ring dimension, for secrets with uniform ternary coefficients: the
 # homomorphic encryption standard (Albrecht et al. 2018) up to 32768, OpenFHE's bound for 65536. OpenFHE enforces these.
@@ -20,6 +21,11 @@ MAX_LOG_QP_SPARSE = {65536: 1553}
 def largest_modulus(ring: int, sparse: bool) -> int:
     """The bound in bits; 0 for rings that 128-bit security is not known for."""
     return (MAX_LOG_QP_SPARSE if sparse else MAX_LOG_QP).get(ring, 0)
+
+
+def modulus_limit(parameters: Parameters | SlotParameters) -> int:
+    """The bound for these parameters' ring and secret: the one that bootstraps use is sparse."""
+    return largest_modulus(parameters.ring, isinstance(parameters, Parameters) and parameters.slots > 0)
 
 
 def with_secure_digits(parameters: Parameters) -> Parameters:

@@ -13,6 +13,7 @@ from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
 if TYPE_CHECKING:
     from glyphc.ir.instructions import Polynomials
     from glyphc.ir.parameters import Parameters
+    from glyphc.ir.slot_parameters import SlotParameters
     from glyphc.roles.artifacts import Specification
     from glyphc.roles.client import Account
 
@@ -274,7 +275,7 @@ def _make_folder(path: Path, mode: int) -> None:
         raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None
 
 
-def _warn(parameters: Parameters) -> None:
+def _warn(parameters: Parameters | SlotParameters) -> None:
     if not parameters.secure:
         from glyphc.program import INSECURE_WARNING
 

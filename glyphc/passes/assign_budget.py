@@ -61,6 +61,7 @@ class AssignBudget(Pass):
     name: ClassVar[str] = "assign-budget"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
     points: float = 0.5
     spread: float = 0.75
     logits: float = 0.0

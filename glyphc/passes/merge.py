@@ -45,6 +45,7 @@ class Merge(Pass):
     name: ClassVar[str] = "merge"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.ASSIGNED
+    slots: ClassVar[bool | None] = False
     ring: int = 65536
     max_chunks: int = 16
     memory: float = MEMORY
