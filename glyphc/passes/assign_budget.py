@@ -43,6 +43,8 @@ _PROBED = 64  # samples are enough for it
 _SEED = 0
 # With fewer samples, none are held back.
 _FEWEST = 16
+# Other samples than those to choose with may lose a little more: so much of the tolerance is used up.
+_RESERVE = 0.8
 # Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
 _HARDLY_WORSE = 1.25
 
@@ -175,7 +177,7 @@ class _Try:
     def tolerated(self, alone: tuple[Loss, ...]) -> bool:
         """What rounding and noise alone lose beyond the limit no series wins back, nor hardly more than that."""
         return all(
-            loss.value <= loss.limit + (_HARDLY_WORSE * a.value if a.value > loss.limit else 0.0)
+            loss.value <= _RESERVE * loss.limit + (_HARDLY_WORSE * a.value if a.value > loss.limit else 0.0)
             for loss, a in zip(self.losses, alone, strict=True)
         )
 
