@@ -64,6 +64,7 @@ def compile(
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
     encrypt_weights: str | Collection[str] | None = None,
+    one_sample: bool = False,
     strategy: str | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
@@ -84,8 +85,8 @@ def compile(
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default
-    ``glyph``.
+    keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
+    strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default ``glyph``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -97,7 +98,7 @@ def compile(
             "--from (start) says which stage a graph in text form (.gir) comes from; a network begins at its source: "
             f"leave out {start!r}"
         )
-    given = read_model(model)
+    given = read_model(model, one_sample)
     batch = batch or given.batch or 1
     kinds = parse_kinds(measure or {})
     name, passes = remaining(given.graph, start, passes)

@@ -230,7 +230,9 @@ def _(op: ReduceMax, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value
 
 @_evaluate.register
 def _(op: Hardmax, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    return np.asarray(np.eye(node.type.shape[-1])[np.argmax(args[0], axis=-1)])
+    out = np.zeros(args[0].shape)
+    np.put_along_axis(out, np.argmax(args[0], axis=-1, keepdims=True), 1.0, axis=-1)
+    return out
 
 
 @_evaluate.register

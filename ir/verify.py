@@ -123,8 +123,8 @@ def _laid_out(graph: Graph, node: Node) -> None:
         slots = node.op.slots
         if slots < 1 or layout.ring % (2 * slots) or layout.grid % (layout.ring // (2 * slots)):
             raise IRError(f"{node}: {node.op.slots} slots do not read all positions on a grid of {layout.grid}")
-        if node.op.series.degree < 1:
-            raise IRError(f"{node}: empty series")
+        if node.op.series.degree < 1 or len(node.op.series.real) != len(node.op.series.imag):
+            raise IRError(f"{node}: empty series, or one of unequal parts")
     if isinstance(node.op, Unpack):
         source = operands[0].type.layout
         if source is None or (source.parts, layout.parts) != (1, node.op.parts):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glyphc.ir.instructions import Schedule
+from glyphc.ir.parameters import Parameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -38,6 +39,8 @@ class KernelsEngine(Engine):
         from .client import generate_keys
         from .machine import KernelsMachine
 
+        if not isinstance(schedule.parameters, Parameters):
+            raise BackendError("the engine 'kernels' does not compute in slots; take another one (--engine openfhe)")
         with stages.stage("generate keys"):
             party = generate_keys(schedule.parameters)
         encrypted = schedule.client.encrypted
