@@ -226,9 +226,9 @@ class _Nodes:
         validator = ValidateNoise()
         limit = max(fixed.magnitude * 2.0**-validator.precision, 0.5) / validator.deviations
         left = log2(limit / n.white) if n.white > 0 else None
-        return NoiseBudget(
-            n.white * scale, n.bootstrap * scale, n.approximation * scale, n.total * scale, n.total * scale / span, left
-        )
+        simulated = None if node.type.calibration is None else node.type.calibration.error
+        total = n.total * scale if simulated is None else simulated
+        return NoiseBudget(n.white * scale, n.bootstrap * scale, n.approximation * scale, total, total / span, left)
 
 
 def _sampled_polynomial(node: Node, op: Polynomial, operand: Node) -> Fit:

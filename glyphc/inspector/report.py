@@ -36,7 +36,8 @@ class Fit:
 class NoiseBudget:
     """Predicted rms errors in real units, by origin, and as a share of the value's range.
 
-    bits_left: how many bits ciphertext noise may still grow before the noise validator refuses the program.
+    total: as simulated when the program was compiled, else what the parts come to if they are independent. bits_left:
+    how many bits ciphertext noise may still grow before the noise validator refuses the program.
     """
 
     ciphertext: float

@@ -10,7 +10,7 @@ calibration samples; what is promised is simulated on the other half.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,8 @@ _PROBED = 64  # samples are enough for it
 _SEED = 0
 # With fewer samples, none are held back.
 _FEWEST = 16
+# Other samples than those to choose with may lose a little more: so much of the tolerance is used up.
+_RESERVE = 0.8
 # Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
 _HARDLY_WORSE = 1.25
 
@@ -94,7 +96,7 @@ class AssignBudget(Pass):
         if not all(loss.kept for loss in losses):
             alone = held.losses(trial.outputs(halves.second, {}))
             warning = _reason(losses) + f"; rounding and noise alone, with exact functions: {_reason(alone)}"
-            warning += _short_of_room(graph, chosen, found.degrees)
+            warning += _short_of_room(found)
         candidates = tuple(Candidate(t.name, None, _reason(t.losses)) for t in tries)
         decision = Decision(self.name, chosen.name, candidates, warning, losses)
         errors = node_errors(trial, values, halves.second, context.floats)
@@ -173,9 +175,9 @@ class _Try:
         }
 
     def tolerated(self, alone: tuple[Loss, ...]) -> bool:
-        """What rounding and noise alone lose beyond the limit cannot be won back by series."""
+        """What rounding and noise alone lose beyond the limit no series wins back, nor hardly more than that."""
         return all(
-            loss.value <= loss.limit + (a.value if a.value > loss.limit else 0.0)
+            loss.value <= _RESERVE * loss.limit + (_HARDLY_WORSE * a.value if a.value > loss.limit else 0.0)
             for loss, a in zip(self.losses, alone, strict=True)
         )
 
@@ -187,12 +189,16 @@ class _Try:
 
 @dataclass
 class _Search:
-    """For the cheapest series that keep to the limits on samples. degrees: those that there are parameters for."""
+    """For the cheapest series that keep to the limits on samples. degrees: those that there are parameters for.
+
+    finest: the smallest budgets that were tried.
+    """
 
     trial: Trial
     judge: Judge
     samples: Mapping[str, F64]
     degrees: tuple[int, ...]
+    finest: dict[int, ErrorBudget] = field(default_factory=dict)
 
     def run(self, nodes: list[Node]) -> tuple[list[_Try], _Try]:
         """What was tried, in order of precision, and the choice."""
@@ -200,7 +206,7 @@ class _Search:
         alone = self.judge.losses(self.trial.outputs(self.samples, {}))
         tries: list[_Try] = []
         for share in _SHARES:
-            budgets = {n.id: _budget(share / np.sqrt(len(nodes)), sensitivity[n.id]) for n in nodes}
+            self.finest = budgets = {n.id: _budget(share / np.sqrt(len(nodes)), sensitivity[n.id]) for n in nodes}
             wanted = {n.id: self._cheapest(n, budgets[n.id]) for n in nodes}
             degrees = shared_degrees(self.trial.graph, wanted)
             if tries and tries[-1].degrees == tuple(degrees.values()):
@@ -253,18 +259,19 @@ def _reason(losses: tuple[Loss, ...]) -> str:
     return (f"output {loss.output!r}: " if len(losses) > 1 else "") + loss_text(loss)
 
 
-def _short_of_room(graph: Graph, chosen: _Try, degrees: tuple[int, ...]) -> str:
+def _short_of_room(search: _Search) -> str:
     """Which nonlinearities ask for series that no parameters of 128-bit security have room for, and what to change."""
+    highest, graph = search.degrees[-1], search.trial.graph
     asking = [
         id
-        for (id, budget), series in zip(chosen.budgets.items(), chosen.series.values(), strict=True)
-        if series.degree == degrees[-1] != DEGREES[-1] and not budget.holds(series)
+        for id, budget in search.finest.items()
+        if highest != DEGREES[-1] and not budget.holds(search.trial.fits.series(graph.node(id), highest))
     ]
     if not asking:
         return ""
     others = f" and {len(asking) - 1} more" if len(asking) > 1 else ""
     return (
-        f"; {graph.node(asking[0])}{others} ask{'' if others else 's'} for a degree above {degrees[-1]}, which 128-bit "
+        f"; {graph.node(asking[0])}{others} ask{'' if others else 's'} for a degree above {highest}, which 128-bit "
         "security has no room for: a smaller --batch (fewer slots) or a larger --tolerance may do"
     )
 
