@@ -244,6 +244,4 @@ def test_key_generation_in_a_child_of_many_threads() -> None:
         "p = Parameters(ring=1024, plaintext_bits=20, bgv_bits=54, slots=16, degree=13, security=INSECURE); "
         "KeyMaker(p); pid = os.fork(); KeyMaker(p); pid or os._exit(0); assert os.waitpid(pid, 0)[1] == 0"
     )
-    subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "2"}, check=True, timeout=120
-    )
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "2"}, check=True, timeout=120)

@@ -9,7 +9,7 @@ import numpy as np
 
 from glyphc.approx import noise
 from glyphc.approx.cost import Configuration
-from glyphc.approx.security import largest_modulus
+from glyphc.approx.security import secured
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
@@ -65,7 +65,7 @@ class SelectParameters(Pass):
             large_digits=configuration.large_digits,
             security=self.security,
         )
-        parameters = self._secure_digits(parameters)
+        parameters = secured(parameters)
         rewriter = Rewriter(graph)
         rewriter.new.parameters = parameters
         for node in graph:
@@ -81,13 +81,6 @@ class SelectParameters(Pass):
         most = max(1, slots.bit_length() - 1)
         encode, decode = configuration.level_budget
         return min(encode, most), min(decode, most)
-
-    def _secure_digits(self, parameters: Parameters) -> Parameters:
-        """More digits in key switching need a smaller auxiliary modulus: take as many as 128-bit security asks for."""
-        limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
-        while parameters.secure and parameters.modulus_bits > limit and parameters.large_digits < 6:
-            parameters = replace(parameters, large_digits=parameters.large_digits + 1)
-        return parameters
 
     # -- series --
 
