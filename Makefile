@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all browser lint bench models clean
+.PHONY: help demo test test-all fuzz browser lint bench models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ test: lint browser ## lint and the usual tests, as many at a time as there are c
 # One after another: each of these takes gigabytes of memory and all cores.
 test-all: test ## the same, then the slow tests: encrypted runs at 128-bit
 	$(BIN)/python -m pytest -m slow --durations=20 $(ARGS)
+
+# Goes on where it stopped, with its counters and failures in .fuzz: make fuzz ARGS="--minutes 60 --processes 4".
+fuzz: $(VENV)/.dev ## feed random hostile files to every reader and the passes, for an hour
+	nice $(BIN)/python -W ignore -m tests.fuzz $(ARGS)
 
 browser: ## find Chromium for the tests of the HTML report, or install it (root, apt)
 	@sh scripts/chromium

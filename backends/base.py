@@ -1,53 +1,17 @@
-"""What a backend offers, and the one loop that executes a schedule on any of them."""
+"""The one loop that executes instructions on any machine.
+
+A machine is the server's side of a backend: an object with the methods that its instructions call (see
+``Instruction.method``). What is live in a register is known to the machine alone.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from glyphc.ir.instructions import (
-    Dot,
-    EncryptedDot,
-    Evaluate,
-    Free,
-    FromTorus,
-    Instruction,
-    Load,
-    Powers,
-    Register,
-    Schedule,
-    Split,
-    Store,
-    ToTorus,
-)
-
-
-class Machine(Protocol):
-    """The server's side of a backend: one method per computing instruction (see ``glyphc.ir.instructions``)."""
-
-    def dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
-        """Sum of products of ciphertexts with the polynomials named ``weights``, the bias, and an earlier sum."""
-
-    def encrypted_dot(self, sources: Sequence[Any], weights: str, total: Any | None) -> Any:
-        """The same with encrypted weights and bias."""
-
-    def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
-        """The first ``count`` of ``parts`` residue classes."""
-
-    def to_torus(self, source: Any, slots: int) -> Any:
-        """Switch to the bootstrapping scheme."""
-
-    def from_torus(self, source: Any) -> Any:
-        """Switch back."""
-
-    def powers(self, source: Any, slots: int, degree: int) -> Any:
-        """The shared first half of a functional bootstrap."""
-
-    def evaluate(self, powers: Any, instruction: Evaluate) -> Any:
-        """One function of it."""
-
+from glyphc.ir.instructions import Free, Instruction, Load, Register, Store
 
 Observer = Callable[[Instruction, float], None]
 
@@ -62,46 +26,65 @@ class State:
 
 
 def execute(
-    schedule: Schedule,
-    machine: Machine,
+    code: Sequence[Instruction],
+    machine: Any,
     inputs: Mapping[str, Sequence[Any]],
     observe: Observer = lambda instruction, seconds: None,
     state: State | None = None,
 ) -> dict[str, list[Any]]:
-    """Run a schedule; returns the output ciphertexts by name, in the order of their parts.
+    """Run code; returns the output ciphertexts by name, in the order of their parts.
 
     ``inputs``: the ciphertexts of each input, in the order of their parts. ``observe`` is told every instruction and
     the seconds it took, after it is done. ``state``: an earlier execution to go on with; it is kept up to date.
     """
     state = State() if state is None else state
-    registers, outputs = state.registers, state.outputs
-    for instruction in schedule.instructions[state.done :]:
+    registers = state.registers
+    for instruction in code[state.done :]:
         start = time.perf_counter()
         match instruction:
             case Load(target=target, name=name, part=part):
                 registers[target] = inputs[name][part]
-            case Dot(target=target, sources=sources, weights=weights, total=total):
-                earlier = None if total is None else registers[total]
-                registers[target] = machine.dot([registers[s] for s in sources], weights, earlier)
-            case EncryptedDot(target=target, sources=sources, weights=weights, total=total):
-                earlier = None if total is None else registers[total]
-                registers[target] = machine.encrypted_dot([registers[s] for s in sources], weights, earlier)
-            case Split(targets=targets, source=source, parts=parts, stride=stride):
-                pieces = machine.split(registers[source], parts, stride, len(targets))
-                registers.update(zip(targets, pieces, strict=True))
-            case ToTorus(target=target, source=source, slots=slots):
-                registers[target] = machine.to_torus(registers[source], slots)
-            case FromTorus(target=target, source=source):
-                registers[target] = machine.from_torus(registers[source])
-            case Powers(target=target, source=source, slots=slots, degree=degree):
-                registers[target] = machine.powers(registers[source], slots, degree)
-            case Evaluate(target=target, powers=powers):
-                registers[target] = machine.evaluate(registers[powers], instruction)
             case Store(source=source, name=name):
-                outputs.setdefault(name, []).append(registers[source])
+                state.outputs.setdefault(name, []).append(registers[source])
             case Free(registers=dead):
                 for register in dead:
                     del registers[register]
+            case _:
+                values = instruction.call(machine, [registers[r] for r in instruction.reads])
+                registers.update(zip(instruction.writes, values, strict=True))
         state.done += 1
         observe(instruction, time.perf_counter() - start)
-    return outputs
+    return state.outputs
+
+
+def execute_named(
+    code: Sequence[Instruction],
+    machine: Any,
+    inputs: Mapping[str, Any],
+    observe: Observer = lambda instruction, seconds: None,
+) -> dict[str, Any]:
+    """Run code whose inputs and outputs are one ciphertext for each name."""
+    outputs = execute(code, machine, _Single(inputs), observe)
+    return {name: value for name, (value,) in outputs.items()}
+
+
+class _Single(Mapping[str, Sequence[Any]]):
+    """Each ciphertext as the only part of its name, looked up when it is asked for."""
+
+    def __init__(self, inputs: Mapping[str, Any]) -> None:
+        self._inputs = inputs
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        return (self._inputs[name],)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+
+def unsupported(code: Iterable[Instruction], machine: type) -> set[str]:
+    """The mnemonics of the instructions in code that a class of machines has no method for."""
+    loop = (Load, Store, Free)
+    return {i.mnemonic for i in code if not isinstance(i, loop) and not hasattr(machine, i.method)}

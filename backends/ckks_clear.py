@@ -1,7 +1,7 @@
 """Training's instructions on plain numbers: exactly (their definition), and with what encryption adds.
 
 A "ciphertext" is its message: N real numbers, as float64. How many limbs it has is checked ahead of the execution
-(``glyphc.ir.ckks.check``) and does not matter here.
+(``glyphc.ir.instructions.ckks.check``) and does not matter here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glyphc.ir.ckks import Bootstrap, Refresh
 from glyphc.ir.functions import Function, compose
+from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series, evaluate_series, rms_slope

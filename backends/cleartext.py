@@ -6,7 +6,8 @@ them after a bootstrap with a divisor).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import dequantize, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
+
+from .engine import Engine, Session, Stages
 
 F64 = npt.NDArray[np.floating[Any]]
 C128 = npt.NDArray[np.complex128]
@@ -100,3 +103,23 @@ class CleartextMachine:
     def _centred(self, x: F64) -> F64:
         """Representatives modulo t in [-t/2, t/2]."""
         return np.asarray(x - self._modulus * np.rint(x / self._modulus))
+
+
+class ClearEngine(Engine):
+    """The definition of the instructions."""
+
+    name = "clear"
+    summary = "no encryption: the instructions' definition, on exact polynomials"
+    encrypts = False
+
+    @property
+    def machine(self) -> type[CleartextMachine]:
+        return CleartextMachine
+
+    @contextmanager
+    def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
+        machine = self.machine(schedule)
+        yield Session(machine, machine.encrypt, machine.decrypt)
+
+
+ENGINE = ClearEngine()

@@ -16,7 +16,7 @@ from glyphc.ir.instructions import Evaluate, Schedule
 from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 
-from .cleartext import F64, CleartextMachine
+from .cleartext import F64, ClearEngine, CleartextMachine
 
 
 class SimulatedMachine(CleartextMachine):
@@ -60,3 +60,17 @@ class SimulatedMachine(CleartextMachine):
 
     def _noise(self, deviation: float) -> F64:
         return self._random.normal(0, deviation, self._ring)
+
+
+class SimulateEngine(ClearEngine):
+    """What an encrypted run is expected to give."""
+
+    name = "simulate"
+    summary = "no encryption: the same instructions with the predicted approximation and noise"
+
+    @property
+    def machine(self) -> type[SimulatedMachine]:
+        return SimulatedMachine
+
+
+ENGINE = SimulateEngine()

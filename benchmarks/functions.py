@@ -65,12 +65,12 @@ CASES: list[tuple[str, tuple[float, ...], float, float]] = [
 ]
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--degree", type=int, default=59)
     parser.add_argument("--ring", type=int, default=65536, help="a smaller ring is insecure; for trying the script")
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     n, secure = arguments.ring, arguments.ring == 65536
     configuration = CostModel().configuration(n // 2)
     parameters = Parameters(
@@ -90,7 +90,7 @@ def main() -> None:
         np.int64
     )
     phase = message / t
-    switcher, bootstrapper = Switcher(keys), Bootstrapper(keys.contexts)
+    switcher, bootstrapper = Switcher(keys), Bootstrapper(keys.contexts.torus, keys.contexts.torus_ring, parameters)
     up = Polynomials(np.array([0, 1, 1]), np.zeros(1, dtype=np.int32), np.array([1 << OUTPUT_BITS]))
     linear = LinearEngine(keys, {"up": up})
     start = time.perf_counter()

@@ -62,7 +62,7 @@ def serve(server: Path) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        found = re.search(r"Uvicorn running on (\S+)", line)
+        found = re.search(r"serving on (\S+)", line)
         if found:
             return process, found[1]
     raise SystemExit("the service did not start")
@@ -75,12 +75,13 @@ def timed(steps: list[Step], name: str, who: str, action: Callable[[], _T], size
     return result
 
 
-def round_trip(folder: Path, batch: int) -> tuple[list[Step], float]:
+def round_trip(folder: Path, batch: int, *options: object) -> tuple[list[Step], float]:
     """All steps, and the share of samples of the same class as the float network's labels."""
     server, client = folder / "server", folder / "client"
     (server / "programs").mkdir(parents=True)
     data = MODELS / "data"
-    model = ("compile", MODELS / "digits-mlp.onnx", "--calibration", data / "digits-train.npy", "--batch", batch)
+    calibration = ("--calibration", data / "digits-train.npy")
+    model = ("compile", MODELS / "digits-mlp.onnx", *calibration, "--batch", batch, *options)
     steps = []
     seconds, peak, _ = glyphc(*model, "-o", folder / "digits.glyphc")
     glyphc("split", folder / "digits.glyphc", "--server", server / "programs" / "digits.server")

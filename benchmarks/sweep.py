@@ -21,11 +21,12 @@ from typing import Any
 
 BUDGETS = ((2, 2), (3, 3), (4, 4), (5, 4), (5, 5))
 DIGITS = (2, 3)
+RING = 65536
 DEGREES = (27, 59)
 
 
-def measure(slots: int, budget: tuple[int, int], digits: int, degree: int) -> dict[str, Any]:
-    """One configuration, in this process."""
+def measure(slots: int, budget: tuple[int, int], digits: int, degree: int, ring: int = RING) -> dict[str, Any]:
+    """One configuration, in this process. ring: one that is smaller is insecure."""
     import resource
 
     import numpy as np
@@ -35,16 +36,17 @@ def measure(slots: int, budget: tuple[int, int], digits: int, degree: int) -> di
     from glyphc.backends.openfhe.client import generate_keys
     from glyphc.backends.openfhe.keys import bootstrap_key_bytes
     from glyphc.backends.openfhe.switch import Switcher
-    from glyphc.ir.parameters import Parameters
+    from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 
     parameters = Parameters(
-        ring=65536,
+        ring=ring,
         plaintext_bits=27,
         bgv_bits=55,
         slots=slots,
         degree=degree,
         level_budget=budget,
         large_digits=digits,
+        security=SECURE if ring == RING else INSECURE,
     )
     start = time.perf_counter()
     client, keys = generate_keys(parameters)
@@ -52,7 +54,8 @@ def measure(slots: int, budget: tuple[int, int], digits: int, degree: int) -> di
     message = np.random.default_rng(0).integers(-(1 << 25), 1 << 25, parameters.ring)
     torus = Switcher(keys).to_torus(client.encrypt(message), slots)
     series = fit(lambda x: np.tanh(8 * x) / 4, degree)
-    bootstrapper = Bootstrapper(keys.contexts)
+    contexts = keys.contexts
+    bootstrapper = Bootstrapper(contexts.torus, contexts.torus_ring, parameters)
     laps = []
     for _ in range(2):
         before = time.perf_counter()
@@ -89,17 +92,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--slots", type=int, nargs="+", default=[64, 1024, 8192, 32768])
     parser.add_argument("--only", nargs="+", metavar="SLOTS:E+D:DIGITS:DEGREE", help="measure just these")
+    parser.add_argument("--ring", type=int, default=RING, help="a smaller ring, to try the script. NOT SECURE")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measure(*json.loads(arguments.child))))
+        print(json.dumps(measure(*json.loads(arguments.child), arguments.ring)))
         return
     results: dict[tuple[int, tuple[int, int], int, int], dict[str, Any] | None] = {}
     for _ in range(arguments.rounds):
         for configuration in configurations(arguments):
-            command = [sys.executable, __file__, "--child", json.dumps(configuration)]
+            command = [sys.executable, __file__, "--ring", str(arguments.ring), "--child", json.dumps(configuration)]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             result = None if done.returncode else json.loads(done.stdout.splitlines()[-1])
             results[configuration] = best(results.get(configuration), result)

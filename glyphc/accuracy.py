@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.approximate import with_series
 from glyphc.backends.recording import record
 from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.diagnostics import align, expression
 from glyphc.errors import DataError, GlyphcError
-from glyphc.ir.evaluate import Override, Value, apply_client_op, dequantize, evaluate_all
-from glyphc.ir.functions import compose
+from glyphc.ir.accuracy import Loss, MeasureKind
+from glyphc.ir.evaluate import Value, dequantize, evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Dense, Input, Linear, Output, Reshape, Softmax, Switch, Unpack
-from glyphc.ir.series import OUTPUT_BITS, evaluate_series
+from glyphc.ir.ops import Bootstrap, Input, Output, Reshape, Switch, Unpack
 from glyphc.ir.types import Level
+from glyphc.measures import Judge, Limits, Measure
+from glyphc.measures import text as loss_text
+from glyphc.passes.node_errors import twins
 from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
 from glyphc.runtime import Fresh
@@ -32,13 +35,16 @@ _MOST = 200
 
 @dataclass(frozen=True)
 class StageLoss:
-    """Errors of the outputs against the float network's, in their own units; shares of the samples.
+    """Errors of one output against the float network's, in their own units; shares of the decisions.
 
-    rms, largest: None for the float network itself. same_class: as the float network's, and correct: as the labels say;
-    None where y holds targets. error: rms difference from the targets; None where y holds labels.
+    loss: by the output's own measure; it, rms and largest are None for the float network itself. same_class: as the
+    float network's, and correct: as the labels say; None where y holds targets. error: rms difference from the targets;
+    None where y holds labels.
     """
 
+    output: str
     stage: str
+    loss: Loss | None
     rms: float | None
     largest: float | None
     same_class: float | None
@@ -68,7 +74,8 @@ class NodeLoss:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """samples: how many were evaluated. nodes: those that the float network has too, and all bootstraps, in order."""
+    """samples: how many were evaluated. stages: of every output, one output after the other. nodes: those that the
+    float network has too, and all bootstraps, in order."""
 
     samples: int
     stages: tuple[StageLoss, ...]
@@ -78,9 +85,10 @@ class Accuracy:
 def accuracy(program: Program, x: Any, y: Any, encrypted: Any = None) -> Accuracy:
     """Evaluate samples x of shape (samples, *input shape), or a mapping by input name, in every way there is.
 
-    y: labels, integers of shape (samples,), or targets in the shape of the output. Labels of a network with a single
-    output are 0 and 1: outputs above 0 are of class 1, behind a sigmoid those above 0.5. encrypted: results of an
-    encrypted run on x. Raises DataError for what does not fit the program, GlyphcError for programs without a float
+    y: labels, integers of shape (samples,), or targets in the shape of the output; of several outputs, a mapping of
+    these by name, or labels of all that have classes. Labels of an output of one value are 0 and 1: outputs above 0 are
+    of class 1, behind a sigmoid those above 0.5. encrypted: results of an encrypted run on x, by name if there are
+    several. Raises DataError for what does not fit the program, GlyphcError for programs without a float
     network, ArtifactError for one without the values of its encrypted weights.
     """
     program.require_weights()
@@ -88,29 +96,22 @@ def accuracy(program: Program, x: Any, y: Any, encrypted: Any = None) -> Accurac
     reference = next((g for g in reversed(program.stages.values()) if g.level is Level.SOURCE), None)
     if reference is None:
         raise GlyphcError("the program was compiled from a quantized graph: there is no float network to compare with")
-    if len(program.client.outputs) != 1:
-        raise GlyphcError(f"the network has {len(program.client.outputs)} outputs; accuracy is told of one")
-    return _Comparison(program, reference, samples).result(np.asarray(y), encrypted)
+    return _Comparison(program, reference, samples).result(y, encrypted)
 
 
 def accuracy_text(found: Accuracy) -> str:
-    """Stages and nodes in aligned columns; most important nodes marked."""
-    rows: list[tuple[str, ...]] = [("stage", "rms error", "largest", "same class", "correct", "off target")]
-    for s in found.stages:
-        numbers = ("" if v is None else f"{v:.3g}" for v in (s.rms, s.largest))
-        shares = ("" if v is None else f"{v:.2%}" for v in (s.same_class, s.correct))
-        rows.append((s.stage, *numbers, *shares, "" if s.error is None else f"{s.error:.4g}"))
+    """Stages of every output and nodes in aligned columns; most important nodes marked."""
+    outputs = dict.fromkeys(s.output for s in found.stages)
+    lines = [f"{found.samples} samples; errors of the outputs against the float network", ""]
+    for output in outputs:
+        lines += [*_stages_text([s for s in found.stages if s.output == output], len(outputs) > 1), ""]
     table: list[tuple[str, ...]] = [("node", "from", "range", "quantized", "series", "simulated", "contributes")]
     for n in found.nodes:
         errors = ("" if v is None else f"{v:.3%}" for v in (n.quantized, n.series, n.simulated))
         interval = "" if n.lo is None else f"[{n.lo:.4g}, {n.hi:.4g}]"
         part = "" if n.contributes is None else f"{n.contributes:.0%}"
         table.append((n.expression, f"@{n.location}", interval, *errors, part))
-    lines = [
-        f"{found.samples} samples; errors of the outputs against the float network",
-        "",
-        align(rows),
-        "",
+    lines += [
         "rms errors of every node, as shares of its range; contributes: share of the outputs' squared error that goes",
         "when this node alone computes its function instead of a series",
         "",
@@ -119,16 +120,33 @@ def accuracy_text(found: Accuracy) -> str:
     return "\n".join([*lines, *_advice(found)])
 
 
+def _stages_text(stages: list[StageLoss], named: bool) -> list[str]:
+    """One output: how it is judged, and a line for each stage."""
+    rows: list[tuple[str, ...]] = [
+        ("stage", "rms error", "largest", "of the spread", "same class", "correct", "off target")
+    ]
+    for s in stages:
+        numbers = ("" if v is None else f"{v:.3g}" for v in (s.rms, s.largest))
+        spread = "" if s.loss is None else f"{s.loss.error:.3g} %"
+        shares = ("" if v is None else f"{v:.2%}" for v in (s.same_class, s.correct))
+        rows.append((s.stage, *numbers, spread, *shares, "" if s.error is None else f"{s.error:.4g}"))
+    (loss,) = {s.loss for s in stages if s.stage == "simulated"}
+    assert loss is not None
+    output = f"output {loss.output}, " if named else ""
+    return [f"{output}measure {loss.kind.value}, {loss.reason}; simulated: {loss_text(loss, 'samples')}", align(rows)]
+
+
 def _advice(found: Accuracy) -> list[str]:
     """What to change, if one thing stands out."""
-    errors = {s.stage: s.rms or 0.0 for s in found.stages}
+    errors: dict[str, float] = {}
+    for s in found.stages:
+        if s.loss is not None:
+            errors[s.stage] = max(errors.get(s.stage, 0.0), s.loss.error)
     worst = max(found.nodes, key=lambda n: n.contributes or 0.0, default=None)
     if errors["quantized"] > 0.7 * errors["series"]:
         text = "most is lost by fixed point: try more input_bits, activation_bits or weight_precision (pass quantize)"
     elif errors["simulated"] > 1.5 * errors["series"]:
-        text = (
-            "most is lost by noise: try fewer activation_bits (pass quantize), so that noise is a smaller part of them"
-        )
+        text = "most is lost by noise: try more activation_bits (pass quantize), so that bootstraps give larger values"
     elif worst is not None and (worst.contributes or 0.0) > 0.05:
         text = f"most is lost by the series of %{worst.node} (@{worst.location}): try a smaller --tolerance"
     else:
@@ -143,29 +161,28 @@ class _Comparison:
         self.program, self.graph, self.samples = program, program.graph, dict(samples)
         self.count = len(next(iter(self.samples.values())))
         self.exact = evaluate_all(reference, self.samples)
-        self.twins = _twins(self.graph, reference)
-        self.port = program.client.outputs[0]
-        ((output, _),) = self.graph.of(Output)
-        self.output = output
-        ((self.float_output, _),) = reference.of(Output)
-        self.threshold = 0.5 if _ends_in_sigmoid(reference, self.float_output) else 0.0
+        self.twins = twins(self.graph, reference)
+        self.outputs = {op.name: node for node, op in self.graph.of(Output)}
+        kinds, limits = _judged(self.graph)
+        self.judge = Judge.of(reference, self.samples, limits, kinds)
 
-    def result(self, y: npt.NDArray[Any], encrypted: Any) -> Accuracy:
-        target = np.asarray(self.exact[self.float_output.id], dtype=np.float64)
-        labels = self._labels(y, target)
+    def result(self, y: Any, encrypted: Any) -> Accuracy:
+        truth = {name: t.values for name, t in self.judge.truth.items()}
+        given = {name: self._answers(name, y) for name in truth}
+        labels = {name: self._labels(name, answers) for name, answers in given.items()}
         quantized = evaluate_all(self.graph, self.samples)
-        series = evaluate_all(self.graph, self.samples, self._series())
-        noisy_output, noisy = self._simulated()
-        outputs = {
-            "float": target,
-            "quantized": np.asarray(quantized[self.output.id], dtype=np.float64),
-            "series": np.asarray(series[self.output.id], dtype=np.float64),
-            "simulated": noisy_output,
-        }
+        series = evaluate_all(self.graph, self.samples, with_series(self.graph))
+        noisy_outputs, noisy = self._simulated()
+        ways = {"float": truth, "quantized": self._results(quantized), "series": self._results(series)}
+        ways["simulated"] = noisy_outputs
         if encrypted is not None:
-            outputs["encrypted"] = self._given(encrypted, target)
-        stages = tuple(self._stage(name, value, target, labels, y) for name, value in outputs.items())
-        parts = self._contributions(target, outputs["series"])
+            ways["encrypted"] = self._given(encrypted)
+        stages = tuple(
+            self._stage(measure, way, values[measure.output], labels[measure.output], given[measure.output])
+            for measure in self.judge.measures
+            for way, values in ways.items()
+        )
+        parts = self._contributions(ways["series"])
         nodes = []
         for node in self.graph:
             if node.id in self.twins and (node.id in noisy or isinstance(node.op, Input)):
@@ -177,38 +194,14 @@ class _Comparison:
 
     # -- the ways to evaluate --
 
-    def _series(self, exact: int | None = None) -> Override:
-        """Bootstraps compute their series, but the one with the id ``exact`` its function."""
-        assert self.graph.parameters is not None
-        modulus = float(self.graph.parameters.plaintext_modulus)
+    def _results(self, values: Mapping[int, Value]) -> dict[str, F64]:
+        return {name: np.asarray(values[node.id], dtype=np.float64) for name, node in self.outputs.items()}
 
-        def override(node: Node, operands: tuple[Value, ...]) -> Value | None:
-            if isinstance(node.op, Bootstrap) and node.id == exact:
-                return self._function(node, node.op, operands[0])
-            if isinstance(node.op, Bootstrap):
-                # like the real one, it does not round: from here on, values are floats in units of the format
-                phases = evaluate_series(node.op.series, np.asarray(operands[0], dtype=np.float64) / modulus)
-                return np.asarray(phases * (modulus * node.op.divisor / 2.0**OUTPUT_BITS))
-            fixed = self.graph.operands(node)[0].type.fixed
-            if isinstance(node.op, Output | Softmax | ArgMax) and fixed is not None:
-                decrypted = dequantize(operands[0], fixed)
-                return decrypted if isinstance(node.op, Output) else apply_client_op(node.op, decrypted)
-            return None
-
-        return override
-
-    def _function(self, node: Node, op: Bootstrap, operand: Value) -> F64:
-        """The function of an approximate value, in units of the node's format and not rounded."""
-        source, target = self.graph.operands(node)[0].type.fixed, node.type.fixed
-        assert source is not None and target is not None
-        y = compose(op.functions, dequantize(operand, source))
-        return np.asarray((y - target.offset[0]) / target.scale[0])
-
-    def _simulated(self) -> tuple[F64, dict[int, F64]]:
-        """Output and real values by node, pass by pass through the simulator."""
+    def _simulated(self) -> tuple[dict[str, F64], dict[int, F64]]:
+        """Outputs and real values by node, pass by pass through the simulator."""
         schedule, client = self.program.schedule, self.program.client
         gains = _gains(self.graph)
-        outputs: list[F64] = []
+        outputs: dict[str, list[F64]] = {port.name: [] for port in client.outputs}
         values: dict[int, list[F64]] = {}
         machine = SimulatedMachine(schedule)
         order = chunk_order(self.program.graph)
@@ -216,11 +209,13 @@ class _Comparison:
             rows = slice(first, min(first + client.batch, self.count))
             inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows]), machine.encrypt) for p in client.inputs}
             results, nodes = record(schedule, machine, inputs, self.twins, order)
-            coefficients = np.array([machine.decrypt(c) for c in results[self.port.name]])
-            outputs.append(decode(self.port, coefficients, rows.stop - rows.start))
+            for port in client.outputs:
+                coefficients = np.array([machine.decrypt(c) for c in results[port.name]])
+                outputs[port.name].append(decode(port, coefficients, rows.stop - rows.start))
             for id, ciphertexts in nodes.items():
                 values.setdefault(id, []).append(self._decoded(id, ciphertexts, rows.stop - rows.start, gains))
-        return np.concatenate(outputs), {id: np.concatenate(parts) for id, parts in values.items()}
+        whole = {name: np.concatenate(parts) for name, parts in outputs.items()}
+        return whole, {id: np.concatenate(parts) for id, parts in values.items()}
 
     def _decoded(self, id: int, ciphertexts: list[Any], samples: int, gains: Mapping[int, float]) -> F64:
         node = self.graph.node(id)
@@ -229,18 +224,22 @@ class _Comparison:
         integers = layout.unpack(np.array(ciphertexts), samples) * gains[id]
         return np.asarray(integers * np.array(fixed.scale) + np.array(fixed.offset))
 
-    def _contributions(self, target: F64, with_series: F64) -> dict[int, float]:
-        """How much of the output's squared error goes when one nonlinearity is exact."""
-        whole = float(np.mean((with_series - target) ** 2))
+    def _contributions(self, approximate: Mapping[str, F64]) -> dict[int, float]:
+        """How much of the outputs' squared error, beside their spreads, goes when one nonlinearity is exact."""
+        whole = self._squared(approximate)
         nodes = [node.id for node, _ in self.graph.of(Bootstrap)]
         if not whole or len(nodes) > _MOST:
             return {}
         out = {}
         for id in nodes:
-            values = evaluate_all(self.graph, self.samples, self._series(exact=id))
-            rest = np.asarray(values[self.output.id], dtype=np.float64) - target
-            out[id] = 1.0 - float(np.mean(rest**2)) / whole
+            values = evaluate_all(self.graph, self.samples, with_series(self.graph, exact=id))
+            out[id] = 1.0 - self._squared(self._results(values)) / whole
         return out
+
+    def _squared(self, outputs: Mapping[str, F64]) -> float:
+        measures, truth = self.judge.measures, self.judge.truth
+        errors = [np.mean(m.errors(outputs[m.output], truth[m.output].values) ** 2) for m in measures]
+        return float(np.sum(errors))
 
     # -- comparing --
 
@@ -264,55 +263,84 @@ class _Comparison:
         lo, hi = float(exact.min()), float(exact.max())
         return NodeLoss(node.id, expression(self.graph, node), label, lo, hi, rms[0], rms[1], rms[2], contributes)
 
-    def _stage(self, name: str, value: F64, target: F64, labels: Any, y: npt.NDArray[Any]) -> StageLoss:
+    def _stage(self, measure: Measure, way: str, value: F64, labels: Any, answers: Any) -> StageLoss:
+        target = self.judge.truth[measure.output].values
         off = value - target
-        first = name == "float"
+        first = way == "float"
+        same = measure.decisions(value) == measure.decisions(target)
+        classes = labels is not None or (answers is None and measure.kind is MeasureKind.CLASSES)
         return StageLoss(
-            name,
+            measure.output,
+            way,
+            None if first else self.judge.loss(measure, value),
             None if first else float(np.sqrt(np.mean(off**2))),
             None if first else float(np.abs(off).max()),
-            float(np.mean(self._classes(value) == self._classes(target))) if labels is not None and not first else None,
-            None if labels is None else float(np.mean(self._classes(value) == labels)),
-            None if labels is not None else float(np.sqrt(np.mean((value - y.reshape(value.shape)) ** 2))),
+            float(np.mean(same)) if classes and not first else None,
+            None if labels is None else float(np.mean(measure.decisions(value).reshape(labels.shape) == labels)),
+            None if labels is not None or answers is None else self._off_target(value, answers),
         )
 
-    @property
-    def _gives_class(self) -> bool:
-        return any(isinstance(op, ArgMax) for op in self.port.tail)
+    def _off_target(self, value: F64, answers: npt.NDArray[Any]) -> float:
+        return float(np.sqrt(np.mean((value - answers.reshape(value.shape)) ** 2)))
 
-    def _classes(self, value: F64) -> npt.NDArray[np.int64]:
-        flat = value.reshape(self.count, -1)
-        if self._gives_class:
-            return flat[:, 0].astype(np.int64)
-        return np.argmax(flat, axis=1) if flat.shape[1] > 1 else (flat[:, 0] > self.threshold).astype(np.int64)
+    def _answers(self, name: str, y: Any) -> npt.NDArray[Any] | None:
+        """What is known of an output, from labels or targets of all; None where that says nothing of it."""
+        if isinstance(y, Mapping):
+            unknown = sorted(set(y) - set(self.outputs))
+            if unknown:
+                raise DataError(f"labels of an unknown output {unknown[0]!r}; outputs: {', '.join(self.outputs)}")
+            return np.asarray(y[name]) if name in y else None
+        answers = np.asarray(y)
+        measure = next(m for m in self.judge.measures if m.output == name)
+        classes = measure.kind is MeasureKind.CLASSES and answers.size == self.count
+        if len(self.outputs) > 1 and not classes and answers.size != self.judge.truth[name].values.size:
+            return None
+        return answers
 
-    def _labels(self, y: npt.NDArray[Any], target: F64) -> npt.NDArray[np.int64] | None:
+    def _labels(self, name: str, y: npt.NDArray[Any] | None) -> npt.NDArray[np.int64] | None:
         """Class labels, or None where y holds targets; DataError when it is neither."""
+        if y is None:
+            return None
+        target = self.judge.truth[name].values
         if y.dtype.kind not in "fiub" or len(y) != self.count:
             raise DataError(
                 f"{self.count} samples need as many labels or targets, not {y.dtype} of shape {list(y.shape)}"
             )
-        several = self._gives_class or target.reshape(self.count, -1).shape[1] > 1
+        measure = next(m for m in self.judge.measures if m.output == name)
+        several = measure.labels or target.reshape(self.count, -1).shape[1] > 1
         classes = several or (target.size == self.count and bool(np.isin(y, (0, 1)).all()))
         if y.size == self.count and classes and np.all(y == np.rint(y)):
-            return y.reshape(-1).astype(np.int64)
+            return y.reshape(measure.decisions(target).shape).astype(np.int64)
         if y.size != target.size:
             raise DataError(f"labels are integers of shape (samples,), targets have shape {list(target.shape)}")
         return None
 
-    def _given(self, encrypted: Any, target: F64) -> F64:
-        value = np.asarray(encrypted)
-        if value.dtype.kind != "f" or value.shape != target.shape:
-            wanted = f"floats of shape {list(target.shape)}"
-            raise DataError(f"the results of the encrypted run are {value.dtype} of {list(value.shape)}, not {wanted}")
-        return value.astype(np.float64)
+    def _given(self, encrypted: Any) -> dict[str, F64]:
+        given = encrypted if isinstance(encrypted, Mapping) else dict.fromkeys(self.outputs, encrypted)
+        found: dict[str, F64] = {}
+        for name in self.outputs:
+            value, target = np.asarray(given.get(name)), self.judge.truth[name].values
+            if value.dtype.kind != "f" or value.shape != target.shape:
+                wanted = f"floats of shape {list(target.shape)}"
+                raise DataError(
+                    f"the results of the encrypted run are {value.dtype} of {list(value.shape)}, not {wanted}"
+                    + (f" (output {name!r})" if len(self.outputs) > 1 else "")
+                )
+            found[name] = value.astype(np.float64)
+        return found
 
 
-def _ends_in_sigmoid(graph: Graph, node: Node) -> bool:
-    """Whether an output is a probability."""
-    while isinstance(node.op, Output | Reshape):
-        (node,) = graph.operands(node)
-    return isinstance(node.op, Apply) and node.op.functions[-1].name in ("sigmoid", "hard_sigmoid")
+def _judged(graph: Graph) -> tuple[dict[str, MeasureKind], Limits]:
+    """How outputs were judged when the program was compiled."""
+    budget = next((d for n in graph for d in n.decisions if d.losses), None)
+    losses = budget.losses if budget is not None else ()
+    usual = Limits(0.5)
+    limits = {loss.kind: loss.limit for loss in losses}
+    return {loss.output: loss.kind for loss in losses}, Limits(
+        limits.get(MeasureKind.CLASSES, usual.percent),
+        limits.get(MeasureKind.ABSOLUTE, usual.absolute),
+        limits.get(MeasureKind.RELATIVE, usual.spread),
+    )
 
 
 def _gains(graph: Graph) -> dict[int, float]:
@@ -327,24 +355,3 @@ def _gains(graph: Graph) -> dict[int, float]:
         else:
             gains[node.id] = before if isinstance(node.op, Switch | Reshape) else 1.0
     return gains
-
-
-def _twins(graph: Graph, reference: Graph) -> dict[int, int]:
-    """Nodes of the final graph and those of the float network that compute the same value: same kind, same place."""
-    kinds = {Input: "input", Dense: "linear", Linear: "linear", Apply: "function", Bootstrap: "function"}
-
-    def key(node: Node) -> tuple[str, str] | None:
-        kind = kinds.get(type(node.op))
-        name = node.op.name if isinstance(node.op, Input) else node.location
-        return None if kind is None or not name else (kind, name)
-
-    known: dict[tuple[str, str], list[Node]] = {}
-    for node in reference:
-        if (found := key(node)) is not None:
-            known.setdefault(found, []).append(node)
-    out = {}
-    for node in graph:
-        candidates = known.get(key(node) or ("", ""), [])
-        if len(candidates) == 1 and candidates[0].type.size == node.type.size:
-            out[node.id] = candidates[0].id
-    return out

@@ -6,12 +6,13 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from glyphc.archive import ArchiveError, contents, read_entries
 from glyphc.errors import ArtifactError
-from glyphc.ir.errors import IRError
+from glyphc.ir import memory
+from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.text import parse
 from glyphc.ir.verify import verify
@@ -19,8 +20,27 @@ from glyphc.roles import container
 from glyphc.roles.headers import HEADERS
 
 FORMAT = "glyphc-program"
-VERSION = 1
+VERSION = 2
+MANIFEST = "manifest.json"
+# A program has some twelve stages.
+_MOST_PARTS = 64
+_MANIFEST_LIMIT = 1 << 20
+# A byte of a stage's text, and what is read from it. Constants, which are most of it, take about four bytes a byte.
+_TEXT_BYTES = 8
 _PART = re.compile(r"stages/[0-9]+-[a-z-]+\.gir")
+
+
+def most_inflated(size: int) -> int:
+    """The size of contents that so many deflated bytes may have: what would inflate to more is stored as it is.
+
+    Texts of graphs have some two to five times their deflated size.
+    """
+    return (1 << 20) + 64 * size
+
+
+def is_artifact(file: BinaryIO) -> bool:
+    """Whether an archive has stages of a program; ArchiveError when it is none."""
+    return any(_PART.fullmatch(entry.name) for entry in read_entries(file, _MOST_PARTS, deflated=True))
 
 
 def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
@@ -29,13 +49,27 @@ def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
     ArtifactError, naming the file, if it is damaged or of another version.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            manifest = json.loads(archive.read("manifest.json"))
-            _check_manifest(manifest, name)
-            parts = {part: archive.read(part) for part in manifest["parts"]}
+        file = io.BytesIO(data)
+        entries = {entry.name: entry for entry in read_entries(file, _MOST_PARTS, deflated=True)}
+        for entry in entries.values():
+            if entry.length > most_inflated(entry.size):
+                raise ArchiveError(f"{entry.name} would inflate to {entry.length:,} bytes")
+        if MANIFEST not in entries:
+            raise ArchiveError("it has no manifest")
+        if entries[MANIFEST].length > _MANIFEST_LIMIT:
+            raise ArchiveError("its manifest is too large")
+        manifest = json.loads(contents(file, entries.pop(MANIFEST)))
+        _check_manifest(manifest, name)
+        if set(entries) != set(manifest["parts"]):
+            raise ArchiveError("its parts are not those that the manifest lists")
+        size = sum(entry.length for entry in entries.values())
+        memory.require(size * _TEXT_BYTES, f"{name!r}: its stages, {size:,} bytes of text,")
+        parts = {part: contents(file, entries[part]) for part in manifest["parts"]}
+    except TooLargeError as e:
+        raise ArtifactError(str(e)) from None
     except ArtifactError:
         raise
-    except Exception as e:  # zipfile, zlib and json raise a dozen classes on damaged data, with no common base
+    except Exception as e:  # json raises several classes on damaged data, with no common base
         raise ArtifactError(
             f"{name!r} is not a readable .glyphc artifact ({_reason(e)}): it may be truncated or damaged, or "
             "another kind of file. Make it again with 'glyphc compile'"

@@ -12,12 +12,13 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
-from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.errors import ArtifactError, DataError, GlyphcError, OverrunWarning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         # what Python programs get as warnings is printed here in so many words
         warnings.filterwarnings("ignore", "NOT SECURE")
+        warnings.filterwarnings("ignore", category=OverrunWarning)
         try:
             return super().invoke(ctx)
         except GlyphcError as e:
@@ -56,9 +58,25 @@ def main() -> None:
 @click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
 @click.option(
-    "--tolerance", type=float, help="Points of accuracy that may be lost beside the float network. [default: 0.5]"
+    "--tolerance",
+    type=float,
+    help="Points of accuracy, or percent of a result's spread, that may be lost beside the float network. [default: "
+    "0.5, or 0.75 of the spread]",
 )
 @click.option("--logit-tolerance", type=float, help="Tolerated rms error of the outputs in their own units, instead.")
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="OUTPUT=KIND",
+    help="How an output is judged: classes, relative (to each column's spread), absolute. [default: as the model says]",
+)
+@click.option(
+    "--margin",
+    type=float,
+    help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
+)
+@click.option("--strategy", help="Which ways of computing may be taken: auto or glyph. [default: auto]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -75,6 +93,9 @@ def compile_command(
     output: str | None,
     tolerance: float | None,
     logit_tolerance: float | None,
+    measures: tuple[str, ...],
+    margin: float | None,
+    strategy: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -84,6 +105,7 @@ def compile_command(
     from glyphc.compiler import compile
     from glyphc.diagnostics import summary
     from glyphc.files import check_writable
+    from glyphc.measures import parse_kinds
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
@@ -100,10 +122,13 @@ def compile_command(
         batch,
         tolerance=tolerance,
         logit_tolerance=logit_tolerance,
+        measure={name: kind.value for name, kind in parse_kinds(measures).items()},
+        margin=margin,
         passes=passes,
         start=start,
         insecure_ring=insecure_ring,
         encrypt_weights=encrypt_weights,
+        strategy=strategy,
     )
     text = summary(program)
     if program.encrypted_weights:
@@ -130,15 +155,23 @@ def compile_command(
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
+@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: openfhe]")
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 def run_command(
-    artifact: str, input_path: str, output_path: str, mode: str, record: str | None, weights: str | None
+    artifact: str,
+    input_path: str,
+    output_path: str,
+    mode: str,
+    engine: str | None,
+    record: str | None,
+    weights: str | None,
 ) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
     from glyphc.diagnostics import graph_text, predicted, run_summary
     from glyphc.files import check_writable
+    from glyphc.overruns import message
     from glyphc.program import INSECURE_WARNING, Program
     from glyphc.run_record import RunRecord
     from glyphc.runtime import run
@@ -153,7 +186,7 @@ def run_command(
     if record is not None:
         _keep_sources(Path(record), artifact, input_path, weights)
         check_writable(Path(record))
-    report = run(program, x, mode, reporter())
+    report = run(program, x, mode, reporter(), engine)
     _save(output_path, report.outputs)
     if record is not None:
         RunRecord.of(program, report).save(Path(record))
@@ -162,6 +195,8 @@ def run_command(
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
+    if report.overruns:
+        click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
 
 
 @main.command("calibrate")
@@ -201,6 +236,7 @@ def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, s
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
 
 
+main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)

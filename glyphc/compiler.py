@@ -13,15 +13,18 @@ from glyphc import secret_weights
 from glyphc.approx import cost_file
 from glyphc.approx.cost import CostModel
 from glyphc.errors import CalibrationError, GlyphcError
+from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.types import Level
+from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.plan_layout import AssignLayout
+from glyphc.passes.quantize import Quantize
 from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
@@ -53,11 +56,14 @@ def compile(
     *,
     tolerance: float | None = None,
     logit_tolerance: float | None = None,
+    measure: Mapping[str, str] | None = None,
+    margin: float | None = None,
     passes: str | None = None,
     start: str | None = None,
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
     encrypt_weights: str | Collection[str] | None = None,
+    strategy: str | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
@@ -66,14 +72,18 @@ def compile(
     calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
     value ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples
     per bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float
-    network, 0.5 by default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead
-    (see ``glyphc.passes.assign_budget``); either takes calibration samples. passes: the pipeline as text, see
+    network, 0.5 by default, or percent of a column's spread, 0.75 by default; logit_tolerance: rms error of the
+    outputs that is tolerated, in their own units, instead (see ``glyphc.passes.assign_budget``); either takes
+    calibration samples. measure: how outputs are judged, by name:
+    "classes", "relative" (to the spread of each column) or "absolute"; by default what the model says or its values
+    show, see ``glyphc.measures``. margin: factor by which hidden values may leave their calibrated range; by default
+    what the tails of their distributions ask for. passes: the pipeline as text, see
     ``glyphc.passes.pipeline``; by default all that come after ``start``, the level or pass that the graph comes from.
     insecure_ring: a small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them.
+    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default all.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -87,19 +97,21 @@ def compile(
         )
     given = read_model(model)
     batch = batch or given.batch or 1
+    kinds = parse_kinds(measure or {})
     name, passes = remaining(given.graph, start, passes)
     source = _with_batch(given.graph, batch)
     check_ring(source, insecure_ring)
     steps = [
-        with_hints(_for_tolerance(for_ring(step, insecure_ring), tolerance, logit_tolerance), given.hints)
+        with_hints(_for_tolerance(for_ring(step, insecure_ring), tolerance, logit_tolerance, kinds), given.hints)
         for step in parse_pipeline(passes)
     ]
+    steps = _with_margin(steps, margin)
     network = source if source.level is Level.SOURCE else None
     context = Context(samples(source, calibration), cost or cost_file.current(), network)
-    _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None)
+    _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_encrypted(steps, hidden)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy)
     stages = _Stages({name: source})
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
@@ -161,14 +173,42 @@ def _with_encrypted(steps: list[Pass], maps: tuple[str, ...]) -> list[Pass]:
     return [replace(s, encrypt_weights=";".join(maps)) if isinstance(s, AssignScheme) else s for s in steps]
 
 
-def _for_tolerance(step: Pass, points: float | None, logits: float | None) -> Pass:
+def _with_margin(steps: list[Pass], margin: float | None) -> list[Pass]:
+    """The passes, told the margin; GlyphcError when none of them is the one to tell, or for one below 1."""
+    if margin is None:
+        return steps
+    if not any(isinstance(step, Quantize) for step in steps):
+        raise GlyphcError(
+            f"a margin is for the pass {Quantize.name!r}, which is not among the passes to run: "
+            f"{', '.join(step.name for step in steps) or 'none'}"
+        )
+    if not margin >= 1:
+        raise GlyphcError(f"the margin is a factor of at least 1, not {margin}")
+    return [replace(s, margin=margin) if isinstance(s, Quantize) else s for s in steps]
+
+
+def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
+    """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
+    if strategy is None:
+        return steps
+    if not any(isinstance(step, AssignScheme) for step in steps):
+        raise GlyphcError(
+            f"a strategy is for the pass {AssignScheme.name!r}, which is not among the passes to run: "
+            f"{', '.join(step.name for step in steps) or 'none'}"
+        )
+    return [replace(s, strategy=strategy) if isinstance(s, AssignScheme) else s for s in steps]
+
+
+def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds: Mapping[str, MeasureKind]) -> Pass:
     if points is not None and logits is not None:
         raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
     if not isinstance(step, AssignBudget):
         return step
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
-    return replace(step, points=step.points if points is None else points, logits=logits or step.logits)
+    if points is not None:
+        step = replace(step, points=points, spread=points)
+    return replace(step, logits=logits or step.logits, measures=kinds_text(kinds) if kinds else step.measures)
 
 
 def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
@@ -176,13 +216,13 @@ def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
     budget = next((step for step in steps if isinstance(step, AssignBudget)), None)
     if given and budget is None:
         raise GlyphcError(
-            f"a tolerance is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
+            f"a tolerance or measure is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
     if not context.samples and (given or budget not in (None, AssignBudget())):
         raise CalibrationError(
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
-            "(calibration=...) with the tolerance"
+            "(calibration=...) with the tolerance or measure"
         )
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from glyphc.approx import cost_file, noise
 from glyphc.approx.cost import BootstrapCost, Configuration, CostModel
 from glyphc.approx.estimate import Estimate, estimate
-from glyphc.ir.graph import Graph, Node
+from glyphc.approx.series import HALF_RANGE
+from glyphc.ir.accuracy import MeasureKind
+from glyphc.ir.graph import Decision, Graph, Node
 from glyphc.ir.instructions import (
     Dot,
     EncryptedDot,
@@ -27,7 +29,8 @@ from glyphc.ir.instructions import (
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Switch, Unpack
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.types import Level, TensorType
+from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
+from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
@@ -43,6 +46,8 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 # Signs of a cell in the listing of instructions, unless it is to be wide.
 _WIDTH = 40
+# Share of a range that rounding to integers may move its ends by.
+_ROUNDING = 1e-3
 COLUMNS = ("node", "shape", "scheme", "layout", "range", "precision", "error", "predicted", "measured", "from")
 
 
@@ -189,10 +194,24 @@ def totals(program: Program, estimates: Estimate) -> str:
         ),
     ]
     if budget is not None:
-        lines.insert(2, f"accuracy    simulated: {budget.candidates[-1].reason} (series: {budget.chosen})")
+        lines[2:2] = accuracy_lines(budget)
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
+
+
+def accuracy_lines(budget: Decision) -> list[str]:
+    """What every output loses in simulation, and how it is judged."""
+    lines = []
+    for loss in budget.losses:
+        output = f"output {loss.output}: " if len(budget.losses) > 1 else ""
+        which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
+        error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
+        lines += [
+            f"accuracy    {output}simulated: {loss_text(loss)} (series: {budget.chosen})",
+            f"            measure {loss.kind.value}, {loss.reason}{error}",
+        ]
+    return lines
 
 
 def guard_band(graph: Graph, final: Graph | None = None) -> str:
@@ -201,10 +220,15 @@ def guard_band(graph: Graph, final: Graph | None = None) -> str:
     Layers of one name are told apart by their nodes in the ``final`` graph, which the text above shows.
     """
     lines = [
-        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' shows how).",
-        "            Largest: the most extreme calibration value; near: samples that come within 20 % of that.",
+        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of "
+        "them);",
+        f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
+        "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
+        "            out: calibration samples that would leave limits made from the others; reserve: where a function",
+        "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
+        "            price in error.",
     ]
-    rows = [("            layer", "limits", "calibration", "largest", "near")]
+    rows = [("            layer", "limits", "calibration", "largest", "near", "held out", "reserve")]
     names = _layer_names(graph, final or graph)
     for node, _ in graph.of(Linear):
         fixed, calibration = node.type.fixed, node.type.calibration
@@ -220,9 +244,29 @@ def guard_band(graph: Graph, final: Graph | None = None) -> str:
                 f"[{calibration.lo:.4g}, {calibration.hi:.4g}]",
                 f"{half / allowed:.0%} of the way",
                 f"{near:.1%} of samples",
+                _held_out(calibration),
+                _reserve(calibration, fixed),
             )
         )
     return "\n".join([*lines, align(rows)])
+
+
+def _held_out(calibration: Calibration) -> str:
+    guard = calibration.guard
+    return f"{guard.left} of {guard.held_out}" if guard is not None and guard.held_out else ""
+
+
+def _reserve(calibration: Calibration, fixed: FixedPoint) -> str:
+    """Where a format reaches beyond what is planned for, how far that is, and what it costs."""
+    guard = calibration.guard
+    if guard is None or not fixed.uniform:
+        return ""
+    centre, half = (calibration.hi + calibration.lo) / 2, (calibration.hi - calibration.lo) / 2
+    room = _ROUNDING * (guard.hi - guard.lo)
+    below = f"{(centre - fixed.real_lo) / half:.2g} below" if fixed.real_lo < guard.lo - room and half else ""
+    above = f"{(fixed.real_hi - centre) / half:.2g} above" if fixed.real_hi > guard.hi + room and half else ""
+    ends = ", ".join(filter(None, (below, above)))
+    return f"{ends}; error x {guard.price:.2f}" if ends else ""
 
 
 def _layer_names(graph: Graph, final: Graph) -> dict[int, str]:
@@ -368,13 +412,15 @@ def _precision(graph: Graph, node: Node) -> str:
 
 
 def _errors(graph: Graph) -> dict[int, str]:
-    """Predicted rms error of every value, in real units."""
+    """Rms error of every value, in real units: as it was simulated, else as the noise model predicts it."""
     if graph.level is not Level.LAIDOUT or graph.parameters is None:
         return {}
     out = {}
     for id, n in noise.predict(graph, graph.parameters, graph.parameters.bgv_bits).items():
-        fixed = graph.node(id).type.fixed
-        if fixed is not None and fixed.uniform:
+        fixed, calibration = graph.node(id).type.fixed, graph.node(id).type.calibration
+        if calibration is not None and calibration.error is not None:
+            out[id] = f"{calibration.error:.1e}"
+        elif fixed is not None and fixed.uniform:
             out[id] = f"{n.total * fixed.scale[0]:.1e}"
     return out
 

@@ -46,3 +46,7 @@ class SecretError(GlyphcError):
 
 class EnvironmentSetupError(GlyphcError):
     """The installation lacks something, e.g. an OpenFHE build for this Python."""
+
+
+class OverrunWarning(UserWarning):
+    """Hidden values left the ranges that a program was made for: results of these samples are not to be relied on."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from glyphc.errors import ArtifactError
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp in archives: equal contents are equal files
+_REMNANT = ".part"
 
 
 def check_writable(path: Path) -> None:
@@ -30,21 +35,57 @@ def check_writable(path: Path) -> None:
     raise ArtifactError(f"cannot write {os.fspath(path)!r}: {problem}")
 
 
+class Replacement:
+    """A file beside ``path`` that takes its place when it is whole; readable by its owner only until then.
+
+    ``file`` is to be written. What killed processes left of earlier attempts is removed: an attempt that is alive holds
+    a lock on its file. OSError as from the file system.
+    """
+
+    def __init__(self, path: Path) -> None:
+        remove_remnants(path)
+        self.path = path
+        # made with mode 0600
+        self.file: BinaryIO = tempfile.NamedTemporaryFile(  # type: ignore[assignment]  # noqa: SIM115
+            dir=path.parent, prefix=f".{path.name}", suffix=_REMNANT, delete=False
+        )
+        self._temporary = Path(self.file.name)
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def keep(self, secret: bool = False) -> None:
+        """Put the file into its place. secret: with its mode 0600, else as new files are."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if not secret:
+            self._temporary.chmod(0o666 & ~_umask())
+        self._temporary.replace(self.path)
+
+    def close(self) -> None:
+        """Close the file, and remove it unless it was kept."""
+        try:
+            self.file.close()
+        except OSError:
+            pass  # what did not fit on a full disk is given up
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def remove_remnants(path: Path) -> None:
+    """Remove what killed processes left when they were writing ``path``."""
+    for remnant in path.parent.glob(f".{glob.escape(path.name)}{8 * '?'}{_REMNANT}"):
+        with contextlib.suppress(OSError), open(remnant, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remnant.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it appears whole or not at all; ArtifactError when the place is not writable."""
     check_writable(path)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as f:
-            temporary = Path(f.name)
-            try:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-                temporary.chmod(0o666 & ~_umask())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        with contextlib.closing(Replacement(path)) as replacement:
+            replacement.file.write(data)
+            replacement.keep()
     except OSError as e:
         raise ArtifactError(f"cannot write {os.fspath(path)!r}: {e.strerror}") from None
 

@@ -8,12 +8,13 @@ import json
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glyphc.artifact import FORMAT, VERSION, read_stages
+from glyphc.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.graph import Graph
@@ -145,10 +146,8 @@ class Program:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             text = json.dumps(manifest, indent=1) + "\n"
-            for name, data in {"manifest.json": text.encode(), **parts}.items():
-                entry = zipfile.ZipInfo(name, EPOCH)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, data, compresslevel=6)
+            for name, data in {MANIFEST: text.encode(), **parts}.items():
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), data, _method(data), 6)
         return buffer.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -197,3 +196,9 @@ class Program:
                 "'glyphc compile'"
             )
         return program
+
+
+def _method(data: bytes) -> int:
+    """Deflated, unless readers would take it for something made to inflate."""
+    fits = len(data) <= most_inflated(0) or len(data) <= most_inflated(len(zlib.compress(data, 6)))
+    return zipfile.ZIP_DEFLATED if fits else zipfile.ZIP_STORED

@@ -9,11 +9,12 @@ from typing import Any
 
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
+from glyphc.overruns import Overrun
 from glyphc.program import Program
 from glyphc.runtime import RunReport
 
 FORMAT = "glyphc-run"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Step:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """program: its fingerprint. mode, security: as the run report has them. stages: seconds of keys, encryption and so
-    on, in order."""
+    """program: its fingerprint. mode, security, overruns: as the run report has them. stages: seconds of keys,
+    encryption and so on, in order."""
 
     program: str
     mode: str
@@ -39,6 +40,7 @@ class RunRecord:
     steps: tuple[Step, ...]
     peak_memory: int
     security: str
+    overruns: tuple[Overrun, ...] = ()
 
     @property
     def node_seconds_of_a_pass(self) -> dict[int, float]:
@@ -60,6 +62,7 @@ class RunRecord:
             steps,
             report.peak_memory,
             report.security,
+            report.overruns,
         )
 
     def save(self, path: Path) -> None:
@@ -90,6 +93,17 @@ class RunRecord:
                 tuple(Step(int(i), float(a), float(s)) for i, a, s in data["steps"]),
                 int(data["peak_memory"]),
                 str(data["security"]),
+                tuple(
+                    Overrun(
+                        int(o["node"]),
+                        str(o["layer"]),
+                        int(o["sample"]),
+                        int(o["values"]),
+                        int(o["wraps"]),
+                        float(o["farthest"]),
+                    )
+                    for o in data["overruns"]
+                ),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise ArtifactError(f"{str(path)!r} is a damaged record of a run ({e}); run the program again") from None

@@ -7,11 +7,11 @@ evaluation keys and ciphertexts only.
 from __future__ import annotations
 
 import resource
-import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from glyphc import overruns
 from glyphc.approx import cost_file
 from glyphc.approx.estimate import estimate, instruction_seconds
+from glyphc.approximate import with_series
+from glyphc.backends.engine import Engine, Session
+from glyphc.backends.engine import engine as find_engine
+from glyphc.backends.errors import BackendError
 from glyphc.codec import Encoded, check_inputs, decode, encode
-from glyphc.errors import EnvironmentSetupError, GlyphcError, ParameterError
-from glyphc.ir.evaluate import evaluate
+from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
+from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
+from glyphc.ir.ops import Output
+from glyphc.overruns import Overrun, message
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
@@ -34,8 +41,8 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.floating[Any]]
 
 
-# OpenFHE keeps evaluation keys in tables of the process, which are released as a whole after a run.
-_ONE_AT_A_TIME = threading.Lock()
+# Which engine encrypts where none is asked for.
+DEFAULT_ENGINE = "openfhe"
 
 
 class Mode(Enum):
@@ -50,8 +57,9 @@ class Mode(Enum):
 class RunReport:
     """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes.
 
-    timeline: of every instruction, in the order they ran: its number in the schedule, when it began (seconds from the
-    first one's beginning) and how long it took.
+    overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
+    samples, without noise. timeline: of every instruction, in the order they ran: its number in the schedule, when it
+    began (seconds from the first one's beginning) and how long it took.
     """
 
     outputs: dict[str, F64]
@@ -64,29 +72,55 @@ class RunReport:
     timeline: list[tuple[int, float, float]] = field(default_factory=list)
     peak_memory: int = 0
     security: str = ""
+    overruns: tuple[Overrun, ...] = ()
 
 
-def run(program: Program, x: Any, mode: Mode | str = Mode.ENCRYPTED, reporter: Reporter | None = None) -> RunReport:
+def run(
+    program: Program,
+    x: Any,
+    mode: Mode | str = Mode.ENCRYPTED,
+    reporter: Reporter | None = None,
+    engine: str | None = None,
+) -> RunReport:
     """Evaluate samples, shape (samples, *input shape), or a mapping of them by input name.
 
-    More samples than the program's batch are done in several passes. Raises DataError for unusable samples, before any
-    key is made; EnvironmentSetupError when OpenFHE is missing; GlyphcError for an unusable file of the cost model.
+    More samples than the program's batch are done in several passes. engine: what encrypts, by name (``glyphc
+    engines``). Raises DataError for unusable samples, before any key is made; EnvironmentSetupError when the engine
+    cannot be used here; GlyphcError for an unknown engine or an unusable file of the cost model.
+    Warns (OverrunWarning) of hidden values that leave their ranges.
     """
     try:
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
+    chosen = _engine(mode, engine)
     program.require_weights()
     samples = check_inputs(program.client, x)
-    runner = _Runner(program, samples, mode, reporter or Silent())
+    runner = _Runner(program, samples, mode, chosen, reporter or Silent())
     runner.run()
-    return runner.report
+    report = runner.report
+    if report.overruns:
+        warnings.warn(message(report.overruns, report.samples), OverrunWarning, stacklevel=3)
+    return report
+
+
+def _engine(mode: Mode, name: str | None) -> Engine:
+    """GlyphcError for a name that is none, or of an engine that does not go with the mode."""
+    if mode is not Mode.ENCRYPTED:
+        if name is not None:
+            raise GlyphcError(f"an engine ({name!r}) is for encrypted runs; mode {mode.value!r} has its own")
+        return find_engine(mode.value)
+    try:
+        engine = find_engine(name or DEFAULT_ENGINE)
+    except BackendError as e:
+        raise GlyphcError(str(e)) from None
+    if not engine.encrypts:
+        raise GlyphcError(f"the engine {engine.name!r} does not encrypt; use mode {engine.name!r} instead")
+    return engine
 
 
 @contextmanager
 def _backend_errors() -> Iterator[None]:
-    from glyphc.backends.errors import BackendError
-
     try:
         yield
     except BackendError as e:
@@ -108,9 +142,12 @@ class Fresh(Sequence[Any]):
 
 
 class _Runner:
-    def __init__(self, program: Program, samples: dict[str, F64], mode: Mode, reporter: Reporter) -> None:
+    def __init__(
+        self, program: Program, samples: dict[str, F64], mode: Mode, engine: Engine, reporter: Reporter
+    ) -> None:
         self.program = program
         self.samples = samples
+        self.engine = engine
         self.reporter = reporter
         self.client = program.client
         count = len(next(iter(samples.values())))
@@ -126,10 +163,8 @@ class _Runner:
         try:
             if self.report.mode is Mode.CLEAR:
                 self._clear()
-            elif self.report.mode is Mode.SIMULATE:
-                self._simulate()
             else:
-                self._encrypted()
+                self._on(self.engine)
         finally:
             self.reporter.done()
         self.report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -143,47 +178,41 @@ class _Runner:
         self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def _clear(self) -> None:
+        graph = self.program.quantized
         with self.stage("evaluate"):
-            outputs = evaluate(self.program.quantized, self.samples)
-        self.report.outputs = {name: np.asarray(v, dtype=np.float64) for name, v in outputs.items()}
+            values = evaluate_all(graph, self.samples)
+        modulus = self.client.parameters.plaintext_modulus
+        self.report.overruns = overruns.find(graph, values, modulus)
+        self.report.outputs = {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in graph.of(Output)}
 
-    def _simulate(self) -> None:
-        from glyphc.backends.simulate import SimulatedMachine
+    def _find_overruns(self) -> None:
+        """As encryption computes, but for noise."""
+        graph = self.program.graph
+        found: list[overruns.Overrun] = []
+        for rows in self.passes:
+            few = {name: x[rows] for name, x in self.samples.items()}
+            values = evaluate_all(graph, few, with_series(graph))
+            found += overruns.find(graph, values, self.client.parameters.plaintext_modulus, rows.start)
+        self.report.overruns = tuple(found)
 
-        machine = SimulatedMachine(self.program.schedule)
-        self._evaluate_passes(machine, machine.encrypt, machine.decrypt)
+    def _on(self, engine: Engine) -> None:
+        problem = engine.problem()
+        if problem is not None:
+            raise EnvironmentSetupError(problem)
+        schedule = self.program.schedule
+        missing = engine.unsupported(schedule.instructions)
+        if missing:
+            raise GlyphcError(f"the engine {engine.name!r} has no {', '.join(sorted(missing))}; choose another engine")
+        if engine.encrypts:
+            self.program.warn_if_insecure()
+            self._check_memory()
+        self._find_overruns()
+        with _backend_errors(), engine.session(schedule, self) as session:
+            self._evaluate_passes(session)
 
-    def _encrypted(self) -> None:
-        from glyphc.backends.errors import BackendError
-
-        try:
-            from glyphc.backends.openfhe.client import generate_keys
-            from glyphc.backends.openfhe.keys import key_tables, release_all_keys
-            from glyphc.backends.openfhe.server import OpenFHEMachine
-            from glyphc.backends.openfhe.weight_keys import encrypt_weights
-        except BackendError as e:
-            raise EnvironmentSetupError(str(e)) from None
-        self.program.warn_if_insecure()
-        parameters = self.client.parameters
-        self._check_memory()
-        with _ONE_AT_A_TIME, _backend_errors(), key_tables():
-            try:
-                with self.stage("generate keys", self.cost.key_seconds(parameters)):
-                    keys, evaluation_keys = generate_keys(parameters)
-                encrypted = self.client.encrypted
-                if encrypted:
-                    with self.stage("encrypt weights", sum(m.products for m in encrypted)):
-                        weights = encrypt_weights(
-                            keys, encrypted, self.program.schedule.secret, lambda name: self.reporter.advance(1, name)
-                        )
-                    evaluation_keys = replace(evaluation_keys, weights=weights)
-                machine = OpenFHEMachine(self.program.schedule, evaluation_keys)
-                polynomials = self.program.schedule.polynomials
-                with self.stage("encode weights", sum(map(len, polynomials.values()))):
-                    machine.prepare(lambda name: self.reporter.advance(len(polynomials[name]), name))
-                self._evaluate_passes(machine, keys.encrypt, keys.decrypt)
-            finally:
-                release_all_keys()
+    def advance(self, amount: float, what: str = "") -> None:
+        """Tell the reporter (see ``glyphc.backends.engine.Stages``)."""
+        self.reporter.advance(amount, what)
 
     def _check_memory(self) -> None:
         """Fail before minutes of work rather than be killed by the system in the middle of it."""
@@ -196,27 +225,26 @@ class _Runner:
                 "machine, stop other programs, or compile with a smaller --batch"
             )
 
-    def _evaluate_passes(
-        self, machine: Any, encrypt: Callable[[Any], Any], decrypt: Callable[[Any], npt.NDArray[np.int64]]
-    ) -> None:
+    def _evaluate_passes(self, session: Session) -> None:
         results: dict[str, list[F64]] = {p.name: [] for p in self.client.outputs}
         for number, rows in enumerate(self.passes, 1):
             suffix = f" (pass {number} of {len(self.passes)})" if len(self.passes) > 1 else ""
-            outputs = self._pass(machine, encrypt, rows, suffix)
+            outputs = self._pass(session, rows, suffix)
             with self.stage("decrypt"):
                 for port in self.client.outputs:
-                    coefficients = np.array([decrypt(c) for c in outputs[port.name]])
+                    coefficients = np.array([session.decrypt(c) for c in outputs[port.name]])
                     count = rows.stop - rows.start
                     results[port.name].append(decode(port, coefficients, count, self.client.places(count)))
         self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
 
-    def _pass(self, machine: Any, encrypt: Callable[[Any], Any], rows: slice, suffix: str) -> dict[str, list[Any]]:
+    def _pass(self, session: Session, rows: slice, suffix: str) -> dict[str, list[Any]]:
         from glyphc.backends.base import execute
 
         self.reporter.note(suffix)
         places = self.client.places(rows.stop - rows.start)
         # encrypted when the server asks for them, so that a few are in memory at a time
-        inputs = {p.name: Fresh(encode(p, self.samples[p.name][rows], places), encrypt) for p in self.client.inputs}
+        samples = {p: self.samples[p.name][rows] for p in self.client.inputs}
+        inputs = {p.name: Fresh(encode(p, x, places), session.encrypt) for p, x in samples.items()}
         partial = for_samples(self.program.schedule, rows.stop - rows.start)
         numbers = {id(i): n for i, n in zip(partial.schedule.instructions, partial.numbers, strict=True)}
         parameters = self.client.parameters
@@ -239,7 +267,7 @@ class _Runner:
         for stage in ("encrypt", "evaluate"):
             self.report.seconds.setdefault(stage, 0.0)
         with self.stage("evaluate", sum(predicted.values())):
-            return execute(partial.schedule, machine, inputs, observe)
+            return execute(partial.schedule.instructions, session.machine, inputs, observe)
 
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)

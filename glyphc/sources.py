@@ -11,7 +11,7 @@ from glyphc.errors import GlyphcError, ModelError
 from glyphc.frontends.dsl_network import Network, QuantizationHints
 from glyphc.frontends.dsl_training import Training
 from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Graph
+from glyphc.ir.graph import MOST_NODES, Graph
 from glyphc.ir.types import Level
 from glyphc.passes.base import Pass
 from glyphc.passes.quantize import Quantize
@@ -70,6 +70,7 @@ def read_text(path: str | os.PathLike[str]) -> Graph:
         raise ModelError(f"{label!r} cannot be read as text ({e})") from None
     except IRError as e:
         raise ModelError(f"{label!r} holds no valid graph: {e}") from None
+    _check_size(graph, label)
     if graph.withheld:
         raise ModelError(
             f"{label!r} is without the values of encrypted weights ({len(graph.withheld)} constants); print the graph "
@@ -83,10 +84,16 @@ def _read_glyph(path: str | os.PathLike[str]) -> Model:
 
     network = read_glyph(path)
     refuse_unsupported(network, os.fspath(path))
+    _check_size(network.graph, os.fspath(path))
     notes = network.notes
     if network.training is not None:
         notes += ("the training section is for training; a program compiled for inference does without it",)
     return Model(network.graph, network.batch, network.quantization, notes, network.training, network)
+
+
+def _check_size(graph: Graph, label: str) -> None:
+    if len(graph) > MOST_NODES:
+        raise ModelError(f"{label!r} has {len(graph):,} nodes, more than the {MOST_NODES:,} that glyphc compiles")
 
 
 def with_hints(step: Pass, hints: QuantizationHints) -> Pass:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from glyphc.ir import memory
 from glyphc.ir.graph import Graph, with_constants
 from glyphc.ir.ops import Linear
 from glyphc.roles.container import Reader, Writer
@@ -62,9 +64,10 @@ def _unpacked(
 ) -> np.ndarray:  # type: ignore[type-arg]
     data = reader.read(part)
     try:
-        stored = np.frombuffer(zlib.decompress(data), dtype=dtype.newbyteorder("<"))
+        size = prod(shape) * dtype.itemsize
+        stored = np.frombuffer(memory.inflated(data, size), dtype=dtype.newbyteorder("<"))
         return stored.astype(dtype).reshape(shape)
-    except (zlib.error, ValueError) as e:
+    except ValueError as e:
         raise reader.damaged(f"part {part} is unreadable ({e})") from None
 
 

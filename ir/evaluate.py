@@ -127,6 +127,10 @@ def _evaluate(op: Op, node: Node | None, graph: Graph | None, args: tuple[Value,
     raise IRError(f"the evaluator has no definition for {node}")
 
 
+# What an op means, as a decorator: ``definition(MyOp)(function)``; the function gets (op, node, graph, args).
+definition = _evaluate.register
+
+
 @_evaluate.register
 def _(op: Output, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return real(graph.operands(node)[0], args[0])

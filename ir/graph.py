@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
+from . import memory
+from .accuracy import Loss
 from .errors import IRError
 from .ops import Input, Op, Output
 from .parameters import Parameters
@@ -21,6 +24,9 @@ from .types import Level, TensorType
 
 Array = npt.NDArray[Any]
 _O = TypeVar("_O", bound=Op)
+
+# Of a network in a file: passes take some milliseconds for each node, and no network that can be computed has so many.
+MOST_NODES = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,15 @@ class Candidate:
 class Decision:
     """A choice among candidates that a pass made for a node: what was chosen and why the others lost.
 
-    warning: what a user should know about the choice, e.g. that no candidate kept to the error budget.
+    warning: what a user should know about the choice, e.g. that no candidate kept to the error budget. losses: what
+    the outputs lose with what was chosen, where that was simulated.
     """
 
     made_by: str
     chosen: str
     candidates: tuple[Candidate, ...]
     warning: str = ""
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Graph:
         self._graph = nx.MultiDiGraph()
         self._constants: dict[str, Array] = {}
         self._withheld: set[str] = set()
+        self._constant_bytes = 0
 
     # -- building --
 
@@ -96,6 +105,7 @@ class Graph:
             shape = op.result_shape(tuple(self.node(i).type.shape for i in ids), self._constants)
         except IRError as e:
             raise IRError(f"{label}: {e}") from None
+        memory.require_tensor(shape, label)
         if type is not None and type.shape != shape:
             raise IRError(f"{label}: declared shape {list(type.shape)}, but the op gives {list(shape)}")
         node = Node(len(self._graph), op, ids, type or TensorType(shape), location, decisions)
@@ -109,6 +119,8 @@ class Graph:
         unique, count = name, 1
         while unique in self._constants:
             unique, count = f"{name}.{count}", count + 1
+        self._constant_bytes += value.nbytes
+        memory.require(self._constant_bytes, f"constant {name!r} and those before it: data that")
         self._constants[unique] = _frozen(value)
         return unique
 
@@ -162,9 +174,9 @@ class Graph:
         return tuple(n for n, _ in self.of(Output))
 
     @property
-    def constants(self) -> dict[str, Array]:
+    def constants(self) -> Mapping[str, Array]:
         """All constants by name; of withheld ones only type and shape mean something."""
-        return dict(self._constants)
+        return MappingProxyType(self._constants)
 
     @property
     def withheld(self) -> frozenset[str]:

@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 from .errors import IRError
 
+# Of every size and stride: positions are computed in 64-bit integers.
+_LARGEST = 1 << 31
+
 
 def next_power_of_two(value: int) -> int:
     """The smallest power of two that is at least ``value`` (and at least 1)."""
@@ -46,6 +49,8 @@ class Layout:
         sizes = (self.ring, self.batch, self.features, self.parts, self.stride, self.batch_stride, self.grid)
         if min(*sizes, self.chunks) < 1:
             raise IRError(f"a layout needs positive sizes and strides: {self}")
+        if max(*sizes, self.chunks) > _LARGEST:
+            raise IRError(f"a layout has no sizes and strides above {_LARGEST}: {self}")
         if self.per_part * self.stride > self.batch_stride and self.per_chunk > 1:
             raise IRError(f"the {self.per_part} features of one sample overlap with the next sample: {self}")
         if (self.per_chunk - 1) * self.batch_stride + (self.per_part - 1) * self.stride >= self.ring:

@@ -20,11 +20,13 @@ ROUNDING = sqrt((1 + SECRET_WEIGHT) / 12)
 # OpenFHE's conversion from the auxiliary modulus of several primes is an approximate one.
 HYBRID_KEY_SWITCH = 16.0
 # Noise of a bootstrap at N = 65536 and this scale, proportional to N, measured from N = 1024 to 65536: of the phase
-# that the series is evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope.
+# that the series is evaluated at (from CoeffsToSlots and the exponential), and of the series' value whatever its slope
+# and size (from SlotsToCoeffs).
+MEASURED_AT = 65536
 SCALING_BITS = 47
 PHASE_NOISE = 1.0e-6
 VALUE_NOISE = 3.3e-7
-# Absolute noise of a decoded phase, from the key switches in SlotsToCoeffs.
+# Absolute noise of a decoded phase, whatever factor the transform scales with: from its last key switches.
 DECODING_FLOOR = 2.0**-43
 
 
@@ -49,4 +51,4 @@ def external_products(ring: int, bgv_bits: float, products: float) -> float:
 
 def bootstrap(ring: int, slope: float, scaling_bits: int = SCALING_BITS) -> float:
     """Standard deviation of a series' value after a bootstrap, for a series of this rms slope."""
-    return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / 65536 * 2.0 ** (SCALING_BITS - scaling_bits)
+    return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / MEASURED_AT * 2.0 ** (SCALING_BITS - scaling_bits)

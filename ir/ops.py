@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -503,3 +503,12 @@ _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
 _COMPILED = (Linear, Switch, Unpack, Bootstrap)
 
 OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}
+
+_O = TypeVar("_O", bound=type[Op])
+
+
+def register_op(op: _O) -> _O:
+    """Class decorator: makes an op of another package known to graphs as text; IRError for a name that is taken."""
+    if OPS.setdefault(op.mnemonic, op) is not op:
+        raise IRError(f"there is an op {op.mnemonic!r} already")
+    return op

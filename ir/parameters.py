@@ -26,6 +26,28 @@ def series_levels(degree: int) -> int:
     raise ValueError(f"no series of degree {degree}: at most {max(MAX_DEGREES.values())}")
 
 
+# What each field may be, ends included: far beyond what the compiler chooses, and below what overflows or fills the
+# memory somewhere. Parameters come out of files, and a stranger may have written those.
+_BOUNDS: dict[str, tuple[int, int]] = {
+    "ring": (1, 1 << 17),
+    "plaintext_bits": (0, 60),
+    "bgv_bits": (0, 4096),
+    "unpack_strides": (1, 1 << 17),
+    "slots": (0, 1 << 16),
+    "degree": (0, max(MAX_DEGREES.values())),
+    "level_budget": (1, 17),
+    "scaling_bits": (1, 60),
+    "large_digits": (1, 100),
+    "levels_kept": (0, 100),
+    "slot_levels": (0, 100),
+    "linear_bits": (0, 60),
+    "linear_limbs": (0, 100),
+    "decoded_limbs": (0, 100),
+}
+# Strides are powers of two.
+_MOST_STRIDES = 18
+
+
 @dataclass(frozen=True)
 class Parameters:
     """What a backend needs to make its contexts.
@@ -36,7 +58,7 @@ class Parameters:
     of the bootstrapping context. levels_kept: levels that are left after a bootstrap. slot_levels: levels for products
     in the middle of a bootstrap, where values stand in slots. linear_bits, linear_limbs: of the CKKS context in which
     training multiplies ciphertexts; decoded_limbs: those that a bootstrap's result has there. security: OpenFHE's
-    security level, or "insecure" for the small rings of tests.
+    security level, or "insecure" for the small rings of tests. ValueError for a value out of its bounds.
     """
 
     ring: int
@@ -58,6 +80,20 @@ class Parameters:
     def __post_init__(self) -> None:
         if self.security not in (SECURE, INSECURE):
             raise ValueError(f"security must be {SECURE!r} or {INSECURE!r}, not {self.security!r}")
+        for name, (lowest, highest) in _BOUNDS.items():
+            given = getattr(self, name)
+            for value in given if isinstance(given, tuple) else (given,):
+                if not lowest <= value <= highest:
+                    raise ValueError(f"{name}={value} is out of range; {lowest} to {highest} are possible")
+        if len(self.unpack_strides) > _MOST_STRIDES:
+            raise ValueError(f"unpack_strides are {len(self.unpack_strides)}, at most {_MOST_STRIDES} are possible")
+
+    def check_powers(self) -> None:
+        """ValueError unless ring and slots are powers of two that fit each other: those of files, before their use."""
+        if self.ring & (self.ring - 1):
+            raise ValueError(f"ring={self.ring} is not a power of two")
+        if self.slots & (self.slots - 1) or 2 * self.slots > self.ring:
+            raise ValueError(f"slots={self.slots} is neither 0 nor a power of two of at most {self.ring // 2}")
 
     @property
     def secure(self) -> bool:

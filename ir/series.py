@@ -9,8 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 # What a bootstrap puts out stands this many bits below its series: the value 1 becomes the phase 2^-OUTPUT_BITS. The
-# same for all programs, because OpenFHE keeps the factor with a context that equal programs share.
-OUTPUT_BITS = 12
+# same for all programs, because OpenFHE keeps the factor with a context that equal programs share. The noise of the
+# transform behind the series shrinks with the factor, so it is as small as the noise below it lets it be.
+OUTPUT_BITS = 19
+# Largest value of a series. From 2^7 on, the coefficients between its powers overflow OpenFHE's moduli at some degrees
+# (measured at degrees 13 to 247 and from 8 slots to full packing): one bit is kept in reserve.
+LARGEST_BITS = 6
 
 F64 = npt.NDArray[np.floating[Any]]
 

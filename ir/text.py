@@ -24,6 +24,7 @@ import numpy as np
 from lark import Lark, Transformer, UnexpectedInput
 from lark.exceptions import VisitError
 
+from . import memory
 from .errors import IRError, IRSyntaxError
 from .graph import Decision, Graph
 from .ops import OPS, Const, Op
@@ -215,7 +216,12 @@ def _read_header(version: str, level: str, batch: str) -> Graph:
 
 
 def _read_parameters(graph: Graph, items: list[Any]) -> None:
-    graph.parameters = _build(items[0], Parameters, "parameters")
+    parameters: Parameters = _build(items[0], Parameters, "parameters")
+    try:
+        parameters.check_powers()
+    except ValueError as e:
+        raise IRSyntaxError(f"parameters: {e}") from None
+    graph.parameters = parameters
 
 
 def _read_constant(graph: Graph, items: list[Any]) -> None:
@@ -225,14 +231,20 @@ def _read_constant(graph: Graph, items: list[Any]) -> None:
         raise IRSyntaxError(f"constant {name} is given twice")
     if data.type == "WITHHELD":
         try:
-            graph.withhold(_string(name), np.dtype(str(dtype)).name, dims)
+            kind = np.dtype(str(dtype))
+            memory.require(math.prod(dims) * kind.itemsize, f"constant {name}")
+            graph.withhold(_string(name), kind.name, dims)
         except (TypeError, ValueError) as e:
             raise IRSyntaxError(f"constant {name}: {e}") from None
         return
     try:
-        raw = zlib.decompress(base64.b64decode(json.loads(data), validate=True))
-        array = np.frombuffer(raw, dtype=str(dtype)).reshape(dims)
-    except (ValueError, TypeError, zlib.error) as e:
+        kind = np.dtype(str(dtype))
+        if kind.kind not in "fiub":
+            raise ValueError(f"{kind} are no numbers")
+        memory.require(math.prod(dims) * kind.itemsize, f"constant {name}")
+        raw = memory.inflated(base64.b64decode(json.loads(data), validate=True), math.prod(dims) * kind.itemsize)
+        array = np.frombuffer(raw, dtype=kind).reshape(dims)
+    except (ValueError, TypeError) as e:
         raise IRSyntaxError(f"constant {name}: unreadable data ({e})") from None
     graph.add_constant(_string(name), array)
 

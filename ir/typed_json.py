@@ -32,11 +32,13 @@ class _Codec(NamedTuple):
 class TypedJSON:
     """A reader and writer. ``variants``: classes behind a type that is not one dataclass, by name.
 
-    Such a value is written as an object with one field, the name of its class.
+    Such a value is written as an object with one field, the name of its class. brief: fields with their defaults are
+    left out.
     """
 
-    def __init__(self, variants: Mapping[Any, Mapping[str, type]] | None = None) -> None:
+    def __init__(self, variants: Mapping[Any, Mapping[str, type]] | None = None, brief: bool = False) -> None:
         self._variants = variants or {}
+        self._brief = brief
         self._known: dict[Any, _Codec] = {}
 
     def text(self, value: Any, hint: Any) -> str:
@@ -112,7 +114,14 @@ class TypedJSON:
                     raise IRSyntaxError(f"{cls.__name__}: {name}: {_short(e)}") from None
             return cls(**values)
 
-        return _Codec(lambda v: {n: c.plain(getattr(_exactly(v, cls), n)) for n, c in codecs.items()}, typed)
+        defaults = {f.name: f.default for f in fields(cls) if self._brief and f.default is not MISSING}
+
+        def plain(value: Any) -> dict[str, Any]:
+            values = {name: getattr(_exactly(value, cls), name) for name in codecs}
+            kept = {n: v for n, v in values.items() if not _is_default(v, defaults.get(n, MISSING))}
+            return {n: codecs[n].plain(v) for n, v in kept.items()}
+
+        return _Codec(plain, typed)
 
     def _variant(self, classes: Mapping[str, type]) -> _Codec:
         names = {cls: name for name, cls in classes.items()}
@@ -136,6 +145,11 @@ def _optional(codec: _Codec) -> _Codec:
         lambda value: None if value is None else codec.plain(value),
         lambda data: None if data is None else codec.typed(data),
     )
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether a field may be left out in text. By type, too, as 0 == False."""
+    return type(value) is type(default) and bool(value == default)
 
 
 def _exactly(value: Any, kind: type) -> Any:

@@ -44,16 +44,36 @@ class Encoding(Enum):
 
 
 @dataclass(frozen=True)
+class Guard:
+    """The range of a value that is planned for: what calibration saw, and the margin that its tail asks for.
+
+    Number formats reach farther where all functions of the value are nearly constant. price: by what factor that
+    makes the errors of their series larger. left: how many held-out calibration samples would have left a range that
+    the others ask for; held_out: of how many.
+    """
+
+    lo: float
+    hi: float
+    price: float = 1.0
+    left: int = 0
+    held_out: int = 0
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What calibration saw of a value: real range and a histogram of equal bins over [lo, hi].
 
     reach: in ten equal bins, how many samples' farthest element comes how far from the middle of the range to its end.
+    guard: of values that functions are applied to and of results, once their formats are chosen.
+    error: simulated rms error beside the float network's value, in real units; None where it was not simulated.
     """
 
     lo: float
     hi: float
     histogram: tuple[int, ...] = ()
     reach: tuple[int, ...] = ()
+    guard: Guard | None = None
+    error: float | None = None
 
     def __post_init__(self) -> None:
         if not self.lo <= self.hi:

@@ -168,7 +168,7 @@ def test_encrypted_results_are_one_more_stage(
     result = CliRunner().invoke(main, [str(tmp_path / a) if "." in a else a for a in arguments])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert [line.split()[0] for line in lines[3:8]] == ["float", "quantized", "series", "simulated", "encrypted"]
+    assert [line.split()[0] for line in lines[4:9]] == ["float", "quantized", "series", "simulated", "encrypted"]
     assert any(line.startswith("%3 = bootstrap relu") and "@relu1" in line for line in lines)
     assert "most is lost by the series of" in lines[-1]
 

@@ -26,8 +26,8 @@ from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Op, Output, Unpack
 from glyphc.ir.types import Level
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.plan_layout import AssignLayout
-from glyphc.passes.schedule import weight_polynomials
 from glyphc.passes.validate import ValidateLayout
+from glyphc.ways.weight_polynomials import weight_polynomials
 
 I64 = npt.NDArray[np.int64]
 RING = 1024

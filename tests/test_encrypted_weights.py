@@ -448,7 +448,7 @@ def replace_parameters(half: ServerProgram, other: ServerProgram) -> ServerProgr
 
 def test_the_service(setting: Setting, tmp_path: Path) -> None:
     """Encrypted weights are uploaded with the keys, once."""
-    place = Place(tmp_path / "service", setting, "--insecure")
+    place = Place(tmp_path / "service", setting.half, "--insecure")
     x = samples(3)
     clear = np.asarray(setting.program.run(x, mode="clear"))
     with place.running() as service, service.client() as client:

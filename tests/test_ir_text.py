@@ -276,7 +276,7 @@ MISTAKES: dict[str, tuple[str, str, int, int, list[str]]] = {
     ),
     "stray bracket": ("= dense %0", "= dense %0 (", 3, 17, ['(weights=[$"w"']),
     "weight's shape": ("float64 [2, 3]", "float64 [3, 2]", 3, 1, ["dense", "weight [3, 2]", "bias [2]"]),
-    "constant's size": ("float64 [2, 3]", "float64 [2, 4]", 8, 1, ['constant "w"', "unreadable", "(2,4)"]),
+    "constant's size": ("float64 [2, 3]", "float64 [2, 4]", 8, 1, ['constant "w"', "unreadable", "64 bytes"]),
     "corrupt base64": ('[2] "', '[2] "!', 9, 1, ['constant "b"', "unreadable", "base64"]),
     "corrupt data": ('[2] "e', '[2] "A', 9, 1, ['constant "b"', "unreadable", "header"]),
     "unknown dtype": ('"b" float64', '"b" float65', 9, 1, ['constant "b"', "unreadable", "float65"]),

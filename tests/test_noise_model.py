@@ -18,6 +18,7 @@ from glyphc.backends.openfhe.linear import LinearEngine
 from glyphc.backends.openfhe.server import OpenFHEMachine
 from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import encode
+from glyphc.ir.evaluate import quantize
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.noise import SIGMA, key_switch
@@ -25,7 +26,7 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Output
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
-from glyphc.passes.schedule import weight_polynomials
+from glyphc.ways.weight_polynomials import weight_polynomials
 
 RING = 2048
 F64 = npt.NDArray[np.float64]
@@ -43,6 +44,17 @@ def white_noise(client, ciphertext, message: F64) -> float:  # type: ignore[no-u
     e = (ring.centre(phase).astype(np.float64) - message) / t
     assert np.allclose(e, np.rint(e), atol=1e-3)
     return float(e.std())
+
+
+def phases(client, ciphertext) -> F64:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """The torus phases that a ciphertext behind a bootstrap holds, with all of its noise."""
+    from glyphc.backends.openfhe.bridge import residues
+
+    ring, bgv = client.contexts.torus_ring, client.contexts.bgv_ring
+    secret = bgv.centre(bgv.to_coefficients(residues(client._secret, bgv.n, (bgv.q,), 1)[0]))
+    s = ring.to_evaluation(ring.reduce(secret)).astype(object)
+    c0, c1 = (c.astype(object) for c in residues(ciphertext, ring.n, (ring.q,), 2))
+    return np.asarray(ring.centre(ring.to_coefficients(np.array((c0 + c1 * s) % ring.q, dtype=np.uint64))) / ring.q)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +132,7 @@ def measured_errors(p: glyphc.Program, x: F64, machine, encrypt, decrypt) -> dic
     exact = p.run(x, mode="clear")
     assert isinstance(exact, np.ndarray)
     got = out.layout.unpack(coefficients, len(x))
-    want = np.rint((exact - out.fixed.offset[0]) / out.fixed.scale[0])
+    want = quantize(exact, out.fixed)
     return got - want
 
 
@@ -154,15 +166,7 @@ def test_bootstrap_noise_is_predicted(case: Case) -> None:
     torus = machine.to_torus(client.encrypt(message), parameters.slots)
     evaluate = next(i for i in p.schedule.instructions if type(i).__name__ == "Evaluate")
     result = machine.evaluate(machine.powers(torus, parameters.slots, parameters.degree), evaluate)
-    from glyphc.backends.openfhe.bridge import residues
-
-    contexts = client.contexts
-    ring = contexts.torus_ring
-    bgv = contexts.bgv_ring
-    secret = bgv.centre(bgv.to_coefficients(residues(client._secret, bgv.n, (bgv.q,), 1)[0]))
-    s = ring.to_evaluation(ring.reduce(secret)).astype(object)
-    c0, c1 = (c.astype(object) for c in residues(result, ring.n, (ring.q,), 2))
-    phase = ring.centre(ring.to_coefficients(np.array((c0 + c1 * s) % ring.q, dtype=np.uint64))) / ring.q
+    phase = phases(client, result)
     exact = evaluate_series(op.series, message[::grid] / t) / 2.0**OUTPUT_BITS
     measured = float((phase[::grid] - exact).std()) * t * op.divisor
     predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)[node.id].bootstrap

@@ -71,7 +71,7 @@ def run_partly(program: Program, inputs: dict[str, F64]) -> dict[str, F64]:
     # the schedule reads nothing of the others
     for port in client.inputs:
         ciphertexts[port.name][min(client.chunks_for(count), port.layout.chunks) * port.layout.parts :] = []
-    results = execute(partial.schedule, machine, ciphertexts)
+    results = execute(partial.schedule.instructions, machine, ciphertexts)
     return {
         p.name: decode(p, np.array([machine.decrypt(c) for c in results[p.name]]), count, places)
         for p in client.outputs

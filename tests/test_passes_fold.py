@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import graphs
 
 from glyphc.errors import ModelError
+from glyphc.ir.errors import TooLargeError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
@@ -492,5 +493,5 @@ def test_maps_beyond_all_measure_are_refused_by_name() -> None:
     x = graph.add(Input("x", (20000,)))
     twice = graph.add(Gather(Const(graph.add_constant("i", np.arange(20000)))), (x,), location="moved")
     graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (twice,)),))
-    with pytest.raises(ModelError, match=r"map 'moved' from 20000 to 20000 values has 400,000,000 entries"):
+    with pytest.raises(TooLargeError, match=r"map 'moved' from 20000 to 20000 values, with 400,000,000 entries"):
         Fold().run(graph, Context())

@@ -14,8 +14,10 @@ from glyphc.errors import GlyphcError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
+from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.pipeline import DEFAULT, PASSES, parse_pipeline, run_pipeline
+from glyphc.passes.quantize import Quantize
 
 
 def as_text(passes: list[Pass]) -> str:
@@ -49,6 +51,10 @@ def test_the_default_pipeline_and_its_text() -> None:
 @pytest.mark.parametrize("kind", PASSES.values(), ids=list(PASSES))
 def test_every_option_survives_its_text(kind: type[Pass]) -> None:
     options = {f.name: changed(f.default) for f in fields(kind)}  # type: ignore[arg-type]
+    if kind is Quantize:
+        options["margin"] = 1.5  # from 1 on
+    if kind is AssignBudget:
+        options["measures"] = "y=relative;z=classes"
     given = kind(**options)
     (read,) = parse_pipeline(str(given))
     assert read == given

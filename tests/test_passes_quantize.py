@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import glyphc
 from glyphc.approx.series import HALF_RANGE
 from glyphc.errors import CalibrationError, GlyphcError, ParameterError
-from glyphc.ir.evaluate import evaluate, evaluate_all
+from glyphc.ir.evaluate import dequantize, evaluate, evaluate_all
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Output, Reshape, Softmax
@@ -128,7 +128,7 @@ def error_bounds(network: Network, q: Quantized) -> list[F64]:
     layer = 0
     for node in nodes[1:]:
         assert node.type.fixed is not None
-        unit = node.type.fixed.scale[0]
+        unit = np.array(node.type.fixed.scale)
         if isinstance(node.op, Linear):
             # the operand's error through the weights; every weight and the bias rounded to half a unit
             error = np.abs(network.weights[layer]) @ error + unit / 2 * (integers.sum() + 1)
@@ -154,7 +154,7 @@ def test_errors_are_rounding_errors(case: tuple[Network, F64]) -> None:
     for (wanted, integers, node), bound in zip(pairs, error_bounds(network, q), strict=True):
         fixed = node.type.fixed
         assert fixed is not None
-        got = integers * fixed.scale[0] + fixed.offset[0]
+        got = dequantize(integers, fixed)
         assert np.all(np.abs(got - wanted) <= bound), node
 
 
@@ -218,6 +218,12 @@ def test_bits_are_widths_of_signed_integers(option: str, bits: int) -> None:
 # -- margins --
 
 
+def at_least(got: float, wanted: float, more: float) -> None:
+    """Ranges are rounded outward."""
+    assert wanted <= got * (1 + 1e-9)
+    assert got <= wanted * (1 + more) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize(("margin", "input_margin"), [(1.0, 1.0), (1.25, 2.0), (3.0, 1.5)])
 def test_formats_reach_beyond_calibration_by_the_margins(margin: float, input_margin: float) -> None:
     rng = np.random.default_rng(6)
@@ -225,14 +231,15 @@ def test_formats_reach_beyond_calibration_by_the_margins(margin: float, input_ma
     x = rng.uniform(-1, 3, (100, 6))
     q = quantized(network.graph(), x, Quantize(margin=margin, input_margin=input_margin))
     fixed = q.format(Input)
-    assert fixed.real_hi == pytest.approx(np.abs(x).max() * input_margin)
+    at_least(fixed.real_hi, np.abs(x).max() * input_margin, 2 ** (1 / 8) - 1)
     z = x @ network.weights[0].T + network.biases[0]
     middle, half = (z.max() + z.min()) / 2, (z.max() - z.min()) / 2
     fixed = q.format(Linear)
-    assert fixed.real_lo == pytest.approx(middle - half * margin)
-    assert fixed.real_hi == pytest.approx(middle + half * margin)
+    at_least(fixed.real_hi - middle, half * margin, 1 / 8)
+    # to the left, where the function is nearly constant, there may be a reserve
+    assert fixed.real_lo <= middle - half * margin
     # a nonlinearity's result has room for all that its operand may be
-    reach = np.logaddexp(0, middle + half * margin)
+    reach = np.logaddexp(0, fixed.real_hi)
     assert reach * (1 - 1e-6) <= q.format(Apply).real_hi <= reach * 1.01
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import ipaddress
 import json
 import socket
 import subprocess
@@ -17,10 +15,6 @@ import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 import glyphc
 from glyphc.cli import main
@@ -30,7 +24,7 @@ from glyphc.roles.headers import KeysHeader
 from glyphc.service.client import ServiceError
 from glyphc.service.settings import new_token
 from tests.roles import ROOT, Setting, compiled, environment, make_setting, samples
-from tests.services import Place, Running
+from tests.services import Place, Running, certificate
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def bob(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Setting:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Place:
-    return Place(tmp_path_factory.mktemp("service"), setting, "--insecure")
+    return Place(tmp_path_factory.mktemp("service"), setting.half, "--insecure")
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +253,8 @@ def test_bodies_are_limited(service: Running, setting: Setting) -> None:
     host, _, port = service.url.removeprefix("http://").partition(":")
     for start in ("POST /v1/jobs", "POST /v1/keys", f"PATCH /v1/keys/{'0' * 64}"):
         with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(f"{start} HTTP/1.1\r\nHost: x\r\nContent-Length: {10 << 40}\r\n\r\n".encode())
+            head = f"{start} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.tokens['alice']}\r\n"
+            connection.sendall(f"{head}Content-Length: {10 << 40}\r\n\r\n".encode())
             assert connection.recv(100).startswith(b"HTTP/1.1 413")  # at once, not after ten terabytes
     with service.raw() as raw:
         # one that does not say how long it is
@@ -291,7 +286,7 @@ def test_programs_that_protect_nothing_are_not_served_by_default(place: Place, t
     with pytest.raises(GlyphcError, match="protects nothing"):
         load_programs(Settings(place.folder / "programs", tmp_path, place.folder / "tokens"))
     (tmp_path / "tokens").write_text("alice secret\n")
-    with pytest.raises(GlyphcError, match=r"line 1 of .* is not 'client sha256-of-token'"):
+    with pytest.raises(GlyphcError, match=r"line 1 of .* is not 'client sha256-of-token end-of-validity'"):
         load_tokens(tmp_path / "tokens")
     assert all(token not in (place.folder / "tokens").read_text() for token in place.tokens.values())
 
@@ -311,22 +306,6 @@ def test_a_service_is_not_started_carelessly(options: tuple[str, ...], message: 
     result = CliRunner().invoke(main, [*folders, *options])
     assert result.exit_code == 2
     assert message in result.output
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for this machine, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
-    chain, secret = folder / "chain.pem", folder / "key.pem"
-    chain.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
-    return chain, secret
 
 
 def test_tls(place: Place, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Place:
-    return Place(tmp_path_factory.mktemp("service"), setting, "--insecure")
+    return Place(tmp_path_factory.mktemp("service"), setting.half, "--insecure")
 
 
 def encrypted(setting: Setting, path: Path, count: int = MANY) -> Path:
@@ -230,7 +230,7 @@ def test_a_full_queue_says_when_to_come_again(place: Place, setting: Setting, tm
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Iterator[Running]:
-    with Place(tmp_path_factory.mktemp("fuzzed"), setting, "--insecure").running() as service:
+    with Place(tmp_path_factory.mktemp("fuzzed"), setting.half, "--insecure").running() as service:
         yield service
 
 

@@ -13,11 +13,11 @@ from test_train_plan import F64, OPTIMIZERS, data, referred
 
 from glyphc.approx.cost import CostModel
 from glyphc.approx.security import MAX_LOG_QP_SPARSE
+from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
-from glyphc.backends.ckks_machine import execute
-from glyphc.ir.ckks import Bootstrap
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.ckks import Bootstrap
 from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
 from glyphc.ir.types import Level
 from glyphc.train.arrange import Arrangement, arrange, arrangements
@@ -55,7 +55,7 @@ def trained(plan: Plan, machine: Any, x: F64, y: F64, steps: int) -> dict[str, F
     values = {name: machine.encrypt(message, limbs) for name, (message, limbs) in fresh.items()}
     assert {name: limbs for name, (_, limbs) in fresh.items()} == {n: plan.server.fresh_limbs(n) for n in fresh}
     for step in range(steps):
-        values |= execute(plan.server.code(step), machine, values)
+        values |= execute_named(plan.server.code(step), machine, values)
     return plan.decoded({name: machine.decrypt(values[name]) for name in plan.server.state_names}, steps)
 
 

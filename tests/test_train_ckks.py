@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from glyphc.approx.series import fit
+from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
-from glyphc.backends.ckks_machine import execute
 from glyphc.backends.openfhe.ckks_client import TrainingClient, generate_training_keys
 from glyphc.backends.openfhe.ckks_server import OpenFHECKKS, TrainingKeys
-from glyphc.ir.ckks import (
+from glyphc.ir.errors import IRError
+from glyphc.ir.functions import Function, compose
+from glyphc.ir.instructions import Free, Instruction, Load, Store, with_frees
+from glyphc.ir.instructions.ckks import (
     Bootstrap,
     Code,
     Decode,
-    Free,
-    Instruction,
-    Load,
     Masked,
     Pack,
     Product,
@@ -26,14 +26,10 @@ from glyphc.ir.ckks import (
     Reverse,
     Scaled,
     SlotProduct,
-    Store,
     Sum,
     Unpack,
     check,
-    with_frees,
 )
-from glyphc.ir.errors import IRError
-from glyphc.ir.functions import Function, compose
 from glyphc.ir.parameters import INSECURE, Parameters
 
 N, SLOTS = 1024, 16
@@ -76,8 +72,8 @@ def both(keys: tuple[TrainingClient, TrainingKeys], code: Code, **inputs: tuple[
     client, evaluation = keys
     stored = check(code, {name: limbs for name, (_, limbs) in inputs.items()}, PARAMETERS.decoded_limbs - 1)
     clear, real = ClearCKKS(PARAMETERS), OpenFHECKKS(evaluation)
-    exact = execute(code, clear, {name: clear.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
-    result = execute(code, real, {name: client.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
+    exact = execute_named(code, clear, {name: clear.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
+    result = execute_named(code, real, {name: client.encrypt(m, limbs) for name, (m, limbs) in inputs.items()})["y"]
     assert result.GetLevel() == PARAMETERS.linear_limbs - stored["y"]
     return exact, client.decrypt(result), stored["y"]
 
@@ -171,12 +167,12 @@ def test_simulated_noise_has_the_size_of_real_noise(keys: tuple[TrainingClient, 
         errors: dict[str, list[F64]] = {"real": [], "simulated": []}
         for seed in range(4):
             message = sparse(seed, terms=N, size=0.4)
-            exact = execute(code, _Series(PARAMETERS), {"x": message})["y"]
+            exact = execute_named(code, _Series(PARAMETERS), {"x": message})["y"]
             real, simulated = OpenFHECKKS(evaluation), SimulatedCKKS(PARAMETERS, seed)
-            result = client.decrypt(execute(code, real, {"x": client.encrypt(message, limbs)})["y"])
+            result = client.decrypt(execute_named(code, real, {"x": client.encrypt(message, limbs)})["y"])
             result = result * ((exact @ exact) / (exact @ result))
             errors["real"].append((result - exact)[exact != 0])
-            result = execute(code, simulated, {"x": simulated.encrypt(message, limbs)})["y"]
+            result = execute_named(code, simulated, {"x": simulated.encrypt(message, limbs)})["y"]
             errors["simulated"].append((result - exact)[exact != 0])
         real_rms, simulated_rms = (float(np.sqrt(np.mean(np.concatenate(e) ** 2))) for e in errors.values())
         # of trees, the simulation knows the worst places only: their noise is far below a bootstrap's
@@ -261,8 +257,8 @@ def test_slot_forms_are_masked_and_multiplied() -> None:
     )
     assert set(check(code, {"x": 1}, 3, 2).values()) == {4}
     x = sparse(5, terms=N, size=0.44)
-    exact = execute(code, ClearCKKS(SLOT_PARAMETERS), {"x": x})
-    real = execute(code, OpenFHECKKS(evaluation), {"x": client.encrypt(x, 1)})
+    exact = execute_named(code, ClearCKKS(SLOT_PARAMETERS), {"x": x})
+    real = execute_named(code, OpenFHECKKS(evaluation), {"x": client.encrypt(x, 1)})
     grid = np.arange(N) % 8 == 0
     keep = grid & (np.arange(N) % (N // 2) < 3 * N // 8) & (np.arange(N) % 64 < 40) & (np.arange(N) % 64 >= 8)
     first, second = 0.5 * np.tanh(8 * x), 0.4 * np.cos(5 * x + 0.5)

@@ -10,12 +10,12 @@ import pytest
 from test_train_plan import F64, OPTIMIZERS, data, referred
 
 from glyphc.approx.security import MAX_LOG_QP_SPARSE
+from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
-from glyphc.backends.ckks_machine import execute
 from glyphc.errors import DataError
-from glyphc.ir.ckks import Bootstrap
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.ckks import Bootstrap
 from glyphc.ir.ops import Apply, Const, Dense, Input, Output
 from glyphc.ir.types import Level
 from glyphc.train.errors import TrainingError
@@ -49,7 +49,7 @@ def planned(plan: Plan, machine: Any, graph: Graph, x: F64, y: F64, steps: int) 
     fresh = plan.data(x, y) | plan.state(start)
     values = {name: machine.encrypt(message, limbs) for name, (message, limbs) in fresh.items()}
     for step in range(steps):
-        values |= execute(plan.server.code(step), machine, values)
+        values |= execute_named(plan.server.code(step), machine, values)
     messages = {name: machine.decrypt(values[name]) for name in plan.server.state_names}
     return plan.decoded(messages, steps)
 

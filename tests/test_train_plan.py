@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glyphc.approx.security import MAX_LOG_QP_SPARSE
+from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
-from glyphc.backends.ckks_machine import execute
 from glyphc.errors import DataError
-from glyphc.ir.ckks import Bootstrap, Refresh
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 from glyphc.ir.ops import Apply, Const, Dense, Input, Output
 from glyphc.ir.types import Level
 from glyphc.train.errors import TrainingError
@@ -60,7 +60,7 @@ def planned(plan: Plan, machine: Any, state: State, x: F64, y: F64, steps: int) 
     fresh = plan.data(x, y) | plan.state(state)
     values = {name: machine.encrypt(message, limbs) for name, (message, limbs) in fresh.items()}
     for step in range(steps):
-        values |= execute(plan.server.code(step), machine, values)
+        values |= execute_named(plan.server.code(step), machine, values)
     messages = {name: machine.decrypt(value) for name, value in values.items() if name.startswith("state:")}
     return plan.decoded(messages, steps)
 

@@ -38,9 +38,10 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, EnvironmentSetupError, GlyphcError, ParameterError, SecretError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
-from glyphc.ir.ckks import Code, Free, Instruction, Load, Raise, Scaled, Store, Sum
-from glyphc.ir.ckks_text import code_text, parse_code
 from glyphc.ir.errors import IRError
+from glyphc.ir.instructions import Free, Instruction, Load, Store
+from glyphc.ir.instructions.ckks import Code, Raise, Scaled, Sum
+from glyphc.ir.instructions.text import code_text, parse_code
 from glyphc.ir.parameters import Parameters
 from glyphc.roles.client import SECRET_FILE
 from glyphc.roles.container import MANIFEST, Reader, Writer
@@ -274,7 +275,7 @@ def execute(code, machine, inputs, observe):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     return whole(code, machine, inputs, counting)
-whole, server.execute = server.execute, execute
+whole, server.execute_named = server.execute_named, execute
 training_server.run_training(Path(sys.argv[1]), resume=True)
 """
 
@@ -669,7 +670,7 @@ def test_a_bomb_of_code_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPat
     from glyphc.roles import training_files
 
     monkeypatch.setattr(training_files, "_MOST_CODE_BYTES", 1000)
-    with pytest.raises(ArtifactError, match="it is not the code that the outline names"):
+    with pytest.raises(ArtifactError, match="inflates to another size than it says"):
         run_training(run / "server")
 
 

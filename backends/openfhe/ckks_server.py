@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from glyphc.ir.ckks import Bootstrap, Refresh
+from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 
 from .bootstrap import Bootstrapper
 from .bridge import CiphertextMould, Mould, residues
@@ -46,7 +46,7 @@ def automorphisms_of(ring: int, periods: Sequence[int]) -> tuple[int, ...]:
 
 
 class OpenFHECKKS:
-    """OpenFHE behind training's instructions (see ``glyphc.backends.ckks_machine.CKKSMachine``)."""
+    """OpenFHE behind training's instructions (``glyphc.ir.instructions.ckks``)."""
 
     def __init__(self, keys: TrainingKeys) -> None:
         contexts = keys.contexts

@@ -66,12 +66,13 @@ _releases = 0
 
 
 @contextmanager
-def key_tables() -> Iterator[None]:
-    """Sole use of the tables in which OpenFHE keeps evaluation keys; BackendError when they are in use.
+def key_tables(wait: bool = False) -> Iterator[None]:
+    """Sole use of the tables in which OpenFHE keeps evaluation keys.
 
     They belong to the process, and can only be emptied as a whole: key generation would take the keys of an evaluation.
+    wait: for other runs of this process to end; else BackendError when the tables are in use.
     """
-    if not _in_use.acquire(blocking=False):
+    if not _in_use.acquire(blocking=wait):
         raise BackendError(
             "this process holds evaluation keys already, and OpenFHE's tables serve one set at a time; close the other "
             "evaluator first, or use another process"

@@ -17,7 +17,7 @@ from .wire import read_live, write_live
 
 
 class OpenFHEMachine:
-    """OpenFHE behind the instructions (see ``glyphc.backends.base.Machine``)."""
+    """OpenFHE behind the instructions (``glyphc.ir.instructions.coefficients``)."""
 
     def __init__(self, schedule: Schedule, keys: EvaluationKeys) -> None:
         if schedule.parameters != keys.contexts.parameters:

@@ -122,6 +122,7 @@ CONFIGURATIONS = (
             BootstrapCost(27, 20.7, 4.22, 21, 5.93e9, 7.78e9, 4.49e8, 1.2e8),
             BootstrapCost(59, 20.8, 7.22, 18.7, 7.36e9, 9.14e9, 4.6e8, 1.47e8),
             BootstrapCost(119, 20.7, 10.4, 28, 1.17e10, 1.38e10, 4.84e8, 2.31e8, measured=False),
+            BootstrapCost(247, 27, 17, 25, 6.34e9, 1.1e10, 5.1e8, 2.5e8, measured=False),
         ),
     ),
 )

@@ -12,7 +12,6 @@ from glyphc.ir.instructions import (
     Free,
     FromTorus,
     Instruction,
-    Load,
     Powers,
     Register,
     Schedule,
@@ -104,7 +103,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
         if isinstance(instruction, Free):
             held -= sum(live.pop(r, 0.0) for r in set(instruction.registers) - stored)
             continue
-        made = dict.fromkeys(_made(instruction), powers if isinstance(instruction, Powers) else float(ciphertext))
+        made = dict.fromkeys(instruction.writes, powers if isinstance(instruction, Powers) else float(ciphertext))
         live |= made
         held += sum(made.values())
         peak = max(peak, held + (scratch if isinstance(instruction, Powers | Evaluate) else 0.0))
@@ -115,16 +114,3 @@ def weight_bytes(client: ClientSpec) -> float:
     """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes about half of it."""
     polynomials = sum(ENCRYPTED_WEIGHT_POLYNOMIALS * m.products + 2 * m.bias for m in client.encrypted)
     return 8.0 * client.parameters.ring * polynomials
-
-
-def _made(instruction: Instruction) -> tuple[Register, ...]:
-    """Registers that an instruction fills with something new."""
-    match instruction:
-        case Split(targets=targets):
-            return targets
-        case Load(target=t) | Dot(target=t) | EncryptedDot(target=t) | ToTorus(target=t) | FromTorus(target=t):
-            return (t,)
-        case Powers(target=t) | Evaluate(target=t):
-            return (t,)
-        case _:
-            return ()

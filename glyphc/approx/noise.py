@@ -21,7 +21,7 @@ import numpy.typing as npt
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
-from glyphc.ir.ops import Bootstrap, Input, Linear, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Input, Linear, Reshape, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
 from glyphc.ir.types import Scheme
@@ -164,6 +164,19 @@ def _slope(node: Node, operand: Node, op: Bootstrap) -> float:
         counts = np.array(calibration.histogram, dtype=np.float64) + 1e-9
         weights = counts[np.arange(len(slope)) * len(counts) // len(slope)]
     return float(np.sqrt(np.average(slope**2, weights=weights)))
+
+
+def divisor(graph: Graph, node: Node) -> int:
+    """The factor by which the unpacking of a nonlinearity's result will multiply it: the bootstrap divides by it."""
+    return max((u.op.parts for u in _readers(graph, node) if isinstance(u.op, Unpack)), default=1)
+
+
+def _readers(graph: Graph, node: Node) -> list[Node]:
+    """What reads a value, through switches and reshapes."""
+    readers: list[Node] = []
+    for user in graph.users(node):
+        readers += [user] if not isinstance(user.op, Switch | Reshape) else _readers(graph, user)
+    return readers
 
 
 def _rms(node: Node) -> float:

@@ -25,11 +25,12 @@ def register(group: click.Group) -> None:
 @click.command("token")
 @click.argument("client")
 @click.option("--tokens", type=_FILE, required=True, help="The file of tokens (only their hashes are kept in it).")
-def token_command(client: str, tokens: Path) -> None:
+@click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="How long it is valid.")
+def token_command(client: str, tokens: Path, days: int) -> None:
     """Make a token for CLIENT and print it, once."""
     from glyphc.service.settings import new_token
 
-    click.echo(new_token(tokens, client))
+    click.echo(new_token(tokens, client, days))
 
 
 @click.command("serve")
@@ -47,6 +48,16 @@ def token_command(client: str, tokens: Path) -> None:
 @click.option("--job-seconds", type=click.FloatRange(1), default=21600.0, show_default=True, help="Time-out of a job.")
 @click.option("--max-inputs", type=click.IntRange(1), default=4096, show_default=True, help="Of one job, in MiB.")
 @click.option("--max-keys", type=click.IntRange(1), default=32768, show_default=True, help="Of one client, in MiB.")
+@click.option("--keys-kept", type=click.IntRange(1), default=16, show_default=True, help="Files, of one client.")
+@click.option("--uploads-each", type=click.IntRange(1), default=4, show_default=True, help="At once, of one client.")
+@click.option("--connections", type=click.IntRange(8), default=512, show_default=True, help="At once.")
+@click.option(
+    "--connections-each",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Of one client, and of one address without a token.",
+)
 @click.option("--insecure", is_flag=True, help="Serve programs with small rings, for tests. NOT SECURE.")
 def serve_command(
     programs: Path,
@@ -63,6 +74,10 @@ def serve_command(
     job_seconds: float,
     max_inputs: int,
     max_keys: int,
+    keys_kept: int,
+    uploads_each: int,
+    connections: int,
+    connections_each: int,
     insecure: bool,
 ) -> None:
     """Evaluate programs for clients over HTTP. Needs no secret key and cannot decrypt."""
@@ -87,9 +102,13 @@ def serve_command(
     limits = Limits(
         keys_total=max_keys << 20,
         keys_each=max_keys << 20,
+        keys_kept=keys_kept,
         inputs=max_inputs << 20,
         queue=queue,
         queue_each=queue_each,
+        bodies_each=uploads_each,
+        connections=connections,
+        connections_each=connections_each,
         job_seconds=job_seconds,
     )
     settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits)

@@ -96,7 +96,10 @@ class _Builder:
             if not number.integer or number.value < 1:
                 raise MistakeError(number.span, "a size is a whole number of at least 1", "write e.g. [64]")
             sizes.append(int(number.value))
-        node = self.evaluator.graph.add(Input(statement.name.text, tuple(sizes)))
+        try:
+            node = self.evaluator.graph.add(Input(statement.name.text, tuple(sizes)))
+        except IRError as e:
+            raise MistakeError(statement.name.span, str(e), "write smaller sizes, e.g. [64]") from None
         self.evaluator.define(statement.name, node)
 
     def _let(self, statement: Let) -> None:

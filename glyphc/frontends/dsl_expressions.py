@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.errors import IRError
+from glyphc.ir import memory
+from glyphc.ir.errors import FILE_FAULTS, IRError
 from glyphc.ir.functions import NAMES, Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Const, Op, Scale
@@ -232,6 +234,9 @@ class Evaluator:
             # behind the name of the node, which the reader sees underlined
             what = str(e).partition(": ")[2] or str(e)
             raise MistakeError(span, what, "check the shapes of what goes in, and the parameters") from None
+        except FILE_FAULTS as e:
+            what = f"the shapes and parameters do not fit one another ({type(e).__name__}: {e})"
+            raise MistakeError(span, what, "check the shapes of what goes in, and the parameters") from e
 
     def emit(self, op: Op, operands: tuple[Node, ...], label: str) -> Node:
         return self.graph.add(op, operands, location=label if self.location is None else self.location)
@@ -300,6 +305,7 @@ class Evaluator:
             raise MistakeError(
                 arguments.span, "the size of fresh weights is not known", f"give its sizes, e.g. {example}"
             )
+        memory.require(3 * 8 * prod(shape), f"weights of shape {list(shape)}: drawing them")
         return shape
 
     def _checked(self, value: F64, name: str, shape: tuple[int, ...] | None, span: Span) -> F64:

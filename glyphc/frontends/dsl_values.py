@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,9 @@ from .dsl_errors import MistakeError, similar
 from .dsl_weights import Initialiser
 
 F64 = npt.NDArray[np.float64]
+
+# Of whole numbers: sizes and places are 64-bit integers, and sums and products of a few of them must be, too.
+_LARGEST = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +139,12 @@ class Arguments:
 
 
 def _whole(argument: Argument, name: str) -> int:
-    scalar = isinstance(argument, Constant) and argument.value.ndim == 0
-    if not scalar or float(argument.value) != int(argument.value):  # type: ignore[union-attr]
+    value = float(argument.value) if isinstance(argument, Constant) and argument.value.ndim == 0 else math.nan
+    if not value.is_integer():
         raise MistakeError(span_of(argument), f"{name} is {Kind.INTEGER.value}", f"write e.g. {name}=3")
-    return int(argument.value)  # type: ignore[union-attr]
+    if abs(value) > _LARGEST:
+        raise MistakeError(span_of(argument), f"{name} is too large", f"write a number of at most {_LARGEST}")
+    return int(value)
 
 
 def bind(

@@ -10,8 +10,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from glyphc.errors import ModelError
-from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Graph
+from glyphc.ir.errors import FILE_FAULTS, IRError, TooLargeError
+from glyphc.ir.graph import MOST_NODES, Graph
 from glyphc.ir.ops import Apply, Input, Output
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
@@ -49,10 +49,13 @@ def read_onnx(source: Source, batch_axis: bool = True) -> Graph:
     shape, and, in one message, for all nodes that are not supported.
     """
     model, label = load(source)
-    reader = _Reader(model, label, batch_axis)
-    reader.convert_nodes()
-    reader.add_outputs()
-    verify(reader.graph)
+    try:
+        reader = _Reader(model, label, batch_axis)
+        reader.convert_nodes()
+        reader.add_outputs()
+        verify(reader.graph)
+    except TooLargeError as e:
+        raise ModelError(f"{label} is too large: {e}") from None
     return reader.graph
 
 
@@ -79,7 +82,13 @@ class _Reader:
 
     def convert_nodes(self) -> None:
         """Convert everything that an output needs; one ModelError for all nodes that are not supported."""
+        if len(self.onnx_graph.node) > MOST_NODES:
+            raise ModelError(
+                f"{self.label} has {len(self.onnx_graph.node):,} nodes, more than the {MOST_NODES:,} that glyphc "
+                "reads; simplify the network, or join what is repeated in it"
+            )
         problems: list[str] = []
+        fault: Exception | None = None
         for index, node in enumerate(self.onnx_graph.node):
             if self._needed.isdisjoint(node.output):
                 continue
@@ -87,8 +96,15 @@ class _Reader:
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # store() reports it
                     self._convert(call)
+            except TooLargeError as e:
+                raise ModelError(f"{call.location!r} ({node.op_type}) of {self.label} is too large: {e}") from None
             except (UnsupportedError, IRError) as e:  # IRError: shapes that onnx could not infer don't fit
                 problems.append(f"  {call.location!r} ({node.op_type}): {e}")
+                self._stand_in(node)
+            except FILE_FAULTS as e:
+                reason = f"its attributes, shapes and constants do not fit one another ({type(e).__name__}: {e})"
+                problems.append(f"  {call.location!r} ({node.op_type}): {reason}")
+                fault = fault or e
                 self._stand_in(node)
             except UnknownOperandError:
                 self._stand_in(node)
@@ -97,7 +113,7 @@ class _Reader:
                 f"{self.label} has {len(problems)} node(s) that glyphc cannot run on encrypted data:\n"
                 + "\n".join(problems)
                 + f"\nReplace them in the network and export it again. Supported: {', '.join(sorted(OPERATORS))}."
-            )
+            ) from fault
 
     def add_outputs(self) -> None:
         """Add the outputs under their ONNX names; ModelError if there is none, or one is a constant."""

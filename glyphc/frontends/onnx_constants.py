@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from onnx.external_data_helper import uses_external_data
 from onnx.reference import ReferenceEvaluator
 
 from glyphc.errors import ModelError
+from glyphc.ir import memory
 
 Array = npt.NDArray[np.generic]
 F64 = npt.NDArray[np.float64]
@@ -322,7 +324,11 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list[Array]:
-    """Results of one node by ONNX's reference implementation; UnsupportedError when it fails."""
+    """Results of one node by ONNX's reference implementation; UnsupportedError when it fails.
+
+    TooLargeError, before it is run, where onnx knows that its results would be.
+    """
+    _require_results(node, operands, opset)
     values = [onnx.ValueInfoProto(name=name) for name in operands]
     graph = onnx.helper.make_graph([node], "node", values, [onnx.ValueInfoProto(name=o) for o in node.output if o])
     if node.op_type == "DequantizeLinear":
@@ -336,3 +342,28 @@ def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list
         raise UnsupportedError("does not give a dense tensor")
     named = iter([np.asarray(r) for r in results])
     return [next(named) if o else np.zeros(0) for o in node.output]
+
+
+# Of operands of so few elements, onnx reads the values (repeats, pads, shapes); of others, only the shape.
+_MOST_DATA = 1 << 10
+# The reference implementation makes a result more than once, in double precision or as integers of 64 bits.
+_RESULT_BYTES = 4 * 8
+
+
+def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int) -> None:
+    """TooLargeError when a node's results, whose shapes onnx infers from those of its operands, are too large."""
+    try:
+        inputs = [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for n, v in operands.items()
+        ]
+        data = [numpy_helper.from_array(v, n) for n, v in operands.items() if v.size <= _MOST_DATA]
+        outputs = [onnx.ValueInfoProto(name=o) for o in node.output if o]
+        graph = onnx.helper.make_graph([node], "node", inputs, outputs, data)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+        known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
+    except Exception:  # whatever is wrong with the node, running it says so better
+        return
+    for value in known:
+        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        memory.require(_RESULT_BYTES * math.prod(sizes), f"a result of shape {sizes}")

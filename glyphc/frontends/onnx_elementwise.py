@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto, helper
 
+from glyphc.ir import memory
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Add, Apply, Div, Max, Min, Mul, Op, Sub
@@ -54,6 +55,7 @@ def broadcast(call: Call, x: Node, constant: Named) -> tuple[Node, Named]:
     except ValueError:
         raise UnsupportedError(f"{c} does not broadcast to samples of shape {list(x.type.shape)}") from None
     if shape != x.type.shape:
+        memory.require_tensor(shape, "its result")
         x = call.gather(x, np.broadcast_to(places(x), shape))
     return x, c
 

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from glyphc.ir import memory
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Add, Mul, ReduceSum, Reshape
 
 from .onnx_call import Call, Rule, Shape, places
 from .onnx_constants import F64, Named, UnsupportedError
 from .onnx_windows import transposed_windows, windows
-from .window_maps import convolution, means
+from .window_maps import convolution, means, require_entries
+
+_PRODUCT_BYTES = 8 * 8
 
 # -- dense layers --
 
@@ -111,6 +114,10 @@ def _product(call: Call, a: Node | Named, b: Node | Named) -> Node:
     if left.shape[-1] != right.shape[-2]:
         raise UnsupportedError(f"multiplies tensors of shapes {list(shapes[0])} and {list(shapes[1])}")
     try:
+        stacks = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        count = math.prod((*stacks, *left.shape[-2:], right.shape[-1]))
+        # as integers: the places of both factors of every product, and working copies of them
+        memory.require(_PRODUCT_BYTES * count, f"a list of {count:,} products")
         left, right = np.broadcast_arrays(left[..., :, None, :], np.swapaxes(right, -1, -2)[..., None, :, :])
     except ValueError:
         raise UnsupportedError(f"stacks of shapes {list(shapes[0])} and {list(shapes[1])} do not broadcast") from None
@@ -192,6 +199,7 @@ def _per_item(call: Call, x: Node, matrix: Any, bias: F64 | float, count: int, o
     """The same map for every entry of axis 0."""
     if call.conversion.batch_axis:
         return call.affine(x, matrix, bias, outputs)
+    require_entries(count * matrix.nnz)
     everywhere = sparse.kron(sparse.eye_array(count), matrix, format="csr")
     return call.affine(x, everywhere, np.tile(bias, count) if np.ndim(bias) else bias, (count, *outputs))
 

@@ -14,6 +14,7 @@ from glyphc.ir.ops import ArgMax, Hardmax, Mul, Op, ReduceMax, ReduceSum, Reshap
 from .onnx_call import I64, Call, Rule, Shape, places
 from .onnx_constants import Named, UnsupportedError
 from .onnx_windows import covered, windows
+from .window_maps import require_entries
 
 # -- over any axes --
 
@@ -148,9 +149,12 @@ def _top_k(call: Call) -> tuple[Node, Node]:
 def _cumulative_sum(call: Call) -> Node:
     """A triangle of ones along one axis."""
     x = call.tensor(0)
-    (given,) = call.integers(1, "its axis")
-    axis = call.axis(x, given)
+    given = call.integers(1, "its axis")
+    if len(given) != 1:
+        raise UnsupportedError(f"its axis is {given}, not one number")
+    axis = call.axis(x, given[0])
     size = x.type.shape[axis]
+    require_entries(x.type.size * size)
     triangle = np.tri(size, k=-1 if call.integer("exclusive", 0) else 0)
     one = triangle.T if call.integer("reverse", 0) else triangle
     before, behind = math.prod(x.type.shape[:axis]), math.prod(x.type.shape[axis + 1 :])
@@ -199,6 +203,7 @@ def _normalised(call: Call, x: Node, axes: Sequence[int], epsilon: float) -> tup
     order = [a for a in range(len(x.type.shape)) if a not in axes] + list(axes)
     moved = call.last(x, axes)
     size = moved.type.shape[-1]
+    require_entries(moved.type.size * size)
     centring = sparse.eye_array(size) - np.full((size, size), 1 / size)
     matrix = sparse.kron(sparse.eye_array(moved.type.size // size), centring, "csr")
     centred = call.affine(moved, matrix, 0.0, moved.type.shape)
@@ -222,6 +227,8 @@ def _layer_normalization(call: Call) -> tuple[Node, ...]:
 def _instance_normalization(call: Call) -> Node:
     x = call.tensor(0)
     _, item = call.items(x)
+    if not item:
+        raise UnsupportedError("samples are single numbers; a channel axis is needed")
     rank = len(x.type.shape)
     y, _, _ = _normalised(call, x, range(rank - len(item) + 1, rank), call.real("epsilon", 1e-5))
     behind = (-1, *[1] * (len(item) - 1))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from glyphc.ir import memory
 from glyphc.ir.graph import Node
 
 from .onnx_call import Call, Rule, places
@@ -142,6 +143,8 @@ def _pad(call: Call) -> Node:
             place = place.take(range(max(0, -before), place.shape[at] - max(0, -after)), axis=at)
             widths = [(max(0, before), max(0, after)) if a == at else (0, 0) for a in range(place.ndim)]
             if place.size:
+                grown = [n + sum(w) for n, w in zip(place.shape, widths, strict=True)]
+                memory.require_tensor(tuple(grown), "its result")
                 filled: dict[str, int] = {"constant_values": -1} if mode == "constant" else {}
                 place = np.pad(place, widths, mode=mode, **filled)  # type: ignore[call-overload]
     value = float(call.constant(2, "its value").value.flat[0]) if call.has(2) else 0.0

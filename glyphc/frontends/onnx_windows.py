@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.ir import memory
+
 from .onnx_constants import UnsupportedError
 
 I64 = npt.NDArray[np.int64]
+
+# A place in a window: its position and whether it counts, each made axis by axis.
+_TAP_BYTES = 6 * 8
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,26 @@ def windows(
     pads = list(pads) or [0] * (2 * rank)
     if not len(kernel) == len(strides) == len(dilations) == len(pads) // 2 == rank:
         raise UnsupportedError(f"kernel_shape, strides, dilations and pads don't fit {rank} spatial axes")
+    _check_sizes(kernel, strides, dilations, pads)
     found = []
     for axis, size in enumerate(sizes):
         ends = pads[axis], pads[rank + axis]
         found.append(_window(size, kernel[axis], strides[axis], dilations[axis], ends, auto_pad, ceil_mode))
     return tuple(found)
+
+
+# Of sizes, strides and paddings: products of a few of them must be 64-bit integers.
+_LARGEST = 1 << 20
+
+
+def _check_sizes(
+    kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], others: Sequence[int]
+) -> None:
+    """UnsupportedError for windows that no file means: without elements, or that stand still, or reach too far."""
+    if min((*kernel, *strides, *dilations), default=1) < 1:
+        raise UnsupportedError("kernel_shape, strides and dilations must be positive")
+    if max(map(abs, (*kernel, *strides, *dilations, *others)), default=0) > _LARGEST:
+        raise UnsupportedError(f"a size, stride, dilation or padding of its windows is beyond {_LARGEST}")
 
 
 def _window(
@@ -101,6 +122,7 @@ def transposed_windows(
         raise UnsupportedError(f"kernel_shape, strides, dilations, pads and output_padding don't fit {rank} axes")
     if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise UnsupportedError(f"auto_pad={auto_pad!r} is not known")
+    _check_sizes(kernel, strides, dilations, [*pads, *more, *wanted])
     found = []
     for i, inputs in enumerate(sizes):
         full = strides[i] * (inputs - 1) + more[i] + (kernel[i] - 1) * dilations[i] + 1
@@ -122,6 +144,8 @@ def transposed_windows(
 
 def taps(axes: tuple[Window, ...], with_padding: bool = False) -> tuple[I64, npt.NDArray[np.bool_]]:
     """Flat input position of every (window, place in it), and whether that is within the input (or its padding)."""
+    count = math.prod(axis.outputs * axis.kernel for axis in axes)
+    memory.require(_TAP_BYTES * count, f"a list of the {count:,} places in its windows")
     flat: I64 = np.zeros((1, 1), dtype=np.int64)  # (windows, elements) of the axes so far
     outside: I64 = np.zeros((1, 1), dtype=np.int64)
     for axis in axes:
@@ -139,6 +163,7 @@ def covered(shape: tuple[int, ...], axes: tuple[Window, ...]) -> I64:
     maximum; UnsupportedError for windows of nothing but padding.
     """
     flat, valid = taps(axes)
+    memory.require(_TAP_BYTES * flat.size * shape[0], f"a list of the places in its windows over {shape[0]} channels")
     if not valid.any(axis=1).all():
         raise UnsupportedError("some windows cover nothing but padding")
     first = flat[np.arange(len(flat)), valid.argmax(axis=1)]

@@ -8,10 +8,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from glyphc.ir import memory
+
 from .onnx_constants import UnsupportedError
 from .onnx_windows import Window, taps
 
 F64 = npt.NDArray[np.float64]
+
+# An entry of a sparse map: its weight, row and column, as it is made, stacked and stored.
+SPARSE_ENTRY_BYTES = 3 * 24
+
+
+def require_entries(count: int) -> None:
+    """TooLargeError when a sparse map of so many entries takes more memory than is allowed."""
+    memory.require(SPARSE_ENTRY_BYTES * count, f"a map with {count:,} weights")
 
 
 def convolution(weight: F64, channels: int, groups: int, axes: tuple[Window, ...]) -> sparse.csr_array:
@@ -21,6 +31,7 @@ def convolution(weight: F64, channels: int, groups: int, axes: tuple[Window, ...
     outputs, per_group = weight.shape[:2]
     kernels = weight.reshape(outputs, per_group, -1)
     window, tap = np.nonzero(valid)
+    require_entries(len(window) * per_group * outputs)
     place = flat[window, tap]
     blocks = []
     for output in range(outputs):
@@ -44,6 +55,7 @@ def means(channels: int, axes: tuple[Window, ...], with_padding: bool) -> sparse
     if not divisors.all():
         raise UnsupportedError("some windows cover nothing but padding")
     window, tap = np.nonzero(valid)
+    require_entries(len(window) * channels)
     spatial = math.prod(a.size for a in axes)
     one = sparse.csr_array((1 / divisors[window], (window, flat[window, tap])), shape=(len(flat), spatial))
     return sparse.csr_array(sparse.kron(sparse.eye_array(channels), one, format="csr"))

@@ -2,31 +2,35 @@
 
 The error of a network's result is about the sum of what each nonlinearity contributes: its own error times how strongly
 the result depends on it. So the tolerated error is divided evenly among contributions, each becomes a budget of its
-nonlinearity, and the network is simulated with the series that these budgets take: on the calibration samples, against
-the float network. The largest error whose simulation keeps to the tolerance is taken.
+nonlinearity, and the network is simulated with the series that these budgets take, with rounding and all noise, against
+the float network. The largest error whose simulation keeps to the tolerance is taken. That is chosen on one half of the
+calibration samples; what is promised is simulated on the other half.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.evaluate import Value, evaluate, evaluate_all
+from glyphc.ir.accuracy import Loss
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, ErrorBudget, Output
-from glyphc.ir.series import Series, evaluate_series
+from glyphc.ir.series import Series
 from glyphc.ir.types import Level
+from glyphc.measures import Judge, Limits, Measure, parse_kinds, worst
+from glyphc.measures import text as loss_text
 
 from .base import Context, Pass, check_option
-from .fit_series import DEGREES, SeriesFits, plaintext_bits
+from .fit_series import DEGREES, shared_degrees
+from .node_errors import node_errors
+from .select_parameters import affordable_degrees
+from .trial import Trial
 
 F64 = npt.NDArray[np.floating[Any]]
-I64 = npt.NDArray[np.int64]
 
 # Errors of the result that are tried, as shares of its range: half a bit apart.
 _SHARES = tuple(2.0 ** -(bits / 2) for bits in range(4, 33))
@@ -37,206 +41,233 @@ _PROBE = 2.0**-7
 _PROBE_DEGREE = DEGREES[1]
 _PROBED = 64  # samples are enough for it
 _SEED = 0
+# With fewer samples, none are held back.
+_FEWEST = 16
+# Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
+_HARDLY_WORSE = 1.25
 
 
 @dataclass(frozen=True)
 class AssignBudget(Pass):
     """Give every nonlinearity the error budget that the tolerated loss of accuracy allows.
 
-    points: percentage points of the samples whose class (the largest of several outputs) may differ from the float
-    network's, a bound of the accuracy lost; of an output of one value: rms error, in percent of its range. logits:
-    tolerated rms error of the outputs in their own units, instead. samples: how many calibration samples are simulated.
+    Every output is judged by its own measure (``glyphc.measures``), and the one that exceeds its limit most decides.
+    points: percentage points of the decisions that may differ from the float network's, a bound of the accuracy lost.
+    spread: of an output that has no classes, tolerated rms error of every column, in percent of its spread. logits:
+    tolerated rms error of the outputs in their own units, instead. samples: how many calibration samples are simulated
+    at most, to choose and to promise. measures: kinds of single outputs, e.g. ``y=relative;z=classes``.
     """
 
     name: ClassVar[str] = "assign-budget"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
     points: float = 0.5
+    spread: float = 0.75
     logits: float = 0.0
     samples: int = 512
+    measures: str = ""
 
     def __post_init__(self) -> None:
         check_option(self.name, "points", self.points, 0.0, 100.0)
+        check_option(self.name, "spread", self.spread, 0.0, 100.0)
         check_option(self.name, "logits", self.logits, 0.0, 1e15)
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
+        parse_kinds(filter(None, self.measures.split(";")))
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply)]
-        if not nodes or not context.samples:
+        if not context.samples:
             return graph
-        trial = _Trial(graph, {name: x[: self.samples] for name, x in context.samples.items()}, context.source)
-        sensitivity = trial.sensitivities(nodes)
-        rounding = self._loss(trial, {})
-        # what rounding alone loses cannot be won back by series
-        tolerated = self._tolerance + (rounding.value if rounding.value > self._tolerance else 0.0)
-        candidates: list[Candidate] = []
-        degrees: tuple[int, ...] = ()
-        for share in _SHARES:
-            budgets = {n.id: _budget(share / np.sqrt(len(nodes)), sensitivity[n.id]) for n in nodes}
-            series = {n.id: _cheapest(trial.fits, n, budgets[n.id]) for n in nodes}
-            if degrees == (degrees := tuple(s.degree for s in series.values())):
-                continue  # the same series as before
-            loss = self._loss(trial, series)
-            candidates.append(Candidate(_degrees(degrees), None, self._reason(loss, trial.count)))
-            if loss.value <= tolerated:
-                break
-        chosen = candidates[-1].name
+        halves = Halves.of(context.samples, self.samples)
+        kinds = parse_kinds(filter(None, self.measures.split(";")))
+        judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits, self.spread), kinds)
+        if not nodes:
+            return graph
+        found = _Search(Trial(graph, _SEED), judge.on(halves.first), halves.first, affordable_degrees(graph, context))
+        tries, chosen = found.run(nodes)
+        trial = replace(found.trial, seed=_SEED + 1)
+        values = trial.values(halves.second, chosen.series)
+        held = judge.on(halves.second)
+        losses = tuple(replace(loss, held_out=halves.held_out) for loss in held.losses(trial.outputs_of(values)))
         warning = ""
-        if loss.value > self._tolerance:
-            alone = f"; rounding to fixed point alone: {rounding.text(trial.count)}"
-            warning = candidates[-1].reason + (alone if rounding.value > 0 else "")
+        if not all(loss.kept for loss in losses):
+            alone = held.losses(trial.outputs(halves.second, {}))
+            warning = _reason(losses) + f"; rounding and noise alone, with exact functions: {_reason(alone)}"
+            warning += _short_of_room(graph, chosen, found.degrees)
+        candidates = tuple(Candidate(t.name, None, _reason(t.losses)) for t in tries)
+        decision = Decision(self.name, chosen.name, candidates, warning, losses)
+        errors = node_errors(trial, values, halves.second, context.floats)
+        return self._annotated(graph, chosen.reachable, decision, errors)
+
+    def _annotated(
+        self, graph: Graph, budgets: Mapping[int, ErrorBudget], decision: Decision, errors: Mapping[int, float]
+    ) -> Graph:
+        """The graph with budgets and what was simulated."""
         rewriter = Rewriter(graph)
         for node in graph:
-            if isinstance(node.op, Apply):
-                rewriter.copy_constants(node)
-                decisions = (*node.decisions, Decision(self.name, chosen, tuple(candidates), warning))
-                op = replace(node.op, budget=budgets[node.id])
-                new = rewriter.new.add(op, rewriter.operands(node), node.type, node.location, decisions)
-                rewriter.replace(node, new)
-            else:
-                rewriter.keep(node)
+            type = node.type
+            if type.calibration is not None and node.id in errors:
+                type = replace(type, calibration=replace(type.calibration, error=errors[node.id]))
+            op, decisions = node.op, node.decisions
+            if isinstance(op, Apply):
+                op, decisions = replace(op, budget=budgets[node.id]), (*decisions, decision)
+            rewriter.copy_constants(node)
+            new = rewriter.new.add(op, rewriter.operands(node), type, node.location, decisions)
+            rewriter.replace(node, new)
         return rewriter.new
 
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """Calibration samples to choose with, and others to promise on.
+
+    held_out: False where there are too few to hold any back: then both are all of them.
+    """
+
+    first: Mapping[str, F64]
+    second: Mapping[str, F64]
+    held_out: bool
+
+    @staticmethod
+    def of(samples: Mapping[str, F64], most: int) -> Halves:
+        """Every second sample, at most so many of each half."""
+        count = len(next(iter(samples.values())))
+        if count < _FEWEST:
+            return Halves(samples, samples, False)
+        first, second = ({name: x[start::2][:most] for name, x in samples.items()} for start in (0, 1))
+        return Halves(first, second, True)
+
     @property
-    def _tolerance(self) -> float:
-        return self.logits or self.points
-
-    def _loss(self, trial: _Trial, series: Mapping[int, Series]) -> _Loss:
-        """Of the output that loses most."""
-        found = []
-        for name, got in trial.outputs(series).items():
-            wanted = trial.reference[name]
-            if self.logits:
-                found.append(_Loss(_rms(got - wanted), _Measure.OUTPUTS))
-            else:
-                found.append(_loss(got, wanted, name in trial.classes))
-        return max(found, key=lambda loss: loss.value)
-
-    def _reason(self, loss: _Loss, samples: int) -> str:
-        limit = f"{self._tolerance:g}{'' if self.logits else ' %'}"
-        kept = loss.value <= self._tolerance
-        return loss.text(samples) + (f", {limit} tolerated" if kept else f": more than the tolerated {limit}")
+    def both(self) -> Mapping[str, F64]:
+        """All of them."""
+        if not self.held_out:
+            return self.first
+        return {name: np.concatenate([self.first[name], self.second[name]]) for name in self.first}
 
 
-class _Measure(Enum):
-    CLASSES = "percent of samples whose class changes"
-    RANGE = "rms error in percent of an output's range"
-    OUTPUTS = "rms error in the units of an output"
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """Budgets, the series that they take, and what the outputs then lose."""
 
+    budgets: Mapping[int, ErrorBudget]
+    series: Mapping[int, Series]
+    losses: tuple[Loss, ...]
 
-@dataclass(frozen=True)
-class _Loss:
-    """What an output loses beside the float network."""
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        return tuple(s.degree for s in self.series.values())
 
-    value: float
-    measure: _Measure
+    @property
+    def name(self) -> str:
+        """How many series of which degrees, e.g. "2 of degree 13, 1 of 27"."""
+        counts = [(d, self.degrees.count(d)) for d in sorted(set(self.degrees))]
+        return ", ".join(f"{n} of {'degree ' if not i else ''}{d}" for i, (d, n) in enumerate(counts))
 
-    def text(self, samples: int) -> str:
-        match self.measure:
-            case _Measure.CLASSES:
-                return f"the class of {self.value:.2f} % of {samples} calibration samples changes"
-            case _Measure.RANGE:
-                return f"rms error {self.value:.2g} % of the range on {samples} calibration samples"
-            case _Measure.OUTPUTS:
-                return f"rms error {self.value:.3g} of the outputs on {samples} calibration samples"
+    @property
+    def reachable(self) -> dict[int, ErrorBudget]:
+        """The budgets, as far as the series keep to them: it is said once, of the outputs, what is lost."""
+        return {
+            id: ErrorBudget(max(b.max_error, s.max_error), max(b.rms_error, s.rms_error))
+            for (id, b), s in zip(self.budgets.items(), self.series.values(), strict=True)
+        }
+
+    def tolerated(self, alone: tuple[Loss, ...]) -> bool:
+        """What rounding and noise alone lose beyond the limit cannot be won back by series."""
+        return all(
+            loss.value <= loss.limit + (a.value if a.value > loss.limit else 0.0)
+            for loss, a in zip(self.losses, alone, strict=True)
+        )
+
+    @property
+    def excess(self) -> float:
+        return worst(self.losses).excess
 
 
 @dataclass
-class _Trial:
-    """The network on calibration samples, with series for functions."""
+class _Search:
+    """For the cheapest series that keep to the limits on samples. degrees: those that there are parameters for."""
 
-    graph: Graph
+    trial: Trial
+    judge: Judge
     samples: Mapping[str, F64]
-    source: Graph | None
+    degrees: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        self.fits = SeriesFits(self.graph, plaintext_bits(self.graph))
-        self.count = len(next(iter(self.samples.values())))
-        self.reference = _real(evaluate(self.source or self.graph, self.samples))
-        # outputs that are a class already
-        self.classes = {op.name for n, op in self.graph.of(Output) if isinstance(self.graph.operands(n)[0].op, ArgMax)}
+    def run(self, nodes: list[Node]) -> tuple[list[_Try], _Try]:
+        """What was tried, in order of precision, and the choice."""
+        sensitivity = self._sensitivities(nodes)
+        alone = self.judge.losses(self.trial.outputs(self.samples, {}))
+        tries: list[_Try] = []
+        for share in _SHARES:
+            budgets = {n.id: _budget(share / np.sqrt(len(nodes)), sensitivity[n.id]) for n in nodes}
+            wanted = {n.id: self._cheapest(n, budgets[n.id]) for n in nodes}
+            degrees = shared_degrees(self.trial.graph, wanted)
+            if tries and tries[-1].degrees == tuple(degrees.values()):
+                continue  # the same series as before
+            series = {n.id: self.trial.fits.series(n, degrees[n.id]) for n in nodes}
+            tries.append(_Try(budgets, series, self.judge.losses(self.trial.outputs(self.samples, series))))
+            if tries[-1].tolerated(alone):
+                return tries, tries[-1]
+        # no series will do: then precision that changes little is not worth its time
+        best = min(t.excess for t in tries)
+        return tries, next(t for t in tries if t.excess <= _HARDLY_WORSE * best)
 
-    def outputs(self, series: Mapping[int, Series]) -> dict[str, F64]:
-        """Real outputs with these series, by node id; nodes without one compute their function."""
-        values = self._values(series, self.samples)
-        return _real({op.name: values[node.id] for node, op in self.graph.of(Output)})
+    def _cheapest(self, node: Node, budget: ErrorBudget) -> int:
+        """The lowest degree within the budget, or the highest one."""
+        return next((d for d in self.degrees if budget.holds(self.trial.fits.series(node, d))), self.degrees[-1])
 
-    def sensitivities(self, nodes: list[Node]) -> dict[int, float]:
-        """Error of the outputs, as a share of their range, per error of a nonlinearity, as a share of its range."""
+    def _sensitivities(self, nodes: list[Node]) -> dict[int, float]:
+        """Error of the outputs, as a share of their spread, per error of a nonlinearity, as a share of its range."""
         # not the functions themselves: a disturbed value may leave their domain
-        series = {n.id: self.fits.series(n, _PROBE_DEGREE) for n in nodes}
+        series = {n.id: self.trial.fits.series(n, _PROBE_DEGREE) for n in nodes}
         few = {name: x[:_PROBED] for name, x in self.samples.items()}
-        plain = self._values(series, few)
-        ranges = {op.name: float(np.ptp(plain[n.id])) or 1.0 for n, op in self._continuous()}
+        plain = self.trial.values(few, series, noisy=False)
+        plain_reals = self.trial.reals(plain)
         random = np.random.default_rng(_SEED)
         out = {}
         for node in nodes:
             assert node.type.fixed is not None
             size = _PROBE * (node.type.fixed.hi - node.type.fixed.lo)
-            noise = np.rint(random.normal(0, size, plain[node.id].shape)).astype(np.int64)
-            values = self._values(series, few, {node.id: noise})
-            errors = [_rms(values[n.id] - plain[n.id]) / ranges[op.name] for n, op in self._continuous()]
-            out[node.id] = max(errors, default=0.0) / _PROBE
+            added = random.normal(0, size, plain[node.id].shape)
+            values = self.trial.reals(self.trial.values(few, series, {node.id: added}, noisy=False))
+            errors = [
+                measure.distance(values[source.id], plain_reals[source.id]) for source, measure in self._continuous()
+            ]
+            out[node.id] = max(errors) / _PROBE
         return out
 
-    def _values(
-        self, series: Mapping[int, Series], samples: Mapping[str, F64], noise: Mapping[int, I64] | None = None
-    ) -> dict[int, Value]:
-        """All values with series in place of functions, and something added to some of them."""
-        modulus = 2.0**self.fits.bits
-
-        def approximate(node: Node, args: tuple[Value, ...]) -> Value | None:
-            if node.id not in series:
-                return None
-            phases = evaluate_series(series[node.id], args[0] / modulus)
-            integers = np.asarray(np.rint(phases * modulus), dtype=np.int64)
-            return integers + noise[node.id] if noise and node.id in noise else integers
-
-        return evaluate_all(self.graph, samples, approximate)
-
-    def _continuous(self) -> list[tuple[Node, Output]]:
-        """Outputs, before the client takes the largest."""
-        found = []
-        for node, op in self.graph.of(Output):
-            (source,) = self.graph.operands(node)
-            found.append((self.graph.operands(source)[0] if isinstance(source.op, ArgMax) else node, op))
+    def _continuous(self) -> list[tuple[Node, Measure]]:
+        """Outputs with their measures; before the client takes the largest."""
+        found, graph = [], self.trial.graph
+        measures = {m.output: m for m in self.judge.measures}
+        for node, op in graph.of(Output):
+            (source,) = graph.operands(node)
+            node = graph.operands(source)[0] if isinstance(source.op, ArgMax) else node
+            found.append((node, measures[op.name]))
         return found
+
+
+def _reason(losses: tuple[Loss, ...]) -> str:
+    loss = worst(losses)
+    return (f"output {loss.output!r}: " if len(losses) > 1 else "") + loss_text(loss)
+
+
+def _short_of_room(graph: Graph, chosen: _Try, degrees: tuple[int, ...]) -> str:
+    """Which nonlinearities ask for series that no parameters of 128-bit security have room for, and what to change."""
+    asking = [
+        id
+        for (id, budget), series in zip(chosen.budgets.items(), chosen.series.values(), strict=True)
+        if series.degree == degrees[-1] != DEGREES[-1] and not budget.holds(series)
+    ]
+    if not asking:
+        return ""
+    others = f" and {len(asking) - 1} more" if len(asking) > 1 else ""
+    return (
+        f"; {graph.node(asking[0])}{others} ask{'' if others else 's'} for a degree above {degrees[-1]}, which 128-bit "
+        "security has no room for: a smaller --batch (fewer slots) or a larger --tolerance may do"
+    )
 
 
 def _budget(error: float, sensitivity: float) -> ErrorBudget:
     """What a nonlinearity may err to contribute so much to the outputs' error."""
     rms = float(np.clip(error / max(sensitivity, 1e-9), 2.0**-20, 2.0**-5))
     return ErrorBudget(min(1.0, _PEAK * rms), rms)
-
-
-def _cheapest(fits: SeriesFits, node: Node, budget: ErrorBudget) -> Series:
-    """The series of lowest degree within the budget, or the most precise one."""
-    for degree in DEGREES:
-        if budget.holds(fits.series(node, degree)):
-            break
-    return fits.series(node, degree)
-
-
-def _loss(got: F64, wanted: F64, classes: bool) -> _Loss:
-    """Samples with another class; of single values, rms error as a share of the range."""
-    if classes:
-        differ = got != wanted
-    elif got[0].size == 1:
-        return _Loss(100 * _rms(got - wanted) / (float(np.ptp(wanted)) or 1.0), _Measure.RANGE)
-    else:
-        differ = np.argmax(got, axis=-1) != np.argmax(wanted, axis=-1)
-    return _Loss(100 * float(differ.reshape(len(differ), -1).any(axis=1).mean()), _Measure.CLASSES)
-
-
-def _real(outputs: Mapping[str, Value]) -> dict[str, F64]:
-    return {name: np.asarray(value, dtype=np.float64) for name, value in outputs.items()}
-
-
-def _rms(x: Value) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
-
-
-def _degrees(degrees: tuple[int, ...]) -> str:
-    """How many series of which degrees, e.g. "2 of degree 13, 1 of 27"."""
-    counts = [(d, degrees.count(d)) for d in sorted(set(degrees))]
-    return ", ".join(f"{n} of {'degree ' if not i else ''}{d}" for i, (d, n) in enumerate(counts))

@@ -20,12 +20,13 @@ class Context:
     """What passes may look at besides the graph.
 
     samples: calibration samples by input name. source: the float network, as the front end read it; None where only
-    later levels are at hand.
+    later levels are at hand. floats: the same as the last pass left it that works on floats.
     """
 
     samples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     cost: CostModel = field(default_factory=CostModel)
     source: Graph | None = None
+    floats: Graph | None = None
 
 
 class Pass(ABC):

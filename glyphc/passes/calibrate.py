@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.errors import CalibrationError
 from glyphc.ir.evaluate import Value, evaluate_all
-from glyphc.ir.graph import Graph, Rewriter
+from glyphc.ir.graph import Candidate, Decision, Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.types import Calibration, Level
 
@@ -18,6 +18,8 @@ from .base import Context, Pass, check_option
 
 F64 = npt.NDArray[np.float64]
 
+# Fewer samples than these deserve a word.
+_FEWEST = 50
 # Magnitudes beyond this leave no room for computing with ranges in double precision.
 _LARGEST = 1e15
 
@@ -41,8 +43,26 @@ class Calibrate(Pass):
             x = values[node.id].astype(np.float64)
             lo, hi = float(x.min()), float(x.max())
             calibration = Calibration(lo, hi, _histogram(x, lo, hi, self.bins), _reach(x, lo, hi))
-            rewriter.keep(node, replace(node.type, calibration=calibration))
+            decisions = self._doubts(x) if isinstance(node.op, Input) else ()
+            rewriter.keep(node, replace(node.type, calibration=calibration), decisions)
         return rewriter.new
+
+    def _doubts(self, x: F64) -> tuple[Decision, ...]:
+        """Why the samples may not show what values there are."""
+        count = len(x)
+        warning = ""
+        if count < _FEWEST:
+            warning = (
+                f"only {count} calibration sample{'s' if count > 1 else ''}: ranges that so few show are guesses, and "
+                "so is the accuracy; give some hundreds"
+            )
+        elif not np.ptp(x, axis=0).any():
+            warning = f"all {count} calibration samples are equal: they show no ranges; give some that are typical"
+        elif (equal := count - len(np.unique(x.reshape(count, -1), axis=0))) > count / 2:
+            warning = f"{equal} of {count} calibration samples are equal to others; give more that differ"
+        if not warning:
+            return ()
+        return (Decision(self.name, f"{count} samples", (Candidate(f"{count} samples", None, warning),), warning),)
 
 
 def calibration_values(graph: Graph, samples: dict[str, F64]) -> dict[int, Value]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,11 +46,13 @@ from glyphc.ir.ops import (
     Sub,
 )
 from glyphc.ir.types import Level
+from glyphc.rounding import outward, up
 
 from .base import Context, Pass, check_option
 from .calibrate import calibration_values
 
 F64 = npt.NDArray[np.float64]
+_F = TypeVar("_F", bound="Callable[[Expansion], Node]")
 
 # Operands farther from zero than this many half ranges are centred before they are multiplied: it saves bits there, but
 # makes everything that reads the product read the operands too.
@@ -92,7 +94,7 @@ class Expand(Pass):
                 rewriter.keep(node)
             else:
                 ranges = tuple(values[i].astype(np.float64) for i in node.operands)
-                rewriter.replace(node, lower(_Expansion(rewriter, node, ranges, self)))
+                rewriter.replace(node, lower(Expansion(rewriter, node, ranges, self)))
         return prune(rewriter.new)
 
 
@@ -109,7 +111,7 @@ def _client_tail(graph: Graph) -> frozenset[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Expansion:
+class Expansion:
     """One node on its way out: builds its replacement in the new graph. ranges: its operands' calibration values."""
 
     rewriter: Rewriter
@@ -163,7 +165,7 @@ class _Expansion:
 # -- two operands --
 
 
-def _product(e: _Expansion, a: Node, b: Node, range_a: F64, range_b: F64) -> Node:
+def _product(e: Expansion, a: Node, b: Node, range_a: F64, range_b: F64) -> Node:
     if a.id == b.id:
         return e.apply(a, "pow", 2.0)
     (centre_a, half_a), (centre_b, half_b) = _spread(range_a), _spread(range_b)
@@ -180,20 +182,26 @@ def _product(e: _Expansion, a: Node, b: Node, range_a: F64, range_b: F64) -> Nod
 
 
 def _spread(x: F64) -> tuple[float, float]:
-    """(centre, half width) of the range of values; the centre is 0 unless the values are far from it."""
+    """(centre, half width) of the range of values; the centre is 0 unless the values are far from it.
+
+    Rounded outward: the server sees them.
+    """
     lo, hi = float(x.min()), float(x.max())
-    centre, half = (lo + hi) / 2, (hi - lo) / 2
-    if half and abs(centre) > _FAR_FROM_ZERO * half:
-        return centre, half
-    return 0.0, max(abs(lo), abs(hi)) or 1.0
+    if lo < hi:
+        low, high = outward(lo, hi)
+        centre, half = float(low + high) / 2, float(high - low) / 2
+        if abs(centre) > _FAR_FROM_ZERO * half:
+            return centre, half
+    largest = max(abs(lo), abs(hi))
+    return 0.0, up(largest) if largest else 1.0
 
 
-def _mul(e: _Expansion) -> Node:
+def _mul(e: Expansion) -> Node:
     (a, b), (range_a, range_b) = e.operands, e.ranges
     return _product(e, a, b, range_a, range_b)
 
 
-def _div(e: _Expansion) -> Node:
+def _div(e: Expansion) -> Node:
     numerator, denominator = e.operands
     if e.ranges[1].min() <= 0 <= e.ranges[1].max():
         raise CalibrationError(
@@ -203,12 +211,12 @@ def _div(e: _Expansion) -> Node:
     return _product(e, numerator, e.apply(denominator, "reciprocal"), e.ranges[0], 1 / e.ranges[1])
 
 
-def _max(e: _Expansion) -> Node:
+def _max(e: Expansion) -> Node:
     a, b = e.operands
     return e.add(Add(), b, e.apply(e.add(Sub(), a, b), "relu"))
 
 
-def _min(e: _Expansion) -> Node:
+def _min(e: Expansion) -> Node:
     a, b = e.operands
     return e.add(Sub(), b, e.apply(e.add(Sub(), b, a), "relu"))
 
@@ -216,7 +224,7 @@ def _min(e: _Expansion) -> Node:
 # -- over the last axis --
 
 
-def _tree(e: _Expansion, x: Node, function: str) -> Node:
+def _tree(e: Expansion, x: Node, function: str) -> Node:
     """b + f(a - b) over pairs of the last axis until one element is left: max for relu, log-sum-exp for softplus."""
     while (size := x.type.shape[-1]) > 1:
         half = size // 2
@@ -229,21 +237,23 @@ def _tree(e: _Expansion, x: Node, function: str) -> Node:
     return e.add(Reshape(x.type.shape[:-1]), x)
 
 
-def _behind(e: _Expansion, a: Node, b: Node) -> Node:
+def _behind(e: Expansion, a: Node, b: Node) -> Node:
     """Concatenation along the last axis."""
     index_a = np.arange(a.type.size).reshape(a.type.shape)
     index_b = a.type.size + np.arange(b.type.size).reshape(b.type.shape)
     return e.gather(e.stack(a, b), np.concatenate([index_a, index_b], axis=-1))
 
 
-def _reduce_max(e: _Expansion) -> Node:
+def _reduce_max(e: Expansion) -> Node:
     return _tree(e, e.operands[0], "relu")
 
 
-def _softmax(e: _Expansion) -> Node:
+def _softmax(e: Expansion) -> Node:
     assert isinstance(e.node.op, Softmax)
     z, size = e.operands[0], e.operands[0].type.shape[-1]
-    top = float(e.ranges[0].max())
+    # rounded outward, as the sum is below: the server sees them
+    centre, half = _spread(e.ranges[0])
+    top = centre + half
     sums = np.exp(e.ranges[0] - top).sum(axis=-1)
     with np.errstate(divide="ignore"):
         ratio = float(sums.max() / sums.min())
@@ -257,8 +267,9 @@ def _softmax(e: _Expansion) -> Node:
     if direct:
         exponentials = e.apply(e.scale(z, 1.0, -top), "exp")
         # on to the log's argument of about 1: its relative precision is what counts
-        total = e.scale(e.add(ReduceSum(), exponentials), 1 / float(sums.max()))
-        log_sum = e.scale(e.apply(total, "log", decisions=(decision,)), 1.0, top + float(np.log(sums.max())))
+        largest = up(float(sums.max()))
+        total = e.scale(e.add(ReduceSum(), exponentials), 1 / largest)
+        log_sum = e.scale(e.apply(total, "log", decisions=(decision,)), 1.0, top + float(np.log(largest)))
     else:
         log_sum = _tree(e, z, "softplus")
     log_softmax = e.add(Sub(), z, e.broadcast(log_sum, size))
@@ -267,7 +278,7 @@ def _softmax(e: _Expansion) -> Node:
     return e.apply(log_softmax, "exp_nonpositive", decisions=() if direct else (decision,))
 
 
-def _hardmax(e: _Expansion) -> Node:
+def _hardmax(e: Expansion) -> Node:
     """Of i < j the first wins ties, as in ONNX; within the comparison's dead zone the result is no clean 0 or 1."""
     (z,) = e.operands
     size = z.type.shape[-1]
@@ -299,7 +310,7 @@ def _hardmax(e: _Expansion) -> Node:
     return e.apply(wins, "greater", size - 1.5)
 
 
-def _argmax(e: _Expansion) -> Node:
+def _argmax(e: Expansion) -> Node:
     assert isinstance(e.node.op, ArgMax)
     one_hot = _hardmax(e)
     weights = e.constant("places", np.arange(one_hot.type.shape[-1], dtype=np.float64))
@@ -307,7 +318,7 @@ def _argmax(e: _Expansion) -> Node:
     return e.add(Reshape((*index.type.shape, 1)), index) if e.node.op.keepdims else index
 
 
-_LOWERINGS: dict[type[Op], Callable[[_Expansion], Node]] = {
+_LOWERINGS: dict[type[Op], Callable[[Expansion], Node]] = {
     Mul: _mul,
     Div: _div,
     Max: _max,
@@ -319,5 +330,15 @@ _LOWERINGS: dict[type[Op], Callable[[_Expansion], Node]] = {
 }
 
 
-def _lowering(op: Op) -> Callable[[_Expansion], Node] | None:
+def expands(op: type[Op]) -> Callable[[_F], _F]:
+    """Decorator: the function builds what replaces this class of ops, from others, and returns the last node."""
+
+    def register(function: _F) -> _F:
+        _LOWERINGS[op] = function
+        return function
+
+    return register
+
+
+def _lowering(op: Op) -> Callable[[Expansion], Node] | None:
     return _LOWERINGS.get(type(op))

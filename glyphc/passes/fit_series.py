@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ F64 = npt.NDArray[np.floating[Any]]
 DEGREES = tuple(MAX_DEGREES.values())
 _MAX_PLAINTEXT_BITS = 30
 _BINS = 64
+# Standard deviations from the middle of a planned range to its ends.
+_DEVIATIONS = 3.0
 
 
 def plaintext_bits(graph: Graph) -> int:
@@ -55,9 +58,8 @@ class SeriesFits:
         if (node.id, degree) not in self._known:
             assert isinstance(node.op, Apply) and node.type.fixed is not None
             source = self.source(node)
-            target = phase_function(node.op.functions, source, node.type.fixed, 1 << self.bits)
-            self._known[node.id, degree] = fit(
-                target, degree, source.magnitude / 2.0**self.bits, self._phase_histogram(node)
+            self._known[node.id, degree] = _fitted(
+                node.op.functions, source, node.type.fixed, self.bits, degree, self._weights(node)
             )
         return self._known[node.id, degree]
 
@@ -67,16 +69,46 @@ class SeriesFits:
         assert fixed is not None
         return fixed
 
-    def _phase_histogram(self, node: Node) -> tuple[int, ...]:
-        """Where calibration saw the operand's values, as a histogram over the usable phases."""
+    def _weights(self, node: Node) -> tuple[int, ...]:
+        """Where the operand's values are taken to lie: what calibration saw is not for the server, which has the fit.
+
+        Of that, the range that the format holds anyway is all that is used.
+        """
         calibration, fixed = self.graph.operands(node)[0].type.calibration, self.source(node)
-        if calibration is None or not calibration.histogram:
+        if calibration is None or calibration.guard is None:
             return ()
-        counts = np.array(calibration.histogram)
-        centres = calibration.lo + (np.arange(len(counts)) + 0.5) / len(counts) * (calibration.hi - calibration.lo)
-        edge = fixed.scale[0] * fixed.magnitude
-        share = np.histogram(centres - fixed.offset[0], bins=_BINS, range=(-edge, edge), weights=counts)[0]
-        return tuple(int(c) for c in share)
+        lo, hi = calibration.guard.lo - fixed.offset[0], calibration.guard.hi - fixed.offset[0]
+        return bell(lo, hi, fixed.scale[0] * fixed.magnitude)
+
+
+def bell(lo: float, hi: float, half_range: float) -> tuple[int, ...]:
+    """A histogram over [-half_range, half_range] of a normal distribution that hardly leaves [lo, hi]."""
+    x = (np.arange(_BINS) + 0.5) / _BINS * 2 - 1
+    middle, deviation = (lo + hi) / 2 / half_range, (hi - lo) / 2 / half_range / _DEVIATIONS
+    return tuple(int(n) for n in np.rint(1e6 * np.exp(-(((x - middle) / deviation) ** 2) / 2)))
+
+
+@lru_cache(maxsize=1024)
+def _fitted(
+    functions: tuple[Function, ...],
+    source: FixedPoint,
+    target: FixedPoint,
+    bits: int,
+    degree: int,
+    histogram: tuple[int, ...],
+) -> Series:
+    """Passes one after another ask for the same series."""
+    function = phase_function(functions, source, target, 1 << bits)
+    return fit(function, degree, source.magnitude / 2.0**bits, histogram)
+
+
+def shared_degrees(graph: Graph, degrees: Mapping[int, int]) -> dict[int, int]:
+    """Functions of one value share its powers, so they all have the highest degree among them."""
+    highest: dict[int, int] = {}
+    for id, degree in degrees.items():
+        (operand,) = graph.node(id).operands
+        highest[operand] = max(degree, highest.get(operand, 0))
+    return {id: highest[graph.node(id).operands[0]] for id in degrees}
 
 
 def scaled(series: Series, factor: float) -> Series:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from glyphc.errors import ModelError
+from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, prune
@@ -39,8 +40,12 @@ from .base import Context, Pass
 F64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
-# Maps are kept as whole matrices from here on: this many entries are 2 GB.
-_LARGEST_MAP = 1 << 28
+# An entry of a product of sparse matrices, while it is made and when it is there.
+_SPARSE_ENTRY_BYTES = 2 * 16
+# Of source names that a value is made of: all values keep theirs, so that many more would take quadratic space.
+_MOST_NAMES = 256
+# Functions of one value in a row that become one: no network has so many, and each is one more for every later pass.
+_MOST_COMPOSED = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,11 @@ class _Affine:
 
     def mapped(self, matrix: Any, shift: F64 | float, location: str) -> _Affine:
         """matrix @ self + shift."""
+        for base, m in self.terms:
+            # entries of the product before those at one place are added up
+            count = min(int(np.diff(m.indptr)[matrix.indices].sum()), matrix.shape[0] * m.shape[1])
+            what = f"a linear map from {base.type.size} to {matrix.shape[0]} values"
+            memory.require(count * _SPARSE_ENTRY_BYTES, f"{location or self.location}: {what}")
         terms = tuple((base, _without_zeros(matrix @ m)) for base, m in self.terms)
         return _Affine(terms, matrix @ self.shift + shift, _join(self.location, location))
 
@@ -84,9 +94,9 @@ class _Affine:
 
 
 def _join(*locations: str) -> str:
-    """Source names, each once, in order."""
-    parts = [p for location in locations for p in location.split("+") if p]
-    return "+".join(dict.fromkeys(parts))
+    """Source names, each once, in order; of very many, the first ones."""
+    parts = list(dict.fromkeys(p for location in locations for p in location.split("+") if p))
+    return "+".join(parts if len(parts) <= _MOST_NAMES else [*parts[:_MOST_NAMES], "..."])
 
 
 def _without_zeros(matrix: Any) -> sparse.csr_array:
@@ -131,6 +141,7 @@ class _Folder:
         self.new = Graph(graph.level, graph.batch)
         self.pending: dict[int, _Affine] = {}  # encrypted values, by old node id
         self.client: dict[int, Node] = {}  # values that the client computes, by old node id
+        self.entries = 0  # of all dense maps so far
         self.emitted: dict[_Affine, Node] = {}  # one dense map serves all users of a value (compared by identity)
 
     def visit(self, node: Node) -> None:
@@ -217,6 +228,12 @@ class _Folder:
         factor, shift = step
         affine = () if (factor, shift) == (1.0, 0.0) else (Function("affine", (factor, shift)),)
         composed = lambda g: (*g, *affine, *op.functions)  # noqa: E731
+        for base, _ in x.terms:
+            if isinstance(base.op, Apply) and len((*base.op.functions, *op.functions)) > _MOST_COMPOSED:
+                raise ModelError(
+                    f"{node} is the last of more than {_MOST_COMPOSED} functions of one value in a row; leave out "
+                    "those that change nothing"
+                )
         return _Affine(tuple(self._composed(t, composed, x, node) for t in x.terms), np.zeros(len(x.shift)))
 
     def _composed(
@@ -240,12 +257,12 @@ class _Folder:
         terms = [t for t in x.terms if t[1].nnz] or list(x.terms[:1])
         label = x.location or terms[0][0].location or "identity"
         entries = sum(m.shape[0] * m.shape[1] for _, m in terms)
-        if entries > _LARGEST_MAP:
-            raise ModelError(
-                f"the linear map {label!r} from {' and '.join(str(m.shape[1]) for _, m in terms)} to {len(x.shift)} "
-                f"values has {entries:,} entries, more than the {_LARGEST_MAP:,} that glyphc handles; use smaller "
-                "tensors, e.g. a larger stride or pooling earlier on"
-            )
+        self.entries += entries
+        memory.require(
+            self.entries * memory.MAP_ENTRY_BYTES,
+            f"the linear map {label!r} from {' and '.join(str(m.shape[1]) for _, m in terms)} to {len(x.shift)} "
+            f"values, with {entries:,} entries, beside those before it",
+        )
         weights = tuple(Const(self.new.add_constant(f"{label}.weight", m.toarray())) for _, m in terms)
         bias = self.new.add_constant(f"{label}.bias", x.shift)
         node = self.new.add(Dense(weights, Const(bias)), tuple(b for b, _ in terms), location=label)

@@ -23,16 +23,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import hypot
 
 from glyphc.approx.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import next_power_of_two
+from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.types import Scheme
 
 from .base import check_option, check_ring
+from .fit_series import plaintext_bits
 
 # A transform of level budget b needs at least 2^b slots.
 MIN_SLOTS = 8
@@ -41,6 +45,8 @@ MEMORY = 14.0
 # Parts of a value that only one map reads, at a time: see ``schedule``.
 _ALIVE = 64 + 16
 _DEGREE = 27  # typical; the series is chosen later
+# Noise of a bootstrap above this share of a value's range is avoided where another layout has less.
+_NOISE = 2.0**-10
 
 
 @dataclass
@@ -89,6 +95,34 @@ class LayoutPlan:
         """Share of what is bootstrapped that carries a useful value."""
         useful = sum(n.type.size * self.batch for n in self._bootstrapped)
         return useful / (self.values * max(1, self.bootstraps))
+
+    @property
+    def noise(self) -> float:
+        """Largest share of a nonlinearity's range that a bootstrap's noise takes for being unpacked into parts.
+
+        The bootstrap divides by the number of parts, so its value sinks towards the noise of SlotsToCoeffs, which
+        does not.
+        """
+        modulus = 2.0 ** plaintext_bits(self.graph)
+        floor = hypot(VALUE_NOISE * self.ring / MEASURED_AT / 2.0**OUTPUT_BITS, DECODING_FLOOR) * modulus
+        shares = [0.0]
+        for node, _ in self.graph.of(Apply):
+            fixed, parts = node.type.fixed, [self.parts.get(u.id, 1) for u in self._same(node)]
+            if fixed is not None:
+                shares.append(floor * max(parts) / max(1, fixed.hi - fixed.lo))
+        return max(shares)
+
+    def rank(self, cost: CostModel) -> tuple[float, float]:
+        """Plans of noise that shows come last, the less of it the better; of the others the fastest is best."""
+        return (self.noise if self.noise > _NOISE else 0.0, self.seconds(cost))
+
+    def _same(self, node: Node) -> list[Node]:
+        """The nodes of one value: a nonlinearity, switches and reshapes of it."""
+        found = [node]
+        for user in self.graph.users(node):
+            if isinstance(user.op, Switch | Reshape):
+                found += self._same(user)
+        return found
 
     def block(self, chunks: int) -> int:
         """Coefficients between two samples of one ciphertext."""
@@ -255,7 +289,7 @@ class Search:
             plans = tuple(_settled(LayoutPlan(graph, room.ring, batch, values), cost) for values in sizes)
             fitting = [p for p in plans if p.memory_bytes(cost) <= room.memory * 1e9]
             if fitting or batch == 1:
-                return Search(plans, min(fitting or plans, key=lambda p: p.seconds(cost)))
+                return Search(plans, min(fitting or plans, key=lambda p: p.rank(cost)))
             batch = next_power_of_two(batch) // 2
 
     def seconds_per_sample(self, cost: CostModel) -> float:
@@ -271,7 +305,7 @@ def _settled(plan: LayoutPlan, cost: CostModel) -> LayoutPlan:
         throughout = apart
         while new := set(throughout.merging()) - set(plan.merging()):
             throughout = throughout.leaving_apart(new)
-        plan = min(plan, apart, throughout, key=lambda p: p.seconds(cost))
+        plan = min(plan, apart, throughout, key=lambda p: p.rank(cost))
     return plan
 
 

@@ -26,7 +26,7 @@ from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Const, Linear, Switch
-from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
+from glyphc.ir.types import Calibration, FixedPoint, Guard, Level, TensorType
 
 from .base import Context, Pass
 from .layout_plan import MEMORY, Room, Search, check_room, is_bootstrapped
@@ -247,8 +247,8 @@ def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: 
 
 
 def _calibration(pair: tuple[Node, Node], unit: int) -> Calibration | None:
-    """Range and histogram of both, in the merged value's units."""
-    centres, counts, ends = [], [], []
+    """Range, histogram and guard of both, in the merged value's units."""
+    centres, counts, ends, guards = [], [], [], []
     for node in pair:
         seen, fixed = node.type.calibration, _format(node.type)
         if seen is None:
@@ -257,9 +257,21 @@ def _calibration(pair: tuple[Node, Node], unit: int) -> Calibration | None:
         ends += [edges[0], edges[-1]]
         centres.append((edges[1:] + edges[:-1]) / 2)
         counts.append(seen.histogram)
+        if seen.guard is not None:
+            planned = [(e - fixed.offset[0]) / (fixed.scale[0] * unit) for e in (seen.guard.lo, seen.guard.hi)]
+            guards.append(replace(seen.guard, lo=planned[0], hi=planned[1]))
     lo, hi = float(min(ends)), float(max(ends))
     histogram, _ = np.histogram(np.concatenate(centres), _BINS, (lo, hi), weights=np.concatenate(counts))
-    return Calibration(lo, hi, tuple(int(c) for c in histogram))
+    guard = None
+    if guards:
+        guard = Guard(
+            min(g.lo for g in guards),
+            max(g.hi for g in guards),
+            max(g.price for g in guards),
+            max(g.left for g in guards),
+            max(g.held_out for g in guards),
+        )
+    return Calibration(lo, hi, tuple(int(c) for c in histogram), guard=guard)
 
 
 def _widen(node: Node, rows: _Rows, rewriter: Rewriter) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from glyphc.errors import ParameterError
 from glyphc.ir.instructions import (
     Dot,
     EncryptedDot,
@@ -78,6 +79,8 @@ class _Rest:
             case Free(registers=registers):
                 dead = tuple(self._dead(registers))
                 return replace(whole, registers=dead) if dead else None
+            case _:
+                raise ParameterError(f"a batch that is not full cannot take a {whole.mnemonic}")
 
     def _dot(self, whole: Dot | EncryptedDot) -> Dot | EncryptedDot | None:
         """The sources are parts of one chunk: all there, or all empty; then the sum is what it was before."""

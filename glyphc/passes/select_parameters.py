@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from glyphc.approx import noise
-from glyphc.approx.cost import Configuration
-from glyphc.approx.security import secured
+from glyphc.approx.security import largest_modulus, secured
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
@@ -18,7 +17,7 @@ from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass, check_option
-from .fit_series import DEGREES, SeriesFits, plaintext_bits, scaled
+from .fit_series import DEGREES, SeriesFits, plaintext_bits, scaled, shared_degrees
 
 
 @dataclass(frozen=True)
@@ -46,26 +45,12 @@ class SelectParameters(Pass):
             raise GlyphcError(f"pass {self.name!r}: security={self.security!r} is neither {SECURE!r} nor {INSECURE!r}")
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        ring = next(n.type.layout.ring for n in graph if n.type.layout is not None)
         bits = plaintext_bits(graph)
         fits = SeriesFits(graph, bits)
-        decisions = {node.id: self._degree(node, op, fits) for node, op in graph.of(Apply)}
-        degrees = _shared(graph, {i: degree for i, (degree, _) in decisions.items()})
-        grids = [n.type.layout.grid for n, _ in graph.of(Apply) if n.type.layout is not None]
-        slots = ring // (2 * min(grids)) if grids else 0
-        configuration = context.cost.configuration(slots)
-        parameters = Parameters(
-            ring=ring,
-            plaintext_bits=bits,
-            bgv_bits=noise.bgv_bits(graph, bits),
-            unpack_strides=self._strides(graph),
-            slots=slots,
-            degree=max(degrees.values(), default=0),
-            level_budget=self._level_budget(configuration, slots),
-            large_digits=configuration.large_digits,
-            security=self.security,
-        )
-        parameters = secured(parameters)
+        possible = affordable_degrees(graph, context, self.security)
+        decisions = {node.id: self._degree(node, op, fits, possible) for node, op in graph.of(Apply)}
+        degrees = shared_degrees(graph, {i: degree for i, (degree, _) in decisions.items()})
+        parameters = _by_degree(graph, context, self.security)[max(degrees.values(), default=0)]
         rewriter = Rewriter(graph)
         rewriter.new.parameters = parameters
         for node in graph:
@@ -76,19 +61,14 @@ class SelectParameters(Pass):
                 rewriter.keep(node)
         return rewriter.new
 
-    def _level_budget(self, configuration: Configuration, slots: int) -> tuple[int, int]:
-        """A transform of 2^k slots has at most k levels."""
-        most = max(1, slots.bit_length() - 1)
-        encode, decode = configuration.level_budget
-        return min(encode, most), min(decode, most)
-
     # -- series --
 
-    def _degree(self, node: Node, op: Apply, fits: SeriesFits) -> tuple[int, Decision]:
-        """The lowest degree within the error budget, or the most precise one, with the reasons."""
+    def _degree(self, node: Node, op: Apply, fits: SeriesFits, possible: tuple[int, ...]) -> tuple[int, Decision]:
+        """The lowest degree within the error budget, or the most precise one there is room for, with the reasons."""
         budget = op.budget or ErrorBudget(2**-self.max_error, 2**-self.rms_error)
         candidates: list[Candidate] = []
-        for degree in DEGREES:
+        degree, good = possible[0], False
+        for degree in possible:
             series = fits.series(node, degree)
             good = budget.holds(series)
             reason = f"error at most {_power(series.max_error)}, rms {_power(series.rms_error)} of the range"
@@ -96,6 +76,10 @@ class SelectParameters(Pass):
             if good:
                 break
         warning = "" if good else f"even degree {degree} misses the error budget; {candidates[-1].reason}"
+        room = f"degree {DEGREES[DEGREES.index(degree) + 1]} has no parameters" if degree != DEGREES[-1] else ""
+        if not good and room:
+            candidates.append(Candidate(f"degree {DEGREES[DEGREES.index(degree) + 1]}", None, f"{room} at 128 bits"))
+            warning += f"; {room} at 128-bit security (a smaller --batch may leave room)"
         return degree, Decision(self.name, f"degree {degree}", tuple(candidates), warning)
 
     def _bootstrap(
@@ -111,43 +95,76 @@ class SelectParameters(Pass):
         (source,) = fits.graph.operands(node)
         if source.type.scheme is not Scheme.TFHE:
             raise ParameterError(f"{node} reads a value that is not in the bootstrapping scheme")
-        divisor = self._divisor(fits.graph, node)
+        divisor = noise.divisor(fits.graph, node)
         series = scaled(fits.series(node, degree), 2.0**OUTPUT_BITS / divisor)
         bootstrap = Bootstrap(op.functions, divisor, slots, series)
         operands, decisions = rewriter.operands(node), (*node.decisions, decision)
         rewriter.replace(node, rewriter.new.add(bootstrap, operands, node.type, node.location, decisions))
 
-    # -- scales --
 
-    def _divisor(self, graph: Graph, node: Node) -> int:
-        """The factor by which the value's unpacking will multiply it."""
-        parts = [u.op.parts for u in self._readers(graph, node) if isinstance(u.op, Unpack)]
-        return max(parts, default=1)
-
-    def _readers(self, graph: Graph, node: Node) -> list[Node]:
-        readers: list[Node] = []
-        for user in graph.users(node):
-            readers += [user] if user.op.mnemonic not in ("switch", "reshape") else self._readers(graph, user)
-        return readers
-
-    def _strides(self, graph: Graph) -> tuple[int, ...]:
-        """Strides at which unpackings split: each needs one automorphism key."""
-        strides: set[int] = set()
-        for node, op in graph.of(Unpack):
-            (source,) = graph.operands(node)
-            assert source.type.layout is not None
-            stride = source.type.layout.stride
-            strides |= {stride << level for level in range(op.parts.bit_length() - 1)}
-        return tuple(sorted(strides))
+# -- parameters --
 
 
-def _shared(graph: Graph, degrees: dict[int, int]) -> dict[int, int]:
-    """Functions of one value share its powers, so they all have the highest degree among them."""
-    highest: dict[int, int] = {}
-    for id, degree in degrees.items():
-        (operand,) = graph.node(id).operands
-        highest[operand] = max(degree, highest.get(operand, 0))
-    return {id: highest[graph.node(id).operands[0]] for id in degrees}
+def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tuple[int, ...]:
+    """The degrees of series that 128-bit security leaves room for, in ascending order; all of them in insecure rings.
+
+    ParameterError when there are none: it names the node whose bootstraps ask for most, and what to change.
+    """
+    bootstrapped = [node for node, _ in graph.of(Apply)]
+    if not bootstrapped or security == INSECURE or not largest_modulus(_ring(graph), sparse=True):
+        return DEGREES
+    needed = {d: p.modulus_bits for d, p in _by_degree(graph, context, security or SECURE).items()}
+    limit = largest_modulus(_ring(graph), sparse=True)
+    found = tuple(d for d in DEGREES if needed[d] <= limit)
+    if not found:
+        widest = max(bootstrapped, key=lambda n: n.type.size)
+        raise ParameterError(
+            f"no parameters fit: bootstraps of {2 * _slots(graph):,} values need moduli of {needed[DEGREES[0]]} bits "
+            f"even for series of degree {DEGREES[0]}, 128-bit security allows {limit} at ring dimension "
+            f"{_ring(graph)}. {widest} has most values; use a smaller --batch or a narrower layer, so that bootstraps "
+            "have fewer slots"
+        )
+    return found
+
+
+def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Parameters]:
+    """Parameters for series of up to each degree, with as many digits as 128-bit security asks for."""
+    bits, slots = plaintext_bits(graph), _slots(graph)
+    configuration = context.cost.configuration(slots)
+    # a transform of 2^k slots has at most k levels
+    most = max(1, slots.bit_length() - 1)
+    encode, decode = configuration.level_budget
+    shared = Parameters(
+        ring=_ring(graph),
+        plaintext_bits=bits,
+        bgv_bits=noise.bgv_bits(graph, bits),
+        unpack_strides=_strides(graph),
+        slots=slots,
+        level_budget=(min(encode, most), min(decode, most)),
+        large_digits=configuration.large_digits,
+        security=security,
+    )
+    return {degree: secured(replace(shared, degree=degree)) for degree in (0, *DEGREES)}
+
+
+def _ring(graph: Graph) -> int:
+    return next(n.type.layout.ring for n in graph if n.type.layout is not None)
+
+
+def _slots(graph: Graph) -> int:
+    grids = [n.type.layout.grid for n, _ in graph.of(Apply) if n.type.layout is not None]
+    return _ring(graph) // (2 * min(grids)) if grids else 0
+
+
+def _strides(graph: Graph) -> tuple[int, ...]:
+    """Strides at which unpackings split: each needs one automorphism key."""
+    strides: set[int] = set()
+    for node, op in graph.of(Unpack):
+        (source,) = graph.operands(node)
+        assert source.type.layout is not None
+        stride = source.type.layout.stride
+        strides |= {stride << level for level in range(op.parts.bit_length() - 1)}
+    return tuple(sorted(strides))
 
 
 def _power(value: float) -> str:

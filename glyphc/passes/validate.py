@@ -15,7 +15,7 @@ from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Bootstrap, Linear, Output, Reshape, Switch, Unpack
-from glyphc.ir.series import evaluate_series
+from glyphc.ir.series import LARGEST_BITS, evaluate_series
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
@@ -151,8 +151,9 @@ class ValidateNoise(Pass):
                     f"{node}: values reach phase {reach:.4f}, the series holds to {op.series.half_range:.4f}"
                 )
             x = np.linspace(-op.series.half_range, op.series.half_range, 1001)
-            if np.abs(evaluate_series(op.series, x)).max() > 1.0:
-                raise ParameterError(f"{node}: the series leaves [-1, 1] and would overflow its slots")
+            if np.abs(evaluate_series(op.series, x)).max() > 2.0**LARGEST_BITS:
+                largest = 1 << LARGEST_BITS
+                raise ParameterError(f"{node}: the series leaves [-{largest}, {largest}] and would overflow its slots")
         return graph
 
     def _check_divisor(self, graph: Graph, node: Node, divisor: int, gain: int = 1) -> None:

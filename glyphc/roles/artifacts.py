@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from glyphc.approx.noise import predict
-from glyphc.artifact import read_stages
+from glyphc.archive import ArchiveError
+from glyphc.artifact import is_artifact, read_stages
 from glyphc.errors import ArtifactError
+from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
@@ -60,7 +61,7 @@ class Specification:
             try:
                 client = parse_record(data.decode(), ClientSpec)
                 _check_ports(client)
-            except (IRError, UnicodeDecodeError) as e:
+            except (IRError, ValueError) as e:
                 raise reader.damaged(f"its specification is unreadable ({e})") from None
             return Specification(reader.header.program, client)
 
@@ -148,8 +149,10 @@ def stripped(graph: Graph) -> Graph:
 def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
     """Parameters as they stand in a header."""
     try:
-        return parse_record(text, Parameters)
-    except IRError as e:
+        parameters = parse_record(text, Parameters)
+        parameters.check_powers()
+        return parameters
+    except (IRError, ValueError) as e:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
 
 
@@ -165,10 +168,19 @@ def read_seed(text: str, reader: Reader[Any]) -> bytes:
 
 
 def _check_ports(client: ClientSpec) -> None:
-    """IRError for a specification that no compiler made: a stranger's must not make a client allocate what it likes."""
+    """IRError or ValueError for a specification that no compiler made.
+
+    A stranger's must not make a client allocate what it likes.
+    """
+    client.parameters.check_powers()
     bound = client.parameters.plaintext_modulus
     if not client.inputs or not client.outputs:
         raise IRError("it has no input or no output")
+    if client.batch < 1:
+        raise IRError(f"its batch is {client.batch}")
+    for port in (*client.inputs, *client.outputs):
+        # the tensor as it is given, in fixed point, and where its elements stand
+        memory.require(4 * 8 * client.batch * port.layout.features, f"a batch of {port.name!r}")
     for port in (*client.inputs, *client.outputs):
         layout, fixed = port.layout, port.fixed
         if layout.ring != client.parameters.ring or layout.batch != client.batch:
@@ -186,11 +198,11 @@ def _check_ports(client: ClientSpec) -> None:
 def _is_artifact(path: Path) -> bool:
     """Whether a file is a compiled program as 'glyphc compile' writes it; other errors are left to its reader."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.startswith("stages/") for name in archive.namelist())
+        with open(path, "rb") as file:
+            return is_artifact(file)
     except OSError as e:
         raise ArtifactError(f"cannot read {os.fspath(path)!r}: {e.strerror}") from None
-    except Exception:  # damaged; its reader says how
+    except ArchiveError:  # damaged; its reader says how
         return path.suffix == ".glyphc"
 
 

@@ -3,6 +3,9 @@
 A container is a zip archive without compression (its contents look random anyway). The manifest, written last,
 names the kind of the file, the version of the format, a header with typed fields, and the size and SHA-256 of every
 part; the SHA-256 of the manifest identifies the whole file ("digest"), and is how files refer to one another.
+
+Files come from strangers, so opening one costs little whatever is in it: ``glyphc.archive`` reads the list of entries,
+the manifest may be as long as so many parts need, and it is read without building a tree of what it holds.
 """
 
 from __future__ import annotations
@@ -11,26 +14,33 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar, get_type_hints
 
+from glyphc.archive import ArchiveError, Entry, chunks, contents, read_entries
 from glyphc.errors import ArtifactError
-from glyphc.files import EPOCH, check_writable
+from glyphc.files import EPOCH, Replacement, check_writable
 
 FORMAT = "glyphc-container"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
-_MANIFEST_LIMIT = 32 << 20
-_DIRECTORY_LIMIT = 16 << 20
+# A file of inputs has one for each ciphertext, keys have some hundreds.
+_MOST_PARTS = 1 << 17
+# Of a manifest without its list of parts, and of the list for each part.
+_HEAD_BYTES, _PART_BYTES = 512 << 10, 300
 _STRING_LIMIT = 1 << 16
-_CHUNK = 1 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9/_.-]{0,99}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+# The list is the manifest's last field. An unescaped quote ends a string, so nothing inside one looks like its name.
+_LIST = re.compile(rb'"parts"\s*:\s*\[\s*')
+_LISTED = re.compile(
+    rb'\{\s*"name"\s*:\s*"([a-z0-9][a-z0-9/_.-]{0,99})"\s*,\s*"size"\s*:\s*(0|[1-9][0-9]{0,17})\s*,'
+    rb'\s*"sha256"\s*:\s*"([0-9a-f]{64})"\s*\}\s*(,\s*(?=\{))?'
+)
+_LAST = re.compile(rb"\]\s*\}\s*")
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Header:
     read_by: ClassVar[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """What the manifest says of a part. size: in bytes."""
 
@@ -71,38 +81,38 @@ class Writer:
 
     def __enter__(self) -> Writer:
         try:
-            # made with mode 0600
-            self._file = tempfile.NamedTemporaryFile(
-                dir=self._path.parent, prefix=f".{self._path.name}", suffix=".part", delete=False
-            )
+            self._replacement = Replacement(self._path)
         except OSError as e:
-            raise ArtifactError(f"cannot write {os.fspath(self._path)!r}: {e.strerror}") from None
-        self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
+            raise self._unwritable(e) from None
+        self._archive = zipfile.ZipFile(self._replacement.file, "w", zipfile.ZIP_STORED, allowZip64=True)
         return self
 
     def add(self, name: str, data: bytes) -> None:
         """Append a part."""
         if not _NAME.fullmatch(name) or name in self._names:
             raise ValueError(f"{name!r} cannot name a part")
+        if len(self._parts) == _MOST_PARTS:
+            raise ArtifactError(
+                f"{os.fspath(self._path)!r} would have more than {_MOST_PARTS} parts; split the samples into several "
+                "files, or compile with a larger --batch"
+            )
         self._archive.writestr(zipfile.ZipInfo(name, EPOCH), data)
         self._names.add(name)
         self._parts.append(Part(name, len(data), hashlib.sha256(data).hexdigest()))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        temporary = Path(self._file.name)
         try:
             if kind is None:
-                self._finish(temporary)
+                self._finish()
         except OSError as e:
-            raise ArtifactError(f"cannot write {os.fspath(self._path)!r}: {e.strerror}") from None
+            raise self._unwritable(e) from None
         finally:
             self._archive.fp = None  # nothing more is written by the archive
-            self._file.close()
-            temporary.unlink(missing_ok=True)
+            self._replacement.close()
         if isinstance(error, OSError):
-            raise ArtifactError(f"cannot write {os.fspath(self._path)!r}: {error.strerror}") from None
+            raise self._unwritable(error) from None
 
-    def _finish(self, temporary: Path) -> None:
+    def _finish(self) -> None:
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -113,14 +123,11 @@ class Writer:
         text = (json.dumps(manifest, indent=1) + "\n").encode()
         self._archive.writestr(zipfile.ZipInfo(MANIFEST, EPOCH), text)
         self._archive.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        if not self._secret:
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
-        temporary.replace(self._path)
+        self._replacement.keep(self._secret)
         self.digest = hashlib.sha256(text).hexdigest()
+
+    def _unwritable(self, error: OSError) -> ArtifactError:
+        return ArtifactError(f"cannot write {os.fspath(self._path)!r}: {error.strerror}")
 
 
 class Reader(Generic[_H]):
@@ -146,58 +153,49 @@ class Reader(Generic[_H]):
 
     def _open(self, header: type[_H]) -> None:
         try:
-            _check_directory(self._file)
-            self._archive = zipfile.ZipFile(self._file)
-            entry = self._archive.getinfo(MANIFEST)
-            if entry.file_size > _MANIFEST_LIMIT:
-                raise ValueError("its manifest is too large")
-            text = self._archive.read(MANIFEST)
-            manifest = json.loads(text)
-        except Exception as e:  # zipfile, zlib and json raise a dozen classes on damaged data, with no common base
+            *entries, last = read_entries(self._file, _MOST_PARTS + 1)
+            if last.name != MANIFEST:
+                raise ArchiveError("it does not end with a manifest")
+            if last.size > _HEAD_BYTES + _PART_BYTES * len(entries):
+                raise ArchiveError("its manifest is too large")
+            text = contents(self._file, last)
+            manifest, at = _head(text)
+        except Exception as e:  # json raises several classes on damaged data, with no common base
             raise self.damaged(f"it may be cut short, damaged or another kind of file ({_reason(e)})") from None
         self.digest = hashlib.sha256(text).hexdigest()
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        if manifest.get("format") != FORMAT:
             raise ArtifactError(f"{self.name} is not a file of {header.kind}. {self._hint}")
         if manifest.get("version") != VERSION:
             raise ArtifactError(
-                f"{self.name} has format version {manifest.get('version')}; this glyphc reads version {VERSION}. "
-                "Use the glyphc that wrote it, or make it again with this one"
+                f"{self.name} has format version {_shown(manifest.get('version'))}; this glyphc reads version "
+                f"{VERSION}. Use the glyphc that wrote it, or make it again with this one"
             )
         if manifest.get("kind") != header.kind:
             raise ArtifactError(
-                f"{self.name} holds {manifest.get('kind')}; a file of {header.kind} is needed here "
+                f"{self.name} holds {_shown(manifest.get('kind'))}; a file of {header.kind} is needed here "
                 f"(made by {header.made_by})"
             )
         try:
             self.header: _H = _typed(header, manifest["header"])
-            listed = manifest["parts"]
-            self.parts = {p.name: p for p in (_typed(Part, entry) for entry in listed)}
+            listed = _listed(text, at)
+            self.parts = {p.name: p for p in listed}
             if len(self.parts) != len(listed):
                 raise ValueError("a part is listed twice")
-            bad = next((p for p in self.parts.values() if not _NAME.fullmatch(p.name)), None)
-            if bad is not None or any(not _DIGEST.fullmatch(p.sha256) for p in self.parts.values()):
-                raise ValueError("its list of parts is not one")
         except Exception as e:
             raise self.damaged(f"its manifest is unreadable ({_reason(e)})") from None
-        self._check_entries()
-
-    def _check_entries(self) -> None:
-        entries = {e.filename: e for e in self._archive.infolist()}
-        if len(entries) != len(self._archive.infolist()) or set(entries) != {*self.parts, MANIFEST}:
+        self._entries = {e.name: e for e in entries}
+        if list(self._entries) != list(self.parts):
             raise self.damaged("its parts are not those that the manifest lists")
-        for part in self.parts.values():
-            entry = entries[part.name]
-            if entry.compress_type != zipfile.ZIP_STORED or not entry.file_size == entry.compress_size == part.size:
+        for part, entry in zip(listed, entries, strict=True):
+            if entry.size != part.size:
                 raise self.damaged(f"part {part.name} has another size than the manifest says")
 
     def read(self, name: str) -> bytes:
         """A part, whole, its hash checked."""
-        part = self.parts.get(name)
-        if part is None:
-            raise self.damaged(f"part {name} is missing")
+        part, entry = self._find(name)
         try:
-            data = self._archive.read(name)
-        except Exception as e:
+            data = contents(self._file, entry)
+        except (ArchiveError, OSError) as e:
             raise self.damaged(f"part {name} is unreadable ({_reason(e)})") from None
         if hashlib.sha256(data).hexdigest() != part.sha256:
             raise self.damaged(f"the hash of part {name} is wrong")
@@ -205,12 +203,21 @@ class Reader(Generic[_H]):
 
     def verify(self) -> None:
         """Read everything once and compare the hashes."""
-        for part in self.parts.values():
+        for name in self.parts:
+            part, entry = self._find(name)
             digest = hashlib.sha256()
-            for chunk in self._chunks(part.name):
-                digest.update(chunk)
+            try:
+                for chunk in chunks(self._file, entry):
+                    digest.update(chunk)
+            except (ArchiveError, OSError) as e:
+                raise self.damaged(f"part {name} is unreadable ({_reason(e)})") from None
             if digest.hexdigest() != part.sha256:
-                raise self.damaged(f"the hash of part {part.name} is wrong")
+                raise self.damaged(f"the hash of part {name} is wrong")
+
+    def _find(self, name: str) -> tuple[Part, Entry]:
+        if name not in self.parts:
+            raise self.damaged(f"part {name} is missing")
+        return self.parts[name], self._entries[name]
 
     def expect(self, sizes: Sequence[tuple[str, int]]) -> None:
         """ArtifactError unless the container has exactly these parts of these sizes."""
@@ -226,14 +233,6 @@ class Reader(Generic[_H]):
         if missing is not None:
             raise self.damaged(f"part {missing} is missing")
 
-    def _chunks(self, name: str) -> Iterator[bytes]:
-        try:
-            with self._archive.open(name) as file:
-                while chunk := file.read(_CHUNK):
-                    yield chunk
-        except Exception as e:
-            raise self.damaged(f"part {name} is unreadable ({_reason(e)})") from None
-
     def damaged(self, problem: str) -> ArtifactError:
         """The error that says so."""
         return ArtifactError(f"{self.name} is not usable: {problem}. {self._hint}")
@@ -248,23 +247,29 @@ class Reader(Generic[_H]):
         self.close()
 
 
-def _check_directory(file: BinaryIO) -> None:
-    """ValueError for an archive whose list of entries is longer than any that was written here.
+def _head(text: bytes) -> tuple[dict[str, Any], int]:
+    """The manifest with an empty list of parts, and where the list begins; ValueError when it is none."""
+    found = _LIST.search(text)
+    head = text[: found.start()] + b'"parts": []}' if found else text
+    if len(head) > _HEAD_BYTES:
+        raise ValueError("its manifest is too large")
+    manifest = json.loads(head)
+    if not isinstance(manifest, dict):
+        raise ValueError("its manifest is no object")
+    return manifest, found.end() if found else len(text)
 
-    zipfile reads the whole list into memory, so a stranger's file is looked at before. Ours ends without a comment.
-    """
-    size = file.seek(0, os.SEEK_END)
-    tail = min(size, 22 + 20 + 56)
-    file.seek(size - tail)
-    end = file.read(tail)
-    if end[-22:-18] != b"PK\5\6":
-        raise ValueError("no end of an archive")
-    directory = int.from_bytes(end[-10:-6], "little")
-    if directory == 0xFFFFFFFF or end[-12:-10] == b"\xff\xff":
-        directory = int.from_bytes(end[40:48], "little") if end[:4] == b"PK\6\6" else size
-    if directory > _DIRECTORY_LIMIT:
-        raise ValueError("its list of parts is too long")
-    file.seek(0)
+
+def _listed(text: bytes, at: int) -> list[Part]:
+    """The parts, from the list in a manifest at ``at`` on; ValueError when that holds anything else."""
+    parts: list[Part] = []
+    more = True
+    while more and (found := _LISTED.match(text, at)):
+        name, size, sha256, comma = found.groups()
+        parts.append(Part(name.decode(), int(size), sha256.decode()))
+        at, more = found.end(), comma is not None
+    if not _LAST.fullmatch(text, at):
+        raise ValueError("its list of parts is not one")
+    return parts
 
 
 _C = TypeVar("_C")
@@ -284,6 +289,10 @@ def _typed(cls: type[_C], data: Any) -> _C:
         if isinstance(value, int) and not 0 <= value < 1 << 62:
             raise ValueError(f"{name} is out of range")
     return cls(**data)
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:100]
 
 
 def _reason(error: Exception) -> str:

@@ -6,12 +6,18 @@ keys. request: the digest of a file of encrypted inputs. parameters: as text, se
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .container import Header
 
 # The part of a file of evaluation keys that names the program whose weights are encrypted in it.
 BINDING = "weights/program"
+# What the parts of evaluation keys are called (see ``glyphc.backends.openfhe.keymoulds``, which needs OpenFHE).
+KEY_PART = re.compile(
+    r"bgv/public|torus/multiplication|(bgv|torus)/automorphism-[0-9]{1,9}|weights/[0-9]{5,9}/[0-9]{5,9}/(ws?|bias)|"
+    + re.escape(BINDING)
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,8 @@ from glyphc.approx.estimate import estimate, instruction_seconds
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
-from glyphc.ir.instructions import Evaluate, Free, Instruction, Powers, Register, Schedule, ToTorus
+from glyphc.files import remove_remnants
+from glyphc.ir.instructions import Free, Instruction, Kind, Powers, Register, Schedule
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
@@ -272,7 +272,7 @@ class _Evaluation:
             port.name: _Ciphertexts(self, reader, [p for p in self._inputs(number) if p.port == port])
             for port in self.client.inputs
         }
-        outputs = execute(schedule, self.evaluator._machine, inputs, watch.observe, self.state)
+        outputs = execute(instructions, self.evaluator._machine, inputs, watch.observe, self.state)
         self._finish(outputs)
         self.pass_number, self.state = number + 1, State()
         if self.path is not None and self.pass_number < self.passes:
@@ -331,9 +331,7 @@ class _Evaluation:
     def _resume(self) -> None:
         if self.path is None:
             return
-        # what a killed attempt was writing
-        for remnant in self.path.parent.glob(f".{glob.escape(self.path.name)}*.part"):
-            remnant.unlink(missing_ok=True)
+        remove_remnants(self.path)
         if not self.path.exists():
             return
         try:
@@ -426,7 +424,7 @@ def _live_powers(instructions: Sequence[Instruction]) -> Iterator[Register]:
 
 def _torus_registers(instructions: Sequence[Instruction]) -> frozenset[Register]:
     """Registers that hold ciphertexts of the bootstrapping context."""
-    return frozenset(i.target for i in instructions if isinstance(i, ToTorus | Evaluate))
+    return frozenset(r for i in instructions if i.result is Kind.TORUS for r in i.writes)
 
 
 def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.ckks import MOST_STEPS
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, record_text, to_text
 from glyphc.ir.typed_json import TypedJSON
@@ -337,6 +338,8 @@ def _decrypted(reader: Reader[TrainingStateHeader], files: TrainingClientFiles, 
 
 def _job(network: Graph, record: JobRecord) -> Job:
     options, loss = record.options, LOSSES[record.loss]
+    if not 1 <= options.steps <= MOST_STEPS:
+        raise ValueError(f"{options.steps} steps, which no training program has")
     batches = Batches(record.samples, record.batch, options.seed)
     return job_of(network, loss, options, batches, np.zeros((0, 0)), np.zeros((0, 0)), record.ranges)
 

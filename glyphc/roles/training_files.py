@@ -19,10 +19,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from glyphc.archive import ArchiveError, inflated
 from glyphc.errors import ArtifactError
-from glyphc.ir.ckks import Code, check
-from glyphc.ir.ckks_text import check_operands, code_text, parse_code
 from glyphc.ir.errors import IRError
+from glyphc.ir.instructions.ckks import MOST_STEPS, Code, check
+from glyphc.ir.instructions.text import check_operands, code_text, parse_code
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
@@ -35,7 +36,6 @@ PROGRAM, KEYS, BATCHES = "program.training", "evaluation.keys", "batches"
 INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"
 # Of one step's instructions as text: some 20 times what the largest plans have.
 _MOST_CODE_BYTES = 256 << 20
-_MOST_STEPS = 1_000_000
 # No integer in parameters that can be used is larger.
 _MOST_PARAMETER = 1 << 20
 # Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
@@ -183,14 +183,13 @@ class ProgramFile:
     def _read_code(self, number: int) -> Code:
         name = _code_part(number)
         try:
-            stream = zlib.decompressobj()
-            text = stream.decompress(self._reader.read(name), _MOST_CODE_BYTES)
-            if not stream.eof or hashlib.sha256(text).hexdigest() != self.outline.codes[number]:
+            text = inflated(self._reader.read(name), _MOST_CODE_BYTES)
+            if hashlib.sha256(text).hexdigest() != self.outline.codes[number]:
                 raise IRError("it is not the code that the outline names")
             code = parse_code(text.decode())
             _check_code(code, self.parameters, self.outline)
             return code
-        except (IRError, zlib.error, UnicodeDecodeError) as e:
+        except (IRError, ArchiveError, UnicodeDecodeError) as e:
             raise self._reader.damaged(f"part {name}: {e}") from None
 
     def close(self) -> None:
@@ -274,7 +273,7 @@ def _check_outline(outline: Outline, parameters: Parameters) -> None:
         raise IRError("a ciphertext is named twice, or there is no state")
     if any(not 1 <= limbs <= parameters.linear_limbs for _, limbs in (*outline.data, *outline.state)):
         raise IRError("a ciphertext has no limbs, or too many")
-    if not 1 <= outline.steps == len(outline.step_batches) <= _MOST_STEPS:
+    if not 1 <= outline.steps == len(outline.step_batches) <= MOST_STEPS:
         raise IRError("its steps are not as many as their batches")
     if any(not 0 <= n < len(outline.codes) for n in outline.step_codes):
         raise IRError("a step has no code")

@@ -42,29 +42,45 @@ def main(text: str) -> None:
 
     import uvicorn
 
+    from . import connections
     from .app import make_app
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
+    log = logging.getLogger("glyphc.service")
     settings, listen = from_json(text)
     try:
         app = make_app(settings)
     except GlyphcError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
-    uvicorn.run(
+    guard = app.state.service.guard
+    try:
+        sockets = connections.listen(listen.host, listen.port, guard)
+    except OSError as e:
+        print(f"error: cannot listen on {listen.host}, port {listen.port}: {e.strerror}", file=sys.stderr)
+        sys.exit(GlyphcError.exit_code)
+    config = uvicorn.Config(
         app,
-        host=listen.host,
-        port=listen.port,
+        # the event loop that accepts connections through the sockets' own method
+        loop="asyncio",
+        http=connections.protocol(guard),
+        ws="none",
         ssl_certfile=listen.certificate or None,
         ssl_keyfile=listen.key or None,
-        timeout_keep_alive=30,
+        timeout_keep_alive=connections.KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
-        limit_concurrency=256,
+        # headers do not say who asks
+        proxy_headers=False,
         server_header=False,
         access_log=False,
         log_level="info",
     )
+    for each in sockets:
+        host, port = each.getsockname()[:2]
+        scheme = "https" if listen.certificate else "http"
+        log.info("serving on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+    uvicorn.Server(config).run(sockets=sockets)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import errno
 import hashlib
+import os
+import sqlite3
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
@@ -13,12 +15,14 @@ from fastapi.responses import JSONResponse
 from glyphc.roles.artifacts import Specification
 
 from . import keys, metrics, requests
+from .connections import ConnectionLimits, Guard
 from .context import OCTETS, ClientDep, Service, ServiceDep, problems
+from .fair import FairPool
 from .jobs import Scheduler
-from .limits import BodyError, BodyLimit
+from .limits import BodyError, Gate
 from .models import DigestPath, Health, ProgramInfo
-from .settings import Settings, Tokens, load_programs
-from .store import Store
+from .settings import ServiceError, Settings, Tokens, load_programs
+from .store import Store, no_room
 
 router = APIRouter()
 
@@ -26,8 +30,14 @@ router = APIRouter()
 def make_app(settings: Settings) -> FastAPI:
     """The application; ServiceError when programs, tokens or the data folder are unusable."""
     programs, tokens = load_programs(settings), Tokens(settings.tokens)
-    store = Store(settings.data)
-    store.recover()
+    try:
+        store = Store(settings.data)
+        store.recover()
+    except (sqlite3.Error, OSError) as e:
+        raise ServiceError(f"cannot use {os.fspath(settings.data)!r}: {e}") from None
+    limits = settings.limits
+    most = ConnectionLimits(limits.connections, limits.connections_each, limits.head_seconds, limits.receive_seconds)
+    guard, checks = Guard(most), FairPool(limits.checks)
     scheduler = Scheduler(settings, store, {fingerprint: path for fingerprint, (path, _) in programs.items()})
 
     @contextlib.asynccontextmanager
@@ -35,6 +45,7 @@ def make_app(settings: Settings) -> FastAPI:
         scheduler.start()
         yield
         await scheduler.stop()
+        await asyncio.to_thread(checks.close)
         store.close()
 
     app = FastAPI(
@@ -46,10 +57,11 @@ def make_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(settings, programs, tokens, store, scheduler)
-    app.add_middleware(BodyLimit, chunk=settings.limits.chunk, inputs=settings.limits.inputs)
+    app.state.service = Service(settings, programs, tokens, store, scheduler, guard, checks)
+    app.add_middleware(Gate, limits=limits, tokens=tokens, guard=guard)
     app.add_exception_handler(BodyError, _body_error)
     app.add_exception_handler(OSError, _storage_error)
+    app.add_exception_handler(sqlite3.OperationalError, _storage_error)
     for part in (router, keys.router, requests.router):
         app.include_router(part)
     return app
@@ -61,7 +73,7 @@ async def _body_error(request: Request, error: Exception) -> Response:
 
 
 async def _storage_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if no_room(error):
         return JSONResponse({"detail": "the service has no room left on its disk"}, 507, {"Connection": "close"})
     raise error
 

@@ -6,15 +6,18 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from glyphc.roles.artifacts import ServerProgram
 
+from .connections import Guard
+from .fair import FairPool
 from .jobs import Scheduler
 from .models import Problem
-from .settings import Settings, Tokens
+from .settings import Settings, TokenError, Tokens
 from .store import Store
 
 _bearer = HTTPBearer(auto_error=False, description="A token that 'glyphc token' made")
@@ -34,7 +37,9 @@ class Service:
     tokens: Tokens
     store: Store
     scheduler: Scheduler
-    writers: dict[tuple[str, str], asyncio.Lock] = field(default_factory=dict)
+    guard: Guard
+    checks: FairPool
+    writers: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 
 def _service(request: Request) -> Service:
@@ -46,10 +51,11 @@ ServiceDep = Annotated[Service, Depends(_service)]
 
 
 def _client(service: ServiceDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
-    name = None if given is None else service.tokens.client(given.credentials)
-    if name is None:
-        raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
-    return name
+    # the gate has asked already; no route depends on that
+    try:
+        return service.tokens.client("" if given is None else given.credentials)
+    except TokenError as e:
+        raise HTTPException(401, str(e), {"WWW-Authenticate": "Bearer"}) from None
 
 
 ClientDep = Annotated[str, Depends(_client)]

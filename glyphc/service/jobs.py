@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import metrics
 from .settings import Settings
-from .store import Job, Store
+from .store import Job, Store, no_room
 from .worker import Event, Order
 
 log = logging.getLogger("glyphc.service")
@@ -101,8 +101,11 @@ class Scheduler:
         while True:
             try:
                 await self._begin_jobs()
-            except Exception:
-                log.exception("the scheduler stumbled; it goes on")
+            except Exception as e:
+                if no_room(e):
+                    log.error("there is no room left on the disk: no job begins before there is (%s)", e)
+                else:
+                    log.exception("the scheduler stumbled; it goes on")
                 await asyncio.sleep(1.0)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), 1.0)
@@ -162,10 +165,25 @@ class Scheduler:
             await self._drop(worker)
         elif worker is not None:
             worker.busy, worker.idle_since = False, time.monotonic()
-        await asyncio.to_thread(self._store.end_job, job, self._without_paths(error))
+        await self._record(job, self._without_paths(error))
         log.info("job %s of %s: %s", job.id, job.client, error or "done")
         metrics.FINISHED.labels("failed" if error else "done").inc()
         self._wake.set()
+
+    async def _record(self, job: Job, error: str) -> None:
+        """That a job has ended; on a full disk, as soon as there is room."""
+        said = False
+        while True:
+            try:
+                await asyncio.to_thread(self._store.end_job, job, error)
+                return
+            except Exception as e:
+                if not no_room(e):
+                    raise
+                if not said:
+                    log.error("there is no room left on the disk to record that job %s has ended (%s)", job.id, e)
+                said = True
+            await asyncio.sleep(1.0)
 
     async def _worker(self, job: Job) -> Worker:
         wanted = (job.program, job.client, job.key)

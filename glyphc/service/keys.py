@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from glyphc.errors import ArtifactError
 from glyphc.roles.container import Reader
-from glyphc.roles.headers import KeysHeader
+from glyphc.roles.headers import KEY_PART, KeysHeader
 from glyphc.roles.server import check_keys
 
 from .context import BODY, UPLOAD, ClientDep, Service, ServiceDep, problems
 from .limits import receive_file
 from .models import ChunkHash, DigestPath, KeyInfo, NewKey, Offset
-from .store import CHECKING, READY, REFUSED, UPLOADING, Key, Store
+from .store import CHECKING, READY, REFUSED, UPLOADING, Key, QuotaError, Store
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
@@ -25,15 +26,13 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
 def begin(new: NewKey, service: ServiceDep, client: ClientDep) -> KeyInfo:
     """Begin an upload, or find out how far an earlier one of the same file came."""
     store, limits = service.store, service.settings.limits
-    known = {k.digest: k for k in store.keys(client) if k.state != REFUSED}
-    if new.digest in known:
-        if known[new.digest].size != new.size:
-            raise HTTPException(409, f"an upload of these keys says that they have {known[new.digest].size} bytes")
-    elif new.size > limits.keys_each or sum(k.size for k in known.values()) + new.size > limits.keys_total:
-        raise HTTPException(
-            413, f"at most {limits.keys_each} bytes of keys in one file and {limits.keys_total} in all are kept for you"
-        )
-    return _info(store, store.add_key(client, new.digest, new.size))
+    try:
+        key = store.add_key(client, new.digest, new.size, limits)
+    except QuotaError as e:
+        raise HTTPException(e.status, str(e)) from None
+    if key.size != new.size:
+        raise HTTPException(409, f"an upload of these keys says that they have {key.size} bytes")
+    return _info(store, key)
 
 
 @router.get("", responses=problems())
@@ -57,14 +56,13 @@ async def append(
     key = await asyncio.to_thread(_find, store, client, digest)
     chunk = store.incoming(client) / secrets.token_hex(8)
     try:
-        found = await receive_file(request, chunk, service.settings.limits.receive_seconds)
+        found = await receive_file(request, chunk, service.settings.limits)
         if found != sha256:
             raise HTTPException(422, "the chunk's SHA-256 is another one: it was damaged on its way")
         async with _one_writer(service, client, digest):
             key = await asyncio.to_thread(_find, store, client, digest)
-            complete = await asyncio.to_thread(_append, store, key, offset, chunk)
-            if complete:
-                await asyncio.to_thread(_check, service, key)
+            if await service.checks.run(client, _append, store, key, offset, chunk):
+                await service.checks.run(client, _check, service, key)
     finally:
         chunk.unlink(missing_ok=True)
     return _info(store, await asyncio.to_thread(_find, store, client, digest))
@@ -107,14 +105,18 @@ def _append(store: Store, key: Key, offset: int, chunk: Path) -> bool:
         raise HTTPException(409, f"{present} bytes are here; go on from there")
     if present + size > key.size:
         raise HTTPException(413, f"the chunk goes beyond the {key.size} bytes that were announced")
-    with open(path, "ab") as target, open(chunk, "rb") as source:
-        while block := source.read(1 << 20):
-            target.write(block)
+    try:
+        with open(path, "ab") as target, open(chunk, "rb") as source:
+            while block := source.read(1 << 20):
+                target.write(block)
+    except OSError:
+        os.truncate(path, present)
+        raise
     return present + size == key.size
 
 
 def _check(service: Service, key: Key) -> None:
-    """Check the whole file: container, hashes, its name, parameters of a program that is served here."""
+    """Check the whole file: container, its name, parameters of a program that is served here; hashes at last."""
     store = service.store
     store.set_key(key.client, key.digest, CHECKING)
     path = store.key_path(key.client, key.digest)
@@ -122,8 +124,14 @@ def _check(service: Service, key: Key) -> None:
         with Reader(path, KeysHeader, UPLOAD) as reader:
             if reader.digest != key.digest:
                 raise reader.damaged("its digest is not the one that was announced")
+            stranger = next((name for name in reader.parts if not KEY_PART.fullmatch(name)), None)
+            if stranger is not None:
+                raise reader.damaged(f"part {stranger} does not belong there")
+            _check_use(service, path)
             reader.verify()
-        _check_use(service, path)
+    except OSError:
+        store.set_key(key.client, key.digest, UPLOADING)
+        raise
     except ArtifactError as e:
         store.set_key(key.client, key.digest, REFUSED, str(e))
         raise HTTPException(422, str(e)) from None
@@ -143,5 +151,5 @@ def _check_use(service: Service, path: Path) -> None:
 
 def _one_writer(service: Service, client: str, digest: str) -> asyncio.Lock:
     """One chunk of a file at a time."""
-    locks = service.writers
-    return locks.setdefault((client, digest), asyncio.Lock())
+    # locks last as long as somebody holds or awaits them
+    return service.writers.setdefault((client, digest), asyncio.Lock())

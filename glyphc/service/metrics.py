@@ -16,6 +16,13 @@ SECONDS = Histogram(
 )
 JOBS = Gauge("glyphc_jobs", "Jobs by state", ["state"], registry=REGISTRY)
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def count(method: str, status: int) -> None:
+    """An answer. A stranger may invent methods: each label takes memory for ever, so there are few."""
+    REQUESTS.labels(method if method in _METHODS else "other", str(status)).inc()
+
 
 def text(counts: dict[str, int]) -> bytes:
     """The exposition format; ``counts``: jobs by state."""

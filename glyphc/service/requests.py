@@ -18,7 +18,7 @@ from glyphc.roles.server import check_request, keys_modulus
 from .context import BODY, OCTETS, UPLOAD, ClientDep, Service, ServiceDep, busy, problems
 from .limits import receive_file
 from .models import IdPath, JobInfo, Wait
-from .store import DONE, QUEUED, READY, RUNNING, Job, Store
+from .store import DONE, QUEUED, READY, RUNNING, Job, QuotaError, Store
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _RETRY_SECONDS = 10
@@ -33,8 +33,8 @@ async def submit(request: Request, service: ServiceDep, client: ClientDep) -> Jo
     await asyncio.to_thread(_check_room, service, client)
     path = store.incoming(client) / secrets.token_hex(8)
     try:
-        await receive_file(request, path, service.settings.limits.receive_seconds)
-        job = await asyncio.to_thread(_file, service, client, path)
+        await receive_file(request, path, service.settings.limits)
+        job = await service.checks.run(client, _file, service, client, path)
     finally:
         path.unlink(missing_ok=True)
     service.scheduler.wake()
@@ -91,14 +91,16 @@ def _find(store: Store, client: str, id: str) -> Job:
 
 def _check_room(service: Service, client: str) -> None:
     """Before a body is received: back-pressure."""
-    store, limits = service.store, service.settings.limits
-    waiting = store.waiting()
-    if sum(j.client == client for j in waiting) >= limits.queue_each:
-        raise busy(429, f"{limits.queue_each} of your jobs wait already", _RETRY_SECONDS)
-    if len(waiting) >= limits.queue:
-        raise busy(503, "the queue is full", _RETRY_SECONDS)
-    if len(store.jobs(client)) >= limits.jobs_kept:
-        raise HTTPException(409, f"{limits.jobs_kept} of your jobs are kept; delete those whose results you have")
+    try:
+        service.store.check_room(client, service.settings.limits)
+    except QuotaError as e:
+        raise _refusal(e) from None
+
+
+def _refusal(error: QuotaError) -> HTTPException:
+    if error.status in (429, 503):
+        return busy(error.status, str(error), _RETRY_SECONDS)
+    return HTTPException(error.status, str(error))
 
 
 def _file(service: Service, client: str, path: Path) -> Job:
@@ -123,7 +125,10 @@ def _file(service: Service, client: str, path: Path) -> Job:
     now = time.time()
     id = secrets.token_hex(16)
     job = Job(id, client, header.program, header.key, digest, header.samples, QUEUED, "", now, 0, 0, 0)
-    return store.add_job(job, path)
+    try:
+        return store.add_job(job, path, service.settings.limits)
+    except QuotaError as e:
+        raise _refusal(e) from None
 
 
 def _info(service: Service, job: Job) -> JobInfo:

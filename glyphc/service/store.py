@@ -5,6 +5,7 @@ Calls are short and made from any thread, one at a time.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .settings import ServiceError
+from .settings import Limits, ServiceError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -29,9 +30,20 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, created);
 """
 VERSION = 1
+NO_LIMITS = Limits(
+    keys_total=1 << 62, keys_each=1 << 62, keys_kept=1 << 62, jobs_kept=1 << 62, queue=1 << 62, queue_each=1 << 62
+)
 
 UPLOADING, CHECKING, READY, REFUSED = "uploading", "checking", "ready", "refused"
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+
+
+class QuotaError(Exception):
+    """A client, or all together, would have too much. status: of the answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -93,29 +105,61 @@ class Store:
     def recover(self) -> int:
         """After a restart: what was running waits again, what was being checked is checked by its last chunk again.
 
-        What was being received is received anew.
+        What was being received is received anew. Files that nothing will ask for, such as those that killed workers
+        were writing, are removed.
         """
-        for folder in self.folder.glob("clients/*/incoming"):
-            shutil.rmtree(folder, ignore_errors=True)
         with self._transaction() as db:
             db.execute("UPDATE keys SET state=? WHERE state=?", (UPLOADING, CHECKING))
-            return db.execute("UPDATE jobs SET state=? WHERE state=?", (QUEUED, RUNNING)).rowcount
+            waiting = db.execute("UPDATE jobs SET state=? WHERE state=?", (QUEUED, RUNNING)).rowcount
+            jobs = [Job(**dict(row)) for row in db.execute("SELECT * FROM jobs")]
+            keys = {self.key_path(row["client"], row["digest"]) for row in db.execute("SELECT * FROM keys")}
+        for folder in self.folder.glob("clients/*/incoming"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in self.folder.glob("clients/*/keys/*"):
+            if path not in keys:
+                path.unlink(missing_ok=True)
+        by_folder = {self.job_folder(job): job for job in jobs}
+        for folder in self.folder.glob("clients/*/jobs/*"):
+            job = by_folder.get(folder)
+            if job is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                keep = ("inputs", "checkpoint") if job.state == QUEUED else ("outputs",)
+                _clear(folder, keep)
+        return waiting
 
     # -- keys --
 
-    def add_key(self, client: str, digest: str, size: int) -> Key:
-        """Begin an upload; one that exists already is returned as it is, unless it was refused."""
+    def add_key(self, client: str, digest: str, size: int, limits: Limits = NO_LIMITS) -> Key:
+        """Begin an upload; one that exists already is returned as it is, unless it was refused.
+
+        QuotaError when the client has no room for one more. Refused ones make room, the oldest first.
+        """
+        path = self.key_path(client, digest)
         with self._transaction() as db:
             db.execute("DELETE FROM keys WHERE client=? AND digest=? AND state=?", (client, digest, REFUSED))
-            db.execute(
-                "INSERT OR IGNORE INTO keys VALUES (?,?,?,?,?,?)", (client, digest, size, UPLOADING, "", time.time())
-            )
-        path = self.key_path(client, digest)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        key = self.key(client, digest)
-        assert key is not None
-        return key
+            rows = db.execute("SELECT * FROM keys WHERE client=? ORDER BY created", (client,)).fetchall()
+            known = [Key(**dict(row)) for row in rows]
+            found = next((key for key in known if key.digest == digest), None)
+            if found is not None:
+                return found
+            refused = [key for key in known if key.state == REFUSED]
+            held = [key for key in known if key.state != REFUSED]
+            if len(held) >= limits.keys_kept:
+                raise QuotaError(409, f"{limits.keys_kept} files of keys are kept for you; delete one of them")
+            if size > limits.keys_each or sum(key.size for key in held) + size > limits.keys_total:
+                raise QuotaError(
+                    413,
+                    f"at most {limits.keys_each} bytes of keys in one file and {limits.keys_total} in all are kept for "
+                    "you",
+                )
+            for key in refused[: max(0, len(known) + 1 - limits.keys_kept)]:
+                db.execute("DELETE FROM keys WHERE client=? AND digest=?", (client, key.digest))
+            new = Key(client, digest, size, UPLOADING, "", time.time())
+            db.execute("INSERT INTO keys VALUES (?,?,?,?,?,?)", tuple(vars(new).values()))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        return new
 
     def key(self, client: str, digest: str) -> Key | None:
         with self._transaction() as db:
@@ -143,17 +187,26 @@ class Store:
 
     # -- jobs --
 
-    def add_job(self, job: Job, inputs: Path) -> Job:
-        """File a job with its inputs (which are moved); one of the same request is returned instead of a second one."""
+    def add_job(self, job: Job, inputs: Path, limits: Limits = NO_LIMITS) -> Job:
+        """File a job with its inputs (which are moved); one of the same request is returned instead of a second one.
+
+        QuotaError when there is no room for one more.
+        """
         with self._transaction() as db:
-            columns = ",".join("?" * 12)
-            added = db.execute(f"INSERT OR IGNORE INTO jobs VALUES ({columns})", tuple(vars(job).values())).rowcount
-            if added:
-                folder = self.job_folder(job)
-                folder.mkdir(mode=0o700, parents=True)
-                inputs.replace(folder / "inputs")
             row = db.execute("SELECT * FROM jobs WHERE client=? AND request=?", (job.client, job.request)).fetchone()
-        return Job(**dict(row))
+            if row is not None:
+                return Job(**dict(row))
+            _check_room(db, job.client, limits)
+            db.execute(f"INSERT INTO jobs VALUES ({','.join('?' * 12)})", tuple(vars(job).values()))
+            folder = self.job_folder(job)
+            folder.mkdir(mode=0o700, parents=True)
+            inputs.replace(folder / "inputs")
+        return job
+
+    def check_room(self, client: str, limits: Limits) -> None:
+        """QuotaError when there is no room for one more job, to be known before its inputs come."""
+        with self._transaction() as db:
+            _check_room(db, client, limits)
 
     def job(self, client: str, id: str) -> Job | None:
         with self._transaction() as db:
@@ -197,9 +250,7 @@ class Store:
                 "UPDATE jobs SET state=?, error=?, finished=? WHERE id=?",
                 (FAILED if error else DONE, error, time.time(), job.id),
             )
-        for path in self.job_folder(job).glob("*"):
-            if path.name != "outputs":
-                path.unlink(missing_ok=True)
+        _clear(self.job_folder(job), ("outputs",))
 
     def requeue_job(self, id: str) -> None:
         with self._transaction() as db:
@@ -229,3 +280,30 @@ class Store:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an error of files or of the database says that the disk is full."""
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error) or "disk I/O" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _check_room(db: sqlite3.Connection, client: str, limits: Limits) -> None:
+    counted = "SELECT COUNT(*) FROM jobs WHERE "
+    (waiting,) = db.execute(f"{counted} state=?", (QUEUED,)).fetchone()
+    (own,) = db.execute(f"{counted} state=? AND client=?", (QUEUED, client)).fetchone()
+    (kept,) = db.execute(f"{counted} client=?", (client,)).fetchone()
+    if own >= limits.queue_each:
+        raise QuotaError(429, f"{limits.queue_each} of your jobs wait already")
+    if waiting >= limits.queue:
+        raise QuotaError(503, "the queue is full")
+    if kept >= limits.jobs_kept:
+        raise QuotaError(409, f"{limits.jobs_kept} of your jobs are kept; delete those whose results you have")
+
+
+def _clear(folder: Path, keep: tuple[str, ...]) -> None:
+    """Remove files but those of these names."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in keep:
+            path.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from glyphc.ir.ckks import Code, Instruction, Register, check, with_frees
+from glyphc.ir.instructions import Instruction, Register, with_frees
+from glyphc.ir.instructions.ckks import Code, check
 from glyphc.ir.parameters import Parameters
 
 from .first_layers import FirstLayer
@@ -72,7 +73,7 @@ class Chain:
 
     def code(self, step: int) -> Code:
         """The instructions of step 0, 1, ...: from the batch's and the state's ciphertexts to the state's next ones."""
-        code = with_frees(tuple(_write(self, step)))
+        code = tuple(with_frees(_write(self, step)))
         limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
         stored = check(code, limbs, self.parameters.decoded_limbs - 1, self.parameters.slot_levels)
         assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored

@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from glyphc.archive import ArchiveError, contents, read_entries
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.errors import IRError
@@ -22,6 +23,7 @@ from glyphc.ir.typed_json import TypedJSON
 from .ranges import Ranges
 
 _VERSION = 2
+_MOST_PARTS = 1 << 17
 _JSON = TypedJSON()
 _CHECKPOINT = "checkpoint.zip"
 _KINDS = (_CHECKPOINT, "client", "server")
@@ -120,9 +122,9 @@ def pack(parts: dict[str, bytes]) -> bytes:
 def unpack(path: Path) -> dict[str, bytes]:
     """The inverse of :func:`pack`; ArtifactError when the file is missing or damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
+        with open(path, "rb") as file:
+            return {entry.name: contents(file, entry) for entry in read_entries(file, _MOST_PARTS)}
     except OSError as e:
         raise ArtifactError(f"cannot read {str(path)!r}: {e.strerror}") from None
-    except Exception as e:  # zipfile and zlib raise a dozen classes on damaged files, with no common base
+    except ArchiveError as e:
         raise ArtifactError(f"{str(path)!r} is damaged ({e!r}); start anew without --resume") from None

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.files import write_atomically
 from glyphc.program import INSECURE_WARNING, InsecureWarning
 from glyphc.progress import Reporter
-from glyphc.runtime import _ONE_AT_A_TIME
 
 from .checkpoint import Checkpoint, RunFolder, pack, unpack
 from .errors import TrainingError
@@ -55,7 +55,7 @@ class Encrypted:
         self._machine: Any = None
         self._batches: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._state: dict[str, Any] = {}
-        self._locked = False
+        self._tables = ExitStack()
         check_memory(plan)
         if folder is not None:
             check_disk(plan, folder, min(job.batches.per_epoch, job.options.steps))
@@ -64,9 +64,10 @@ class Encrypted:
         from glyphc.backends.errors import BackendError
         from glyphc.backends.openfhe.ckks_files import from_bytes
         from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+        from glyphc.backends.openfhe.keys import key_tables, release_all_keys
 
-        _ONE_AT_A_TIME.acquire()
-        self._locked = True
+        self._tables.enter_context(key_tables(wait=True))
+        self._tables.callback(release_all_keys)
         try:
             keys = self._new_keys() if checkpoint is None else self._old_keys()
             self._machine = OpenFHECKKS(keys)
@@ -95,13 +96,8 @@ class Encrypted:
         return {**self._job.program.initial().weights, **self._plan.decoded(messages, step)}
 
     def close(self) -> None:
-        if self._locked:
-            from glyphc.backends.openfhe.keys import release_all_keys
-
-            self._machine = self._client = None
-            release_all_keys()
-            _ONE_AT_A_TIME.release()
-            self._locked = False
+        self._machine = self._client = None
+        self._tables.close()
 
     # -- keys --
 

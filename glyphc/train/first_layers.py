@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glyphc.ir.ckks import Register
+from glyphc.ir.instructions import Register
 
 from .frames import Frame
 from .layers import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import exp, log
 
 from glyphc.approx.series import fit
-from glyphc.ir.ckks import Register
 from glyphc.ir.functions import Function, compose
+from glyphc.ir.instructions import Register
 from glyphc.ir.series import Series
 
 from .losses import BinaryCrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glyphc.ir.ckks import Register
+from glyphc.ir.instructions import Register
 
 from .layers import STATE_LIMBS, Offset, Part, Scales, Trained, load_state, store_state
 from .units import Units, power_of_two

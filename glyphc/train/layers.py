@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from glyphc.ir.ckks import Register
+from glyphc.ir.instructions import Register
 
 from .frames import Frame
 from .units import F64, I64, Units, coefficients, polynomial

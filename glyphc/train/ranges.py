@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, exp, floor, log2
+from math import exp
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from glyphc.rounding import down, up
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -18,9 +20,6 @@ BACK_SHARE = 1 / 4
 MARGIN = 1.15
 # The trial may see nothing, as of errors behind weights of zero.
 _LEAST = 2.0**-4
-# The server sees ranges, since they are in the series. They come from private data, so they are rounded to these steps
-# of an octave.
-_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Ranges:
         return Ranges(
             tuple(_up(MARGIN * v) for v in self.sums),
             tuple(_up(MARGIN * v) for v in self.back),
-            (2.0 ** (floor(_STEPS * log2(low / MARGIN)) / _STEPS), _up(MARGIN * high)),
+            (down(low / MARGIN), _up(MARGIN * high)),
         )
 
     def __str__(self) -> str:
@@ -86,4 +85,5 @@ class Ranges:
 
 
 def _up(value: float) -> float:
-    return float(2.0 ** (ceil(_STEPS * log2(max(value, _LEAST))) / _STEPS))
+    """The server sees ranges, since they are in the series, and they come from private data: so they are rounded."""
+    return up(max(value, _LEAST))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from glyphc.backends.ckks_machine import CKKSMachine, Observer, execute
-from glyphc.ir.ckks import Code
+from glyphc.backends.base import Observer, execute_named
+from glyphc.ir.instructions.ckks import Code
 
 Ciphertexts = dict[str, Any]
 
@@ -20,7 +20,7 @@ class StepCode(Protocol):
 
 def train_steps(
     plan: StepCode,
-    machine_of: Callable[[int], CKKSMachine],
+    machine_of: Callable[[int], Any],
     batch_of: Callable[[int], Mapping[str, Any]],
     state: Ciphertexts,
     steps: range,
@@ -33,7 +33,7 @@ def train_steps(
     loaded. after: told the number of steps done and the state's ciphertexts, after every step.
     """
     for step in steps:
-        state = execute(plan.code(step), machine_of(step), _Inputs(state, batch_of(step)), observe)
+        state = execute_named(plan.code(step), machine_of(step), _Inputs(state, batch_of(step)), observe)
         after(step + 1, state)
     return state
 

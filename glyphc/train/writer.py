@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from glyphc.ir.ckks import (
+from glyphc.ir.functions import Function
+from glyphc.ir.instructions import Instruction, Load, Register, Store
+from glyphc.ir.instructions.ckks import (
     Bootstrap,
     Convolve,
     Decode,
-    Instruction,
-    Load,
     Masked,
     Pack,
     Product,
     Raise,
     Reduce,
     Refresh,
-    Register,
     Reverse,
     Scaled,
     SlotProduct,
-    Store,
     Sum,
     Unpack,
 )
-from glyphc.ir.functions import Function
 from glyphc.ir.series import Series
 
 

@@ -1,4 +1,4 @@
-"""Instructions on CKKS ciphertexts whose messages stand in the coefficients: what training computes with.
+"""Training's instructions: CKKS ciphertexts whose messages stand in the coefficients: what training computes with.
 
 A ciphertext holds N real numbers m, as round(m * 2^linear_bits) modulo the product of its limbs' primes, each of about
 2^linear_bits: |m| must stay below half of that product divided by 2^linear_bits. A product, and a product with a
@@ -8,236 +8,262 @@ brought to the fewest limbs among them. ``Registers`` count from zero; every tar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from .errors import IRError
-from .functions import Function
-from .series import Series
+from ..errors import IRError
+from ..functions import Function
+from ..series import Series
+from .base import Instruction, Kind, Load, Register, Store, check_flow
 
-Register = int
-
-
-@dataclass(frozen=True)
-class Load:
-    """Bind the ciphertext that the caller knows as ``name``."""
-
-    target: Register
-    name: str
+# Of one training run: each is listed in its program.
+MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(Instruction):
     """target = factor * source. Costs a limb."""
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "scaled"
     target: Register
     source: Register
     factor: float
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.scaled(operands[0], self.factor),)
+
 
 @dataclass(frozen=True)
-class Product:
+class Product(Instruction):
     """target = sum of products of polynomials modulo X^N + 1, relinearised once. Costs a limb."""
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "product"
     target: Register
     pairs: tuple[tuple[Register, Register], ...]
 
+    @property
+    def reads(self) -> tuple[Register, ...]:
+        return tuple(register for pair in self.pairs for register in pair)
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.product(list(zip(operands[::2], operands[1::2], strict=True))),)
+
 
 @dataclass(frozen=True)
-class Sum:
+class Sum(Instruction):
     """target = sum of sign * register; signs are +1 or -1."""
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "sum"
     target: Register
     terms: tuple[tuple[Register, int], ...]
 
+    @property
+    def reads(self) -> tuple[Register, ...]:
+        return tuple(register for register, _ in self.terms)
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.sum([(value, sign) for value, (_, sign) in zip(operands, self.terms, strict=True)]),)
+
 
 @dataclass(frozen=True)
-class Unpack:
+class Unpack(Instruction):
     """targets[r] = parts * (coefficients of source at stride*(r + parts*m), moved to stride*parts*m).
 
     Automorphisms only, no limb. parts is a power of two, len(targets) <= parts. source must be zero off multiples of
     ``stride``, but for noise, which stays where it is.
     """
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "unpack"
+    written_fields: ClassVar[tuple[str, ...]] = ("targets",)
     targets: tuple[Register, ...]
     source: Register
     parts: int
     stride: int
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        pieces: Sequence[Any] = machine.unpack(operands[0], self.parts, self.stride, len(self.targets))
+        return pieces
+
 
 @dataclass(frozen=True)
-class Pack:
+class Pack(Instruction):
     """target at stride*(r + parts*m) = stride*parts * (coefficient of sources[r] at stride*parts*m); zero elsewhere.
 
     Automorphisms only, no limb. parts and stride are powers of two, len(sources) <= parts; None stands for zero.
     """
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "pack"
     target: Register
     sources: tuple[Register | None, ...]
     parts: int
     stride: int
 
+    @property
+    def reads(self) -> tuple[Register, ...]:
+        return tuple(register for register in self.sources if register is not None)
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        rest = iter(operands)
+        values = [None if register is None else next(rest) for register in self.sources]
+        return (machine.pack(values, self.parts, self.stride),)
+
 
 @dataclass(frozen=True)
-class Refresh:
+class Refresh(Instruction):
     """Functional bootstrap: target = series(x) for the numbers x at multiples of N/(2*slots), zero elsewhere.
 
     source must be on one limb; x counts modulo 1 and must lie in the series' range. functions: what the series
     approximates, applied to x in order; the cleartext backend computes these.
     """
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "refresh"
     target: Register
     source: Register
     series: Series
     functions: tuple[Function, ...]
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.refresh(operands[0], self),)
+
 
 @dataclass(frozen=True)
-class Reverse:
+class Reverse(Instruction):
     """target = source with X replaced by its inverse: the coefficient at e moves to -e. One automorphism, no limb."""
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "reverse"
     target: Register
     source: Register
 
 
 @dataclass(frozen=True)
-class Convolve:
+class Convolve(Instruction):
     """target = source * weight * sum of X^e over the exponents, modulo X^N + 1. weight is an integer. No limb."""
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "convolved"
     target: Register
     source: Register
     exponents: tuple[int, ...]
     weight: int = 1
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.convolved(operands[0], self.exponents, self.weight),)
+
 
 @dataclass(frozen=True)
-class Raise:
+class Raise(Instruction):
     """target = source with ``value`` added to every coefficient."""
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "raised"
     target: Register
     source: Register
     value: float
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.raised(operands[0], self.value),)
+
 
 @dataclass(frozen=True)
-class Reduce:
+class Reduce(Instruction):
     """target = source on fewer limbs: what a bootstrap reads."""
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "reduced"
     target: Register
     source: Register
     limbs: int
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.reduced(operands[0], self.limbs),)
+
 
 @dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(Instruction):
     """The first half of a functional bootstrap, for several functions of one input: results stay in slots.
 
     As ``Refresh``, but the targets are *slot forms*, on which only ``Masked``, ``SlotProduct`` and ``Decode`` work, and
     which have ``slot_levels`` levels for that. All series have the degree of the parameters.
     """
 
+    operand: ClassVar[Kind] = Kind.CKKS
+    result: ClassVar[Kind] = Kind.SLOTS
+    method: ClassVar[str] = "bootstrap"
+    written_fields: ClassVar[tuple[str, ...]] = ("targets",)
     targets: tuple[Register, ...]
     source: Register
     series: tuple[Series, ...]
     functions: tuple[tuple[Function, ...], ...]
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        forms: Sequence[Any] = machine.bootstrap(operands[0], self)
+        return forms
+
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Instruction):
     """target = source where start <= e modulo period < stop for all conditions (period, start, stop), zero elsewhere.
 
     e is the coefficient that a slot form's value will have. Costs a slot level.
     """
 
+    operand: ClassVar[Kind] = Kind.SLOTS
+    result: ClassVar[Kind] = Kind.SLOTS
+    method: ClassVar[str] = "masked"
     target: Register
     source: Register
     conditions: tuple[tuple[int, int, int], ...]
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.masked(operands[0], self.conditions),)
+
 
 @dataclass(frozen=True)
-class SlotProduct:
+class SlotProduct(Instruction):
     """target = a * b, elementwise, of slot forms. Costs a slot level."""
 
+    operand: ClassVar[Kind] = Kind.SLOTS
+    result: ClassVar[Kind] = Kind.SLOTS
+    method: ClassVar[str] = "slot_product"
+    read_fields: ClassVar[tuple[str, ...]] = ("a", "b")
     target: Register
     a: Register
     b: Register
 
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.slot_product(*operands),)
+
 
 @dataclass(frozen=True)
-class Decode:
+class Decode(Instruction):
     """The second half of a bootstrap: from a slot form to a ciphertext on ``decoded_limbs`` limbs."""
 
+    operand: ClassVar[Kind] = Kind.SLOTS
+    result: ClassVar[Kind] = Kind.CKKS
+    method: ClassVar[str] = "decode"
     target: Register
     source: Register
 
 
-@dataclass(frozen=True)
-class Store:
-    """Hand a ciphertext out under ``name``."""
-
-    source: Register
-    name: str
-
-
-@dataclass(frozen=True)
-class Free:
-    """The registers are not needed any more."""
-
-    registers: tuple[Register, ...]
-
-
-Instruction = (
-    Load
-    | Scaled
-    | Product
-    | Sum
-    | Unpack
-    | Pack
-    | Refresh
-    | Reverse
-    | Convolve
-    | Raise
-    | Reduce
-    | Bootstrap
-    | Masked
-    | SlotProduct
-    | Decode
-    | Store
-    | Free
-)
-# On slot forms, by slot levels they cost.
-_SLOT_LEVELS = {Masked: 1, SlotProduct: 1, Decode: 0}
 Code = tuple[Instruction, ...]
-
-
-def reads(instruction: Instruction) -> tuple[Register, ...]:
-    """Registers that an instruction reads, in order, possibly with repetitions."""
-    match instruction:
-        case Load():
-            return ()
-        case Product(pairs=pairs):
-            return tuple(r for pair in pairs for r in pair)
-        case Sum(terms=terms):
-            return tuple(r for r, _ in terms)
-        case Free(registers=registers):
-            return registers
-        case Pack(sources=sources):
-            return tuple(r for r in sources if r is not None)
-        case SlotProduct(a=a, b=b):
-            return (a, b)
-        case Convolve(source=s) | Raise(source=s) | Reduce(source=s):
-            return (s,)
-        case Reverse(source=s) | Bootstrap(source=s) | Masked(source=s) | Decode(source=s):
-            return (s,)
-        case Scaled(source=s) | Unpack(source=s) | Refresh(source=s) | Store(source=s):
-            return (s,)
-
-
-def writes(instruction: Instruction) -> tuple[Register, ...]:
-    """Registers that an instruction writes."""
-    if isinstance(instruction, Store | Free):
-        return ()
-    return instruction.targets if isinstance(instruction, Unpack | Bootstrap) else (instruction.target,)
 
 
 def check(code: Code, inputs: Mapping[str, int], kept: int, slot_levels: int = 0) -> dict[str, int]:
@@ -245,35 +271,24 @@ def check(code: Code, inputs: Mapping[str, int], kept: int, slot_levels: int = 0
 
     kept: limbs that bootstraps leave, but one. slot_levels: see ``Parameters``.
     """
-    limbs: dict[Register, int] = {}
-    slots: dict[Register, int] = {}
-    written: set[Register] = set()
+    kinds = check_flow(code, Kind.CKKS)
+    # limbs, or slot levels
+    known: dict[Register, int] = {}
     stored: dict[str, int] = {}
     for at, instruction in enumerate(code):
-        what = f"instruction {at} ({type(instruction).__name__.lower()})"
-        on_slots = type(instruction) in _SLOT_LEVELS
-        known = {**limbs, **slots} if isinstance(instruction, Free) else slots if on_slots else limbs
-        missing = [r for r in reads(instruction) if r not in known]
-        if missing:
-            form = "no slot form" if on_slots else "nothing" if missing[0] not in slots else "a slot form"
-            raise IRError(f"{what} reads register {missing[0]}, which holds {form}")
-        fewest = min((known[r] for r in reads(instruction)), default=0)
-        if isinstance(instruction, Free):
-            for register in instruction.registers:
-                limbs.pop(register, None)
-                slots.pop(register, None)
-        elif isinstance(instruction, Store):
+        what = f"instruction {at} ({instruction.mnemonic})"
+        fewest = min((known[r] for r in instruction.reads), default=0)
+        if isinstance(instruction, Store):
             if instruction.name in stored:
                 raise IRError(f"{what} stores {instruction.name!r} twice")
+            if kinds[instruction.source] is not Kind.CKKS:
+                raise IRError(f"{what} reads register {instruction.source}, which holds {kinds[instruction.source]}")
             stored[instruction.name] = fewest
-        for target in writes(instruction):
-            if target in written:
-                raise IRError(f"{what} writes register {target} a second time")
-            written.add(target)
-            if isinstance(instruction, Bootstrap | Masked | SlotProduct):
-                slots[target] = _slot_levels(what, instruction, fewest, slot_levels)
+        for target in instruction.writes:
+            if instruction.result is Kind.SLOTS:
+                known[target] = _slot_levels(what, instruction, fewest, slot_levels)
             else:
-                limbs[target] = _limbs(what, instruction, fewest, inputs, kept)
+                known[target] = _limbs(what, instruction, fewest, inputs, kept)
     return stored
 
 
@@ -306,15 +321,3 @@ def _limbs(what: str, instruction: Instruction, fewest: int, inputs: Mapping[str
         case Refresh() | Decode():
             return kept + 1
     return fewest
-
-
-def with_frees(code: Code) -> Code:
-    """The same code with registers freed after their last use."""
-    last = {register: at for at, instruction in enumerate(code) for register in reads(instruction)}
-    out: list[Instruction] = []
-    for at, instruction in enumerate(code):
-        out.append(instruction)
-        dead = tuple(sorted({r for r in reads(instruction) if last[r] == at}))
-        if dead:
-            out.append(Free(dead))
-    return tuple(out)

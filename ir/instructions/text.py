@@ -1,37 +1,26 @@
 """Training's instructions as text: one line each, e.g. ``{"scaled":{"target":2,"source":0,"factor":0.5}}``.
 
 The text is complete and exact: ``parse_code(code_text(code)) == code``. It is written and read generically from the
-classes of ``glyphc.ir.ckks.Instruction``, so a new instruction or field needs nothing here.
+classes of ``glyphc.ir.instructions.ckks``, so a new instruction or field needs nothing here.
 """
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterator
 
-from .ckks import (
-    Bootstrap,
-    Code,
-    Convolve,
-    Free,
-    Instruction,
-    Masked,
-    Pack,
-    Product,
-    Raise,
-    Refresh,
-    Scaled,
-    Sum,
-    Unpack,
-)
-from .errors import IRError, IRSyntaxError
-from .parameters import Parameters
-from .series import Series
-from .typed_json import TypedJSON
+from ..errors import IRError, IRSyntaxError
+from ..parameters import Parameters
+from ..series import Series
+from ..typed_json import TypedJSON
+from . import ckks
+from .base import Free, Instruction, Load, Store
+from .ckks import Bootstrap, Code, Convolve, Masked, Pack, Product, Raise, Refresh, Scaled, Sum, Unpack
 
 CODE_HEAD = "glyphc-ckks 1"
-INSTRUCTIONS: dict[str, type] = {cls.__name__.lower(): cls for cls in typing.get_args(Instruction)}
-_JSON = TypedJSON({Instruction: INSTRUCTIONS})
+_OWN = (c for c in vars(ckks).values() if isinstance(c, type) and c.__module__ == ckks.__name__)
+_CLASSES: list[type[Instruction]] = [Load, *_OWN, Store, Free]
+INSTRUCTIONS: dict[str, type] = {c.__name__.lower(): c for c in _CLASSES}
+_JSON = TypedJSON({Instruction: INSTRUCTIONS}, brief=True)
 # Far above every constant of a plan, and far below what overflows somewhere.
 _MOST_CONSTANT = 2.0**40
 # What is added to a ciphertext becomes an integer of 64 bits, at a scale of at most 2^(linear_bits + 1).
@@ -58,14 +47,14 @@ def parse_code(text: str) -> Code:
 
 
 def check_operands(code: Code, parameters: Parameters, periods: tuple[int, ...]) -> None:
-    """IRError for operands that break the instructions' rules, which ``glyphc.ir.ckks.check`` takes for granted.
+    """IRError for operands that break the instructions' rules, which ``ckks.check`` takes for granted.
 
     Code from a file has been made by anybody. periods: of packing, whose keys there are.
     """
     for at, instruction in enumerate(code):
         problem = _problem(instruction, parameters, periods)
         if problem is not None:
-            raise IRError(f"instruction {at} ({type(instruction).__name__.lower()}) {problem}")
+            raise IRError(f"instruction {at} ({instruction.mnemonic}) {problem}")
 
 
 def _problem(instruction: Instruction, parameters: Parameters, periods: tuple[int, ...]) -> str | None:

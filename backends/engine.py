@@ -1,0 +1,98 @@
+"""Engines: what executes schedules, by name. ``--engine`` chooses one, ``glyphc engines`` lists them.
+
+An engine brings a machine (the server's side, see :mod:`.base`) and, for a run in one process, the client's side beside
+it. Other packages add engines as entry points of the group ``glyphc.engines``, each an instance of :class:`Engine`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.instructions import Instruction, Schedule
+
+from .base import unsupported
+from .errors import BackendError
+
+GROUP = "glyphc.engines"
+# Loaded when they are asked for: their modules need libraries that take time and memory.
+_BUILT_IN: Mapping[str, str] = {
+    "openfhe": "glyphc.backends.openfhe.engine:ENGINE",
+    "simulate": "glyphc.backends.simulate:ENGINE",
+    "clear": "glyphc.backends.cleartext:ENGINE",
+}
+
+
+class Stages(Protocol):
+    """Who is told what a run is doing."""
+
+    def stage(self, name: str, total: float = 1.0) -> AbstractContextManager[None]:
+        """A part of the work, of so many units."""
+
+    def advance(self, amount: float, what: str = "") -> None:
+        """Some of them are done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Keys are made and weights are encoded: what a run in one process needs.
+
+    encrypt: message integers, shape (N,), to a ciphertext of the machine's; decrypt: the inverse.
+    """
+
+    machine: Any
+    encrypt: Callable[[npt.NDArray[np.int64]], Any]
+    decrypt: Callable[[Any], npt.NDArray[np.int64]]
+
+
+class Engine(ABC):
+    """Executes schedules. encrypts: whether its results come from ciphertexts."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    encrypts: ClassVar[bool]
+
+    def problem(self) -> str | None:
+        """Why it cannot be used on this machine, in a sentence; None when it can."""
+        return None
+
+    @property
+    @abstractmethod
+    def machine(self) -> type:
+        """The class of its machines; BackendError where the engine cannot be used."""
+
+    @abstractmethod
+    def session(self, schedule: Schedule, stages: Stages) -> AbstractContextManager[Session]:
+        """Both roles in one process, for the time of a ``with`` block; BackendError when that cannot be."""
+
+    def unsupported(self, code: Iterable[Instruction]) -> set[str]:
+        """Names of the instructions that it has no method for."""
+        return unsupported(code, self.machine)
+
+
+def engine_names() -> tuple[str, ...]:
+    """All there are: ours, then those of other packages."""
+    return (*_BUILT_IN, *sorted(point.name for point in entry_points(group=GROUP) if point.name not in _BUILT_IN))
+
+
+def engine(name: str) -> Engine:
+    """The engine of that name; BackendError when there is none."""
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+    else:
+        points = [point for point in entry_points(group=GROUP) if point.name == name]
+        if not points:
+            raise BackendError(f"there is no engine {name!r}; there are: {', '.join(engine_names())}")
+        found = points[0].load()
+    if not isinstance(found, Engine):
+        raise BackendError(f"engine {name!r} is no instance of glyphc.backends.engine.Engine")
+    return found

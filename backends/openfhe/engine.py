@@ -1,0 +1,61 @@
+"""OpenFHE as an engine: both roles in one process. The server alone takes :mod:`.server`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from glyphc.ir.instructions import Schedule
+
+from ..engine import Engine, Session, Stages
+from ..errors import BackendError
+
+
+class OpenFHEEngine(Engine):
+    """Contexts, keys and arithmetic of the openfhe package."""
+
+    name = "openfhe"
+    summary = "OpenFHE's wheel: contexts, keys and all arithmetic"
+    encrypts = True
+
+    def problem(self) -> str | None:
+        try:
+            from . import library  # noqa: F401
+        except BackendError as e:
+            return str(e)
+        return None
+
+    @property
+    def machine(self) -> type:
+        from .server import OpenFHEMachine
+
+        return OpenFHEMachine
+
+    @contextmanager
+    def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
+        from .client import generate_keys
+        from .keys import key_tables, release_all_keys
+        from .server import OpenFHEMachine
+        from .weight_keys import encrypt_weights
+
+        with key_tables(wait=True):
+            try:
+                with stages.stage("generate keys"):
+                    keys, evaluation_keys = generate_keys(schedule.parameters)
+                encrypted = schedule.client.encrypted
+                if encrypted:
+                    with stages.stage("encrypt weights", sum(m.products for m in encrypted)):
+                        weights = encrypt_weights(
+                            keys, encrypted, schedule.secret, lambda name: stages.advance(1, name)
+                        )
+                    evaluation_keys = replace(evaluation_keys, weights=weights)
+                machine = OpenFHEMachine(schedule, evaluation_keys)
+                with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
+                    machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
+                yield Session(machine, keys.encrypt, keys.decrypt)
+            finally:
+                release_all_keys()
+
+
+ENGINE = OpenFHEEngine()

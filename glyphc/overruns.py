@@ -1,0 +1,99 @@
+"""Hidden values that leave the ranges which their formats hold: under encryption nobody sees that they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.evaluate import Value
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.ops import Apply, Bootstrap, Linear, Switch, Unpack
+
+F64 = npt.NDArray[np.floating[Any]]
+
+# Samples that a line of text names.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Overrun:
+    """A sample with values of a layer that leave its range.
+
+    node: of the graph that was evaluated; layer: where it comes from. values: how many of them leave; wraps: how many
+    of these are beyond half the torus, and come back at its other end. farthest: how many times as far from the middle
+    of the range as its end.
+    """
+
+    node: int
+    layer: str
+    sample: int
+    values: int
+    wraps: int
+    farthest: float
+
+
+def find(graph: Graph, values: Mapping[int, Value], modulus: int, first: int = 0) -> tuple[Overrun, ...]:
+    """Of linear maps, by layer and sample. values: by node id, in integers of their formats, not wrapped.
+
+    modulus: of plaintexts, which the torus stands for. What nothing but outputs reads is exact up to half of it: it
+    overruns where it wraps. first: the number of the first sample.
+    """
+    found = []
+    for node, _ in graph.of(Linear):
+        fixed = node.type.fixed
+        if fixed is None or node.id not in values:
+            continue
+        x = np.asarray(values[node.id], dtype=np.float64)
+        x = np.abs(x.reshape(len(x), -1))
+        wraps = x > modulus / 2
+        beyond = x > fixed.magnitude if _bootstrapped(graph, node) else wraps
+        for sample in np.flatnonzero(beyond.any(axis=1)):
+            far = float(x[sample].max()) / fixed.magnitude
+            counts = int(beyond[sample].sum()), int(wraps[sample].sum())
+            found.append(Overrun(node.id, node.location or str(node), first + int(sample), *counts, far))
+    return tuple(found)
+
+
+def _bootstrapped(graph: Graph, node: Node) -> bool:
+    """Whether a function is applied to a value."""
+    return any(
+        isinstance(u.op, Apply | Bootstrap) or (isinstance(u.op, Switch | Unpack) and _bootstrapped(graph, u))
+        for u in graph.users(node)
+    )
+
+
+def lines(overruns: Iterable[Overrun], samples: int) -> list[str]:
+    """A line for each layer."""
+    out = []
+    for _, group in groupby(sorted(overruns, key=lambda o: (o.node, o.sample)), key=lambda o: o.node):
+        layer = list(group)
+        values, wraps = sum(o.values for o in layer), sum(o.wraps for o in layer)
+        wrapped = f", {wraps} of them beyond half the torus: they wrap" if wraps else ""
+        out.append(
+            f"{layer[0].layer}: {values} value{'s leave' if values > 1 else ' leaves'} the range{wrapped}; "
+            f"farthest {max(o.farthest for o in layer):.3g} times as far as the limit; {_named(layer)} of {samples}"
+        )
+    return out
+
+
+def _named(layer: Sequence[Overrun]) -> str:
+    numbers = ", ".join(str(o.sample) for o in layer[:_NAMED])
+    more = f" and {len(layer) - _NAMED} more" if len(layer) > _NAMED else ""
+    return f"sample{'s' if len(layer) > 1 else ''} {numbers}{more}"
+
+
+def message(overruns: Sequence[Overrun], samples: int) -> str:
+    """What a user has to know of them, as one paragraph with a line for each layer."""
+    wrong = len({o.sample for o in overruns})
+    return "\n  ".join(
+        [
+            f"values leave their ranges: the results of {wrong} of {samples} samples are not to be relied on; compile "
+            "with calibration samples that cover such values, or with a larger --margin",
+            *lines(overruns, samples),
+        ]
+    )

@@ -1,0 +1,192 @@
+"""BGV on coefficients: exact products with plaintext weights, and with weights that are encrypted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from glyphc.errors import ParameterError
+from glyphc.ir.graph import Node
+from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Load, Polynomials, Split
+from glyphc.ir.ops import Input, Linear, Reshape, Unpack
+
+from .base import BGV, Offer, Question, Refusal, Way
+from .lowering import GROUP, Lowering, Step, Task, layout, lowers
+from .weight_polynomials import weight_polynomials
+
+
+class FreshInput(Way):
+    """The client encrypts in BGV."""
+
+    name = "bgv, fresh"
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        return Offer(BGV, BGV, 0.0, "encrypted by the client") if isinstance(node.op, Input) else None
+
+
+class InPlace(Way):
+    """A reshape moves nothing. Behind a nonlinearity it stands behind the switch back, which serves all readers."""
+
+    name = "in place"
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        return Offer(BGV, BGV, 0.0, "moves nothing") if isinstance(node.op, Reshape) else None
+
+
+class PlaintextProduct(Way):
+    """Ciphertexts times plaintext weights."""
+
+    name = "bgv"
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        if not isinstance(node.op, Linear):
+            return None
+        if node.op.encrypted:
+            return Refusal("the server would see the weights")
+        products = products_of(node, operands, question)
+        reason = f"{products} exact plaintext products, no level, no rescaling"
+        return Offer(BGV, BGV, products * question.cost.product, reason)
+
+
+class EncryptedProduct(Way):
+    """External products with weights encrypted as key-switching keys (see docs/design.md, Encrypted weights)."""
+
+    name = "bgv, encrypted weights"
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        if not isinstance(node.op, Linear) or not node.op.encrypted:
+            return None
+        products = products_of(node, operands, question)
+        reason = (
+            f"{products} external products with weights encrypted as key-switching keys: no level, the noise of a "
+            "plaintext product and two key switches"
+        )
+        return Offer(BGV, BGV, products * question.cost.encrypted_product, reason)
+
+
+def products_of(node: Node, operands: Sequence[Node], question: Question) -> int:
+    """Polynomial products that a linear map takes in full ciphertexts, at least one."""
+    return max(1, -(-multiplications(node, operands, question) // question.ring))
+
+
+def multiplications(node: Node, operands: Sequence[Node], question: Question) -> int:
+    """Of a linear map on a batch, as a dense matrix."""
+    return node.type.size * sum(o.type.size for o in operands) * question.batch
+
+
+# -- instructions --
+
+
+@lowers(Input)
+def _load(lowering: Lowering, task: Task, node: Node) -> None:
+    assert isinstance(node.op, Input)
+    first, parts = task.chunk * layout(node).parts, lowering.parts(node, task.step)
+    targets = lowering.registers[task] = lowering.fresh(len(parts))
+    name = node.op.name
+    lowering.instructions += [Load(r, name, first + p, node.id) for r, p in zip(targets, parts, strict=True)]
+
+
+@lowers(Reshape)
+def _in_place(lowering: Lowering, task: Task, node: Node) -> None:
+    (source,) = lowering.same(task, node)
+    lowering.registers[task] = lowering.registers[source]
+
+
+def _needs_of_unpacking(lowering: Lowering, task: Task, node: Node) -> list[Task]:
+    return [replace(task, step=-1)] if task.step >= 0 else lowering.same(task, node)
+
+
+@lowers(Unpack, _needs_of_unpacking)
+def _unpack(lowering: Lowering, task: Task, node: Node) -> None:
+    """All parts, or the pieces that they come from, or the parts in one of these."""
+    assert isinstance(node.op, Unpack)
+    (operand,) = lowering.graph.operands(node)
+    groups, stride = lowering.groups(node), layout(operand).stride
+    # parts beyond the features hold nothing that anybody reads
+    if task.step < 0:
+        (source,), parts = lowering.registers[Task(operand.id, task.chunk)], node.op.parts if groups == 1 else groups
+        targets = lowering.fresh(min(parts, node.type.size))
+    else:
+        source, parts = lowering.registers[replace(task, step=-1)][task.step], GROUP
+        targets, stride = lowering.fresh(len(lowering.parts(node, task.step))), stride * groups
+    lowering.instructions.append(Split(targets, source, parts, stride, node.id))
+    lowering.registers[task] = targets
+
+
+def _needs_of_map(lowering: Lowering, task: Task, node: Node) -> list[Task]:
+    steps = lowering.steps(node, task.chunk)
+    if task.step < 0:
+        return [replace(task, step=len(steps) - 1)]
+    before = [replace(task, step=task.step - 1)] if task.step else []
+    return [*before, steps[task.step].source(lowering.graph.operands(node))]
+
+
+@lowers(Linear, _needs_of_map)
+def _linear(lowering: Lowering, task: Task, node: Node) -> None:
+    """One step: products with some parts of one chunk of one operand, added to the steps before."""
+    op = node.op
+    assert isinstance(op, Linear)
+    steps = lowering.steps(node, task.chunk)
+    if task.step < 0:
+        lowering.registers[task] = lowering.registers[replace(task, step=len(steps) - 1)]
+        return
+    step, operands, target = steps[task.step], lowering.graph.operands(node), layout(node)
+    sources = lowering.registers[step.source(operands)]
+    name = _weights(lowering, node, op, step)
+    total = lowering.registers[replace(task, step=task.step - 1)][0] if task.step else None
+    place = step.chunk // target.chunks * target.batch_stride
+    (result,) = lowering.fresh()
+    if max(lowering.sources[name]) >= len(sources):  # of a graph from a file, whose layouts anybody may have written
+        operand = operands[step.operand]
+        raise ParameterError(f"{node} reads {layout(operand).parts} parts of {operand}, which has {len(sources)}")
+    chosen = tuple(sources[part] for part in lowering.sources[name])
+    product = EncryptedDot if op.encrypted else Dot
+    lowering.instructions.append(product(result, chosen, name, None if place else total, node.id))
+    if place:
+        # narrow tensors of several chunks stand side by side in one
+        (moved,) = lowering.fresh()
+        lowering.instructions.append(Dot(moved, (result,), _monomial(lowering, place), total, node.id))
+        result = moved
+    lowering.registers[task] = (result,)
+
+
+def _weights(lowering: Lowering, node: Node, op: Linear, step: Step) -> str:
+    """Name of the polynomials for one step, of whatever chunk; the bias goes with the first of a chunk."""
+    name = f"{node.location or 'linear'}%{node.id}" + (f".{step.operand}" if step.operand else "")
+    name += "" if step.group < 0 else f"/{step.group}"
+    if name not in lowering.sources:
+        operand = lowering.graph.operands(node)[step.operand]
+        first = step.operand == 0 and step.group == lowering.groups_met(node, 0)[0]
+        if op.encrypted:
+            _encrypted_weights(lowering, node, op, step, name, first)
+            return name
+        weight, source = lowering.weight(node, step.operand), layout(operand)
+        bias = lowering.graph.constant(op.bias.name).astype(np.int64) if first else None
+        parts = lowering.parts(operand, step.group)
+        used = [p for p in parts if weight[:, p :: source.parts].any()] or parts[:1]
+        lowering.sources[name] = tuple(parts.index(p) for p in used)
+        lowering.polynomials[name] = weight_polynomials(weight, bias, source, layout(node), tuple(used))
+    return name
+
+
+def _encrypted_weights(lowering: Lowering, node: Node, op: Linear, step: Step, name: str, first: bool) -> None:
+    """What the client has to encrypt for one step; the polynomials themselves where the graph has the values.
+
+    A polynomial for every part, whatever the values: what the server sees follows from shapes alone.
+    """
+    operand = lowering.graph.operands(node)[step.operand]
+    parts = lowering.parts(operand, step.group)
+    lowering.sources[name] = tuple(range(len(parts)))
+    lowering.encrypted[name] = EncryptedMap(name, len(parts), first)
+    if lowering.graph.withheld.isdisjoint(op.constant_names()):
+        weight = lowering.weight(node, step.operand)
+        bias = lowering.graph.constant(op.bias.name).astype(np.int64) if first else None
+        lowering.secret[name] = weight_polynomials(weight, bias, layout(operand), layout(node), tuple(parts))
+
+
+def _monomial(lowering: Lowering, exponent: int) -> str:
+    name = f"X^{exponent}"
+    lowering.polynomials[name] = Polynomials(np.array([0, 1]), np.array([exponent], dtype=np.int32), np.array([1]))
+    return name

@@ -1,0 +1,91 @@
+"""Packed functional bootstraps (TFHE-like) for nonlinearities, and the switches between BGV and the torus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from glyphc.ir.graph import Node
+from glyphc.ir.instructions import Evaluate, FromTorus, Powers, ToTorus
+from glyphc.ir.layout import next_power_of_two
+from glyphc.ir.ops import Apply, Bootstrap, Switch
+from glyphc.ir.types import Scheme
+
+from .base import BGV, TORUS, Conversion, Offer, Question, Refusal, Way
+from .lowering import Lowering, Task, lowers
+
+# Typical; the series is chosen later.
+DEGREE = 27
+
+
+class PackedBootstrap(Way):
+    """All values of a ciphertext in one pass."""
+
+    name = "packed functional bootstrap"
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        if not isinstance(node.op, Apply):
+            return None
+        values = node.type.size * question.batch
+        slots = min(question.ring // 2, max(2, next_power_of_two(values) // 2))
+        each = question.cost.bootstrap_seconds(slots, DEGREE, question.ring)
+        reason = f"one pass refreshes {values:,} values and applies the function"
+        return Offer(TORUS, TORUS, each * -(-values // question.ring), reason)
+
+
+class SwitchToTorus(Conversion):
+    """A modulus switch; no key."""
+
+    name = "switch to the torus"
+    source = BGV
+    target = TORUS
+
+    def offer(self, value: Node, question: Question) -> Offer | Refusal:
+        return Offer(self.source, self.target, _switches(value, question), "a modulus switch, no key")
+
+
+class SwitchFromTorus(Conversion):
+    """The way back, likewise."""
+
+    name = "switch from the torus"
+    source = TORUS
+    target = BGV
+
+    def offer(self, value: Node, question: Question) -> Offer | Refusal:
+        return Offer(self.source, self.target, _switches(value, question), "a modulus switch, no key")
+
+
+def _switches(value: Node, question: Question) -> float:
+    """Seconds, one switch for each full ciphertext."""
+    return question.cost.switch * max(1, -(-value.type.size * question.batch // question.ring))
+
+
+# -- instructions --
+
+
+@lowers(Switch)
+def _switch(lowering: Lowering, task: Task, node: Node) -> None:
+    assert isinstance(node.op, Switch) and lowering.graph.parameters is not None
+    (before,) = lowering.same(task, node)
+    (source,) = lowering.registers[before]
+    (target,) = lowering.registers[task] = lowering.fresh()
+    if node.op.target is Scheme.TFHE:
+        lowering.instructions.append(ToTorus(target, source, lowering.graph.parameters.slots, node.id))
+    else:
+        lowering.instructions.append(FromTorus(target, source, node.id))
+
+
+@lowers(Bootstrap)
+def _bootstraps(lowering: Lowering, task: Task, node: Node) -> None:
+    """All functions of one value at once: the precomputation they share is large."""
+    (operand,) = lowering.graph.operands(node)
+    (before,) = lowering.same(task, node)
+    (source,) = lowering.registers[before]
+    readers = [(n, n.op) for n in lowering.graph.users(operand) if isinstance(n.op, Bootstrap)]
+    (powers,) = lowering.fresh()
+    first, op = readers[0]
+    lowering.instructions.append(Powers(powers, source, op.slots, op.series.degree, first.id))
+    for node, op in readers:
+        assert operand.type.fixed is not None and node.type.fixed is not None
+        (target,) = lowering.registers[Task(node.id, task.chunk)] = lowering.fresh()
+        formats = (operand.type.fixed, node.type.fixed)
+        lowering.instructions.append(Evaluate(target, powers, op.series, op.functions, *formats, op.divisor, node.id))

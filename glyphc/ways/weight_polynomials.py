@@ -1,0 +1,46 @@
+"""Plaintext weights as polynomials, for products on coefficients."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.instructions import Polynomials
+from glyphc.ir.layout import Layout
+
+I64 = npt.NDArray[np.int64]
+
+
+def weight_polynomials(
+    weight: I64, bias: I64 | None, source: Layout, target: Layout, used: tuple[int, ...] | None = None
+) -> Polynomials:
+    """Polynomials of a dense map, W_r = sum_{k, q} w[k, r + q*parts] X^(k*s_out - q*s_in), and the bias at the end.
+
+    weight: (out, in), bias: (out,) or none. used: the parts r, by default all that hold a feature. The results of the
+    samples of a source chunk stand at the source's distances; the caller moves them to their places in the target.
+    """
+    n = source.ring
+    rows: list[tuple[I64, I64]] = []
+    outputs = np.arange(weight.shape[0], dtype=np.int64) * target.stride
+    for part in range(min(source.parts, source.features)) if used is None else used:
+        block = weight[:, part :: source.parts]
+        inputs = np.arange(block.shape[1], dtype=np.int64) * source.stride
+        rows.append(_wrap((outputs[:, None] - inputs[None, :]).ravel(), block.ravel(), n))
+    if bias is not None:
+        samples = np.arange(source.per_chunk, dtype=np.int64) * source.batch_stride
+        positions = samples[:, None] + outputs[None, :]
+        rows.append(_wrap(positions.ravel(), np.broadcast_to(bias, positions.shape).ravel(), n))
+    offsets = np.cumsum([0] + [len(e) for e, _ in rows])
+    return Polynomials(
+        offsets.astype(np.int64),
+        np.concatenate([e for e, _ in rows]).astype(np.int32),
+        np.concatenate([v for _, v in rows]).astype(np.int64),
+    )
+
+
+def _wrap(exponents: I64, values: I64, n: int) -> tuple[I64, I64]:
+    """Exponents into [0, n) with X^n = -1; terms that are zero are dropped."""
+    keep = values != 0
+    exponents, values = exponents[keep], values[keep]
+    turns = np.floor_divide(exponents, n)
+    return exponents - turns * n, np.where(turns % 2 == 0, values, -values)

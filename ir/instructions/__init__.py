@@ -1,0 +1,32 @@
+"""Instructions on numbered ciphertexts, the contract between the compiler and the engines, in families.
+
+``base``: what all have in common. ``coefficients``: inference, in BGV and on the torus. ``ckks``: training.
+"""
+
+from .base import NO_NODE, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
+from .coefficients import Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
+
+__all__ = [
+    "NO_NODE",
+    "ClientSpec",
+    "Dot",
+    "EncryptedDot",
+    "EncryptedMap",
+    "Evaluate",
+    "Free",
+    "FromTorus",
+    "Instruction",
+    "Kind",
+    "Load",
+    "Polynomials",
+    "Port",
+    "Powers",
+    "Register",
+    "Schedule",
+    "Split",
+    "Store",
+    "ToTorus",
+    "check_flow",
+    "with_frees",
+]

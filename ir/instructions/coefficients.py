@@ -1,0 +1,158 @@
+"""Inference's instructions: ciphertexts of N numbers in the coefficients, in BGV and on the torus.
+
+Backends know nothing of networks; the compiler knows nothing of a backend's objects. In BGV registers the coefficients
+are integers modulo t; in torus registers they are phases in units of t (the same number, most significant bits first).
+Polynomials are given by their non-zero terms (:class:`.program.Polynomials`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..functions import Function
+from ..series import Series
+from ..types import FixedPoint
+from .base import Instruction, Kind, Register
+
+
+@dataclass(frozen=True)
+class Dot(Instruction):
+    """target = total + sum_j sources[j] * weights[j] + bias, polynomial products modulo X^N + 1 (BGV).
+
+    weights: name of a :class:`Polynomials` constant with one polynomial per source, and the bias as the last one if it
+    has one more. total: an earlier sum to go on with.
+    """
+
+    operand: ClassVar[Kind] = Kind.BGV
+    result: ClassVar[Kind] = Kind.BGV
+    method: ClassVar[str] = "dot"
+    read_fields: ClassVar[tuple[str, ...]] = ("sources", "total")
+    target: Register
+    sources: tuple[Register, ...]
+    weights: str
+    total: Register | None
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        sources = operands[: len(self.sources)]
+        return (machine.dot(sources, self.weights, None if self.total is None else operands[-1]),)
+
+
+@dataclass(frozen=True)
+class EncryptedDot(Instruction):
+    """Like :class:`Dot` with weights and bias that are encrypted under the client's key: external products (BGV).
+
+    weights: name of an :class:`EncryptedMap` of the client's specification.
+    """
+
+    operand: ClassVar[Kind] = Kind.BGV
+    result: ClassVar[Kind] = Kind.BGV
+    method: ClassVar[str] = "encrypted_dot"
+    read_fields: ClassVar[tuple[str, ...]] = ("sources", "total")
+    target: Register
+    sources: tuple[Register, ...]
+    weights: str
+    total: Register | None
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        sources = operands[: len(self.sources)]
+        return (machine.encrypted_dot(sources, self.weights, None if self.total is None else operands[-1]),)
+
+
+@dataclass(frozen=True)
+class Split(Instruction):
+    """targets[r] = parts * (coefficients of source at stride*(r + parts*m), moved to stride*parts*m) (BGV).
+
+    Separates residue classes of exponents by automorphisms; ``source`` must be zero off multiples of ``stride``.
+    parts is a power of two; len(targets) <= parts: the classes that are needed.
+    """
+
+    operand: ClassVar[Kind] = Kind.BGV
+    result: ClassVar[Kind] = Kind.BGV
+    method: ClassVar[str] = "split"
+    written_fields: ClassVar[tuple[str, ...]] = ("targets",)
+    targets: tuple[Register, ...]
+    source: Register
+    parts: int
+    stride: int
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        pieces: Sequence[Any] = machine.split(operands[0], self.parts, self.stride, len(self.targets))
+        return pieces
+
+
+@dataclass(frozen=True)
+class ToTorus(Instruction):
+    """BGV -> torus: message m modulo t becomes phase m/t. A modulus switch to the bootstrap's modulus."""
+
+    operand: ClassVar[Kind] = Kind.BGV
+    result: ClassVar[Kind] = Kind.TORUS
+    method: ClassVar[str] = "to_torus"
+    target: Register
+    source: Register
+    slots: int
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.to_torus(operands[0], self.slots),)
+
+
+@dataclass(frozen=True)
+class FromTorus(Instruction):
+    """Torus -> BGV: the phase times t, read as a (noisy) message modulo t."""
+
+    operand: ClassVar[Kind] = Kind.TORUS
+    result: ClassVar[Kind] = Kind.BGV
+    method: ClassVar[str] = "from_torus"
+    target: Register
+    source: Register
+    node: int
+
+
+@dataclass(frozen=True)
+class Powers(Instruction):
+    """First half of a functional bootstrap: refresh and e^{2 pi i k x} of every phase x, shared by all functions.
+
+    Reads the coefficients at multiples of N/(2*slots); the others are dropped.
+    """
+
+    operand: ClassVar[Kind] = Kind.TORUS
+    result: ClassVar[Kind] = Kind.POWERS
+    method: ClassVar[str] = "powers"
+    target: Register
+    source: Register
+    slots: int
+    degree: int
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.powers(operands[0], self.slots, self.degree),)
+
+
+@dataclass(frozen=True)
+class Evaluate(Instruction):
+    """Second half: target = f(x) / 2^OUTPUT_BITS, a phase, for every phase x read by ``powers``.
+
+    exact: what the series approximates, as a map of fixed-point integers: from input format through the functions to
+    output format, divided by ``divisor``; the cleartext backend computes this instead of the series.
+    """
+
+    operand: ClassVar[Kind] = Kind.POWERS
+    result: ClassVar[Kind] = Kind.TORUS
+    method: ClassVar[str] = "evaluate"
+    read_fields: ClassVar[tuple[str, ...]] = ("powers",)
+    target: Register
+    powers: Register
+    series: Series
+    functions: tuple[Function, ...]
+    input_format: FixedPoint
+    output_format: FixedPoint
+    divisor: int
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.evaluate(operands[0], self),)

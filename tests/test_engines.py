@@ -1,0 +1,104 @@
+"""Engines by name: those that come with glyphc, those of other packages, and what is said of names that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from pass_networks import mlp
+
+import glyphc
+from glyphc.backends import engine as registry
+from glyphc.backends.simulate import SimulatedMachine, SimulateEngine
+from glyphc.cli import main
+from glyphc.errors import GlyphcError
+from glyphc.ir.instructions import Instruction, Schedule
+from glyphc.program import Program
+from glyphc.runtime import run
+
+X = np.random.default_rng(5).uniform(-1, 1, (200, 2, 3))
+
+
+class Pretender(SimulateEngine):
+    """Of another package: says that it encrypts, and keeps the names of what it executes."""
+
+    name = "pretender"
+    encrypts = True
+    seen: list[str] = []  # noqa: RUF012
+
+    def unsupported(self, code: Iterable[Instruction]) -> set[str]:
+        self.seen.extend(instruction.mnemonic for instruction in code)
+        return super().unsupported(code)
+
+
+class WithoutSplit(SimulateEngine):
+    """Cannot execute all instructions."""
+
+    name = "poor"
+    encrypts = True
+
+    @property
+    def machine(self) -> type:  # type: ignore[override]
+        names = [n for n in dir(SimulatedMachine) if n != "dot" and not n.startswith("__")]
+        return type("Poor", (), {n: getattr(SimulatedMachine, n) for n in names})
+
+
+PRETENDER, POOR, NONE = Pretender(), WithoutSplit(), object()
+
+
+@pytest.fixture
+def program() -> Program:
+    graph = mlp()
+    return glyphc.compile(graph, X, 4, insecure_ring=1024)
+
+
+@pytest.fixture
+def plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"pretender": "PRETENDER", "poor": "POOR", "bad": "NONE"}
+    points = [EntryPoint(name, f"{__name__}:{value}", registry.GROUP) for name, value in named.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == registry.GROUP else [])
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_an_engine_of_another_package_executes(program: Program) -> None:
+    assert "pretender" in registry.engine_names()
+    outputs = run(program, X[:4], engine="pretender").outputs
+    expected = run(program, X[:4], "simulate").outputs
+    for name, values in expected.items():
+        np.testing.assert_array_equal(outputs[name], values)
+    assert "evaluate" in PRETENDER.seen
+
+
+@pytest.mark.usefixtures("plug_ins")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fast", "there is no engine 'fast'; there are: openfhe, "),
+        ("simulate", "does not encrypt; use mode 'simulate'"),
+        ("poor", "has no dot; choose another"),
+        ("bad", "is no instance of"),
+    ],
+)
+def test_engines_that_cannot_be_used(program: Program, name: str, message: str) -> None:
+    with pytest.raises(GlyphcError, match=message):
+        run(program, X[:4], engine=name)
+
+
+def test_an_engine_is_for_encrypted_runs(program: Program) -> None:
+    with pytest.raises(GlyphcError, match="is for encrypted runs"):
+        run(program, X[:4], "clear", engine="openfhe")
+
+
+def test_clear_execution_of_the_schedule_is_the_graph(program: Program) -> None:
+    schedule: Schedule = program.schedule
+    assert registry.engine("clear").unsupported(schedule.instructions) == set()
+
+
+def test_the_list(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["engines"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == ["engine", *registry.engine_names()]

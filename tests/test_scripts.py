@@ -1,0 +1,160 @@
+"""Every script under benchmarks/ and models/ runs: on small rings, few samples, few epochs, so figures mean nothing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glyphc.approx import cost_file
+from glyphc.approx.cost import CostModel
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS, MODELS = ROOT / "benchmarks", ROOT / "models"
+# Samples of each class that model scripts are given.
+FEW = 12
+
+
+def benchmark(*command: object) -> str:
+    """A script's standard output."""
+    run = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=BENCHMARKS, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout
+
+
+# -- benchmarks --
+
+
+def test_the_sweep() -> None:
+    output = benchmark("sweep.py", "--ring", 2048, "--only", "16:2+2:3:13")
+    row = output.splitlines()[-1]
+    assert row.startswith("| 16 | 2+2 | 3 | 13 |")
+    assert "refused" not in row
+
+
+@pytest.mark.slow
+def test_all_functions(tmp_path: Path) -> None:
+    page = tmp_path / "functions.md"
+    benchmark("functions.py", "--ring", 2048, "--degree", 27, "--output", page)
+    assert page.read_text().count("| relu |") == 1
+    assert "security insecure" in page.read_text()
+
+
+def test_a_network() -> None:
+    output = benchmark("-c", "import run, json; print(json.dumps(run.measure('breast-cancer-mlp', 16, 2048).security))")
+    assert json.loads(output.splitlines()[-1]) == "insecure"
+
+
+@pytest.mark.slow
+def test_the_round_trip_over_http(tmp_path: Path) -> None:
+    call = "service.round_trip(Path(sys.argv[1]), 4, '--insecure-ring', 2048)"
+    code = f"import sys, service; from pathlib import Path; print({call}[1])"
+    assert 0 <= float(benchmark("-c", code, tmp_path).splitlines()[-1]) <= 1
+
+
+def test_the_table_of_shipped_costs(tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    cost_file.save(path, CostModel())
+    output = benchmark("shipped_costs.py", path)
+    assert output.count("Configuration(\n") == len(CostModel().configurations)
+
+
+@pytest.mark.parametrize(
+    "name", ["logistic", pytest.param("softmax", marks=pytest.mark.slow), pytest.param("mlp", marks=pytest.mark.slow)]
+)
+def test_training(name: str) -> None:
+    output = benchmark(f"train_{name}.py", "--mode", "simulate", "--steps", 1, "--batch", 4, "--insecure-ring", 4096)
+    assert "test accuracy, simulate" in output
+
+
+@pytest.mark.parametrize("name", ["large", "transfer"])
+def test_training_cases(name: str) -> None:
+    """The jobs of the larger ones are made; their references alone take minutes."""
+    module = importlib.import_module(f"train_{name}")
+    if name == "transfer":
+        module.LONG_STEPS, module.LONG = 1, module.SGD(0.3)  # type: ignore[attr-defined]
+    given = argparse.Namespace(mode="simulate", steps=1, batch=4, insecure_ring=4096, compare=False)
+    case = module.case(given)
+    assert 0 <= case.accuracy(case.job.network) <= 1
+
+
+# -- models --
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a model script, which writes to a folder of the test's, and gets few samples."""
+    monkeypatch.syspath_prepend(str(MODELS))
+    datasets = importlib.import_module("datasets")
+    monkeypatch.setattr(datasets, "DATA_DIR", tmp_path)
+
+    def few(load: Callable[[], Any]) -> Callable[[], Any]:
+        def loaded() -> Any:
+            split = load()
+            rows = {}
+            for part in ("train", "test"):
+                y = getattr(split, f"y_{part}")
+                rows[part] = np.concatenate([np.flatnonzero(y == c)[:FEW] for c in np.unique(y)])
+            return type(split)(*(v[rows["train" if i < 2 else "test"]] for i, v in enumerate(split)))
+
+        return loaded
+
+    for name in ("digits", "breast_cancer", "mnist"):
+        monkeypatch.setattr(datasets, name, few(getattr(datasets, name)))
+    monkeypatch.setattr(datasets, "SPLITS", {name: few(load) for name, load in datasets.SPLITS.items()})
+
+    def imported(name: str) -> ModuleType:
+        module = importlib.import_module(name)
+        if hasattr(module, "MODEL"):
+            monkeypatch.setattr(module, "MODEL", tmp_path / module.MODEL.name)
+        return module
+
+    return imported
+
+
+@pytest.mark.parametrize("name", ["digits_mlp", "breast_cancer_mlp", "mnist_mlp"])
+def test_perceptrons(name: str, models: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = models(name)
+    classifier = module.MLPClassifier
+    monkeypatch.setattr(module, "MLPClassifier", lambda **o: classifier(**{**o, "max_iter": 2}))
+    if name == "mnist_mlp":
+        monkeypatch.setattr(module, "DISTORTED_COPIES", 1)
+    module.main()
+    assert module.MODEL.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["mnist_lenet", "digits_resnet", "elnino_cnn", "digits_backbone"])
+def test_convolutional_networks(
+    name: str, models: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = models(name)
+    if name == "mnist_lenet":
+        monkeypatch.setattr(module, "augmented", lambda images: images)
+    fit = module.fit
+    monkeypatch.setattr(module, "fit", lambda *a, **o: fit(*a, **{**o, "epochs": 1, "batch": 8}))
+    module.main()
+    assert module.MODEL.stat().st_size > 1000
+
+
+def test_data_files(models: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    models("datasets").main()
+    assert len(list(tmp_path.glob("*-train.npy"))) == 3
+
+
+def test_evaluation(models: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores, labels = np.eye(4)[[0, 1, 2, 3]], np.array([0, 1, 2, 0])
+    np.save(tmp_path / "scores.npy", scores)
+    np.save(tmp_path / "labels.npy", labels)
+    models("evaluate").main([str(tmp_path / "scores.npy"), str(tmp_path / "labels.npy")])
+    assert "75.00%" in capsys.readouterr().out
