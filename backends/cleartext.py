@@ -16,8 +16,11 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import dequantize, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 
 from .engine import Engine, Session, Stages
+from .slots_clear import ClearSlots
 
 F64 = npt.NDArray[np.floating[Any]]
 C128 = npt.NDArray[np.complex128]
@@ -43,6 +46,7 @@ class CleartextMachine:
     """Executes instructions on plain coefficients."""
 
     def __init__(self, schedule: Schedule) -> None:
+        assert isinstance(schedule.parameters, Parameters)
         self._ring = schedule.parameters.ring
         self._grid = self._ring // (2 * schedule.parameters.slots) if schedule.parameters.slots else 1
         self._modulus = float(schedule.parameters.plaintext_modulus)
@@ -116,9 +120,17 @@ class ClearEngine(Engine):
     def machine(self) -> type[CleartextMachine]:
         return CleartextMachine
 
+    @property
+    def slot_machine(self) -> type[ClearSlots]:
+        return ClearSlots
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
-        machine = self.machine(schedule)
+        machine: CleartextMachine | ClearSlots
+        if isinstance(schedule.parameters, SlotParameters):
+            machine = self.slot_machine(schedule.parameters)
+        else:
+            machine = self.machine(schedule)
         yield Session(machine, machine.encrypt, machine.decrypt)
 
 

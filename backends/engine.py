@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.instructions import Instruction, Schedule
@@ -26,6 +25,7 @@ GROUP = "glyphc.engines"
 # Loaded when they are asked for: their modules need libraries that take time and memory.
 _BUILT_IN: Mapping[str, str] = {
     "openfhe": "glyphc.backends.openfhe.engine:ENGINE",
+    "kernels": "glyphc.backends.kernels.engine:ENGINE",
     "simulate": "glyphc.backends.simulate:ENGINE",
     "clear": "glyphc.backends.cleartext:ENGINE",
 }
@@ -45,12 +45,13 @@ class Stages(Protocol):
 class Session:
     """Keys are made and weights are encoded: what a run in one process needs.
 
-    encrypt: message integers, shape (N,), to a ciphertext of the machine's; decrypt: the inverse.
+    encrypt: a message, shape (N,) of integers or (slots,) of numbers, to a ciphertext of the machine's; decrypt: the
+    inverse.
     """
 
     machine: Any
-    encrypt: Callable[[npt.NDArray[np.int64]], Any]
-    decrypt: Callable[[Any], npt.NDArray[np.int64]]
+    encrypt: Callable[[npt.NDArray[Any]], Any]
+    decrypt: Callable[[Any], npt.NDArray[Any]]
 
 
 class Engine(ABC):
@@ -67,7 +68,12 @@ class Engine(ABC):
     @property
     @abstractmethod
     def machine(self) -> type:
-        """The class of its machines; BackendError where the engine cannot be used."""
+        """The class of its machines for coefficients; BackendError where the engine cannot be used."""
+
+    @property
+    def slot_machine(self) -> type | None:
+        """The class of its machines for numbers in slots; None where it has none."""
+        return None
 
     @abstractmethod
     def session(self, schedule: Schedule, stages: Stages) -> AbstractContextManager[Session]:
@@ -75,7 +81,9 @@ class Engine(ABC):
 
     def unsupported(self, code: Iterable[Instruction]) -> set[str]:
         """Names of the instructions that it has no method for."""
-        return unsupported(code, self.machine)
+        code = tuple(code)
+        own = unsupported(code, self.machine)
+        return own & unsupported(code, self.slot_machine) if self.slot_machine is not None else own
 
 
 def engine_names() -> tuple[str, ...]:

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from glyphc.ir.instructions import Evaluate, Schedule
 from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 
 from .cleartext import F64, ClearEngine, CleartextMachine
+from .slots_simulate import SimulatedSlots
 
 
 class SimulatedMachine(CleartextMachine):
@@ -24,6 +26,7 @@ class SimulatedMachine(CleartextMachine):
 
     def __init__(self, schedule: Schedule, seed: int = 0) -> None:
         super().__init__(schedule)
+        assert isinstance(schedule.parameters, Parameters)
         self._parameters = schedule.parameters
         self._random = np.random.default_rng(seed)
         # one unit of the BGV modulus' last place, in message units
@@ -71,6 +74,10 @@ class SimulateEngine(ClearEngine):
     @property
     def machine(self) -> type[SimulatedMachine]:
         return SimulatedMachine
+
+    @property
+    def slot_machine(self) -> type[SimulatedSlots]:
+        return SimulatedSlots
 
 
 ENGINE = SimulateEngine()

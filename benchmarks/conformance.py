@@ -3,7 +3,7 @@
     python benchmarks/conformance.py [--simulate] [--only NAME]
 
 Each case is a model of one node (or of its expansion into others) with inputs and expected outputs. What this module
-makes of it, which the page explains: some operands become the encrypted input, the others constants; the whole input is
+makes of it, which the page explains: some operands become encrypted inputs, the others constants; each input is
 one sample, so no axis is taken for a batch.
 """
 
@@ -23,15 +23,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.version_converter
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, numpy_helper
 
 import glyphc
 from glyphc.errors import CalibrationError, GlyphcError, ModelError
 from glyphc.frontends.from_onnx import OPERATORS, read_onnx
-from glyphc.frontends.onnx_constants import OLDEST_OPSET
+from glyphc.frontends.onnx_opsets import OLDEST
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
-from glyphc.ir.ops import Affine, Apply, ArgMax, Dense, Gather, Hardmax, Input, Scale
+from glyphc.ir.ops import Affine, Apply, ArgMax, Dense, Gather, Hardmax, Scale
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "onnx-conformance.md"
 Array = npt.NDArray[Any]
@@ -146,60 +146,42 @@ def _variants(operator: str, positions: list[int], count: int) -> Iterator[tuple
 
 def current(model: ModelProto) -> ModelProto:
     """The same model for the oldest opset that glyphc reads, if it was written for one before."""
-    version = model.opset_import[0].version
     copy = ModelProto()
     copy.CopyFrom(model)
     copy.ir_version = max(copy.ir_version, 8)  # before, constants had to be listed as inputs
-    if version < OLDEST_OPSET and all(_since(n) <= version for n in model.graph.node):
-        copy.opset_import[0].version = OLDEST_OPSET  # no operator has changed in between
-    elif version < OLDEST_OPSET:
+    version = copy.opset_import[0].version
+    if version < OLDEST and all(_since(n) <= version for n in model.graph.node):
+        copy.opset_import[0].version = OLDEST  # no operator has changed in between
+    elif version < OLDEST:
         try:
-            return onnx.version_converter.convert_version(copy, OLDEST_OPSET)
+            return onnx.version_converter.convert_version(copy, OLDEST)
         except Exception as e:  # C++ with exceptions of its own
-            raise ModelError(f"onnx cannot convert it to opset {OLDEST_OPSET}") from e
+            raise ModelError(f"onnx cannot convert it to opset {OLDEST}") from e
     return copy
 
 
 def _since(node: onnx.NodeProto) -> int:
-    return int(onnx.defs.get_schema(node.op_type, OLDEST_OPSET).since_version)
+    return int(onnx.defs.get_schema(node.op_type, OLDEST).since_version)
 
 
 def encrypted_model(case: Case) -> ModelProto:
-    """The case's model with one input: its operands to encrypt, flattened and joined if there are several."""
+    """The case's model with the operands to encrypt as its inputs; the others are constants."""
     model = current(case.model)
     graph = model.graph
     names = [graph.input[i].name for i in case.encrypted]
-    kinds = {graph.input[i].type.tensor_type.elem_type for i in case.encrypted}
-    if len(kinds) != 1:
-        raise ModelError("operands of different types cannot be one input")
     kept = [i for i in graph.input if i.name in names]
     for name, value in case.inputs.items():
         if name not in names:
             graph.initializer.append(numpy_helper.from_array(value, name))
     del graph.input[:]
-    if len(names) == 1:
-        graph.input.extend(kept)
-        return model
-    shapes = [case.inputs[n].shape for n in names]
-    sizes = [int(np.prod(s, dtype=int)) for s in shapes]
-    graph.input.append(helper.make_tensor_value_info("joined", kinds.pop(), [sum(sizes)]))
-    graph.initializer.append(numpy_helper.from_array(np.array(sizes, dtype=np.int64), "joined.sizes"))
-    before = [helper.make_node("Split", ["joined", "joined.sizes"], [f"{n}.flat" for n in names], axis=0)]
-    for name, shape in zip(names, shapes, strict=True):
-        graph.initializer.append(numpy_helper.from_array(np.array(shape, dtype=np.int64), f"{name}.shape"))
-        before.append(helper.make_node("Reshape", [f"{name}.flat", f"{name}.shape"], [name]))
-    nodes = [*before, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    graph.input.extend(kept)
     return model
 
 
-def sample(case: Case) -> Array:
-    """The encrypted input, of the case's own values."""
+def sample(case: Case) -> dict[str, Array]:
+    """The encrypted inputs, of the case's own values."""
     names = [case.model.graph.input[i].name for i in case.encrypted]
-    if len(names) == 1:
-        return case.inputs[names[0]].astype(np.float64)
-    return np.concatenate([case.inputs[n].reshape(-1) for n in names]).astype(np.float64)
+    return {n: case.inputs[n].astype(np.float64) for n in names}
 
 
 # -- in clear --
@@ -225,8 +207,7 @@ def in_clear(case: Case) -> Result:
         graph = read(case)
     except ModelError as e:
         return Result(case, "refused", reason(e))
-    (_, source), x = next(graph.of(Input)), sample(case)
-    found = evaluate(graph, {source.name: x[None]})
+    found = evaluate(graph, {name: x[None] for name, x in sample(case).items()})
     for name, value in case.expected.items():
         expected = value.astype(np.float64)
         got = found[name][0]
@@ -267,7 +248,7 @@ def simulated(case: Case) -> Result:
         return Result(case, "not simulated", re.sub(r"%\d+ \((\w+) @[^)]*\)", r"\1", str(e).splitlines()[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = program.run(x[None], mode="simulate")
+        found = program.run({name: v[None] for name, v in x.items()}, mode="simulate")
     found = found if isinstance(found, dict) else dict.fromkeys(case.expected, found)
     for name, value in case.expected.items():
         expected = value.astype(np.float64)
@@ -282,35 +263,35 @@ def _span(x: Array) -> float:
     return float(np.ptp(x)) or float(np.abs(x).max()) or 1.0
 
 
-def _away_from_jumps(graph: Graph, x: Array, case: Case) -> dict[str, npt.NDArray[np.bool_]]:
+def _away_from_jumps(graph: Graph, x: dict[str, Array], case: Case) -> dict[str, npt.NDArray[np.bool_]]:
     """Which elements of the results keep their values when the inputs move a little; all, if nothing jumps."""
     steps = any(f.name in _JUMPS for _, op in graph.of(Apply) for f in op.functions)
     if not steps and not any(isinstance(n.op, ArgMax | Hardmax) for n in graph):
         return {name: np.ones(value.shape, dtype=bool) for name, value in case.expected.items()}
-    (_, source), rng = next(graph.of(Input)), np.random.default_rng(0)
-    moves = _NEAR * _span(x) * rng.choice([-1.0, 1.0], size=(32, *x.shape))
-    found = evaluate(graph, {source.name: np.concatenate([x[None], x + moves])})
+    rng = np.random.default_rng(0)
+    moved = {n: v + _NEAR * _span(v) * rng.choice([-1.0, 1.0], size=(32, *v.shape)) for n, v in x.items()}
+    found = evaluate(graph, {n: np.concatenate([v[None], moved[n]]) for n, v in x.items()})
     return {
         name: (np.abs(found[name][1:] - found[name][:1]) <= 0.1 * _span(found[name][0])).all(axis=0)
         for name in case.expected
     }
 
 
-def _compiled(graph: Graph, x: Array, tolerance: float) -> glyphc.Program:
+def _compiled(graph: Graph, x: dict[str, Array], tolerance: float) -> glyphc.Program:
     """For the smallest ring that holds it; calibrated on the case's values, smaller ones and others in their places."""
     widest = max(node.type.size for node in graph)
     rings = [ring for ring in _RINGS if ring >= widest] if widest <= _WIDEST else []
     if not rings:
         raise GlyphcError(f"{widest} values in one tensor: too many to simulate for a table")
     rng = np.random.default_rng(0)
-    others = [rng.permutation(x.reshape(-1)).reshape(x.shape) for _ in range(3)]
     last: GlyphcError | None = None
-    for samples in ([x, 0.5 * x, 0.8 * x, *others], [x]):  # some functions are not defined for others
+    for several in (True, False):  # some functions are not defined for others
+        samples = {n: _variations(v, rng) if several else v[None] for n, v in x.items()}
         for ring in rings:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    return glyphc.compile(graph, np.stack(samples), 1, logit_tolerance=tolerance, insecure_ring=ring)
+                    return glyphc.compile(graph, samples, 1, logit_tolerance=tolerance, insecure_ring=ring)
             except CalibrationError as e:
                 last = e
                 break
@@ -318,6 +299,12 @@ def _compiled(graph: Graph, x: Array, tolerance: float) -> glyphc.Program:
                 last = e
     assert last is not None
     raise last
+
+
+def _variations(x: Array, rng: np.random.Generator) -> Array:
+    """A tensor, smaller ones, and its values in other places."""
+    others = [rng.permutation(x.reshape(-1)).reshape(x.shape) for _ in range(3)]
+    return np.stack([x, 0.5 * x, 0.8 * x, *others])
 
 
 # -- the page --
@@ -388,13 +375,13 @@ of them the same operator written out in others (`..._expanded`). These are the 
 
 How they are run:
 
-- *One input.* glyphc takes one encrypted input. An operator's data operands are encrypted and its weights, shapes and
-  other parameters are constants. Operators of several data operands are run with each of them encrypted alone and with
-  all of them (which are then parts of one flat input): each choice counts as a case.
+- *Encrypted operands.* An operator's data operands are encrypted and its weights, shapes and other parameters are
+  constants. Operators of several data operands are run with each of them encrypted alone and with all of them: each
+  choice counts as a case.
 - *No batch axis.* The cases know no batch: axis 0 is an axis like others. They are read by
   `read_onnx(model, batch_axis=False)`, which takes the whole tensor as one sample. Networks are usually read
   with a batch axis, and what would combine samples with one another is refused.
-- *Opsets.* Cases for opsets before 13 are run as cases of opset 13, as their operators have not changed.
+- *Opsets.* Cases are read as they are, from opset 7 on; older ones are converted to that.
 - *In clear*: the graph that the compiler starts from, evaluated in float64, agrees with the expected results up to the
   case's own tolerance (at least 1e-3 relative; bfloat16: 2^-7).
 - *Simulated*: compiled for a small ring and run with the approximations and the noise of encryption. The root mean

@@ -18,14 +18,15 @@ from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.evaluate import Value, dequantize, evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Bootstrap, Input, Output, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Input, Output, Polynomial, Reshape, Switch, Unpack
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level
 from glyphc.measures import Judge, Limits, Measure
 from glyphc.measures import text as loss_text
 from glyphc.passes.node_errors import twins
 from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
-from glyphc.runtime import Fresh
+from glyphc.runtime import Fresh, Mode, run
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -160,6 +161,7 @@ class _Comparison:
     def __init__(self, program: Program, reference: Graph, samples: Mapping[str, F64]) -> None:
         self.program, self.graph, self.samples = program, program.graph, dict(samples)
         self.count = len(next(iter(self.samples.values())))
+        self.in_slots = isinstance(self.graph.parameters, SlotParameters)
         self.exact = evaluate_all(reference, self.samples)
         self.twins = twins(self.graph, reference)
         self.outputs = {op.name: node for node, op in self.graph.of(Output)}
@@ -170,7 +172,8 @@ class _Comparison:
         truth = {name: t.values for name, t in self.judge.truth.items()}
         given = {name: self._answers(name, y) for name in truth}
         labels = {name: self._labels(name, answers) for name, answers in given.items()}
-        quantized = evaluate_all(self.graph, self.samples)
+        # in slots the final graph is one of polynomials; the nodes of the quantized one have the same numbers
+        quantized = evaluate_all(self.program.quantized if self.in_slots else self.graph, self.samples)
         series = evaluate_all(self.graph, self.samples, with_series(self.graph))
         noisy_outputs, noisy = self._simulated()
         ways = {"float": truth, "quantized": self._results(quantized), "series": self._results(series)}
@@ -185,9 +188,9 @@ class _Comparison:
         parts = self._contributions(ways["series"])
         nodes = []
         for node in self.graph:
-            if node.id in self.twins and (node.id in noisy or isinstance(node.op, Input)):
+            if node.id in self.twins and (node.id in noisy or self.in_slots or isinstance(node.op, Input)):
                 nodes.append(self._node(node, quantized, series, noisy, parts.get(node.id)))
-            elif isinstance(node.op, Bootstrap):
+            elif isinstance(node.op, Bootstrap | Polynomial):
                 text = expression(self.graph, node)
                 nodes.append(NodeLoss(node.id, text, node.location, None, None, None, None, None, parts.get(node.id)))
         return Accuracy(self.count, stages, tuple(nodes))
@@ -200,6 +203,8 @@ class _Comparison:
     def _simulated(self) -> tuple[dict[str, F64], dict[int, F64]]:
         """Outputs and real values by node, pass by pass through the simulator."""
         schedule, client = self.program.schedule, self.program.client
+        if self.in_slots:
+            return run(self.program, self.samples, Mode.SIMULATE).outputs, {}
         gains = _gains(self.graph)
         outputs: dict[str, list[F64]] = {port.name: [] for port in client.outputs}
         values: dict[int, list[F64]] = {}
@@ -227,7 +232,7 @@ class _Comparison:
     def _contributions(self, approximate: Mapping[str, F64]) -> dict[int, float]:
         """How much of the outputs' squared error, beside their spreads, goes when one nonlinearity is exact."""
         whole = self._squared(approximate)
-        nodes = [node.id for node, _ in self.graph.of(Bootstrap)]
+        nodes = [node.id for node in self.graph if isinstance(node.op, Bootstrap | Polynomial)]
         if not whole or len(nodes) > _MOST:
             return {}
         out = {}

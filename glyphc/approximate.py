@@ -10,8 +10,9 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import Override, Value, apply_client_op, dequantize
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import ArgMax, Bootstrap, Output, Softmax
+from glyphc.ir.ops import ArgMax, Bootstrap, Output, Polynomial, Softmax
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
+from glyphc.ir.slot_parameters import SlotParameters
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -19,9 +20,16 @@ F64 = npt.NDArray[np.floating[Any]]
 def with_series(graph: Graph, exact: int | None = None) -> Override:
     """For ``evaluate_all``: bootstraps compute their series, but the one with the id ``exact`` its function.
 
-    A series has the period of the torus: what leaves that wraps, as it does in encryption.
+    A series has the period of the torus: what leaves that wraps, as it does in encryption. Where values are in slots,
+    the graph itself is one of polynomials, and does not wrap.
     """
     assert graph.parameters is not None
+    if isinstance(graph.parameters, SlotParameters):
+        return lambda node, operands: (
+            _function(graph, node, node.op, operands[0])
+            if isinstance(node.op, Polynomial) and node.id == exact
+            else None
+        )
     modulus = float(graph.parameters.plaintext_modulus)
 
     def override(node: Node, operands: tuple[Value, ...]) -> Value | None:
@@ -40,7 +48,7 @@ def with_series(graph: Graph, exact: int | None = None) -> Override:
     return override
 
 
-def _function(graph: Graph, node: Node, op: Bootstrap, operand: Value) -> F64:
+def _function(graph: Graph, node: Node, op: Bootstrap | Polynomial, operand: Value) -> F64:
     """The function of an approximate value, in units of the node's format and not rounded."""
     source, target = graph.operands(node)[0].type.fixed, node.type.fixed
     assert source is not None and target is not None

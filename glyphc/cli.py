@@ -76,10 +76,11 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken: auto or glyph. [default: auto]")
+@click.option("--strategy", help="Which ways of computing may be taken: auto, glyph or slots. [default: glyph]")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
+@click.option("--sample", "one_sample", is_flag=True, help="The ONNX file describes one sample: no axis is the batch.")
 @click.option(
     "--encrypt-weights",
     metavar="TENSORS",
@@ -99,6 +100,7 @@ def compile_command(
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
+    one_sample: bool,
     encrypt_weights: str | None,
 ) -> None:
     """Compile a MODEL (.onnx, .glyph, or a graph as .gir); print its schedule and write one artifact file."""
@@ -128,6 +130,7 @@ def compile_command(
         start=start,
         insecure_ring=insecure_ring,
         encrypt_weights=encrypt_weights,
+        one_sample=one_sample,
         strategy=strategy,
     )
     text = summary(program)
@@ -146,7 +149,14 @@ def compile_command(
 
 @main.command("run")
 @click.argument("artifact", type=click.Path())
-@click.option("--input", "input_path", type=click.Path(), required=True, help="Samples (.npy or .npz).")
+@click.option(
+    "--input",
+    "given",
+    metavar="[NAME=]FILE",
+    multiple=True,
+    required=True,
+    help="Samples (.npy, or .npz for several inputs); or NAME=FILE, once for each input.",
+)
 @click.option("--output", "output_path", type=click.Path(), required=True, help="Results (.npy, or .npz for several).")
 @click.option(
     "--mode",
@@ -160,7 +170,7 @@ def compile_command(
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 def run_command(
     artifact: str,
-    input_path: str,
+    given: tuple[str, ...],
     output_path: str,
     mode: str,
     engine: str | None,
@@ -180,11 +190,11 @@ def run_command(
     program.require_weights()
     if not program.secure and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
-    x = _load(input_path, "input")
-    _keep_sources(Path(output_path), artifact, input_path, weights)
+    x = _load_inputs(given, "input")
+    _keep_sources(Path(output_path), artifact, weights, *_input_files(given))
     _check_output(output_path, len(program.client.outputs))
     if record is not None:
-        _keep_sources(Path(record), artifact, input_path, weights)
+        _keep_sources(Path(record), artifact, weights, *_input_files(given))
         check_writable(Path(record))
     report = run(program, x, mode, reporter(), engine)
     _save(output_path, report.outputs)
@@ -253,15 +263,18 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
+    from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
 
     # an unusable file does not matter here: a new one is made
     cost = CostModel()
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    minutes = sum(job_seconds(job, cost) for job in work) / 60
-    click.echo(f"{len(work)} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
-    calibration = calibrate(work, cost, reporter())
+    in_slots = () if slots else slot_jobs()
+    minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
+    count = len(work) + len(in_slots)
+    click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
+    calibration = calibrate(work, cost, reporter(), in_slots)
     cost_file.save(path, calibration.model)
     return calibration
 
@@ -294,6 +307,26 @@ def _load(path: str, what: str) -> Any:
     if not arrays:
         raise DataError(f"cannot read the {what}: {path!r} holds no array")
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+def _load_inputs(given: tuple[str, ...], what: str) -> Any:
+    """What an option for samples names: one file, or NAME=FILE for each input; GlyphcError when it is neither."""
+    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists()):
+        return _load(given[0], what)
+    arrays = {}
+    for item in given:
+        name, equals, path = item.partition("=")
+        if not equals or not name or name in arrays:
+            raise GlyphcError(f"{item!r} is not NAME=FILE for another input; give one file, or one for each input")
+        arrays[name] = _load(path, f"{what} {name!r}")
+        if isinstance(arrays[name], dict):
+            raise GlyphcError(f"{path!r} holds {len(arrays[name])} arrays; an input takes one")
+    return arrays
+
+
+def _input_files(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The files that such an option names."""
+    return tuple(i if Path(i).exists() else i.partition("=")[2] or i for i in given)
 
 
 def _keep_sources(output: Path, *sources: str | None) -> None:

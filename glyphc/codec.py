@@ -1,4 +1,4 @@
-"""The client's codec: real arrays <-> fixed-point coefficients in their layouts. No cryptography here."""
+"""The client's codec: real arrays <-> fixed-point coefficients, or numbers in slots. No cryptography here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from glyphc.errors import DataError
 from glyphc.ir.evaluate import apply_client_op, dequantize, quantize
 from glyphc.ir.instructions import ClientSpec, Port
 from glyphc.ir.layout import Layout
+from glyphc.ir.types import Encoding
 
 F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.int64]
@@ -69,25 +70,30 @@ def _check(port: Port, given: Any) -> F64:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded(Sequence[I64]):
-    """Coefficients of the input ciphertexts, shape (N,) each; made when asked for, as they may take gigabytes."""
+class Encoded(Sequence[I64 | F64]):
+    """Messages of the input ciphertexts, shape (positions,) each; made when asked for, as they may take gigabytes.
+
+    Coefficients hold integers; slots hold them divided by ``unit``, which is not 0 then.
+    """
 
     layout: Layout
     integers: I64
+    unit: int = 0
 
     def __len__(self) -> int:
         return self.layout.ciphertexts
 
     @overload
-    def __getitem__(self, number: int) -> I64: ...
+    def __getitem__(self, number: int) -> I64 | F64: ...
 
     @overload
-    def __getitem__(self, number: slice) -> Sequence[I64]: ...
+    def __getitem__(self, number: slice) -> Sequence[I64 | F64]: ...
 
-    def __getitem__(self, number: int | slice) -> I64 | Sequence[I64]:
+    def __getitem__(self, number: int | slice) -> I64 | F64 | Sequence[I64 | F64]:
         if isinstance(number, slice):
             return [self[n] for n in range(len(self))[number]]
-        return self.layout.pack_one(self.integers, range(len(self))[number])
+        packed = self.layout.pack_one(self.integers, range(len(self))[number])
+        return packed / self.unit if self.unit else packed
 
 
 def chunks_of(port: Port, places: I64) -> int:
@@ -96,7 +102,7 @@ def chunks_of(port: Port, places: I64) -> int:
 
 
 def encode(port: Port, samples: F64, places: I64 | None = None) -> Encoded:
-    """Coefficients of the input ciphertexts for at most a batch of checked samples.
+    """Messages of the input ciphertexts for at most a batch of checked samples.
 
     places: where in the batch they stand (:meth:`ClientSpec.places`); by default from its beginning on.
     """
@@ -105,19 +111,24 @@ def encode(port: Port, samples: F64, places: I64 | None = None) -> Encoded:
         spread = np.zeros((port.layout.batch, port.layout.features), dtype=integers.dtype)
         spread[places] = integers
         integers = spread
-    return Encoded(port.layout, integers)
+    return Encoded(port.layout, integers, unit(port))
 
 
-def decode(port: Port, coefficients: I64, samples: int, places: I64 | None = None) -> F64:
-    """Real output, shape (samples, *shape), from decrypted coefficients of shape (parts, N).
+def unit(port: Port) -> int:
+    """What slots hold the port's integers divided by; 0 for coefficients, which hold them as they are."""
+    return max(port.fixed.magnitude, 1) if port.encoding is Encoding.SLOTS else 0
+
+
+def decode(port: Port, messages: I64 | F64, samples: int, places: I64 | None = None) -> F64:
+    """Real output, shape (samples, *shape), from decrypted messages of shape (parts, positions).
 
     places: where in the batch the samples stand; then only the ciphertexts of chunks that hold some are given.
     """
     if places is None:
-        integers = port.layout.unpack(coefficients, samples)
+        found = port.layout.unpack(messages, samples)
     else:
-        integers = port.layout.unpack_places(coefficients, places, chunks_of(port, places))
-    value = dequantize(integers, port.fixed).reshape(samples, *port.shape)
+        found = port.layout.unpack_places(messages, places, chunks_of(port, places))
+    value = dequantize(found * (unit(port) or 1), port.fixed).reshape(samples, *port.shape)
     for op in port.tail:
         value = np.asarray(apply_client_op(op, value), dtype=np.float64)
     return value

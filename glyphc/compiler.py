@@ -17,7 +17,7 @@ from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE
-from glyphc.ir.types import Level
+from glyphc.ir.types import Encoding, Level
 from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
@@ -29,6 +29,7 @@ from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
+from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.sources import is_graph, read_model, with_hints
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def compile(
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
     encrypt_weights: str | Collection[str] | None = None,
+    one_sample: bool = False,
     strategy: str | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
@@ -83,7 +85,8 @@ def compile(
     choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them. strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default all.
+    keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
+    strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default ``glyph``.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.
@@ -95,7 +98,7 @@ def compile(
             "--from (start) says which stage a graph in text form (.gir) comes from; a network begins at its source: "
             f"leave out {start!r}"
         )
-    given = read_model(model)
+    given = read_model(model, one_sample)
     batch = batch or given.batch or 1
     kinds = parse_kinds(measure or {})
     name, passes = remaining(given.graph, start, passes)
@@ -141,9 +144,10 @@ def check_ring(graph: Graph, insecure_ring: int | None) -> None:
     """GlyphcError when the layouts of a graph are of another ring than the one asked for."""
     for node in graph:
         layout = node.type.layout
-        if insecure_ring is not None and layout is not None and layout.ring != insecure_ring:
+        ring = 0 if layout is None else layout.ring * (2 if node.type.encoding is Encoding.SLOTS else 1)
+        if insecure_ring is not None and layout is not None and ring != insecure_ring:
             raise GlyphcError(
-                f"{node} is laid out for ring {layout.ring}, not for the insecure ring {insecure_ring}; begin with a "
+                f"{node} is laid out for ring {ring}, not for the insecure ring {insecure_ring}; begin with a "
                 "graph from before assign-layout, or leave out --insecure-ring (insecure_ring)"
             )
 
@@ -158,6 +162,8 @@ def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)
+    if isinstance(step, SelectSlots):
+        return replace(step, ring=insecure_ring)
     return step
 
 
@@ -202,7 +208,7 @@ def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
 def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds: Mapping[str, MeasureKind]) -> Pass:
     if points is not None and logits is not None:
         raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
-    if not isinstance(step, AssignBudget):
+    if not isinstance(step, AssignBudget | FitPolynomials | AssignScheme):
         return step
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")
@@ -213,13 +219,13 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds
 
 def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
     """No tolerance that somebody asked for goes unheeded: GlyphcError, CalibrationError."""
-    budget = next((step for step in steps if isinstance(step, AssignBudget)), None)
-    if given and budget is None:
+    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials)]
+    if given and not budgets:
         raise GlyphcError(
             f"a tolerance or measure is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    if not context.samples and (given or budget not in (None, AssignBudget())):
+    if not context.samples and (given or any(step not in (AssignBudget(), FitPolynomials()) for step in budgets)):
         raise CalibrationError(
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glyphc.approx import cost_file, noise
+from glyphc.approx import cost_file
 from glyphc.approx.cost import BootstrapCost, Configuration, CostModel
 from glyphc.approx.estimate import Estimate, estimate
+from glyphc.approx.predicted import predicted_noise
 from glyphc.approx.series import HALF_RANGE
+from glyphc.approx.slot_figures import FIGURES
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Decision, Graph, Node
 from glyphc.ir.instructions import (
@@ -26,14 +28,17 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
+from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
 from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
+from glyphc.slots.passes import FitPolynomials
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
@@ -98,7 +103,8 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
 def warnings(graph: Graph) -> list[str]:
     """What passes warn of, with the node; without one and once, where it is about the whole network."""
     found = ((n, d) for n in graph for d in n.decisions if d.warning)
-    return list(dict.fromkeys(d.warning if d.made_by == AssignBudget.name else f"{n}: {d.warning}" for n, d in found))
+    whole = (AssignBudget.name, FitPolynomials.name)
+    return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
 def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
@@ -133,6 +139,13 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("powers", f"r{t}", f"r{source}", f"degree {degree}, {slots} slots")
             case Evaluate(target=t, powers=powers, functions=functions, divisor=divisor):
                 row = ("evaluate", f"r{t}", f"r{powers}", f"{' then '.join(map(str, functions))} / {divisor}")
+            case SlotDot(target=t, sources=sources, bias=bias):
+                row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} numbers, bias {bias:.3g}")
+            case SlotProduct(target=t, pairs=pairs, sources=sources):
+                products = " ".join(f"r{a}*r{b}" for a, b in pairs)
+                row = ("product", f"r{t}", products, f"+ {len(sources)} x numbers" if sources else "")
+            case Drop(target=t, source=source, levels=levels):
+                row = ("drop", f"r{t}", f"r{source}", f"to {levels} level{'s' if levels != 1 else ''}")
             case Store(source=source, name=name, part=part):
                 row = ("store", "", f"r{source}", f"{name}[{part}]")
             case Free(registers=registers):
@@ -170,6 +183,8 @@ def _elided(text: str, limit: int) -> str:
 def totals(program: Program, estimates: Estimate) -> str:
     """Bootstraps, predicted time and memory, key size, security, parameters."""
     p = program.client.parameters
+    if isinstance(p, SlotParameters):
+        return _slot_totals(program, estimates, p)
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
@@ -200,7 +215,30 @@ def totals(program: Program, estimates: Estimate) -> str:
     return "\n".join(lines)
 
 
-def accuracy_lines(budget: Decision) -> list[str]:
+def _slot_totals(program: Program, estimates: Estimate, p: SlotParameters) -> str:
+    """The same of a program whose numbers stand in slots."""
+    batch = program.client.batch
+    passes = -(-program.requested_batch // batch)
+    asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
+    fits = next((d for n in program.graph for d in n.decisions if d.made_by == FitPolynomials.name), None)
+    sent = sum(port.layout.ciphertexts for port in program.client.inputs)
+    lines = [
+        f"batch       {batch} samples per pass{asked}; up to {p.slots:,} would take as long",
+        f"time        {estimates.seconds:.1f} s per pass predicted, {estimates.seconds / batch * 1e3:.1f} ms per "
+        f"sample; {estimates.client_seconds:.1f} s to encrypt and decrypt; as measured on {estimates.measured_on}",
+        f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
+        f"{estimates.key_bytes / 1e6:.1f} MB",
+        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, {sent} ciphertexts",
+        f"security    {_security(p)}",
+        f"parameters  CKKS, ring {p.ring}, {p.slots} slots, {p.depth} levels of {p.scaling_bits} bits, last prime "
+        f"{p.first_bits} bits, {p.large_digits} digits, moduli {p.modulus_bits} bits",
+    ]
+    if fits is not None:
+        lines[1:1] = accuracy_lines(fits, "polynomials")
+    return "\n".join(lines)
+
+
+def accuracy_lines(budget: Decision, what: str = "series") -> list[str]:
     """What every output loses in simulation, and how it is judged."""
     lines = []
     for loss in budget.losses:
@@ -208,7 +246,7 @@ def accuracy_lines(budget: Decision) -> list[str]:
         which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
         error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
         lines += [
-            f"accuracy    {output}simulated: {loss_text(loss)} (series: {budget.chosen})",
+            f"accuracy    {output}simulated: {loss_text(loss)} ({what}: {budget.chosen})",
             f"            measure {loss.kind.value}, {loss.reason}{error}",
         ]
     return lines
@@ -311,6 +349,10 @@ def cost_text(cost: CostModel, origin: str) -> str:
         "shared MB", "",
     )  # fmt: skip
     rows = [heading, *(_cost_row(c, row) for c in cost.configurations for row in c.costs)]
+    slots = [
+        ("ring", "limbs", *FIGURES),
+        *((str(r.ring), str(r.limbs), *(f"{1e3 * getattr(r, name):.3g}" for name in FIGURES)) for r in cost.slots),
+    ]
     return "\n".join(
         [
             f"cost model  {origin}",
@@ -320,6 +362,9 @@ def cost_text(cost: CostModel, origin: str) -> str:
             "bootstraps  shared: the half that all functions of a value share; idle: a process with keys and no work",
             "",
             align(rows),
+            "",
+            "numbers in slots, milliseconds at their own N",
+            align(slots),
         ]
     )
 
@@ -369,6 +414,8 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Apply | Bootstrap):
         name = " then ".join(map(str, op.functions))
         text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands})"
+    elif isinstance(op, Polynomial):
+        text = f"polynomial for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Switch):
         text = f"switch {operands} {op.source.value}->{op.target.value}"
     elif isinstance(op, Unpack):
@@ -399,13 +446,17 @@ def _range(type: TensorType) -> str:
 
 def _precision(graph: Graph, node: Node) -> str:
     text = "" if node.type.fixed is None else f"{node.type.fixed.bits} bits"
+    if isinstance(node.op, Polynomial):
+        fit = node.op.fit
+        largest, rms = (np.log2(max(e, 2.0**-99)) for e in (fit.max_error, fit.rms_error))
+        text += f", degree {fit.degree} (fit max 2^{largest:.1f} rms 2^{rms:.1f})"
     if isinstance(node.op, Bootstrap):
         series = node.op.series
         largest, rms = (np.log2(max(e, 2.0**-99)) for e in (series.max_error, series.rms_error))
         text += f", degree {series.degree} (fit max 2^{largest:.1f} rms 2^{rms:.1f})"
         if series.dead_zone:
             source = graph.operands(node)[0].type.fixed
-            assert source is not None and graph.parameters is not None
+            assert source is not None and isinstance(graph.parameters, Parameters)
             width = series.dead_zone * graph.parameters.plaintext_modulus * source.scale[0]
             text += f", dead zone {width:.2g} on either side of a jump"
     return text
@@ -416,7 +467,7 @@ def _errors(graph: Graph) -> dict[int, str]:
     if graph.level is not Level.LAIDOUT or graph.parameters is None:
         return {}
     out = {}
-    for id, n in noise.predict(graph, graph.parameters, graph.parameters.bgv_bits).items():
+    for id, n in predicted_noise(graph).items():
         fixed, calibration = graph.node(id).type.fixed, graph.node(id).type.calibration
         if calibration is not None and calibration.error is not None:
             out[id] = f"{calibration.error:.1e}"
@@ -440,7 +491,7 @@ def _fill(graph: Graph) -> str:
     return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 
-def _security(parameters: Parameters) -> str:
+def _security(parameters: Parameters | SlotParameters) -> str:
     return (
         f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)"
         if parameters.secure

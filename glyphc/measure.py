@@ -35,8 +35,11 @@ from glyphc.approx.cost import (
     calibrated,
 )
 from glyphc.approx.security import is_secure, secured
+from glyphc.approx.slot_figures import SlotRow
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.measure_slots import SLOT_STEPS, SlotMeasurement, measure_slots
 from glyphc.progress import Reporter
 
 if TYPE_CHECKING:
@@ -137,11 +140,14 @@ def job_seconds(job: Job, cost: CostModel) -> float:
     return cost.key_seconds(job.parameters) + _BOOTSTRAPS * cost.bootstrap_seconds(job.configuration.slots, job.degree)
 
 
-def calibrate(work: Sequence[Job], cost: CostModel, reporter: Reporter) -> Calibration:
+def calibrate(
+    work: Sequence[Job], cost: CostModel, reporter: Reporter, slots: Sequence[SlotParameters] = ()
+) -> Calibration:
     """Measure and make a model of it; ``cost`` only predicts how long and how large the work is.
 
-    What is not measured is scaled from the model that ships with glyphc. GlyphcError when no measurement fits into
-    memory or glyphc cannot run OpenFHE. Safe to interrupt: the process at work is ended, nothing is kept.
+    slots: what to measure of numbers in slots. What is not measured is scaled from the model that ships with glyphc.
+    GlyphcError when no measurement fits into memory or glyphc cannot run OpenFHE. Safe to interrupt: the process at
+    work is ended, nothing is kept.
     """
     found: dict[tuple[int, int], Measurement] = {}
     skipped: list[str] = []
@@ -153,19 +159,33 @@ def calibrate(work: Sequence[Job], cost: CostModel, reporter: Reporter) -> Calib
                 found[job.configuration.slots, job.degree] = _measure_job(job, cost, reporter)
             except MemoryError as e:
                 skipped.append(f"{job.name}: {e}")
+        rows = _measure_slots(slots, reporter)
     finally:
         reporter.done()
     if not found:
         raise EnvironmentSetupError(
             f"nothing could be measured ({'; '.join(skipped)}); stop other programs and try again"
         )
-    return Calibration(_model(found), tuple(skipped), others.share())
+    model = _model(found)
+    return Calibration(replace(model, slots=rows or model.slots), tuple(skipped), others.share())
+
+
+def _measure_slots(work: Sequence[SlotParameters], reporter: Reporter) -> tuple[SlotRow, ...]:
+    rows: list[SlotRow] = []
+    for parameters in work:
+        reporter.stage(f"numbers in slots, N = {parameters.ring}", SLOT_STEPS)
+        found = measure_apart(parameters, lambda step, seconds: reporter.advance(1, step))
+        assert isinstance(found, SlotMeasurement)
+        rows += found.rows
+    return tuple(rows)
 
 
 def _measure_job(job: Job, cost: CostModel, reporter: Reporter) -> Measurement:
     _check_memory(job, cost)
     predicted = _step_seconds(job, cost)
-    return measure_apart(job.parameters, lambda step, seconds: reporter.advance(predicted.get(step, 0.0), step))
+    found = measure_apart(job.parameters, lambda step, seconds: reporter.advance(predicted.get(step, 0.0), step))
+    assert isinstance(found, Measurement)
+    return found
 
 
 def _model(found: dict[tuple[int, int], Measurement]) -> CostModel:
@@ -200,8 +220,8 @@ def _step_seconds(job: Job, cost: CostModel) -> dict[str, float]:
 # -- a process of its own --
 
 
-def measure_apart(parameters: Parameters, observe: Observer) -> Measurement:
-    """:func:`measure` in a new process.
+def measure_apart(parameters: Parameters | SlotParameters, observe: Observer) -> Measurement | SlotMeasurement:
+    """:func:`measure`, or :func:`.measure_slots.measure_slots`, in a new process.
 
     MemoryError when it runs out of memory, EnvironmentSetupError when OpenFHE is missing or refuses, RuntimeError when
     it ends in any other way (a bug; its traceback is on stderr).
@@ -219,7 +239,7 @@ def measure_apart(parameters: Parameters, observe: Observer) -> Measurement:
             except EOFError:
                 process.join()
                 raise _ended(process.exitcode) from None
-            if isinstance(message, Measurement):
+            if isinstance(message, Measurement | SlotMeasurement):
                 return message
             if isinstance(message, BaseException):
                 raise message
@@ -237,14 +257,20 @@ def _ended(exitcode: int | None) -> Exception:
     return RuntimeError(f"the measuring process ended with exit code {exitcode}")
 
 
-def _child(connection: Connection, parameters: Parameters) -> None:
+def _child(connection: Connection, parameters: Parameters | SlotParameters) -> None:
     # an interrupt is for the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         # also says that OpenFHE cannot be loaded
         from glyphc.backends.errors import BackendError
 
-        connection.send(measure(parameters, lambda step, seconds: connection.send((step, seconds))))
+        def observe(step: str, seconds: float) -> None:
+            connection.send((step, seconds))
+
+        if isinstance(parameters, SlotParameters):
+            connection.send(measure_slots(parameters, observe))
+        else:
+            connection.send(measure(parameters, observe))
     except MemoryError:
         connection.send(MemoryError("out of memory"))
     except BackendError as e:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from glyphc.ir.evaluate import Value
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, Linear, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, Linear, Polynomial, Switch, Unpack
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -37,11 +37,11 @@ class Overrun:
     farthest: float
 
 
-def find(graph: Graph, values: Mapping[int, Value], modulus: int, first: int = 0) -> tuple[Overrun, ...]:
+def find(graph: Graph, values: Mapping[int, Value], modulus: float, first: int = 0) -> tuple[Overrun, ...]:
     """Of linear maps, by layer and sample. values: by node id, in integers of their formats, not wrapped.
 
-    modulus: of plaintexts, which the torus stands for. What nothing but outputs reads is exact up to half of it: it
-    overruns where it wraps. first: the number of the first sample.
+    modulus: of plaintexts, which the torus stands for; infinite where values do not wrap. What nothing
+    but outputs reads is exact up to half of it: it overruns where it wraps. first: the number of the first sample.
     """
     found = []
     for node, _ in graph.of(Linear):
@@ -62,7 +62,8 @@ def find(graph: Graph, values: Mapping[int, Value], modulus: int, first: int = 0
 def _bootstrapped(graph: Graph, node: Node) -> bool:
     """Whether a function is applied to a value."""
     return any(
-        isinstance(u.op, Apply | Bootstrap) or (isinstance(u.op, Switch | Unpack) and _bootstrapped(graph, u))
+        isinstance(u.op, Apply | Bootstrap | Polynomial)
+        or (isinstance(u.op, Switch | Unpack) and _bootstrapped(graph, u))
         for u in graph.users(node)
     )
 

@@ -19,6 +19,7 @@ from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import to_text
 from glyphc.ir.types import Level
 from glyphc.withheld import load_secrets, save_secrets, without_secrets
@@ -57,11 +58,16 @@ class Program:
 
     @property
     def quantized(self) -> Graph:
-        """The first graph in fixed point, which ``run(mode="clear")`` evaluates: it defines what the program computes.
-
-        The quantized one, unless compilation began behind it.
-        """
+        """The first graph in fixed point: the quantized one, unless compilation began behind it."""
         return next(g for g in self.stages.values() if g.level >= Level.QUANTIZED)
+
+    @property
+    def definition(self) -> Graph:
+        """The graph that ``run(mode="clear")`` evaluates: what the program computes, without any noise.
+
+        In fixed point; where polynomials stand for functions, with these polynomials.
+        """
+        return self.graph if isinstance(self.graph.parameters, SlotParameters) else self.quantized
 
     @cached_property
     def public_stages(self) -> dict[str, Graph]:

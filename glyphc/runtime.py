@@ -21,7 +21,7 @@ import psutil
 
 from glyphc import overruns
 from glyphc.approx import cost_file
-from glyphc.approx.estimate import estimate, instruction_seconds
+from glyphc.approx.estimate import estimate, instruction_costs
 from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session
 from glyphc.backends.engine import engine as find_engine
@@ -31,6 +31,8 @@ from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, Pa
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.ir.ops import Output
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.overruns import Overrun, message
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
@@ -132,7 +134,7 @@ class Fresh(Sequence[Any]):
     """The ciphertexts of an input, each made when it is asked for."""
 
     messages: Encoded
-    encrypt: Callable[[npt.NDArray[np.int64]], Any]
+    encrypt: Callable[[npt.NDArray[Any]], Any]
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -178,11 +180,10 @@ class _Runner:
         self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def _clear(self) -> None:
-        graph = self.program.quantized
+        graph = self.program.definition
         with self.stage("evaluate"):
             values = evaluate_all(graph, self.samples)
-        modulus = self.client.parameters.plaintext_modulus
-        self.report.overruns = overruns.find(graph, values, modulus)
+        self.report.overruns = overruns.find(graph, values, _torus(self.client.parameters))
         self.report.outputs = {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in graph.of(Output)}
 
     def _find_overruns(self) -> None:
@@ -192,7 +193,7 @@ class _Runner:
         for rows in self.passes:
             few = {name: x[rows] for name, x in self.samples.items()}
             values = evaluate_all(graph, few, with_series(graph))
-            found += overruns.find(graph, values, self.client.parameters.plaintext_modulus, rows.start)
+            found += overruns.find(graph, values, _torus(self.client.parameters), rows.start)
         self.report.overruns = tuple(found)
 
     def _on(self, engine: Engine) -> None:
@@ -232,9 +233,9 @@ class _Runner:
             outputs = self._pass(session, rows, suffix)
             with self.stage("decrypt"):
                 for port in self.client.outputs:
-                    coefficients = np.array([session.decrypt(c) for c in outputs[port.name]])
+                    messages = np.array([session.decrypt(c) for c in outputs[port.name]])
                     count = rows.stop - rows.start
-                    results[port.name].append(decode(port, coefficients, count, self.client.places(count)))
+                    results[port.name].append(decode(port, messages, count, self.client.places(count)))
         self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
 
     def _pass(self, session: Session, rows: slice, suffix: str) -> dict[str, list[Any]]:
@@ -247,8 +248,9 @@ class _Runner:
         inputs = {p.name: Fresh(encode(p, x, places), session.encrypt) for p, x in samples.items()}
         partial = for_samples(self.program.schedule, rows.stop - rows.start)
         numbers = {id(i): n for i, n in zip(partial.schedule.instructions, partial.numbers, strict=True)}
-        parameters = self.client.parameters
-        predicted = {id(i): instruction_seconds(i, parameters, self.cost) for i in partial.schedule.instructions}
+        instructions = partial.schedule.instructions
+        costs = instruction_costs(partial.schedule, self.cost)
+        predicted = {id(i): seconds for i, seconds in zip(instructions, costs, strict=True)}
 
         def observe(instruction: Instruction, seconds: float) -> None:
             if isinstance(instruction, Load):
@@ -272,3 +274,8 @@ class _Runner:
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)
         return f"{node.op.mnemonic} {node.location}".strip()
+
+
+def _torus(parameters: Parameters | SlotParameters) -> float:
+    """Modulo what values wrap, in their integers: numbers in slots do not."""
+    return float("inf") if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus

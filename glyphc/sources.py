@@ -32,9 +32,10 @@ class Model:
     network: Network | None = None
 
 
-def read_model(model: str | os.PathLike[str] | bytes | Any) -> Model:
+def read_model(model: str | os.PathLike[str] | bytes | Any, one_sample: bool = False) -> Model:
     """A network from the path of an .onnx, .glyph or .gir file, the bytes of an ONNX file, a ModelProto, or a Graph.
 
+    one_sample: whether an ONNX file describes one sample, see :func:`glyphc.frontends.from_onnx.read_onnx`.
     Raises ModelError for what cannot be read, and for what a file asks for and compilation cannot give.
     """
     if isinstance(model, Graph):
@@ -45,9 +46,10 @@ def read_model(model: str | os.PathLike[str] | bytes | Any) -> Model:
         if Path(model).suffix == TEXT:
             graph = read_text(model)
             return Model(graph, graph.batch)
-    from glyphc.frontends.from_onnx import read_onnx  # onnx is loaded only when it is needed
+    from glyphc.frontends.from_onnx import read_network  # onnx is loaded only when it is needed
 
-    return Model(read_onnx(model))
+    network = read_network(model, one_sample=one_sample)
+    return Model(network.graph, notes=network.notes)
 
 
 def is_graph(model: object) -> bool:

@@ -1,7 +1,8 @@
 """The living definition of every op: plain numpy, one sample per row, no encryption.
 
 At the source level values are float64. From the quantized level on an encrypted value is an int64 tensor of fixed-point
-integers; what the client computes after decryption is float again.
+integers; what the client computes after decryption is float again. A value in slots is computed from them without
+rounding: float64, in the same units.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from .ops import (
     Mul,
     Op,
     Output,
+    Polynomial,
     ReduceMax,
     ReduceSum,
     Reshape,
@@ -46,7 +48,7 @@ from .ops import (
     Switch,
     Unpack,
 )
-from .types import FixedPoint
+from .types import Encoding, FixedPoint
 
 Value = npt.NDArray[Any]
 F64 = npt.NDArray[np.floating[Any]]
@@ -108,7 +110,7 @@ def apply_client_op(op: Op, x: Value) -> Value:
 
 def real(node: Node, value: Value) -> Value:
     """The real numbers that a node's value stands for."""
-    if node.type.fixed is not None and np.issubdtype(value.dtype, np.integer):
+    if node.type.fixed is not None and (np.issubdtype(value.dtype, np.integer) or node.type.encoding is Encoding.SLOTS):
         return dequantize(value, node.type.fixed)
     return value
 
@@ -228,7 +230,9 @@ def _(op: ReduceMax, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value
 
 @_evaluate.register
 def _(op: Hardmax, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    return np.asarray(np.eye(node.type.shape[-1])[np.argmax(args[0], axis=-1)])
+    out = np.zeros(args[0].shape)
+    np.put_along_axis(out, np.argmax(args[0], axis=-1, keepdims=True), 1.0, axis=-1)
+    return out
 
 
 @_evaluate.register
@@ -243,6 +247,14 @@ def _(op: Apply | Bootstrap, node: Node, graph: Graph, args: tuple[Value, ...]) 
     x = np.asarray(real(graph.operands(node)[0], args[0]), dtype=np.float64)
     y = compose(op.functions, x)
     return quantize(y, node.type.fixed) if node.type.fixed is not None else y
+
+
+@_evaluate.register
+def _(op: Polynomial, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    source = graph.operands(node)[0].type.fixed
+    assert source is not None and node.type.fixed is not None
+    y = np.polynomial.chebyshev.chebval(args[0] / source.magnitude, np.array(op.fit.coefficients))
+    return np.asarray(y * node.type.fixed.magnitude)
 
 
 @_evaluate.register(Switch)

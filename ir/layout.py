@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import IRError
 
+_Number = TypeVar("_Number", bound=np.generic)
 # Of every size and stride: positions are computed in 64-bit integers.
 _LARGEST = 1 << 31
 
@@ -30,7 +32,8 @@ class Layout:
     part ``i % parts`` at exponent ``b*batch_stride + (i // parts)*stride``. Chunks and parts are ciphertexts: part p
     of chunk c is number ``c*parts + p``.
 
-    ring: the ring dimension N. batch: samples in all chunks. features: elements of one sample.
+    ring: positions in a ciphertext: the ring dimension N, or its half where values stand in slots (then "exponents" are
+    the numbers of slots, and all strides are 1). batch: samples in all chunks. features: elements of one sample.
     zero_elsewhere: whether all other coefficients are known to be zero; otherwise they hold garbage at multiples
     of ``grid`` (and zero off that grid).
     """
@@ -107,7 +110,7 @@ class Layout:
         out[self.positions(part, len(rows))] = rows[:, part :: self.parts]
         return out
 
-    def unpack(self, coefficients: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
+    def unpack(self, coefficients: npt.NDArray[_Number], samples: int) -> npt.NDArray[_Number]:
         """The tensor, shape (samples, features), from coefficients of shape (ciphertexts, ring): inverse of pack.
 
         Parts beyond the number of features hold nothing and may be missing in every chunk.
@@ -115,8 +118,8 @@ class Layout:
         return self.unpack_places(coefficients, np.arange(samples), self.chunks)
 
     def unpack_places(
-        self, coefficients: npt.NDArray[np.int64], places: npt.NDArray[np.int64], chunks: int
-    ) -> npt.NDArray[np.int64]:
+        self, coefficients: npt.NDArray[_Number], places: npt.NDArray[np.int64], chunks: int
+    ) -> npt.NDArray[_Number]:
         """Like :meth:`unpack`, of the samples with these numbers, where only the first ``chunks`` chunks are there."""
         out = np.zeros((len(places), self.features), dtype=coefficients.dtype)
         per_chunk = len(coefficients) // chunks

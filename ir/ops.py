@@ -479,6 +479,40 @@ class Bootstrap(Op):
     series: Series
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A polynomial in Chebyshev's basis: y = sum_k coefficients[k] T_k(x), for x in [-1, 1].
+
+    x and y are in units of the magnitudes of the formats they come from and go to. max_error and rms_error: beside the
+    function, as shares of its range; the rms is weighted by where calibration saw values.
+    """
+
+    coefficients: tuple[float, ...]
+    max_error: float
+    rms_error: float
+
+    def __post_init__(self) -> None:
+        if len(self.coefficients) < 2:
+            raise IRError("a polynomial has at least degree 1")
+
+    @property
+    def degree(self) -> int:
+        return len(self.coefficients) - 1
+
+
+@dataclass(frozen=True)
+class Polynomial(Op):
+    """A polynomial in place of a composition of univariate functions, on numbers in slots.
+
+    It *is* what the program computes; ``functions`` say what it stands for.
+    """
+
+    mnemonic = "polynomial"
+    levels = frozenset({Level.ASSIGNED, Level.LAIDOUT})
+    functions: tuple[Function, ...]
+    fit: Fit
+
+
 def _linear_shape(shapes: tuple[Shape, ...], weights: tuple[Const, ...], bias: Const, constants: Constants) -> Shape:
     if not weights:
         raise IRError("a dense layer needs at least one weight")
@@ -500,7 +534,7 @@ _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Affine, 
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
-_COMPILED = (Linear, Switch, Unpack, Bootstrap)
+_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial)
 
 OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}
 

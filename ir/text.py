@@ -29,6 +29,7 @@ from .errors import IRError, IRSyntaxError
 from .graph import Decision, Graph
 from .ops import OPS, Const, Op
 from .parameters import Parameters
+from .slot_parameters import SlotParameters
 from .types import Level, TensorType
 
 VERSION = 1
@@ -195,6 +196,12 @@ def parse_record(text: str, cls: type[_T]) -> _T:
     return built
 
 
+def parse_parameters(text: str) -> Parameters | SlotParameters:
+    """Read parameters of either kind, as :func:`parse_record` does."""
+    found: Parameters | SlotParameters = coerce(_read(text, "record"), Parameters | SlotParameters, "parameters")
+    return found
+
+
 def _read(text: str, start: str) -> Any:
     try:
         return _Tree().transform(_parser().parse(text, start=start))
@@ -216,7 +223,7 @@ def _read_header(version: str, level: str, batch: str) -> Graph:
 
 
 def _read_parameters(graph: Graph, items: list[Any]) -> None:
-    parameters: Parameters = _build(items[0], Parameters, "parameters")
+    parameters: Parameters | SlotParameters = coerce(items[0], Parameters | SlotParameters, "parameters")
     try:
         parameters.check_powers()
     except ValueError as e:
@@ -301,8 +308,10 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        hint = next(a for a in arguments if a is not type(None))
-        return coerce(value, hint, where)
+        hints = [a for a in arguments if a is not type(None)]
+        # of several records, the one of that name
+        named = (a for a in hints if isinstance(value, _Record) and a.__name__ == value.name)
+        return coerce(value, next(named, hints[0]), where)
     if origin is tuple and isinstance(value, tuple):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(coerce(v, arguments[0], where) for v in value)

@@ -37,10 +37,11 @@ class Scheme(Enum):
 
 
 class Encoding(Enum):
-    """Where the message stands in a ciphertext coefficient modulo q (plaintext modulus t)."""
+    """Where the message stands: in a ciphertext's coefficients modulo q (plaintext modulus t), or in its slots."""
 
     LSB = "lsb"  # m + t*e: least significant bits (BGV)
     MSB = "msb"  # (q/t)*m + e: most significant bits (what a bootstrap reads)
+    SLOTS = "slots"  # numbers, one of each sample in a slot: products are elementwise (CKKS)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .errors import IRError
 from .graph import Graph, Node
-from .ops import ArgMax, Bootstrap, Input, Linear, Output, Reshape, Softmax, Switch, Unpack
+from .ops import Apply, ArgMax, Bootstrap, Input, Linear, Output, Polynomial, Reshape, Softmax, Switch, Unpack
 from .types import Encoding, Level, Scheme
 
 
@@ -89,12 +89,21 @@ def _assigned(graph: Graph, node: Node) -> None:
     elif isinstance(node.op, Softmax | ArgMax | Output):
         if type.scheme is not Scheme.CLIENT:
             raise IRError(f"{node} is computed by the client, but assigned to {type.scheme.value}")
-        if operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV):
-            raise IRError(f"{node}: the client decrypts bgv values only")
+        if (
+            operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV)
+            and operands[0].type.encoding is not Encoding.SLOTS
+        ):
+            raise IRError(f"{node}: the client decrypts bgv values, and ckks values in slots")
     elif any(o.type.scheme != type.scheme for o in operands):
         raise IRError(f"{node} is {type.scheme.value}, an operand is not; a switch is missing")
     if type.scheme is Scheme.BGV and type.encoding is not Encoding.LSB:
         raise IRError(f"{node}: a bgv value has its message in the least significant bits")
+    if (type.scheme is Scheme.CKKS) is not (type.encoding is Encoding.SLOTS):
+        raise IRError(f"{node}: ckks values, and only these, have their numbers in slots")
+    if isinstance(node.op, Polynomial) and type.encoding is not Encoding.SLOTS:
+        raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")
+    if isinstance(node.op, Apply) and type.encoding is Encoding.SLOTS and graph.level is Level.LAIDOUT:
+        raise IRError(f"{node}: in slots there are polynomials, no functions")
     if type.scheme is Scheme.TFHE and type.encoding is not Encoding.MSB:
         raise IRError(f"{node}: a tfhe value has its message in the most significant bits")
 
@@ -114,8 +123,8 @@ def _laid_out(graph: Graph, node: Node) -> None:
         slots = node.op.slots
         if slots < 1 or layout.ring % (2 * slots) or layout.grid % (layout.ring // (2 * slots)):
             raise IRError(f"{node}: {node.op.slots} slots do not read all positions on a grid of {layout.grid}")
-        if node.op.series.degree < 1:
-            raise IRError(f"{node}: empty series")
+        if node.op.series.degree < 1 or len(node.op.series.real) != len(node.op.series.imag):
+            raise IRError(f"{node}: empty series, or one of unequal parts")
     if isinstance(node.op, Unpack):
         source = operands[0].type.layout
         if source is None or (source.parts, layout.parts) != (1, node.op.parts):

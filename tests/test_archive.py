@@ -28,7 +28,7 @@ from glyphc.archive import ArchiveError, contents, inflated, read_entries
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
 from glyphc.program import Program
-from glyphc.roles.container import MANIFEST, Header, Reader, Writer
+from glyphc.roles.container import MANIFEST, VERSION, Header, Reader, Writer
 from tests.roles import ROOT
 
 MIB = 1 << 20
@@ -41,7 +41,7 @@ class Sample(Header):
     text: str
 
 
-HEAD = {"format": "glyphc-container", "version": 1, "kind": Sample.kind, "header": {"text": "x"}}
+HEAD = {"format": "glyphc-container", "version": VERSION, "kind": Sample.kind, "header": {"text": "x"}}
 
 
 def good(path: Path, parts: int = 3, size: int = 1000) -> bytes:

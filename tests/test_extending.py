@@ -69,7 +69,7 @@ def test_a_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.WAYS_GROUP else [])
     n = Network(2)
     n.output(n.dense(n.apply(n.dense(n.x, 8, "fc1"), "relu"), 4, "fc2"))
-    program = glyphc.compile(n.graph, SAMPLES.reshape(300, 2), 4, insecure_ring=1024)
+    program = glyphc.compile(n.graph, SAMPLES.reshape(300, 2), 4, insecure_ring=1024, strategy="auto")
     decisions = [d for node, _ in program.graph.of(Linear) for d in node.decisions if d.made_by == "assign-scheme"]
     assert sorted(d.chosen for d in decisions) == ["additions", "bgv"]
     assert np.isfinite(program.run(SAMPLES.reshape(300, 2)[:4], "simulate")).all()  # type: ignore[arg-type]

@@ -154,6 +154,15 @@ def peak() -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
+def test_a_repetition_is_refused_at_the_usual_limit() -> None:
+    """A million times 64 elements: refused by what onnx infers, before 9 GB of places are worked out."""
+    model = build([node("Tile", ["x", "r"], ["y"], name="culprit")], {"r": i64(1, 10**6)}, (64,))
+    before = peak()
+    with pytest.raises(ModelError, match=r"culprit.*memory limit of 16 GB"):
+        read_onnx(model)
+    assert peak() - before < 200_000  # kB
+
+
 def test_an_input_that_fits_no_machine() -> None:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2**20, 2**20])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2**20, 2**20])

@@ -127,7 +127,7 @@ def measured_errors(p: glyphc.Program, x: F64, machine, encrypt, decrypt) -> dic
     """Error of the output in integers, against the exact function of the same fixed-point input."""
     port, out = p.client.inputs[0], p.client.outputs[0]
     inputs = {port.name: [encrypt(c) for c in encode(port, x)]}
-    result = execute(p.schedule, machine, inputs)[out.name]
+    result = execute(p.schedule.instructions, machine, inputs)[out.name]
     coefficients = np.array([decrypt(c) for c in result])
     exact = p.run(x, mode="clear")
     assert isinstance(exact, np.ndarray)

@@ -13,7 +13,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_models import MODELS, Constants, W, build, f32, i64, node, randoms
 
 from glyphc.errors import ModelError
-from glyphc.frontends.from_onnx import read_onnx
+from glyphc.frontends.from_onnx import read_network, read_onnx
+from glyphc.ir.ops import Output
 
 # -- files that are no models --------------------------------------------------------------------------------
 
@@ -59,13 +60,13 @@ def test_invalid_models() -> None:
     with pytest.raises(ModelError, match=r"not a valid ONNX model: .*Rellu"):
         read_onnx(unknown_op)
     mismatch = build([node("Gemm", ["x", "w"], ["y"], "fc")], {"w": randoms(5, 3)})
-    with pytest.raises(ModelError, match=r"not a valid ONNX model: .*between 5 and 4"):
+    with pytest.raises(ModelError, match=r"'fc' \(Gemm\): .*shape .3, 5. cannot be applied to .* shape .4."):
         read_onnx(mismatch)
 
 
 def test_versions() -> None:
-    old = build([node("Relu", ["x"], ["y"])], opset=12)
-    with pytest.raises(ModelError, match=r"opset 12.*onnx.version_converter"):
+    old = build([node("Relu", ["x"], ["y"])], opset=6)
+    with pytest.raises(ModelError, match=r"opset 6.*onnx.version_converter"):
         read_onnx(old)
     new = build([node("Relu", ["x"], ["y"])])
     new.opset_import[0].version = 9999
@@ -86,16 +87,20 @@ def test_inputs_that_do_not_fit() -> None:
         read_onnx(build(relu, shape=(3, "width")))
     with pytest.raises(ModelError, match=r"axis 1 of input 'x' .*'unknown'"):
         read_onnx(build(relu, shape=(None,)))
-    with pytest.raises(ModelError, match=r"has 2 inputs \('x', 'mask'\)"):
-        read_onnx(build([node("Add", ["x", "mask"], ["y"])], more_inputs=("mask",)))
+    shared = build([node("Add", ["x", "mask"], ["y"])], more_inputs=("mask",))
+    shared.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(ModelError, match=r"input 'mask' .* has no open axis for the samples"):
+        read_onnx(shared)
     no_input = build([node("Identity", ["c"], ["y"])], {"c": f32(1, 2, 3, 4)})
     del no_input.graph.input[:]
-    with pytest.raises(ModelError, match=r"has 0 inputs \(none\)"):
+    with pytest.raises(ModelError, match=r"no output .* depends on an input \(inputs: none\)"):
         read_onnx(no_input)
     scalar = build(relu)
     for value in (*scalar.graph.input, *scalar.graph.output):
         value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, []))
-    with pytest.raises(ModelError, match=r"'x' .* has no batch axis"):
+    assert read_onnx(scalar).inputs[0].type.shape == ()
+    scalar.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelError, match=r"input 'x' .* says nothing of its shape"):
         read_onnx(scalar)
     sequence = build([node("SequenceAt", ["x", "i"], ["y"])], {"i": np.array(0)})
     kind = helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 4])
@@ -113,8 +118,12 @@ def test_input_types(dtype: int) -> None:
 
 def test_outputs_that_do_not_fit() -> None:
     nodes = [node("Relu", ["x"], ["y"]), node("Identity", ["c"], ["fixed"])]
-    with pytest.raises(ModelError, match=r"output 'fixed' .*does not depend on the input"):
-        read_onnx(build(nodes, {"c": f32(1)}, outputs=("y", "fixed")))
+    network = read_network(build(nodes, {"c": f32(1)}, outputs=("y", "fixed")))
+    assert [op.name for _, op in network.graph.of(Output)] == ["y"]
+    assert "output 'fixed'" in network.notes[0]
+    fixed = build([*nodes, node("Identity", ["x"], ["z"])], {"c": f32(1)}, outputs=("fixed",))
+    with pytest.raises(ModelError, match=r"no output .* depends on an input \(inputs: 'x'\)"):
+        read_onnx(fixed)
     none = build(nodes, {"c": f32(1)})
     del none.graph.output[:]
     with pytest.raises(ModelError, match="has no output"):
@@ -144,7 +153,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
         node("LRN", ["i"], ["j"], size=3),
         node("Imputer", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", imputed_value_floats=[0.0]),
     ]
-    model = build(nodes, {"w": randoms(4, 4), "one": f32(1)}, batch=4)
+    model = build(nodes, {"w": randoms(4, 4), "one": f32(1)})
     with pytest.raises(ModelError) as caught:
         read_onnx(model)
     message = str(caught.value)
@@ -158,7 +167,9 @@ def test_all_unsupported_nodes_are_listed() -> None:
     }
     assert "has 5 node(s)" in message
     assert "good_" not in message
-    assert message.splitlines()[-1].startswith("Replace them in the network and export it again. Supported")
+    assert message.splitlines()[-1].startswith("Replace them in the network and export it again.")
+    assert "Swish" in message and "register_activation" in message
+    assert "register_activation('Imputer'" not in message
 
 
 def test_nodes_behind_an_unsupported_one_are_checked() -> None:
@@ -218,12 +229,11 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
     # ONNX would add every sample to every other one
     "add-ranks": (
         [node("Reshape", ["x", "s"], ["r"]), node("Add", ["r", "x"], ["y"])],
-        {"s": i64(3, 1, 4)},
+        {"s": i64(-1, 1, 4)},
         (4,),
         "combines tensors of 3 and 2 axes, batch included",
     ),
-    "concat-batch": ([node("Concat", ["x", "x"], ["y"], axis=0)], {}, (4,), "does not leave the batch axis alone"),
-    "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "treats them diff"),
+    "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "cannot compute it"),
     "top-2": ([node("TopK", ["x", "k"], ["y", "i"])], {"k": i64(2)}, (4,), "k is not 1"),
     "top-batch": ([node("TopK", ["x", "k"], ["y", "i"], axis=0)], {"k": i64(1)}, (4,), "axis=0 is the batch"),
     "pool-order": (
@@ -242,33 +252,11 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
     "prelu-slope": ([node("PRelu", ["x", "x"], ["y"])], {}, (4,), "slope is computed by the network"),
     "add-batch": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(3, 4)}, (4,), "'c'.*along the batch axis"),
     "add-batch-scalars": ([node("Add", ["x", "c"], ["y"])], {"c": randoms(3)}, (), "along the batch axis"),
-    "add-axes": ([node("Add", ["c", "x"], ["y"])], {"c": randoms(1, 1, 4)}, (4,), "'c'.*more axes"),
     "div-zero": (
         [node("Div", ["x", "c"], ["y"])],
         {"c": f32(1, 0, 2)},
         (3,),
         "constant 'c', which holds a zero",
-    ),
-    "flatten": ([node("Flatten", ["x"], ["y"], axis=0)], {}, (4,), "does not leave the batch axis alone"),
-    "flatten-2": ([node("Flatten", ["x"], ["y"], axis=2)], {}, (2, 3), "does not leave the batch axis alone"),
-    "flatten-minus": ([node("Flatten", ["x"], ["y"], axis=-1)], {}, (2, 3), "does not leave the batch axis alone"),
-    "reshape-all": (
-        [node("Reshape", ["x", "s"], ["y"])],
-        {"s": i64(-1)},
-        (2, 3),
-        "leave the batch axis alone",
-    ),
-    "reshape-mix": (
-        [node("Reshape", ["x", "s"], ["y"])],
-        {"s": i64(-1, 2)},
-        (2, 3),
-        "does not leave the batch axis alone",
-    ),
-    "reshape-one": (
-        [node("Reshape", ["x", "s"], ["y"])],
-        {"s": i64(1, -1)},
-        (2, 3),
-        "does not leave the batch axis alone",
     ),
     "softmax-batch": ([node("Softmax", ["x"], ["y"], axis=0)], {}, (4,), "axis=0 is the batch"),
     "softmax-scalars": ([node("Softmax", ["x"], ["y"])], {}, (), "axis=-1 is the batch"),
@@ -305,7 +293,6 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
     ),
     "cast-bool": ([node("Cast", ["x"], ["y"], to=TensorProto.BOOL)], {}, (4,), "casts FLOAT to BOOL"),
     "equal": ([node("Equal", ["x", "c"], ["y"])], {"c": f32(1)}, (4,), "real numbers for equality"),
-    "transpose": ([node("Transpose", ["x"], ["y"], perm=[1, 0])], {}, (4,), "does not leave the batch axis alone"),
     "slice-batch": (
         [node("Slice", ["x", "first", "last"], ["y"])],
         {"first": i64(0), "last": i64(2)},
@@ -348,9 +335,7 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
 @pytest.mark.parametrize("case", REASONS.values(), ids=REASONS.keys())
 def test_reasons(case: tuple[list[NodeProto], Constants, tuple[int, ...], str]) -> None:
     nodes, constants, shape, reason = case
-    # batch 3 lets constants and operands clash with the batch axis; for Reshape the batch stays open
-    batch = "N" if nodes[-1].op_type == "Reshape" or nodes[0].op_type == "Shape" else 3
-    model = build(nodes, constants, shape, batch=batch)
+    model = build(nodes, constants, shape)
     with pytest.raises(ModelError, match=reason):
         read_onnx(model)
 
@@ -423,15 +408,6 @@ def test_broken_constants() -> None:
             [node("LRN", ["x"], ["d"], "lrn", size=1), node("Add", ["x", "d"], ["y"], "add")],
             {"c": randoms(3, 4)},
             ["lrn"],
-        ),
-        (
-            [
-                node("Transpose", ["x"], ["t"], "transpose", perm=[1, 0]),
-                node("Add", ["t", "c"], ["u"], "add"),
-                node("Transpose", ["u"], ["y"], "back", perm=[1, 0]),
-            ],
-            {"c": randoms(4, 1)},
-            ["transpose"],
         ),
         (
             [

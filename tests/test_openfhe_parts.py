@@ -20,11 +20,16 @@ from glyphc.backends.openfhe.ring import Ring, rescale
 from glyphc.backends.openfhe.switch import Switcher
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
-from glyphc.ir.series import OUTPUT_BITS, evaluate_series
+from glyphc.ir.series import LARGEST_BITS, OUTPUT_BITS, evaluate_series
+from glyphc.passes.fit_series import scaled
 
 I64 = npt.NDArray[np.int64]
 N = 1024
 T_BITS = 28
+# Series reach as far as programs' do; then a result's last place, in units of the series, is STEP.
+LARGE = 2.0**LARGEST_BITS
+STEP = 2.0 ** (OUTPUT_BITS - LARGEST_BITS - T_BITS)
+WITHIN = 5e-5
 PARAMETERS = Parameters(
     ring=N,
     plaintext_bits=T_BITS,
@@ -212,9 +217,9 @@ def test_bootstrap_applies_the_series(keys: tuple[ClientKeys, EvaluationKeys], f
         evaluation.contexts.torus, evaluation.contexts.torus_ring, evaluation.contexts.parameters
     )
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), N // 2), PARAMETERS.degree)
-    result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, series))) / t * 2**OUTPUT_BITS
-    assert np.abs(result - evaluate_series(series, message / t)).max() < 2e-5
-    assert np.abs(result - compute(message / t)).max() < series.max_error * np.ptp(compute(message / t)) + 2e-5
+    result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, scaled(series, LARGE)))) * STEP
+    assert np.abs(result - evaluate_series(series, message / t)).max() < WITHIN
+    assert np.abs(result - compute(message / t)).max() < series.max_error * np.ptp(compute(message / t)) + WITHIN
 
 
 def test_several_functions_share_the_powers(keys: tuple[ClientKeys, EvaluationKeys]) -> None:
@@ -228,8 +233,8 @@ def test_several_functions_share_the_powers(keys: tuple[ClientKeys, EvaluationKe
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), N // 2), PARAMETERS.degree)
     for slope in (0.25, -0.5):
         series = fit(lambda x, slope=slope: slope * np.sin(2 * np.pi * x) / 2, PARAMETERS.degree)
-        result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, series))) / t * 2**OUTPUT_BITS
-        assert np.abs(result - slope * np.sin(2 * np.pi * message / t) / 2).max() < 2e-5
+        result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, scaled(series, LARGE)))) * STEP
+        assert np.abs(result - slope * np.sin(2 * np.pi * message / t) / 2).max() < WITHIN
 
 
 def test_two_clients_do_not_share_keys(keys: tuple[ClientKeys, EvaluationKeys]) -> None:
@@ -254,7 +259,7 @@ def test_sparse_bootstrap_drops_what_is_off_its_grid() -> None:
         bootstrapper_of(evaluation),
     )
     powers = bootstrapper.powers(switcher.to_torus(client.encrypt(message), slots), 27)
-    result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, series))) / t * 2**OUTPUT_BITS
+    result = client.decrypt(switcher.from_torus(bootstrapper.evaluate(powers, scaled(series, LARGE)))) * STEP
     expected = np.zeros(N)
     expected[::grid] = evaluate_series(series, message[::grid] / t)
-    assert np.abs(result - expected).max() < 2e-5
+    assert np.abs(result - expected).max() < WITHIN

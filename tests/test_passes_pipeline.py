@@ -16,8 +16,9 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
-from glyphc.passes.pipeline import DEFAULT, PASSES, parse_pipeline, run_pipeline
+from glyphc.passes.pipeline import DEFAULT, GLYPH, PASSES, PIPELINES, parse_pipeline, run_pipeline
 from glyphc.passes.quantize import Quantize
+from glyphc.slots.passes import FitPolynomials
 
 
 def as_text(passes: list[Pass]) -> str:
@@ -30,6 +31,10 @@ def changed(default: Any) -> Any:
         case "HEStd_128_classic":
             return "insecure"
         case 65536:
+            return 2048
+        case "auto":
+            return "glyph"
+        case 0:
             return 2048
         case "":
             return "relu1:14;gate:9"
@@ -44,7 +49,8 @@ def changed(default: Any) -> Any:
 def test_the_default_pipeline_and_its_text() -> None:
     passes = parse_pipeline(DEFAULT)
     assert as_text(passes) == DEFAULT
-    assert [type(p) for p in passes] == list(PASSES.values())
+    assert [type(p) for p in passes] == list(PIPELINES[GLYPH])
+    assert all(PASSES[p.name] is p for pipeline in PIPELINES.values() for p in pipeline)
     assert parse_pipeline("") == []
 
 
@@ -53,7 +59,7 @@ def test_every_option_survives_its_text(kind: type[Pass]) -> None:
     options = {f.name: changed(f.default) for f in fields(kind)}  # type: ignore[arg-type]
     if kind is Quantize:
         options["margin"] = 1.5  # from 1 on
-    if kind is AssignBudget:
+    if kind in (AssignBudget, FitPolynomials):
         options["measures"] = "y=relative;z=classes"
     given = kind(**options)
     (read,) = parse_pipeline(str(given))
@@ -182,5 +188,5 @@ def test_stages_are_observed_in_order() -> None:
     run_pipeline(
         mlp(), parse_pipeline(upto("validate-security")), context, lambda name, g: seen.append((name, g.level))
     )
-    assert [name for name, _ in seen] == list(PASSES)
-    assert [level for _, level in seen] == [kind.ensures for kind in PASSES.values()]
+    assert [name for name, _ in seen] == [kind.name for kind in PIPELINES[GLYPH]]
+    assert [level for _, level in seen] == [kind.ensures for kind in PIPELINES[GLYPH]]

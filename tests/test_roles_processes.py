@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_request_is_refused(setting: Setting, request_fi
 
 def secret_forms(setting: Setting) -> dict[str, bytes]:
     """The secret key in every form that the code uses: enough bytes of each to be found nowhere by chance."""
-    keys, ternary = setting.account.keys, setting.account.secret.ternary
+    keys, ternary = setting.account.engine.keys, setting.account.secret.ternary
     ring = keys.contexts.bgv_ring
     tower = keys.factor.values
     first = int(np.flatnonzero(ternary)[0])
@@ -272,7 +272,7 @@ def known_residues(setting: Setting) -> bytes:
     from glyphc.backends.openfhe.residues import unpack, width
     from glyphc.roles.headers import KeysHeader
 
-    q = setting.account.keys.contexts.bgv_ring.q
+    q = setting.account.engine.keys.contexts.bgv_ring.q
     with Reader(setting.keys, KeysHeader) as reader:
         name = bgv_part(bgv_automorphisms(setting.account.secret.parameters)[-1])
         return unpack(reader.read(name)[: 64 * width(q)], 64, q).tobytes()

@@ -277,7 +277,7 @@ def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
             off[:: layout.grid] = False
             assert np.abs(machine.product[off]).max(initial=0.0) < 0.5, instruction
 
-    results = execute(schedule, machine, ciphertexts, observe)
+    results = execute(schedule.instructions, machine, ciphertexts, observe)
     assert set(results) == {p.name for p in schedule.client.outputs}
     count = len(next(iter(samples.values())))
     return {

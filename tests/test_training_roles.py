@@ -414,7 +414,7 @@ def test_a_newer_version_is_refused(run: Path) -> None:
     path = run / "server" / PROGRAM
     with zipfile.ZipFile(path) as old:
         entries = {name: old.read(name) for name in old.namelist()}
-    entries[MANIFEST] = entries[MANIFEST].replace(b'"version": 1', b'"version": 2')
+    entries[MANIFEST] = entries[MANIFEST].replace(b'"version": 2', b'"version": 1')
     with zipfile.ZipFile(path, "w") as new:
         for name, content in entries.items():
             new.writestr(name, content)

@@ -145,7 +145,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 def test_a_way_of_another_package_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, "Oracle")
-    graph, _ = run(mlp(), upto("insert-switches"))
+    graph, _ = run(mlp(), upto("insert-switches").replace("assign-scheme", "assign-scheme{strategy=auto}"))
     (node,) = [node for node, _ in graph.of(Apply)]
     assert (node.type.scheme, node.type.encoding) == (Scheme.BGV, Encoding.LSB)
     (decision,) = node.decisions
@@ -166,7 +166,7 @@ def test_a_plug_in_that_is_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_strategies_are_refused() -> None:
-    with pytest.raises(GlyphcError, match="no strategy 'magic'; there are: auto, glyph"):
+    with pytest.raises(GlyphcError, match="no strategy 'magic'; there are: auto, glyph, slots"):
         glyphc.compile(mlp(), SAMPLES, insecure_ring=1024, strategy="magic")
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from glyphc.ir.instructions import Schedule
+from glyphc.ir.slot_parameters import SlotParameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -32,15 +33,28 @@ class OpenFHEEngine(Engine):
 
         return OpenFHEMachine
 
+    @property
+    def slot_machine(self) -> type:
+        from .slot_server import SlotOpenFHE
+
+        return SlotOpenFHE
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
         from .keys import key_tables, release_all_keys
         from .server import OpenFHEMachine
+        from .slot_client import generate_slot_keys
+        from .slot_server import SlotOpenFHE
         from .weight_keys import encrypt_weights
 
         with key_tables(wait=True):
             try:
+                if isinstance(schedule.parameters, SlotParameters):
+                    with stages.stage("generate keys"):
+                        client, keys_in_slots = generate_slot_keys(schedule.parameters)
+                    yield Session(SlotOpenFHE(schedule, keys_in_slots), client.encrypt, client.decrypt)
+                    return
                 with stages.stage("generate keys"):
                     keys, evaluation_keys = generate_keys(schedule.parameters)
                 encrypted = schedule.client.encrypted

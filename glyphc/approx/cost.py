@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glyphc.ir.parameters import Parameters, series_levels
+from glyphc.ir.slot_parameters import SlotParameters
+
+from .slot_figures import SLOT_ROWS, SlotRow
 
 REFERENCE_RING = 65536
 # Every configuration is measured at this degree; what other degrees cost is known relative to it.
 REFERENCE_DEGREE = 27
 # Resident memory of a process with OpenFHE and numpy loaded; all else grows with the ring.
-_PROCESS_BYTES = 0.25e9
+PROCESS_BYTES = 0.25e9
 # Contexts of a program without bootstraps.
 _LINEAR_BYTES = 0.1e9
 # One key to unpack in BGV: two polynomials on two limbs each.
@@ -148,6 +151,12 @@ class Machine:
 SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 
+# Seconds and bytes per coefficient of a fresh BGV ciphertext at N = 65536 (55 bits), and bytes a second of a network.
+_ENCRYPTION = 0.018
+_FRESH_BYTES = 7
+_UPLOAD_RATE = 12.5e6
+
+
 @dataclass(frozen=True)
 class CostModel:
     """Seconds and bytes of the primitives, at N = 65536; seconds scale with N log N, bytes with N.
@@ -160,7 +169,20 @@ class CostModel:
     switch: float = 0.019  # scheme switch, either way
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
+    slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
+
+    def encryption(self, ring: int) -> float:
+        """Seconds of the client for a fresh BGV ciphertext."""
+        return self.scaled(_ENCRYPTION, ring)
+
+    def fresh_bytes(self, ring: int) -> float:
+        """Bytes of a fresh BGV ciphertext as it is sent: one of its elements, the other is expanded from a seed."""
+        return ring * _FRESH_BYTES
+
+    def upload_seconds(self, size: float) -> float:
+        """Seconds to send so many bytes, at 100 Mbit/s."""
+        return size / _UPLOAD_RATE
 
     @property
     def encrypted_product(self) -> float:
@@ -188,9 +210,9 @@ class CostModel:
         unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * len(parameters.unpack_strides)
         return unpack + self._bytes("key_bytes", parameters)
 
-    def key_seconds(self, parameters: Parameters) -> float:
+    def key_seconds(self, parameters: Parameters | SlotParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
-        if not parameters.slots:
+        if isinstance(parameters, SlotParameters) or not parameters.slots:
             return 0.5
         return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)
 
@@ -198,9 +220,9 @@ class CostModel:
         """Resident memory of a process that holds contexts and keys and no ciphertext."""
         share = parameters.ring / REFERENCE_RING
         if not parameters.slots:
-            return _PROCESS_BYTES + _LINEAR_BYTES * share
+            return PROCESS_BYTES + _LINEAR_BYTES * share
         at_reference = self._figure("idle_bytes", parameters.slots, parameters.degree)
-        return _PROCESS_BYTES + max(0.0, at_reference - _PROCESS_BYTES) * share
+        return PROCESS_BYTES + max(0.0, at_reference - PROCESS_BYTES) * share
 
     def work_bytes(self, parameters: Parameters) -> float:
         """What a bootstrap takes beyond that at its peak, its own powers included."""

@@ -12,11 +12,12 @@ from typing import Any
 from glyphc.errors import ArtifactError, GlyphcError
 
 from .cost import CONFIGURATIONS, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine
+from .slot_figures import FIGURES, SlotRow
 
 # Names another file; empty: the model that ships with glyphc, whatever files there are.
 VARIABLE = "GLYPHC_COST_MODEL"
 FORMAT = "glyphc-cost-model"
-VERSION = 2  # 2: measured under the bound of 1462 bits
+VERSION = 2
 
 
 class _DamagedError(Exception):
@@ -113,6 +114,7 @@ def to_json(model: CostModel) -> str:
         "automorphism": model.automorphism,
         "switch": model.switch,
         "configurations": [asdict(c) for c in model.configurations],
+        "slots": [asdict(row) for row in model.slots],
     }
     return json.dumps(tree, indent=1) + "\n"
 
@@ -133,7 +135,10 @@ def from_json(data: bytes) -> CostModel:
         switch=_positive(tree, "switch"),
         configurations=tuple(_configuration(c) for c in _items(tree, "configurations")),
         machine=_machine(_entry(tree, "machine")),
+        slots=tuple(_slot_row(row) for row in _items(tree, "slots")),
     )
+    if not model.slots:
+        raise _DamagedError("'slots' is empty")
     if [_shape(c) for c in model.configurations] != [_shape(c) for c in CONFIGURATIONS]:
         raise _DamagedError("it was measured for other configurations of the bootstrap than this glyphc uses")
     return model
@@ -162,6 +167,11 @@ def _configuration(tree: Any) -> Configuration:
     if REFERENCE_DEGREE not in degrees or degrees != sorted(set(degrees)):
         raise _DamagedError(f"the degrees of a configuration are not ascending with {REFERENCE_DEGREE} among them")
     return Configuration(_count(tree, "slots"), (budget[0], budget[1]), _count(tree, "large_digits"), costs)
+
+
+def _slot_row(tree: Any) -> SlotRow:
+    figures = {name: _positive(tree, name) for name in FIGURES}
+    return SlotRow(_count(tree, "ring"), _count(tree, "limbs"), **figures)
 
 
 def _cost(tree: Any) -> BootstrapCost:

@@ -20,15 +20,18 @@ from glyphc.ir.instructions import (
     ToTorus,
 )
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 
 from .cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
+from .slot_cost import slot_estimate
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Of one pass of a batch: seconds by graph node, number of bootstraps; bytes of keys and at the peak of a run.
 
-    measured_on: the machine that the figures are for.
+    measured_on: the machine that the figures are for. upload_bytes: of the encrypted inputs. client_seconds: of
+    encryption and decryption, where they are known (0 where they were not measured).
     """
 
     node_seconds: dict[int, float]
@@ -37,6 +40,8 @@ class Estimate:
     key_bytes: float
     memory_bytes: float
     measured_on: str
+    upload_bytes: float = 0.0
+    client_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -47,6 +52,18 @@ class Estimate:
 def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
     """What one pass of the schedule is expected to take."""
     parameters = schedule.parameters
+    if isinstance(parameters, SlotParameters):
+        found = slot_estimate(schedule, cost)
+        return Estimate(
+            found.node_seconds,
+            0,
+            0.0,
+            found.key_bytes,
+            found.memory_bytes,
+            cost.machine.text,
+            found.upload_bytes,
+            found.client_seconds,
+        )
     by_node: dict[int, float] = {}
     bootstrap = 0.0
     for instruction in schedule.instructions:
@@ -61,7 +78,16 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         cost.key_bytes(parameters) + weight_bytes(schedule.client),
         peak_bytes(schedule, cost),
         cost.machine.text,
+        sum(p.layout.ciphertexts for p in schedule.client.inputs) * parameters.ring * -(-parameters.bgv_bits // 8),
     )
+
+
+def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:
+    """Predicted seconds of every instruction."""
+    parameters = schedule.parameters
+    if isinstance(parameters, SlotParameters):
+        return slot_estimate(schedule, cost).instruction_seconds
+    return tuple(instruction_seconds(i, parameters, cost) for i in schedule.instructions)
 
 
 def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: CostModel) -> float:
@@ -90,6 +116,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     read when they are loaded; a bootstrap takes room for its intermediate results while it runs.
     """
     parameters = schedule.parameters
+    assert isinstance(parameters, Parameters)
     # on one limb: two polynomials of 64-bit coefficients; weights are kept in the same shape
     ciphertext = 2 * 8 * parameters.ring
     powers = cost.powers_bytes(parameters)

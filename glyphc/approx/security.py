@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 
 # Largest log2(QP) for 128-bit classical security by ring dimension, for secrets with uniform ternary coefficients: the
 # homomorphic encryption standard (Albrecht et al. 2018) up to 32768, OpenFHE's bound for 65536. OpenFHE enforces these.
@@ -31,9 +32,14 @@ def largest_modulus(ring: int, sparse: bool) -> int:
     return (MAX_LOG_QP_SPARSE if sparse else MAX_LOG_QP).get(ring, 0)
 
 
+def modulus_limit(parameters: Parameters | SlotParameters) -> int:
+    """The bound for these parameters' ring and secret: the one that bootstraps use is sparse."""
+    return largest_modulus(parameters.ring, isinstance(parameters, Parameters) and parameters.slots > 0)
+
+
 def is_secure(parameters: Parameters) -> bool:
     """Whether the moduli keep to the bound."""
-    return parameters.modulus_bits <= largest_modulus(parameters.ring, sparse=parameters.slots > 0)
+    return parameters.modulus_bits <= modulus_limit(parameters)
 
 
 def more_digits(parameters: Parameters) -> Iterator[Parameters]:

@@ -13,6 +13,7 @@ from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
 if TYPE_CHECKING:
     from glyphc.ir.instructions import Polynomials
     from glyphc.ir.parameters import Parameters
+    from glyphc.ir.slot_parameters import SlotParameters
     from glyphc.roles.artifacts import Specification
     from glyphc.roles.client import Account
 
@@ -128,17 +129,24 @@ def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[st
 
 @click.command("encrypt")
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
-@click.option("--input", "input_path", type=_FILE, required=True, help="Samples (.npy or .npz).")
+@click.option(
+    "--input",
+    "given",
+    metavar="[NAME=]FILE",
+    multiple=True,
+    required=True,
+    help="Samples (.npy, or .npz for several inputs); or NAME=FILE, once for each input.",
+)
 @click.option("--output", "output_path", type=_FILE, required=True, help="The file of encrypted inputs to write.")
 @click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
-def encrypt_command(client_folder: Path, input_path: Path, output_path: Path, spec: Path | None) -> None:
+def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Path, spec: Path | None) -> None:
     """Encrypt samples for the server."""
-    from glyphc.cli import _keep_sources, _load
+    from glyphc.cli import _input_files, _keep_sources, _load_inputs
     from glyphc.console import reporter
 
     account = load_client(client_folder, spec)
-    _keep_sources(output_path, os.fspath(input_path))
-    x = _load(os.fspath(input_path), "input")
+    _keep_sources(output_path, *_input_files(given))
+    x = _load_inputs(given, "input")
     progress = reporter()
     try:
         account.encrypt(x, output_path, progress)
@@ -274,7 +282,7 @@ def _make_folder(path: Path, mode: int) -> None:
         raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None
 
 
-def _warn(parameters: Parameters) -> None:
+def _warn(parameters: Parameters | SlotParameters) -> None:
     if not parameters.secure:
         from glyphc.program import INSECURE_WARNING
 

@@ -6,20 +6,37 @@ that a node leaves axis 0 alone. Nodes that the IR cannot express are reported t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 from onnx import ModelProto, NodeProto
 
 from glyphc.errors import ModelError
 from glyphc.ir.errors import FILE_FAULTS, IRError, TooLargeError
-from glyphc.ir.graph import MOST_NODES, Graph
-from glyphc.ir.ops import Apply, Input, Output
+from glyphc.ir.graph import MOST_NODES, Graph, Node, prune
+from glyphc.ir.ops import Apply, Input, Output, Reshape
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 from glyphc.registry import registered
 
 from . import onnx_elementwise, onnx_linear, onnx_other_domains, onnx_quantization, onnx_reductions, onnx_shapes
-from .onnx_call import Call, Conversion, Rule, UnknownOperandError
-from .onnx_constants import DEFAULT_DOMAINS, ConstantPool, Source, UnsupportedError, liveness, load, model_input, opset
+from .onnx_batch import results_where
+from .onnx_call import FIRST, Call, Conversion, Placed, Rule, UnknownOperandError, Where
+from .onnx_constants import (
+    DEFAULT_DOMAINS,
+    BatchAxisError,
+    CombinedSamplesError,
+    ConstantPool,
+    Source,
+    UnsupportedError,
+    liveness,
+    load,
+    opset,
+)
+from .onnx_inputs import ModelInputs, model_inputs
+from .onnx_problems import Problem, grouped
+from .onnx_shapes import shape_of
 
 _RULES: dict[str, Rule] = {
     **onnx_elementwise.RULES,
@@ -31,43 +48,107 @@ _RULES: dict[str, Rule] = {
 # Sizes of the network's tensors, which are constants whatever the tensors hold.
 _SIZES = ("Shape", "Size")
 
+# Domains whose operators have a meaning, so nobody can give them another one.
+_STANDARD = ("ai.onnx.ml", "com.microsoft")
+
 # What ONNX's own domain has: no activation of the user's should be called that.
 OPERATORS = frozenset(_RULES) | frozenset(_SIZES)
 
 
-def read_onnx(source: Source, batch_axis: bool = True) -> Graph:
+@dataclass(frozen=True)
+class OnnxNetwork:
+    """What a file holds: a verified graph at the source level, and what a user should know of how it was read."""
+
+    graph: Graph
+    notes: tuple[str, ...]
+
+
+def read_onnx(source: Source, batch_axis: bool = True, one_sample: bool = False) -> Graph:
     """Read a model from a path, from the bytes of a file or from an ``onnx.ModelProto`` (left unchanged).
 
-    Returns a verified graph at the source level with batch 1. Its shapes leave out the batch axis: an ONNX
-    input (N, 64) becomes an ``Input`` of shape (64,). Locations are the names of the ONNX nodes (``#index``
-    for those without), constants keep the names of their initializers. Nodes no output needs are left out.
+    Returns a verified graph at the source level with batch 1. Its shapes leave out the axis that counts the samples: an
+    ONNX input (N, 64) becomes an ``Input`` of shape (64,). Samples come first in all that goes in and out, wherever the
+    file has them. Locations are the names of the ONNX nodes (``#index`` for those without), constants keep the names of
+    their initializers. Nodes and inputs that no output needs are left out.
 
-    batch_axis: whether axis 0 of the model's tensors counts the samples. False is for models that take one sample as it
-    is: all axes belong to it then, and may be moved and combined.
+    batch_axis: whether an axis of the model's tensors counts the samples: the one whose size is open, or axis 0. False
+    is for models that take one sample as it is: all axes belong to it then, and may be moved and combined; a file that
+    fixes the sizes of all its inputs is read that way, too, where it combines along axis 0. one_sample: that a file
+    with an open batch is meant for one sample, so that it may leave out that axis.
 
-    Raises ModelError for what cannot be read, for models without exactly one input of known sample
-    shape, and, in one message, for all nodes that are not supported.
+    Raises ModelError for what cannot be read, for inputs of unknown sample shapes, and, in one message, for all nodes
+    that are not supported.
     """
+    return read_network(source, batch_axis, one_sample).graph
+
+
+def read_network(source: Source, batch_axis: bool = True, one_sample: bool = False) -> OnnxNetwork:
+    """:func:`read_onnx`, with notes."""
     model, label = load(source)
+    if not model.graph.output:
+        raise ModelError(f"{label} has no output; declare one in the export")
+    inputs = model_inputs(model.graph, label, batch_axis, one_sample)
+    several = inputs.batch != 1
+    if several and one_sample:
+        inputs = model_inputs(model.graph, label, False, one_sample)
+    notes = [f"input {name!r} of {label} is left out: no output depends on it" for name in inputs.unused]
     try:
-        reader = _Reader(model, label, batch_axis)
+        network = _read(model, label, inputs)
+    except UnsupportedNodesError as e:
+        if not several or one_sample:
+            raise
+        network = _read_one_sample(model, label, inputs, e)
+    return OnnxNetwork(network.graph, (*notes, *network.notes))
+
+
+def _read_one_sample(model: ModelProto, label: str, inputs: ModelInputs, error: UnsupportedNodesError) -> OnnxNetwork:
+    """A model that does not keep samples apart, as one of a single sample; ``error`` where it cannot be meant so."""
+    fixed = inputs.batch is not None
+    try:
+        network = _read(model, label, model_inputs(model.graph, label, not fixed, True))
+    except UnsupportedNodesError as e:
+        raise (e if fixed and len(e.problems) < len(error.problems) else error) from None
+    if not fixed and any(p.combines for p in error.problems):
+        raise UnsupportedNodesError(
+            label, error.problems, "If the file is for one sample at a time, say so (--sample, one_sample=True). "
+        ) from None
+    shapes = ", ".join(f"{op.name} {list(op.shape)}" for _, op in network.graph.of(Input))
+    note = f"{label} does not keep samples apart, so it is taken for the network of one sample, of shape {shapes}"
+    return OnnxNetwork(network.graph, (note, *network.notes))
+
+
+def _read(model: ModelProto, label: str, inputs: ModelInputs) -> OnnxNetwork:
+    try:
+        reader = _Reader(model, label, inputs)
         reader.convert_nodes()
         reader.add_outputs()
-        verify(reader.graph)
+        graph = prune(reader.graph)
+        verify(graph)
     except TooLargeError as e:
         raise ModelError(f"{label} is too large: {e}") from None
-    return reader.graph
+    return OnnxNetwork(graph, tuple(reader.notes))
+
+
+class UnsupportedNodesError(ModelError):
+    """Nodes of a model cannot be run on encrypted data."""
+
+    def __init__(self, label: str, problems: Sequence[Problem], hint: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__(
+            f"{label} has {len(problems)} node(s) that glyphc cannot run on encrypted data:\n"
+            + "\n".join(grouped(problems))
+            + f"\n{hint}Replace them in the network and export it again. What is supported: docs/onnx-conformance.md."
+        )
 
 
 class _Reader:
     """Converts the nodes of one checked model, in order."""
 
-    def __init__(self, model: ModelProto, label: str, batch_axis: bool) -> None:
+    def __init__(self, model: ModelProto, label: str, inputs: ModelInputs) -> None:
         self.label = label
         self.onnx_graph = graph = model.graph
-        name, shape, batch = model_input(graph, label, batch_axis)
         version = opset(model)
-        self.batches = (batch,) if batch else (2, 3)
+        self.batches = (inputs.batch,) if inputs.batch else (2, 3)
         types = {
             v.name: v.type.tensor_type
             for v in (*graph.value_info, *graph.input, *graph.output)
@@ -75,9 +156,17 @@ class _Reader:
         }
         self.graph = Graph(Level.SOURCE, batch=1)
         self.constants = ConstantPool(graph, version, self.batches)
+        batch_axis = any(i.where is not None for i in inputs.inputs)
         self.conversion = Conversion(self.graph, self.constants, types, version, batch_axis)
         self.values = self.conversion.values
-        self.values[name] = self.graph.add(Input(name, shape))
+        for given in inputs.inputs:
+            node = self.graph.add(Input(given.name, given.shape))
+            if given.where not in (None, FIRST):
+                axis = given.where.axis
+                node = self.graph.add(Reshape((*given.shape[:axis], 1, *given.shape[axis:])), (node,))
+                self.conversion.where[given.name] = given.where
+            self.values[given.name] = node
+        self.notes: list[str] = []
         self._needed = liveness(graph)
 
     def convert_nodes(self) -> None:
@@ -87,45 +176,52 @@ class _Reader:
                 f"{self.label} has {len(self.onnx_graph.node):,} nodes, more than the {MOST_NODES:,} that glyphc "
                 "reads; simplify the network, or join what is repeated in it"
             )
-        problems: list[str] = []
+        problems: list[Problem] = []
         fault: Exception | None = None
         for index, node in enumerate(self.onnx_graph.node):
             if self._needed.isdisjoint(node.output):
                 continue
-            call = Call(self.conversion, node, node.name or f"#{index}")
+            moved = any(name in self.conversion.where for name in node.input)
+            call = Call(self.conversion, node, node.name or f"#{index}", whole=moved)
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # store() reports it
                     self._convert(call)
             except TooLargeError as e:
                 raise ModelError(f"{call.location!r} ({node.op_type}) of {self.label} is too large: {e}") from None
             except (UnsupportedError, IRError) as e:  # IRError: shapes that onnx could not infer don't fit
-                problems.append(f"  {call.location!r} ({node.op_type}): {e}")
+                combines = isinstance(e, CombinedSamplesError)
+                problems.append(Problem(call.location, node.op_type, str(e), combines))
                 self._stand_in(node)
             except FILE_FAULTS as e:
                 reason = f"its attributes, shapes and constants do not fit one another ({type(e).__name__}: {e})"
-                problems.append(f"  {call.location!r} ({node.op_type}): {reason}")
+                problems.append(Problem(call.location, node.op_type, reason))
                 fault = fault or e
                 self._stand_in(node)
             except UnknownOperandError:
                 self._stand_in(node)
         if problems:
-            raise ModelError(
-                f"{self.label} has {len(problems)} node(s) that glyphc cannot run on encrypted data:\n"
-                + "\n".join(problems)
-                + f"\nReplace them in the network and export it again. Supported: {', '.join(sorted(OPERATORS))}."
-            ) from fault
+            raise UnsupportedNodesError(self.label, problems) from fault
 
     def add_outputs(self) -> None:
-        """Add the outputs under their ONNX names; ModelError if there is none, or one is a constant."""
+        """Add the outputs under their ONNX names, but for constants; ModelError if there are no others."""
         names = [o.name for o in self.onnx_graph.output]
-        if not names:
-            raise ModelError(f"{self.label} has no output; declare one in the export")
         for name in names:
-            if name not in self.values:
-                raise ModelError(f"output {name!r} of {self.label} does not depend on the input; remove it")
             if names.count(name) > 1:
                 raise ModelError(f"{self.label} lists output {name!r} more than once; remove the others")
-            self.graph.add(Output(name), (self.values[name],))
+            if name in self.values:
+                self.graph.add(Output(name), (self._samples_first(name),))
+            elif any(other in self.values for other in names):
+                self.notes.append(f"output {name!r} of {self.label} is left out: it does not depend on the input")
+            else:
+                raise ModelError(f"output {name!r} of {self.label} does not depend on the input; remove it")
+
+    def _samples_first(self, name: str) -> Node:
+        """A value as one sample has it: without the axis that counts the samples."""
+        x, where = self.values[name], self.conversion.where.get(name)
+        if where is None or where.outer * where.inner > 1:
+            return x
+        shape = x.type.shape
+        return self.graph.add(Reshape((*shape[: where.axis], *shape[where.axis + 1 :])), (x,))
 
     def _convert(self, call: Call) -> None:
         node = call.node
@@ -143,19 +239,34 @@ class _Reader:
         strange = {a.name for a in node.attribute}.difference(rule.attributes)
         if strange:  # of an opset newer than this code: better refused than computed wrongly
             raise UnsupportedError(f"attribute(s) {', '.join(sorted(strange))} are not supported")
-        results = rule.convert(call)
-        results = results if isinstance(results, tuple) else (results,)
+        try:
+            results = _converted(rule, call)
+        except BatchAxisError as e:
+            if call.whole or not self.conversion.batch_axis:
+                raise
+            try:  # samples may leave axis 0 here
+                results = _converted(rule, replace(call, whole=True))
+            except (UnsupportedError, UnknownOperandError, IRError, *FILE_FAULTS):
+                raise e from None
         missing = [o for o in node.output[len(results) :] if o not in self.constants]
         if not self._needed.isdisjoint(missing):
             raise UnsupportedError(f"its output {list(node.output).index(missing[0])} is not supported, but used")
-        self.values.update({name: result for name, result in zip(node.output, results, strict=False) if name})
+        for name, result in zip(node.output, results, strict=False):
+            if name:
+                self.values[name] = result.node
+                if result.where != FIRST and self.conversion.batch_axis:
+                    self.conversion.where[name] = result.where
 
     def _sizes(self, call: Call) -> None:
         """Shape and Size: constants, but for the number of samples."""
-        shape = call.tensor(0).type.shape
+        name = call.node.input[0]
+        x = self.values.get(name)
+        if x is None:
+            raise UnknownOperandError
+        where = self.conversion.where.get(name, FIRST) if self.conversion.batch_axis else None
         found = {}
         for batch in self.batches:
-            full = np.array([*[batch] * call.lead, *shape], dtype=np.int64)
+            full = np.array(shape_of(x, where, batch), dtype=np.int64)
             end = call.integer("end", len(full))
             part = full[call.integer("start", 0) : end]
             found[batch] = part if call.node.op_type == "Shape" else np.array(full.prod(), dtype=np.int64)
@@ -175,6 +286,31 @@ class _Reader:
                     self.values[name] = self.graph.add(Input(name, shape[lead:]))
 
 
+def _converted(rule: Rule, call: Call) -> list[Placed]:
+    """What a node gives, and where its samples are then."""
+    given = rule.convert(call)
+    results = given if isinstance(given, tuple) else (given,)
+    plain = [r for r in results if not isinstance(r, Placed)]
+    if not call.conversion.batch_axis:
+        placed = iter([Placed(x, None) for x in plain])
+    elif not call.whole:
+        placed = iter([Placed(x, FIRST) for x in plain])
+    elif call.conversion.single:
+        placed = iter([_first(call, x) for x in plain])
+    elif plain:
+        placed = iter([_leading(call, x, w) for x, w in zip(plain, results_where(call, plain), strict=True)])
+    return [r if isinstance(r, Placed) else next(placed) for r in results]
+
+
+def _first(call: Call, x: Node) -> Placed:
+    """Of a single sample: an axis of size one in front may as well count the samples."""
+    return Placed(x, None) if x.type.shape[:1] != (1,) else _leading(call, x, FIRST)
+
+
+def _leading(call: Call, x: Node, where: Where) -> Placed:
+    return Placed(call.reshape(x, x.type.shape[1:]) if where == FIRST else x, where)
+
+
 def _other_domain(call: Call) -> Rule:
     """An operator of a domain that is not ONNX's own; an activation that the user has registered goes first."""
     node = call.node
@@ -183,6 +319,8 @@ def _other_domain(call: Call) -> Rule:
         known = onnx_other_domains.RULES.get((node.domain, node.op_type))
         if known is not None:
             return known
+        if len(node.input) != 1 or len(node.output) != 1 or node.attribute or node.domain in _STANDARD:
+            raise UnsupportedError(f"is not supported (domain {node.domain!r})")
         raise UnsupportedError(
             f"ops of domain {node.domain!r} are not supported; if it is a function of one number, "
             f"make it known with glyphc.register_activation({node.op_type!r}, ...)"

@@ -16,7 +16,7 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Affine, Apply, Concat, Const, Dense, Gather, Op, Reshape, Scale
 
-from .onnx_constants import F64, ConstantPool, Named, UnsupportedError
+from .onnx_constants import F64, CombinedSamplesError, ConstantPool, Named, UnsupportedError
 
 I64 = npt.NDArray[np.int64]
 Shape = tuple[int, ...]
@@ -26,11 +26,26 @@ class UnknownOperandError(Exception):
     """A node reads what an unsupported one gives, and its shape is unknown: it cannot be checked further."""
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where an ONNX tensor has its samples: an axis of outer * samples * inner entries counts them in the middle."""
+
+    axis: int = 0
+    outer: int = 1
+    inner: int = 1
+
+
+# As networks begin: axis 0 counts the samples.
+FIRST = Where()
+
+
 @dataclass
 class Conversion:
     """A graph in the making. values: the IR's node for each ONNX value that depends on the input.
 
-    batch_axis: whether axis 0 of every ONNX tensor counts the samples; otherwise whole tensors belong to one sample.
+    batch_axis: whether the ONNX tensors have an axis that counts the samples; otherwise whole tensors belong to one
+    sample. where: of the values whose samples are not axis 0, where they are; their nodes have all axes, as they are
+    for one sample. None: the file describes a single sample, and the value has no axis for it.
     """
 
     graph: Graph
@@ -40,6 +55,12 @@ class Conversion:
     batch_axis: bool
     values: dict[str, Node] = field(default_factory=dict)
     stored: dict[str, F64] = field(default_factory=dict)
+    where: dict[str, Where | None] = field(default_factory=dict)
+
+    @property
+    def single(self) -> bool:
+        """Whether the file describes a single sample: then no axis needs to be told from the others."""
+        return not self.batch_axis or self.constants.batches == (1,)
 
     def store(self, constant: Named) -> Const:
         """Keep a constant of the IR; a second use of the same tensor refers to the first."""
@@ -55,11 +76,15 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Call:
-    """One ONNX node on its way into the IR: its attributes, and its operands by position."""
+    """One ONNX node on its way into the IR: its attributes, and its operands by position.
+
+    whole: convert tensors with all of their axes, as they are for one sample.
+    """
 
     conversion: Conversion
     node: NodeProto
     location: str
+    whole: bool = False
 
     # -- attributes --
 
@@ -100,7 +125,15 @@ class Call:
         """An operand that depends on the network's input."""
         if self.is_constant(index):
             raise UnsupportedError(f"operand {index} is a constant; it must be the encrypted tensor")
-        return self.conversion.values[self.node.input[index]]
+        name = self.node.input[index]
+        x = self.conversion.values[name]
+        if self.whole and self.conversion.batch_axis and name not in self.conversion.where:
+            return self.reshape(x, (1, *x.type.shape))
+        return x
+
+    def where(self, index: int) -> Where:
+        """Where an operand that depends on the network's input has its samples."""
+        return self.conversion.where.get(self.node.input[index], FIRST) or FIRST
 
     def constant(self, index: int, role: str) -> Named:
         """A constant operand as float64, of any shape."""
@@ -129,7 +162,7 @@ class Call:
     @property
     def lead(self) -> int:
         """Number of axes of an ONNX tensor in front of those of a sample: 1 with a batch axis."""
-        return int(self.conversion.batch_axis)
+        return int(self.conversion.batch_axis and not self.whole)
 
     def rank(self, x: Node) -> int:
         """Number of axes of the ONNX tensor, the batch included."""
@@ -142,12 +175,12 @@ class Call:
             raise UnsupportedError(f"axis={axis} does not exist in a tensor of {rank} axes, batch included")
         at = axis % rank - self.lead
         if at < 0:
-            raise UnsupportedError(f"axis={axis} is the batch; samples cannot be combined with one another")
+            raise CombinedSamplesError.along(axis)
         return at
 
     def items(self, x: Node) -> tuple[int, Shape]:
         """For operators that work on each entry of axis 0 alone: number of entries in one sample, shape of an entry."""
-        if self.conversion.batch_axis:
+        if self.lead:
             return 1, x.type.shape
         if not x.type.shape:
             raise UnsupportedError("needs a tensor of at least one axis")
@@ -165,7 +198,7 @@ class Call:
     def pair(self, op: Op, a: Node, b: Node) -> Node:
         """An op on two tensors of the network. Batch axes must meet, so both need as many axes."""
         if self.lead and len(a.type.shape) != len(b.type.shape):
-            raise UnsupportedError(
+            raise CombinedSamplesError(
                 f"combines tensors of {self.rank(a)} and {self.rank(b)} axes, batch included; reshape one of them"
             )
         return self.add(op, a, b)
@@ -229,8 +262,17 @@ def places(x: Node) -> I64:
     return np.arange(x.type.size, dtype=np.int64).reshape(x.type.shape)
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A result whose samples are not axis 0, with all axes of one sample; see :class:`Conversion`."""
+
+    node: Node
+    where: Where | None
+
+
+Result = Node | Placed
 # A converter may also keep constants for the node's results, and return nothing for those.
-Convert = Callable[[Call], Node | tuple[Node, ...]]
+Convert = Callable[[Call], Result | tuple[Result, ...]]
 
 
 @dataclass(frozen=True)

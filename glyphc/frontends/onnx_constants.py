@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,13 @@ from onnx.reference import ReferenceEvaluator
 from glyphc.errors import ModelError
 from glyphc.ir import memory
 
+from .onnx_opsets import OLDEST, modernise
+from .onnx_repairs import checkable, infer, reads, sort_nodes
+
 Array = npt.NDArray[np.generic]
 F64 = npt.NDArray[np.float64]
 Source = str | os.PathLike[str] | bytes | ModelProto
 
-OLDEST_OPSET = 13  # earlier Softmax and Squeeze mean something else
 DEFAULT_DOMAINS = ("", "ai.onnx")
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 # Truth values count as the integers 0 and 1.
@@ -102,9 +103,9 @@ def opset(model: ModelProto) -> int:
 def _check_opset(model: ModelProto, label: str) -> None:
     opset = next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), None)
     newest = onnx.defs.onnx_opset_version()
-    if opset is not None and opset < OLDEST_OPSET:
+    if opset is not None and opset < OLDEST:
         raise ModelError(
-            f"{label} uses ONNX opset {opset}, glyphc reads {OLDEST_OPSET} to {newest}; convert it with "
+            f"{label} uses ONNX opset {opset}, glyphc reads {OLDEST} to {newest}; convert it with "
             "onnx.version_converter.convert_version(model, 17), or export it again with a newer opset"
         )
     if opset is not None and opset > newest:
@@ -115,17 +116,23 @@ def _check_opset(model: ModelProto, label: str) -> None:
         )
 
 
-def _checked(model: ModelProto, label: str) -> ModelProto:
+def _checked(source: ModelProto, label: str) -> ModelProto:
+    """The model as glyphc reads it: nodes in order, as the oldest opset that it knows has them, types inferred."""
+    model = ModelProto()
+    model.CopyFrom(source)
+    sort_nodes(model.graph)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(checkable(model))
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        model = infer(model)
     except Exception as e:  # C++ behind both, with no common base for what it throws
         raise ModelError(
             f"{label} is not a valid ONNX model: {_one_line(e)}. Export it again; if a newer onnx than the "
             f"installed {onnx.__version__} wrote it, update the onnx package"
         ) from e
+    modernise(model, opset(model))
+    return model
 
 
 def _one_line(error: BaseException) -> str:
@@ -136,70 +143,13 @@ def _one_line(error: BaseException) -> str:
 # -- the graph as a whole --
 
 
-class ModelInput(NamedTuple):
-    """The input to be encrypted. shape: of one sample; batch: the number of samples if the file fixes it."""
-
-    name: str
-    shape: tuple[int, ...]
-    batch: int | None
-
-
-def model_input(graph: GraphProto, label: str, batch_axis: bool = True) -> ModelInput:
-    """The one input that is no initializer; ModelError if it is not a tensor of numbers of known sample shape.
-
-    Without batch axis, all axes are those of one sample.
-    """
-    # up to IR version 3, files list their initializers among the inputs
-    stored = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
-    inputs = [i for i in graph.input if i.name not in stored]
-    if len(inputs) != 1:
-        names = ", ".join(repr(i.name) for i in inputs) or "none"
-        raise ModelError(
-            f"{label} has {len(inputs)} inputs ({names}), glyphc needs exactly one; before the export, join "
-            "them into one tensor or make the others constants"
-        )
-    name, tensor = inputs[0].name, inputs[0].type.tensor_type
-    where = f"input {name!r} of {label}"
-    if tensor.elem_type not in FLOATS | INTEGERS:
-        kind = TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "not a tensor"
-        raise ModelError(
-            f"{where} is {kind}; only tensors of floats, integers and truth values are supported: declare it as FLOAT "
-            "and leave out the Cast that follows it"
-        )
-    if batch_axis and not tensor.shape.dim:
-        raise ModelError(f"{where} has no batch axis; declare its shape in the export, e.g. (N, 64)")
-    for axis, dim in enumerate(tensor.shape.dim):
-        if dim.dim_value < 1 and not (batch_axis and axis == 0):
-            raise ModelError(
-                f"axis {axis} of {where} has no fixed size (it is {dim.dim_param or 'unknown'!r}); only the "
-                "batch, axis 0, may be open. Export with fixed sizes, or set them with "
-                "onnx.tools.update_model_dims"
-            )
-    sizes = tuple(d.dim_value for d in tensor.shape.dim)
-    if not batch_axis:
-        return ModelInput(name, sizes, 1)
-    batch, *shape = sizes
-    # some exporters write an open batch as 0 or -1
-    return ModelInput(name, tuple(shape), batch if batch > 0 else None)
-
-
 def liveness(graph: GraphProto) -> frozenset[str]:
     """Names of the values that outputs need."""
     needed = {o.name for o in graph.output}
     for node in reversed(graph.node):  # ONNX demands topological order
         if not needed.isdisjoint(node.output):
-            needed.update(_reads(node))
+            needed.update(reads(node))
     return frozenset(needed)
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    """Names of a node's operands, those of nodes inside its bodies (If, Loop) included."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            yield from (o.name for o in body.output)
-            for inner in body.node:
-                yield from _reads(inner)
 
 
 # -- constants --
@@ -207,6 +157,18 @@ def _reads(node: NodeProto) -> Iterator[str]:
 
 class UnsupportedError(Exception):
     """A node cannot be converted; the message is the reason, to be shown behind the node's name."""
+
+
+class BatchAxisError(UnsupportedError):
+    """A node does something to the axis that counts the samples; where it only moves that axis, there is a way."""
+
+
+class CombinedSamplesError(BatchAxisError):
+    """A node combines samples with one another, or treats them differently: with one sample alone, it is another."""
+
+    @staticmethod
+    def along(axis: int) -> CombinedSamplesError:
+        return CombinedSamplesError(f"axis={axis} is the batch; samples cannot be combined with one another")
 
 
 @dataclass(frozen=True)
@@ -227,10 +189,10 @@ class Named:
         """
         value = self.value
         if value.ndim > len(shape) + 1:
-            raise UnsupportedError(f"{self} has more axes than the tensor, whose samples are {list(shape)}")
+            raise BatchAxisError(f"{self} has more axes than the tensor, whose samples are {list(shape)}")
         if value.ndim == len(shape) + 1:
             if value.shape[0] != 1:
-                raise UnsupportedError(f"{self} differs along the batch axis; all samples must be alike")
+                raise CombinedSamplesError(f"{self} differs along the batch axis; all samples must be alike")
             value = np.asarray(value[0])
         return Named(self.name, value)
 
@@ -272,11 +234,14 @@ class ConstantPool:
 
     def _alike(self, name: str) -> Array:
         """A constant with a batch axis along which it does not change, with one entry there."""
-        rows = [value[:1] for value in self._varying[name].values() if value.ndim and len(value)]
-        wanted = [np.broadcast_to(rows[0], v.shape) for v in self._varying[name].values()] if rows else []
-        if not wanted or not all(map(np.array_equal, wanted, self._varying[name].values())):
-            raise UnsupportedError(f"constant {name!r} depends on the number of samples")
-        return rows[0]
+        values = list(self._varying[name].values())
+        if len({v.ndim for v in values}) == 1:
+            axes = [a for a in range(values[0].ndim) if len({v.shape[a] for v in values}) > 1]
+            if len(axes) == 1 and all(v.size for v in values):
+                row = values[0].take([0], axis=axes[0])
+                if all(np.array_equal(np.broadcast_to(row, v.shape), v) for v in values):
+                    return row
+        raise CombinedSamplesError(f"constant {name!r} depends on the number of samples")
 
     def number(self, name: str) -> Named:
         """The constant as float64; UnsupportedError if it is empty, not numeric, or holds NaN or infinity."""
@@ -323,12 +288,18 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
 
-def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list[Array]:
+# The reference implementation makes a result more than once, in double precision or as integers of 64 bits.
+_RESULT_BYTES = 4 * 8
+
+
+def run_node(
+    node: NodeProto, operands: Mapping[str, Array], opset: int, element_bytes: int = _RESULT_BYTES
+) -> list[Array]:
     """Results of one node by ONNX's reference implementation; UnsupportedError when it fails.
 
-    TooLargeError, before it is run, where onnx knows that its results would be.
+    TooLargeError, before it is run, where onnx knows that its results would be, at so many bytes for an element.
     """
-    _require_results(node, operands, opset)
+    _require_results(node, operands, opset, element_bytes)
     values = [onnx.ValueInfoProto(name=name) for name in operands]
     graph = onnx.helper.make_graph([node], "node", values, [onnx.ValueInfoProto(name=o) for o in node.output if o])
     if node.op_type == "DequantizeLinear":
@@ -346,11 +317,9 @@ def run_node(node: NodeProto, operands: Mapping[str, Array], opset: int) -> list
 
 # Of operands of so few elements, onnx reads the values (repeats, pads, shapes); of others, only the shape.
 _MOST_DATA = 1 << 10
-# The reference implementation makes a result more than once, in double precision or as integers of 64 bits.
-_RESULT_BYTES = 4 * 8
 
 
-def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int) -> None:
+def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int, element_bytes: int) -> None:
     """TooLargeError when a node's results, whose shapes onnx infers from those of its operands, are too large."""
     try:
         inputs = [
@@ -366,4 +335,4 @@ def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int)
         return
     for value in known:
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        memory.require(_RESULT_BYTES * math.prod(sizes), f"a result of shape {sizes}")
+        memory.require(element_bytes * math.prod(sizes), f"a result of shape {sizes}")

@@ -12,7 +12,7 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Add, Apply, Div, Max, Min, Mul, Op, Sub
 
-from .onnx_call import Call, Rule, places
+from .onnx_call import Call, Placed, Rule, places
 from .onnx_constants import FLOATS, INTEGERS, Named, UnsupportedError
 from .onnx_functions import FUNCTIONS, Build
 from .onnx_shapes import moved
@@ -49,7 +49,7 @@ def with_constant(call: Call, first: int = 0, second: int = 1) -> tuple[Node, Na
 
 def broadcast(call: Call, x: Node, constant: Named) -> tuple[Node, Named]:
     """A tensor repeated as a constant's shape demands, and that constant without batch axis."""
-    c = constant.per_sample(x.type.shape) if call.conversion.batch_axis else constant
+    c = constant.per_sample(x.type.shape) if call.lead else constant
     try:
         shape = np.broadcast_shapes(c.value.shape, x.type.shape)
     except ValueError:
@@ -230,7 +230,7 @@ def _xor(call: Call) -> Node:
     return call.apply(_sub(call), "abs")
 
 
-def _where(call: Call) -> Node | tuple[Node, ...]:
+def _where(call: Call) -> Node | tuple[Placed, ...]:
     """Of a constant condition: a choice of elements. Of an encrypted one c, which is 0 or 1: y + c (x - y)."""
     if call.is_constant(0):
         return moved(call, (1, 2))

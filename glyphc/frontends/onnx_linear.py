@@ -13,7 +13,7 @@ from glyphc.ir.graph import Node
 from glyphc.ir.ops import Add, Mul, ReduceSum, Reshape
 
 from .onnx_call import Call, Rule, Shape, places
-from .onnx_constants import F64, Named, UnsupportedError
+from .onnx_constants import F64, BatchAxisError, CombinedSamplesError, Named, UnsupportedError
 from .onnx_windows import transposed_windows, windows
 from .window_maps import convolution, means, require_entries
 
@@ -25,11 +25,13 @@ _PRODUCT_BYTES = 8 * 8
 def _gemm(call: Call) -> Node:
     """alpha * A' B' + beta * C for A' (M, K), B' (K, N), each possibly transposed, C broadcast to (M, N)."""
     alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
-    if call.conversion.batch_axis:
+    if call.lead:
         if call.integer("transA", 0):
-            raise UnsupportedError("transA=1 transposes the encrypted tensor, batch axis included")
+            raise CombinedSamplesError("transA=1 transposes the encrypted tensor, batch axis included")
         if not call.is_constant(1):
-            raise UnsupportedError("operand B is computed by the network and has no batch axis; it must be a constant")
+            raise CombinedSamplesError(
+                "operand B is computed by the network and has no batch axis; it must be a constant"
+            )
     if call.is_constant(1) and not call.is_constant(0) and len(call.tensor(0).type.shape) == 1:
         return _dense_gemm(call, alpha, beta)
     a, b = (
@@ -76,7 +78,7 @@ def _matmul(call: Call) -> Node:
         matrix = b.value.reshape(b.value.shape[0], -1).T
         y = call.dense(a, Named(b.name, matrix), None)
         return y if b.value.ndim == 2 else call.add(Reshape(()), y)
-    if call.conversion.batch_axis:
+    if call.lead:
         a, b = _per_sample(call, a, b)
     return _product(call, a, b)
 
@@ -86,12 +88,12 @@ def _per_sample(call: Call, a: Node | Named, b: Node | Named) -> tuple[Node | Na
     ranks = [x.value.ndim if isinstance(x, Named) else call.rank(x) for x in (a, b)]
     for x, rank, left in ((a, ranks[0], True), (b, ranks[1], False)):
         if isinstance(x, Node) and (rank < max(ranks) or (rank == 2 and not left) or rank == 1):
-            raise UnsupportedError(
+            raise BatchAxisError(
                 "multiplies along the batch axis, or moves it: the encrypted tensor must have as many axes as the "
                 "other operand, and stand on the left if it has only two"
             )
     if isinstance(a, Node) and isinstance(b, Node) and ranks[0] == 2:
-        raise UnsupportedError("multiplies samples with one another (two encrypted tensors of two axes)")
+        raise CombinedSamplesError("multiplies samples with one another (two encrypted tensors of two axes)")
     without = [
         Named(x.name, _without_batch(x)) if isinstance(x, Named) and x.value.ndim == max(ranks) > 2 else x
         for x in (a, b)
@@ -197,7 +199,7 @@ def _channel_bias(call: Call, outputs: tuple[int, ...]) -> F64:
 
 def _per_item(call: Call, x: Node, matrix: Any, bias: F64 | float, count: int, outputs: tuple[int, ...]) -> Node:
     """The same map for every entry of axis 0."""
-    if call.conversion.batch_axis:
+    if call.lead:
         return call.affine(x, matrix, bias, outputs)
     require_entries(count * matrix.nnz)
     everywhere = sparse.kron(sparse.eye_array(count), matrix, format="csr")

@@ -179,7 +179,7 @@ def _max_pool(call: Call) -> Node:
 
 def _for_items(call: Call, indices: I64, count: int, size: int) -> I64:
     """Places within one entry of axis 0, for all entries."""
-    if call.conversion.batch_axis:
+    if call.lead:
         return indices
     starts = np.arange(count).reshape(-1, *[1] * indices.ndim) * size
     return np.asarray(starts + indices)
@@ -190,7 +190,7 @@ def _global_max_pool(call: Call) -> Node:
     count, item = call.items(x)
     if len(item) < 2:
         raise UnsupportedError(f"samples have shape {list(item)}; channels and spatial axes are needed")
-    outer: Shape = (item[0],) if call.conversion.batch_axis else (count, item[0])
+    outer: Shape = (item[0],) if call.lead else (count, item[0])
     largest = call.add(ReduceMax(), call.add(Reshape((*outer, math.prod(item[1:]))), x))
     return call.add(Reshape((*outer, *[1] * (len(item) - 1))), largest)
 

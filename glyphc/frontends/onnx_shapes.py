@@ -1,13 +1,13 @@
 """ONNX operators that move elements and compute nothing: shapes, slices, permutations, padding.
 
 None of them is written out here. ONNX's own reference implementation is run on tensors that hold the numbers of
-their elements, for two batch sizes (or the one that the file fixes): what comes out says which element goes where, and
-whether samples stay apart.
+their elements, for two batch sizes (or the one that the file fixes): what comes out says which element goes where,
+whether samples stay apart, and which axis counts them afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ from scipy import sparse
 from glyphc.ir import memory
 from glyphc.ir.graph import Node
 
-from .onnx_call import Call, Rule, places
-from .onnx_constants import Array, UnsupportedError, run_node
+from .onnx_call import FIRST, Call, Convert, Placed, Rule, Shape, Where, places
+from .onnx_constants import Array, CombinedSamplesError, UnsupportedError, run_node
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -41,30 +41,69 @@ class _Origin:
     __hash__ = None  # type: ignore[assignment]  # arrays cannot be hashed
 
 
-def moved(call: Call, operands: Sequence[int] = (0,)) -> tuple[Node, ...]:
+def moved(call: Call, operands: Sequence[int] = (0,)) -> tuple[Placed, ...]:
     """Results of a node that moves the elements of the operands at these positions; the others must be constants."""
     for index in range(len(call.node.input)):
         if call.has(index) and index not in operands and not call.is_constant(index):
             raise UnsupportedError(f"operand {index} is computed by the network; it must be a constant")
     moving = {call.node.input[i]: i for i in operands if call.has(i)}
     constants = [n for n, i in moving.items() if call.is_constant(i)]
-    sources = {n: call.tensor(i) for n, i in moving.items() if n not in constants}
+    sources = {n: call.conversion.values[n] for n, i in moving.items() if n not in constants}
     tries = [_try(call, sources, constants, batch) for batch in call.conversion.constants.batches]
-    if any(t != tries[0] for t in tries):
-        raise UnsupportedError("does different things to different numbers of samples")
-    return tuple(_build(call, list(sources.values()), origin) for origin in tries[0])
+    results = []
+    for number in range(len(tries[0].codes)):
+        where, origin = _found(call, [t.result(number) for t in tries])
+        results.append(Placed(_build(call, list(sources.values()), origin), where))
+    return tuple(results)
 
 
-def _try(call: Call, sources: Mapping[str, Node], constants: Sequence[str], batch: int) -> list[_Origin]:
-    """One run, for so many samples. Numbers 1, 2, ... stand for the operands' elements, -1, -2, ... for constants."""
+@dataclass(frozen=True)
+class _Trial:
+    """Results of one run, for so many samples. Numbers 1, 2, ... stand for the ``total`` elements of the first sample,
+    then those of the second one; 0, -1, ... for the constants ``numbers``. For one result of several, ``codes`` is
+    that one."""
+
+    batch: int
+    total: int
+    codes: Sequence[Array]
+    numbers: F64
+
+    def result(self, number: int) -> _Trial:
+        return _Trial(self.batch, self.total, [self.codes[number]], self.numbers)
+
+    @property
+    def shape(self) -> Shape:
+        return self.codes[0].shape
+
+    def origin(self, where: Where | None) -> _Origin | None:
+        """Where elements come from, if these axes count the samples and all are treated alike; else None."""
+        rows = arrange(self.codes[0], where, self.batch).astype(np.int64)
+        if len(rows) != self.batch:
+            return None
+        of_network = rows > 0
+        place = np.where(of_network, rows - 1 - self.total * np.arange(len(rows))[:, None], -1)
+        number = np.where(of_network, 0.0, self.numbers[np.where(of_network, 0, -rows)])
+        alone = (place >= -1) & (place < self.total) & (of_network == (place >= 0))
+        if not alone.all() or not (place == place[0]).all() or not (number == number[0]).all():
+            return None
+        shape = self.shape if where is None else self._sample(where)
+        return _Origin(place[0].reshape(shape), number[0].reshape(shape))
+
+    def _sample(self, where: Where) -> Shape:
+        """Of one sample: without the axis of the batch, if that is the first one."""
+        before, behind = self.shape[: where.axis], self.shape[where.axis + 1 :]
+        return behind if where == FIRST else (*before, where.outer * where.inner, *behind)
+
+
+def _try(call: Call, sources: Mapping[str, Node], constants: Sequence[str], batch: int) -> _Trial:
     total = sum(x.type.size for x in sources.values())
     pool = call.conversion.constants
     feeds: dict[str, Array] = {n: pool.at(n, batch) for n in call.node.input if n and n not in sources}
-    samples = total * np.arange(batch if call.lead else 1)[:, None]
+    samples = total * np.arange(batch)[:, None]
     start = 1
     for name, x in sources.items():
-        codes = samples + start + np.arange(x.type.size)
-        feeds[name] = codes.reshape((batch,) * call.lead + x.type.shape).astype(np.float64)
+        codes = (samples + start + np.arange(x.type.size)).astype(np.float64)
+        feeds[name] = arranged(codes, x.type.shape, _where(call, name))
         start += x.type.size
     numbers: list[F64] = [np.zeros(1)]  # what an operator fills in by itself is zero
     for name in constants:
@@ -72,25 +111,78 @@ def _try(call: Call, sources: Mapping[str, Node], constants: Sequence[str], batc
         known = sum(map(len, numbers))
         feeds[name] = -(known + np.arange(value.size, dtype=np.float64)).reshape(value.shape)
         numbers.append(np.asarray(value, dtype=np.float64).reshape(-1))
-    results = run_node(call.node, feeds, call.conversion.opset)
-    return [_origin(call, np.asarray(r), batch, total, np.concatenate(numbers)) for r in results]
+    # a result becomes a tensor of the network, with so many samples in the feeds
+    results = run_node(call.node, feeds, call.conversion.opset, memory.ELEMENT_BYTES // max(1, batch))
+    return _Trial(batch, total, [np.asarray(r) for r in results], np.concatenate(numbers))
 
 
-def _origin(call: Call, codes: Array, batch: int, total: int, numbers: F64) -> _Origin:
-    if call.lead and codes.shape[:1] != (batch,):
+def _where(call: Call, name: str) -> Where | None:
+    return call.conversion.where.get(name, FIRST) if call.conversion.batch_axis else None
+
+
+def shape_of(x: Node, where: Where | None, batch: int) -> Shape:
+    """The ONNX shape of a value for so many samples."""
+    shape = x.type.shape
+    if where is None:
+        return shape
+    if where == FIRST:
+        return (batch, *shape)
+    return (*shape[: where.axis], where.outer * batch * where.inner, *shape[where.axis + 1 :])
+
+
+def arranged(values: Array, shape: Shape, where: Where | None) -> Array:
+    """Samples (samples, elements) as the ONNX tensor that has them there; shape: of one sample as the IR has it."""
+    if where is None:
+        return np.asarray(values[0]).reshape(shape)
+    if where == FIRST:
+        return values.reshape(len(values), *shape)
+    before, behind = shape[: where.axis], shape[where.axis + 1 :]
+    split = values.reshape(len(values), *before, where.outer, where.inner, *behind)
+    return np.moveaxis(split, 0, len(before) + 1).reshape(*before, where.outer * len(values) * where.inner, *behind)
+
+
+def arrange(tensor: Array, where: Where | None, batch: int) -> Array:
+    """The inverse of :func:`arranged`: samples (samples, elements) of an ONNX tensor."""
+    if where is None:
+        return tensor.reshape(1, -1)
+    before, behind = tensor.shape[: where.axis], tensor.shape[where.axis + 1 :]
+    split = tensor.reshape(*before, where.outer, batch, where.inner, *behind)
+    return np.moveaxis(split, len(before) + 1, 0).reshape(batch, -1)
+
+
+def _found(call: Call, trials: Sequence[_Trial]) -> tuple[Where | None, _Origin]:
+    """Where a result has its samples, and where its elements come from: alike for all numbers of samples."""
+    for where in _candidates(call, trials):
+        origins = [t.origin(where) for t in trials]
+        first = origins[0]
+        if first is not None and all(o == first for o in origins):
+            return where, first
+    shape, batch = trials[0].shape, trials[0].batch
+    if shape[:1] != (batch,):
         raise UnsupportedError(
-            f"does not leave the batch axis alone: it makes {list(codes.shape)} of {batch} sample(s); begin target "
+            f"does not leave the batch axis alone: it makes {list(shape)} of {batch} sample(s); begin target "
             "shapes with 0, or with the number of samples that the input has"
         )
-    rows = codes.astype(np.int64).reshape(batch if call.lead else 1, -1)
-    of_network = rows > 0
-    place = np.where(of_network, rows - 1 - total * np.arange(len(rows))[:, None], -1)
-    number = np.where(of_network, 0.0, numbers[np.where(of_network, 0, -rows)])
-    alone = (place >= -1) & (place < total) & (of_network == (place >= 0))
-    if not alone.all() or not (place == place[0]).all() or not (number == number[0]).all():
-        raise UnsupportedError("does not leave the batch axis alone: it mixes samples, or treats them differently")
-    shape = codes.shape[call.lead :]
-    return _Origin(place[0].reshape(shape), number[0].reshape(shape))
+    raise CombinedSamplesError("does not leave the batch axis alone: it mixes samples, or treats them differently")
+
+
+def _candidates(call: Call, trials: Sequence[_Trial]) -> Iterator[Where | None]:
+    """Axes that may count the samples, the first one first."""
+    shape = trials[0].shape
+    if len({len(t.shape) for t in trials}) > 1:
+        return
+    if call.conversion.batch_axis:
+        for axis in range(len(shape)):
+            share = {t.shape[axis] / t.batch for t in trials}
+            others = {(*t.shape[:axis], *t.shape[axis + 1 :]) for t in trials}
+            if len(share) == len(others) == 1 and (size := share.pop()).is_integer() and size >= 1:
+                for inner in range(int(size), 0, -1):
+                    if int(size) % inner == 0:
+                        found = Where(axis, int(size) // inner, inner)
+                        if found == FIRST or not call.conversion.single:
+                            yield found
+    if call.conversion.single:
+        yield None
 
 
 def _build(call: Call, sources: Sequence[Node], origin: _Origin) -> Node:
@@ -124,7 +216,7 @@ def _spans(sources: Sequence[Node]) -> list[tuple[Node, int, int]]:
 # -- operators that need a look at their attributes first --
 
 
-def _all(call: Call) -> tuple[Node, ...]:
+def _all(call: Call) -> tuple[Placed, ...]:
     return moved(call, range(len(call.node.input)))
 
 
@@ -151,19 +243,19 @@ def _pad(call: Call) -> Node:
     return _build(call, [x], _Origin(place, np.where(place < 0, value, 0.0)))
 
 
-def _resize(call: Call) -> tuple[Node, ...]:
+def _resize(call: Call) -> tuple[Placed, ...]:
     if call.text("mode", "nearest") != "nearest":
         raise UnsupportedError(f"mode={call.text('mode', '')!r} is not supported, only 'nearest'")
     return moved(call)
 
 
-def _scatter(call: Call) -> tuple[Node, ...]:
+def _scatter(call: Call) -> tuple[Placed, ...]:
     if call.text("reduction", "none") != "none":
         raise UnsupportedError(f"reduction={call.text('reduction', '')!r} is not supported, only 'none'")
     return moved(call, (0, 2))
 
 
-def _rule(*attributes: str, convert: Callable[[Call], Node | tuple[Node, ...]] = moved) -> Rule:
+def _rule(*attributes: str, convert: Convert = moved) -> Rule:
     return Rule(convert, attributes)
 
 

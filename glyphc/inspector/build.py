@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from glyphc.approx import cost_file, noise
 from glyphc.approx.cost import CostModel
-from glyphc.approx.estimate import Estimate, estimate, instruction_seconds
+from glyphc.approx.estimate import Estimate, estimate, instruction_costs
+from glyphc.approx.predicted import predicted_noise
 from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
@@ -27,9 +28,12 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
+from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level, Scheme, TensorType
 from glyphc.passes.validate import ValidateNoise
 from glyphc.program import INSECURE_WARNING, Program
@@ -62,6 +66,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (Dense, "linear"),
     (Bootstrap, "bootstrap"),
     (Apply, "function"),
+    (Polynomial, "function"),
     (Switch, "switch"),
     (Unpack, "unpack"),
 )
@@ -76,6 +81,9 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Evaluate, "bootstrap"),
     (Store, "store"),
     (Free, "free"),
+    (SlotDot, "linear"),
+    (SlotProduct, "function"),
+    (Drop, "switch"),
 )
 
 
@@ -123,7 +131,7 @@ class _Nodes:
         self.fits: dict[object, Fit] = {}
         self.noise: dict[int, noise.Noise] = {}
         if graph.level is Level.LAIDOUT and graph.parameters is not None:
-            self.noise = noise.predict(graph, graph.parameters, graph.parameters.bgv_bits)
+            self.noise = predicted_noise(graph)
 
     def report(self, node: Node, at: tuple[float, float]) -> NodeReport:
         type, fixed = node.type, node.type.fixed
@@ -178,9 +186,14 @@ class _Nodes:
         return list(self.layouts).index(layout)
 
     def _fit(self, node: Node) -> int | None:
-        if not isinstance(node.op, Bootstrap):
+        if not isinstance(node.op, Bootstrap | Polynomial):
             return None
         (operand,) = self.graph.operands(node)
+        if isinstance(node.op, Polynomial):
+            key: object = (node.op, operand.type.fixed, node.type.fixed)
+            if key not in self.fits:
+                self.fits[key] = _sampled_polynomial(node, node.op, operand)
+            return list(self.fits).index(key)
         key = (node.op.functions, node.op.series, node.op.divisor, operand.type.fixed, node.type.fixed)
         if key not in self.fits:
             self.fits[key] = self._sampled(node, node.op, operand)
@@ -188,7 +201,7 @@ class _Nodes:
 
     def _sampled(self, node: Node, op: Bootstrap, operand: Node) -> Fit:
         source, target, parameters = operand.type.fixed, node.type.fixed, self.graph.parameters
-        assert source is not None and target is not None and parameters is not None
+        assert source is not None and target is not None and isinstance(parameters, Parameters)
         integers = np.linspace(source.lo, source.hi, _POINTS)
         x = integers * source.scale[0] + source.offset[0]
         modulus = float(parameters.plaintext_modulus)
@@ -218,6 +231,24 @@ class _Nodes:
         )
 
 
+def _sampled_polynomial(node: Node, op: Polynomial, operand: Node) -> Fit:
+    source, target = operand.type.fixed, node.type.fixed
+    assert source is not None and target is not None
+    integers = np.linspace(source.lo, source.hi, _POINTS)
+    x = integers * source.scale[0] + source.offset[0]
+    y = np.polynomial.chebyshev.chebval(integers / source.magnitude, np.array(op.fit.coefficients)) * target.magnitude
+    return Fit(
+        " then ".join(map(str, op.functions)),
+        op.fit.degree,
+        op.fit.max_error,
+        op.fit.rms_error,
+        0.0,
+        _shortened(x),
+        _shortened(compose(op.functions, x)),
+        _shortened(y * target.scale[0] + target.offset[0]),
+    )
+
+
 def _histogram(type: TensorType) -> Histogram | None:
     calibration, fixed = type.calibration, type.fixed
     if calibration is None or not calibration.histogram:
@@ -230,6 +261,16 @@ def _facts(program: Program, estimates: Estimate) -> tuple[Fact, ...]:
     p, batch = program.client.parameters, program.client.batch
     passes = -(-program.requested_batch // batch)
     per_sample = estimates.seconds / batch
+    if isinstance(p, SlotParameters):
+        return (
+            Fact("time", _seconds(estimates.seconds), f"predicted, a pass of {batch}"),
+            Fact("per sample", _seconds(per_sample), f"{passes} pass{'es' if passes > 1 else ''}"),
+            Fact("client", _seconds(estimates.client_seconds), f"upload {estimates.upload_bytes / 1e6:.0f} MB"),
+            Fact("memory", f"{estimates.memory_bytes / 1e9:.1f} GB", f"keys {estimates.key_bytes / 1e6:.0f} MB"),
+            Fact("security", "128-bit" if p.secure else "none", p.security),
+            Fact("ring", f"{p.ring:,}", f"CKKS, {p.depth} levels of {p.scaling_bits} bits"),
+            Fact("slots", f"{p.slots:,}", "a sample in each"),
+        )
     facts = [
         Fact("time", _seconds(estimates.seconds), f"predicted, a pass of {batch}"),
         Fact("per sample", _seconds(per_sample), f"{passes} pass{'es' if passes > 1 else ''}"),
@@ -264,9 +305,9 @@ def _run_facts(run: RunRecord | None) -> tuple[Fact, ...]:
 
 
 def _predicted(program: Program, cost: CostModel) -> tuple[Span, ...]:
-    parameters, at, spans = program.client.parameters, 0.0, []
-    for instruction in program.schedule.instructions:
-        seconds = instruction_seconds(instruction, parameters, cost)
+    at, spans = 0.0, []
+    costs = instruction_costs(program.schedule, cost)
+    for instruction, seconds in zip(program.schedule.instructions, costs, strict=True):
         spans.append(_span(instruction, at, seconds))
         at += seconds
     return _joined(spans)

@@ -61,6 +61,7 @@ class AssignBudget(Pass):
     name: ClassVar[str] = "assign-budget"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
     points: float = 0.5
     spread: float = 0.75
     logits: float = 0.0
@@ -179,8 +180,9 @@ class _Try:
         )
 
     @property
-    def excess(self) -> float:
-        return worst(self.losses).excess
+    def lost(self) -> float:
+        """By the output that loses most, in units of its limit, where it has one."""
+        return max(loss.value / (loss.limit or 1.0) for loss in self.losses)
 
 
 @dataclass
@@ -208,8 +210,8 @@ class _Search:
             if tries[-1].tolerated(alone):
                 return tries, tries[-1]
         # no series will do: then precision that changes little is not worth its time
-        best = min(t.excess for t in tries)
-        return tries, next(t for t in tries if t.excess <= _HARDLY_WORSE * best)
+        best = min(t.lost for t in tries)
+        return tries, next(t for t in tries if t.lost <= _HARDLY_WORSE * best)
 
     def _cheapest(self, node: Node, budget: ErrorBudget) -> int:
         """The lowest degree within the budget, or the highest one."""

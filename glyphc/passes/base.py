@@ -12,7 +12,7 @@ import numpy.typing as npt
 from glyphc.approx.cost import CostModel
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
-from glyphc.ir.types import Level
+from glyphc.ir.types import Encoding, Level
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,13 @@ class Pass(ABC):
     name: ClassVar[str]
     requires: ClassVar[Level]
     ensures: ClassVar[Level]
+
+    # Whether it is for graphs whose values stand in slots, for those in coefficient layouts, or for both (None).
+    slots: ClassVar[bool | None] = None
+
+    def applies(self, graph: Graph) -> bool:
+        """Whether the pass is about such a graph; a pipeline leaves it out for others."""
+        return self.slots in (None, any(node.type.encoding is Encoding.SLOTS for node in graph))
 
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:

@@ -57,6 +57,8 @@ _F = TypeVar("_F", bound="Callable[[Expansion], Node]")
 # Operands farther from zero than this many half ranges are centred before they are multiplied: it saves bits there, but
 # makes everything that reads the product read the operands too.
 _FAR_FROM_ZERO = 2.0
+# Share of a value below which its differences are rounding errors.
+_ROUNDING = 2.0**-20
 # Largest classes x classes comparison: more values than these need a tree of another kind.
 _MAX_CLASSES = 128
 
@@ -190,7 +192,8 @@ def _spread(x: F64) -> tuple[float, float]:
     if lo < hi:
         low, high = outward(lo, hi)
         centre, half = float(low + high) / 2, float(high - low) / 2
-        if abs(centre) > _FAR_FROM_ZERO * half:
+        # what differs by rounding alone (the sum of a softmax) has no width that could be divided by
+        if half > _ROUNDING * abs(centre) and abs(centre) > _FAR_FROM_ZERO * half:
             return centre, half
     largest = max(abs(lo), abs(hi))
     return 0.0, up(largest) if largest else 1.0

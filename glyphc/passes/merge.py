@@ -45,6 +45,7 @@ class Merge(Pass):
     name: ClassVar[str] = "merge"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.ASSIGNED
+    slots: ClassVar[bool | None] = False
     ring: int = 65536
     max_chunks: int = 16
     memory: float = MEMORY
@@ -230,8 +231,8 @@ def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: 
         first = last
     location = "|".join(n.location for n in pair)
     new = rewriter.new
-    consts = tuple(Const(new.add_constant(f"{location}.weight", w)) for w in weights.values())
-    bias = Const(new.add_constant(f"{location}.bias", np.concatenate(biases)))
+    consts = tuple(_constant(rewriter, f"{location}.weight", w) for w in weights.values())
+    bias = _constant(rewriter, f"{location}.bias", np.concatenate(biases))
     type = replace(
         pair[0].type,
         shape=(size,),
@@ -244,6 +245,15 @@ def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: 
     hidden = any(isinstance(n.op, Linear) and n.op.encrypted for n in pair)
     norms = tuple(public_norm(w) for w in weights.values()) if hidden else ()
     return new.add(Linear(consts, bias, norms), tuple(operands.values()), type, location, made)
+
+
+def _constant(rewriter: Rewriter, name: str, value: I64) -> Const:
+    """A new constant, under no name that one of the old graph may still be copied to."""
+    unique, count = name, 0
+    while unique in rewriter.old.constants or unique in rewriter.new.constants:
+        count += 1
+        unique = f"{name}.{count}"
+    return Const(rewriter.new.add_constant(unique, value))
 
 
 def _calibration(pair: tuple[Node, Node], unit: int) -> Calibration | None:
@@ -314,7 +324,7 @@ def _keep(node: Node, rewriter: Rewriter, origins: list[_Rows | None]) -> None:
     for at, (rows, operand) in enumerate(zip(origins, operands, strict=True)):
         if rows is not None:
             wide = rows.widened(rewriter.old.constant(weights[at].name), operand.type.size)
-            weights[at] = Const(rewriter.new.add_constant(weights[at].name, wide))
+            weights[at] = _constant(rewriter, weights[at].name, wide)
     op = replace(node.op, weights=tuple(weights))
     rewriter.replace(node, rewriter.new.add(op, operands, node.type, node.location, node.decisions))
 

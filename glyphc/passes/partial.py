@@ -22,6 +22,7 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
+from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,8 @@ class _Rest:
                 return self._made(replace(whole, powers=self._now(powers)), (target,), self._empty(powers))
             case Store(source=source):
                 return None if self._empty(source) else replace(whole, source=self._now(source))
+            case SlotDot() | SlotProduct() | Drop():
+                raise AssertionError("programs in slots have one chunk")
             case Free(registers=registers):
                 dead = tuple(self._dead(registers))
                 return replace(whole, registers=dead) if dead else None

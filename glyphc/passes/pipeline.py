@@ -12,6 +12,7 @@ from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
+from glyphc.slots.passes import FitPolynomials, SelectSlots
 
 from .assign_budget import AssignBudget
 from .base import Context, Pass, parse_option
@@ -35,6 +36,8 @@ PASSES: dict[str, type[Pass]] = {
         ValidateRange,
         AssignScheme,
         InsertSwitches,
+        FitPolynomials,
+        SelectSlots,
         Merge,
         AssignLayout,
         ValidateLayout,
@@ -109,8 +112,13 @@ def run_pipeline(
     context: Context,
     observe: Callable[[str, Graph], None] = lambda name, graph: None,
 ) -> Graph:
-    """Run the passes in order; after each, the verifier of the level it ensures, then ``observe(name, graph)``."""
+    """Run the passes in order, but those that are about other graphs.
+
+    After each, the verifier of the level it ensures, then ``observe(name, graph)``.
+    """
     for step in passes:
+        if not step.applies(graph):
+            continue
         if graph.level is not step.requires:
             raise GlyphcError(
                 f"pass {step.name!r} needs a graph at level {step.requires.value!r}, this one is at "

@@ -26,6 +26,7 @@ class AssignLayout(Pass):
     name: ClassVar[str] = "assign-layout"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
     ring: int = 65536
     max_chunks: int = 16
     memory: float = MEMORY

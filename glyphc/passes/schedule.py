@@ -7,7 +7,9 @@ from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import ClientSpec, Port, Schedule, with_frees
 from glyphc.ir.ops import Input, Output
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level
+from glyphc.slots.lowering import slot_schedule
 from glyphc.ways import registry  # noqa: F401 (its modules bring the rules of their ops)
 from glyphc.ways.lowering import Lowering
 
@@ -16,6 +18,8 @@ def schedule(graph: Graph) -> Schedule:
     """The instructions of a laid-out graph with parameters, in an order that keeps few ciphertexts alive."""
     if graph.level is not Level.LAIDOUT or graph.parameters is None:
         raise ParameterError("only a laid-out graph with parameters can be scheduled")
+    if isinstance(graph.parameters, SlotParameters):
+        return slot_schedule(graph)
     lowering = Lowering(graph)
     for node, op in graph.of(Output):
         lowering.output(node, op)

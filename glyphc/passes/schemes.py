@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import ClassVar
 
 from glyphc.approx.noise import public_norm
@@ -11,12 +12,18 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Linear, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
+from glyphc.slots.passes import FitPolynomials
+from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
 from glyphc.ways.choice import Answer, Paths, answers, choose
-from glyphc.ways.registry import AUTO, conversions, strategy, ways
+from glyphc.ways.registry import GLYPH, conversions, strategy, ways
+from glyphc.ways.slots import WAYS as SLOT_WAYS
+from glyphc.ways.torus import PackedBootstrap
 
 from .base import Context, Pass, check_ring
 
+# The only ring of coefficient layouts that is not for tests.
+SECURE_RING = 65536
 # Stands for every linear map.
 ALL = "all"
 _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
@@ -27,7 +34,8 @@ class AssignScheme(Pass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.registry``.
+    strategy: which ways may be taken, see ``glyphc.ways.registry``. points, spread, logits, measures: the
+    tolerance, as in ``assign-budget``: what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -35,7 +43,11 @@ class AssignScheme(Pass):
     ensures: ClassVar[Level] = Level.QUANTIZED
     ring: int = 65536
     encrypt_weights: str = ""
-    strategy: str = AUTO.name
+    strategy: str = GLYPH.name
+    points: float = 0.5
+    spread: float = 0.75
+    logits: float = 0.0
+    measures: str = ""
 
     def __post_init__(self) -> None:
         check_ring(self.name, self.ring)
@@ -44,8 +56,7 @@ class AssignScheme(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         self._check_names(graph)
         graph = self._with_encrypted(graph)
-        question = Question(self.ring, graph.batch, context.cost)
-        said = answers(graph, ways(strategy(self.strategy)), question)
+        said, question = self._asked(graph, context)
         for node in graph:
             if not any(isinstance(a.answer, Offer) for a in said[node.id]):
                 reasons = "; ".join(f"{a.way}: {a.answer.reason}" for a in said[node.id])
@@ -64,6 +75,25 @@ class AssignScheme(Pass):
             type = replace(node.type, scheme=result.scheme, encoding=result.encoding)
             rewriter.keep(node, type, _decided(self.name, chosen, said[node.id]))
         return rewriter.new
+
+    def _asked(self, graph: Graph, context: Context) -> tuple[dict[int, tuple[Answer, ...]], Question]:
+        """What all ways say. Slots are weighed against what the others would cost, as their plan takes a simulation."""
+        allowed = strategy(self.strategy)
+        question = Question(self.ring, graph.batch, context.cost, graph)
+        others = tuple(way for way in ways(allowed) if way not in SLOT_WAYS)
+        if len(others) == len(ways(allowed)):
+            return answers(graph, others, question), question
+        fitting = FitPolynomials(self.points, self.spread, self.logits, measures=self.measures)
+        only = not any(way.name == PackedBootstrap.name for way in others)
+        if only:
+            plan = plan_slots(graph, context, replace(fitting, points=100.0, spread=100.0, logits=0.0), inf)
+        elif self.ring != SECURE_RING:
+            plan = "small rings are for tests: ask for slots by name (--strategy slots)"
+        else:
+            best = choose(graph, answers(graph, others, question), Paths(conversions(), question))
+            plan = plan_slots(graph, context, fitting, inf if best is None else best.seconds)
+        question = replace(question, slots=plan)
+        return answers(graph, ways(allowed), question), question
 
     def _with_encrypted(self, graph: Graph) -> Graph:
         """The graph with public norms at the maps whose weights are to be encrypted."""
@@ -129,7 +159,7 @@ class InsertSwitches(Pass):
         if source is None or target is None:
             raise ParameterError(f"{user} has no scheme; run 'assign-scheme' before 'insert-switches'")
         if target is Scheme.CLIENT:
-            if source is Scheme.CLIENT:
+            if source is Scheme.CLIENT or operand.type.encoding is Encoding.SLOTS:
                 return operand
             target = Scheme.BGV  # what the client decrypts
         if source is target:

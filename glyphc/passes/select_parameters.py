@@ -34,6 +34,7 @@ class SelectParameters(Pass):
     name: ClassVar[str] = "select-parameters"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
     max_error: float = 7.5
     rms_error: float = 10.0
     security: str = SECURE

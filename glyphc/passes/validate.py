@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.approx import noise
-from glyphc.approx.security import largest_modulus
+from glyphc.approx.security import modulus_limit
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Bootstrap, Linear, Output, Reshape, Switch, Unpack
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import LARGEST_BITS, evaluate_series
 from glyphc.ir.types import Level, Scheme
 
@@ -57,6 +58,7 @@ class ValidateLayout(Pass):
     name: ClassVar[str] = "validate-layout"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
 
     def run(self, graph: Graph, context: Context) -> Graph:
         for node, _ in graph.of(Linear):
@@ -120,12 +122,13 @@ class ValidateNoise(Pass):
     name: ClassVar[str] = "validate-noise"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
+    slots: ClassVar[bool | None] = False
     deviations: float = 6.0
     precision: float = 11.0
 
     def run(self, graph: Graph, context: Context) -> Graph:
         parameters = graph.parameters
-        if parameters is None:
+        if not isinstance(parameters, Parameters):
             raise ParameterError("no parameters; run 'select-parameters' before 'validate-noise'")
         for id, estimate in noise.predict(graph, parameters, parameters.bgv_bits).items():
             node = graph.node(id)
@@ -184,7 +187,7 @@ class ValidateSecurity(Pass):
             raise ParameterError("no parameters; run 'select-parameters' before 'validate-security'")
         if not parameters.secure:
             return graph
-        limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
+        limit = modulus_limit(parameters)
         if not limit:
             raise ParameterError(
                 f"128-bit security is not to be had at ring dimension {parameters.ring}; leave the ring to the "

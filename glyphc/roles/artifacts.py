@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from glyphc.approx.noise import predict
+from glyphc.approx.predicted import predicted_noise
 from glyphc.archive import ArchiveError
 from glyphc.artifact import is_artifact, read_stages
 from glyphc.errors import ArtifactError
@@ -25,8 +25,9 @@ from glyphc.ir.instructions import ClientSpec, Schedule
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Output
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.text import parse, parse_record, record_text, to_text
-from glyphc.ir.types import Level
+from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.text import parse, parse_parameters, parse_record, record_text, to_text
+from glyphc.ir.types import Encoding, Level
 from glyphc.ir.verify import verify
 from glyphc.passes.schedule import schedule
 from glyphc.withheld import without_secrets
@@ -40,6 +41,8 @@ PROGRAM_SUFFIX = ".server"
 SPEC_FILE = "client.spec"
 PROGRAM_FILE = "program.server"
 KEYS_FILE = "evaluation.keys"
+# Beyond this, integers are none in the float64 that slots are encoded from.
+_MOST_STEPS = 1 << 52
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,7 @@ class ServerProgram:
 
     def output_noise(self) -> dict[str, float]:
         """Predicted standard deviation of the ciphertext and bootstrap noise of each output, in its integers."""
-        assert self.graph.parameters is not None
-        noise = predict(self.graph, self.graph.parameters, self.graph.parameters.bgv_bits)
+        noise = predicted_noise(self.graph)
         out = {}
         for node, op in self.graph.of(Output):
             while node.id not in noise:
@@ -147,9 +149,19 @@ def stripped(graph: Graph) -> Graph:
 
 
 def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
-    """Parameters as they stand in a header."""
+    """Parameters as they stand in a header of training."""
     try:
         parameters = parse_record(text, Parameters)
+        parameters.check_powers()
+        return parameters
+    except (IRError, ValueError) as e:
+        raise reader.damaged(f"its parameters are unreadable ({e})") from None
+
+
+def read_program_parameters(text: str, reader: Reader[Any]) -> Parameters | SlotParameters:
+    """Parameters of a program as they stand in a header."""
+    try:
+        parameters = parse_parameters(text)
         parameters.check_powers()
         return parameters
     except (IRError, ValueError) as e:
@@ -172,8 +184,11 @@ def _check_ports(client: ClientSpec) -> None:
 
     A stranger's must not make a client allocate what it likes.
     """
-    client.parameters.check_powers()
-    bound = client.parameters.plaintext_modulus
+    parameters = client.parameters
+    parameters.check_powers()
+    in_slots = isinstance(parameters, SlotParameters)
+    bound = _MOST_STEPS if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus
+    positions = parameters.slots if isinstance(parameters, SlotParameters) else parameters.ring
     if not client.inputs or not client.outputs:
         raise IRError("it has no input or no output")
     if client.batch < 1:
@@ -183,7 +198,11 @@ def _check_ports(client: ClientSpec) -> None:
         memory.require(4 * 8 * client.batch * port.layout.features, f"a batch of {port.name!r}")
     for port in (*client.inputs, *client.outputs):
         layout, fixed = port.layout, port.fixed
-        if layout.ring != client.parameters.ring or layout.batch != client.batch:
+        if (port.encoding is Encoding.SLOTS) is not in_slots:
+            raise IRError(f"{port.name!r} is encoded for another scheme than the parameters'")
+        if in_slots and (layout.parts, layout.chunks, layout.stride) != (layout.features, 1, 1):
+            raise IRError(f"{port.name!r} does not have one ciphertext for each feature")
+        if layout.ring != positions or layout.batch != client.batch:
             raise IRError(f"{port.name!r} is laid out for another ring or batch")
         if layout.features != prod(port.shape) or layout.parts > next_power_of_two(layout.features):
             raise IRError(f"the layout of {port.name!r} has another size than its tensor")

@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.security import largest_modulus
+from glyphc.approx.security import modulus_limit
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
 from glyphc.ir.instructions import Polynomials
@@ -21,13 +20,11 @@ from glyphc.ir.text import record_text
 from glyphc.progress import Reporter, Silent
 
 from .artifacts import SPEC_FILE, Specification
+from .client_engines import ClientEngine, client_engine, key_maker
 from .container import Reader, Writer
 from .headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
-
-if TYPE_CHECKING:
-    from glyphc.backends.openfhe.client import ClientKeys
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -46,7 +43,7 @@ def check_security(spec: Specification) -> None:
             "the program's parameters protect nothing: it was compiled with a small ring, for tests only. If a test "
             "is what you want, say so with --insecure"
         )
-    limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
+    limit = modulus_limit(parameters)
     if parameters.modulus_bits > limit:
         raise ParameterError(
             f"the program's parameters are not 128-bit secure: keys modulo 2^{parameters.modulus_bits} at ring "
@@ -81,22 +78,17 @@ def generate(
             "(--weights)"
         )
     try:
-        from glyphc.backends.openfhe.keygen import KeyMaker
-        from glyphc.backends.openfhe.keymoulds import part_names
         from glyphc.backends.openfhe.keys import key_tables
-        from glyphc.backends.openfhe.weight_keys import weight_parts
     except BackendError as e:
         raise EnvironmentSetupError(str(e)) from None
     seed = os.urandom(32)
     try:
         with key_tables():
-            maker = KeyMaker(parameters)
-            reporter.stage("generate keys", len(part_names(parameters, encrypted)))
-            header = KeysHeader(record_text(parameters), maker.client.contexts.bgv_ring.q, seed.hex())
+            maker = key_maker(parameters, encrypted, weights)
+            reporter.stage("generate keys", len(maker.names()))
+            header = KeysHeader(record_text(parameters), maker.modulus, seed.hex())
             with Writer(keys, header) as writer:
-                parts = maker.parts(seed)
-                hidden = weight_parts(maker.client, maker.ternary, encrypted, weights, seed)
-                for name, data in chain(parts, hidden):
+                for name, data in maker.parts(seed):
                     writer.add(name, data)
                     reporter.advance(1, name)
                 if encrypted:
@@ -128,32 +120,27 @@ class Account:
             )
 
     @property
-    def keys(self) -> ClientKeys:
+    def engine(self) -> ClientEngine:
         """The keys in OpenFHE's form; EnvironmentSetupError without OpenFHE."""
         from glyphc.backends.errors import BackendError
 
         try:
             from glyphc.backends.openfhe.keys import releases
 
-            return self._keys(releases())
+            return self._engine(releases())
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
 
     @cached_property
-    def _keys(self) -> Callable[[int], ClientKeys]:
+    def _engine(self) -> Callable[[int], ClientEngine]:
         """The keys, made once, and again after OpenFHE's contexts were released."""
-        from glyphc.backends.openfhe.client import keys_from_secret
-
-        return lru_cache(maxsize=1)(lambda _: keys_from_secret(self.secret.parameters, self.secret.ternary))
+        return lru_cache(maxsize=1)(lambda _: client_engine(self.secret.parameters, self.secret.ternary))
 
     def encrypt(self, x: Any, output: Path, reporter: Reporter | None = None) -> str:
         """Encrypt samples, shape (samples, *input shape) or a mapping by input name, to a file; returns its digest.
 
         DataError for samples that do not fit the program, before anything is written.
         """
-        from glyphc.backends.openfhe.keygen import fresh_ciphertext
-        from glyphc.backends.openfhe.residues import Uniform
-
         client = self.spec.client
         samples = check_inputs(client, x)
         count = len(next(iter(samples.values())))
@@ -169,7 +156,7 @@ class Account:
                 encoded = {p.name: encode(p, chosen[p.name], places) for p in client.inputs}
                 for place in input_places(client, count, number):
                     message = encoded[place.port.name][place.number]
-                    writer.add(place.name, fresh_ciphertext(self.keys, message, Uniform(seed, place.name)))
+                    writer.add(place.name, self.engine.fresh(message, seed, place.name))
                     reporter.advance(1, place.port.name)
         return writer.digest
 
@@ -188,36 +175,32 @@ class Account:
         check_binding(reader, self.spec.program, self.secret.key)
         if request is not None and header.request != request:
             raise ArtifactError(f"{reader.name} holds the outputs of other inputs than those that were asked about")
-        if not 8 <= header.modulus_bits <= 48 or header.modulus_bits % 8:
+        if not 8 <= header.modulus_bits <= 56 or header.modulus_bits % 8:
             raise reader.damaged(f"a modulus of {header.modulus_bits} bits is not one that outputs have")
         check_count(reader, header.samples, self.spec.client, output_places)
 
     def _decrypted(self, reader: Reader[OutputsHeader]) -> dict[str, F64]:
-        from glyphc.backends.openfhe.bridge import CiphertextMould
         from glyphc.backends.openfhe.residues import ResidueError
-        from glyphc.backends.openfhe.wire import output_size, read_output
 
-        client, keys, header = self.spec.client, self.keys, reader.header
-        ring, bits = keys.contexts.bgv_ring, header.modulus_bits
-        mould = CiphertextMould.of(keys.encrypt(np.zeros(ring.n, dtype=np.int64)), ring)
+        client, engine, header = self.spec.client, self.engine, reader.header
+        bits = header.modulus_bits
         passes = range(pass_count(client, header.samples))
         places = [p for number in passes for p in output_places(client, header.samples, number)]
-        reader.expect([(p.name, output_size(ring, len(p.positions), bits)) for p in places])
+        reader.expect([(p.name, engine.output_size(p, bits)) for p in places])
         reader.verify()
-        coefficients: dict[tuple[int, str], list[npt.NDArray[np.int64]]] = {}
+        messages: dict[tuple[int, str], list[npt.NDArray[Any]]] = {}
         for place in places:
             try:
-                data = reader.read(place.name)
-                ciphertext = read_output(mould, client.parameters.plaintext_modulus, data, place.positions, bits)
+                message = engine.output(reader.read(place.name), place, bits)
             except ResidueError as e:
                 raise reader.damaged(f"part {place.name}: {e}") from None
-            coefficients.setdefault((place.pass_number, place.port.name), []).append(keys.decrypt(ciphertext))
+            messages.setdefault((place.pass_number, place.port.name), []).append(message)
         results: dict[str, list[F64]] = {p.name: [] for p in client.outputs}
         for number in passes:
             part = rows(client, header.samples, number)
             count = part.stop - part.start
             for port in client.outputs:
-                found = np.array(coefficients[number, port.name])
+                found = np.array(messages[number, port.name])
                 results[port.name].append(decode(port, found, count, client.places(count)))
         return {name: np.concatenate(parts) for name, parts in results.items()}
 

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from glyphc.backends.coredumps import no_core_dumps
 from glyphc.errors import ArtifactError, GlyphcError, SecretError
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import record_text
 
-from .artifacts import read_parameters
+from .artifacts import read_program_parameters
 from .container import Reader, Writer
 from .headers import SecretHeader
 
@@ -39,7 +40,7 @@ class Secret:
     """
 
     key: str
-    parameters: Parameters
+    parameters: Parameters | SlotParameters
     ternary: npt.NDArray[np.int64] = field(repr=False)
 
     def save(self, path: Path, passphrase: str | None = None) -> None:
@@ -51,7 +52,7 @@ class Secret:
     def load(path: Path, passphrase: str | None = None) -> Secret:
         """Read it; SecretError when it needs a passphrase or another one, ArtifactError when it is damaged."""
         with Reader(path, SecretHeader) as reader:
-            parameters = read_parameters(reader.header.parameters, reader)
+            parameters = read_program_parameters(reader.header.parameters, reader)
             data = read_secret(reader, passphrase, parameters.ring)
             ternary = np.frombuffer(data, dtype=np.int8).astype(np.int64)
             if int(np.abs(ternary).max()) > 1:

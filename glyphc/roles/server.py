@@ -12,17 +12,18 @@ from typing import Any
 import psutil
 
 from glyphc.approx import cost_file
-from glyphc.approx.estimate import estimate, instruction_seconds
+from glyphc.approx.estimate import estimate, instruction_costs
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
 from glyphc.files import remove_remnants
-from glyphc.ir.instructions import Free, Instruction, Kind, Powers, Register, Schedule
+from glyphc.ir.instructions import Free, Instruction, Powers, Register, Schedule
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
-from .artifacts import ServerProgram, read_parameters, read_seed
+from .artifacts import ServerProgram, read_program_parameters, read_seed
 from .container import Reader, Writer
+from .engines import input_size, server_engine
 from .headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
 
@@ -75,7 +76,7 @@ def check_request(path: Path, program: ServerProgram, key: str, modulus: int, la
             raise ArtifactError(f"{reader.name} was encrypted with other keys than these evaluation keys belong to")
         seed = read_seed(header.seed, reader)
         check_count(reader, header.samples, client, input_places)
-        size = client.parameters.ring * (((modulus - 1).bit_length() + 7) // 8)
+        size = input_size(client, modulus)
         passes = range(pass_count(client, header.samples))
         reader.expect([(p.name, size) for number in passes for p in input_places(client, header.samples, number)])
         reader.verify()
@@ -116,9 +117,7 @@ class Evaluator:
 
     def close(self) -> None:
         """Drop the keys; the evaluator is of no use afterwards."""
-        from glyphc.backends.openfhe.keys import clear_keys
-
-        clear_keys(self._keys)
+        self.engine.clear()
         self._tables.close()
 
     def __enter__(self) -> Evaluator:
@@ -129,20 +128,16 @@ class Evaluator:
 
     def _load(self, reader: Reader[KeysHeader]) -> None:
         try:
-            from glyphc.backends.openfhe.keymoulds import part_names
             from glyphc.backends.openfhe.keys import key_tables
-            from glyphc.backends.openfhe.load import load_keys
             from glyphc.backends.openfhe.residues import ResidueError
-            from glyphc.backends.openfhe.server import OpenFHEMachine
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
-        parameters = self.program.schedule.parameters
+        self.engine = server_engine(self.program.schedule)
         try:
             self._tables.enter_context(key_tables())
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
-        encrypted = self.program.schedule.client.encrypted
-        names = part_names(parameters, encrypted)
+        names = self.engine.part_names()
         wrong = next((n for n in names if n not in reader.parts), None) or next(
             (n for n in reader.parts if n not in names and n != BINDING), None
         )
@@ -151,20 +146,15 @@ class Evaluator:
         reader.verify()
         self._reporter.stage("load keys", len(names))
         try:
-            self._keys = load_keys(
-                parameters,
-                read_seed(reader.header.seed, reader),
-                reader.read,
-                lambda name: self._reporter.advance(1, name),
-                encrypted,
+            modulus = self.engine.load(
+                read_seed(reader.header.seed, reader), reader.read, lambda name: self._reporter.advance(1, name)
             )
         except ResidueError as e:
             raise reader.damaged(str(e)) from None
         except BackendError as e:
             raise ParameterError(str(e)) from None
-        if self._keys.contexts.bgv_ring.q != self.modulus:
+        if modulus != self.modulus:
             raise reader.damaged("its keys are for another modulus than this installation of OpenFHE chooses")
-        self._machine = OpenFHEMachine(self.program.schedule, self._keys)
 
     def _check_memory(self) -> None:
         needed = estimate(self.program.schedule, self._cost).memory_bytes
@@ -196,8 +186,10 @@ class Evaluator:
 
     # -- what an evaluation uses --
 
-    def predicted(self, instruction: Instruction) -> float:
-        return instruction_seconds(instruction, self.program.schedule.parameters, self._cost)
+    def predicted(self, schedule: Schedule) -> dict[int, float]:
+        """Seconds of the instructions of a schedule of the program's, by ``id``."""
+        costs = instruction_costs(schedule, self._cost)
+        return {id(i): seconds for i, seconds in zip(schedule.instructions, costs, strict=True)}
 
 
 class _Evaluation:
@@ -224,12 +216,8 @@ class _Evaluation:
         self.state = State()
         self.passes = pass_count(self.client, request.samples)
         self.report = EvaluationReport(request.samples, self.passes)
-        self.bits = self._output_bits()
-
-    def _output_bits(self) -> int:
-        from glyphc.backends.openfhe.wire import output_bits
-
-        return output_bits(self.client.parameters.plaintext_bits, min(self.noise.values()))
+        self.bits = evaluator.engine.output_bits(min(self.noise.values()))
+        self.predicted: dict[int, float] = {}
 
     def run(self, output: Path) -> EvaluationReport:
         start = time.perf_counter()
@@ -264,15 +252,16 @@ class _Evaluation:
         self.reporter.note(f" (pass {number + 1} of {self.passes})" if self.passes > 1 else "")
         schedule = self._schedule(number)
         instructions = schedule.instructions
-        self.reporter.stage("evaluate", sum(map(self.evaluator.predicted, instructions)))
+        self.predicted = self.evaluator.predicted(schedule)
+        self.reporter.stage("evaluate", sum(self.predicted.values()))
         for instruction in instructions[: self.state.done]:
-            self.reporter.advance(self.evaluator.predicted(instruction), "resumed")
+            self.reporter.advance(self.predicted[id(instruction)], "resumed")
         watch = _Watch(self, set(_live_powers(instructions[: self.state.done])))
         inputs = {
             port.name: _Ciphertexts(self, reader, [p for p in self._inputs(number) if p.port == port])
             for port in self.client.inputs
         }
-        outputs = execute(instructions, self.evaluator._machine, inputs, watch.observe, self.state)
+        outputs = execute(instructions, self.evaluator.engine.machine, inputs, watch.observe, self.state)
         self._finish(outputs)
         self.pass_number, self.state = number + 1, State()
         if self.path is not None and self.pass_number < self.passes:
@@ -290,8 +279,6 @@ class _Evaluation:
         return input_places(self.client, self.request.samples, number)
 
     def _finish(self, outputs: dict[str, list[Any]]) -> None:
-        from glyphc.backends.openfhe.wire import Flood, write_output
-
         samples = self._samples(self.pass_number)
         for place in output_places(self.client, self.request.samples, self.pass_number):
             name = place.port.name
@@ -299,10 +286,9 @@ class _Evaluation:
             chunk, part = divmod(place.number, place.port.layout.parts)
             per_chunk = len(outputs[name]) // chunks_of(self.client, place.port, samples)
             assert parts <= per_chunk
-            flood = Flood(self.noise[name] * 2.0**self.flooding_bits) if self.flooding_bits else None
-            data = write_output(
-                self.evaluator._keys, outputs[name][chunk * per_chunk + part], place.positions, self.bits, flood
-            )
+            flood = self.noise[name] * 2.0**self.flooding_bits if self.flooding_bits else 0.0
+            ciphertext = outputs[name][chunk * per_chunk + part]
+            data = self.evaluator.engine.write_output(ciphertext, place, self.bits, flood)
             self.finished.append((place.name, data))
 
     # -- checkpoints --
@@ -318,15 +304,15 @@ class _Evaluation:
             self.pass_number,
             self.state.done,
         )
-        torus = _torus_registers(self.schedule.instructions)
+        engine = self.evaluator.engine
         with Writer(self.path, header) as writer:
             for name, data in self.finished:
                 writer.add(f"finished/{name}", data)
             for register, ciphertext in self.state.registers.items():
-                writer.add(f"live/{register}", self.evaluator._machine.write(ciphertext, register in torus))
+                writer.add(f"live/{register}", engine.write_live(ciphertext, register))
             for port, output in enumerate(self.client.outputs):
                 for at, ciphertext in enumerate(self.state.outputs.get(output.name, [])):
-                    writer.add(f"stored/{port}/{at}", self.evaluator._machine.write(ciphertext, False))
+                    writer.add(f"stored/{port}/{at}", engine.write_live(ciphertext, None))
 
     def _resume(self) -> None:
         if self.path is None:
@@ -340,8 +326,7 @@ class _Evaluation:
             raise CheckpointError(f"{e}; remove it to begin anew") from None
 
     def _read_checkpoint(self, path: Path) -> None:
-        machine = self.evaluator._machine
-        torus = _torus_registers(self.schedule.instructions)
+        engine = self.evaluator.engine
         with Reader(path, CheckpointHeader) as reader:
             header = reader.header
             if (header.program, header.key, header.request, header.flooding_bits) != (
@@ -362,10 +347,10 @@ class _Evaluation:
                 if kind == "finished":
                     self.finished.append((rest, data))
                 elif kind == "live":
-                    state.registers[int(rest)] = machine.read(data, int(rest) in torus)
+                    state.registers[int(rest)] = engine.read_live(data, int(rest))
                 else:
                     port = self.client.outputs[int(rest.split("/")[0])]
-                    state.outputs.setdefault(port.name, []).append(machine.read(data, False))
+                    state.outputs.setdefault(port.name, []).append(engine.read_live(data, None))
         self.pass_number, self.state = header.pass_number, state
         self.report.resumed = header.pass_number * len(self.schedule.instructions) + header.instructions
 
@@ -384,7 +369,7 @@ class _Watch:
     def observe(self, instruction: Instruction, seconds: float) -> None:
         node = self._run.evaluator.program.graph.node(instruction.node)
         self._run.reporter.advance(
-            self._run.evaluator.predicted(instruction), f"{node.op.mnemonic} {node.location}".strip()
+            self._run.predicted[id(instruction)], f"{node.op.mnemonic} {node.location}".strip()
         )
         self._unsaved += seconds
         if isinstance(instruction, Powers):
@@ -406,13 +391,11 @@ class _Ciphertexts(Sequence[Any]):
         return len(self._places)
 
     def __getitem__(self, number: Any) -> Any:
-        from glyphc.backends.openfhe.residues import ResidueError, Uniform
-        from glyphc.backends.openfhe.wire import read_fresh
+        from glyphc.backends.openfhe.residues import ResidueError
 
         name = self._places[number].name
         try:
-            mould = self._run.evaluator._keys.bgv_mould
-            return read_fresh(mould, self._reader.read(name), Uniform(self._run.request.seed, name))
+            return self._run.evaluator.engine.read_input(self._reader.read(name), self._run.request.seed, name)
         except ResidueError as e:
             raise self._reader.damaged(f"part {name}: {e}") from None
 
@@ -422,13 +405,8 @@ def _live_powers(instructions: Sequence[Instruction]) -> Iterator[Register]:
     return (i.target for i in instructions if isinstance(i, Powers) and i.target not in dead)
 
 
-def _torus_registers(instructions: Sequence[Instruction]) -> frozenset[Register]:
-    """Registers that hold ciphertexts of the bootstrapping context."""
-    return frozenset(r for i in instructions if i.result is Kind.TORUS for r in i.writes)
-
-
 def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> None:
-    if read_parameters(reader.header.parameters, reader) != program.schedule.parameters:
+    if read_program_parameters(reader.header.parameters, reader) != program.schedule.parameters:
         raise ArtifactError(
             f"{reader.name} was made for other parameters than the program's; make keys for this program with "
             "'glyphc keygen'"

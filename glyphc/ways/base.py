@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from glyphc.approx.cost import CostModel
-from glyphc.ir.graph import Node
+from glyphc.ir.graph import Graph, Node
 from glyphc.ir.types import Encoding, Scheme
+from glyphc.slots.plan import SlotPlan
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,21 @@ class Space:
 BGV = Space(Scheme.BGV, Encoding.LSB)
 TORUS = Space(Scheme.TFHE, Encoding.MSB)
 CLIENT = Space(Scheme.CLIENT, None)
+SLOTS = Space(Scheme.CKKS, Encoding.SLOTS)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What offers are asked for beside a node. ring: N of coefficient layouts; batch: samples evaluated at once."""
+    """What offers are asked for beside a node. ring: N of coefficient layouts; batch: samples evaluated at once.
+
+    graph: which the node is of. slots: what the network would be in slots, or why it cannot be there.
+    """
 
     ring: int
     batch: int
     cost: CostModel
+    graph: Graph | None = None
+    slots: SlotPlan | str = "not weighed"
 
 
 @dataclass(frozen=True)

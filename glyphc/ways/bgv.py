@@ -23,7 +23,22 @@ class FreshInput(Way):
     name = "bgv, fresh"
 
     def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
-        return Offer(BGV, BGV, 0.0, "encrypted by the client") if isinstance(node.op, Input) else None
+        if not isinstance(node.op, Input):
+            return None
+        count = self._ciphertexts(node, question)
+        cost, n = question.cost, question.ring
+        seconds, size = count * cost.encryption(n), count * cost.fresh_bytes(n)
+        reason = f"{count} ciphertexts: {seconds:.1f} s to encrypt, {size / 1e6:.1f} MB to send"
+        return Offer(BGV, BGV, seconds + cost.upload_seconds(size), reason)
+
+    @staticmethod
+    def _ciphertexts(node: Node, question: Question) -> int:
+        """Features stand apart by the width of the layer that reads them; at least, all fit side by side."""
+        at_least = -(-node.type.size * question.batch // question.ring)
+        if question.graph is None:
+            return at_least
+        readers = [u for u in question.graph.users(node) if isinstance(u.op, Linear)]
+        return max([at_least, *(products_of(u, (node,), question) for u in readers)])
 
 
 class InPlace(Way):

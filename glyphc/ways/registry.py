@@ -11,6 +11,8 @@ from glyphc.errors import GlyphcError
 from .base import Conversion, Way
 from .bgv import EncryptedProduct, FreshInput, InPlace, PlaintextProduct
 from .client import ClientTail, Decryption
+from .slots import CONVERSIONS as SLOT_CONVERSIONS
+from .slots import WAYS as SLOT_WAYS
 from .torus import PackedBootstrap, SwitchFromTorus, SwitchToTorus
 from .unavailable import ClientRefresh, CoefficientCKKS, LookUpTable, LweProduct, TensorProduct
 
@@ -27,7 +29,7 @@ _GLYPH: tuple[Way, ...] = (
     ClientTail(),
 )
 _UNAVAILABLE: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
-_CONVERSIONS: tuple[Conversion, ...] = (SwitchToTorus(), SwitchFromTorus(), Decryption())
+_CONVERSIONS: tuple[Conversion, ...] = (SwitchToTorus(), SwitchFromTorus(), Decryption(), *SLOT_CONVERSIONS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,12 @@ GLYPH = Strategy(
     "BGV for linear maps, functional bootstraps for nonlinearities (Lou et al. 2020)",
     frozenset(way.name for way in (*_GLYPH, *_UNAVAILABLE)),
 )
-STRATEGIES = {strategy.name: strategy for strategy in (AUTO, GLYPH)}
+SLOTS = Strategy(
+    "slots",
+    "leveled CKKS on numbers in slots, polynomials for nonlinearities",
+    frozenset(way.name for way in (*SLOT_WAYS, ClientTail())),
+)
+STRATEGIES = {strategy.name: strategy for strategy in (AUTO, GLYPH, SLOTS)}
 
 
 def strategy(name: str) -> Strategy:
@@ -60,7 +67,7 @@ def strategy(name: str) -> Strategy:
 
 def ways(chosen: Strategy = AUTO) -> tuple[Way, ...]:
     """The ways that a strategy allows; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    found = (*_GLYPH, *_UNAVAILABLE, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
+    found = (*_GLYPH, *SLOT_WAYS, *_UNAVAILABLE, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
     return tuple(way for way in found if chosen.allows(way))
 
 

@@ -1,16 +1,19 @@
 """Instructions on numbered ciphertexts, the contract between the compiler and the engines, in families.
 
-``base``: what all have in common. ``coefficients``: inference, in BGV and on the torus. ``ckks``: training.
+``base``: what all have in common. ``coefficients``: inference, in BGV and on the torus. ``slots``: inference
+on numbers in slots. ``ckks``: training.
 """
 
 from .base import NO_NODE, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
 from .coefficients import Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
+from .slots import Drop, SlotDot, SlotProduct
 
 __all__ = [
     "NO_NODE",
     "ClientSpec",
     "Dot",
+    "Drop",
     "EncryptedDot",
     "EncryptedMap",
     "Evaluate",
@@ -24,6 +27,8 @@ __all__ = [
     "Powers",
     "Register",
     "Schedule",
+    "SlotDot",
+    "SlotProduct",
     "Split",
     "Store",
     "ToTorus",

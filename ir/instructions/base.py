@@ -26,6 +26,7 @@ class Kind(Enum):
     TORUS = "torus"  # phases, which a bootstrap reads
     POWERS = "powers"  # the first half of a bootstrap: e^{2 pi i k x} of every phase
     CKKS = "ckks"  # real numbers in coefficients, on so many limbs
+    NUMBERS = "numbers"  # one number of each sample in a slot, with levels
     SLOTS = "slots"  # values in the middle of a bootstrap, in slots, with levels for products
 
     def __str__(self) -> str:
@@ -37,6 +38,7 @@ _NOUNS = {
     Kind.TORUS: "phases on the torus",
     Kind.POWERS: "a bootstrap's first half",
     Kind.CKKS: "a CKKS ciphertext",
+    Kind.NUMBERS: "numbers in slots",
     Kind.SLOTS: "a slot form",
 }
 

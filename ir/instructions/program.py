@@ -10,7 +10,8 @@ import numpy.typing as npt
 from ..layout import Layout
 from ..ops import Op
 from ..parameters import Parameters
-from ..types import FixedPoint
+from ..slot_parameters import SlotParameters
+from ..types import Encoding, FixedPoint
 from .base import Instruction
 
 
@@ -37,7 +38,9 @@ class Polynomials:
 class Port:
     """An input or output as the client sees it: name, shape of a sample, number format, layout.
 
-    tail: what the client computes after decryption (outputs only).
+    tail: what the client computes after decryption (outputs only). encoding: ``SLOTS`` where the layout's positions are
+    slots, which hold the format's integers divided by its magnitude; otherwise they are coefficients, which hold the
+    integers.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Port:
     fixed: FixedPoint
     layout: Layout
     tail: tuple[Op, ...] = ()
+    encoding: Encoding = Encoding.LSB
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class ClientSpec:
     encrypted: the weights that it has to encrypt, not their values.
     """
 
-    parameters: Parameters
+    parameters: Parameters | SlotParameters
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     batch: int
@@ -106,5 +110,5 @@ class Schedule:
     secret: dict[str, Polynomials] = field(default_factory=dict)
 
     @property
-    def parameters(self) -> Parameters:
+    def parameters(self) -> Parameters | SlotParameters:
         return self.client.parameters

@@ -16,6 +16,7 @@ from onnx import helper
 import glyphc
 from glyphc.approx.cost import CostModel
 from glyphc.approx.cost_file import to_json
+from glyphc.files import EPOCH
 from glyphc.frontends.dsl_network import Network
 from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.parameters import INSECURE, Parameters
@@ -147,9 +148,11 @@ def containers() -> tuple[bytes, ...]:
 
 def zipped(entries: Mapping[str, bytes], compressed: bool = False) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in entries.items():
-            archive.writestr(name, data)
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+            archive.writestr(entry, data)
     return buffer.getvalue()
 
 

@@ -503,8 +503,12 @@ def _tokens(data: bytes, folder: Path, reached: Reached) -> None:
 
 def _make_tokens(random: Random) -> bytes:
     names = ("alice", "bob-2", "x" * 64, "Ünï", "a b", "")
-    lines = [f"{random.choice(names)} {random.randbytes(32).hex()}".encode() for _ in range(random.randint(0, 4))]
-    text = b"\n".join([b"# tokens", *lines]) + b"\n"
+    ends = ("2030-01-01T00:00:00Z", "2000-01-01T12:34:56Z", "2030-01-01T00:00:00Z", "never", "9999-99-99", "")
+    lines = [
+        f"{random.choice(names)} {random.randbytes(32).hex()} {random.choice(ends)}"
+        for _ in range(random.randint(1, 4))
+    ]
+    text = "\n".join(["# tokens", *lines, ""]).encode()
     return mutated_text(random, text) if random.random() < 0.8 else text
 
 

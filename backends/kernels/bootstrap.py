@@ -1,0 +1,126 @@
+"""The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024).
+
+Modulus raise under a sparse secret (Bossuat et al. 2022), CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and
+squarings, a trigonometric series, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves of the
+coefficients in between; with fewer, one does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import jv
+
+from glyphc.ir.series import OUTPUT_BITS, Series
+
+from .evaluator import Ciphertext, Evaluator
+from .linear_transform import LevelTransform
+from .polynomials import Powers
+from .shape import EXPONENTIAL_DEGREE, LEVEL_BITS, SQUARINGS, WRAPS
+
+
+@dataclass(frozen=True, eq=False)
+class PhasePowers:
+    """Powers of e^(2 pi i x) for the phases x: of each half of the coefficients, or of both in one."""
+
+    halves: tuple[Powers, ...]
+
+
+class Bootstrapper:
+    """Runs bootstraps with the keys of one client."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        shape = evaluator.shape
+        self._evaluator = evaluator
+        q0 = evaluator.basis.primes[0]
+        slots = shape.parameters.slots
+        self._sums = (shape.n // 2) // slots
+        # a raised coefficient q0*(x + wraps) stands for (x + wraps)/WRAPS
+        self._raised = float(q0) * WRAPS * self._sums
+        middle = 2.0**LEVEL_BITS / 2  # the real part is a sum of two
+        change = (middle / self._raised) ** (1 / shape.encoding_levels)
+        ones = np.ones(slots, dtype=np.complex128)
+        split = None if shape.packed_fully else np.concatenate([ones, -1j * ones])
+        join = None if shape.packed_fully else np.concatenate([ones, 1j * ones])
+        plans = shape.encoding
+        self._encoding = [
+            LevelTransform(evaluator, plan, change, split if plan is plans[-1] else None) for plan in plans
+        ]
+        # a value v leaves as the phase v / 2^OUTPUT_BITS
+        self._output = q0 / 2.0**OUTPUT_BITS
+        self._slot_scale = 2.0**LEVEL_BITS
+        change = (self._output / self._slot_scale) ** (1 / shape.decoding_levels)
+        plans = shape.decoding
+        self._decoding = [
+            LevelTransform(evaluator, plan, change, join if plan is plans[0] else None, lead=True) for plan in plans
+        ]
+        angle = 2 * np.pi * WRAPS / 2**SQUARINGS
+        order = np.arange(EXPONENTIAL_DEGREE + 1)
+        # Jacobi-Anger: e^(i angle y) = J_0 + 2 sum_k i^k J_k(angle) T_k(y)
+        self._exponential = np.where(order, 2, 1) * 1j**order * jv(order, angle)
+
+    def raised(self, x: Ciphertext) -> Ciphertext:
+        """A ciphertext modulo q0, modulo the whole chain: its coefficients gain multiples of q0."""
+        evaluator, basis = self._evaluator, self._evaluator.basis
+        sparse = evaluator.switch(x, "sparse").elements[:, 0]
+        limbs = evaluator.shape.limbs
+        lowest = np.zeros(2, dtype=np.int64)
+        basis.backward(sparse, lowest, basis.scaling([0, 0]), sparse)
+        q0 = basis.moduli[0]
+        sparse -= q0 * np.rint(sparse / q0)
+        which = np.arange(limbs)
+        elements = np.stack([basis.residues(c, which) for c in sparse])
+        basis.forward(elements.reshape(2 * limbs, -1), np.tile(which, 2))
+        return evaluator.switch(Ciphertext(elements, self._raised / self._sums), "dense")
+
+    def to_slots(self, x: Ciphertext) -> tuple[Ciphertext, ...]:
+        """Real numbers (phase + wraps)/WRAPS, in the real parts of slots."""
+        evaluator, shape = self._evaluator, self._evaluator.shape
+        top = shape.key_shape(shape.limbs)
+        for steps in shape.trace_steps:
+            x = evaluator.add(x, evaluator.automorphism(x, shape.rotation(steps), top))
+        x = Ciphertext(x.elements, self._raised)
+        for level in self._encoding:
+            x = level(x)
+        conjugate = evaluator.automorphism(x, 2 * shape.n - 1, shape.key_shape(x.limbs))
+        halves = [evaluator.add(x, conjugate)]
+        if shape.packed_fully:
+            halves.append(self._times(evaluator.add(x, conjugate, -1), -1j))
+        return tuple(Ciphertext(h.elements, 2 * h.scale) for h in halves)
+
+    def powers(self, x: Ciphertext, degree: int) -> PhasePowers:
+        """Of a ciphertext modulo q0: what all functions of its phases share."""
+        return PhasePowers(tuple(self._phase_powers(half, degree) for half in self.to_slots(self.raised(x))))
+
+    def _phase_powers(self, y: Ciphertext, degree: int) -> Powers:
+        evaluator, shape = self._evaluator, self._evaluator.shape
+        z = Powers(evaluator, y, EXPONENTIAL_DEGREE, chebyshev=True).evaluate(
+            self._exponential, shape.exponential_limbs + SQUARINGS, 2.0**LEVEL_BITS
+        )
+        for _ in range(SQUARINGS):
+            scale = z.scale * z.scale / evaluator.basis.primes[z.limbs - 1]
+            z = evaluator.combine([(z, z)], [], 0, z.limbs, scale)
+        return Powers(evaluator, z, degree, chebyshev=False)
+
+    def evaluate(self, powers: PhasePowers, series: Series) -> Ciphertext:
+        """The series of every phase, as phases modulo q0."""
+        evaluator, shape = self._evaluator, self._evaluator.shape
+        c = np.array(series.real) + 1j * np.array(series.imag)
+        parts = [half.evaluate(c, shape.slot_limbs, self._slot_scale) for half in powers.halves]
+        # 2 Re a + i * 2 Re b = (a + i b) + conj(a - i b)
+        x, other = parts[0], parts[0]
+        if shape.packed_fully:
+            x, other = evaluator.add(parts[0], parts[1], 1j), evaluator.add(parts[0], parts[1], -1j)
+        conjugation = shape.key_shape(shape.slot_limbs)
+        x = evaluator.add(x, evaluator.automorphism(other, 2 * shape.n - 1, conjugation))
+        for level in self._decoding:
+            x = level(x)
+        if not shape.packed_fully:
+            index = shape.rotation(shape.parameters.slots)
+            x = evaluator.add(x, evaluator.automorphism(x, index, shape.key_shape(1)))
+        return x
+
+    def _times(self, x: Ciphertext, factor: complex) -> Ciphertext:
+        zero = Ciphertext(np.zeros_like(x.elements), x.scale)
+        return self._evaluator.add(zero, x, factor)

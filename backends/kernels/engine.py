@@ -1,0 +1,56 @@
+"""The kernels as an engine: both roles in one process. The server alone takes :mod:`.machine`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from glyphc.ir.instructions import Schedule
+from glyphc.ir.parameters import Parameters
+
+from ..engine import Engine, Session, Stages
+from ..errors import BackendError
+
+
+class KernelsEngine(Engine):
+    """Arithmetic of our own on doubles; OpenFHE makes secrets and errors, encrypts and decrypts."""
+
+    name = "kernels"
+    summary = "vectorised arithmetic of our own (fused multiply-add); OpenFHE encrypts and decrypts"
+    encrypts = True
+
+    def problem(self) -> str | None:
+        try:
+            from ..openfhe import library  # noqa: F401
+        except BackendError as e:
+            return str(e)
+        from .selftest import problem
+
+        return problem()
+
+    @property
+    def machine(self) -> type:
+        from .machine import KernelsMachine
+
+        return KernelsMachine
+
+    @contextmanager
+    def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
+        from .client import generate_keys
+        from .machine import KernelsMachine
+
+        if not isinstance(schedule.parameters, Parameters):
+            raise BackendError("the engine 'kernels' does not compute in slots; take another one (--engine openfhe)")
+        with stages.stage("generate keys"):
+            party = generate_keys(schedule.parameters)
+        encrypted = schedule.client.encrypted
+        if encrypted:
+            with stages.stage("encrypt weights", sum(m.products for m in encrypted)):
+                party = party.with_weights(encrypted, schedule.secret, lambda name: stages.advance(1, name))
+        machine = KernelsMachine(schedule, party.server)
+        with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
+            machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
+        yield Session(machine, party.encrypt, party.decrypt)
+
+
+ENGINE = KernelsEngine()

@@ -1,0 +1,153 @@
+"""Hybrid key switching (Han, Ki 2020): digits of several primes, and an auxiliary modulus P of primes of our own.
+
+A key from s' to s for digits D_1, D_2, ... of the modulus holds b_d = -a_d*s + e_d + P*g_d*s', where g_d is 1 modulo
+the primes of digit d and 0 modulo all others. An element x is decomposed into its residues modulo the D_d, each
+converted to all primes; the sum of their products with the key, divided by P, is x*s' under s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numba import njit
+
+from .arithmetic import canonical, product, product_by, reduce
+from .basis import F64, I64, Basis, centred
+from .conversion import Conversion, Division
+from .threads import run
+
+
+@dataclass(frozen=True)
+class KeyShape:
+    """chain: the primes of the modulus that a key is for; digit: how many make one digit; special: those of P.
+
+    All are indices into a basis. A key serves any modulus that is a prefix of its chain.
+    """
+
+    chain: tuple[int, ...]
+    digit: int
+    special: tuple[int, ...]
+
+    @property
+    def digits(self) -> int:
+        return -(-len(self.chain) // self.digit)
+
+    @property
+    def primes(self) -> tuple[int, ...]:
+        """Those of a key's rows."""
+        return (*self.chain, *self.special)
+
+
+@dataclass(frozen=True, eq=False)
+class SwitchingKey:
+    """values: (2, digits, primes, n): all b, then all a; evaluation order, centred, |v| <= q/2."""
+
+    shape: KeyShape
+    values: F64
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def inner_rows(first, last, digits, key, rows, addends, factors, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out[h, i] = sum_d digits[d, i] * key[h, d, rows[i]] + addends[h, i] * factors[i], canonical.
+
+    Addends for as many rows as they have. At most 6 reduced products are summed: below 2^51.
+    """
+    count, _, n = digits.shape
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        extra = i < addends.shape[1]
+        w = factors[i] if extra else 0.0
+        ratio = w * inverse
+        for h in range(2):
+            o = out[h, i]
+            if extra:
+                x = addends[h, i]
+                for j in range(n):
+                    o[j] = product_by(x[j], w, ratio, q)
+            else:
+                for j in range(n):
+                    o[j] = 0.0
+            d = 0
+            while d + 1 < count:
+                x0, x1 = digits[d, i], digits[d + 1, i]
+                k0, k1 = key[h, d, rows[i]], key[h, d + 1, rows[i]]
+                for j in range(n):
+                    o[j] += product(x0[j], k0[j], q, inverse) + product(x1[j], k1[j], q, inverse)
+                d += 2
+            if d < count:
+                x0, k0 = digits[d, i], key[h, d, rows[i]]
+                for j in range(n):
+                    o[j] += product(x0[j], k0[j], q, inverse)
+            for j in range(n):
+                o[j] = canonical(reduce(o[j], q, inverse), q)
+
+
+class Plan:
+    """How elements on a modulus (a prefix of a shape's chain) are switched with keys of that shape."""
+
+    def __init__(self, basis: Basis, shape: KeyShape, limbs: int) -> None:
+        self.basis, self.shape, self.limbs = basis, shape, limbs
+        chain = shape.chain[:limbs]
+        primes = (*chain, *shape.special)
+        self.rows = len(primes)
+        self.which: I64 = np.array(primes, dtype=np.int64)
+        # a key's rows of these primes
+        self.key_rows: I64 = np.array(
+            [*range(limbs), *range(len(shape.chain), len(shape.chain) + len(shape.special))], dtype=np.int64
+        )
+        auxiliary = prod(basis.primes[p] for p in shape.special)
+        self.lift: F64 = np.array(
+            [centred(auxiliary, basis.primes[p]) for p in primes], dtype=np.float64
+        )  # P modulo each prime
+        self._divisions: dict[int, tuple[Division, I64, I64]] = {}
+        self.conversions: list[tuple[slice, Conversion, I64]] = []
+        for number, first in enumerate(range(0, limbs, shape.digit)):
+            own = slice(first, min(first + shape.digit, limbs))
+            others = [r for r in range(self.rows) if not own.start <= r < own.stop]
+            conversion = Conversion.of(basis, chain[own], [primes[r] for r in others])
+            self.conversions.append((own, conversion, np.array(others, dtype=np.int64) + number * self.rows))
+        self.constants = np.concatenate([c.constants for _, c, _ in self.conversions])
+        self.transformed = np.concatenate([r for _, _, r in self.conversions])
+        self.transformed_primes = np.concatenate([c.targets for _, c, _ in self.conversions])
+
+    @property
+    def digits(self) -> int:
+        return len(self.conversions)
+
+    def decompose(self, x: F64, out: F64, scratch: F64) -> None:
+        """x: (limbs, n), values; out: (digits, rows, n), canonical; scratch: at least (limbs, n)."""
+        y = scratch[: self.limbs]
+        self.basis.backward(x, self.which[: self.limbs], self.constants, y)
+        flat = out.reshape(-1, self.basis.n)
+        for number, (own, conversion, rows) in enumerate(self.conversions):
+            conversion(y[own], flat, rows)
+            out[number, own] = x[own]
+        self.basis.forward(flat, self.transformed_primes, self.transformed)
+
+    def inner(self, digits: F64, key: SwitchingKey, out: F64, addends: F64 | None = None) -> None:
+        """out = P*addends + sum of digits times key, (2, rows, n), canonical; addends: (2, limbs, n)."""
+        if key.shape != self.shape:
+            raise ValueError(f"a key of the shape {key.shape} where {self.shape} is expected")
+        addends = np.empty((2, 0, self.basis.n)) if addends is None else addends
+        moduli = self.basis.moduli, self.basis.inverses
+        run(inner_rows, self.rows, digits, key.values, self.key_rows, addends, self.lift, out, self.which, *moduli)
+
+    def division(self, dropped: int) -> tuple[Division, I64, I64]:
+        """Division by P and the last ``dropped`` primes of the modulus; the rows of divisors and of what is kept."""
+        if dropped not in self._divisions:
+            self._divisions[dropped] = self._division(dropped)
+        return self._divisions[dropped]
+
+    def _division(self, dropped: int) -> tuple[Division, I64, I64]:
+        kept = list(range(self.limbs - dropped))
+        divisors = list(range(self.limbs - dropped, self.rows))
+        primes = [int(p) for p in self.which]
+        division = Division.of(self.basis, [primes[r] for r in divisors], [primes[r] for r in kept])
+        return division, np.array(divisors, dtype=np.int64), np.array(kept, dtype=np.int64)
+
+    def divide(self, x: F64, out: F64, dropped: int, scratch: tuple[F64, F64]) -> None:
+        """x: (rows, n), divided by P and the last ``dropped`` primes: out: (limbs - dropped, n), canonical."""
+        division, divisors, kept = self.division(dropped)
+        division(x, divisors, kept, out, scratch)

@@ -1,0 +1,262 @@
+"""Linear algebra on sums modulo q0 times one more prime: products with plaintext polynomials, and unpacking.
+
+Messages stand in the most significant bits: a message m modulo t is the phase m/t of the modulus Q, whatever Q is. All
+maps by integer polynomials are linear over Z_Q, so this does not differ from BGV's own form but by a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import numpy as np
+from numba import njit
+
+from glyphc.ir.instructions import Polynomials
+
+from .arithmetic import canonical, product, product_by, reduce
+from .basis import F64, I64, centred
+from .conversion import Division
+from .evaluator import Evaluator, permute
+from .keys import WeightKeys
+from .threads import run
+
+# A sum: (2, 2, n), canonical values of both elements modulo both primes.
+Sum = F64
+
+_GRAIN = 4096
+_AT_ONCE = 4
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _dot_columns(first, last, a, b, c, d, weights, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out += a*w[0] + b*w[1] + c*w[2] + d*w[3] on some columns, canonical. weights: (4, 2, n), |w| <= q/2."""
+    for h in range(2):
+        for p in range(2):
+            q, inverse = moduli[which[p]], inverses[which[p]]
+            x0, x1, x2, x3 = a[h, p, first:last], b[h, p, first:last], c[h, p, first:last], d[h, p, first:last]
+            w0, w1 = weights[0, p, first:last], weights[1, p, first:last]
+            w2, w3 = weights[2, p, first:last], weights[3, p, first:last]
+            o = out[h, p, first:last]
+            for j in range(last - first):
+                s = product(x0[j], w0[j], q, inverse) + product(x1[j], w1[j], q, inverse)
+                t = product(x2[j], w2[j], q, inverse) + product(x3[j], w3[j], q, inverse)
+                o[j] = canonical(reduce(o[j] + (s + t), q, inverse), q)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _product_columns(first, last, a, weights, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out += a*w on some columns, canonical."""
+    for h in range(2):
+        for p in range(2):
+            q, inverse = moduli[which[p]], inverses[which[p]]
+            x, w, o = a[h, p, first:last], weights[p, first:last], out[h, p, first:last]
+            for j in range(last - first):
+                o[j] = canonical(reduce(o[j] + product(x[j], w[j], q, inverse), q, inverse), q)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def add_rows(first, last, a, b, sign, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out = a + sign*b, canonical; rows of primes."""
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        x, y, o = a[i], b[i], out[i]
+        for j in range(x.shape[0]):
+            o[j] = canonical(reduce(x[j] + sign * y[j], q, inverse), q)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def scale_rows(first, last, x, factors, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out = x * factors, centred: |v| <= q/2; rows of primes."""
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        w = factors[i]
+        ratio = w * inverse
+        a, o = x[i], out[i]
+        for j in range(a.shape[0]):
+            r = reduce(product_by(a[j], w, ratio, q), q, inverse)
+            r = r - q if r > 0.5 * q else r
+            o[j] = r + q if r < -0.5 * q else r
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _external_rows(first, last, digits, by_first, by_second, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out[h] += digits[0] * by_first[h] + digits[1] * by_second[h], canonical; rows of primes."""
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        x0, x1 = digits[0, i], digits[1, i]
+        for h in range(2):
+            k0, k1, o = by_first[h, i], by_second[h, i], out[h, i]
+            for j in range(x0.shape[0]):
+                s = product(x0[j], k0[j], q, inverse) + product(x1[j], k1[j], q, inverse)
+                o[j] = canonical(reduce(o[j] + s, q, inverse), q)
+
+
+class LinearAlgebra:
+    """Encodes weight polynomials once and multiplies sums with them; unpacks."""
+
+    def __init__(
+        self, evaluator: Evaluator, polynomials: dict[str, Polynomials], held: Mapping[str, WeightKeys]
+    ) -> None:
+        """held: encrypted weights."""
+        self._evaluator, self._polynomials, self._held = evaluator, polynomials, held
+        self._decomposed: tuple[tuple[Sum, ...], list[F64]] = ((), [])
+        shape, basis = evaluator.shape, evaluator.basis
+        self._which: I64 = np.array(shape.linear, dtype=np.int64)
+        self._both: I64 = np.tile(self._which, 2)
+        self._primes = [basis.primes[p] for p in shape.linear]
+        self._modulus = shape.parameters.plaintext_modulus
+        self._encoded: dict[str, F64] = {}
+        self._biases: dict[str, F64] = {}
+        self._shifts: dict[int, F64] = {}
+        self._down = Division.of(basis, [shape.linear[1]], [shape.linear[0]])
+
+    # -- plaintexts --
+
+    def prepare(self, weights: str, products: int) -> None:
+        """Encode the polynomials of one linear map: so many factors, then perhaps a bias."""
+        if weights in self._encoded:
+            return
+        rows, n = self._polynomials[weights], self._evaluator.basis.n
+        encoded = np.empty((products, 2, n))
+        for row in range(products):
+            encoded[row] = self._values(rows.dense(row, n))
+        self._encoded[weights] = encoded
+        if len(rows) > products:
+            self._biases[weights] = self._message(rows.dense(products, n))
+
+    def _values(self, integers: I64, factors: Sequence[int] = (1, 1)) -> F64:
+        """An integer polynomial times a factor for each prime, centred values, (2, n)."""
+        basis = self._evaluator.basis
+        x = basis.residues(integers, self._which)
+        basis.forward(x, self._which)
+        numbers = np.array([centred(f, q) for f, q in zip(factors, self._primes, strict=True)], dtype=np.float64)
+        run(scale_rows, 2, x, numbers, x, self._which, basis.moduli, basis.inverses)
+        return x
+
+    def _message(self, integers: I64) -> F64:
+        """round(m*Q/t), the phases of messages m: (m*Q - r)/t with r = m*Q mod t, so -r/t modulo each prime."""
+        t = self._modulus
+        rest = np.mod(np.mod(integers, t) * (prod(self._primes) % t), t)
+        rest = np.where(rest > t // 2, rest - t, rest)
+        return self._values(rest, [-pow(t, -1, q) for q in self._primes])
+
+    # -- instructions --
+
+    def dot(self, sources: Sequence[Sum], weights: str, total: Sum | None) -> Sum:
+        """total + sum_j sources[j] * weights[j] + bias."""
+        self.prepare(weights, len(sources))
+        basis = self._evaluator.basis
+        n, encoded, bias = basis.n, self._encoded[weights], self._biases.get(weights)
+        out = np.zeros((2, 2, n)) if total is None else total.copy()
+        fixed = out, self._which, basis.moduli, basis.inverses
+        grain = min(_GRAIN, n)
+        at = 0
+        while at + _AT_ONCE <= len(sources):
+            run(_dot_columns, n, *sources[at : at + _AT_ONCE], encoded[at : at + _AT_ONCE], *fixed, grain=grain)
+            at += _AT_ONCE
+        for j in range(at, len(sources)):
+            run(_product_columns, n, sources[j], encoded[j], *fixed, grain=grain)
+        if bias is not None:
+            run(add_rows, 2, out[0], bias, 1.0, out[0], self._which, basis.moduli, basis.inverses)
+        return out
+
+    def encrypted_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None) -> Sum:
+        """total + sum_j sources[j] * weights[j] + bias, with weights and bias encrypted: external products.
+
+        (c0 + c1*s) * w = c0*w + c1*(w*s). What is switched is summed before it is divided by the auxiliary modulus.
+        """
+        held = self._held[weights]
+        if len(held.products) != len(sources):
+            raise ValueError(f"{len(sources)} ciphertexts for the {len(held.products)} polynomials of {weights}")
+        evaluator, basis = self._evaluator, self._evaluator.basis
+        plan = evaluator.plan(evaluator.shape.linear_shape, 2)
+        sums = evaluator.scratch("sums", 2, plan.rows, basis.n)
+        sums[:] = 0
+        fixed = sums, plan.which, basis.moduli, basis.inverses
+        for digits, (by_first, by_second) in zip(self._digits(sources), held.products, strict=True):
+            run(_external_rows, plan.rows, digits, by_first.values[:, 0], by_second.values[:, 0], *fixed)
+        out = evaluator.divided(sums, plan, 0)
+        for addend in (held.bias, total):
+            if addend is not None:
+                out = self._add(out, addend, 1.0)
+        return out
+
+    def _digits(self, sources: Sequence[Sum]) -> list[F64]:
+        """Both elements of each, decomposed; those of the last call are kept, as the next one mostly has the same."""
+        last, digits = self._decomposed
+        if len(last) != len(sources) or any(a is not b for a, b in zip(last, sources, strict=True)):
+            evaluator = self._evaluator
+            plan = evaluator.plan(evaluator.shape.linear_shape, 2)
+            digits = [np.stack([evaluator.decomposed(c, plan)[0].copy() for c in source]) for source in sources]
+            self._decomposed = (tuple(sources), digits)
+        return digits
+
+    def split(self, source: Sum, parts: int, stride: int, count: int) -> list[Sum]:
+        """The first ``count`` residue classes of exponents modulo parts*stride, see ``glyphc.ir.instructions.Split``.
+
+        As in OpenFHE's engine: each level halves the classes by one automorphism g, c + g(c) and c - g(c).
+        """
+        n = self._evaluator.basis.n
+        pieces = {0: source}
+        step = 1
+        while step < parts:
+            index = 1 + n // (stride * step)
+            halves: dict[int, Sum] = {}
+            for residue, piece in pieces.items():
+                image = self._automorphism(piece, index)
+                halves[residue] = self._add(piece, image, 1.0)
+                if residue + step < count:
+                    odd = self._add(piece, image, -1.0)
+                    halves[residue + step] = self._shifted(odd, stride * step)
+            pieces = halves
+            step *= 2
+        return [pieces[r] for r in range(count)]
+
+    def to_torus(self, source: Sum) -> F64:
+        """Divided by the second prime: the same phases modulo q0, (2, 1, n)."""
+        evaluator = self._evaluator
+        out = np.empty((2, 1, evaluator.basis.n))
+        scratch = evaluator.scratch("y", 1, evaluator.basis.n), evaluator.scratch("lifted", 1, evaluator.basis.n)
+        for h in range(2):
+            self._down(source[h], np.array([1]), np.array([0]), out[h], scratch)
+        return out
+
+    def from_torus(self, source: F64) -> Sum:
+        """Times the second prime: exact."""
+        basis = self._evaluator.basis
+        out = np.zeros((2, 2, basis.n))
+        factor = np.full(2, float(centred(self._primes[1], self._primes[0])))
+        lowest = np.zeros(2, dtype=np.int64)
+        run(scale_rows, 2, source[:, 0], factor, out[:, 0], lowest, basis.moduli, basis.inverses)
+        out[:, 0] += np.where(out[:, 0] < 0, basis.moduli[0], 0.0)
+        return out
+
+    def _add(self, a: Sum, b: Sum, sign: float) -> Sum:
+        basis = self._evaluator.basis
+        out = np.empty_like(a)
+        flat = (x.reshape(4, basis.n) for x in (a, b))
+        run(add_rows, 4, *flat, sign, out.reshape(4, basis.n), self._both, basis.moduli, basis.inverses)
+        return out
+
+    def _automorphism(self, source: Sum, index: int) -> Sum:
+        evaluator = self._evaluator
+        spec = evaluator.shape.linear_key(index)
+        plan = evaluator.plan(spec.shape, 2)
+        digits = evaluator.decomposed(source[1], plan)
+        sums = evaluator.scratch("sums", 2, plan.rows, evaluator.basis.n)
+        plan.inner(digits, evaluator.keys[spec.name], sums)
+        switched = evaluator.divided(sums, plan, 0)
+        return permute(switched, evaluator.order(index), source[:1], evaluator.basis.moduli[self._which])
+
+    def _shifted(self, source: Sum, by: int) -> Sum:
+        """Times X^-by = -X^(n-by)."""
+        basis = self._evaluator.basis
+        if by not in self._shifts:
+            monomial = np.zeros(basis.n, dtype=np.int64)
+            monomial[-by] = -1
+            self._shifts[by] = self._values(monomial)
+        out = np.zeros_like(source)
+        fixed = out, self._which, basis.moduli, basis.inverses
+        run(_product_columns, basis.n, source, self._shifts[by], *fixed, grain=min(_GRAIN, basis.n))
+        return out

@@ -1,0 +1,236 @@
+"""The levels of CoeffsToSlots and SlotsToCoeffs on ciphertexts: hoisted baby steps, giant steps modulo Q*P.
+
+All baby steps share one decomposition, and nothing is divided by P until a giant step needs it (double hoisting:
+Bossuat, Mouchet, Troncoso-Pastoriza, Hubaux 2021). In evaluation order, all between is done prime by prime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from .arithmetic import canonical, product, product_by, reduce
+from .basis import F64
+from .evaluator import Ciphertext, Evaluator
+from .keyswitch import SwitchingKey
+from .shape import LevelPlan
+from .slots import C128, coefficients
+from .threads import run
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _babies(digits, source, keys, key_row, number, lift, orders, identity, rotated, sums, q, inverse):  # type: ignore[no-untyped-def]
+    """rotated[b] = the b-th baby step modulo one prime, whose number is ``number``; identity: the step that is none."""
+    count, _, n = digits.shape
+    chained = number < source.shape[1]
+    ratio = lift * inverse
+    at = 0
+    for b in range(rotated.shape[0]):
+        if b == identity:
+            for h in range(2):
+                o = rotated[b, h]
+                if chained:
+                    x = source[h, number]
+                    for j in range(n):
+                        o[j] = product_by(x[j], lift, ratio, q)
+                else:
+                    for j in range(n):
+                        o[j] = 0.0
+            continue
+        order = orders[at]
+        for h in range(2):
+            if chained and h == 0:
+                x = source[0, number]
+                for j in range(n):
+                    sums[j] = product_by(x[j], lift, ratio, q)
+            else:
+                for j in range(n):
+                    sums[j] = 0.0
+            for d in range(count):
+                x, k = digits[d, number], keys[at, h, d, key_row]
+                for j in range(n):
+                    sums[j] += product(x[j], k[j], q, inverse)
+            for j in range(n):
+                sums[j] = reduce(sums[j], q, inverse)
+            o = rotated[b, h]
+            for j in range(n):
+                o[j] = sums[order[j]]
+        at += 1
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _weigh(rotated, factors, shift, columns, rows, out, q, inverse):  # type: ignore[no-untyped-def]
+    """out[h] = sum_b rotated[b, h] * factors[b], canonical, where factors repeat each row of 2^shift in a chunk."""
+    babies, _, n = rotated.shape
+    per = rows >> shift
+    for h in range(2):
+        for c in range(n // (rows * columns)):
+            for r in range(rows):
+                start = (c * rows + r) * columns
+                at = (c * per + (r >> shift)) * columns
+                o = out[h, start : start + columns]
+                for j in range(columns):
+                    o[j] = 0.0
+                for b in range(babies):
+                    x = rotated[b, h, start : start + columns]
+                    f = factors[b, at : at + columns]
+                    for j in range(columns):
+                        o[j] += product(x[j], f[j], q, inverse)
+                for j in range(columns):
+                    o[j] = canonical(reduce(o[j], q, inverse), q)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _level_rows(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    digits,
+    source,
+    keys,
+    key_rows,
+    lift,
+    orders,
+    identity,
+    factors,
+    shift,
+    columns,
+    rows,
+    out,
+    which,
+    moduli,
+    inverses,
+):
+    """The inner sums of one level modulo the primes first..last: out[giant, h, i], canonical."""
+    n = digits.shape[2]
+    rotated = np.empty((factors.shape[1], 2, n))
+    sums = np.empty(n)
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        _babies(digits, source, keys, key_rows[i], i, lift[i], orders, identity, rotated, sums, q, inverse)
+        for g in range(factors.shape[0]):
+            _weigh(rotated, factors[g, :, i], shift, columns, rows, out[g, :, i], q, inverse)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _collect_rows(first, last, x, order, out, which, moduli):  # type: ignore[no-untyped-def]
+    """out += the permuted x, canonical; (2, rows, n)."""
+    n = x.shape[2]
+    for i in range(first, last):
+        q = moduli[which[i]]
+        for h in range(2):
+            a, o = x[h, i], out[h, i]
+            for j in range(n):
+                s = o[j] + a[order[j]]
+                o[j] = s - q if s >= q else s
+
+
+class LevelTransform:
+    """One level with its diagonals as plaintexts. Takes ciphertexts of one scale to those of another."""
+
+    def __init__(
+        self, evaluator: Evaluator, plan: LevelPlan, scale: float, weights: C128 | None = None, lead: bool = False
+    ) -> None:
+        """scale: the factor by which the scale of a message changes. weights: (2*slots,) factors, for where slots hold
+        the two halves of complex numbers: of the level's input if ``lead``, of its output otherwise."""
+        self._evaluator, self._plan = evaluator, plan
+        shape, basis = evaluator.shape, evaluator.basis
+        self._switch = evaluator.plan(plan.shape, plan.limbs)
+        self._scale = scale
+        babies, stride = plan.babies, plan.level.stride
+        steps = [b * stride for b in babies if b]
+        self._indices = [shape.rotation(s) for s in steps]
+        self._identity = babies.index(0) if 0 in babies else -1
+        self._orders = np.stack([evaluator.order(i) for i in self._indices])
+        names = [shape.automorphism_key(i, plan.shape).name for i in self._indices]
+        self._keys = _stacked(evaluator, names)
+        self._giants = [shape.rotation(g * stride) for g in plan.giants if g]
+        plain = basis.primes[plan.limbs - 1] * scale
+        self._shift, self._factors = self._encode(plain, weights, lead)
+
+    def _encode(self, plain: float, weights: C128 | None, lead: bool) -> tuple[int, F64]:
+        """The diagonals as residues: (giants, babies, primes, as many as are different); and how often one repeats."""
+        evaluator, plan = self._evaluator, self._plan
+        basis = evaluator.basis
+        stride = plan.level.stride
+        vectors: dict[tuple[int, int], C128] = {}
+        for g, giant in enumerate(plan.giants):
+            for b, baby in enumerate(plan.babies):
+                diagonal = plan.level.diagonals.get(giant + baby)
+                if diagonal is None:
+                    continue
+                if weights is not None:
+                    at = (giant + baby) * stride
+                    diagonal = np.resize(diagonal, len(weights)) * (np.roll(weights, -at) if lead else weights)
+                vectors[g, b] = np.roll(diagonal, giant * stride)
+        period = max(len(v) for v in vectors.values())
+        rows = basis.rows
+        shift = min(rows.bit_length() - 1, (basis.n // (2 * period)).bit_length() - 1)
+        size = basis.n >> shift
+        which = self._switch.which
+        out = np.zeros((len(plan.giants), len(plan.babies), len(which), size))
+        spread = basis.n // (2 * period)
+        for (g, b), vector in vectors.items():
+            small = np.rint(coefficients(np.resize(vector, period)) * plain)
+            whole = np.zeros(basis.n)
+            whole[::spread] = small
+            values = basis.residues(whole, which)
+            basis.forward(values, which)
+            shaped = values.reshape(len(which), -1, rows, basis.columns)[:, :, :: 1 << shift]
+            out[g, b] = shaped.reshape(len(which), size)
+        # centred, so that products have smaller bounds
+        q = basis.moduli[which][:, None]
+        out -= np.where(out > q / 2, q, 0.0)
+        return shift, out
+
+    def __call__(self, x: Ciphertext) -> Ciphertext:
+        """The level's image, with one prime less."""
+        evaluator, plan, switch = self._evaluator, self._plan, self._switch
+        basis = evaluator.basis
+        n, rows = basis.n, switch.rows
+        elements = x.elements[:, : plan.limbs]
+        digits = evaluator.decomposed(elements[1], switch)
+        inner = evaluator.scratch("inner", len(plan.giants), 2, rows, n)
+        run(
+            _level_rows,
+            rows,
+            digits,
+            elements,
+            self._keys,
+            switch.key_rows,
+            switch.lift,
+            self._orders,
+            self._identity,
+            self._factors,
+            self._shift,
+            basis.columns,
+            basis.rows,
+            inner,
+            switch.which,
+            basis.moduli,
+            basis.inverses,
+        )
+        total = inner[0]
+        for g, index in enumerate(self._giants, start=1):
+            key = evaluator.keys[evaluator.shape.automorphism_key(index, plan.shape).name]
+            element = evaluator.scratch("element", plan.limbs, n)
+            scratch = evaluator.scratch("y", rows, n), evaluator.scratch("lifted", plan.limbs, n)
+            switch.divide(inner[g, 1], element, 0, scratch)
+            digits = evaluator.decomposed(element, switch)
+            sums = evaluator.scratch("sums", 2, rows, n)
+            switch.inner(digits, key, sums)
+            moduli = basis.moduli
+            order = evaluator.order(index)
+            run(_collect_rows, rows, sums, order, total, switch.which, moduli)
+            inner[g, 1] = 0
+            run(_collect_rows, rows, inner[g], order, total, switch.which, moduli)
+        return Ciphertext(evaluator.divided(total, switch, 1), x.scale * self._scale)
+
+
+def _stacked(evaluator: Evaluator, names: Sequence[str]) -> F64:
+    """Keys as one array, (keys, 2, digits, primes, n). They are views of it from then on, so nothing is kept twice."""
+    values = np.stack([evaluator.keys[name].values for name in names])
+    for name, part in zip(names, values, strict=True):
+        evaluator.keys[name] = SwitchingKey(evaluator.keys[name].shape, part)
+    return values

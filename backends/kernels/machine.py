@@ -1,0 +1,62 @@
+"""The server's side: executes instructions with switching keys. It has no secret and no way to decrypt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from glyphc.ir.instructions import Dot, Evaluate, Schedule
+
+from .basis import F64
+from .bootstrap import Bootstrapper, PhasePowers
+from .evaluator import Ciphertext, Evaluator
+from .keys import ServerKeys
+from .linear import LinearAlgebra, Sum
+
+
+class KernelsMachine:
+    """The kernels behind the instructions. BGV registers hold sums (see :mod:`.linear`), torus registers (2, 1, n)."""
+
+    def __init__(self, schedule: Schedule, keys: ServerKeys) -> None:
+        if schedule.parameters != keys.shape.parameters:
+            raise ValueError("the evaluation keys were made for other parameters than the program's")
+        missing = sorted({m.name for m in schedule.client.encrypted} - set(keys.weights))
+        if missing:
+            raise ValueError(f"the evaluation keys come without the encrypted weights of {missing[0]}")
+        self._schedule = schedule
+        self._evaluator = Evaluator(keys.shape, keys.basis, keys.switching)
+        self._linear = LinearAlgebra(self._evaluator, schedule.polynomials, keys.weights)
+
+    @cached_property
+    def _bootstrapper(self) -> Bootstrapper:
+        return Bootstrapper(self._evaluator)
+
+    def prepare(self, observe: Callable[[str], None] = lambda name: None) -> None:
+        """Encode all weights and the transforms of bootstraps ahead of the first evaluation."""
+        for instruction in self._schedule.instructions:
+            if isinstance(instruction, Dot):
+                self._linear.prepare(instruction.weights, len(instruction.sources))
+                observe(instruction.weights)
+        if self._schedule.parameters.slots:
+            _ = self._bootstrapper
+
+    def dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
+        return self._linear.dot(sources, weights, total)
+
+    def encrypted_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
+        return self._linear.encrypted_dot(sources, weights, total)
+
+    def split(self, source: Sum, parts: int, stride: int, count: int) -> Sequence[Sum]:
+        return self._linear.split(source, parts, stride, count)
+
+    def to_torus(self, source: Sum, slots: int) -> F64:
+        return self._linear.to_torus(source)
+
+    def from_torus(self, source: F64) -> Sum:
+        return self._linear.from_torus(source)
+
+    def powers(self, source: F64, slots: int, degree: int) -> PhasePowers:
+        return self._bootstrapper.powers(Ciphertext(source, 1.0), degree)
+
+    def evaluate(self, powers: PhasePowers, instruction: Evaluate) -> F64:
+        return self._bootstrapper.evaluate(powers, instruction.series).elements

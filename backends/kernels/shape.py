@@ -1,0 +1,257 @@
+"""What the kernels make of a program's parameters: primes, levels, and the keys that the client has to make.
+
+Own primes: all below 2^48. The chain is, from the bottom, q0 (where bootstraps begin and end), the levels of
+SlotsToCoeffs, of the series and the exponential, of CoeffsToSlots. BGV sums are kept modulo q0 times one prime more, so
+a scheme switch is a division by that prime, or a product with it. One list of auxiliary primes serves all keys; each
+key takes as many as its digits need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import log2
+
+from glyphc.ir.parameters import Parameters
+
+from ..errors import BackendError
+from .basis import primes_below
+from .keyswitch import KeyShape
+from .slots import Level, transform
+
+# Bits of q0, of the BGV prime and the auxiliary primes; of levels of SlotsToCoeffs; of the other levels.
+WIDE_BITS, DECODING_BITS, LEVEL_BITS = 48, 36, 40
+# Published attacks on sparse secrets leave 128 bits up to about this size of log2(QP) at N = 65536.
+LARGEST_MODULUS = 1460
+# The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
+# probability of 1e-15 per bootstrap (the sum of 33 uniform numbers).
+SPARSE_WEIGHT, WRAPS = 32, 14
+# The exponential: a Chebyshev series of this degree, and so many squarings.
+EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
+# P exceeds a digit by about so many bits.
+_MARGIN = 4
+_MOST_BABIES = 8
+# A conversion reads at most 15 primes, one of which may be the dropped level's.
+_MOST_SOURCES = 14
+# One digit alone does not pay beyond this size: it takes as many auxiliary primes.
+_LARGEST_DIGIT = 480
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """One switching key. source, target: "s", "s^2", "sparse", or for the automorphism g "s(X^g)"."""
+
+    name: str
+    source: str
+    target: str
+    shape: KeyShape
+
+
+@dataclass(frozen=True, eq=False)
+class LevelPlan:
+    """One level of a transform, by baby and giant steps; offsets in units of the level's stride.
+
+    limbs: before the level. shape: of its keys.
+    """
+
+    level: Level
+    limbs: int
+    shape: KeyShape
+    babies: tuple[int, ...]
+    giants: tuple[int, ...]
+
+
+def series_depth(degree: int) -> int:
+    """Levels of a polynomial of this degree: 2^levels - 2 is the highest (see :mod:`.polynomials`)."""
+    return max(2, (degree + 1).bit_length())
+
+
+@dataclass(frozen=True)
+class EngineShape:
+    """See the module. automorphism indices: X -> X^g."""
+
+    parameters: Parameters
+
+    @property
+    def n(self) -> int:
+        return self.parameters.ring
+
+    @property
+    def packed_fully(self) -> bool:
+        return self.parameters.slots == self.n // 2
+
+    @property
+    def encoding_levels(self) -> int:
+        return self.parameters.level_budget[0]
+
+    @property
+    def decoding_levels(self) -> int:
+        return self.parameters.level_budget[1]
+
+    @cached_property
+    def chain_bits(self) -> tuple[int, ...]:
+        if not self.parameters.slots:
+            return (WIDE_BITS,)
+        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS + self.encoding_levels
+        return (WIDE_BITS, *[DECODING_BITS] * self.decoding_levels, *[LEVEL_BITS] * middle)
+
+    @property
+    def limbs(self) -> int:
+        """Primes of the whole chain."""
+        return len(self.chain_bits)
+
+    @property
+    def linear(self) -> tuple[int, int]:
+        """The two primes of BGV sums, as indices into the basis: q0 and one of its own."""
+        return 0, self.limbs
+
+    @property
+    def _auxiliary(self) -> int:
+        """How many auxiliary primes there are."""
+        return max(2, *(len(self.key_shape(limbs).special) for limbs in range(1, self.limbs + 1)))
+
+    @cached_property
+    def primes(self) -> tuple[int, ...]:
+        """The basis: the chain, the prime of BGV sums, the auxiliary primes."""
+        bits = (*self.chain_bits, *[WIDE_BITS] * (1 + self._auxiliary))
+        sources = {b: primes_below(b, self.n) for b in set(bits)}
+        return tuple(next(sources[b]) for b in bits)
+
+    @property
+    def modulus_bits(self) -> float:
+        """log2 of the largest modulus that a key is for."""
+        largest = max((spec.shape for spec in self.specs()), key=lambda shape: len(shape.primes), default=None)
+        return sum(log2(self.primes[p]) for p in largest.primes) if largest else 0.0
+
+    def key_shape(self, limbs: int) -> KeyShape:
+        """Of keys for the lowest ``limbs`` primes of the chain: as few digits as fit."""
+        bits = self.chain_bits[:limbs]
+        for digits in range(1, limbs + 1):
+            each = -(-limbs // digits)
+            largest = max(sum(bits[at : at + each]) for at in range(0, limbs, each))
+            special = -(-(largest + _MARGIN) // WIDE_BITS)
+            fits = sum(bits) + special * WIDE_BITS <= LARGEST_MODULUS
+            if fits and max(special, each) <= _MOST_SOURCES and (digits > 1 or largest <= _LARGEST_DIGIT):
+                break
+        first = self.limbs + 1
+        return KeyShape(tuple(range(limbs)), each, tuple(range(first, first + special)))
+
+    @property
+    def linear_shape(self) -> KeyShape:
+        """Of keys for BGV sums."""
+        return KeyShape(self.linear, 2, (self.limbs + 1, self.limbs + 2))
+
+    @property
+    def sparse_shape(self) -> KeyShape:
+        """Of the key into the sparse secret."""
+        return KeyShape((0,), 1, (self.limbs + 1,))
+
+    # -- where a bootstrap stands --
+
+    @property
+    def encoded_limbs(self) -> int:
+        """After CoeffsToSlots."""
+        return self.limbs - self.encoding_levels
+
+    @property
+    def exponential_limbs(self) -> int:
+        """After the exponential."""
+        return self.encoded_limbs - EXPONENTIAL_LEVELS - SQUARINGS
+
+    @property
+    def slot_limbs(self) -> int:
+        """After the series."""
+        return 1 + self.decoding_levels
+
+    @cached_property
+    def encoding(self) -> tuple[LevelPlan, ...]:
+        """The levels of CoeffsToSlots."""
+        levels = transform(self.parameters.slots, self.encoding_levels, back=True)
+        return tuple(self._plan(level, self.limbs - i) for i, level in enumerate(levels))
+
+    @cached_property
+    def decoding(self) -> tuple[LevelPlan, ...]:
+        """The levels of SlotsToCoeffs."""
+        levels = transform(self.parameters.slots, self.decoding_levels, back=False)
+        return tuple(self._plan(level, self.slot_limbs - i) for i, level in enumerate(levels))
+
+    def _plan(self, level: Level, limbs: int) -> LevelPlan:
+        offsets = sorted(level.diagonals)
+        lowest, count = offsets[0], offsets[-1] - offsets[0] + 1
+        babies = min(count, _MOST_BABIES)
+        giants = range(0, count, babies)
+        shape = self.key_shape(limbs)
+        return LevelPlan(level, limbs, shape, tuple(range(lowest, lowest + babies)), tuple(giants))
+
+    @cached_property
+    def relinearisation_limbs(self) -> tuple[int, ...]:
+        """For how many limbs there is a key for products; one serves all smaller numbers down to the next."""
+        top, bottom = self.encoded_limbs, self.slot_limbs + 1
+        middle = (top + bottom) // 2
+        return tuple(sorted({top, middle}, reverse=True))
+
+    def relinearisation(self, limbs: int) -> int:
+        """The key for a product on so many limbs, by its own number of limbs."""
+        return min(k for k in self.relinearisation_limbs if k >= limbs)
+
+    @cached_property
+    def trace_steps(self) -> tuple[int, ...]:
+        """Rotations whose images are added before CoeffsToSlots of fewer than N/2 slots: each doubles the sum."""
+        steps, at = [], self.parameters.slots
+        while at < self.n // 2:
+            steps.append(at)
+            at *= 2
+        return tuple(steps)
+
+    def rotation(self, steps: int) -> int:
+        """The automorphism that rotates slots by so many steps."""
+        return pow(5, steps % (self.n // 2), 2 * self.n)
+
+    def automorphism_key(self, index: int, shape: KeyShape) -> KeySpec:
+        """X -> X^index: switches from s to s(X^(1/index)), after which the automorphism leads back to s."""
+        inverse = pow(index, -1, 2 * self.n)
+        return KeySpec(f"automorphism-{index}-{len(shape.chain)}", "s", f"s(X^{inverse})", shape)
+
+    def specs(self) -> Iterator[KeySpec]:
+        """All switching keys of a program."""
+        found: dict[str, KeySpec] = {}
+        for spec in self._specs():
+            found.setdefault(spec.name, spec)
+        yield from found.values()
+
+    def linear_key(self, index: int) -> KeySpec:
+        """The automorphism X -> X^index of BGV sums."""
+        spec = self.automorphism_key(index, self.linear_shape)
+        return KeySpec(f"linear-{index}", spec.source, spec.target, spec.shape)
+
+    def _specs(self) -> Iterator[KeySpec]:
+        for stride in self.parameters.unpack_strides:
+            yield self.linear_key(1 + self.n // stride)
+        if not self.parameters.slots:
+            return
+        top = self.key_shape(self.limbs)
+        yield KeySpec("sparse", "s", "sparse", self.sparse_shape)
+        yield KeySpec("dense", "sparse", "s", top)
+        for steps in self.trace_steps:
+            yield self.automorphism_key(self.rotation(steps), top)
+        for plan in (*self.encoding, *self.decoding):
+            for steps in (*plan.babies, *plan.giants):
+                if steps:
+                    yield self.automorphism_key(self.rotation(steps * plan.level.stride), plan.shape)
+        for limbs in (self.encoded_limbs, self.slot_limbs):
+            yield self.automorphism_key(2 * self.n - 1, self.key_shape(limbs))
+        for limbs in self.relinearisation_limbs:
+            yield KeySpec(f"multiplication-{limbs}", "s^2", "s", self.key_shape(limbs))
+        if not self.packed_fully:
+            yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(1))
+
+
+def check_security(shape: EngineShape) -> None:
+    """BackendError where a key's modulus is too large for 128 bits. OpenFHE does not see these moduli."""
+    limit = LARGEST_MODULUS * shape.n / 65536
+    if shape.parameters.secure and shape.modulus_bits > limit:
+        raise BackendError(
+            f"the engine 'kernels' would need a modulus of 2^{shape.modulus_bits:.0f}, 128 bits of security allow "
+            f"2^{limit:.0f}; use --engine openfhe"
+        )

@@ -1,0 +1,57 @@
+"""As many threads as given, over rows or columns of arrays. Kernels release the interpreter's lock.
+
+Not numba's own threads: its OpenMP layer does not survive a fork, and its work queue takes one caller at a time. The
+pool belongs to a process (a forked one makes its own) and may have several callers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+_threads = 0
+
+
+def thread_count() -> int:
+    """Threads that kernels run on: ``GLYPHC_THREADS``, or all processors that this process may use."""
+    return _threads or int(os.environ.get("GLYPHC_THREADS", "0")) or len(os.sched_getaffinity(0))
+
+
+def set_threads(count: int) -> None:
+    """Run kernels on so many threads; 0: the default."""
+    global _threads
+    _threads = count
+
+
+def run(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
+    """kernel(first, last, *arguments) for ranges that make up 0..count; ranges are multiples of ``grain``."""
+    threads = thread_count()
+    pieces = -(-count // grain)
+    if threads == 1 or pieces == 1:
+        kernel(0, count, *arguments)
+        return
+    # about four pieces for each thread, so that one that is held up does not hold up all
+    step = max(1, pieces // (4 * threads)) * grain
+    bounds = [*range(0, count, step), count]
+    jobs = iter(list(pairwise(bounds)))
+
+    def work() -> None:
+        # next() on a list's iterator is one operation under the interpreter's lock
+        for first, last in jobs:
+            kernel(first, last, *arguments)
+
+    others = [_executor(threads).submit(work) for _ in range(threads - 1)]
+    work()
+    for other in others:
+        other.result()
+
+
+def _executor(threads: int) -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None or _pool[0] != os.getpid() or _pool[1] != threads:
+        _pool = (os.getpid(), threads, ThreadPoolExecutor(threads - 1, thread_name_prefix="kernels"))
+    return _pool[2]

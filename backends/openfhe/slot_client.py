@@ -1,0 +1,46 @@
+"""The client's side of slot programs: secret key, encryption, decryption. Never imported by the server's modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.slot_parameters import SlotParameters
+
+from .slot_contexts import SlotContext, make_slot_context
+from .slot_server import SlotKeys
+
+F64 = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class SlotClient:
+    """The secret key in a slot program's context."""
+
+    context: SlotContext
+    secret: Any = field(repr=False)
+
+    def encrypt(self, message: F64) -> Any:
+        """A fresh ciphertext of numbers, shape (slots,)."""
+        context, slots = self.context.context, self.context.parameters.slots
+        plain = context.MakeCKKSPackedPlaintext(np.ascontiguousarray(message, dtype=np.float64), 1, 0, None, slots)
+        return context.Encrypt(self.secret, plain)
+
+    def decrypt(self, ciphertext: Any) -> F64:
+        """The numbers, shape (slots,)."""
+        plain = self.context.context.Decrypt(self.secret, ciphertext)
+        plain.SetLength(self.context.parameters.slots)
+        return np.array(plain.GetRealPackedValueArray(), dtype=np.float64)
+
+
+def generate_slot_keys(parameters: SlotParameters) -> tuple[SlotClient, SlotKeys]:
+    """Fresh keys: the secret for the client, the rest for the server. BackendError when OpenFHE refuses."""
+    context = make_slot_context(parameters)
+    pair = context.context.KeyGen()
+    context.context.EvalMultKeyGen(pair.secretKey)
+    client = SlotClient(context, pair.secretKey)
+    zero = client.encrypt(np.zeros(parameters.slots))
+    return client, SlotKeys(context, pair.publicKey.GetKeyTag(), zero)

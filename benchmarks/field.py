@@ -1,0 +1,267 @@
+"""What becomes of the files and estimators that people bring: read, compiled, error in simulation, refused and why.
+
+    python benchmarks/field.py [--cases FOLDER]... [--estimators] [--only NAME] [--ring 4096] [--output TABLE.md]
+
+A case is a folder with ``model.onnx``, ``calibration.npy`` (or ``cal.npy``, ``.npz``) and ``x.npy`` (or ``test.npy``).
+Where there is an ``expected.npy`` or ``.npz``, results are compared with it, otherwise with ONNX Runtime's on the same
+samples. Estimators are all of scikit-learn that skl2onnx converts, fitted on iris, breast cancer or diabetes as a new
+user would.
+
+The error is the root mean square difference to the float network, in percent of the outputs' range, on at most 64
+samples; of labels, the share that differs. Everything is compiled for a small ring, which is not secure: approximation
+and noise are simulated as they are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import glyphc
+from glyphc.errors import GlyphcError
+from glyphc.sources import read_model
+
+Array = npt.NDArray[Any]
+Arrays = Array | Mapping[str, Array]
+_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with samples. expected: results by output name, or the only one; None: ONNX Runtime is asked."""
+
+    name: str
+    model: Any
+    calibration: Arrays
+    x: Arrays
+    expected: Arrays | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """outcome: "compiled", "read" (and refused later on) or "refused"; error: percent, by output."""
+
+    name: str
+    outcome: str
+    seconds: float
+    bootstraps: int | None = None
+    errors: tuple[tuple[str, float], ...] = ()
+    reason: str = ""
+
+    def __str__(self) -> str:
+        errors = ", ".join(f"{name} {value:.2f} %" for name, value in self.errors)
+        count = "" if self.bootstraps is None else self.bootstraps
+        return f"| {self.name} | {self.outcome} | {count} | {errors} | {self.seconds:.0f} | {self.reason} |"
+
+
+def folders(root: Path) -> Iterator[Subject]:
+    """All cases in a folder and its subfolders."""
+    for path in sorted(root.rglob("model.onnx")):
+        calibration, x = _array(path.parent, "calibration", "cal"), _array(path.parent, "x", "test")
+        if calibration is None or x is None:
+            calibration = x = _random(path)
+        yield Subject(path.parent.name, path, calibration, x, _array(path.parent, "expected"))
+
+
+def _array(folder: Path, *names: str) -> Arrays | None:
+    for name in names:
+        for suffix in (".npy", ".npz"):
+            path = folder / f"{name}{suffix}"
+            if path.exists():
+                loaded = np.load(path)
+                return loaded if isinstance(loaded, np.ndarray) else dict(_readable(loaded))
+    return None
+
+
+def _readable(archive: Any) -> Iterator[tuple[str, Array]]:
+    """Arrays of a .npz file, but for those of Python objects."""
+    for name in archive.files:
+        with contextlib.suppress(ValueError):
+            yield name, archive[name]
+
+
+def _random(path: Path) -> dict[str, Array]:
+    """Numbers in [0, 1] where a case has no samples."""
+    try:
+        graph = read_model(path).graph
+    except GlyphcError:
+        return {}
+    rng = np.random.default_rng(0)
+    return {n.op.name: rng.uniform(size=(16, *n.type.shape)) for n in graph.inputs}  # type: ignore[attr-defined]
+
+
+def estimators() -> Iterator[Subject]:
+    """scikit-learn's estimators that skl2onnx converts, on the data that they are made for."""
+    from skl2onnx import supported_converters
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import all_estimators
+
+    known = {name.removeprefix("Sklearn") for name in supported_converters()}
+    sets = {
+        "classifier": [datasets.load_iris(return_X_y=True), datasets.load_breast_cancer(return_X_y=True)],
+        "regressor": [datasets.load_diabetes(return_X_y=True)],
+        "transformer": [datasets.load_iris(return_X_y=True)],
+        "cluster": [datasets.load_iris(return_X_y=True)],
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind, choices in sets.items():
+            for name, make in all_estimators(type_filter=kind):
+                if name not in known and name.removesuffix("Classifier") not in known:
+                    continue
+                for number, (x, y) in enumerate(choices):
+                    split = train_test_split(x.astype(np.float32), y, random_state=0)
+                    subject = _fitted(
+                        f"{name}-{('iris', 'cancer')[number]}" if len(choices) > 1 else name, make, *split
+                    )
+                    if subject is not None:
+                        yield subject
+
+
+def _fitted(name: str, make: Any, train: Array, test: Array, y: Array, _: Array) -> Subject | None:
+    from skl2onnx import to_onnx
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    try:
+        pipeline = make_pipeline(StandardScaler(), make()).fit(train, y)
+        return Subject(name, to_onnx(pipeline, train[:1]), train, test[:_SAMPLES], None)
+    except Exception as e:  # estimators that want other data, or parameters: whatever they raise
+        print(f"skipped {name}: {' '.join(str(e).split())[:100]}", file=sys.stderr)
+        return None
+
+
+# -- one subject --
+
+
+def judge(subject: Subject, ring: int | None) -> Row:
+    """Read, compile and simulate."""
+    begin = time.process_time()
+    outcome, program = "refused", None
+    try:
+        read_model(subject.model)
+        outcome = "read"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = _compiled(subject, ring)
+            outcome = "compiled"
+            x = _head(subject.x)
+            found = program.run(x, mode="simulate")
+        errors = _errors(found, subject, x)
+    except (GlyphcError, MemoryError) as e:
+        reason = " ".join(str(e).split()).replace("|", "/") or type(e).__name__
+        return Row(subject.name, outcome, time.process_time() - begin, reason=reason[:300])
+    except Exception as e:  # a fault of the compiler's, to be seen in the table
+        return Row(subject.name, "CRASH", time.process_time() - begin, reason=f"{type(e).__name__}: {e}"[:300])
+    from glyphc.diagnostics import predicted
+
+    return Row(subject.name, outcome, time.process_time() - begin, predicted(program).bootstraps, errors)
+
+
+def _compiled(subject: Subject, ring: int | None) -> glyphc.Program:
+    """For a small ring, or the next larger one where it has no room."""
+    rings = [ring, 2 * ring, 4 * ring] if ring else [None]
+    for number, tried in enumerate(rings):
+        try:
+            return glyphc.compile(subject.model, subject.calibration, 4, insecure_ring=tried)
+        except GlyphcError:
+            if number == len(rings) - 1:
+                raise
+    raise AssertionError
+
+
+def _head(x: Arrays) -> Arrays:
+    return {k: v[:_SAMPLES] for k, v in x.items()} if isinstance(x, Mapping) else x[:_SAMPLES]
+
+
+def _errors(found: Any, subject: Subject, x: Arrays) -> tuple[tuple[str, float], ...]:
+    expected = subject.expected if subject.expected is not None else _by_onnxruntime(subject, x)
+    results = found if isinstance(found, dict) else {"": found}
+    wanted = expected if isinstance(expected, Mapping) else dict.fromkeys(results, expected)
+    errors = []
+    for name, value in results.items():
+        want = wanted[name] if name in wanted else next(iter(wanted.values())) if len(wanted) == 1 else None
+        if want is None:
+            continue
+        got, want = np.asarray(value), np.asarray(want)[: len(value)]
+        if want.dtype.kind not in "fiub" or "label" in name:
+            errors.append((name, 100 * float(np.mean(got.reshape(-1) != want.reshape(-1)))))
+            continue
+        got, want = got.astype(np.float64).reshape(want.shape), want.astype(np.float64)
+        span = float(np.ptp(want)) or float(np.abs(want).max()) or 1.0
+        errors.append((name, 100 * float(np.sqrt(np.mean((got - want) ** 2))) / span))
+    return tuple(errors)
+
+
+def _by_onnxruntime(subject: Subject, x: Arrays) -> dict[str, Array]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    model = subject.model if isinstance(subject.model, Path) else subject.model.SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = session.get_inputs()
+    given = x if isinstance(x, Mapping) else {inputs[0].name: x}
+    types = {"tensor(double)": np.float64, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+    rows = []
+    for at in range(len(next(iter(given.values())))):
+        feeds = {}
+        for i in inputs:
+            if i.name in given:
+                sample = np.asarray(given[i.name][at : at + 1], types.get(i.type, np.float32))
+                shape = [n if isinstance(n, int) else 1 for n in i.shape]
+                feeds[i.name] = sample.reshape(shape) if len(shape) != sample.ndim or 1 in shape else sample
+        rows.append(session.run(None, feeds))
+    names = [o.name for o in session.get_outputs()]
+    return {n: _rows([r[at] for r in rows]) for at, n in enumerate(names)}
+
+
+def _rows(values: list[Any]) -> Array:
+    if isinstance(values[0], list):  # ZipMap: a dictionary for each sample
+        return np.array([list(v[0].values()) for v in values])
+    return np.concatenate([np.atleast_1d(v) for v in values])
+
+
+def main() -> None:
+    """Judge all that is asked for; print a row at a time, and a summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=Path, action="append", default=[], help="folder of cases (repeatable)")
+    parser.add_argument("--estimators", action="store_true", help="scikit-learn's estimators, too")
+    parser.add_argument("--only", default="", help="subjects whose name contains this")
+    parser.add_argument("--ring", type=int, default=4096, help="small ring; 0 for parameters of 128-bit security")
+    parser.add_argument("--memory", type=float, default=6.0, help="gigabytes that may be used")
+    parser.add_argument("--output", type=Path, help="also write the table here")
+    arguments = parser.parse_args()
+    limit = int(arguments.memory * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    head = ["| subject | outcome | bootstraps | error | CPU s | reason |", "| --- | --- | --- | --- | --- | --- |"]
+    print("\n".join(head), flush=True)
+    rows: list[Row] = []
+    subjects = [s for root in arguments.cases for s in folders(root)]
+    for subject in (*subjects, *(estimators() if arguments.estimators else ())):
+        if arguments.only in subject.name:
+            rows.append(judge(subject, arguments.ring or None))
+            print(rows[-1], flush=True)
+    good = sum(r.outcome == "compiled" and all(e <= 1 for _, e in r.errors) for r in rows)
+    text = f"\n{len(rows)} subjects: {good} compile and are within 1 %"
+    for outcome in ("compiled", "read", "refused", "CRASH"):
+        text += f", {sum(r.outcome == outcome for r in rows)} {outcome}"
+    print(text)
+    if arguments.output is not None:
+        arguments.output.write_text("\n".join([*head, *map(str, rows), text, ""]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

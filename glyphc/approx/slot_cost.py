@@ -1,0 +1,160 @@
+"""What a slot program costs: seconds on both sides, memory, keys, and what is sent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from glyphc.ir.instructions import Drop, Free, Instruction, Load, Register, Schedule, SlotDot, SlotProduct, Store
+from glyphc.ir.instructions.slots import SlotType, check_slots
+from glyphc.ir.slot_parameters import SlotParameters
+
+from .cost import PROCESS_BYTES, CostModel
+from .slot_figures import MEASURED_TOWERS, slot_seconds
+
+# Precomputed tables of a context, in polynomials over all primes.
+_CONTEXT_POLYNOMIALS = 12
+# Intermediate results of a product and its key switch, in ciphertexts.
+_SCRATCH = 8
+
+
+@dataclass(frozen=True)
+class SlotEstimate:
+    """Of one pass: seconds by instruction, by node, and of the client; bytes of keys, of what is sent, at the peak."""
+
+    instruction_seconds: tuple[float, ...]
+    node_seconds: dict[int, float]
+    client_seconds: float
+    key_bytes: float
+    upload_bytes: float
+    download_bytes: float
+    memory_bytes: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the server."""
+        return sum(self.instruction_seconds)
+
+    @property
+    def total_seconds(self) -> float:
+        """Of the server and the client, encryption and decryption included."""
+        return self.seconds + self.client_seconds
+
+
+def slot_estimate(schedule: Schedule, cost: CostModel) -> SlotEstimate:
+    """What one pass of a slot program is expected to take."""
+    client = schedule.client
+    p = client.parameters
+    assert isinstance(p, SlotParameters)
+    types = slot_types(schedule)
+    seconds = tuple(_seconds(i, types, p, cost) for i in schedule.instructions)
+    by_node: dict[int, float] = {}
+    for instruction, each in zip(schedule.instructions, seconds, strict=True):
+        by_node[instruction.node] = by_node.get(instruction.node, 0.0) + each
+    sent, returned = (sum(port.layout.ciphertexts for port in ports) for ports in (client.inputs, client.outputs))
+    client_seconds = sent * slot_seconds(cost.slots, "encrypt", p.ring, p.limbs)
+    client_seconds += returned * slot_seconds(cost.slots, "decrypt", p.ring, 1)
+    return SlotEstimate(
+        seconds,
+        by_node,
+        client_seconds,
+        slot_key_bytes(p),
+        sent * fresh_bytes(p),
+        returned * 2 * p.ring * _width(p.first_bits),
+        _peak_bytes(schedule, types, p),
+    )
+
+
+@dataclass(frozen=True)
+class SlotWork:
+    """What a program does, in numbers of primitives by the limbs that they work on: the same in every ring."""
+
+    counts: tuple[tuple[str, int, int], ...]
+
+    def seconds(self, p: SlotParameters, cost: CostModel) -> float:
+        """Of server and client together."""
+        return sum(count * primitive_seconds(name, limbs, p, cost) for name, limbs, count in self.counts)
+
+
+def slot_work(schedule: Schedule) -> SlotWork:
+    """Counts the primitives of one pass."""
+    p = schedule.parameters
+    assert isinstance(p, SlotParameters)
+    types = slot_types(schedule)
+    counts: Counter[tuple[str, int]] = Counter()
+    for instruction in schedule.instructions:
+        for name, limbs, count in _primitives(instruction, types):
+            counts[name, limbs] += count
+    for name, ports in (("encrypt", schedule.client.inputs), ("decrypt", schedule.client.outputs)):
+        limbs = p.limbs if name == "encrypt" else 1
+        counts[name, limbs] += sum(port.layout.ciphertexts for port in ports)
+    return SlotWork(tuple((*key, count) for key, count in counts.items()))
+
+
+def slot_types(schedule: Schedule) -> dict[Register, SlotType]:
+    """The type of every register of a slot program."""
+    p = schedule.client.parameters
+    assert isinstance(p, SlotParameters)
+    parts = {port.name: port.layout.ciphertexts for port in schedule.client.inputs}
+    return check_slots(schedule.instructions, parts, p.depth)
+
+
+def fresh_bytes(p: SlotParameters) -> int:
+    """Bytes of a fresh ciphertext as it is sent: one of its elements, the other is expanded from a seed."""
+    return p.ring * (_width(p.first_bits) + p.depth * _width(p.scaling_bits + 1))
+
+
+def slot_key_bytes(p: SlotParameters) -> float:
+    """Of the relinearisation key in memory: two elements for each digit, over all primes of Q and P."""
+    return 8.0 * 2 * p.ring * (p.limbs + p.auxiliary_primes) * p.large_digits
+
+
+def _width(bits: int) -> int:
+    return -(-bits // 8)
+
+
+def primitive_seconds(name: str, limbs: int, p: SlotParameters, cost: CostModel) -> float:
+    """Of one primitive (``slot_figures.FIGURES``) on ciphertexts of so many limbs."""
+    seconds = slot_seconds(cost.slots, name, p.ring, limbs)
+    if name != "relinearise":
+        return seconds
+    digits, measured = (-(-limbs // towers) for towers in (p.towers_per_digit, MEASURED_TOWERS))
+    # each digit is extended to all primes
+    return seconds * digits * (limbs + p.auxiliary_primes) / (measured * (limbs + MEASURED_TOWERS - 1))
+
+
+def _primitives(instruction: Instruction, types: dict[Register, SlotType]) -> Iterator[tuple[str, int, int]]:
+    """(primitive, limbs, how often) of an instruction."""
+    if isinstance(instruction, SlotDot | SlotProduct):
+        limbs = types[instruction.target].levels + 2
+        yield "weighted", limbs, len(instruction.sources)
+        yield "rescale", limbs, 1
+        if isinstance(instruction, SlotProduct):
+            yield "product", limbs, len(set(instruction.pairs))
+            yield "relinearise", limbs, 1
+
+
+def _seconds(instruction: Instruction, types: dict[Register, SlotType], p: SlotParameters, cost: CostModel) -> float:
+    primitives = _primitives(instruction, types)
+    return sum(count * primitive_seconds(name, limbs, p, cost) for name, limbs, count in primitives)
+
+
+def _peak_bytes(schedule: Schedule, types: dict[Register, SlotType], p: SlotParameters) -> float:
+    """Predicted resident memory at the peak of a run."""
+    polynomial = 8.0 * p.ring
+    stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
+    held = peak = 0.0
+    for instruction in schedule.instructions:
+        match instruction:
+            case Free(registers=registers):
+                held -= sum(_register_bytes(types[r], polynomial) for r in registers if r not in stored)
+            case Load() | SlotDot() | SlotProduct() | Drop():
+                held += _register_bytes(types[instruction.target], polynomial)
+        peak = max(peak, held)
+    tables = _CONTEXT_POLYNOMIALS * polynomial * (p.limbs + p.auxiliary_primes)
+    return PROCESS_BYTES + tables + slot_key_bytes(p) + peak + _SCRATCH * 2 * polynomial * p.limbs
+
+
+def _register_bytes(type: SlotType, polynomial: float) -> float:
+    return 2 * polynomial * (type.levels + 1)

@@ -1,0 +1,78 @@
+"""What runtimes accept in a model and onnx's own checker or shape inference does not."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Names of a node's operands, those of nodes inside its bodies (If, Loop) included."""
+    yield from filter(None, node.input)
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            yield from (o.name for o in body.output)
+            for inner in body.node:
+                yield from reads(inner)
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Operands before users, otherwise in the order of the file; a graph with a cycle stays as it is."""
+    maker = {name: at for at, node in enumerate(graph.node) for name in node.output if name}
+    before = [{maker[name] for name in reads(node) if name in maker} for node in graph.node]
+    if all(at > max(needed, default=-1) for at, needed in enumerate(before)):
+        return
+    users: list[list[int]] = [[] for _ in before]
+    for at, needed in enumerate(before):
+        for other in needed:
+            users[other].append(at)
+    missing = [len(needed) for needed in before]
+    ready = [at for at, count in enumerate(missing) if not count]
+    order = []
+    while ready:
+        at = heapq.heappop(ready)
+        order.append(at)
+        for user in users[at]:
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(before):
+        return
+    nodes = [NodeProto() for _ in order]
+    for copy, at in zip(nodes, order, strict=True):
+        copy.CopyFrom(graph.node[at])
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def infer(model: ModelProto) -> ModelProto:
+    """The model with all types that onnx can infer, also where it finds what others don't mind.
+
+    Strict inference stops at a node whose operands have no known types (behind any operator of ``ai.onnx.ml``), and at
+    declared shapes that are not the ones it works out. What doesn't fit is found when nodes are converted.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except Exception:  # C++ behind it, with no common base for what it throws
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def checkable(model: ModelProto) -> ModelProto:
+    """A model for onnx's checker, which wants shapes of all inputs and outputs, where runtimes need none."""
+    if not any(_shapeless(v) for v in (*model.graph.input, *model.graph.output)):
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for value in filter(_shapeless, (*copy.graph.input, *copy.graph.output)):
+        kind = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, []))
+    return copy
+
+
+def _shapeless(value: onnx.ValueInfoProto) -> bool:
+    """Whether a value is a tensor, or nothing is said of it, and has no shape."""
+    tensor = value.type.WhichOneof("value") in (None, "tensor_type")
+    return tensor and not value.type.tensor_type.HasField("shape")

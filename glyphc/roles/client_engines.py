@@ -1,0 +1,182 @@
+"""What a client needs of the backend, for each family of instructions: keys, fresh ciphertexts, outputs. Secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.instructions import EncryptedMap, Polynomials
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
+
+from .parts import Place
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.bridge import CiphertextMould
+    from glyphc.backends.openfhe.client import ClientKeys
+
+Message = npt.NDArray[Any]
+I64 = npt.NDArray[np.int64]
+
+
+class Maker(Protocol):
+    """A fresh secret, shape (N,), and the keys that follow from it. modulus: what their file is to name."""
+
+    @property
+    def ternary(self) -> I64: ...
+
+    @property
+    def modulus(self) -> int: ...
+
+    def names(self) -> Sequence[str]:
+        """Of all parts."""
+
+    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of all evaluation keys. seed: 32 fresh random bytes, public."""
+
+
+def key_maker(
+    parameters: Parameters | SlotParameters, encrypted: Sequence[EncryptedMap], weights: Mapping[str, Polynomials]
+) -> Maker:
+    """The one for a program's family; BackendError when OpenFHE refuses the parameters."""
+    if isinstance(parameters, SlotParameters):
+        return SlotMaker(parameters)
+    return PackedMaker(parameters, encrypted, weights)
+
+
+class PackedMaker:
+    """Coefficient layouts: BGV and bootstraps, and the weights that are encrypted along with the keys."""
+
+    def __init__(
+        self, parameters: Parameters, encrypted: Sequence[EncryptedMap], weights: Mapping[str, Polynomials]
+    ) -> None:
+        from glyphc.backends.openfhe.keygen import KeyMaker
+
+        self._maker = KeyMaker(parameters)
+        self._parameters, self._encrypted, self._weights = parameters, encrypted, weights
+
+    @property
+    def ternary(self) -> I64:
+        return self._maker.ternary
+
+    @property
+    def modulus(self) -> int:
+        return self._maker.client.contexts.bgv_ring.q
+
+    def names(self) -> Sequence[str]:
+        from glyphc.backends.openfhe.keymoulds import part_names
+
+        return part_names(self._parameters, self._encrypted)
+
+    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
+        from glyphc.backends.openfhe.weight_keys import weight_parts
+
+        hidden = weight_parts(self._maker.client, self.ternary, self._encrypted, self._weights, seed)
+        return chain(self._maker.parts(seed), hidden)
+
+
+class SlotMaker:
+    """Numbers in slots: CKKS."""
+
+    def __init__(self, parameters: SlotParameters) -> None:
+        from glyphc.backends.openfhe.slot_keygen import SlotKeyMaker
+
+        self._maker = SlotKeyMaker(parameters)
+
+    @property
+    def ternary(self) -> I64:
+        return self._maker.ternary
+
+    @property
+    def modulus(self) -> int:
+        return self._maker.modulus
+
+    def names(self) -> Sequence[str]:
+        from glyphc.backends.openfhe.slot_wire import PARTS
+
+        return PARTS
+
+    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
+        return self._maker.parts(seed)
+
+
+class ClientEngine(Protocol):
+    """Encrypts and decrypts with a stored secret."""
+
+    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+        """A fresh ciphertext of a message, shape (positions,), as the part ``name``."""
+
+    def output_size(self, place: Place, bits: int) -> int:
+        """Bytes of an output whose residues are modulo 2^bits."""
+
+    def output(self, data: bytes, place: Place, bits: int) -> Message:
+        """The message of an output; ResidueError when the bytes are none."""
+
+
+def client_engine(parameters: Parameters | SlotParameters, ternary: I64) -> ClientEngine:
+    """The one for a program's family."""
+    return (
+        SlotAccess(parameters, ternary) if isinstance(parameters, SlotParameters) else PackedAccess(parameters, ternary)
+    )
+
+
+class PackedAccess:
+    """Coefficient layouts. keys: in OpenFHE's form."""
+
+    def __init__(self, parameters: Parameters, ternary: I64) -> None:
+        from glyphc.backends.openfhe.client import keys_from_secret
+
+        self._parameters = parameters
+        self.keys: ClientKeys = keys_from_secret(parameters, ternary)
+
+    @cached_property
+    def _mould(self) -> CiphertextMould:
+        from glyphc.backends.openfhe.bridge import CiphertextMould
+
+        ring = self.keys.contexts.bgv_ring
+        return CiphertextMould.of(self.keys.encrypt(np.zeros(ring.n, dtype=np.int64)), ring)
+
+    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+        from glyphc.backends.openfhe.keygen import fresh_ciphertext
+        from glyphc.backends.openfhe.residues import Uniform
+
+        return fresh_ciphertext(self.keys, message, Uniform(seed, name))
+
+    def output_size(self, place: Place, bits: int) -> int:
+        from glyphc.backends.openfhe.wire import output_size
+
+        return output_size(self.keys.contexts.bgv_ring, len(place.positions), bits)
+
+    def output(self, data: bytes, place: Place, bits: int) -> Message:
+        from glyphc.backends.openfhe.wire import read_output
+
+        modulus = self._parameters.plaintext_modulus
+        return self.keys.decrypt(read_output(self._mould, modulus, data, place.positions, bits))
+
+
+class SlotAccess:
+    """Numbers in slots."""
+
+    def __init__(self, parameters: SlotParameters, ternary: I64) -> None:
+        from glyphc.backends.openfhe.slot_keygen import account_from_secret
+
+        self._parameters = parameters
+        self._account = account_from_secret(parameters, ternary)
+
+    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+        from glyphc.backends.openfhe.residues import Uniform
+
+        return self._account.fresh(message, Uniform(seed, name))
+
+    def output_size(self, place: Place, bits: int) -> int:
+        from glyphc.backends.openfhe.slot_wire import output_size
+
+        return output_size(self._parameters)
+
+    def output(self, data: bytes, place: Place, bits: int) -> Message:
+        return self._account.output(data)

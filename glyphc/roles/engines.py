@@ -1,0 +1,169 @@
+"""What an evaluation needs of the backend, for each family of instructions: keys, ciphertexts as bytes, the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
+from glyphc.ir.slot_parameters import SlotParameters
+
+from .parts import Place
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.keys import EvaluationKeys
+    from glyphc.backends.openfhe.server import OpenFHEMachine
+    from glyphc.backends.openfhe.slot_server import SlotKeys, SlotOpenFHE
+
+
+class ServerEngine(Protocol):
+    """One program with one client's keys. BackendError where OpenFHE cannot be loaded."""
+
+    def part_names(self) -> tuple[str, ...]:
+        """Of the client's evaluation keys."""
+
+    def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
+        """Load the keys; returns the modulus that their file must name. ResidueError for what is none."""
+
+    def clear(self) -> None:
+        """Drop the keys."""
+
+    @property
+    def machine(self) -> Any:
+        """Executes the instructions."""
+
+    def read_input(self, data: bytes, seed: bytes, name: str) -> Any:
+        """A fresh ciphertext."""
+
+    def output_bits(self, noise: float) -> int:
+        """log2 of the modulus of outputs whose least noise is this."""
+
+    def write_output(self, ciphertext: Any, place: Place, bits: int, flood: float) -> bytes:
+        """An output. flood: 0, or the deviation of noise to add, in units of the message's integers."""
+
+    def write_live(self, ciphertext: Any, register: Register | None) -> bytes:
+        """A ciphertext in the middle of an evaluation; None: an output."""
+
+    def read_live(self, data: bytes, register: Register | None) -> Any:
+        """The inverse."""
+
+
+def server_engine(schedule: Schedule) -> ServerEngine:
+    """The one for a program's family."""
+    if isinstance(schedule.parameters, SlotParameters):
+        return SlotEngine(schedule, schedule.parameters)
+    return PackedEngine(schedule)
+
+
+def input_size(client: ClientSpec, modulus: int) -> int:
+    """Bytes of a fresh ciphertext. modulus: as the header of the keys says."""
+    p = client.parameters
+    if isinstance(p, SlotParameters):
+        from glyphc.backends.openfhe.slot_wire import fresh_size
+
+        return fresh_size(p)
+    return p.ring * (((modulus - 1).bit_length() + 7) // 8)
+
+
+class PackedEngine:
+    """Coefficient layouts: BGV and bootstraps."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        assert not isinstance(schedule.parameters, SlotParameters)
+        self._schedule, self._parameters = schedule, schedule.parameters
+        self._keys: EvaluationKeys
+        self.machine: OpenFHEMachine
+        self._torus = torus_registers(schedule.instructions)
+
+    def part_names(self) -> tuple[str, ...]:
+        from glyphc.backends.openfhe.keymoulds import part_names
+
+        return part_names(self._parameters, self._schedule.client.encrypted)
+
+    def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
+        from glyphc.backends.openfhe.load import load_keys
+        from glyphc.backends.openfhe.server import OpenFHEMachine
+
+        self._keys = load_keys(self._parameters, seed, read, observe, self._schedule.client.encrypted)
+        self.machine = OpenFHEMachine(self._schedule, self._keys)
+        return self._keys.contexts.bgv_ring.q
+
+    def clear(self) -> None:
+        from glyphc.backends.openfhe.keys import clear_keys
+
+        clear_keys(self._keys)
+
+    def read_input(self, data: bytes, seed: bytes, name: str) -> Any:
+        from glyphc.backends.openfhe.residues import Uniform
+        from glyphc.backends.openfhe.wire import read_fresh
+
+        return read_fresh(self._keys.bgv_mould, data, Uniform(seed, name))
+
+    def output_bits(self, noise: float) -> int:
+        from glyphc.backends.openfhe.wire import output_bits
+
+        return output_bits(self._parameters.plaintext_bits, noise)
+
+    def write_output(self, ciphertext: Any, place: Place, bits: int, flood: float) -> bytes:
+        from glyphc.backends.openfhe.wire import Flood, write_output
+
+        return write_output(self._keys, ciphertext, place.positions, bits, Flood(flood) if flood else None)
+
+    def write_live(self, ciphertext: Any, register: Register | None) -> bytes:
+        return self.machine.write(ciphertext, register in self._torus)
+
+    def read_live(self, data: bytes, register: Register | None) -> Any:
+        return self.machine.read(data, register in self._torus)
+
+
+class SlotEngine:
+    """Numbers in slots: CKKS."""
+
+    def __init__(self, schedule: Schedule, parameters: SlotParameters) -> None:
+        self._schedule, self._parameters = schedule, parameters
+        self._keys: SlotKeys
+        self.machine: SlotOpenFHE
+
+    def part_names(self) -> tuple[str, ...]:
+        from glyphc.backends.openfhe.slot_wire import PARTS
+
+        return PARTS
+
+    def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
+        from glyphc.backends.openfhe.slot_load import load_slot_keys
+        from glyphc.backends.openfhe.slot_server import SlotOpenFHE
+
+        self._keys = load_slot_keys(self._parameters, seed, read, observe)
+        self.machine = SlotOpenFHE(self._schedule, self._keys)
+        return self._keys.context.rings[-1].q
+
+    def clear(self) -> None:
+        """The one key is of a few megabytes, and goes when all contexts are released."""
+
+    def read_input(self, data: bytes, seed: bytes, name: str) -> Any:
+        from glyphc.backends.openfhe.residues import Uniform
+
+        return self.machine.moulds.read_fresh(data, Uniform(seed, name))
+
+    def output_bits(self, noise: float) -> int:
+        from glyphc.backends.openfhe.slot_wire import widths
+
+        return 8 * widths(self._parameters)[0]
+
+    def write_output(self, ciphertext: Any, place: Place, bits: int, flood: float) -> bytes:
+        from glyphc.backends.openfhe.slot_wire import write_output
+
+        unit = max(place.port.fixed.magnitude, 1)
+        return write_output(self.machine.moulds, self._keys.public, ciphertext, flood / unit)
+
+    def write_live(self, ciphertext: Any, register: Register | None) -> bytes:
+        return self.machine.write(ciphertext)
+
+    def read_live(self, data: bytes, register: Register | None) -> Any:
+        # outputs are on one limb
+        return self.machine.moulds.read(data, 1) if register is None else self.machine.read(data, register)
+
+
+def torus_registers(instructions: Sequence[Instruction]) -> frozenset[Register]:
+    """Registers that hold ciphertexts of the bootstrapping context."""
+    return frozenset(r for i in instructions if i.result is Kind.TORUS for r in i.writes)

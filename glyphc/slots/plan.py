@@ -1,0 +1,111 @@
+"""What a network would be in slots: degrees, ring, price. Worked out as a whole, since its levels decide its price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from glyphc.approx.slot_cost import slot_estimate
+from glyphc.errors import GlyphcError
+from glyphc.ir.graph import Graph, Node, Rewriter
+from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Polynomial, Reshape, Softmax
+from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.types import Encoding, Level, Scheme
+from glyphc.passes.base import Context
+
+from .lowering import slot_schedule
+from .passes import FitPolynomials, SelectSlots
+from .polynomials import DEGREES, fit
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """Seconds of the server by node, of a batch with all its passes; what the client encrypts and sends.
+
+    degrees: in words. memory_bytes: at the peak.
+    """
+
+    parameters: SlotParameters
+    node_seconds: Mapping[int, float]
+    client_seconds: float
+    upload_bytes: float
+    memory_bytes: float
+    degrees: str
+
+    @property
+    def seconds(self) -> float:
+        """Of server and client."""
+        return sum(self.node_seconds.values()) + self.client_seconds
+
+
+def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_seconds: float) -> SlotPlan | str:
+    """The plan for a quantized graph, or why there is none.
+
+    most_seconds: beyond which the cheapest polynomials would not do, so that others need not be tried.
+    """
+    other = next((n for n in graph if not isinstance(n.op, _COMPUTED) or _hidden(n)), None)
+    if other is not None:
+        what = "weights that the server must not see are" if _hidden(other) else f"a {other.op.mnemonic} is"
+        return f"{other}: {what} not computed in slots, and half a network neither: there is no way back and forth"
+    if not context.samples:
+        return "polynomials are fitted to calibration samples, and there are none"
+    inside = in_slots(graph)
+    try:
+        cheapest = _planned(SelectSlots().run(_with_degree(inside, DEGREES[0]), context), context, graph.batch)
+        if cheapest.seconds > most_seconds:
+            return f"takes {cheapest.seconds:.1f} s with polynomials of degree {DEGREES[0]} already"
+        fitted = fitting.run(inside, context)
+        warnings = [d.warning for n in fitted for d in n.decisions if d.made_by == fitting.name and d.warning]
+        if warnings:
+            return warnings[0]
+        return _planned(SelectSlots().run(fitted, context), context, graph.batch)
+    except GlyphcError as e:
+        return str(e)
+
+
+_COMPUTED = (Input, Linear, Apply, Reshape, Output, Softmax, ArgMax)
+
+
+def _hidden(node: Node) -> bool:
+    return isinstance(node.op, Linear) and node.op.encrypted
+
+
+def in_slots(graph: Graph) -> Graph:
+    """The graph with every encrypted value in slots."""
+    rewriter = Rewriter(graph, Level.ASSIGNED)
+    for node in graph:
+        operands = rewriter.operands(node)
+        behind = bool(operands) and operands[0].type.scheme is Scheme.CLIENT
+        if isinstance(node.op, Softmax | ArgMax | Output) or behind:
+            rewriter.keep(node, replace(node.type, scheme=Scheme.CLIENT))
+        else:
+            rewriter.keep(node, replace(node.type, scheme=Scheme.CKKS, encoding=Encoding.SLOTS))
+    return rewriter.new
+
+
+def _with_degree(graph: Graph, degree: int) -> Graph:
+    """All nonlinearities as polynomials of one degree, whatever they lose."""
+    rewriter = Rewriter(graph)
+    for node in graph:
+        if isinstance(node.op, Apply) and node.type.encoding is Encoding.SLOTS:
+            op = Polynomial(node.op.functions, fit(graph, node, degree))
+            new = rewriter.new.add(op, rewriter.operands(node), node.type, node.location, node.decisions)
+            rewriter.replace(node, new)
+        else:
+            rewriter.keep(node)
+    return rewriter.new
+
+
+def _planned(graph: Graph, context: Context, batch: int) -> SlotPlan:
+    assert isinstance(graph.parameters, SlotParameters)
+    found = slot_estimate(slot_schedule(graph), context.cost)
+    passes = -(-batch // graph.batch)
+    degrees = sorted({op.fit.degree for _, op in graph.of(Polynomial)})
+    return SlotPlan(
+        graph.parameters,
+        {id: passes * seconds for id, seconds in found.node_seconds.items()},
+        passes * found.client_seconds,
+        passes * found.upload_bytes,
+        found.memory_bytes,
+        f"degree {', '.join(map(str, degrees))}" if degrees else "no polynomial",
+    )

@@ -1,0 +1,75 @@
+"""What ``auto`` takes: slots where their price and the tolerance allow it, bootstraps where not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pass_networks import SAMPLES, mlp
+
+import glyphc
+from glyphc.approx.cost import CostModel
+from glyphc.errors import ParameterError
+from glyphc.ir.ops import Apply, Bootstrap, Input, Polynomial
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.program import Program
+
+
+def compiled(batch: int, **options: object) -> Program:
+    return glyphc.compile(mlp("relu"), SAMPLES, batch, strategy="auto", cost=CostModel(), **options)  # type: ignore[arg-type]
+
+
+def said(program: Program, op: type) -> dict[str, tuple[float | None, str]]:
+    """What all ways said of the first node with such an op, where schemes were assigned."""
+    graph = program.stages["assign-scheme"]
+    node = next(node for node in graph if isinstance(node.op, op))
+    (decision,) = [d for d in node.decisions if d.made_by == "assign-scheme"]
+    return {c.name: (c.seconds, c.reason) for c in decision.candidates}
+
+
+def test_large_batches_stand_in_slots() -> None:
+    program = compiled(8192, logit_tolerance=0.2)
+    assert isinstance(program.client.parameters, SlotParameters)
+    assert any(program.graph.of(Polynomial))
+    prices = said(program, Apply)
+    bootstrap, polynomial = prices["packed functional bootstrap"][0], prices["ckks polynomial in slots"][0]
+    assert bootstrap is not None and polynomial is not None
+    assert polynomial < bootstrap
+    # encryption and upload are a part of it, on both sides
+    for name in ("bgv, fresh", "ckks slots, fresh"):
+        seconds, reason = said(program, Input)[name]
+        assert seconds is not None and seconds > 0
+        assert "to encrypt" in reason and "MB to send" in reason
+
+
+def test_a_strict_tolerance_takes_bootstraps() -> None:
+    program = compiled(8192, logit_tolerance=0.003)
+    assert isinstance(program.client.parameters, Parameters)
+    assert any(program.graph.of(Bootstrap))
+    seconds, reason = said(program, Apply)["ckks polynomial in slots"]
+    assert seconds is None
+    assert len(reason) > 20
+
+
+def test_the_strategy_decides_where_it_is_asked_for() -> None:
+    program = glyphc.compile(mlp("relu"), SAMPLES, 8192, strategy="glyph", cost=CostModel())
+    assert isinstance(program.client.parameters, Parameters)
+    assert "ckks polynomial in slots" not in said(program, Apply)
+
+
+def test_small_rings_are_not_weighed() -> None:
+    program = compiled(4, insecure_ring=1024)
+    assert isinstance(program.client.parameters, Parameters)
+    assert "small rings" in said(program, Apply)["ckks polynomial in slots"][1]
+
+
+def test_results_agree() -> None:
+    x = np.resize(SAMPLES, (64, 2, 3))
+    programs = (glyphc.compile(mlp("tanh"), SAMPLES, 64, strategy=s, cost=CostModel()) for s in ("slots", "glyph"))
+    slots, glyph = (program.run(x, "clear") for program in programs)
+    assert np.abs(np.asarray(slots) - np.asarray(glyph)).max() < 0.1 * np.ptp(glyph)
+
+
+def test_encrypted_weights_stay_in_bgv() -> None:
+    with pytest.raises(ParameterError, match="weights that the server must not see"):
+        glyphc.compile(mlp("relu"), SAMPLES, 4, strategy="slots", encrypt_weights="all")

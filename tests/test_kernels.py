@@ -1,0 +1,427 @@
+"""The kernels against big integers and their definitions, on small rings and at the ends of their bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+from test_encrypted import MODELS, data
+
+import glyphc
+from glyphc.backends.errors import BackendError
+from glyphc.backends.kernels import selftest, threads
+from glyphc.backends.kernels.arithmetic import canonical, product, product_by, reduce
+from glyphc.backends.kernels.basis import Basis, automorphism, bit_reversal, is_prime, primes_below, root_of_unity
+from glyphc.backends.kernels.bootstrap import Bootstrapper
+from glyphc.backends.kernels.evaluator import Ciphertext, Evaluator
+from glyphc.backends.kernels.keygen import KeyMaker, substituted
+from glyphc.backends.kernels.keys import make_basis, whole_key
+from glyphc.backends.kernels.keyswitch import KeyShape, Plan
+from glyphc.backends.kernels.polynomials import Powers
+from glyphc.backends.kernels.shape import LARGEST_MODULUS, EngineShape, check_security
+from glyphc.backends.kernels.slots import coefficients, slot_values, transform
+from glyphc.backends.kernels.uniform import UniformRows
+from glyphc.ir.parameters import INSECURE, Parameters
+from glyphc.ir.series import Series, evaluate_series
+from glyphc.runtime import run
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+N = 512
+# The largest primes of each size that is used.
+SIZES = (36, 40, 48)
+PRIMES = {bits: next(primes_below(bits, N)) for bits in SIZES}
+
+
+# -- arithmetic --
+
+
+@njit(error_model="numpy")
+def _arithmetic(a, w, q, inverse):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return product(a, w, q, inverse), product_by(a, w, w * inverse, q), reduce(a, q, inverse)
+
+
+@given(st.sampled_from(SIZES), st.data())
+@settings(max_examples=300, deadline=None)
+def test_products_are_exact_up_to_their_bound(bits: int, data: st.DataObject) -> None:
+    q = PRIMES[bits]
+    w = data.draw(st.sampled_from([1, 2, q // 2, q - 1]) | st.integers(1, q - 1))
+    most = min(2**53 - 1, ((q << 51) - 1) // w)
+    a = data.draw(st.sampled_from([0, 1, q - 1, q, most, most - 1]) | st.integers(0, most)) % (most + 1)
+    a = data.draw(st.sampled_from([a, -a]))
+    by_inverse, by_ratio, reduced = (int(r) for r in _arithmetic(float(a), float(w), float(q), 1.0 / q))
+    for r in (by_inverse, by_ratio):
+        assert (r - a * w) % q == 0
+        assert abs(r) < q
+    assert (reduced - a) % q == 0
+    assert abs(reduced) <= 0.51 * q
+
+
+@given(st.integers(0, 1 << 20))
+def test_primes(start: int) -> None:
+    assert is_prime(start) == (start > 1 and all(start % d for d in range(2, int(start**0.5) + 1)))
+
+
+def test_canonical() -> None:
+    assert [canonical.py_func(r, 7.0) for r in (-6.0, -1.0, 0.0, 6.0)] == [1.0, 6.0, 0.0, 6.0]
+
+
+# -- transforms --
+
+
+@pytest.mark.parametrize("n", [256, 512, 1024, 4096, 8192])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_transforms_are_their_definition(n: int, extreme: bool) -> None:
+    basis = Basis.of(n, [next(primes_below(bits, n)) for bits in SIZES])
+    which = np.arange(len(SIZES))
+    rng = np.random.default_rng(n)
+    for row, q in enumerate(basis.primes):
+        a = [q - 1] * n if extreme else [int(v) for v in rng.integers(0, q, n)]
+        x = np.array([a], dtype=np.float64)
+        basis.forward(x, which[row : row + 1])
+        assert x.min() >= 0 and x.max() < q
+        psi = root_of_unity(q, n)
+        # where the value at psi^e stands, told from the monomial X
+        monomial = np.zeros((1, n))
+        monomial[0, 1] = 1
+        basis.forward(monomial, which[row : row + 1])
+        for position in (0, 1, 2, n // 2, n - 1, int(rng.integers(n))):
+            at = int(monomial[0, position])
+            value = 0
+            for c in reversed(a):
+                value = (value * at + c) % q
+            assert int(x[0, position]) == value
+            assert pow(at, n, q) == q - 1
+        assert len(set(monomial[0])) == n
+        assert psi in monomial[0]
+        basis.backward(x, which[row : row + 1], basis.scaling([row]), x)
+        assert np.abs(x).max() < q
+        assert [int(v) % q for v in x[0]] == a
+
+
+def test_automorphisms_substitute() -> None:
+    basis = Basis.of(N, [PRIMES[40]])
+    rng = np.random.default_rng(1)
+    a = rng.integers(-1000, 1000, N)
+    for index in (3, 5, 2 * N - 1, N + 1):
+        x, image = (basis.residues(p, np.array([0])) for p in (a, substituted(a, index)))
+        for y in (x, image):
+            basis.forward(y, np.array([0]))
+        np.testing.assert_array_equal(x[0][automorphism(basis, index)], image[0])
+
+
+def test_unusable_rings_and_primes_are_refused() -> None:
+    with pytest.raises(ValueError, match="power of two from 256 on, not 128"):
+        Basis.of(128, [])
+    with pytest.raises(ValueError, match="no prime below"):
+        Basis.of(N, [PRIMES[40] + 2])
+    with pytest.raises(ValueError, match="no prime below"):
+        Basis.of(N, [next(primes_below(50, N))])
+
+
+# -- conversions and key switching --
+
+
+def chain() -> tuple[Basis, KeyShape]:
+    """Seven primes of a chain, three digits, three auxiliary primes."""
+    levels, wide = primes_below(40, N), primes_below(48, N)
+    primes = [next(wide), *(next(levels) for _ in range(6)), *(next(wide) for _ in range(3))]
+    return Basis.of(N, primes), KeyShape(tuple(range(7)), 3, (7, 8, 9))
+
+
+def as_values(basis: Basis, integers: Sequence[int], which: Sequence[int]) -> F64:
+    x = np.array([[v % basis.primes[p] for v in integers] for p in which], dtype=np.float64)
+    basis.forward(x, np.array(which))
+    return x
+
+
+def as_integers(basis: Basis, values: F64, which: Sequence[int]) -> list[int]:
+    """Centred modulo the product of the primes."""
+    y = np.empty_like(values)
+    basis.backward(np.ascontiguousarray(values), np.array(which), basis.scaling(which), y)
+    q = prod(basis.primes[p] for p in which)
+    total = [0] * basis.n
+    for row, p in zip(y, which, strict=True):
+        other = q // basis.primes[p]
+        one = other * pow(other, -1, basis.primes[p])
+        total = [t + int(v) * one for t, v in zip(total, row, strict=True)]
+    return [t % q - q if t % q > q // 2 else t % q for t in total]
+
+
+def extremes(q: int, seed: int) -> list[int]:
+    rng = np.random.default_rng(seed)
+    words = [int.from_bytes(rng.bytes(80), "little") % q for _ in range(N)]
+    words[:6] = [0, 1, q - 1, q // 2, q // 2 + 1, q // 3]
+    return words
+
+
+@pytest.mark.parametrize("limbs", [1, 3, 5, 7])
+def test_decomposition_and_division_round_exactly(limbs: int) -> None:
+    basis, shape = chain()
+    plan = Plan(basis, shape, limbs)
+    which = [int(p) for p in plan.which]
+    q = prod(basis.primes[:limbs])
+    x = extremes(q, limbs)
+    digits = np.empty((plan.digits, plan.rows, N))
+    plan.decompose(as_values(basis, x, range(limbs)), digits, np.empty((limbs, N)))
+    for number, (own, _, _) in enumerate(plan.conversions):
+        size = prod(basis.primes[p] for p in which[own])
+        for digit, value in zip(as_integers(basis, digits[number], which), x, strict=True):
+            assert (digit - value) % size == 0
+            assert abs(digit) <= size // 2 + 1
+    whole = prod(basis.primes[p] for p in which)
+    for dropped in (0, 1) if limbs > 1 else (0,):
+        y = extremes(whole, limbs + 10)
+        out = np.empty((limbs - dropped, N))
+        plan.divide(as_values(basis, y, which), out, dropped, (np.empty((plan.rows, N)), np.empty((limbs, N))))
+        divisor = prod(basis.primes[p] for p in which[limbs - dropped :])
+        kept = prod(basis.primes[: limbs - dropped])
+        for found, value in zip(as_integers(basis, out, range(limbs - dropped)), y, strict=True):
+            centred = value - whole if value > whole // 2 else value
+            # off by one only where the quotient lies half way between integers
+            assert (found - (2 * centred + divisor) // (2 * divisor)) % kept in (0, 1, kept - 1)
+            assert abs((found * divisor - centred + kept * divisor // 2) % (kept * divisor) - kept * divisor // 2) <= (
+                divisor // 2 + divisor // 2**40
+            )
+
+
+def test_uniform_residues_follow_from_seed_and_name() -> None:
+    q = PRIMES[40]
+    row = UniformRows(bytes(32), "a").row(20000, q)
+    np.testing.assert_array_equal(row, UniformRows(bytes(32), "a").row(20000, q))
+    assert (row != UniformRows(bytes(32), "b").row(20000, q)).mean() > 0.99
+    assert row.min() >= 0 and row.max() < q
+    assert abs(row.mean() / q - 0.5) < 0.01
+
+
+def test_a_key_is_its_own_half_and_the_seeds(full: Client) -> None:
+    maker = KeyMaker(full.shape, full.basis, full.secret, full.error)
+    spec = next(full.shape.specs())
+    key = maker.make(spec, bytes(range(32)))
+    again = whole_key(full.basis, spec, key.values[0], bytes(range(32)))
+    np.testing.assert_array_equal(again.values, key.values)
+    assert np.abs(key.values).max() <= max(full.basis.moduli) / 2
+
+
+# -- slots --
+
+
+@pytest.mark.parametrize(("slots", "levels"), [(8, 1), (64, 2), (64, 3), (256, 5)])
+def test_levels_make_up_the_transform(slots: int, levels: int) -> None:
+    rng = np.random.default_rng(slots)
+    a = rng.normal(size=2 * slots)
+    z = slot_values(a)
+    # the definition: slot j is the value at zeta^(5^j)
+    zeta = np.exp(1j * np.pi / (2 * slots))
+    for j in (0, 1, slots - 1):
+        assert np.isclose(z[j], np.polyval(a[::-1], zeta ** pow(5, j, 4 * slots)))
+    np.testing.assert_allclose(coefficients(z), a, atol=1e-9)
+    packed = (a[:slots] + 1j * a[slots:])[bit_reversal(slots.bit_length() - 1)]
+    for back, vector, wanted in ((False, packed, z), (True, z, packed)):
+        for level in transform(slots, levels, back):
+            vector = sum(
+                np.resize(d, slots) * np.roll(vector, -turns * level.stride) for turns, d in level.diagonals.items()
+            )
+        np.testing.assert_allclose(vector, wanted, atol=1e-9)
+
+
+# -- ciphertexts --
+
+
+class Client:
+    """A secret and its keys, for tests: errors from numpy."""
+
+    def __init__(self, slots: int, degree: int, budget: tuple[int, int] = (3, 3)) -> None:
+        self.random = np.random.default_rng(7)
+        self.parameters = Parameters(
+            ring=N, plaintext_bits=20, bgv_bits=55, slots=slots, degree=degree, level_budget=budget, security=INSECURE
+        )
+        self.shape = EngineShape(self.parameters)
+        self.basis = make_basis(self.shape)
+        self.secret = np.zeros(N, dtype=np.int64)
+        self.secret[self.random.choice(N, 96, replace=False)] = self.random.choice([-1, 1], 96)
+        maker = KeyMaker(self.shape, self.basis, self.secret, self.error)
+        keys = dict(maker.keys(bytes(32)))
+        self.evaluator = Evaluator(self.shape, self.basis, keys)
+
+    def error(self) -> I64:
+        return np.rint(self.random.normal(0, 3.19, N)).astype(np.int64)
+
+    def encrypt(self, message: F64, limbs: int, scale: float) -> Ciphertext:
+        which = np.arange(limbs)
+        a = np.stack([UniformRows(self.random.bytes(32), "a").row(N, self.basis.primes[p]) for p in which])
+        m, s = (
+            self.basis.residues(np.rint(message * scale) + self.error(), which),
+            self.basis.residues(self.secret, which),
+        )
+        for x in (m, s):
+            self.basis.forward(x, which)
+        rows = [
+            [(int(u) - int(v) * int(w)) % self.basis.primes[p] for u, v, w in zip(m[p], a[p], s[p], strict=True)]
+            for p in which
+        ]
+        return Ciphertext(np.stack([np.array(rows, dtype=np.float64), a]), scale)
+
+    def decrypt(self, x: Ciphertext) -> F64:
+        limbs = min(x.limbs, 2)
+        which = np.arange(limbs)
+        s = self.basis.residues(self.secret, which)
+        self.basis.forward(s, which)
+        rows = [
+            [
+                (int(u) + int(v) * int(w)) % self.basis.primes[p]
+                for u, v, w in zip(x.elements[0, p], x.elements[1, p], s[p], strict=True)
+            ]
+            for p in which
+        ]
+        return (
+            np.array(as_integers(self.basis, np.array(rows, dtype=np.float64), list(which)), dtype=np.float64) / x.scale
+        )
+
+    def slots(self, x: Ciphertext) -> npt.NDArray[np.complex128]:
+        return slot_values(self.decrypt(x))
+
+
+@pytest.fixture(scope="module")
+def full() -> Client:
+    return Client(N // 2, 13)
+
+
+def test_products_rotations_and_sums(full: Client) -> None:
+    e, limbs, scale = full.evaluator, full.shape.encoded_limbs, 2.0**40
+    rng = np.random.default_rng(3)
+    u, v = (rng.uniform(-1, 1, N // 2) + 1j * rng.uniform(-1, 1, N // 2) for _ in range(2))
+    x, y = (full.encrypt(coefficients(w), limbs, scale) for w in (u, v))
+    whole = scale * scale / full.basis.primes[limbs - 1]
+    found = e.combine([(x, y), (x, x)], [(y, 0.5 - 2j)], 0.25j, limbs, whole)
+    np.testing.assert_allclose(full.slots(found), u * v + u * u + (0.5 - 2j) * v + 0.25j, atol=1e-6)
+    assert found.limbs == limbs - 1
+    conjugate = e.automorphism(x, 2 * N - 1, full.shape.key_shape(limbs))
+    np.testing.assert_allclose(full.slots(conjugate), u.conj(), atol=1e-6)
+    np.testing.assert_allclose(full.slots(e.add(x, y, -1j)), u - 1j * v, atol=1e-6)
+    with pytest.raises(ValueError, match="scale of a product"):
+        e.combine([(x, y)], [], 0, limbs, 1.1 * whole)
+    with pytest.raises(ValueError, match="one scale"):
+        e.add(x, found)
+
+
+@pytest.mark.parametrize("chebyshev", [False, True])
+@pytest.mark.parametrize("degree", [1, 2, 3, 5, 6, 7, 13, 14, 15, 30])
+def test_polynomials_take_the_levels_that_they_should(full: Client, chebyshev: bool, degree: int) -> None:
+    limbs = full.shape.encoded_limbs
+    rng = np.random.default_rng(degree)
+    u = rng.uniform(-1, 1, N // 2)
+    c = rng.normal(size=degree + 1) + 1j * rng.normal(size=degree + 1)
+    levels = max(2, (degree + 1).bit_length())  # up to 2^levels - 2
+    x = full.encrypt(coefficients(u.astype(np.complex128)), limbs, 2.0**40)
+    found = Powers(full.evaluator, x, degree, chebyshev).evaluate(c, limbs - levels, 2.0**40)
+    wanted = np.polynomial.chebyshev.chebval(u, c) if chebyshev else np.polynomial.polynomial.polyval(u, c)
+    assert found.limbs == limbs - levels
+    np.testing.assert_allclose(full.slots(found), wanted, atol=2e-6 * degree)
+
+
+def fitted(degree: int) -> Series:
+    """Of tanh."""
+    x = np.linspace(-0.45, 0.45, 999)
+    z = np.exp(2j * np.pi * np.outer(x, np.arange(degree + 1)))
+    matrix = np.vstack([np.hstack([2 * z.real, -2 * z.imag]), 1e-3 * np.eye(2 * degree + 2)])
+    wanted = np.concatenate([0.5 * np.tanh(5 * x), np.zeros(2 * degree + 2)])
+    solution = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
+    return Series(tuple(solution[: degree + 1]), tuple(solution[degree + 1 :]), 0.45, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("slots", "degree", "budget"), [(N // 2, 13, (3, 3)), (N // 4, 6, (2, 3)), (16, 27, (2, 1))])
+def test_bootstraps_apply_series_to_all_phases(slots: int, degree: int, budget: tuple[int, int], full: Client) -> None:
+    client = full if slots == N // 2 else Client(slots, degree, budget)
+    boot = Bootstrapper(client.evaluator)
+    x = np.random.default_rng(4).uniform(-0.45, 0.45, N)
+    q0 = client.basis.primes[0]
+    powers = boot.powers(client.encrypt(x, 1, float(q0)), degree)
+    grid = N // (2 * slots)
+    for series in (fitted(degree), fitted(degree - 2)):
+        found = Ciphertext(boot.evaluate(powers, series).elements, q0 / 2.0**12)
+        values = client.decrypt(found)
+        assert np.abs(values[::grid] - evaluate_series(series, x[::grid])).max() < 1e-5
+        off = np.delete(values, np.arange(0, N, grid))
+        assert off.size == 0 or np.abs(off).max() < 1e-5
+
+
+# -- whole programs --
+
+
+@pytest.mark.parametrize(
+    ("name", "ring", "batch", "encrypted"),
+    [("breast-cancer", 1024, 32, None), ("digits", 1024, 1, None), ("breast-cancer", 1024, 8, "all")],
+)
+def test_programs_agree_with_the_simulation(name: str, ring: int, batch: int, encrypted: str | None) -> None:
+    """With fresh inputs, unpacking, several layers, sparse bootstraps; with plain and with encrypted weights."""
+    model = MODELS / f"{name}-mlp.onnx"
+    program = glyphc.compile(model, data(name, "train"), batch, insecure_ring=ring, encrypt_weights=encrypted)
+    x = data(name, "test")[:batch]
+    (found,) = run(program, x, engine="kernels").outputs.values()
+    clear, simulated = (np.asarray(program.run(x, mode=m)) for m in ("clear", "simulate"))
+    deviation = np.sqrt(np.mean((simulated - clear) ** 2))
+    assert np.sqrt(np.mean((found - clear) ** 2)) < 2 * deviation + 1e-3 * np.ptp(clear)
+    # what differs between them is noise, which is far smaller than the error of the series
+    assert np.sqrt(np.mean((found - simulated) ** 2)) < 0.2 * deviation + 1e-3 * np.ptp(clear)
+
+
+# -- parameters, threads, processors --
+
+
+@pytest.mark.parametrize(
+    ("degree", "slots", "budget"),
+    [(13, 64, (2, 2)), (247, 64, (2, 2)), (13, 1024, (4, 4)), (59, 1024, (5, 5)), (247, 4096, (5, 5))],
+)
+def test_shapes_keep_to_128_bits(degree: int, slots: int, budget: tuple[int, int]) -> None:
+    shape = EngineShape(
+        Parameters(ring=65536, plaintext_bits=20, bgv_bits=55, slots=slots, degree=degree, level_budget=budget)
+    )
+    check_security(shape)
+    assert shape.modulus_bits <= LARGEST_MODULUS
+    for spec in shape.specs():
+        auxiliary = prod(shape.primes[p] for p in spec.shape.special)
+        for at in range(0, len(spec.shape.chain), spec.shape.digit):
+            assert prod(shape.primes[p] for p in spec.shape.chain[at : at + spec.shape.digit]) < auxiliary << 1
+
+
+def test_too_large_a_modulus_is_refused() -> None:
+    shape = EngineShape(Parameters(ring=32768, plaintext_bits=20, bgv_bits=55, slots=64, degree=13))
+    with pytest.raises(BackendError, match=r"128 bits of security allow 2\^730; use --engine openfhe"):
+        check_security(shape)
+
+
+def test_forks_and_threads_compute_the_same() -> None:
+    basis = Basis.of(N, list(PRIMES.values()))
+    which = np.arange(3)
+    x = np.floor(np.random.default_rng(0).random((3, N)) * basis.moduli[:, None])
+
+    def transformed(count: int) -> F64:
+        threads.set_threads(count)
+        y = x.copy()
+        basis.forward(y, which)
+        return y
+
+    try:
+        wanted = transformed(1)
+        np.testing.assert_array_equal(transformed(3), wanted)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(transformed(3), wanted) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        threads.set_threads(0)
+
+
+def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert selftest.problem() is None
+    monkeypatch.setattr(selftest.llvm, "get_host_cpu_features", lambda: {"avx2": True})
+    assert "use --engine openfhe" in str(selftest.problem())
