@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from glyphc.approx.cost import CostModel
-from glyphc.approx.security import largest_modulus
+from glyphc.approx.security import secured
 from glyphc.approx.series import HALF_RANGE, find_jumps, fit
 from glyphc.backends.openfhe.bootstrap import Bootstrapper
 from glyphc.backends.openfhe.client import generate_keys
@@ -84,8 +83,7 @@ def main(given: list[str] | None = None) -> None:
         large_digits=configuration.large_digits,
         security="HEStd_128_classic" if secure else "insecure",
     )
-    while secure and parameters.modulus_bits > largest_modulus(n, sparse=True):
-        parameters = replace(parameters, large_digits=parameters.large_digits + 1)
+    parameters = secured(parameters)
     client, keys = generate_keys(parameters)
     t = parameters.plaintext_modulus
     message = np.rint(np.random.default_rng(0).permutation(np.linspace(-HALF_RANGE, HALF_RANGE, n)) * t).astype(

@@ -34,7 +34,7 @@ from glyphc.approx.cost import (
     Machine,
     calibrated,
 )
-from glyphc.approx.security import largest_modulus, with_secure_digits
+from glyphc.approx.security import is_secure, secured
 from glyphc.approx.slot_figures import SlotRow
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
@@ -79,7 +79,7 @@ class Job:
     @property
     def parameters(self) -> Parameters:
         """What the compiler would choose for a program of that many slots and that degree."""
-        return with_secure_digits(
+        return secured(
             Parameters(
                 ring=REFERENCE_RING,
                 plaintext_bits=27,
@@ -132,11 +132,7 @@ def jobs(cost: CostModel, slots: Sequence[int] = (), quick: bool = False) -> tup
         return tuple(Job(c, REFERENCE_DEGREE) for c in chosen if slots or c in ends)
     degrees = sorted({row.degree for c in cost.configurations for row in c.costs})
     every = [Job(c, d) for c in chosen for d in degrees if c in ends or d in _COMMON_DEGREES]
-    return tuple(job for job in every if _is_secure(job.parameters))
-
-
-def _is_secure(parameters: Parameters) -> bool:
-    return parameters.modulus_bits <= largest_modulus(parameters.ring, sparse=True)
+    return tuple(job for job in every if is_secure(job.parameters))
 
 
 def job_seconds(job: Job, cost: CostModel) -> float:

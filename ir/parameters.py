@@ -10,6 +10,9 @@ SECURE = "HEStd_128_classic"
 # Size of the primes of the auxiliary modulus in hybrid key switching (OpenFHE's choice).
 AUXILIARY_PRIME_BITS = 60
 
+# Bits by which OpenFHE may overestimate a digit before it has chosen its primes: measured, see the tests.
+_DIGIT_SLACK_BITS = 5
+
 # Levels that a series costs -> highest degree at that price (Paterson-Stockmeyer evaluation in OpenFHE). Degrees in
 # between are rarely worth choosing. A test compares with ``CryptoContext.GetFBTDepth``.
 MAX_DEGREES = {3: 13, 4: 27, 5: 59, 6: 119, 7: 247}
@@ -109,9 +112,28 @@ class Parameters:
         return sum(self.level_budget) + 10 + series_levels(self.degree) + self.slot_levels + self.levels_kept
 
     @property
+    def towers(self) -> int:
+        """Limbs of the bootstrapping context; 0 without one."""
+        return self.depth + 1 if self.slots else 0
+
+    @property
+    def auxiliary_primes(self) -> int:
+        """Limbs of the auxiliary modulus P of the bootstrapping context, which exceeds every digit; maybe one less."""
+        digit = -(-self.towers // self.large_digits)
+        return -(-(digit * self.scaling_bits + _DIGIT_SLACK_BITS) // AUXILIARY_PRIME_BITS) if digit else 0
+
+    @property
+    def digits_divide(self) -> bool:
+        """Whether OpenFHE can cut the limbs into this many digits: all of one size, the last one not empty."""
+        return not self.slots or -(-self.towers // self.large_digits) * (self.large_digits - 1) < self.towers
+
+    @property
+    def torus_key_bytes(self) -> int:
+        """Of one evaluation key of the bootstrapping context in memory: two elements modulo Q P for every digit."""
+        return 2 * 8 * self.ring * self.large_digits * (self.towers + self.auxiliary_primes)
+
+    @property
     def modulus_bits(self) -> int:
         """log2 of the largest modulus that any key of the program uses (Q times the auxiliary modulus P)."""
-        towers = self.depth + 1 if self.slots else 0
-        digit = -(-towers // self.large_digits)
-        auxiliary = -(-digit * self.scaling_bits // AUXILIARY_PRIME_BITS) * AUXILIARY_PRIME_BITS
-        return max(towers * self.scaling_bits + auxiliary, self.bgv_bits + AUXILIARY_PRIME_BITS)
+        torus = self.towers * self.scaling_bits + self.auxiliary_primes * AUXILIARY_PRIME_BITS
+        return max(torus, self.bgv_bits + AUXILIARY_PRIME_BITS)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from cost_models import MACHINE, ROOT, models, shipped_row
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 import glyphc as package
 from glyphc.approx import cost_file
@@ -25,7 +25,7 @@ from glyphc.errors import ArtifactError, GlyphcError
 # -- the file --
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(models())
 def test_the_file_keeps_all(model: CostModel) -> None:
     assert cost_file.from_json(cost_file.to_json(model).encode()) == model

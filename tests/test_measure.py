@@ -20,7 +20,7 @@ from glyphc.approx.cost import (
     CostModel,
     Machine,
 )
-from glyphc.approx.security import largest_modulus, with_secure_digits
+from glyphc.approx.security import largest_modulus, secured
 from glyphc.backends.errors import BackendError
 from glyphc.cli import main
 from glyphc.diagnostics import cost_text
@@ -51,10 +51,11 @@ def test_jobs_cover_what_the_model_needs() -> None:
 
 def test_digits_are_added_for_security_only_as_needed() -> None:
     parameters = replace(large(degree=59), level_budget=(5, 5), large_digits=4)
-    secured = with_secure_digits(parameters)
-    assert secured.modulus_bits <= largest_modulus(N, sparse=True) < parameters.modulus_bits
-    assert with_secure_digits(secured) == secured
-    assert with_secure_digits(small()) == small()
+    found = secured(parameters)
+    assert found.modulus_bits <= largest_modulus(N, sparse=True) < parameters.modulus_bits
+    assert replace(found, large_digits=4) == parameters
+    assert secured(found) == found
+    assert secured(small()) == small()
 
 
 def check(measurement: Measurement) -> None:

@@ -12,6 +12,7 @@ from pass_networks import SAMPLES, Network, mlp, rebuilt, run, upto
 
 import glyphc
 from glyphc.approx.cost import CostModel
+from glyphc.approx.security import MAX_LOG_QP_SPARSE
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
@@ -155,7 +156,7 @@ def test_programs_are_secure_by_default(batch: int) -> None:
     parameters = program.client.parameters
     assert program.secure
     assert parameters.ring == 65536
-    assert parameters.modulus_bits <= 1553
+    assert parameters.modulus_bits <= MAX_LOG_QP_SPARSE[65536]
 
 
 def test_more_precision_needs_a_larger_accumulator() -> None:

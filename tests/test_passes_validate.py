@@ -152,7 +152,7 @@ def test_a_divisor_that_no_unpacking_undoes(factor: float) -> None:
 def test_parameters_that_are_not_secure(changes: dict[str, Any], final: Graph) -> None:
     assert final.parameters is not None
     secure = Parameters(
-        ring=65536, plaintext_bits=25, bgv_bits=50, slots=32768, degree=27, level_budget=(5, 5), large_digits=4
+        ring=65536, plaintext_bits=25, bgv_bits=50, slots=32768, degree=27, level_budget=(5, 5), large_digits=5
     )
     ValidateSecurity().run(rebuilt(final, lambda n: n, secure), Context())
     bad = replace(secure, **changes)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_train_plan import F64, OPTIMIZERS, data, referred
 
 from glyphc.approx.cost import CostModel
+from glyphc.approx.security import MAX_LOG_QP_SPARSE
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.ir.functions import Function
@@ -156,7 +157,7 @@ def test_glyphs_network_fits_at_128_bit() -> None:
     assert found.grouped == (True, False)
     plan = make_plan(chain((784, 128, 32, 10)), LOSSES["binary-cross-entropy"], SGD(0.5), 64, 8.0)
     assert plan.parameters.secure
-    assert plan.parameters.modulus_bits <= 1553
+    assert plan.parameters.modulus_bits <= MAX_LOG_QP_SPARSE[65536]
     assert sum(isinstance(i, Bootstrap) for i in plan.server.code(0)) == 5
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_train_plan import F64, OPTIMIZERS, data, referred
 
+from glyphc.approx.security import MAX_LOG_QP_SPARSE
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.errors import DataError
@@ -90,7 +91,7 @@ def test_a_step_has_three_bootstraps_at_128_bit() -> None:
     assert sum(isinstance(i, Bootstrap) for i in plan.server.code(3)) == 3
     assert plan.parameters.degree == 13
     assert plan.parameters.secure
-    assert plan.parameters.modulus_bits <= 1553
+    assert plan.parameters.modulus_bits <= MAX_LOG_QP_SPARSE[65536]
 
 
 def test_reaches_are_those_of_the_bootstraps() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glyphc.approx.security import MAX_LOG_QP_SPARSE
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.errors import DataError
@@ -111,7 +112,7 @@ def test_a_step_has_one_bootstrap_of_logits_only() -> None:
     assert sum(isinstance(i, Refresh) for i in plan.server.code(3)) == 1
     assert plan.parameters.slots == 256  # 512 values, for 398 samples
     assert plan.parameters.secure
-    assert plan.parameters.modulus_bits <= 1553
+    assert plan.parameters.modulus_bits <= MAX_LOG_QP_SPARSE[65536]
 
 
 @settings(max_examples=20, deadline=None)

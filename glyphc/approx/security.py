@@ -1,7 +1,8 @@
-"""Bounds on moduli for 128-bit security."""
+"""Bounds on moduli for 128-bit security, and parameters that keep to them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from glyphc.ir.parameters import Parameters
@@ -12,10 +13,18 @@ from glyphc.ir.slot_parameters import SlotParameters
 MAX_LOG_QP = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1747}
 
 # The same for the sparse secret of Hamming weight 192 that bootstraps use; OpenFHE's check does not see the weight.
-# After Bossuat, Troncoso-Pastoriza, Hubaux, "Bootstrapping for Approximate Homomorphic Encryption with Negligible
-# Failure-Probability by Using Sparse-Secret Encapsulation" (2022): parameters at N = 65536, weight 192, log QP up to
-# 1553 are given there and in Lattigo as 128-bit secure.
-MAX_LOG_QP_SPARSE = {65536: 1553}
+# The best attack known to the lattice-estimator (hybrid, meeting in the middle) takes 2^141.06 operations here, and
+# 13 bits are kept for attacks on sparse secrets that it does not know (ePrint 2026/366): 128 bits are left. The
+# estimates are made by scripts/estimate_security.py and shown in docs/security.md.
+MAX_LOG_QP_SPARSE = {65536: 1462}
+
+# Digits of key switching: more need a smaller auxiliary modulus, but larger keys and more time.
+MOST_DIGITS = 15
+# Evaluation keys of bootstraps may take this much, so that a run stays below 16 GB.
+_MOST_KEY_BYTES = 12.5e9
+# How many there are, by levels of both transforms: the most over all numbers of slots from 64 to 32768. They are
+# OpenFHE's rotations and four more (``backends.openfhe.contexts.bootstrap_automorphisms``); a test counts them again.
+MOST_KEYS = {(5, 5): 49, (5, 4): 62, (4, 5): 62, (4, 4): 81, (3, 3): 67, (3, 4): 72, (2, 2): 132}
 
 
 def largest_modulus(ring: int, sparse: bool) -> int:
@@ -28,12 +37,33 @@ def modulus_limit(parameters: Parameters | SlotParameters) -> int:
     return largest_modulus(parameters.ring, isinstance(parameters, Parameters) and parameters.slots > 0)
 
 
-def with_secure_digits(parameters: Parameters) -> Parameters:
-    """More digits in key switching need a smaller auxiliary modulus: take as many as 128-bit security asks for.
+def is_secure(parameters: Parameters) -> bool:
+    """Whether the moduli keep to the bound."""
+    return parameters.modulus_bits <= modulus_limit(parameters)
 
-    At most 6 digits are tried; when that is not enough, ``modulus_bits`` of the result still exceeds the bound.
+
+def more_digits(parameters: Parameters) -> Iterator[Parameters]:
+    """These parameters with as many digits as they have, and more, whose keys fit into memory."""
+    keys = MOST_KEYS.get(parameters.level_budget, max(MOST_KEYS.values()))
+    for digits in range(parameters.large_digits, MOST_DIGITS + 1):
+        found = replace(parameters, large_digits=digits)
+        if found.digits_divide and keys * found.torus_key_bytes <= _MOST_KEY_BYTES:
+            yield found
+
+
+def secured(parameters: Parameters) -> Parameters:
+    """Parameters with as many digits in key switching, and as few levels of transforms, as 128-bit security asks for.
+
+    Where no number of digits is enough, or their keys would be too large, the transforms get fewer levels, which makes
+    them slower. When nothing is enough, or the ring is an insecure one that was asked for, they are returned as they
+    are.
     """
-    limit = largest_modulus(parameters.ring, sparse=parameters.slots > 0)
-    while parameters.secure and parameters.modulus_bits > limit and parameters.large_digits < 6:
-        parameters = replace(parameters, large_digits=parameters.large_digits + 1)
+    if not parameters.secure:
+        return parameters
+    encode, decode = parameters.level_budget
+    smaller = [b for b in MOST_KEYS if b[0] <= encode and b[1] <= decode and b != parameters.level_budget]
+    for budget in (parameters.level_budget, *smaller):
+        for found in more_digits(replace(parameters, level_budget=budget)):
+            if is_secure(found):
+                return found
     return parameters

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from glyphc.approx import noise
-from glyphc.approx.security import largest_modulus, with_secure_digits
+from glyphc.approx.security import largest_modulus, secured
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
@@ -145,7 +145,7 @@ def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Param
         large_digits=configuration.large_digits,
         security=security,
     )
-    return {degree: with_secure_digits(replace(shared, degree=degree)) for degree in (0, *DEGREES)}
+    return {degree: secured(replace(shared, degree=degree)) for degree in (0, *DEGREES)}
 
 
 def _ring(graph: Graph) -> int:

@@ -18,7 +18,6 @@ import psutil
 from glyphc.approx import cost_file
 from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.files import write_atomically
-from glyphc.ir.parameters import AUXILIARY_PRIME_BITS
 from glyphc.program import INSECURE_WARNING, InsecureWarning
 from glyphc.progress import Reporter
 
@@ -232,8 +231,5 @@ def _all_key_bytes(plan: Plan) -> float:
     from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
 
     p = plan.parameters
-    digit = -(-(p.depth + 1) // p.large_digits)
-    limbs = p.depth + 1 + -(-digit * p.scaling_bits // AUXILIARY_PRIME_BITS)
-    key = 2.0 * p.large_digits * limbs * p.ring * 8
     linear = 2.0 * 2 * (p.linear_limbs + 2) * p.ring * 8
-    return (len(bootstrap_automorphisms(p)) + 1) * key + (log2(max(plan.server.periods)) + 2) * linear
+    return (len(bootstrap_automorphisms(p)) + 1) * p.torus_key_bytes + (log2(max(plan.server.periods)) + 2) * linear

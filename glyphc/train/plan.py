@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.approx.cost import CostModel
-from glyphc.approx.security import largest_modulus
+from glyphc.approx.security import is_secure, largest_modulus, more_digits
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
@@ -264,15 +264,14 @@ def secure_parameters(
     )
     if insecure_ring is not None:
         return _with_linear_bits(replace(base, level_budget=(2, 2)))
-    limit = largest_modulus(base.ring, sparse=True)
     usual = cost.configuration(slots).level_budget
     budgets = [usual, *(b for b in _BUDGETS if sum(b) < sum(usual))]
     for budget in budgets:
-        for digits in (3, 4, 5, 6):
-            for bits in (47, 46, 45, 44):
-                found = _with_linear_bits(replace(base, level_budget=budget, large_digits=digits, scaling_bits=bits))
-                if found.modulus_bits <= limit and found.linear_bits >= _MIN_LINEAR_BITS:
+        for bits in (47, 46, 45, 44):
+            for found in more_digits(_with_linear_bits(replace(base, level_budget=budget, scaling_bits=bits))):
+                if is_secure(found) and found.linear_bits >= _MIN_LINEAR_BITS:
                     return found
+    limit = largest_modulus(base.ring, sparse=True)
     raise ParameterError(f"no secure parameters for bootstraps of degree {degree}: the moduli exceed {limit} bits")
 
 

@@ -1,0 +1,90 @@
+"""The bound on moduli, and that everything that has to be compiled or trained keeps to it within 16 GB."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log2
+
+import pytest
+
+from glyphc.approx.cost import CONFIGURATIONS, Configuration, CostModel
+from glyphc.approx.security import MAX_LOG_QP_SPARSE, MOST_KEYS, is_secure, secured
+from glyphc.backends.openfhe.contexts import bootstrap_automorphisms, torus_context
+from glyphc.backends.openfhe.keymoulds import automorphism_mould
+from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
+from glyphc.train.plan import secure_parameters
+
+LIMIT = MAX_LOG_QP_SPARSE[65536]
+# Estimated by scripts/estimate_security.py: log2(QP) and log2 of the operations of the best attack.
+ESTIMATES = {1416: 144.9, 1462: 141.06, 1553: 134.0}
+MARGIN = 13
+SIXTEEN_GB = 16e9
+
+
+def test_the_bound_leaves_128_bits_after_the_margin() -> None:
+    assert ESTIMATES[LIMIT] - MARGIN >= 128
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: str(c.slots))
+@pytest.mark.parametrize("degree", MAX_DEGREES.values())
+def test_every_degree_has_parameters(configuration: Configuration, degree: int) -> None:
+    """Degree 247 at 65,536 values too, and no context beyond 16 GB."""
+    c = configuration
+    wanted = Parameters(65536, 27, 55, (), c.slots, degree, c.level_budget, large_digits=c.large_digits)
+    found = secured(wanted)
+    assert is_secure(found)
+    assert found.modulus_bits <= LIMIT
+    cost = CostModel()
+    assert cost.idle_bytes(found) + cost.work_bytes(found) < SIXTEEN_GB
+    assert MOST_KEYS[found.level_budget] * found.torus_key_bytes < SIXTEEN_GB - 3e9
+
+
+@pytest.mark.parametrize("slots", [4096, 16384, 32768])
+@pytest.mark.parametrize(("decoded", "slot_levels"), [(3, 0), (3, 1), (4, 0), (4, 1)])
+@pytest.mark.parametrize("degree", [27, 59])
+def test_training_has_parameters(slots: int, decoded: int, slot_levels: int, degree: int) -> None:
+    found = secure_parameters(slots, degree, None, CostModel(), decoded, slot_levels)
+    assert found.modulus_bits <= LIMIT
+    assert MOST_KEYS[found.level_budget] * found.torus_key_bytes < SIXTEEN_GB - 3e9
+
+
+@pytest.mark.parametrize(
+    ("budget", "degree", "digits", "bits", "kept"),
+    [
+        ((5, 5), 27, 5, 47, 0),
+        ((5, 5), 59, 6, 47, 0),
+        ((3, 4), 247, 5, 47, 0),
+        ((4, 4), 59, 4, 47, 0),
+        ((5, 5), 27, 7, 44, 3),
+        ((5, 5), 27, 7, 45, 2),
+    ],
+)
+def test_openfhe_takes_no_larger_moduli_than_is_said(
+    budget: tuple[int, int], degree: int, digits: int, bits: int, kept: int
+) -> None:
+    """The last two are where a digit nearly fills the auxiliary primes: OpenFHE takes one more."""
+    parameters = Parameters(1024, 20, 54, (), 512, degree, budget, bits, digits, levels_kept=kept, security=INSECURE)
+    context = torus_context(parameters)
+    moduli = automorphism_mould(context, context.KeyGen().secretKey, 5).moduli
+    assert round(sum(map(log2, set(moduli))), 2) == parameters.modulus_bits
+    assert len(moduli) * 8 * 1024 == parameters.torus_key_bytes
+
+
+@pytest.mark.slow
+def test_how_many_keys_bootstraps_have() -> None:
+    for budget, most in MOST_KEYS.items():
+        counts = [
+            len(bootstrap_automorphisms(Parameters(65536, 20, 54, (), slots, 27, budget))) + 1
+            for slots in (64, 2048, 8192, 16384, 32768)
+            if slots >= 1 << max(budget)
+        ]
+        assert max(counts) == most, budget
+
+
+def test_digits_that_openfhe_cannot_cut_are_not_taken() -> None:
+    parameters = Parameters(
+        65536, 27, 55, (), 32768, 27, (5, 5), large_digits=6
+    )  # 25 limbs in six digits: one is empty
+    assert not parameters.digits_divide
+    assert replace(parameters, large_digits=7).digits_divide
+    assert secured(parameters).large_digits == 7
