@@ -13,6 +13,12 @@ AUXILIARY_PRIME_BITS = 60
 # Bits by which OpenFHE may overestimate a digit before it has chosen its primes: measured, see the tests.
 _DIGIT_SLACK_BITS = 5
 
+# Largest log2(QP) at N = 65536 for the sparse secret of Hamming weight 192 that bootstraps use, for 128 bits. OpenFHE's
+# check does not see the weight. The best attack known to the lattice-estimator (hybrid, meeting in the middle) takes
+# 2^141.06 operations here, and 13 bits are kept for attacks on sparse secrets that it does not know (ePrint 2026/366).
+# The estimates are made by scripts/estimate_security.py and shown in docs/security.md.
+MAX_LOG_QP_SPARSE = 1462
+
 # Levels that a series costs -> highest degree at that price (Paterson-Stockmeyer evaluation in OpenFHE). Degrees in
 # between are rarely worth choosing. A test compares with ``CryptoContext.GetFBTDepth``.
 MAX_DEGREES = {3: 13, 4: 27, 5: 59, 6: 119, 7: 247}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pass_networks import SAMPLES, mlp
+from pass_networks import SAMPLES, Network, mlp
 
 import glyphc
 from glyphc.approx.cost import CostModel
@@ -13,6 +13,7 @@ from glyphc.ir.ops import Apply, Bootstrap, Input, Polynomial
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.program import Program
+from glyphc.roles.headers import KEY_PART
 
 
 def compiled(batch: int, **options: object) -> Program:
@@ -73,3 +74,32 @@ def test_results_agree() -> None:
 def test_encrypted_weights_stay_in_bgv() -> None:
     with pytest.raises(ParameterError, match="weights that the server must not see"):
         glyphc.compile(mlp("relu"), SAMPLES, 4, strategy="slots", encrypt_weights="all")
+
+
+def test_two_outputs_that_share_an_input() -> None:
+    """One reader of the input would do better in BGV alone, but a program is of one family."""
+    n = Network(6)
+    n.output(n.dense(n.apply(n.dense(n.x, 8, "fc1"), "relu"), 4, "fc2"), "y")
+    n.output(n.dense(n.x, 3, "lin"), "z")
+    x = SAMPLES.reshape(100, 6)
+    both = {
+        strategy: glyphc.compile(n.graph, x, 8192, strategy=strategy, logit_tolerance=0.2, cost=CostModel())
+        for strategy in ("auto", "slots", "glyph")
+    }
+    kinds = {strategy: type(program.client.parameters) for strategy, program in both.items()}
+    assert kinds["auto"] in (kinds["slots"], kinds["glyph"])
+
+
+def test_slots_by_name_take_any_measure() -> None:
+    program = compiled_slots(measure={"y": "absolute"}, logit_tolerance=0.2)
+    assert isinstance(program.client.parameters, SlotParameters)
+
+
+def compiled_slots(**options: object) -> Program:
+    return glyphc.compile(mlp("relu"), SAMPLES, 8, strategy="slots", cost=CostModel(), **options)  # type: ignore[arg-type]
+
+
+def test_the_service_knows_keys_of_both_families() -> None:
+    for name in ("slots/public", "slots/multiplication", "bgv/public", "torus/automorphism-5"):
+        assert KEY_PART.fullmatch(name)
+    assert not KEY_PART.fullmatch("slots/secret")

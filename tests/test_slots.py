@@ -329,3 +329,12 @@ def test_digits_at_128_bit() -> None:
     assert isinstance(encrypted, np.ndarray)
     assert np.mean(encrypted.argmax(axis=1) == labels) >= 0.97
     assert np.std(encrypted - clear) < 2.0**-14 * np.ptp(clear)
+
+
+def test_histograms_do_not_show() -> None:
+    """The server gets the polynomials: where in its range a value lies on the calibration samples is not in them."""
+    x = SAMPLES.copy()
+    x[0] *= 0.97
+    graphs = [glyphc.compile(mlp("relu"), s, 8, insecure_ring=RING, strategy="slots").graph for s in (SAMPLES, x)]
+    first, second = ([op for _, op in graph.of(Polynomial)] for graph in graphs)
+    assert first == second

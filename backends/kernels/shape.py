@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import log2
 
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, Parameters
 
 from ..errors import BackendError
 from .basis import primes_below
@@ -22,8 +22,8 @@ from .slots import Level, transform
 
 # Bits of q0, of the BGV prime and the auxiliary primes; of levels of SlotsToCoeffs; of the other levels.
 WIDE_BITS, DECODING_BITS, LEVEL_BITS = 48, 36, 40
-# Published attacks on sparse secrets leave 128 bits up to about this size of log2(QP) at N = 65536.
-LARGEST_MODULUS = 1460
+# OpenFHE does not see these moduli, so they are checked here.
+LARGEST_MODULUS = MAX_LOG_QP_SPARSE
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
 # probability of 1e-15 per bootstrap (the sum of 33 uniform numbers).
 SPARSE_WEIGHT, WRAPS = 32, 14

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from glyphc.ir.slot_parameters import SlotParameters
 
+from ..coredumps import no_core_dumps
+from .randomness import require_own
 from .slot_contexts import SlotContext, make_slot_context
 from .slot_server import SlotKeys
 
@@ -23,8 +25,12 @@ class SlotClient:
     context: SlotContext
     secret: Any = field(repr=False)
 
+    def __post_init__(self) -> None:
+        no_core_dumps()
+
     def encrypt(self, message: F64) -> Any:
         """A fresh ciphertext of numbers, shape (slots,)."""
+        require_own()
         context, slots = self.context.context, self.context.parameters.slots
         plain = context.MakeCKKSPackedPlaintext(np.ascontiguousarray(message, dtype=np.float64), 1, 0, None, slots)
         return context.Encrypt(self.secret, plain)
@@ -38,6 +44,7 @@ class SlotClient:
 
 def generate_slot_keys(parameters: SlotParameters) -> tuple[SlotClient, SlotKeys]:
     """Fresh keys: the secret for the client, the rest for the server. BackendError when OpenFHE refuses."""
+    require_own()
     context = make_slot_context(parameters)
     pair = context.context.KeyGen()
     context.context.EvalMultKeyGen(pair.secretKey)

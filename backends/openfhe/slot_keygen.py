@@ -13,9 +13,10 @@ from glyphc.ir.slot_parameters import SlotParameters
 
 from .bridge import BridgeError, Mould
 from .client import ternary_secret
-from .keygen import KeyPacker
+from .keygen import KeyPacker, Once
 from .keymoulds import key_shape
 from .library import fhe
+from .randomness import require_own
 from .residues import Uniform
 from .ring import Factor
 from .slot_client import F64, SlotClient
@@ -29,6 +30,8 @@ class SlotKeyMaker:
     """A fresh secret and everything that follows from it."""
 
     def __init__(self, parameters: SlotParameters) -> None:
+        require_own()
+        self._once = Once()
         context = make_slot_context(parameters)
         secret = context.context.KeyGen().secretKey
         self.ternary: I64 = ternary_secret(secret, context.rings)
@@ -41,6 +44,8 @@ class SlotKeyMaker:
 
     def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
         """(name, bytes) of all keys, in the order of ``slot_wire.PARTS``. seed: 32 fresh random bytes, public."""
+        require_own()
+        self._once.use()
         client = self.account.client
         context, p = client.context, client.context.parameters
         yield PUBLIC, self.account.fresh(np.zeros(p.slots), Uniform(seed, PUBLIC))

@@ -17,6 +17,7 @@ from glyphc.ir.slot_parameters import SlotParameters
 
 from .bridge import BridgeError, Mould
 from .library import fhe
+from .randomness import require_own
 from .residues import ResidueError, Uniform, pack, unpack
 from .ring import U64
 from .slot_contexts import SlotContext
@@ -132,6 +133,7 @@ def write_output(moulds: SlotMoulds, public: Any, ciphertext: Any, flood: float)
     """
     context = moulds.context
     if flood:
+        require_own()
         p = context.parameters
         zero = context.context.MakeCKKSPackedPlaintext([0.0], 1, p.depth, None, p.slots)
         ciphertext = context.context.EvalAdd(ciphertext, context.context.Encrypt(public, zero))

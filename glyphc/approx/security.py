@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
@@ -12,11 +13,12 @@ from glyphc.ir.slot_parameters import SlotParameters
 # homomorphic encryption standard (Albrecht et al. 2018) up to 32768, OpenFHE's bound for 65536. OpenFHE enforces these.
 MAX_LOG_QP = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1747}
 
-# The same for the sparse secret of Hamming weight 192 that bootstraps use; OpenFHE's check does not see the weight.
-# The best attack known to the lattice-estimator (hybrid, meeting in the middle) takes 2^141.06 operations here, and
-# 13 bits are kept for attacks on sparse secrets that it does not know (ePrint 2026/366): 128 bits are left. The
-# estimates are made by scripts/estimate_security.py and shown in docs/security.md.
-MAX_LOG_QP_SPARSE = {65536: 1462}
+# The same for the sparse secret that bootstraps use.
+MAX_LOG_QP_SPARSE = {65536: LARGEST_SPARSE}
+
+# Of programs in slots, with uniform ternary secrets: where the newer model of the estimates still gives 128 bits (at
+# the standard's bounds, made with an older one, it gives 126).
+MAX_LOG_QP_SLOTS = {16384: 430, 32768: 864}
 
 # Digits of key switching: more need a smaller auxiliary modulus, but larger keys and more time.
 MOST_DIGITS = 15
@@ -34,7 +36,9 @@ def largest_modulus(ring: int, sparse: bool) -> int:
 
 def modulus_limit(parameters: Parameters | SlotParameters) -> int:
     """The bound for these parameters' ring and secret: the one that bootstraps use is sparse."""
-    return largest_modulus(parameters.ring, isinstance(parameters, Parameters) and parameters.slots > 0)
+    if isinstance(parameters, SlotParameters):
+        return MAX_LOG_QP_SLOTS.get(parameters.ring, 0)
+    return largest_modulus(parameters.ring, parameters.slots > 0)
 
 
 def is_secure(parameters: Parameters) -> bool:

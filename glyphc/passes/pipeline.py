@@ -144,7 +144,7 @@ def _require_memory(graph: Graph, context: Context) -> None:
 
     Two of each: the values, and one working copy.
     """
-    samples = max((len(x) for x in context.samples.values()), default=0)
+    samples = max((len(x) for x in context.samples.values() if x.ndim), default=0)
     needed = 0
     for node in graph:
         needed += 2 * 8 * samples * node.type.size

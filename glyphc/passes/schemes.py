@@ -15,7 +15,8 @@ from glyphc.ir.types import Encoding, Level, Scheme
 from glyphc.slots.passes import FitPolynomials
 from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
-from glyphc.ways.choice import Answer, Paths, answers, choose
+from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
+from glyphc.ways.client import ClientTail
 from glyphc.ways.registry import GLYPH, conversions, strategy, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.torus import PackedBootstrap
@@ -61,7 +62,7 @@ class AssignScheme(Pass):
             if not any(isinstance(a.answer, Offer) for a in said[node.id]):
                 reasons = "; ".join(f"{a.way}: {a.answer.reason}" for a in said[node.id])
                 raise ParameterError(f"no scheme can compute {node}: {reasons or 'no way is about such an op'}")
-        choice = choose(graph, said, Paths(conversions(), question))
+        choice = self._cheapest(graph, said, Paths(conversions(), question))
         if choice is None:
             raise ParameterError(
                 f"no schemes go together for this network under the strategy {self.strategy!r}: results of one node "
@@ -76,6 +77,18 @@ class AssignScheme(Pass):
             rewriter.keep(node, type, _decided(self.name, chosen, said[node.id]))
         return rewriter.new
 
+    @staticmethod
+    def _cheapest(graph: Graph, said: dict[int, tuple[Answer, ...]], paths: Paths) -> Choice | None:
+        """Of all ways together, of all in slots, and of all others: these two never mix, as there is no way between.
+
+        Improving a choice node by node does not cross from one to the other.
+        """
+        slots = {way.name for way in SLOT_WAYS}
+        outside = {id: tuple(a for a in of if a.way not in slots) for id, of in said.items()}
+        inside = {id: tuple(a for a in of if a.way in slots or a.way == ClientTail.name) for id, of in said.items()}
+        found = [choice for each in (said, outside, inside) if (choice := choose(graph, each, paths)) is not None]
+        return min(found, key=lambda choice: choice.seconds, default=None)
+
     def _asked(self, graph: Graph, context: Context) -> tuple[dict[int, tuple[Answer, ...]], Question]:
         """What all ways say. Slots are weighed against what the others would cost, as their plan takes a simulation."""
         allowed = strategy(self.strategy)
@@ -86,7 +99,9 @@ class AssignScheme(Pass):
         fitting = FitPolynomials(self.points, self.spread, self.logits, measures=self.measures)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
-            plan = plan_slots(graph, context, replace(fitting, points=100.0, spread=100.0, logits=0.0), inf)
+            # they were asked for: what they lose is shown, not refused
+            lenient = replace(fitting, points=100.0, spread=100.0, logits=1e15 if self.logits else 0.0)
+            plan = plan_slots(graph, context, lenient, inf)
         elif self.ring != SECURE_RING:
             plan = "small rings are for tests: ask for slots by name (--strategy slots)"
         else:

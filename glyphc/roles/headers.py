@@ -15,7 +15,7 @@ from .container import Header
 BINDING = "weights/program"
 # What the parts of evaluation keys are called (see ``glyphc.backends.openfhe.keymoulds``, which needs OpenFHE).
 KEY_PART = re.compile(
-    r"bgv/public|torus/multiplication|(bgv|torus)/automorphism-[0-9]{1,9}|weights/[0-9]{5,9}/[0-9]{5,9}/(ws?|bias)|"
+    r"slots/(public|multiplication)|bgv/public|torus/multiplication|(bgv|torus)/automorphism-[0-9]{1,9}|weights/[0-9]{5,9}/[0-9]{5,9}/(ws?|bias)|"
     + re.escape(BINDING)
 )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from glyphc.approx.security import largest_modulus
+from glyphc.approx.security import MAX_LOG_QP_SLOTS, modulus_limit
 from glyphc.ir.parameters import INSECURE, SECURE
 from glyphc.ir.slot_parameters import SlotParameters
 
 # Rings that slot programs may use at 128-bit security.
-RINGS = (8192, 16384, 32768, 65536)
+RINGS = tuple(MAX_LOG_QP_SLOTS)
 # log2 of the scale: below, noise of one rescaling shows; above, a prime plus what it takes at the end has no 60 bits.
 SCALING_BITS = range(28, 51)
 # Bits above the scale that the last prime has: results in units of their range, and what polynomials overshoot.
@@ -19,7 +19,7 @@ _MOST_DIGITS = 12
 
 def secure(parameters: SlotParameters) -> bool:
     """Whether the moduli keep to 128-bit security for a uniform ternary secret."""
-    return parameters.modulus_bits <= largest_modulus(parameters.ring, sparse=False)
+    return parameters.modulus_bits <= modulus_limit(parameters)
 
 
 def possible(ring: int, depth: int, scaling_bits: int, insecure: bool = False) -> Iterator[SlotParameters]:

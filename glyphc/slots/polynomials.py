@@ -1,8 +1,8 @@
-"""Polynomials in place of nonlinearities: fitted to calibration data, in Chebyshev's basis.
+"""Polynomials in place of nonlinearities: fitted on the range that calibration asks for, in Chebyshev's basis.
 
-Least squares weighted by where calibration saw values beats Chebyshev interpolation by far, since values crowd in the
-middle of their range. A share of the weight is spread evenly over the whole range of the format: outside of what it was
-fitted on, a polynomial explodes.
+Least squares weighted towards the middle of the range beats Chebyshev interpolation by far, since values crowd there. A
+share of the weight is spread evenly over the whole range of the format: outside of what it was fitted on, a polynomial
+explodes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Fit, Linear, Reshape
 from glyphc.ir.types import FixedPoint
+from glyphc.passes.fit_series import bell
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -75,18 +76,18 @@ def absorbed(graph: Graph, node: Node) -> bool:
 
 
 def density(source: Node, fixed: FixedPoint, x: F64) -> F64:
-    """Weights of points x in [-1, 1] of a value's range: where calibration saw it, and a little everywhere."""
+    """Weights of points x in [-1, 1] of a value's range: the middle of its guarded range most, and a little everywhere.
+
+    As for series, what calibration saw is not used, since the server gets the polynomial: of that, only the range that
+    the format holds anyway.
+    """
     weight = np.full(len(x), EVENLY / len(x))
     calibration = source.type.calibration
-    if calibration is None or not calibration.histogram or not sum(calibration.histogram):
+    if calibration is None or calibration.guard is None:
         return weight
-    counts = np.array(calibration.histogram, dtype=np.float64)
-    edges = np.linspace(calibration.lo, calibration.hi, len(counts) + 1)
-    places = x * fixed.magnitude * fixed.scale[0] + fixed.offset[0]
-    bins = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(counts) - 1)
-    inside = (places >= calibration.lo) & (places <= calibration.hi)
-    seen = np.where(inside, counts[bins], 0.0)
-    # a bin without a point has its samples left out; with so many points that is a bin of next to no width
+    lo, hi = calibration.guard.lo - fixed.offset[0], calibration.guard.hi - fixed.offset[0]
+    counts = np.array(bell(lo, hi, fixed.magnitude * fixed.scale[0]), dtype=np.float64)
+    seen = counts[np.minimum(((x + 1) / 2 * len(counts)).astype(int), len(counts) - 1)]
     return np.asarray(weight + seen / (seen.sum() or 1.0))
 
 
