@@ -32,16 +32,16 @@ def changed(default: Any) -> Any:
             return "insecure"
         case 65536:
             return 2048
-        case "auto":
-            return "glyph"
+        case "glyph":
+            return "auto"
+        case float():
+            return default + 0.5
         case 0:
             return 2048
         case "":
             return "relu1:14;gate:9"
         case bool():
             return not default
-        case float():
-            return default + 0.5
         case _:
             return default - 1
 
