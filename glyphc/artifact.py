@@ -60,8 +60,9 @@ def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
             raise ArchiveError("its manifest is too large")
         manifest = json.loads(contents(file, entries.pop(MANIFEST)))
         _check_manifest(manifest, name)
-        if set(entries) != set(manifest["parts"]):
-            raise ArchiveError("its parts are not those that the manifest lists")
+        other = sorted(set(entries) ^ set(manifest["parts"]))
+        if other:
+            raise ArchiveError(f"its parts are not those that the manifest lists: {other[0]}")
         size = sum(entry.length for entry in entries.values())
         memory.require(size * _TEXT_BYTES, f"{name!r}: its stages, {size:,} bytes of text,")
         parts = {part: contents(file, entries[part]) for part in manifest["parts"]}

@@ -11,10 +11,12 @@ import numpy.typing as npt
 # What a bootstrap puts out stands this many bits below its series: the value 1 becomes the phase 2^-OUTPUT_BITS. The
 # same for all programs, because OpenFHE keeps the factor with a context that equal programs share. The noise of the
 # transform behind the series shrinks with the factor, so it is as small as the noise below it lets it be.
-OUTPUT_BITS = 19
-# Largest value of a series. From 2^7 on, the coefficients between its powers overflow OpenFHE's moduli at some degrees
-# (measured at degrees 13 to 247 and from 8 slots to full packing): one bit is kept in reserve.
-LARGEST_BITS = 6
+OUTPUT_BITS = 16
+# Largest value of a series on its range. Between the range's ends, where it is free, it may be several times larger.
+LARGEST_BITS = 3
+# Largest value anywhere on the torus: beyond, coefficients between the powers overflow OpenFHE's moduli and all results
+# are wrong. Seen at degree 59: 46 and 64 hold, 93 and 128 do not.
+LARGEST_REACH = 48.0
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -53,6 +55,12 @@ def evaluate_coefficients(real: F64, imag: F64, x: F64) -> F64:
 def evaluate_series(series: Series, x: F64) -> F64:
     """The series at phases x (any shape)."""
     return evaluate_coefficients(np.array(series.real), np.array(series.imag), x)
+
+
+def reach(series: Series) -> float:
+    """The largest absolute value on the whole torus, also where nothing is fitted."""
+    x = np.arange(16 * (series.degree + 1)) / (16 * (series.degree + 1))
+    return float(np.abs(evaluate_series(series, x)).max())
 
 
 def rms_slope(series: Series) -> float:

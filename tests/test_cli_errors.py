@@ -642,7 +642,7 @@ BAD_ARTIFACTS: dict[str, tuple[Callable[[Path], bytes], tuple[str, ...]]] = {
         ("damaged",),
     ),
     "manifest: parts is a number": (lambda a: rewritten(a, lambda m: m.update(parts=3)), ("damaged",)),
-    "manifest: parts is empty": (lambda a: rewritten(a, lambda m: m.update(parts={})), ("no whole program",)),
+    "manifest: parts is empty": (lambda a: rewritten(a, lambda m: m.update(parts={})), ("the manifest lists",)),
     "manifest: unknown part": (lambda a: rewritten(a, lambda m: m["parts"].update(x="0")), ("damaged",)),
     "manifest: missing part": (
         lambda a: rewritten(a, lambda m: m["parts"].update({"stages/99-last.gir": "0"})),

@@ -40,6 +40,7 @@ from glyphc.ir.ops import (
     MatMul,
     Op,
     Output,
+    Polynomial,
     Reshape,
     Scale,
     Scatter,
@@ -489,7 +490,8 @@ def test_every_op_is_defined() -> None:
     """An op that is added to the table needs a definition, and a test in this file or in test_network_ops.py."""
     here = {Input, Output, Reshape, Dense, Scale, Linear, Apply, Softmax, ArgMax, Switch, Unpack, Bootstrap}
     training = {MatMul, SumTo, Scatter}  # test_train_gradients.py
-    assert set(OPS.values()) == here | training | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
+    slots = {Polynomial}  # test_slots.py
+    assert set(OPS.values()) == here | training | slots | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
 
 
 def test_op_without_a_definition() -> None:

@@ -188,7 +188,7 @@ def test_files_are_compact(setting: Setting, request_file: Path, evaluator: Eval
 
     with Reader(setting.keys, KeysHeader) as reader:
         torus = sum(p.size for p in reader.parts.values() if p.name.startswith("torus/"))
-    assert torus < 0.45 * backend.bootstrap_key_bytes(evaluator._keys)
+    assert torus < 0.45 * backend.bootstrap_key_bytes(evaluator.engine._keys)  # type: ignore[attr-defined]
     raw = len(fhe.Serialize(setting.account.engine.keys.encrypt(np.zeros(1024, dtype=np.int64)), fhe.BINARY))
     with Reader(request_file, InputsHeader) as inputs:
         assert all(p.size < raw / 2 for p in inputs.parts.values())

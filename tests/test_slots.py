@@ -334,7 +334,7 @@ def test_digits_at_128_bit() -> None:
 def test_histograms_do_not_show() -> None:
     """The server gets the polynomials: where in its range a value lies on the calibration samples is not in them."""
     x = SAMPLES.copy()
-    x[0] *= 0.97
+    x[np.abs(x).max(axis=(1, 2)).argsort()[:20]] *= 0.7  # none of these is near an end of a range
     graphs = [glyphc.compile(mlp("relu"), s, 8, insecure_ring=RING, strategy="slots").graph for s in (SAMPLES, x)]
     first, second = ([op for _, op in graph.of(Polynomial)] for graph in graphs)
     assert first == second

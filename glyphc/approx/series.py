@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.series import Series, evaluate_coefficients
+from glyphc.ir.series import LARGEST_BITS, LARGEST_REACH, Series, evaluate_coefficients
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -24,6 +24,10 @@ F64 = npt.NDArray[np.floating[Any]]
 HALF_RANGE = 0.45
 # Ridge weight relative to the largest singular value squared: bounds the coefficients, hence the bootstrap's noise.
 _RIDGE = 1e-10
+# Between the ends of its range a series is free, but a bootstrap does not hold what rises to more than so many times
+# the largest value on the range: then the ridge grows by tens, up to this one.
+_OVERSHOOT = LARGEST_REACH / 2.0**LARGEST_BITS
+_LARGEST_RIDGE = 1e-4
 # A coefficient of exactly zero makes OpenFHE skip powers that it later needs.
 _TINY = 1e-12
 # Default half-width of the neighbourhood of a jump that does not count, as a share of the half range.
@@ -115,15 +119,27 @@ def fit(
     grid = grid[~_near(grid, jumps, width)]
     wanted, density = function(grid), _density(grid, half_range, weights)
 
+    ridge = _RIDGE
+
     def solve(weight: F64) -> _Solution:
-        solution = _Solution(_least_squares(samples, weight), 0.0, 0.0)
+        solution = _Solution(_least_squares(samples, weight, ridge), 0.0, 0.0)
         error = evaluate_coefficients(*solution.coefficients, grid) - wanted
         rms = float(np.sqrt(np.average(error**2, weights=density)))
         return replace(solution, max_error=float(np.abs(error).max()) / samples.span, rms_error=rms / samples.span)
 
+    torus = np.arange(16 * (degree + 1)) / (16 * (degree + 1))
+    most = _OVERSHOOT * float(np.abs(wanted).max())
+
+    def rises(solution: _Solution) -> bool:
+        return bool(np.abs(evaluate_coefficients(*solution.coefficients, torus)).max() > most)
+
     best = solve(0.5 + 0.5 * samples.density)
+    while rises(best) and ridge < _LARGEST_RIDGE:
+        ridge *= 10
+        best = solve(0.5 + 0.5 * samples.density)
     if max_error < best.max_error <= 2 * max_error:
-        best = _flatter(samples, best, solve, max_error)
+        flatter = _flatter(samples, best, solve, max_error)
+        best = best if rises(flatter) else flatter
     real, imag = best.coefficients
     return Series(
         tuple(float(c) if abs(c) > _TINY else _TINY for c in real),
@@ -145,13 +161,13 @@ def fit_error(function: Callable[[F64], F64], degree: int, half_range: float, we
     return float(np.sqrt(np.average(error**2, weights=even))) / samples.span
 
 
-def _least_squares(samples: _Samples, weight: F64) -> F64:
+def _least_squares(samples: _Samples, weight: F64, ridge: float = _RIDGE) -> F64:
     """Factors of the basis that minimise the weighted squares of the errors, with a ridge."""
     root = np.sqrt(weight)
     a, b = samples.basis * root[:, None], samples.y * root
     gram = a.T @ a
     # the largest singular value: of a symmetric matrix without negative eigenvalues, the largest of these
-    regular = gram + _RIDGE * np.linalg.eigvalsh(gram)[-1] * np.eye(gram.shape[0])
+    regular = gram + ridge * np.linalg.eigvalsh(gram)[-1] * np.eye(gram.shape[0])
     solution = np.linalg.solve(regular, a.T @ b)
     # one step of iterative refinement: the normal equations lose half of the digits
     return np.asarray(solution + np.linalg.solve(regular, a.T @ (b - a @ solution)))

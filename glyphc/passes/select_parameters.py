@@ -13,7 +13,7 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
-from glyphc.ir.series import OUTPUT_BITS
+from glyphc.ir.series import LARGEST_REACH, OUTPUT_BITS, reach
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass, check_option
@@ -98,6 +98,11 @@ class SelectParameters(Pass):
             raise ParameterError(f"{node} reads a value that is not in the bootstrapping scheme")
         divisor = noise.divisor(fits.graph, node)
         series = scaled(fits.series(node, degree), 2.0**OUTPUT_BITS / divisor)
+        if reach(series) > LARGEST_REACH:
+            raise ParameterError(
+                f"{node}: a series of degree {degree} rises to {reach(series):.0f} between the ends of its range, more "
+                f"than the {LARGEST_REACH:.0f} that bootstraps hold; a larger --tolerance takes a lower degree"
+            )
         bootstrap = Bootstrap(op.functions, divisor, slots, series)
         operands, decisions = rewriter.operands(node), (*node.decisions, decision)
         rewriter.replace(node, rewriter.new.add(bootstrap, operands, node.type, node.location, decisions))
