@@ -62,6 +62,7 @@ def bootstrap_key_bytes(keys: EvaluationKeys) -> int:
 
 
 _in_use = threading.Lock()
+_holders: list[int] = []  # the thread that holds them
 _releases = 0
 
 
@@ -70,16 +71,19 @@ def key_tables(wait: bool = False) -> Iterator[None]:
     """Sole use of the tables in which OpenFHE keeps evaluation keys.
 
     They belong to the process, and can only be emptied as a whole: key generation would take the keys of an evaluation.
-    wait: for other runs of this process to end; else BackendError when the tables are in use.
+    wait: for runs in other threads to end; else BackendError when the tables are in use. A thread never waits for
+    itself.
     """
-    if not _in_use.acquire(blocking=wait):
+    if not _in_use.acquire(blocking=wait and threading.get_ident() not in _holders):
         raise BackendError(
             "this process holds evaluation keys already, and OpenFHE's tables serve one set at a time; close the other "
             "evaluator first, or use another process"
         )
+    _holders.append(threading.get_ident())
     try:
         yield
     finally:
+        _holders.clear()
         _in_use.release()
 
 

@@ -85,7 +85,7 @@ CONFIGURATIONS = (
             BootstrapCost(13, 6.77, 1.33, 5.53, 1.75e9, 2.61e9, 3.43e8, 2.52e7),
             BootstrapCost(27, 8.85, 2.04, 6.3, 1.81e9, 2.7e9, 3.56e8, 3.78e7),
             BootstrapCost(59, 8.19, 2.73, 6.21, 1.88e9, 2.79e9, 3.71e8, 4.83e7),
-            BootstrapCost(119, 10.7, 4.36, 11.3, 2.71e9, 3.68e9, 3.98e8, 7.76e7),
+            BootstrapCost(119, 10.7, 4.36, 11.3, 2.71e9, 3.68e9, 3.98e8, 7.76e7, measured=False),
             BootstrapCost(247, 9.64, 5.57, 12.3, 2.92e9, 3.83e9, 4.16e8, 9.34e7),
         ),
     ),
@@ -103,8 +103,8 @@ CONFIGURATIONS = (
         (4, 4),
         3,
         (
-            BootstrapCost(27, 11.1, 2.77, 19.2, 5.16e9, 6.52e9, 4.23e8, 5.25e7),
-            BootstrapCost(59, 11.6, 4, 14.5, 5.35e9, 6.74e9, 4.38e8, 6.5e7),
+            BootstrapCost(27, 11.1, 2.77, 19.2, 5.16e9, 6.52e9, 4.23e8, 5.25e7, measured=False),
+            BootstrapCost(59, 11.6, 4, 14.5, 5.35e9, 6.74e9, 4.38e8, 6.5e7, measured=False),
         ),
     ),
     Configuration(
@@ -112,8 +112,8 @@ CONFIGURATIONS = (
         (5, 5),
         4,
         (
-            BootstrapCost(27, 12.9, 2.95, 36, 7.45e9, 9.04e9, 4.72e8, 5.98e7),
-            BootstrapCost(59, 13.1, 4.53, 21.8, 9.24e9, 1.08e10, 5.05e8, 7.34e7),
+            BootstrapCost(27, 12.9, 2.95, 36, 7.45e9, 9.04e9, 4.72e8, 5.98e7, measured=False),
+            BootstrapCost(59, 13.1, 4.53, 21.8, 9.24e9, 1.08e10, 5.05e8, 7.34e7, measured=False),
         ),
     ),
     Configuration(
@@ -122,8 +122,8 @@ CONFIGURATIONS = (
         4,
         (
             BootstrapCost(13, 16.8, 3.4, 13, 4.74e9, 6.47e9, 4.19e8, 8.18e7),
-            BootstrapCost(27, 20.7, 4.22, 21, 5.93e9, 7.78e9, 4.49e8, 1.2e8),
-            BootstrapCost(59, 20.8, 7.22, 18.7, 7.36e9, 9.14e9, 4.6e8, 1.47e8),
+            BootstrapCost(27, 20.7, 4.22, 20.5, 5.93e9, 7.59e9, 4.5e8, 1.2e8),
+            BootstrapCost(59, 20.8, 7.22, 18.7, 7.36e9, 9.14e9, 4.6e8, 1.47e8, measured=False),
             BootstrapCost(119, 20.7, 10.4, 28, 1.17e10, 1.38e10, 4.84e8, 2.31e8, measured=False),
             BootstrapCost(247, 27, 17, 25, 6.34e9, 1.1e10, 5.1e8, 2.5e8, measured=False),
         ),
