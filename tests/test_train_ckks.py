@@ -275,7 +275,7 @@ def test_slot_forms_are_masked_and_multiplied() -> None:
     [
         ((Masked(2, 1, ()), Masked(3, 2, ())), "needs a slot level"),
         ((Sum(2, ((1, 1),)),), "reads register 1, which holds a slot form"),
-        ((Decode(2, 0),), "reads register 0, which holds no slot form"),
+        ((Decode(2, 0),), "reads register 0, which holds a CKKS ciphertext, not a slot form"),
     ],
 )
 def test_slot_forms_are_kept_apart(tail: Code, message: str) -> None:
