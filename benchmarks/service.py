@@ -55,10 +55,10 @@ def glyphc(*arguments: object, **variables: str) -> tuple[float, int, str]:
     return time.perf_counter() - start, int(result.stdout.rpartition("peak ")[2]), result.stdout
 
 
-def serve(server: Path) -> tuple[subprocess.Popen[str], str]:
+def serve(server: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
     """Start the service; its process and address."""
     folders = ("--programs", server / "programs", "--data", server / "data", "--tokens", server / "tokens")
-    command = [sys.executable, "-m", "glyphc", "serve", *map(str, folders), "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "glyphc", "serve", *map(str, folders), "--listen", "127.0.0.1:0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -88,14 +88,15 @@ def round_trip(folder: Path, batch: int, *options: object) -> tuple[list[Step], 
     steps.append(Step("compile", "model owner", seconds, (server / "programs" / "digits.server").stat().st_size, peak))
     _, _, output = glyphc("token", "alice", "--tokens", server / "tokens")
     token = output.split()[0]
-    process, url = serve(server)
+    small = ["--insecure"] if options else []
+    process, url = serve(server, *small)
     x, labels = (np.load(data / f"digits-test{part}.npy")[:batch] for part in ("", "-labels"))
     try:
         spec, upload = client / "digits.spec", client / "upload" / "evaluation.keys"
         client.mkdir()
         seconds, _, _ = glyphc("spec", "digits", "--url", url, "-o", spec, GLYPHC_TOKEN=token)
         steps.append(Step("fetch specification", "client", seconds, spec.stat().st_size))
-        seconds, peak, _ = glyphc("keygen", spec, "--client", client / "secret", "--server", upload.parent)
+        seconds, peak, _ = glyphc("keygen", spec, "--client", client / "secret", "--server", upload.parent, *small)
         steps.append(Step("make keys", "client", seconds, upload.stat().st_size, peak))
         inputs, outputs = client / "inputs", client / "outputs"
         with Client(url, token) as service:

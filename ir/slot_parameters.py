@@ -61,8 +61,10 @@ class SlotParameters:
 
     @property
     def auxiliary_primes(self) -> int:
-        """Primes of key switching's auxiliary modulus P: as large as the largest digit."""
-        digit = self.first_bits + (self.towers_per_digit - 1) * self.scaling_bits
+        """Primes of key switching's auxiliary modulus P: as large as the largest digit, whose primes may each be a bit
+        longer than they are named: so OpenFHE counts.
+        """
+        digit = self.first_bits + (self.towers_per_digit - 1) * self.scaling_bits + self.towers_per_digit
         return -(-(digit + 1) // AUXILIARY_PRIME_BITS)
 
     @property
