@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measure(*json.loads(arguments.child), arguments.ring)))
+        slots, budget, digits, degree = json.loads(arguments.child)
+        print(json.dumps(measure(slots, tuple(budget), digits, degree, arguments.ring)))
         return
     results: dict[tuple[int, tuple[int, int], int, int], dict[str, Any] | None] = {}
     for _ in range(arguments.rounds):
