@@ -60,8 +60,7 @@ def test_the_page_is_of_these_results() -> None:
     assert f"**{passed} pass, {refused} are refused with a reason, {failed} fail**" in text
 
 
-# Steps between integers that stand close together on the torus: 2.9 to 3.2 % of the range where 2 % are allowed, since
-# guard bands follow the tails of a handful of samples.
+# Steps between integers: 2.9 to 3.2 % of the range in simulation where 2 % are allowed. The cause was not looked into.
 IMPRECISE = {"test_div_int32_trunc[0]", "test_greater_int16[1]", "test_less_equal_int16[1]"}
 
 
