@@ -114,6 +114,7 @@ CONFIGURATIONS = (
         (
             BootstrapCost(27, 12.9, 2.95, 36, 7.45e9, 9.04e9, 4.72e8, 5.98e7, measured=False),
             BootstrapCost(59, 13.1, 4.53, 21.8, 9.24e9, 1.08e10, 5.05e8, 7.34e7, measured=False),
+            BootstrapCost(119, 14, 7, 30, 1.17e10, 1.35e10, 5.1e8, 1.2e8, measured=False),
         ),
     ),
     Configuration(
