@@ -15,6 +15,7 @@ from numba import njit
 from test_encrypted import MODELS, data
 
 import glyphc
+from glyphc.analysis.security import MAX_LOG_QP
 from glyphc.backends.errors import BackendError
 from glyphc.backends.kernels import selftest, threads
 from glyphc.backends.kernels.arithmetic import canonical, product, product_by, reduce
@@ -25,7 +26,7 @@ from glyphc.backends.kernels.keygen import KeyMaker
 from glyphc.backends.kernels.keys import make_basis, whole_key
 from glyphc.backends.kernels.keyswitch import KeyShape, Plan
 from glyphc.backends.kernels.polynomials import Powers
-from glyphc.backends.kernels.shape import LARGEST_MODULUS, EngineShape, check_shape
+from glyphc.backends.kernels.shape import LARGEST_MODULUS, EngineShape, check_shape, largest_modulus
 from glyphc.backends.kernels.slots import coefficients, slot_values, transform
 from glyphc.backends.kernels.uniform import UniformRows
 from glyphc.ir.parameters import INSECURE, Parameters
@@ -404,8 +405,13 @@ def test_shapes_keep_to_128_bits(degree: int, slots: int, budget: tuple[int, int
 
 def test_too_large_a_modulus_is_refused() -> None:
     shape = EngineShape(Parameters(ring=32768, plaintext_bits=20, bgv_bits=55, slots=64, degree=13))
-    with pytest.raises(BackendError, match=r"128 bits of security allow 2\^731; use --engine openfhe"):
+    with pytest.raises(BackendError, match=r"ring dimension 32768 is known .* with none; use --engine openfhe"):
         check_shape(shape)
+    for ring, message in ((4096, r"2\^19\d, where ring dimension 4096 .* with none"), (128, "smallest ring dimension")):
+        with pytest.raises(BackendError, match=message):
+            check_shape(EngineShape(Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
+    check_shape(EngineShape(Parameters(ring=8192, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
+    assert all(largest_modulus(n, sparse=False) <= bound for n, bound in MAX_LOG_QP.items())
 
 
 def test_levels_that_nothing_computes_on_are_refused() -> None:
