@@ -35,7 +35,7 @@ class Bootstrapper:
         self._evaluator = evaluator
         q0 = evaluator.basis.primes[0]
         slots = shape.parameters.slots
-        self._sums = (shape.n // 2) // slots
+        self._sums = shape.summed
         # a raised coefficient q0*(x + wraps) stands for (x + wraps)/WRAPS
         self._raised = float(q0) * WRAPS * self._sums
         middle = 2.0**LEVEL_BITS / 2  # the real part is a sum of two

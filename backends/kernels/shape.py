@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from math import log2
+from math import ceil, log2
 
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, Parameters
 
@@ -24,6 +24,8 @@ from .slots import Level, transform
 
 # Bits of q0, of the BGV prime and the auxiliary primes; of levels of SlotsToCoeffs; of the other levels.
 WIDE_BITS, DECODING_BITS, LEVEL_BITS = 48, 36, 40
+# Scale of the diagonals of CoeffsToSlots, at least: a phase is a small part of what they are multiplied with.
+DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
@@ -99,8 +101,24 @@ class EngineShape:
     def chain_bits(self) -> tuple[int, ...]:
         if not self.parameters.slots:
             return (WIDE_BITS,)
-        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS + self.encoding_levels
-        return (WIDE_BITS, *[DECODING_BITS] * self.decoding_levels, *[LEVEL_BITS] * middle)
+        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS
+        decoding, encoding = [DECODING_BITS] * self.decoding_levels, [self._encoding_bits] * self.encoding_levels
+        return (WIDE_BITS, *decoding, *[LEVEL_BITS] * middle, *encoding)
+
+    @property
+    def _encoding_bits(self) -> int:
+        """Of the levels of CoeffsToSlots, which bring the scale down from that of raised coefficients, equally.
+
+        Their primes are as much larger than those that follow as keeps the diagonals precise.
+        """
+        raised = WIDE_BITS + log2(WRAPS * self.summed)
+        down = (raised - (LEVEL_BITS - 1)) / self.encoding_levels
+        return min(WIDE_BITS, max(LEVEL_BITS, ceil(DIAGONAL_BITS + down)))
+
+    @property
+    def summed(self) -> int:
+        """How many images the trace adds up: 1 where all slots are used."""
+        return self.n // 2 // self.parameters.slots
 
     @property
     def limbs(self) -> int:

@@ -38,10 +38,10 @@ class KernelsServerEngine:
 
     def warm_up(self, stage: Callable[[str], None]) -> None:
         from glyphc.backends.errors import BackendError
-        from glyphc.backends.kernels.engine import ENGINE
+        from glyphc.backends.kernels import selftest
         from glyphc.backends.kernels.warm import FIRST_USE, compiled, exercise
 
-        problem = ENGINE.problem()
+        problem = selftest.problem()
         if problem is not None:
             raise BackendError(f"{problem}; these keys are for the engine 'kernels' alone")
         stage("load kernels" if compiled() else FIRST_USE)
