@@ -15,6 +15,7 @@ from glyphc.ir.evaluate import apply_client_op, dequantize, quantize
 from glyphc.ir.instructions import ClientSpec, Port
 from glyphc.ir.layout import Layout
 from glyphc.ir.types import Encoding
+from glyphc.tables import as_array, is_table
 
 F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.int64]
@@ -23,7 +24,7 @@ I64 = npt.NDArray[np.int64]
 def check_inputs(client: ClientSpec, x: Any) -> dict[str, F64]:
     """Samples by input name, as float64 of shape (samples, *shape); DataError says what does not fit and where."""
     ports = {p.name: p for p in client.inputs}
-    given = dict(x) if isinstance(x, Mapping) else {next(iter(ports)): x}
+    given = by_name(x, {p.name: p.columns for p in client.inputs}, "the table")
     if set(given) != set(ports):
         raise DataError(
             f"the program has input(s) {', '.join(sorted(ports))}; got {', '.join(sorted(given)) or 'none'}"
@@ -33,6 +34,18 @@ def check_inputs(client: ClientSpec, x: Any) -> dict[str, F64]:
     if len(counts) > 1:
         raise DataError(f"the inputs have different numbers of samples: {sorted(counts)}")
     return checked
+
+
+def by_name(x: Any, columns: Mapping[str, Sequence[str]], what: str) -> dict[str, Any]:
+    """Samples by input name: of a mapping, an array for the only input, or a table.
+
+    columns: names of the elements of each input, where they have some. A table is a row of elements for each sample,
+    or has a column for each of several inputs. DataError for a table that is without some of them.
+    """
+    if is_table(x) and len(columns) > 1:
+        return {name: as_array(x, known or (name,), what) for name, known in columns.items()}
+    given = dict(x) if isinstance(x, Mapping) else {next(iter(columns)): x}
+    return {n: as_array(v, columns.get(n, ()), what) if is_table(v) else v for n, v in given.items()}
 
 
 def _check(port: Port, given: Any) -> F64:

@@ -62,7 +62,8 @@ class Op:
 class Input(Op):
     """A tensor that the client provides (encrypted, except in the evaluator).
 
-    ranks: what of it is encrypted, if not the tensor as it is: then the result is flat.
+    ranks: what of it is encrypted, if not the tensor as it is: then the result is flat. columns: names of its elements,
+    where it is a row of a table that has some.
     """
 
     mnemonic = "input"
@@ -70,6 +71,7 @@ class Input(Op):
     name: str
     shape: Shape
     ranks: Ranks | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def arity(self) -> int:

@@ -11,7 +11,7 @@ a single threshold is the comparison itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -196,7 +196,7 @@ class _Builder:
                 values += map(float, block)
                 blocks.append((element, block))
         ranks = Ranks(tuple(features), tuple(counts), tuple(values))
-        encoded = new.add(Input(op.name, op.shape, ranks), location=node.location)
+        encoded = new.add(replace(op, ranks=ranks), location=node.location)
         first = len(features) - len(blocks)
         if raw:
             self.rewriter.replace(node, self._gather(encoded, np.arange(first).reshape(node.type.shape)))

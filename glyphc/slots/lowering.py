@@ -32,7 +32,10 @@ def slot_schedule(graph: Graph) -> Schedule:
         source = graph.operands(tail[0] if tail else node)[0]
         lowering.output(source, op)
         outputs.append(replace(_port(op.name, source, tuple(n.op for n in tail)), labels=op.labels))
-    inputs = [replace(_port(op.name, node), shape=op.shape, ranks=op.ranks) for node, op in graph.of(Input)]
+    inputs = [
+        replace(_port(op.name, node), shape=op.shape, ranks=op.ranks, columns=op.columns)
+        for node, op in graph.of(Input)
+    ]
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch)
     return Schedule(client, tuple(with_frees(lowering.writer.instructions)), {})
 

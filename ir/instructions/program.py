@@ -43,7 +43,7 @@ class Port:
     tail: what the client computes after decryption (outputs only). encoding: ``SLOTS`` where the layout's positions are
     slots, which hold the format's integers divided by its magnitude; otherwise they are coefficients, which hold the
     integers. ranks: what of an input is encrypted, if not the tensor as it is. labels: what an output's indices stand
-    for.
+    for. columns: of an input, names of its elements.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Port:
     encoding: Encoding = Encoding.LSB
     ranks: Ranks | None = None
     labels: Labels | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
