@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from ..errors import IRError
 from ..functions import Function
 from ..series import Series
-from .base import Instruction, Kind, Load, Register, Store, check_flow
+from .base import Code, Instruction, Kind, Load, Register, Store, check_flow
 
 # Of one training run: each is listed in its program.
 MOST_STEPS = 1_000_000
@@ -261,9 +261,6 @@ class Decode(Instruction):
     method: ClassVar[str] = "decode"
     target: Register
     source: Register
-
-
-Code = tuple[Instruction, ...]
 
 
 def check(code: Code, inputs: Mapping[str, int], kept: int, slot_levels: int = 0) -> dict[str, int]:

@@ -50,6 +50,11 @@ class Port:
     tail: tuple[Op, ...] = ()
     encoding: Encoding = Encoding.LSB
 
+    @property
+    def stored_parts(self) -> int:
+        """Ciphertexts of one chunk of an output: parts beyond its features hold nothing."""
+        return min(self.layout.parts, self.layout.features)
+
 
 @dataclass(frozen=True)
 class EncryptedMap:
