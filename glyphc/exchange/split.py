@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from glyphc.approx.predicted import predicted_noise
+from glyphc.analysis.predicted import predicted_noise
 from glyphc.archive import ArchiveError
 from glyphc.artifact import is_artifact
 from glyphc.errors import ArtifactError
