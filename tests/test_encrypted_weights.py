@@ -34,11 +34,12 @@ from glyphc.backends.openfhe.weight_keys import encrypt_weights
 from glyphc.cli import main
 from glyphc.diagnostics import graph_text, schedule_text, why
 from glyphc.errors import ArtifactError, GlyphcError, ModelError
-from glyphc.exchange.artifacts import ServerProgram, stripped
+from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.client import generate
 from glyphc.exchange.container import Reader, Writer
 from glyphc.exchange.headers import BINDING, KeysHeader
 from glyphc.exchange.server import Evaluator, check_keys
+from glyphc.exchange.split import load_halves, split
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, with_constants
@@ -306,7 +307,7 @@ def test_files_hold_no_values(tmp_path: Path) -> None:
     program = compiled(encrypt_weights="fc1.weight,fc1.bias")
     program.save(tmp_path / "p.glyphc")
     program.save_weights(tmp_path / "p.weights")
-    ServerProgram.load(tmp_path / "p.glyphc").save(tmp_path / "p.server")
+    load_halves(tmp_path / "p.glyphc").server.save(tmp_path / "p.server")
     assert (tmp_path / "p.weights").stat().st_mode & 0o077 == 0
     secrets = []
     for graph in program.stages.values():
@@ -346,7 +347,7 @@ def test_an_artifact_and_its_weights_are_the_program(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no encrypted weights"):
         compiled().save_weights(tmp_path / "w")
     # the server's half is the same, whoever makes it
-    assert ServerProgram(stripped(program.graph)).fingerprint == ServerProgram.load(tmp_path / "p.glyphc").fingerprint
+    assert split(program.graph).server.fingerprint == load_halves(tmp_path / "p.glyphc").server.fingerprint
 
 
 def test_weights_of_others_are_refused(tmp_path: Path) -> None:
@@ -400,8 +401,8 @@ def test_a_round_trip_of_files(setting: Setting, tmp_path: Path) -> None:
     x = samples(6)  # two passes
     setting.account.encrypt(x, tmp_path / "in")
     half = ServerProgram.load(setting.server / "program.server")
-    assert half.graph.withheld and half.schedule.secret == {}
-    assert half.output_noise() == setting.half.output_noise()
+    assert half.schedule.client.encrypted and half.schedule.secret == {}
+    assert half.noise == setting.half.noise
     with Evaluator(half, setting.keys) as evaluator:
         evaluator.evaluate(tmp_path / "in", tmp_path / "out")
     (y,) = setting.account.decrypt(tmp_path / "out").values()
@@ -429,7 +430,7 @@ def test_keys_and_programs_belong_together(setting: Setting, plain: Setting, tmp
         check_keys(setting.keys, plain.half)
     other = compiled(encrypt_weights="fc1.weight")
     with pytest.raises(ArtifactError, match=r"holds the encrypted weights of another program$"):
-        check_keys(setting.keys, ServerProgram(stripped(other.graph)))
+        check_keys(setting.keys, split(other.graph).server)
     large = tmp_path / "large"
     with Reader(setting.keys, KeysHeader) as reader, Writer(large, reader.header) as writer:
         writer.add(BINDING, bytes(1 << 20))

@@ -22,10 +22,10 @@ from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Free, Load, Port, Powers, Store
+from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.layout import Layout
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import FixedPoint
-from glyphc.passes.partial import for_samples
 from glyphc.program import Program
 from glyphc.runtime import run
 from tests.roles import compiled, make_setting, samples

@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from fastapi import HTTPException
 
 from glyphc.cli import main
-from glyphc.exchange.artifacts import ServerProgram, stripped
+from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.container import Reader, Writer
 from glyphc.exchange.headers import KeysHeader
+from glyphc.exchange.split import split
 from glyphc.ir.text import record_text
 from glyphc.service import keys
 from glyphc.service.connections import _origin
@@ -30,7 +31,7 @@ from tests.roles import compiled
 
 @pytest.fixture(scope="module")
 def half() -> ServerProgram:
-    return ServerProgram(stripped(compiled().graph))
+    return split(compiled().graph).server
 
 
 def test_networks_count_as_one_address() -> None:

@@ -37,7 +37,9 @@ from glyphc.ir.instructions import (
     Store,
     with_frees,
 )
-from glyphc.ir.instructions.slots import check_slots, parse_slots, slot_text
+from glyphc.ir.instructions.slots import check_slots
+from glyphc.ir.instructions.text import SLOTS as FAMILY
+from glyphc.ir.instructions.text import code_text, parse_code
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Fit, Polynomial
 from glyphc.ir.parameters import INSECURE
@@ -135,9 +137,9 @@ def program() -> tuple[Instruction, ...]:
 
 
 def test_text_parses_back() -> None:
-    assert parse_slots(slot_text(program())) == program()
+    assert parse_code(code_text(program(), FAMILY), FAMILY) == program()
     with pytest.raises(IRSyntaxError, match="line 3"):
-        parse_slots(slot_text(program()).replace('"weights":[0.1]', '"weights":0.1'))
+        parse_code(code_text(program(), FAMILY).replace('"weights":[0.1]', '"weights":0.1'), FAMILY)
 
 
 @pytest.mark.parametrize(

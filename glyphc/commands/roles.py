@@ -32,25 +32,37 @@ def register(group: click.Group) -> None:
 @click.argument("program", type=_FILE)
 @click.option("--client", "client_path", type=_FILE, help="The client specification to write (.spec).")
 @click.option("--server", "server_path", type=_FILE, help="The server's half to write (.server).")
-def split_command(program: Path, client_path: Path | None, server_path: Path | None) -> None:
-    """Split a compiled PROGRAM: a small specification for clients, and what the server executes.
+@click.option(
+    "--names", "names_path", type=_FILE, help="What the model calls inputs and outputs (.names), for clients."
+)
+def split_command(program: Path, client_path: Path | None, server_path: Path | None, names_path: Path | None) -> None:
+    """Split a compiled PROGRAM: a small specification for clients, and the instructions that the server executes.
 
-    The specification holds no weights; the server's half nothing that calibration saw.
+    The specification holds no weights; the server's half nothing that calibration saw. Neither holds a name of the
+    model's: inputs are in0, in1, ..., outputs out0, ... What the model calls them, a client's folder may say in a file
+    of names, client.names.
     """
-    from glyphc.exchange.artifacts import PROGRAM_SUFFIX, SPEC_SUFFIX, ServerProgram
+    from glyphc.exchange.artifacts import NAMES_SUFFIX, PROGRAM_SUFFIX, SPEC_SUFFIX, save_names
+    from glyphc.exchange.split import load_halves
 
-    if client_path is None and server_path is None:
-        raise click.UsageError("say what to write: --client FILE, --server FILE or both")
-    for path, suffix in ((client_path, SPEC_SUFFIX), (server_path, PROGRAM_SUFFIX)):
+    wanted = ((client_path, SPEC_SUFFIX), (server_path, PROGRAM_SUFFIX), (names_path, NAMES_SUFFIX))
+    if all(path is None for path, _ in wanted):
+        raise click.UsageError("say what to write: --client FILE, --server FILE, --names FILE")
+    for path, suffix in wanted:
         if path is not None and path.suffix != suffix:
             raise GlyphcError(f"the file {os.fspath(path)!r} must end in {suffix}")
-    half = ServerProgram.load(program)
+    halves = load_halves(program)
+    if names_path is not None and halves.names is None:
+        raise GlyphcError(f"{os.fspath(program)!r} is a server's half, which knows no names; give the compiled program")
     if client_path is not None:
-        half.specification.save(client_path)
+        halves.server.specification.save(client_path)
         _wrote(client_path)
     if server_path is not None:
-        half.save(server_path)
+        halves.server.save(server_path)
         _wrote(server_path)
+    if names_path is not None and halves.names is not None:
+        save_names(names_path, halves.server.fingerprint, halves.names)
+        _wrote(names_path)
 
 
 @click.command("keygen")
@@ -65,17 +77,27 @@ def keygen_command(
 ) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
-    The client's folder gets the secret key (mode 0600) and the client specification; the server's gets evaluation
-    keys and, from a compiled program, the server's half of it. Weights that the server must not see are encrypted with
-    the same secret and are a part of the evaluation keys.
+    The client's folder gets the secret key (mode 0600), the client specification and, from a compiled program, the
+    names of its inputs and outputs; the server's gets evaluation keys and, from a compiled program, the server's half
+    of it. Weights that the server must not see are encrypted with the same secret and are a part of the keys.
     """
     from glyphc.console import reporter
-    from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, SPEC_SUFFIX, ServerProgram, specification
+    from glyphc.exchange.artifacts import (
+        KEYS_FILE,
+        NAMES_FILE,
+        PROGRAM_FILE,
+        SPEC_FILE,
+        SPEC_SUFFIX,
+        Specification,
+        save_names,
+    )
     from glyphc.exchange.client import SECRET_FILE, check_security, generate
     from glyphc.exchange.secret import check_apart
+    from glyphc.exchange.split import load_halves
 
     check_apart(client_folder, server_folder)
-    spec = specification(source)
+    halves = None if source.suffix == SPEC_SUFFIX else load_halves(source)
+    spec = Specification.load(source) if halves is None else halves.server.specification
     hidden = _weights(source, spec, weights)
     # a compiled program says by itself what it was asked for; a specification may be anybody's
     if not insecure and (spec.client.parameters.secure or source.suffix == SPEC_SUFFIX):
@@ -103,9 +125,12 @@ def keygen_command(
         progress.done()
     spec.save(client_folder / SPEC_FILE)
     written = [secret, client_folder / SPEC_FILE, keys]
-    if source.suffix != SPEC_SUFFIX:
+    if halves is not None:
         written.append(server_folder / PROGRAM_FILE)
-        ServerProgram.load(source).save(written[-1])
+        halves.server.save(written[-1])
+        if halves.names is not None:
+            save_names(client_folder / NAMES_FILE, spec.program, halves.names)
+            written.insert(2, client_folder / NAMES_FILE)
     for path in written:
         _wrote(path)
 
@@ -113,6 +138,7 @@ def keygen_command(
 def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[str, Polynomials]:
     """The weights to encrypt along with making keys; GlyphcError when they are missing, or not asked for."""
     from glyphc.exchange.artifacts import SPEC_SUFFIX
+    from glyphc.ir.instructions.numbered import numbered
     from glyphc.program import Program
 
     if not spec.client.encrypted:
@@ -124,7 +150,7 @@ def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[st
             f"{os.fspath(source)!r} has encrypted weights, which are encrypted along with making keys: give the "
             "compiled program (.glyphc) and the file of weights that 'glyphc compile' wrote beside it (--weights)"
         )
-    return Program.load(source, weights).schedule.secret
+    return numbered(Program.load(source, weights).schedule).secret
 
 
 @click.command("encrypt")
@@ -159,7 +185,7 @@ def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Pa
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="The server's folder.")
 @click.option("--input", "input_path", type=_FILE, required=True, help="A file of encrypted inputs.")
 @click.option("--output", "output_path", type=_FILE, required=True, help="The file of encrypted outputs to write.")
-@click.option("--program", type=_FILE, help="A program (.server or .glyphc) other than the folder's.")
+@click.option("--program", type=_FILE, help="A program (.server) other than the folder's.")
 @click.option("--checkpoint", type=_FILE, help="Where to keep what is done. [default: OUTPUT with .checkpoint added]")
 @click.option(
     "--sanitize",
@@ -189,7 +215,12 @@ def eval_command(
         raise DataError(
             f"there is no program ({PROGRAM_FILE}) in {os.fspath(server_folder)!r}. 'glyphc keygen PROGRAM.glyphc' "
             "puts one there beside the keys; keys that were made from a client specification (.spec) need --program "
-            "with the compiled program, or its half that 'glyphc split PROGRAM.glyphc --server FILE.server' writes"
+            "with the server's half that 'glyphc split PROGRAM.glyphc --server FILE.server' writes"
+        )
+    if program is not None and program.suffix == ".glyphc":
+        raise GlyphcError(
+            f"{os.fspath(program)!r} is a whole compiled program, and the server takes its half: "
+            f"'glyphc split {os.fspath(program)} --server FILE.server' writes it"
         )
     keys = server_folder / KEYS_FILE
     if not keys.exists():

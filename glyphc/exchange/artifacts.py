@@ -210,7 +210,11 @@ def _contents(schedule: Schedule) -> tuple[str, dict[str, bytes]]:
 
 def _polynomial_bytes(polynomials: Polynomials) -> bytes:
     distances = np.diff(polynomials.exponents, prepend=np.int32(0)).astype(_EXPONENT)
-    return polynomials.offsets.astype(_OFFSET).tobytes() + distances.tobytes() + polynomials.values.astype(_VALUE).tobytes()
+    return (
+        polynomials.offsets.astype(_OFFSET).tobytes()
+        + distances.tobytes()
+        + polynomials.values.astype(_VALUE).tobytes()
+    )
 
 
 def _read_weights(reader: Reader[ProgramHeader], outline: _Outline) -> dict[str, Polynomials]:

@@ -26,7 +26,7 @@ from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, Replacement, check_writable
 
 FORMAT = "glyphc-container"
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 # A file of inputs has one for each ciphertext, keys have some hundreds.
 _MOST_PARTS = 1 << 17

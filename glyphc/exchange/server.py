@@ -18,7 +18,6 @@ from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
 from glyphc.files import remove_remnants
 from glyphc.ir.instructions import Free, Instruction, Powers, Register, Schedule
-from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
 from .artifacts import ServerProgram, read_program_parameters, read_seed
@@ -80,6 +79,9 @@ def check_request(path: Path, program: ServerProgram, key: str, modulus: int, la
         passes = range(pass_count(client, header.samples))
         reader.expect([(p.name, size) for number in passes for p in input_places(client, header.samples, number)])
         reader.verify()
+        program.partial(min(header.samples, client.batch))
+        if header.samples % client.batch:
+            program.partial(header.samples % client.batch)
         return Request(path, header.program, header.key, header.samples, seed, reader.digest)
 
 
@@ -210,7 +212,7 @@ class _Evaluation:
         self.interval = checkpoint_seconds
         self.schedule = evaluator.program.schedule
         self.client = self.schedule.client
-        self.noise = evaluator.program.output_noise()
+        self.noise = evaluator.program.noise
         self.finished: list[tuple[str, bytes]] = []
         self.pass_number = 0
         self.state = State()
@@ -273,7 +275,7 @@ class _Evaluation:
 
     def _schedule(self, number: int) -> Schedule:
         """What a pass takes: of the last one, only the chunks that hold samples."""
-        return for_samples(self.schedule, self._samples(number)).schedule
+        return self.evaluator.program.partial(self._samples(number))
 
     def _inputs(self, number: int) -> Iterator[Place]:
         return input_places(self.client, self.request.samples, number)
@@ -367,8 +369,9 @@ class _Watch:
         self._unsaved = 0.0
 
     def observe(self, instruction: Instruction, seconds: float) -> None:
-        node = self._run.evaluator.program.graph.node(instruction.node)
-        self._run.reporter.advance(self._run.predicted[id(instruction)], f"{node.op.mnemonic} {node.location}".strip())
+        # what the node is called, the server does not know
+        what = f"{instruction.mnemonic} %{instruction.node}"
+        self._run.reporter.advance(self._run.predicted[id(instruction)], what)
         self._unsaved += seconds
         if isinstance(instruction, Powers):
             self._powers.add(instruction.target)

@@ -17,9 +17,9 @@ import numpy as np
 import psutil
 
 from glyphc.backends.errors import BackendError
+from glyphc.backends.step_loop import train_steps
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.progress import Reporter, Silent, duration
-from glyphc.train.server import train_steps
 
 from .artifacts import read_seed
 from .container import Reader, Writer

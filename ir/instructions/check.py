@@ -27,7 +27,8 @@ def check_schedule(schedule: Schedule) -> None:
     """
     parameters = schedule.parameters
     if isinstance(parameters, SlotParameters):
-        check_slots(schedule.instructions, {p.name: p.layout.ciphertexts for p in schedule.client.inputs}, parameters.depth)
+        inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
+        check_slots(schedule.instructions, inputs, parameters.depth)
     else:
         for name, polynomials in schedule.polynomials.items():
             check_polynomials(name, polynomials, parameters)
@@ -58,7 +59,9 @@ def _check_stores(schedule: Schedule) -> None:
                 raise IRError(f"{what} stores {instruction.name!r}, which is no output")
             parts = stored[instruction.name]
             if instruction.part != len(parts):
-                raise IRError(f"{what} stores part {instruction.part} of {instruction.name!r} where {len(parts)} is next")
+                raise IRError(
+                    f"{what} stores part {instruction.part} of {instruction.name!r} where {len(parts)} is next"
+                )
             parts.append(instruction.part)
     for port in schedule.client.outputs:
         wanted = port.layout.chunks * port.stored_parts

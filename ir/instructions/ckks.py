@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from ..errors import IRError
 from ..functions import Function
 from ..series import Series
-from .base import Code, Instruction, Kind, Load, Register, Store, check_flow
+from .base import Code as Code
+from .base import Instruction, Kind, Load, Register, Store, check_flow
 
 # Of one training run: each is listed in its program.
 MOST_STEPS = 1_000_000

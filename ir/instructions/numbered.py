@@ -1,4 +1,4 @@
-"""Schedules without names: inputs, outputs and weights by number, so that nothing of a model's file reaches a server."""
+"""Schedules without names: inputs, outputs and weights by number, so that none of a model's names reaches a server."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def numbered(schedule: Schedule) -> Schedule:
 
 def with_names(client: ClientSpec, names: Names) -> ClientSpec:
     """A specification whose inputs and outputs are called so; IRError when there are not as many, or two of a name."""
-    return replace(
-        client, inputs=_called(client.inputs, names.inputs), outputs=_called(client.outputs, names.outputs)
-    )
+    return replace(client, inputs=_called(client.inputs, names.inputs), outputs=_called(client.outputs, names.outputs))
 
 
 def _called(ports: tuple[Port, ...], names: tuple[str, ...]) -> tuple[Port, ...]:

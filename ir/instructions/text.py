@@ -23,8 +23,8 @@ class Family:
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name = name
-        own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-        classes = [Load, *(c for c in own if issubclass(c, Instruction) and c.method), Store, Free]
+        own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Instruction) and c.method]
+        classes: list[type[Instruction]] = [Load, *own, Store, Free]
         self.instructions: dict[str, type] = {c.__name__.lower(): c for c in classes}
         self.json = TypedJSON({Instruction: self.instructions}, brief=True)
 

@@ -16,9 +16,10 @@ from onnx import helper
 import glyphc
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.cost_file import to_json
-from glyphc.exchange.artifacts import ServerProgram, stripped
-from glyphc.exchange.container import Header, Writer
-from glyphc.exchange.headers import HEADERS
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.container import Header, Reader, Writer
+from glyphc.exchange.headers import HEADERS, ProgramHeader
+from glyphc.exchange.split import split
 from glyphc.exchange.training_client import plan_steps
 from glyphc.exchange.training_files import TrainingProgram
 from glyphc.files import EPOCH
@@ -77,7 +78,16 @@ def artifacts() -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=1)
 def halves() -> tuple[ServerProgram, ...]:
-    return tuple(ServerProgram(stripped(p.graph)) for p in programs())
+    return tuple(split(p.graph).server for p in programs())
+
+
+def parts_of(half: ServerProgram) -> dict[str, bytes]:
+    """The parts of a server's half, as they are in its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "program.server"
+        half.save(path)
+        with Reader(path, ProgramHeader) as reader:
+            return {name: reader.read(name) for name in reader.parts}
 
 
 @lru_cache(maxsize=1)
