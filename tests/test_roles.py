@@ -391,7 +391,7 @@ def test_sanitized_outputs_are_noisier_and_rerandomised(
     evaluator.evaluate(request_file, again, flooding_bits=6)
     (y,), (z,) = (setting.account.decrypt(p).values() for p in (plain, flooded))
     (port,) = setting.account.spec.client.outputs
-    wanted = setting.half.output_noise()[port.name] * 2.0**6 * port.fixed.scale[0]
+    wanted = setting.half.noise[port.name] * 2.0**6 * port.fixed.scale[0]
     assert 0.7 * wanted < np.sqrt(np.mean((z - y) ** 2)) < 1.4 * wanted
     with Reader(flooded, OutputsHeader) as a, Reader(again, OutputsHeader) as b:
         assert a.header.flooding_bits == 6

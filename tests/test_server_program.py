@@ -245,26 +245,26 @@ def changed(schedule: Schedule, kind: type, number: int = 0, **fields: object) -
         (Load, {"target": 1}, "a second time"),
         (Dot, {"weights": "w99"}, "0 polynomials of 'w99'"),
         (Dot, {"sources": ()}, "multiplies 0 ciphertexts"),
-        (Dot, {"sources": (0, 0, 0, 0, 0, 0, 0, 0, 0)}, "multiplies 9 ciphertexts"),
+        (Dot, {"sources": (0,) * 999}, "multiplies 999 ciphertexts"),
         (Dot, {"total": 10**6}, "reads register 1000000, which holds nothing"),
         (Split, {"parts": 3}, "of 3 parts"),
         (Split, {"parts": 1 << 40}, "parts"),
         (Split, {"stride": 3}, "for which there are no keys"),
-        (Split, {"targets": ()}, "makes 0 of"),
+        (Split, {"targets": ()}, "which holds nothing"),
         (ToTorus, {"slots": 2}, "is for 2 slots"),
         (Powers, {"slots": 2}, "is for 2 slots"),
         (Powers, {"degree": 10**9}, "has the degree 1000000000"),
         (Evaluate, {"divisor": 0}, "divides by 0"),
         (FromTorus, {"source": 0}, "reads register 0"),
-        (Store, {"part": 5}, "stores part 5 of 'out0', 0 is next"),
+        (Store, {"part": 5}, "stores part 5 of 'out0' where 0 is next"),
         (Store, {"name": "out9"}, "which is no output"),
         (Free, {"registers": (0, 0)}, "frees"),
     ],
 )
 def test_instructions_that_cannot_be_executed_are_refused(
-    kind: type, fields: dict[str, object], message: str, programs: dict[str, glyphc.Program]
+    kind: type, fields: dict[str, object], message: str, chunked: glyphc.Program
 ) -> None:
-    schedule = split(programs["glyph"].graph).server.schedule
+    schedule = split(chunked.graph).server.schedule
     check_schedule(schedule)
     with pytest.raises(IRError, match=message):
         check_schedule(replace(schedule, instructions=changed(schedule, kind, **fields)))
@@ -341,10 +341,10 @@ def test_chunks_that_are_mixed_are_refused(chunked: glyphc.Program) -> None:
 @pytest.mark.parametrize(
     ("part", "old", "new", "message"),
     [
-        ("code/000000", b'"stride":', b'"stride":7', "no keys"),
+        ("code/000000", b'"slots":', b'"slots":7', "is for 7"),
         ("code/000000", b'{"dot":', b'{"system":', "line .*is none of load"),
         ("code/000000", b"glyphc-code 2 coefficients", b"glyphc-code 2 slots", "line 1"),
-        ("spec", b"batch=8", b"batch=9", "another ring or batch"),
+        ("spec", b"batch=8", b"batch=9", "does not fit into 1024 coefficients"),
         ("outline", b'"rows":', b'"rows":9', "does not inflate to|weights"),
         ("outline", b'"terms":', b'"terms":99999999999999', "no size|memory limit"),
         ("outline", b'"w0"', b'"w1"', "two|twice"),
