@@ -10,7 +10,6 @@ import numpy as np
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import BootstrapCost, Configuration, CostModel
 from glyphc.analysis.estimate import Estimate, estimate
-from glyphc.analysis.predicted import predicted_noise
 from glyphc.analysis.series import HALF_RANGE
 from glyphc.analysis.slot_figures import FIGURES
 from glyphc.ir.accuracy import MeasureKind
@@ -36,9 +35,10 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
 from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
+from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
-from glyphc.slots.passes import FitPolynomials
+from glyphc.ways.noise import predicted_noise
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

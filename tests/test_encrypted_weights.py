@@ -36,8 +36,6 @@ from glyphc.diagnostics import graph_text, schedule_text, why
 from glyphc.errors import ArtifactError, GlyphcError, ModelError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.client import generate
-from glyphc.exchange.container import Reader, Writer
-from glyphc.exchange.headers import BINDING, KeysHeader
 from glyphc.exchange.server import Evaluator, check_keys
 from glyphc.exchange.split import load_halves, split
 from glyphc.frontends.from_onnx import read_onnx
@@ -50,6 +48,8 @@ from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.text import parse, to_text
 from glyphc.program import Program
 from glyphc.runtime import run
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import BINDING, KeysHeader
 from tests.onnx_models import build, node, randoms, run_onnxruntime
 from tests.roles import MODELS, Setting, compiled, make_setting, samples
 from tests.services import Place

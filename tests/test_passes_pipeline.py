@@ -16,9 +16,9 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
+from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.pipeline import DEFAULT, PASSES, parse_pipeline, run_pipeline
 from glyphc.passes.quantize import Quantize
-from glyphc.slots.passes import FitPolynomials
 
 
 def as_text(passes: list[Pass]) -> str:

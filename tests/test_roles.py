@@ -26,13 +26,13 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, GlyphcError, ParameterError, SecretError
 from glyphc.exchange.artifacts import ServerProgram, Specification
 from glyphc.exchange.client import SECRET_FILE, Account, check_security, load_account
-from glyphc.exchange.container import MANIFEST, Reader, Writer
-from glyphc.exchange.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader, SpecHeader
 from glyphc.exchange.secret import Secret, needs_passphrase
 from glyphc.exchange.server import Evaluator, check_keys, check_request, keys_modulus
 from glyphc.exchange.split import load_halves, split
 from glyphc.ir.instructions.numbered import numbered
 from glyphc.ir.parameters import SECURE
+from glyphc.storage.container import MANIFEST, Reader, Writer
+from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader, SpecHeader
 from tests.roles import MODELS, Setting, compiled, make_setting, samples
 
 

@@ -23,8 +23,6 @@ from glyphc.backends.cleartext import CleartextMachine
 from glyphc.codec import decode, encode
 from glyphc.errors import ArtifactError
 from glyphc.exchange.artifacts import ServerProgram, Specification, save_names
-from glyphc.exchange.container import Reader, Writer
-from glyphc.exchange.headers import NamesHeader, ProgramHeader
 from glyphc.exchange.split import Halves, load_halves, split
 from glyphc.ir.errors import IRError
 from glyphc.ir.instructions import (
@@ -46,6 +44,8 @@ from glyphc.ir.instructions import (
 from glyphc.ir.instructions.check import check_polynomials, check_schedule
 from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.instructions.text import COEFFICIENTS, SLOTS, code_text, parse_code
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import NamesHeader, ProgramHeader
 from tests.roles import environment
 
 RING = 1024
@@ -345,7 +345,7 @@ def test_chunks_that_are_mixed_are_refused(chunked: glyphc.Program) -> None:
         ("code/000000", b'{"dot":', b'{"system":', "line .*is none of load"),
         ("code/000000", b"glyphc-code 2 coefficients", b"glyphc-code 2 slots", "line 1"),
         ("spec", b"batch=8", b"batch=9", "does not fit into 1024 coefficients"),
-        ("outline", b'"rows":', b'"rows":9', "does not inflate to|weights"),
+        ("outline", b'"rows":', b'"rows":9', "its instructions are unusable"),
         ("outline", b'"terms":', b'"terms":99999999999999', "no size|memory limit"),
         ("outline", b'"w0"', b'"w1"', "two|twice"),
         ("noise", b"[", b"[1.0,", "its noise is not that of its outputs"),

@@ -17,8 +17,6 @@ from fastapi import HTTPException
 
 from glyphc.cli import main
 from glyphc.exchange.artifacts import ServerProgram
-from glyphc.exchange.container import Reader, Writer
-from glyphc.exchange.headers import KeysHeader
 from glyphc.exchange.split import split
 from glyphc.ir.text import record_text
 from glyphc.service import keys
@@ -26,6 +24,8 @@ from glyphc.service.connections import _origin
 from glyphc.service.fair import FairPool
 from glyphc.service.settings import Limits, Settings, TokenError, Tokens, new_token, token_hash
 from glyphc.service.store import DONE, QUEUED, REFUSED, RUNNING, Job, Key, QuotaError, Store
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import KeysHeader
 from tests.roles import compiled
 
 

@@ -47,12 +47,13 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import parse, parse_record, record_text, to_text
 from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
+from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.plan_slots import plan_slots
 from glyphc.runtime import run
 from glyphc.slots.noise import added_noise, predict_slots
-from glyphc.slots.passes import FitPolynomials
-from glyphc.slots.plan import SlotPlan, plan_slots
 from glyphc.slots.polynomials import polynomial_depth
 from glyphc.slots.writer import SlotWriter
+from glyphc.ways.base import SlotPlan
 from tests.pass_networks import SAMPLES, Network, mlp
 from tests.pass_networks import run as run_passes
 from tests.roles import MODELS

@@ -94,6 +94,7 @@ def keygen_command(
     from glyphc.exchange.client import SECRET_FILE, check_security, generate
     from glyphc.exchange.secret import check_apart
     from glyphc.exchange.split import load_halves
+    from glyphc.files import make_folder
 
     check_apart(client_folder, server_folder)
     halves = None if source.suffix == SPEC_SUFFIX else load_halves(source)
@@ -116,8 +117,8 @@ def keygen_command(
             "use another folder, or remove them yourself"
         )
     phrase = _new_passphrase() if passphrase else None
-    _make_folder(client_folder, 0o700)
-    _make_folder(server_folder, 0o777)
+    make_folder(client_folder, 0o700)
+    make_folder(server_folder, 0o777)
     progress = reporter()
     try:
         generate(spec, secret, keys, phrase, progress, hidden)
@@ -167,12 +168,13 @@ def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[st
 @click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
 def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Path, spec: Path | None) -> None:
     """Encrypt samples for the server."""
-    from glyphc.cli import _input_files, _keep_sources, _load_inputs
     from glyphc.console import reporter
 
+    from .arrays import input_files, keep_sources, load_inputs
+
     account = load_client(client_folder, spec)
-    _keep_sources(output_path, *_input_files(given))
-    x = _load_inputs(given, "input")
+    keep_sources(output_path, *input_files(given))
+    x = load_inputs(given, "input")
     progress = reporter()
     try:
         account.encrypt(x, output_path, progress)
@@ -205,11 +207,12 @@ def eval_command(
 
     An evaluation that was cut short is taken up again at its checkpoint when the same command is given again.
     """
-    from glyphc.cli import _keep_sources
     from glyphc.console import reporter
     from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
     from glyphc.exchange.server import Evaluator, check_keys, check_request, keys_modulus
     from glyphc.files import check_writable
+
+    from .arrays import keep_sources
 
     if program is None and not (server_folder / PROGRAM_FILE).exists():
         raise DataError(
@@ -229,7 +232,7 @@ def eval_command(
             "'glyphc keygen'"
         )
     half = ServerProgram.load(program or server_folder / PROGRAM_FILE)
-    _keep_sources(output_path, os.fspath(input_path), os.fspath(keys))
+    keep_sources(output_path, os.fspath(input_path), os.fspath(keys))
     check_writable(output_path)
     _warn(half.schedule.parameters)
     # everything that can be refused is, before the keys are loaded
@@ -258,17 +261,18 @@ def decrypt_command(
     client_folder: Path, input_path: Path, output_path: str, request: Path | None, spec: Path | None
 ) -> None:
     """Decrypt what the server sent back."""
-    from glyphc.cli import _check_output, _save
-    from glyphc.exchange.container import Reader
-    from glyphc.exchange.headers import InputsHeader
+    from glyphc.storage.container import Reader
+    from glyphc.storage.headers import InputsHeader
+
+    from .arrays import check_output, save_arrays
 
     account = load_client(client_folder, spec)
-    _check_output(output_path, len(account.spec.client.outputs))
+    check_output(output_path, len(account.spec.client.outputs))
     digest = None
     if request is not None:
         with Reader(request, InputsHeader) as reader:
             digest = reader.digest
-    _save(output_path, account.decrypt(input_path, digest))
+    save_arrays(output_path, account.decrypt(input_path, digest))
     _wrote(Path(output_path))
 
 
@@ -304,13 +308,6 @@ def _new_passphrase() -> str:
     if not given:
         raise SecretError("the passphrase is empty")
     return given
-
-
-def _make_folder(path: Path, mode: int) -> None:
-    try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None
 
 
 def _warn(parameters: Parameters | SlotParameters) -> None:

@@ -31,10 +31,10 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import parse_parameters, parse_record, record_text
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.ir.types import Encoding
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import NamesHeader, ProgramHeader, SpecHeader
 
 from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha256
-from .container import Reader, Writer
-from .headers import NamesHeader, ProgramHeader, SpecHeader
 
 SPEC_SUFFIX = ".spec"
 PROGRAM_SUFFIX = ".server"

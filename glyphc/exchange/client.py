@@ -18,11 +18,11 @@ from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, Param
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.text import record_text
 from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
 from .artifacts import NAMES_FILE, SPEC_FILE, Specification
 from .client_engines import ClientEngine, client_engine, key_maker
-from .container import Reader, Writer
-from .headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
 

@@ -10,13 +10,11 @@ import hashlib
 import zlib
 from typing import Any
 
-from glyphc.archive import ArchiveError, inflated
 from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.instructions import Code
 from glyphc.ir.instructions.text import Family, code_text, parse_code
-
-from .container import Reader
+from glyphc.storage.container import Reader
 
 # Of one part as text: some 20 times what the largest programs have.
 MOST_BYTES = 256 << 20
@@ -45,15 +43,16 @@ def encoded(code: Code, family: Family) -> bytes:
 
 
 def read_code(reader: Reader[Any], number: int, digest: str, family: Family) -> Code:
-    """Instructions of a part; IRError, ArchiveError or UnicodeDecodeError when they are not those of this digest.
+    """Instructions of a part; one of ``CODE_FAULTS`` when they are not those of this digest.
 
     The size of the text is bounded before it is inflated, and what is read from it before it is read.
     """
-    text = inflated(reader.read(code_part(number)), MOST_BYTES)
+    text = memory.inflated(reader.read(code_part(number)), MOST_BYTES)
     if sha256(text) != digest:
         raise IRError("it is not the code that the outline names")
     memory.require(len(text) * _READ_BYTES, f"{reader.name}: its instructions, {len(text):,} bytes of text,")
     return parse_code(text.decode(), family)
 
 
-CODE_FAULTS = (IRError, ArchiveError, UnicodeDecodeError)
+# What reading, parsing and checking raise.
+CODE_FAULTS = (IRError, ValueError)

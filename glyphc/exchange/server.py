@@ -19,11 +19,11 @@ from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError,
 from glyphc.files import remove_remnants
 from glyphc.ir.instructions import Free, Instruction, Powers, Register, Schedule
 from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 
 from .artifacts import ServerProgram, read_program_parameters, read_seed
-from .container import Reader, Writer
 from .engines import input_size, server_engine
-from .headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
 
 # A checkpoint is written when this much work would be lost without it.

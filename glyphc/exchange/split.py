@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from glyphc.analysis.predicted import predicted_noise
-from glyphc.archive import ArchiveError
-from glyphc.artifact import is_artifact
 from glyphc.errors import ArtifactError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.numbered import Names
 from glyphc.ir.ops import Output
 from glyphc.passes.schedule import schedule
 from glyphc.program import Program
-from glyphc.withheld import without_secrets
+from glyphc.storage.archive import ArchiveError
+from glyphc.storage.artifact import is_artifact
+from glyphc.storage.withheld import without_secrets
+from glyphc.ways.noise import predicted_noise
 
 from .artifacts import SPEC_SUFFIX, ServerProgram, Specification
 

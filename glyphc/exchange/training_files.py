@@ -25,11 +25,11 @@ from glyphc.ir.instructions.text import CKKS
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
 
 from .artifacts import read_parameters
 from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha256
-from .container import Reader, Writer
-from .headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
 
 PROGRAM, KEYS, BATCHES = "program.training", "evaluation.keys", "batches"
 INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"

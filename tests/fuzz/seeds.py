@@ -17,8 +17,6 @@ import glyphc
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.cost_file import to_json
 from glyphc.exchange.artifacts import ServerProgram
-from glyphc.exchange.container import Header, Reader, Writer
-from glyphc.exchange.headers import HEADERS, ProgramHeader
 from glyphc.exchange.split import split
 from glyphc.exchange.training_client import plan_steps
 from glyphc.exchange.training_files import TrainingProgram
@@ -28,6 +26,8 @@ from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.text import record_text, to_text
 from glyphc.program import Program
+from glyphc.storage.container import Header, Reader, Writer
+from glyphc.storage.headers import HEADERS, ProgramHeader
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD

@@ -25,13 +25,11 @@ import glyphc
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
-from glyphc.cli import _load
+from glyphc.commands.arrays import load_arrays
 from glyphc.compiler import for_ring
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram, Specification
 from glyphc.exchange.client import check_security
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import HEADERS, ProgramHeader, SpecHeader, TrainingProgramHeader
 from glyphc.exchange.parts import check_count, input_places, output_places
 from glyphc.exchange.secret import Secret
 from glyphc.exchange.server import check_keys, check_request
@@ -53,7 +51,9 @@ from glyphc.passes.schedule import schedule
 from glyphc.program import Program
 from glyphc.service.settings import load_tokens
 from glyphc.sources import read_model
-from glyphc.withheld import load_secrets, save_secrets
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import HEADERS, ProgramHeader, SpecHeader, TrainingProgramHeader
+from glyphc.storage.withheld import load_secrets, save_secrets
 
 from . import seeds
 from .glyph_texts import random_text
@@ -314,7 +314,7 @@ def _header_of(random: Random, kind: type[Any], **usual: Any) -> Any:
 
 
 def _make_secret(random: Random) -> bytes:
-    from glyphc.exchange.headers import SecretHeader
+    from glyphc.storage.headers import SecretHeader
 
     parameters = record_text(seeds.halves()[0].specification.client.parameters)
     header = _header_of(random, SecretHeader, key="1" * 64, parameters=parameters, scrypt_log2_cost=0)
@@ -331,7 +331,7 @@ def _inputs(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_inputs(random: Random) -> bytes:
-    from glyphc.exchange.headers import InputsHeader
+    from glyphc.storage.headers import InputsHeader
 
     half = seeds.halves()[0]
     samples = random.choice((1, 2, 3, 4, 5))
@@ -351,7 +351,7 @@ def _keys(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_keys(random: Random) -> bytes:
-    from glyphc.exchange.headers import KeysHeader
+    from glyphc.storage.headers import KeysHeader
 
     half = random.choice(seeds.halves())
     parameters = record_text(half.specification.client.parameters)
@@ -361,7 +361,7 @@ def _make_keys(random: Random) -> bytes:
 
 
 def _outputs(data: bytes, folder: Path, reached: Reached) -> None:
-    from glyphc.exchange.headers import OutputsHeader
+    from glyphc.storage.headers import OutputsHeader
 
     path = folder / "y.enc"
     path.write_bytes(data)
@@ -372,7 +372,7 @@ def _outputs(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_outputs(random: Random) -> bytes:
-    from glyphc.exchange.headers import OutputsHeader
+    from glyphc.storage.headers import OutputsHeader
 
     usual = {"program": "0" * 64, "key": "1" * 64, "request": "2" * 64, "samples": 2}
     header = _header_of(random, OutputsHeader, **usual, modulus_bits=30, flooding_bits=0)
@@ -390,7 +390,7 @@ def _weights(data: bytes, folder: Path, reached: Reached) -> None:
 def _make_weights(random: Random) -> bytes:
     import tempfile
 
-    from glyphc.exchange.headers import WeightsHeader
+    from glyphc.storage.headers import WeightsHeader
 
     program = seeds.programs()[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -469,9 +469,9 @@ def _training_job(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_training_job(random: Random) -> bytes:
-    from glyphc.exchange.headers import TrainingJobHeader
     from glyphc.exchange.training_client import _JSON, JobRecord
     from glyphc.ir.text import to_text
+    from glyphc.storage.headers import TrainingJobHeader
 
     job = seeds.job()
     record = JobRecord(job.options, job.loss.name, 60, 24, seeds.plan().ranges)
@@ -530,7 +530,7 @@ def _make_tokens(random: Random) -> bytes:
 def _array(data: bytes, folder: Path, reached: Reached) -> None:
     path = folder / "x.npy"
     path.write_bytes(data)
-    _load(str(path), "input")
+    load_arrays(str(path), "input")
     reached("read")
 
 
