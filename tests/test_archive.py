@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
-from glyphc.program import Program
 from glyphc.ir.memory import inflated
+from glyphc.program import Program
 from glyphc.storage.archive import ArchiveError, contents, read_entries
 from glyphc.storage.artifact import VERSION as ARTIFACT_VERSION
 from glyphc.storage.container import MANIFEST, VERSION, Header, Reader, Writer

@@ -83,12 +83,12 @@ def test_a_fault_of_a_reader_names_node_operator_and_file(tmp_path: Path, monkey
     path = tmp_path / "m.onnx"
     onnx.save(one("Relu"), path)
     for error in (IndexError("7"), ZeroDivisionError(), KeyError("k"), OverflowError(), ValueError("v")):
-        monkeypatch.setitem(from_onnx._RULES, "Relu", broken(error))
+        monkeypatch.setitem(from_onnx.RULES, "Relu", broken(error))
         with pytest.raises(ModelError, match=r"m\.onnx.*\n.*'culprit' \(Relu\).*do not fit") as caught:
             read_onnx(path)
         assert caught.value.__cause__ is error  # nothing is hidden from whoever looks for it
     for bug in (TypeError("bug"), AttributeError("bug"), AssertionError("bug")):
-        monkeypatch.setitem(from_onnx._RULES, "Relu", broken(bug))
+        monkeypatch.setitem(from_onnx.RULES, "Relu", broken(bug))
         with pytest.raises(type(bug), match="bug"):
             read_onnx(path)
 
