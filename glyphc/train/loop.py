@@ -1,6 +1,6 @@
 """Running a training job in any mode, with checkpoints, progress and an optional look at the loss.
 
-In real use client and server are two machines; here they share a process but not their objects (see ``server``).
+In real use client and server are two machines; here they share a process but not their objects.
 """
 
 from __future__ import annotations
