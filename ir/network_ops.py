@@ -145,6 +145,27 @@ class Gather(Op):
 
 
 @dataclass(frozen=True)
+class Steps(Op):
+    """Comparisons: y[k] = 1 where x.flat[features[k]] > thresholds[k], else 0; flat. float64 and int64 constants.
+
+    x counts in single precision, as in ONNX.
+    """
+
+    mnemonic = "steps"
+    levels = FLOAT
+    features: Const
+    thresholds: Const
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        features, thresholds = constants[self.features.name], constants[self.thresholds.name]
+        if features.dtype.kind not in "iu" or features.ndim != 1 or features.shape != thresholds.shape:
+            raise IRError("steps need flat integer features, and a threshold for each")
+        if not features.size or features.min() < 0 or features.max() >= prod(shapes[0]):
+            raise IRError(f"features {self.features.name!r} reach beyond the {prod(shapes[0])} elements of the operand")
+        return (int(features.size),)
+
+
+@dataclass(frozen=True)
 class Affine(Op):
     """y = M x + b over all elements of one sample in row-major order, as a tensor of ``shape``.
 

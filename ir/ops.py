@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
 
+from .encodings import Labels, Ranks
 from .errors import IRError
 from .functions import Function
 from .network_ops import (
@@ -29,6 +30,7 @@ from .network_ops import (
     ReduceSum,
     Scale,
     Scatter,
+    Steps,
     Sub,
     SumTo,
 )
@@ -68,6 +70,7 @@ __all__ = [
     "Scatter",
     "Shape",
     "Softmax",
+    "Steps",
     "Sub",
     "SumTo",
     "Switch",
@@ -78,28 +81,41 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Input(Op):
-    """A tensor that the client provides (encrypted, except in the evaluator)."""
+    """A tensor that the client provides (encrypted, except in the evaluator).
+
+    ranks: what of it is encrypted, if not the tensor as it is: then the result is flat. columns: names of its elements,
+    where it is a row of a table that has some.
+    """
 
     mnemonic = "input"
     levels = ALL
     name: str
     shape: Shape
+    ranks: Ranks | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def arity(self) -> int:
         return 0
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
-        return self.shape
+        if self.ranks is None:
+            return self.shape
+        self.ranks.check(prod(self.shape))
+        return (len(self.ranks.features),)
 
 
 @dataclass(frozen=True)
 class Output(Op):
-    """A result of the network, under the name the model gave it."""
+    """A result of the network, under the name the model gave it.
+
+    labels: of an index of a class, what the client makes of it at last; in graphs it stays the index.
+    """
 
     mnemonic = "output"
     levels = ALL
     name: str
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -269,7 +285,7 @@ class Polynomial(Op):
     fit: Fit
 
 
-_NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Affine, ReduceSum, ReduceMax, Hardmax)
+_NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, Affine, ReduceSum, ReduceMax, Hardmax)
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)

@@ -24,6 +24,7 @@ from glyphc.codec import decode, encode
 from glyphc.errors import ArtifactError
 from glyphc.exchange.artifacts import ServerProgram, Specification, save_names
 from glyphc.exchange.split import Halves, load_halves, split
+from glyphc.ir.encodings import Labels
 from glyphc.ir.errors import IRError
 from glyphc.ir.instructions import (
     Code,
@@ -42,6 +43,7 @@ from glyphc.ir.instructions import (
     ToTorus,
 )
 from glyphc.ir.instructions.check import check_polynomials, check_schedule
+from glyphc.ir.instructions.numbered import Names
 from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.instructions.text import COEFFICIENTS, SLOTS, code_text, parse_code
 from glyphc.storage.container import Reader, Writer
@@ -152,11 +154,39 @@ def test_a_client_that_has_the_names_uses_them(programs: dict[str, glyphc.Progra
     )
     # of another program they are no use
     assert replace(spec, program="0" * 64).named(path).client == spec.client
-    for names, message in (('{"inputs":["a"],"outputs":["b","c"]}', "2 tensors cannot"), ("{", "unreadable")):
+    ports = '[{"name":"a"},{"name":"b"}]'
+    for names, message in (
+        ('{"inputs":[{"name":"a"}],"outputs":' + ports + "}", "2 tensors cannot"),
+        ('{"inputs":[{"name":"a"},{"name":"b","columns":["c"]}],"outputs":' + ports + "}", "1 columns of 'b'"),
+        ('{"inputs":' + ports + ',"outputs":[{"name":"a"},{"name":"b","labels":["c"]}]}', "1 labels of 'b'"),
+        ("{", "unreadable"),
+    ):
         with Writer(path, NamesHeader(spec.program)) as writer:
             writer.add("names", names.encode())
         with pytest.raises(ArtifactError, match=message):
             spec.named(path)
+
+
+def test_columns_and_labels_do_not_travel_either(programs: dict[str, glyphc.Program], tmp_path: Path) -> None:
+    """Labels that are texts: a client without names gets the numbers of classes. Integers are results and stay."""
+    schedule, columns = programs["glyph"].schedule, tuple(f"aardvark{n}" for n in range(6))
+    texts, integers = Labels(texts=("malignant", "benign")), Labels(integers=(7, 40))
+    client = replace(
+        schedule.client,
+        inputs=tuple(replace(port, columns=columns) for port in schedule.client.inputs),
+        outputs=tuple(replace(p, labels=of) for p, of in zip(schedule.client.outputs, (texts, integers), strict=True)),
+    )
+    noise = {port.name: 1.0 for port in client.outputs}
+    half = ServerProgram.of(replace(schedule, client=client), noise)
+    half.save(tmp_path / "p.server")
+    spec = ServerProgram.load(tmp_path / "p.server").specification
+    spec.save(tmp_path / "p.spec")
+    for path in (tmp_path / "p.server", tmp_path / "p.spec"):
+        held = contents(path)
+        assert not [word for word in (*columns, *texts.texts) if word.encode() in held]
+    assert [port.labels for port in spec.client.outputs] == [Labels(integers=(0, 1)), integers]
+    save_names(tmp_path / "client.names", half.fingerprint, Names.of(client))
+    assert spec.named(tmp_path / "client.names").client == client
 
 
 # -- what is loaded is what was compiled --

@@ -43,7 +43,7 @@ class ProgramHeader(Header):
 
 @dataclass(frozen=True)
 class NamesHeader(Header):
-    """What a model calls its inputs and outputs, which nothing else says; part "names"."""
+    """What a model calls its inputs and outputs, their columns and classes, which nothing else says; part "names"."""
 
     kind = "names of inputs and outputs"
     made_by = "'glyphc split --names'"
