@@ -49,7 +49,7 @@ class Setting:
         return self.server / KEYS_FILE
 
 
-def make_setting(folder: Path, program: glyphc.Program) -> Setting:
+def make_setting(folder: Path, program: glyphc.Program, engine: str = "openfhe") -> Setting:
     half = split(program.graph).server
     client, server = folder / "client", folder / "server"
     client.mkdir(parents=True)
@@ -57,7 +57,7 @@ def make_setting(folder: Path, program: glyphc.Program) -> Setting:
     half.specification.save(client / SPEC_FILE)
     half.save(server / PROGRAM_FILE)
     secrets = numbered(program.schedule).secret
-    generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent(), secrets)
+    generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent(), secrets, engine)
     return Setting(program, client, server, load_account(client), half)
 
 
