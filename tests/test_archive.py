@@ -32,6 +32,7 @@ from glyphc.storage.archive import ArchiveError, contents, read_entries
 from glyphc.storage.artifact import VERSION as ARTIFACT_VERSION
 from glyphc.storage.container import MANIFEST, VERSION, Header, Reader, Writer
 from tests.roles import ROOT
+from tests.strategies import examples
 
 MIB = 1 << 20
 
@@ -294,7 +295,7 @@ def test_more_parts_than_any_file_has_are_refused(tmp_path: Path) -> None:
     assert "too long" in refusal(data, tmp_path / "file")
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.dictionaries(st.from_regex(r"[a-z]{1,9}", fullmatch=True), st.binary(max_size=200), max_size=6), st.booleans()
 )
