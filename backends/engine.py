@@ -32,7 +32,7 @@ _BUILT_IN: Mapping[str, str] = {
     "clear": "glyphc.backends.cleartext:ENGINE",
 }
 # Which engine encrypts where none is asked for: the first one that takes the program.
-PREFERRED = ("openfhe",)
+PREFERRED = ("kernels", "openfhe")
 
 
 class Stages(Protocol):

@@ -72,7 +72,7 @@ def split_command(program: Path, client_path: Path | None, server_path: Path | N
 @click.option("--passphrase", is_flag=True, help=f"Encrypt the secret key; asks, or reads {PASSPHRASE_VARIABLE}.")
 @click.option("--insecure", is_flag=True, help="Accept a specification with a small ring, for tests. NOT SECURE.")
 @click.option("--weights", type=_FILE, help="The weights of a program compiled with --encrypt-weights.")
-@click.option("--engine", default="openfhe", help="What is to evaluate with these keys (see 'glyphc engines').")
+@click.option("--engine", help="What is to evaluate (see 'glyphc engines'). [default: the first that can]")
 def keygen_command(
     source: Path,
     client_folder: Path,
@@ -80,7 +80,7 @@ def keygen_command(
     passphrase: bool,
     insecure: bool,
     weights: Path | None,
-    engine: str,
+    engine: str | None,
 ) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
