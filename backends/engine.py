@@ -75,6 +75,11 @@ class Engine(ABC):
         """The class of its machines for numbers in slots; None where it has none."""
         return None
 
+    @property
+    def integer_machine(self) -> type | None:
+        """The class of its machines for integers in slots; None where it has none."""
+        return None
+
     @abstractmethod
     def session(self, schedule: Schedule, stages: Stages) -> AbstractContextManager[Session]:
         """Both roles in one process, for the time of a ``with`` block; BackendError when that cannot be."""
@@ -82,8 +87,10 @@ class Engine(ABC):
     def unsupported(self, code: Iterable[Instruction]) -> set[str]:
         """Names of the instructions that it has no method for."""
         code = tuple(code)
-        own = unsupported(code, self.machine)
-        return own & unsupported(code, self.slot_machine) if self.slot_machine is not None else own
+        missing = unsupported(code, self.machine)
+        for machine in (self.slot_machine, self.integer_machine):
+            missing = missing if machine is None else missing & unsupported(code, machine)
+        return missing
 
 
 def engine_names() -> tuple[str, ...]:

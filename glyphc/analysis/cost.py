@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glyphc.ir.parameters import Parameters, series_levels
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.integer_parameters import ProgramParameters
 
 from .slot_figures import SLOT_ROWS, SlotRow
 
@@ -211,9 +211,9 @@ class CostModel:
         unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * len(parameters.unpack_strides)
         return unpack + self._bytes("key_bytes", parameters)
 
-    def key_seconds(self, parameters: Parameters | SlotParameters) -> float:
+    def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
-        if isinstance(parameters, SlotParameters) or not parameters.slots:
+        if not isinstance(parameters, Parameters) or not parameters.slots:
             return 0.5
         return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)
 

@@ -12,6 +12,7 @@ from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
+from glyphc.slots.integer_passes import FitIntegers, SelectIntegers
 from glyphc.slots.passes import FitPolynomials, SelectSlots
 
 from .assign_budget import AssignBudget
@@ -40,6 +41,8 @@ PASSES: dict[str, type[Pass]] = {
         InsertSwitches,
         FitPolynomials,
         SelectSlots,
+        FitIntegers,
+        SelectIntegers,
         Merge,
         AssignLayout,
         ValidateLayout,

@@ -16,6 +16,7 @@ from typing import ClassVar
 from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.types import Encoding, Scheme
+from glyphc.slots.integer_plan import IntegerPlan
 from glyphc.slots.plan import SlotPlan
 
 
@@ -34,13 +35,14 @@ BGV = Space(Scheme.BGV, Encoding.LSB)
 TORUS = Space(Scheme.TORUS, Encoding.MSB)
 CLIENT = Space(Scheme.CLIENT, None)
 SLOTS = Space(Scheme.CKKS, Encoding.SLOTS)
+INTEGERS = Space(Scheme.BFV, Encoding.INTEGERS)
 
 
 @dataclass(frozen=True)
 class Question:
     """What offers are asked for beside a node. ring: N of coefficient layouts; batch: samples evaluated at once.
 
-    graph: which the node is of. slots: what the network would be in slots, or why it cannot be there.
+    graph: which the node is of. slots, integers: what the network would be in slots, or why it cannot be there.
     """
 
     ring: int
@@ -48,6 +50,7 @@ class Question:
     cost: CostModel
     graph: Graph | None = None
     slots: SlotPlan | str = "not weighed"
+    integers: IntegerPlan | str = "not weighed"
 
 
 @dataclass(frozen=True)

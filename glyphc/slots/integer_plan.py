@@ -1,0 +1,47 @@
+"""What a network would be on integers in slots: bits, primes, ring, price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from glyphc.analysis.integer_cost import integer_estimate
+from glyphc.errors import GlyphcError
+from glyphc.ir.graph import Graph
+from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.types import Encoding, Scheme
+from glyphc.passes.base import Context
+
+from .integer_lowering import integer_schedule
+from .integer_passes import FitIntegers, SelectIntegers
+from .plan import in_slots, not_in_slots
+
+
+@dataclass(frozen=True)
+class IntegerPlan:
+    """Seconds of the server by node, of a batch with all its passes; what the client encrypts and sends."""
+
+    parameters: IntegerParameters
+    node_seconds: Mapping[int, float]
+    client_seconds: float
+    upload_bytes: float
+
+
+def plan_integers(graph: Graph, context: Context, fitting: FitIntegers) -> IntegerPlan | str:
+    """The plan for a quantized graph, or why there is none."""
+    if problem := not_in_slots(graph):
+        return problem
+    try:
+        fitted = fitting.run(in_slots(graph, Scheme.BFV, Encoding.INTEGERS), context)
+        made = SelectIntegers().run(fitted, context)
+    except GlyphcError as e:
+        return str(e)
+    assert isinstance(made.parameters, IntegerParameters)
+    found = integer_estimate(integer_schedule(made), context.cost)
+    passes = -(-graph.batch // made.batch)
+    return IntegerPlan(
+        made.parameters,
+        {id: passes * seconds for id, seconds in found.node_seconds.items()},
+        passes * found.client_seconds,
+        passes * found.upload_bytes,
+    )
