@@ -16,8 +16,8 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import dequantize, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
-from glyphc.ir.parameters import Parameters
 from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
 from .engine import Engine, Session, Stages

@@ -28,7 +28,9 @@ def join(residues: Sequence[npt.NDArray[Any]], moduli: Sequence[int]) -> I64:
         value, product = first, moduli[0]
     else:
         inverse = pow(moduli[0], -1, moduli[1])
-        value = first + moduli[0] * ((np.asarray(residues[1]).astype(np.int64) - first) % moduli[1] * inverse % moduli[1])
+        value = first + moduli[0] * (
+            (np.asarray(residues[1]).astype(np.int64) - first) % moduli[1] * inverse % moduli[1]
+        )
         product = moduli[0] * moduli[1]
     return np.asarray(np.where(value > product // 2, value - product, value))
 

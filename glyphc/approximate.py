@@ -10,9 +10,9 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import Override, Value, apply_client_op, dequantize
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import ArgMax, Bootstrap, Output, Polynomial, Softmax
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
-from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.slot_parameters import SlotParameters
 
 F64 = npt.NDArray[np.floating[Any]]

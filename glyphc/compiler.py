@@ -277,7 +277,9 @@ def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
             f"a tolerance or measure is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    if not context.samples and (given or any(step not in (AssignBudget(), FitPolynomials(), FitIntegers()) for step in budgets)):
+    if not context.samples and (
+        given or any(step not in (AssignBudget(), FitPolynomials(), FitIntegers()) for step in budgets)
+    ):
         raise CalibrationError(
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"

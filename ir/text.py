@@ -27,8 +27,8 @@ from lark.exceptions import VisitError
 from . import memory
 from .errors import IRError, IRSyntaxError
 from .graph import Decision, Graph
-from .ops import OPS, Const, Op
 from .integer_parameters import ProgramParameters
+from .ops import OPS, Const, Op
 from .types import Level, TensorType
 
 VERSION = 1

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from .errors import IRError
 from .graph import Graph, Node
-from .ops import Apply, ArgMax, Bootstrap, Input, IntegerPolynomial, Linear, Output, Polynomial, Reshape, Softmax, Switch, Unpack
+from .ops import (
+    Apply,
+    ArgMax,
+    Bootstrap,
+    Input,
+    IntegerPolynomial,
+    Linear,
+    Output,
+    Polynomial,
+    Reshape,
+    Softmax,
+    Switch,
+    Unpack,
+)
 from .types import Encoding, Level, Scheme
 
 

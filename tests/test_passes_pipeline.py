@@ -19,6 +19,7 @@ from glyphc.passes.base import Context, Pass
 from glyphc.passes.pipeline import DEFAULT, PASSES, parse_pipeline, run_pipeline
 from glyphc.passes.quantize import Quantize
 from glyphc.passes.steps import RankInputs
+from glyphc.slots.integer_passes import FitIntegers
 from glyphc.slots.passes import FitPolynomials
 
 
@@ -59,8 +60,10 @@ def test_every_option_survives_its_text(kind: type[Pass]) -> None:
     options = {f.name: changed(f.default) for f in fields(kind)}  # type: ignore[arg-type]
     if kind is Quantize:
         options["margin"] = 1.5  # from 1 on
-    if kind in (AssignBudget, FitPolynomials):
+    if kind in (AssignBudget, FitPolynomials, FitIntegers):
         options["measures"] = "y=relative;z=classes"
+    if kind is FitPolynomials:
+        options["degree"] = 7  # at most 32
     given = kind(**options)
     (read,) = parse_pipeline(str(given))
     assert read == given
@@ -189,6 +192,8 @@ def test_stages_are_observed_in_order() -> None:
         mlp(), parse_pipeline(upto("validate-security")), context, lambda name, g: seen.append((name, g.level))
     )
     # coefficients, where nothing else is asked; no comparisons
-    taken = [kind for kind in PASSES.values() if kind.slots is not True and kind is not RankInputs]
+    taken = [
+        kind for kind in PASSES.values() if kind.slots is not True and not kind.integers and kind is not RankInputs
+    ]
     assert [name for name, _ in seen] == [kind.name for kind in taken]
     assert [level for _, level in seen] == [kind.ensures for kind in taken]

@@ -21,8 +21,7 @@ class IntegerOpenFHE:
 
     def integer_dot(self, sources: Sequence[Ciphertexts], instruction: IntegerDot) -> Ciphertexts:
         return tuple(
-            self._dot(at, [source[at] for source in sources], instruction)
-            for at in range(len(self._contexts.contexts))
+            self._dot(at, [source[at] for source in sources], instruction) for at in range(len(self._contexts.contexts))
         )
 
     def integer_product(self, a: Ciphertexts, b: Ciphertexts) -> Ciphertexts:

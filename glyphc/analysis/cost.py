@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from glyphc.ir.parameters import Parameters, series_levels
 from glyphc.ir.integer_parameters import ProgramParameters
+from glyphc.ir.parameters import Parameters, series_levels
 
 from .slot_figures import SLOT_ROWS, SlotRow
 

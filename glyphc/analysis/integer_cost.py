@@ -80,7 +80,7 @@ def _figure(name: str, p: IntegerParameters) -> float:
     slope = (y[-1] - y[0]) / (limbs[-1] - limbs[0])
     beyond = max(0.0, p.limbs - limbs[-1]) - max(0.0, limbs[0] - p.limbs)
     at = float(np.interp(p.limbs, limbs, y)) + slope * beyond
-    return max(at, 0.0) * p.ring * log2(p.ring) / (REFERENCE_RING * log2(REFERENCE_RING))
+    return float(max(at, 0.0) * p.ring * log2(p.ring) / (REFERENCE_RING * log2(REFERENCE_RING)))
 
 
 def _seconds(instruction: Instruction, p: IntegerParameters) -> float:

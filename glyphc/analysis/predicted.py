@@ -12,7 +12,10 @@ from .noise import Noise, predict
 
 
 def predicted_noise(graph: Graph) -> dict[int, Noise]:
-    """Noise of every encrypted value of a laid-out graph with parameters, by node id, in units of its integers. Exact integers have none."""
+    """Noise of every encrypted value of a laid-out graph with parameters, by node id, in units of its integers.
+
+    Exact integers have none.
+    """
     match graph.parameters:
         case SlotParameters():
             return predict_slots(graph, graph.parameters)

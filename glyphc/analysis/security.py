@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
+from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 

@@ -22,6 +22,7 @@ from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Output
 from glyphc.ir.parameters import Parameters
@@ -163,6 +164,8 @@ def read_program_parameters(text: str, reader: Reader[Any]) -> Parameters | Slot
     try:
         parameters = parse_parameters(text)
         parameters.check_powers()
+        if isinstance(parameters, IntegerParameters):
+            raise ValueError("integers in slots have no keys in files")
         return parameters
     except (IRError, ValueError) as e:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
@@ -185,6 +188,8 @@ def _check_ports(client: ClientSpec) -> None:
     A stranger's must not make a client allocate what it likes.
     """
     parameters = client.parameters
+    if isinstance(parameters, IntegerParameters):
+        raise IRError("its values are integers in slots, which have no form in files")
     parameters.check_powers()
     in_slots = isinstance(parameters, SlotParameters)
     bound = _MOST_STEPS if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus

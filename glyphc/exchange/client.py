@@ -22,7 +22,7 @@ from glyphc.progress import Reporter, Silent
 from .artifacts import SPEC_FILE, Specification
 from .client_engines import ClientEngine, client_engine, key_maker
 from .container import Reader, Writer
-from .engines import check_engine, key_form
+from .engines import check_engine, key_form, with_files
 from .headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
@@ -72,7 +72,7 @@ def generate(
     """
     from glyphc.backends.errors import BackendError
 
-    parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
+    parameters, encrypted, weights = with_files(spec.client.parameters), spec.client.encrypted, weights or {}
     check_engine(engine, parameters)
     missing = next((m.name for m in encrypted if m.name not in weights), None)
     if missing is not None:

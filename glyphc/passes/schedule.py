@@ -6,8 +6,8 @@ from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import ClientSpec, Port, Schedule, with_frees
-from glyphc.ir.ops import Input, Output
 from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.ops import Input, Output
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level
 from glyphc.slots.integer_lowering import integer_schedule

@@ -33,7 +33,13 @@ SECURE_RING = 65536
 DEFAULT_STRATEGY = "glyph"
 # Stands for every linear map.
 ALL = "all"
-_ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.BFV: Encoding.INTEGERS, Scheme.CLIENT: None}
+_ENCODING = {
+    Scheme.BGV: Encoding.LSB,
+    Scheme.TORUS: Encoding.MSB,
+    Scheme.CKKS: Encoding.LSB,
+    Scheme.BFV: Encoding.INTEGERS,
+    Scheme.CLIENT: None,
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class AssignScheme(Pass):
 
     @staticmethod
     def _cheapest(graph: Graph, said: dict[int, tuple[Answer, ...]], paths: Paths) -> Choice | None:
-        """Of all ways together, of all in slots of one family, and of all others: these two never mix, as there is no way between.
+        """Of all ways together, of all in slots of one family, and of all others: no way leads from one to another.
 
         Improving a choice node by node does not cross from one to the other.
         """
@@ -128,7 +134,7 @@ class AssignScheme(Pass):
 
     @staticmethod
     def _on_integers(allowed: Sequence[Way]) -> bool:
-        """Whether a strategy knows nothing else: integers take polynomials, which networks seldom have by themselves."""
+        """Whether a strategy knows nothing else: they take polynomials, which networks seldom have by themselves."""
         return all(way in INTEGER_WAYS or way.name == ClientTail.name for way in allowed)
 
     def _with_encrypted(self, graph: Graph) -> Graph:

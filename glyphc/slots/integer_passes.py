@@ -100,11 +100,25 @@ class FitIntegers(Pass):
     def _tried(graph: Graph, judge: Judge, samples: Mapping[str, F64]) -> Iterator[_Try]:
         for input_bits in _INPUT_BITS:
             for weight_bits in _WEIGHT_BITS:
-                integers = with_integers(graph, input_bits, weight_bits)
+                try:
+                    integers = with_integers(graph, input_bits, weight_bits)
+                except _TooManyBitsError:
+                    continue
                 bits = needed_bits(integers)
                 if bits <= _MOST_BITS:
                     loss = worst(judge.losses(_outputs(integers, samples)))
                     yield _Try(input_bits, weight_bits, bits, loss, integers)
+
+
+class _TooManyBitsError(ParameterError):
+    """Values that no 64 bits hold, so no plaintext modulus either."""
+
+
+def _limit(largest: float, node: Node) -> int:
+    """The next integer above a magnitude."""
+    if not largest < 2.0**62:
+        raise _TooManyBitsError(f"{node} has values of more than 62 bits as integers")
+    return int(np.ceil(largest)) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +155,10 @@ def _outputs(graph: Graph, samples: Mapping[str, F64]) -> dict[str, F64]:
 
 
 def with_integers(graph: Graph, input_bits: int, weight_bits: int) -> Graph:
-    """The graph on integers: formats without offsets, weights of so many bits, polynomials with integer coefficients."""
+    """The graph on integers: formats without offsets, weights of so many bits, polynomials of integers.
+
+    ParameterError where a function is no polynomial, or values take more than 62 bits.
+    """
     rewriter = Rewriter(graph)
     for node in graph:
         operands = rewriter.operands(node)
@@ -172,9 +189,7 @@ def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> Non
     assert fixed is not None
     scale = np.array(fixed.scale)
     real, sums = [], rewriter.old.constant(op.bias.name) * scale + np.array(fixed.offset)
-    for before, after, const in zip(
-        rewriter.old.operands(node), rewriter.operands(node), op.weights, strict=True
-    ):
+    for before, after, const in zip(rewriter.old.operands(node), rewriter.operands(node), op.weights, strict=True):
         old, new = before.type.fixed, after.type.fixed
         assert old is not None and new is not None
         weight = rewriter.old.constant(const.name) * (scale.reshape(-1, 1) / np.array(old.scale))
@@ -183,7 +198,8 @@ def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> Non
         real.append(weight * np.array(new.scale))
     step = max(float(np.abs(w).max()) for w in real) / (2 ** (weight_bits - 1) - 1) or 1.0
     integers = [np.rint(w / step).astype(np.int64) for w in real]
-    limit = int(np.ceil(float(_reach(fixed).max()) / step)) + 1
+    limit = _limit(float(_reach(fixed).max()) / step, node)
+    _limit(float(np.abs(sums).max()) / step, node)
     names = [Const(rewriter.new.add_constant(c.name, w)) for c, w in zip(op.weights, integers, strict=True)]
     bias = Const(rewriter.new.add_constant(op.bias.name, np.rint(sums / step).astype(np.int64)))
     type = replace(node.type, fixed=FixedPoint((step,), (0.0,), -limit, limit))
@@ -193,7 +209,7 @@ def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> Non
 
 def _reach(fixed: FixedPoint) -> F64:
     """How far from zero a format's real values lie, by column."""
-    return np.abs(np.array(fixed.offset)) + np.array(fixed.scale) * fixed.magnitude
+    return np.asarray(np.abs(np.array(fixed.offset)) + np.array(fixed.scale) * fixed.magnitude)
 
 
 def _polynomial(node: Node, functions: tuple[Function, ...], source: Node) -> tuple[IntegerPolynomial, FixedPoint]:
@@ -209,10 +225,11 @@ def _polynomial(node: Node, functions: tuple[Function, ...], source: Node) -> tu
     degree, step = len(real) - 1, fixed.scale[0]
     unit = abs(float(real[-1])) * step**degree
     if not unit or any(abs(c) * step**k / unit > 2.0**62 for k, c in enumerate(real)):
-        raise ParameterError(f"{node}: its polynomial has coefficients of more than 62 bits as integers")
+        raise _TooManyBitsError(f"{node}: its polynomial has coefficients of more than 62 bits as integers")
     integers = tuple(round(float(c) * step**k / unit) for k, c in enumerate(real))
-    x = np.linspace(fixed.lo, fixed.hi, 4097)
-    limit = int(np.abs(np.polynomial.polynomial.polyval(x, np.array(integers, dtype=np.float64))).max()) + 1
+    x = np.linspace(float(fixed.lo), float(fixed.hi), 4097)
+    largest = np.abs(np.polynomial.polynomial.polyval(x, np.array(integers, dtype=np.float64))).max()
+    limit = _limit(float(largest), node)
     return IntegerPolynomial(functions, integers), FixedPoint((unit,), (0.0,), -limit, limit)
 
 
@@ -312,5 +329,3 @@ def plaintext_primes(ring: int, bits: float) -> tuple[int, ...]:
 def _is_prime(number: int) -> bool:
     """By trial division: at most 2^15 of them."""
     return number > 1 and all(number % d for d in range(2, isqrt(number) + 1))
-
-

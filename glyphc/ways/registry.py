@@ -30,7 +30,13 @@ GLYPH_WAYS: tuple[Way, ...] = (
     ClientTail(),
 )
 UNAVAILABLE_WAYS: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
-_CONVERSIONS: tuple[Conversion, ...] = (SwitchToTorus(), SwitchFromTorus(), Decryption(), *SLOT_CONVERSIONS, *INTEGER_CONVERSIONS)
+_CONVERSIONS: tuple[Conversion, ...] = (
+    SwitchToTorus(),
+    SwitchFromTorus(),
+    Decryption(),
+    *SLOT_CONVERSIONS,
+    *INTEGER_CONVERSIONS,
+)
 
 
 def ways() -> tuple[Way, ...]:

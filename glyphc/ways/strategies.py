@@ -29,7 +29,7 @@ class Replacement(Enum):
     SERIES = "a trigonometric series in a functional bootstrap"
     POLYNOMIAL = "a polynomial, by least squares"
     SQUARE = "a multiple of the square"
-    IDENTITY = "nothing: values stay as they are"
+    IDENTITY = "the identity: values stay as they are"
     TABLE = "a table"
     CIRCUIT = "a circuit of gates"
 
