@@ -31,7 +31,7 @@ from glyphc.program import Program
 from glyphc.runtime import run
 from glyphc.slots.integer_lowering import integer_code
 from glyphc.slots.integer_noise import NoiseBounds, limbs_for
-from glyphc.slots.integer_passes import plaintext_primes, polynomial_of
+from glyphc.slots.integers import plaintext_primes, polynomial_of
 from tests.pass_networks import SAMPLES, Network, mlp
 
 RING = 1024

@@ -1,6 +1,6 @@
 """BFV with the batch in slots, one ciphertext per feature: exact integers modulo t, polynomials without rounding.
 
-As for numbers in slots, prices come from a plan for the whole network (``glyphc.slots.integer_plan``).
+As for numbers in slots, prices come from a plan for the whole network (``glyphc.passes.plan_integers``).
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Apply, Input, Linear, Reshape
-from glyphc.slots.integer_plan import IntegerPlan
 
-from .base import CLIENT, INTEGERS, Conversion, Offer, Question, Refusal, Way
+from .base import CLIENT, INTEGERS, Conversion, IntegerPlan, Offer, Question, Refusal, Way
 
 
 class _OnIntegers(Way):

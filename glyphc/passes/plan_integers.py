@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from glyphc.analysis.integer_cost import integer_estimate
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.types import Encoding, Scheme
-from glyphc.passes.base import Context
+from glyphc.slots.integer_lowering import integer_schedule
+from glyphc.ways.base import IntegerPlan
 
-from .integer_lowering import integer_schedule
-from .integer_passes import FitIntegers, SelectIntegers
-from .plan import in_slots, not_in_slots
-
-
-@dataclass(frozen=True)
-class IntegerPlan:
-    """Seconds of the server by node, of a batch with all its passes; what the client encrypts and sends."""
-
-    parameters: IntegerParameters
-    node_seconds: Mapping[int, float]
-    client_seconds: float
-    upload_bytes: float
+from .base import Context
+from .fit_integers import FitIntegers
+from .plan_slots import in_slots, not_in_slots
+from .select_integers import SelectIntegers
 
 
 def plan_integers(graph: Graph, context: Context, fitting: FitIntegers) -> IntegerPlan | str:
