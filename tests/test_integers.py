@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +17,8 @@ from glyphc.backends.integers_clear import ClearIntegers, join, split
 from glyphc.backends.openfhe.integer_client import generate_integer_keys
 from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
 from glyphc.backends.openfhe.keys import release_all_keys
+from glyphc.cli import main
 from glyphc.errors import GlyphcError, ParameterError
-from glyphc.exchange.engines import with_files
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
@@ -231,12 +233,17 @@ def _integer_passes() -> str:
     return DEFAULT.replace("assign-scheme", "assign-scheme{strategy=cryptonets}")
 
 
-def test_what_integers_cannot_do_is_said() -> None:
+def test_what_integers_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(GlyphcError, match="relu is no polynomial"):
         glyphc.compile(mlp("relu"), SAMPLES, 4, insecure_ring=RING, passes=_integer_passes())
     program = glyphc.compile(mlp("relu"), SAMPLES, 4, strategy="ghimes", insecure_ring=RING)
-    with pytest.raises(GlyphcError, match="glyphc run"):
-        with_files(program.client.parameters)
+    program.save(tmp_path / "net.glyphc")
+    folders = [str(tmp_path / name) for name in ("client", "server")]
+    given = ["keygen", str(tmp_path / "net.glyphc"), "--client", folders[0], "--server", folders[1], "--insecure"]
+    refused = CliRunner().invoke(main, given)
+    assert refused.exit_code == 2
+    assert "'glyphc run'" in refused.output
+    assert [p.name for p in tmp_path.iterdir()] == ["net.glyphc"]
     deeper = deep(Function("pow", (4.0,)))
     with pytest.raises(GlyphcError, match="weights of 3 bits"):
         glyphc.compile(deeper, np.random.default_rng(1).normal(size=(40, 6)), 4, passes=_integer_passes())

@@ -21,9 +21,9 @@ from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
-from .artifacts import NAMES_FILE, SPEC_FILE, Specification
+from .artifacts import NAMES_FILE, SPEC_FILE, Specification, with_files
 from .client_engines import ClientEngine, client_engine, key_maker
-from .engines import check_engine, key_form, with_files
+from .engines import check_engine, key_form
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
 

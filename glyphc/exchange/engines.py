@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from glyphc.errors import GlyphcError
 from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
-from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
+from .artifacts import with_files
 from .kernels_engine import KernelsServerEngine
 from .parts import Place
 
@@ -64,16 +65,6 @@ def server_engine(schedule: Schedule, engine: str = "openfhe") -> ServerEngine:
     if isinstance(schedule.parameters, SlotParameters):
         return SlotEngine(schedule, schedule.parameters)
     return KernelsServerEngine(schedule) if engine == "kernels" else PackedEngine(schedule)
-
-
-def with_files(parameters: ProgramParameters) -> Parameters | SlotParameters:
-    """The parameters of a program whose keys and ciphertexts have a form in files; GlyphcError for others."""
-    if isinstance(parameters, IntegerParameters):
-        raise GlyphcError(
-            "programs on integers in slots have no keys and ciphertexts in files yet: they run in one process, by "
-            "'glyphc run'"
-        )
-    return parameters
 
 
 def check_engine(engine: str, parameters: ProgramParameters) -> None:
