@@ -13,8 +13,7 @@ from glyphc.approx.estimate import Estimate, estimate
 from glyphc.approx.predicted import predicted_noise
 from glyphc.approx.series import HALF_RANGE
 from glyphc.approx.slot_figures import FIGURES
-from glyphc.ir.accuracy import MeasureKind
-from glyphc.ir.graph import Decision, Graph, Node
+from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
     EncryptedDot,
@@ -34,9 +33,9 @@ from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polyno
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
-from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.program import INSECURE_WARNING, Program
+from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
 from glyphc.slots.passes import FitPolynomials
 
@@ -238,20 +237,6 @@ def _slot_totals(program: Program, estimates: Estimate, p: SlotParameters) -> st
     return "\n".join(lines)
 
 
-def accuracy_lines(budget: Decision, what: str = "series") -> list[str]:
-    """What every output loses in simulation, and how it is judged."""
-    lines = []
-    for loss in budget.losses:
-        output = f"output {loss.output}: " if len(budget.losses) > 1 else ""
-        which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
-        error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
-        lines += [
-            f"accuracy    {output}simulated: {loss_text(loss)} ({what}: {budget.chosen})",
-            f"            measure {loss.kind.value}, {loss.reason}{error}",
-        ]
-    return lines
-
-
 def guard_band(graph: Graph, final: Graph | None = None) -> str:
     """How close calibration came to the limits that cannot be seen under encryption.
 
@@ -336,6 +321,7 @@ def run_summary(report: RunReport) -> str:
             f"bootstraps  {report.bootstrap_seconds:.2f} s of {evaluated:.2f} s evaluation: it takes "
             f"{evaluated / report.bootstrap_seconds:.3f} x the bare bootstrap calls"
         )
+    lines += losses_lines(report.promised, report.losses)
     lines.append(f"memory      {report.peak_memory / 1e9:.2f} GB peak of this process")
     lines.append(f"security    {report.security if report.security != 'insecure' else INSECURE_WARNING}")
     return "\n".join(lines)

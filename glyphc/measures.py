@@ -6,7 +6,7 @@ column beside that column's own spread, so that targets of different size count 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ _EVIDENCE = 20
 _FEW = 200
 # The float network hardly decides where its margin is below this share of its usual (median) one.
 _NEAR_TIE = 2.0**-5
+# Samples that the float network is evaluated on at a time.
+_PIECE = 1024
 _STEPS = ("greater", "less", "between", "near_zero", "sign")
 # Share of a value below which its differences are rounding errors of float64 sums.
 _ROUNDING = 2.0**-40
@@ -225,6 +227,11 @@ def text(loss: Loss, samples: str = "calibration samples") -> str:
     return words + (f", {limit} tolerated" if loss.kept else f": more than the tolerated {limit}")
 
 
+def value_text(loss: Loss) -> str:
+    """How much was lost, with its unit."""
+    return f"{loss.value:.2g}{'' if loss.kind is MeasureKind.ABSOLUTE else ' %'}"
+
+
 # -- choosing --
 
 
@@ -293,6 +300,21 @@ def _tail(network: Graph, output: Node) -> list[Node]:
 
 
 def _truth(network: Graph, samples: Mapping[str, F64]) -> dict[str, Truth]:
+    """Evaluated piece by piece: all values of a network on all samples may be more than the memory holds."""
+    count = len(next(iter(samples.values())))
+    pieces = [
+        _truth_of(network, {name: x[first : first + _PIECE] for name, x in samples.items()})
+        for first in range(0, count, _PIECE)
+    ]
+    return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _joined(pieces: Sequence[Truth]) -> Truth:
+    scores = [piece.scores for piece in pieces if piece.scores is not None]
+    return Truth(np.concatenate([piece.values for piece in pieces]), np.concatenate(scores) if scores else None)
+
+
+def _truth_of(network: Graph, samples: Mapping[str, F64]) -> dict[str, Truth]:
     values = evaluate_all(network, samples)
 
     def of(node: Node) -> F64:
