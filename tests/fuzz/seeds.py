@@ -17,8 +17,8 @@ import glyphc
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.cost_file import to_json
 from glyphc.exchange.artifacts import ServerProgram, stripped
-from glyphc.exchange.container import Header, Writer
-from glyphc.exchange.headers import HEADERS
+from glyphc.exchange.container import Header, Reader, Writer
+from glyphc.exchange.headers import HEADERS, WeightsHeader
 from glyphc.exchange.training_client import plan_steps
 from glyphc.exchange.training_files import TrainingProgram
 from glyphc.files import EPOCH
@@ -31,6 +31,7 @@ from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD
 from glyphc.train.plan import Plan
+from glyphc.withheld import save_secrets
 
 RING = 1024
 TEXTS = (
@@ -78,6 +79,17 @@ def artifacts() -> tuple[bytes, ...]:
 @lru_cache(maxsize=1)
 def halves() -> tuple[ServerProgram, ...]:
     return tuple(ServerProgram(stripped(p.graph)) for p in programs())
+
+
+@lru_cache(maxsize=1)
+def secret_parts() -> Mapping[str, bytes]:
+    """Of the file with the weights of the second program."""
+    program = programs()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w"
+        save_secrets(path, program.stages, program.public_stages, program.fingerprint)
+        with Reader(path, WeightsHeader) as reader:
+            return {name: reader.read(name) for name in reader.parts}
 
 
 @lru_cache(maxsize=1)
@@ -173,7 +185,18 @@ def models() -> tuple[bytes, ...]:
 
 def warm() -> None:
     """Make all of them, before processes are forked that would each make their own."""
-    for make in (programs, graph_texts, artifacts, halves, _planned, cost_text, arrays, containers, models):
+    for make in (
+        programs,
+        graph_texts,
+        artifacts,
+        halves,
+        _planned,
+        cost_text,
+        arrays,
+        containers,
+        models,
+        secret_parts,
+    ):
         make()
     for half in halves():
         assert half.fingerprint and half.schedule.instructions
