@@ -7,7 +7,7 @@ column beside that column's own spread, so that targets of different size count 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,10 @@ class Judge:
     def on(self, samples: Mapping[str, F64]) -> Judge:
         """The same measures, on other samples."""
         return Judge(self.network, self.measures, self.limits, _truth(self.network, samples))
+
+    def beside(self, outputs: Mapping[str, F64]) -> Judge:
+        """The same measures beside these outputs instead of the float network's, on the same samples."""
+        return replace(self, truth={name: Truth(np.asarray(values), None) for name, values in outputs.items()})
 
     def losses(self, outputs: Mapping[str, F64]) -> tuple[Loss, ...]:
         """Of every output; ``outputs``: real values by name, as the client sees them, of the samples of ``truth``."""

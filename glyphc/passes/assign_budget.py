@@ -21,7 +21,7 @@ from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, ErrorBudget, Output
 from glyphc.ir.series import Series
 from glyphc.ir.types import Level
-from glyphc.measures import Judge, Limits, Measure, parse_kinds, worst
+from glyphc.measures import Judge, Limits, Measure, parse_kinds, value_text, worst
 from glyphc.measures import text as loss_text
 
 from .base import Context, Pass, check_option
@@ -32,8 +32,9 @@ from .trial import Trial
 
 F64 = npt.NDArray[np.floating[Any]]
 
-# Errors of the result that are tried, as shares of its range: half a bit apart.
-_SHARES = tuple(2.0 ** -(bits / 2) for bits in range(4, 33))
+# Errors of the result that are tried, as shares of its range: half a bit apart. The first are larger than the range:
+# where rounding alone spoils a result, no better series are asked for than match that.
+_SHARES = tuple(2.0 ** -(bits / 2) for bits in range(-6, 33))
 # A series' largest error may be so many times its rms error; at kinks it is about that.
 _PEAK = 8.0
 # Perturbation that sensitivities are measured with, as a share of a value's range.
@@ -94,8 +95,12 @@ class AssignBudget(Pass):
         losses = tuple(replace(loss, held_out=halves.held_out) for loss in held.losses(trial.outputs_of(values)))
         warning = ""
         if not all(loss.kept for loss in losses):
-            alone = held.losses(trial.outputs(halves.second, {}))
-            warning = _reason(losses) + f"; rounding and noise alone, with exact functions: {_reason(alone)}"
+            exact = trial.outputs(halves.second, {})
+            own = held.beside(exact).losses(trial.outputs_of(values))
+            warning = (
+                f"{_reason(losses)}; rounding and noise alone, with exact functions: {_reason(held.losses(exact))}; "
+                f"the series beside that: {value_text(worst(own))}"
+            )
             warning += _short_of_room(found)
         candidates = tuple(Candidate(t.name, None, _reason(t.losses)) for t in tries)
         decision = Decision(self.name, chosen.name, candidates, warning, losses)
@@ -150,11 +155,13 @@ class Halves:
 
 @dataclass(frozen=True, eq=False)
 class _Try:
-    """Budgets, the series that they take, and what the outputs then lose."""
+    """Budgets, the series that they take, and what the outputs then lose; own: by the series alone, beside a network
+    that has the same rounding and noise, and exact functions."""
 
     budgets: Mapping[int, ErrorBudget]
     series: Mapping[int, Series]
     losses: tuple[Loss, ...]
+    own: tuple[Loss, ...]
 
     @property
     def degrees(self) -> tuple[int, ...]:
@@ -175,10 +182,13 @@ class _Try:
         }
 
     def tolerated(self, alone: tuple[Loss, ...]) -> bool:
-        """What rounding and noise alone lose beyond the limit no series wins back, nor hardly more than that."""
+        """Whether every output keeps to its limit, or loses more by rounding and noise alone, and that limits it.
+
+        No series wins back what these lose. Once the series add less than they do, precision changes little.
+        """
         return all(
-            loss.value <= _RESERVE * loss.limit + (_HARDLY_WORSE * a.value if a.value > loss.limit else 0.0)
-            for loss, a in zip(self.losses, alone, strict=True)
+            loss.value <= _RESERVE * loss.limit or (not a.kept and own.value <= a.value)
+            for loss, own, a in zip(self.losses, self.own, alone, strict=True)
         )
 
     @property
@@ -203,7 +213,8 @@ class _Search:
     def run(self, nodes: list[Node]) -> tuple[list[_Try], _Try]:
         """What was tried, in order of precision, and the choice."""
         sensitivity = self._sensitivities(nodes)
-        alone = self.judge.losses(self.trial.outputs(self.samples, {}))
+        exact = self.trial.outputs(self.samples, {})
+        alone, beside = self.judge.losses(exact), self.judge.beside(exact)
         tries: list[_Try] = []
         for share in _SHARES:
             self.finest = budgets = {n.id: _budget(share / np.sqrt(len(nodes)), sensitivity[n.id]) for n in nodes}
@@ -212,7 +223,8 @@ class _Search:
             if tries and tries[-1].degrees == tuple(degrees.values()):
                 continue  # the same series as before
             series = {n.id: self.trial.fits.series(n, degrees[n.id]) for n in nodes}
-            tries.append(_Try(budgets, series, self.judge.losses(self.trial.outputs(self.samples, series))))
+            outputs = self.trial.outputs(self.samples, series)
+            tries.append(_Try(budgets, series, self.judge.losses(outputs), beside.losses(outputs)))
             if tries[-1].tolerated(alone):
                 return tries, tries[-1]
         # no series will do: then precision that changes little is not worth its time

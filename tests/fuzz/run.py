@@ -31,7 +31,8 @@ MEMORY_BYTES = 2 << 30
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = Path(__file__).with_name("seeds")
 _CODE = ("glyphc", "ir", "backends")
-_COVERAGE_EVERY = 64
+# Of a slow target's inputs, and of others: the lines of every so manieth one are looked at.
+_COVERAGE_EVERY = {True: 64, False: 256}
 # Later calls of a function in one process are not traced: they hardly show other lines, and take most of the time.
 _TRACED_CALLS = 16
 
@@ -225,7 +226,7 @@ def _child(target: Target, numbers: range, send: int, folder: Path) -> None:
         entry: dict[str, object] = {}
         try:
             data = data_of(target, number)
-            with lines if number % _COVERAGE_EVERY == 0 else contextlib.nullcontext():
+            with lines if number % _COVERAGE_EVERY[target.slow] == 0 else contextlib.nullcontext():
                 entry["reached"] = sorted(feed(target, data, folder))
         except BaseException:
             entry |= {"reached": [], "failure": "traceback", "text": traceback.format_exc()[-4000:]}
