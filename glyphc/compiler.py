@@ -12,6 +12,7 @@ import numpy as np
 from glyphc import secret_weights
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.analysis.security import check_insecure_ring
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -34,9 +35,6 @@ from glyphc.sources import is_graph, read_model, with_hints
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-# Rings that only tests may use.
-INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
 
 
 @dataclass
@@ -156,8 +154,7 @@ def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
     """A pass for a small ring of tests, if there is one; GlyphcError for other rings than those."""
     if insecure_ring is None:
         return step
-    if insecure_ring not in INSECURE_RINGS:
-        raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
+    check_insecure_ring(insecure_ring)
     if isinstance(step, AssignScheme | Merge | AssignLayout):
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):

@@ -34,6 +34,8 @@ _EVIDENCE = 20
 _FEW = 200
 # The float network hardly decides where its margin is below this share of its usual (median) one.
 _NEAR_TIE = 2.0**-5
+# A value that changes by this share of its spread has gone a step of some function.
+_STEP = 0.2
 # Samples that the float network is evaluated on at a time.
 _PIECE = 1024
 _STEPS = ("greater", "less", "between", "near_zero", "sign")
@@ -84,6 +86,17 @@ class Measure:
         if rows.shape[-1] == 1:
             return np.asarray(rows[..., 0] > self.threshold).astype(np.int64)
         return np.asarray(np.argmax(rows, axis=-1))
+
+    def swayed(self, got: F64, wanted: F64) -> npt.NDArray[np.bool_]:
+        """Which values stand for another decision, or are another step away; in the shape of the values."""
+        if self.kind is not MeasureKind.CLASSES:
+            off = np.abs(_columns(np.asarray(got - wanted, dtype=np.float64))) / np.array(self.spreads)[:, None]
+            return np.asarray(off > _STEP).reshape(wanted.shape)
+        changed = self.decisions(got) != self.decisions(wanted)
+        if self.labels:
+            return np.asarray(changed.reshape(wanted.shape))
+        rows = _rows(wanted)
+        return np.broadcast_to(changed.reshape(*rows.shape[:-1], 1), rows.shape).reshape(wanted.shape)
 
     def margins(self, scores: F64) -> F64:
         """How clearly scores decide, for every decision."""

@@ -31,6 +31,7 @@ from .select_parameters import affordable_degrees
 from .trial import Trial
 
 F64 = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
 
 # Errors of the result that are tried, as shares of its range: half a bit apart. The first are larger than the range:
 # where rounding alone spoils a result, no better series are asked for than match that.
@@ -48,6 +49,8 @@ _FEWEST = 16
 _RESERVE = 0.8
 # Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
 _HARDLY_WORSE = 1.25
+# Where more values than this share are undecided, all of them count.
+_UNDECIDED = 0.5
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,8 @@ class _Try:
 class _Search:
     """For the cheapest series that keep to the limits on samples. degrees: those that there are parameters for.
 
-    finest: the smallest budgets that were tried.
+    finest: the smallest budgets that were tried. undecided: values of outputs that say nothing of series, as they stand
+    or fall with what is at a jump.
     """
 
     trial: Trial
@@ -209,11 +213,14 @@ class _Search:
     samples: Mapping[str, F64]
     degrees: tuple[int, ...]
     finest: dict[int, ErrorBudget] = field(default_factory=dict)
+    undecided: dict[str, Mask] = field(default_factory=dict)
 
     def run(self, nodes: list[Node]) -> tuple[list[_Try], _Try]:
         """What was tried, in order of precision, and the choice."""
         sensitivity = self._sensitivities(nodes)
         exact = self.trial.outputs(self.samples, {})
+        self.undecided = self._undecided(nodes, exact)
+        exact = self._forgiven(exact)
         alone, beside = self.judge.losses(exact), self.judge.beside(exact)
         tries: list[_Try] = []
         for share in _SHARES:
@@ -223,13 +230,39 @@ class _Search:
             if tries and tries[-1].degrees == tuple(degrees.values()):
                 continue  # the same series as before
             series = {n.id: self.trial.fits.series(n, degrees[n.id]) for n in nodes}
-            outputs = self.trial.outputs(self.samples, series)
+            outputs = self._forgiven(self.trial.outputs(self.samples, series))
             tries.append(_Try(budgets, series, self.judge.losses(outputs), beside.losses(outputs)))
             if tries[-1].tolerated(alone):
                 return tries, tries[-1]
         # no series will do: then precision that changes little is not worth its time
         best = min(t.lost for t in tries)
         return tries, next(t for t in tries if t.lost <= _HARDLY_WORSE * best)
+
+    def _undecided(self, nodes: list[Node], exact: Mapping[str, F64]) -> dict[str, Mask]:
+        """Which values of the outputs change where the operands of functions that jump move by a series' dead zone.
+
+        No series has a value there, so in all of them they are wrong alike, and would hide what else a series does.
+        """
+        zones = {n.id: self.trial.fits.series(n, DEGREES[0]).dead_zone * 2.0**self.trial.fits.bits for n in nodes}
+        found: dict[str, Mask] = {}
+        if not any(zones.values()):
+            return found
+        for sign in (-1.0, 1.0):
+            moved = {id: sign * zone for id, zone in zones.items()}
+            outputs = self.trial.outputs_of(self.trial.values(self.samples, {}, moved=moved))
+            for measure in self.judge.measures:
+                name = measure.output
+                found[name] = found.get(name, False) | measure.swayed(outputs[name], exact[name])
+        return {name: mask for name, mask in found.items() if mask.mean() <= _UNDECIDED}
+
+    def _forgiven(self, outputs: Mapping[str, F64]) -> dict[str, F64]:
+        """The outputs, those that are undecided without error."""
+        return {
+            name: np.where(self.undecided[name], self.judge.truth[name].values, values)
+            if name in self.undecided
+            else values
+            for name, values in outputs.items()
+        }
 
     def _cheapest(self, node: Node, budget: ErrorBudget) -> int:
         """The lowest degree within the budget, or the highest one."""

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from glyphc.frontends.onnx_slices import check_slices
+
 from .mutate import integer, real
 
 Shape = tuple[int, ...]
@@ -95,7 +97,9 @@ class Graphs:
         names = [f"v{len(self.values)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, name=f"n{len(self.nodes)}", **attributes))
         try:
-            known = onnx.shape_inference.infer_shapes(self.model(names)).graph.output
+            model = self.model(names)
+            check_slices(model)
+            known = onnx.shape_inference.infer_shapes(model).graph.output
             shapes = [tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in known]
         except Exception:
             shapes = [self.values.get(inputs[0], (0,))] * outputs
@@ -288,6 +292,7 @@ def random_model(random: Random, hostile: bool = True) -> ModelProto:
     names = list(graphs.values)
     model = graphs.model(list(dict.fromkeys([names[-1], *random.sample(names[1:], random.random() < 0.15)])))
     try:
+        check_slices(model)
         known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
         for output, found in zip(model.graph.output, known, strict=True):
             output.CopyFrom(found)
