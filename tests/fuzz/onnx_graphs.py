@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 
@@ -14,6 +15,8 @@ from glyphc.frontends.onnx_slices import check_slices
 from .mutate import integer, real
 
 Shape = tuple[int, ...]
+# Shapes of hostile models may ask for more: these numbers are written out.
+_MOST_NUMBERS = 1 << 12
 _UNARY = (
     *("Abs", "Acos", "Asin", "Atan", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Gelu", "HardSwish", "Identity"),
     *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign"),
@@ -82,7 +85,9 @@ class Graphs:
         return self.constant(np.array([self.int(v) for v in values], dtype=np.int64))
 
     def normal(self, *shape: int) -> str:
-        draws = [self.random.gauss(0, 0.7) for _ in range(int(np.prod(shape, dtype=np.int64)))]
+        if math.prod(shape) > _MOST_NUMBERS:
+            shape = ()
+        draws = [self.random.gauss(0, 0.7) for _ in range(math.prod(shape))]
         return self.constant(np.array(draws, dtype=np.float32).reshape(shape))
 
     # -- growing --
