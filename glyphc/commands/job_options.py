@@ -82,18 +82,19 @@ def job_of(
     written when it is trained.
     """
     from glyphc.analysis.security import check_insecure_ring
-    from glyphc.cli import _load
     from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
     from glyphc.train.job import Options, make_job
     from glyphc.train.optimizers import SGD, parse_schedule
     from glyphc.train.section import Defaults
 
+    from .arrays import load_arrays
+
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
     check_insecure_ring(insecure_ring, "--insecure-ring")
     read = read_model(model)
-    x, y = _load(data, "training samples"), _load(labels, "labels")
+    x, y = load_arrays(data, "training samples"), load_arrays(labels, "labels")
     for what, array in ((data, x), (labels, y)):
         if isinstance(array, dict):
             raise GlyphcError(f"{what!r} holds {len(array)} arrays; training takes one of samples and one of labels")
