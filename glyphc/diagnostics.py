@@ -13,8 +13,7 @@ from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.kernels_cost import MODELLED, for_engine
 from glyphc.analysis.series import HALF_RANGE
 from glyphc.backends.engine import best_engine
-from glyphc.ir.accuracy import MeasureKind
-from glyphc.ir.graph import Decision, Graph, Node
+from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
     EncryptedDot,
@@ -35,11 +34,11 @@ from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Lin
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
-from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.program import INSECURE_WARNING, Program
+from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
 from glyphc.slot_totals import integer_totals, slot_totals
 from glyphc.ways.noise import predicted_noise
@@ -250,20 +249,6 @@ def _fitted(program: Program, made_by: str, what: str) -> list[str]:
     return [] if fits is None else accuracy_lines(fits, what)
 
 
-def accuracy_lines(budget: Decision, what: str = "series") -> list[str]:
-    """What every output loses in simulation, and how it is judged."""
-    lines = []
-    for loss in budget.losses:
-        output = f"output {loss.output}: " if len(budget.losses) > 1 else ""
-        which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
-        error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
-        lines += [
-            f"accuracy    {output}simulated: {loss_text(loss)} ({what}: {budget.chosen})",
-            f"            measure {loss.kind.value}, {loss.reason}{error}",
-        ]
-    return lines
-
-
 def guard_band(graph: Graph, final: Graph | None = None) -> str:
     """How close calibration came to the limits that cannot be seen under encryption.
 
@@ -350,6 +335,7 @@ def run_summary(report: RunReport) -> str:
         )
     if report.mode is Mode.ENCRYPTED:
         lines.append(f"engine      {report.engine}" + (f" ({report.engine_reason})" if report.engine_reason else ""))
+    lines += losses_lines(report.promised, report.losses)
     lines.append(f"memory      {report.peak_memory / 1e9:.2f} GB peak of this process")
     lines.append(f"security    {report.security if report.security != 'insecure' else INSECURE_WARNING}")
     lines += [] if report.learns is None else [f"learns      {report.learns}"]

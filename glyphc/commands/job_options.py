@@ -81,7 +81,7 @@ def job_of(
     Every mistake that can be known without training is told here, e.g. ModelError for a network that could not be
     written when it is trained.
     """
-    from glyphc.compiler import INSECURE_RINGS
+    from glyphc.analysis.security import check_insecure_ring
     from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
     from glyphc.train.job import Options, make_job
@@ -92,8 +92,7 @@ def job_of(
 
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
-    if insecure_ring is not None and insecure_ring not in INSECURE_RINGS:
-        raise GlyphcError(f"--insecure-ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
+    check_insecure_ring(insecure_ring, "--insecure-ring")
     read = read_model(model)
     x, y = load_arrays(data, "training samples"), load_arrays(labels, "labels")
     for what, array in ((data, x), (labels, y)):

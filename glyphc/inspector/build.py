@@ -35,6 +35,7 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level, Scheme, TensorType
+from glyphc.measures import value_text
 from glyphc.passes.validate import ValidateNoise
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.run_record import RunRecord
@@ -306,8 +307,23 @@ def _run_facts(run: RunRecord | None) -> tuple[Fact, ...]:
         Fact("mode", run.mode, run.security),
         Fact("samples", str(run.samples), f"{run.passes} pass(es), {_seconds(evaluated)} per sample evaluated"),
         *stages,
+        *_loss_facts(run),
         Fact("memory", f"{run.peak_memory / 1e9:.2f} GB", "peak of the process"),
     )
+
+
+def _loss_facts(run: RunRecord) -> list[Fact]:
+    """What every output lost, beside what it was to lose."""
+    promised = {loss.output: value_text(loss) for loss in run.promised}
+    several = len(run.losses) > 1
+    return [
+        Fact(
+            f"lost, {loss.output}" if several else "lost",
+            value_text(loss),
+            f"{loss.kind.value}; promised {promised.get(loss.output, 'nothing')}",
+        )
+        for loss in run.losses
+    ]
 
 
 def _predicted(program: Program, cost: CostModel) -> tuple[Span, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.analysis.security import check_insecure_ring
 from glyphc.errors import DataError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
@@ -36,7 +37,7 @@ class Options:
 
     frozen: layers that keep their weights. initial: "model", "zeros" or "random" weights to start from. reach: sums
     and logits that encrypted training computes; None: what a trial run in the clear sees, and a margin.
-    insecure_ring: a small ring for tests; NOT SECURE.
+    insecure_ring: a small ring for tests; NOT SECURE. GlyphcError for one that there is not.
     """
 
     optimizer: SGD
@@ -48,6 +49,9 @@ class Options:
     seed: int = 0
     reach: float | None = None
     insecure_ring: int | None = None
+
+    def __post_init__(self) -> None:
+        check_insecure_ring(self.insecure_ring)
 
 
 @dataclass(frozen=True, eq=False)

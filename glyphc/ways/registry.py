@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from glyphc.errors import GlyphcError
@@ -49,9 +51,15 @@ def conversions() -> tuple[Conversion, ...]:
     return (*_CONVERSIONS, *_plug_ins(CONVERSIONS_GROUP, Conversion))  # type: ignore[type-abstract]
 
 
+@lru_cache(maxsize=8)
+def _points(scan: Callable[..., Iterable[EntryPoint]], group: str) -> tuple[EntryPoint, ...]:
+    """Sorted by name; what is installed is looked through once in a process, which takes tens of milliseconds."""
+    return tuple(sorted(scan(group=group), key=lambda p: p.name))
+
+
 def _plug_ins(group: str, kind: type[_T]) -> tuple[_T, ...]:
     found = []
-    for point in sorted(entry_points(group=group), key=lambda p: p.name):
+    for point in _points(entry_points, group):
         loaded = point.load()
         made = loaded() if isinstance(loaded, type) else loaded
         if not isinstance(made, kind):
