@@ -20,9 +20,22 @@ from glyphc.ir.ops import Apply, Input, Output, Reshape
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 
-from . import onnx_elementwise, onnx_linear, onnx_other_domains, onnx_quantization, onnx_reductions, onnx_shapes
+from . import (
+    onnx_elementwise,
+    onnx_integers,
+    onnx_linear,
+    onnx_lookups,
+    onnx_other_domains,
+    onnx_products,
+    onnx_quantization,
+    onnx_recurrent,
+    onnx_reductions,
+    onnx_resize,
+    onnx_shapes,
+)
 from .onnx_batch import results_where
 from .onnx_call import FIRST, KEEP_LABELS, Call, Conversion, Placed, Rule, UnknownOperandError, Where
+from .onnx_compositions import Composition
 from .onnx_constants import (
     DEFAULT_DOMAINS,
     BatchAxisError,
@@ -41,9 +54,16 @@ from .onnx_shapes import shape_of
 _RULES: dict[str, Rule] = {
     **onnx_elementwise.RULES,
     **onnx_linear.RULES,
+    **onnx_lookups.RULES,
     **onnx_quantization.RULES,
     **onnx_reductions.RULES,
+    **onnx_resize.RULES,
     **onnx_shapes.RULES,
+}
+_COMPOSITIONS: dict[tuple[str, str], Composition] = {
+    **onnx_integers.COMPOSITIONS,
+    **onnx_products.COMPOSITIONS,
+    **onnx_recurrent.COMPOSITIONS,
 }
 # Sizes of the network's tensors, which are constants whatever the tensors hold.
 _SIZES = ("Shape", "Size")
@@ -52,7 +72,7 @@ _SIZES = ("Shape", "Size")
 _STANDARD = ("ai.onnx.ml", "com.microsoft")
 
 # What ONNX's own domain has: no activation of the user's should be called that.
-OPERATORS = frozenset(_RULES) | frozenset(_SIZES)
+OPERATORS = frozenset(_RULES) | frozenset(_SIZES) | {op for domain, op in _COMPOSITIONS if not domain}
 
 
 @dataclass(frozen=True)
@@ -225,6 +245,16 @@ class _Reader:
         return self.graph.add(Reshape((*shape[: where.axis], *shape[where.axis + 1 :])), (x,))
 
     def _convert(self, call: Call) -> None:
+        """One node, or those that it is written as."""
+        composition = composition_of(call)
+        if composition is None:
+            self._convert_one(call)
+            return
+        for node in composition.of(call):
+            moved = any(name in self.conversion.where for name in node.input)
+            self._convert(Call(self.conversion, node, call.location, whole=moved))
+
+    def _convert_one(self, call: Call) -> None:
         node = call.node
         own = node.domain in DEFAULT_DOMAINS
         constant = all(name in self.constants for name in node.input if name)
@@ -288,6 +318,19 @@ class _Reader:
                 shape = tuple(d.dim_value for d in known.shape.dim) if known is not None else ()
                 if all(shape[lead:]) and (not lead or shape[:1] == (batch,)):
                     self.values[name] = self.graph.add(Input(name, shape[lead:]))
+
+
+def composition_of(call: Call) -> Composition | None:
+    """How a call's operator is written as others, if it is and something of it is encrypted."""
+    domain = "" if call.node.domain in DEFAULT_DOMAINS else call.node.domain
+    found = _COMPOSITIONS.get((domain, call.node.op_type))
+    whole = any(a.g.node for a in call.node.attribute)  # subgraphs read what is not among the operands
+    if found is None or (not whole and all(name in call.conversion.constants for name in call.node.input if name)):
+        return None
+    for index in range(len(call.node.input)):
+        if call.has(index):
+            call.is_constant(index)  # what an unsupported node made stops here
+    return found
 
 
 def _converted(rule: Rule, call: Call) -> list[Placed]:

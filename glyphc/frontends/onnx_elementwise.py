@@ -129,6 +129,8 @@ def _pow(call: Call) -> Node:
         if not (c.value > 0).all():
             raise UnsupportedError(f"constant {c.name!r}, the base, is not positive")
         return call.apply(call.scale(x, Named(c.name, np.log(c.value)), 0.0), "exp")
+    if len(np.unique(c.value)) > _MOST_PARAMETERS:
+        return call.apply(call.scale(call.apply(x, "log"), c, 0.0), "exp")
     return _with_parameter(call, x, c, lambda v: (Function("pow", (v,)),))
 
 
