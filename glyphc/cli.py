@@ -12,10 +12,12 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.compare import compare_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
+from glyphc.commands.strategies import load_retraining, strategies_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
 from glyphc.errors import ArtifactError, DataError, GlyphcError, OverrunWarning
@@ -76,7 +78,14 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken: auto, glyph or slots. [default: glyph]")
+@click.option("--strategy", help="Which ways of computing may be taken; 'glyphc strategies' lists them.")
+@click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
+@click.option(
+    "--retrain-data",
+    type=click.Path(),
+    help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
+)
+@click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -97,6 +106,9 @@ def compile_command(
     measures: tuple[str, ...],
     margin: float | None,
     strategy: str | None,
+    degree: int | None,
+    retrain_data: str | None,
+    retrain_labels: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -105,13 +117,14 @@ def compile_command(
 ) -> None:
     """Compile a MODEL (.onnx, .glyph, or a graph as .gir); print its schedule and write one artifact file."""
     from glyphc.compiler import compile
+    from glyphc.console import reporter
     from glyphc.diagnostics import summary
     from glyphc.files import check_writable
     from glyphc.measures import parse_kinds
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
-    _keep_sources(path, model, calibration)
+    _keep_sources(path, model, calibration, retrain_data, retrain_labels)
     check_writable(path)
     secrets = path.with_suffix(".weights")
     if encrypt_weights is not None:
@@ -132,6 +145,9 @@ def compile_command(
         encrypt_weights=encrypt_weights,
         one_sample=one_sample,
         strategy=strategy,
+        degree=degree,
+        retrain=load_retraining(retrain_data, retrain_labels),
+        reporter=reporter(),
     )
     text = summary(program)
     if program.encrypted_weights:
@@ -165,7 +181,7 @@ def compile_command(
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
-@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: openfhe]")
+@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: the first that can]")
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 def run_command(
@@ -201,7 +217,7 @@ def run_command(
     if record is not None:
         RunRecord.of(program, report).save(Path(record))
     if report.node_seconds:
-        estimates = predicted(program) if mode == "encrypted" and report.passes == 1 else None
+        estimates = predicted(program, engine=report.engine) if mode == "encrypted" and report.passes == 1 else None
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
@@ -214,24 +230,28 @@ def run_command(
 @click.option("--slots", type=int, multiple=True, help="Measure only the configuration of this size (repeatable).")
 @click.option("-o", "--output", type=click.Path(), help="The file to write. [default: the user's cost model]")
 @click.option("--show", is_flag=True, help="Measure nothing: print the model in use and where it comes from.")
-def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool) -> None:
+@click.option("--engine", type=click.Choice(["openfhe", "kernels"]), default="openfhe", show_default=True)
+def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool, engine: str) -> None:
     """Measure this machine for predictions of time and memory.
 
     Takes some ten minutes with gigabytes of memory, and wants the machine for itself. The result is a file of the
-    user's, ~/.config/glyphc/cost.json, that 'compile' and 'run' read; GLYPHC_COST_MODEL names another one, or none
-    (the model that ships with glyphc) when it is empty.
+    user's, ~/.config/glyphc/cost.json, with a part for each engine, that 'compile' and 'run' read; GLYPHC_COST_MODEL
+    names another one, or none (the model that ships with glyphc) when it is empty.
     """
     from glyphc.analysis import cost_file
-    from glyphc.diagnostics import cost_text
+    from glyphc.analysis.kernels_cost import for_engine
+    from glyphc.cost_report import cost_text
 
     if show:
         if quick or slots or output:
             raise click.UsageError("--show measures nothing and goes with no other option")
         origin = cost_file.source()
-        click.echo(cost_text(cost_file.current(), str(origin) if origin else "ships with glyphc"))
+        model = cost_file.current()
+        own = origin is not None and (engine != "kernels" or model.kernels is not None)
+        click.echo(cost_text(for_engine(model, engine), str(origin) if own else "ships with glyphc"))
         return
     path = Path(output) if output else cost_file.output_path()
-    calibration = _calibrate(path, quick, slots)
+    calibration = _calibrate(path, quick, slots, engine)
     click.echo(cost_text(calibration.model, str(path)) + "\n")
     for reason in calibration.skipped:
         click.echo(f"not measured, scaled instead: {reason}", err=True)
@@ -246,36 +266,37 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
 
 
+main.add_command(compare_command)
 main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)
+main.add_command(strategies_command)
 main.add_command(train_command)
 main.add_command(training_group)
 roles.register(main)
 service.register(main)
 
 
-def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
+def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> Calibration:
     """Measure and write the file, which appears whole and at the end."""
     from glyphc.analysis import cost_file
-    from glyphc.analysis.cost import CostModel
+    from glyphc.analysis.kernels_cost import shipped, with_engine
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
     from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
 
-    # an unusable file does not matter here: a new one is made
-    cost = CostModel()
+    cost = shipped(engine)
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    in_slots = () if slots else slot_jobs()
+    in_slots = () if slots or engine != "openfhe" else slot_jobs()
     minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
     count = len(work) + len(in_slots)
     click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
     calibration = calibrate(work, cost, reporter(), in_slots)
-    cost_file.save(path, calibration.model)
+    cost_file.save(path, with_engine(cost_file.earlier(path), calibration.model))
     return calibration
 
 

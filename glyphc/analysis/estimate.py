@@ -12,6 +12,7 @@ from glyphc.ir.instructions import (
     Free,
     FromTorus,
     Instruction,
+    Port,
     Powers,
     Register,
     Schedule,
@@ -30,8 +31,8 @@ from .slot_cost import slot_estimate
 class Estimate:
     """Of one pass of a batch: seconds by graph node, number of bootstraps; bytes of keys and at the peak of a run.
 
-    measured_on: the machine that the figures are for. upload_bytes: of the encrypted inputs. client_seconds: of
-    encryption and decryption, where they are known (0 where they were not measured).
+    measured_on: the machine that the figures are for. upload_bytes, download_bytes: of encrypted inputs and outputs.
+    client_seconds: of encryption and decryption, where they are known (0 where they were not measured).
     """
 
     node_seconds: dict[int, float]
@@ -42,6 +43,7 @@ class Estimate:
     measured_on: str
     upload_bytes: float = 0.0
     client_seconds: float = 0.0
+    download_bytes: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -63,6 +65,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
             cost.machine.text,
             found.upload_bytes,
             found.client_seconds,
+            found.download_bytes,
         )
     by_node: dict[int, float] = {}
     bootstrap = 0.0
@@ -75,11 +78,18 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         by_node,
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
-        cost.key_bytes(parameters) + weight_bytes(schedule.client),
+        cost.key_bytes(parameters) + weight_bytes(schedule.client, cost.limbs),
         peak_bytes(schedule, cost),
         cost.machine.text,
         sum(p.layout.ciphertexts for p in schedule.client.inputs) * parameters.ring * -(-parameters.bgv_bits // 8),
+        0.0,
+        sum(map(_output_residues, schedule.client.outputs)) * -(-parameters.bgv_bits // 8),
     )
+
+
+def _output_residues(port: Port) -> int:
+    """What leaves the server of an output: one element of each ciphertext, and of the other what holds a value."""
+    return port.layout.ciphertexts * port.layout.ring + port.layout.batch * port.layout.features
 
 
 def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:
@@ -117,11 +127,12 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     """
     parameters = schedule.parameters
     assert isinstance(parameters, Parameters)
-    # on one limb: two polynomials of 64-bit coefficients; weights are kept in the same shape
-    ciphertext = 2 * 8 * parameters.ring
+    # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
+    weight = 2 * 8 * parameters.ring
+    ciphertext = weight * cost.limbs
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
-    kept = cost.idle_bytes(parameters) + ciphertext * weights + weight_bytes(schedule.client)
+    kept = cost.idle_bytes(parameters) + weight * weights + weight_bytes(schedule.client, cost.limbs)
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}
@@ -137,7 +148,10 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     return peak
 
 
-def weight_bytes(client: ClientSpec) -> float:
-    """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes about half of it."""
+def weight_bytes(client: ClientSpec, limbs: int = 1) -> float:
+    """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes about half of it.
+
+    limbs: of a BGV ciphertext.
+    """
     polynomials = sum(ENCRYPTED_WEIGHT_POLYNOMIALS * m.products + 2 * m.bias for m in client.encrypted)
-    return 8.0 * client.parameters.ring * polynomials
+    return 8.0 * limbs * client.parameters.ring * polynomials
