@@ -87,7 +87,9 @@ SHARE = float(os.environ.get("GLYPHC_EXAMPLES", "0.4"))
 
 def examples(count: int) -> settings:
     """So many examples and no limits of time: other work on the machine must not make a test fail."""
-    return settings(max_examples=max(5, round(SHARE * count)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    return settings(
+        max_examples=max(5, round(SHARE * count)), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 
 def names() -> st.SearchStrategy[str]:

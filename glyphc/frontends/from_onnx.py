@@ -178,7 +178,8 @@ class _Reader:
         self.graph = Graph(Level.SOURCE, batch=1)
         self.constants = ConstantPool(graph, version, self.batches)
         batch_axis = any(i.where is not None for i in inputs.inputs)
-        self.conversion = Conversion(self.graph, self.constants, types, version, batch_axis)
+        outputs = frozenset(o.name for o in graph.output)
+        self.conversion = Conversion(self.graph, self.constants, types, version, batch_axis, outputs=outputs)
         self.values = self.conversion.values
         for given in inputs.inputs:
             node = self.graph.add(Input(given.name, given.shape))
@@ -229,6 +230,8 @@ class _Reader:
         for name in names:
             if names.count(name) > 1:
                 raise ModelError(f"{self.label} lists output {name!r} more than once; remove the others")
+            if name in self.conversion.masks:
+                raise ModelError(f"output {name!r} of {self.label} is minus infinity in places; leave out the mask")
             if name in self.values:
                 self.graph.add(Output(name, self.conversion.labels.get(name)), (self._samples_first(name),))
             elif any(other in self.values for other in names):
@@ -285,6 +288,8 @@ class _Reader:
         labels = self.conversion.labels
         if node.op_type in KEEP_LABELS and node.input[0] in labels:
             labels.setdefault(node.output[0], labels[node.input[0]])
+        if node.op_type in ("Cast", "Identity") and node.input[0] in self.conversion.masks:
+            self.conversion.masks[node.output[0]] = self.conversion.masks[node.input[0]]
         for name, result in zip(node.output, results, strict=False):
             if name:
                 self.values[name] = result.node

@@ -95,7 +95,9 @@ def _qlinear_concat(parts: Parts) -> None:
 
 
 def _dynamic(parts: Parts) -> None:
-    """x, with the scale 1 and the zero point 0."""
+    """x, with the scale 1 and the zero point 0: right for whoever takes all three together."""
+    if not parts.call.conversion.outputs.isdisjoint(parts.node.output):
+        raise UnsupportedError("gives integers on a grid that depends on the values; take what is computed from them")
     parts.add("Identity", parts.input(0), to=parts.output(0))
     if parts.output(1):
         parts.constant(np.float32(1.0), parts.output(1))

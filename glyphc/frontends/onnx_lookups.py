@@ -61,7 +61,9 @@ def _one_hot(call: Call) -> Node:
     axis = call.integer("axis", -1) % rank - call.lead
     if axis < 0:
         raise CombinedSamplesError.along(axis)
-    codes = equal_to(call, ids, np.arange(depth, dtype=np.float64))
+    both = equal_to(call, ids, np.arange(-depth, depth, dtype=np.float64))
+    at = places(both).reshape(*ids.type.shape, 2, depth)
+    codes = call.sum(call.gather(both, at[..., 0, :]), call.gather(both, at[..., 1, :]))
     y = call.scale(codes, float(on - off), float(off))
     return call.gather(y, np.moveaxis(places(y), -1, axis))
 

@@ -15,6 +15,7 @@ from glyphc.ir import memory
 
 from .onnx_compositions import Composition, Parts
 from .onnx_constants import UnsupportedError
+from .onnx_masks import NOTHING
 
 Array = npt.NDArray[Any]
 Truth = npt.NDArray[np.bool_]
@@ -79,8 +80,8 @@ def _attention(parts: Parts) -> None:
     """softmax(Q K^T * scale + mask) V for queries and keys of shape (samples, heads, tokens, size), or with heads side
     by side: (samples, tokens, heads * size)."""
     call = parts.call
-    if parts.input(4) or parts.input(5) or any(parts.output(n) for n in (1, 2, 3)):
-        raise UnsupportedError("keys and values of earlier calls, and results beside the first, are not supported")
+    if parts.input(6):
+        raise UnsupportedError("lengths of padded keys (nonpad_kv_seqlen) are not supported")
     flat = len(parts.shape(0)) == 3
     heads = [call.integer(name, 0) for name in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
     if flat and not all(heads):
@@ -89,6 +90,13 @@ def _attention(parts: Parts) -> None:
     counts = heads if flat else [parts.shape(i)[1] for i in range(3)]
     size = parts.shape(0)[-1] // (counts[0] if flat else 1)
     q, k, v = split
+    past = 0
+    if parts.input(4):  # keys and values of earlier calls
+        k, v = (parts.add("Concat", parts.input(i), x, axis=2) for i, x in ((4, k), (5, v)))
+        past = parts.shape(4)[2]
+    for index, x in ((1, k), (2, v)):
+        if parts.output(index):
+            parts.add("Identity", x, to=parts.output(index))
     if counts[0] != counts[1]:
         if not counts[1] or counts[0] % counts[1]:
             raise UnsupportedError(f"{counts[0]} heads cannot share those of {counts[1]} keys")
@@ -96,13 +104,19 @@ def _attention(parts: Parts) -> None:
         k, v = (parts.add("Gather", x, chosen, axis=1) for x in (k, v))
     scale = call.real("scale", 0.0) or 1 / math.sqrt(size)
     scores = parts.add("MatMul", parts.scaled(q, scale), parts.add("Transpose", k, perm=[0, 1, 3, 2]))
+    stages = [scores]
     cap = call.real("softcap", 0.0)
     if cap:
         scores = parts.scaled(parts.add("Tanh", parts.scaled(scores, 1 / cap)), cap)
-    allowed, bias = _mask(parts, parts.shape(0)[-2], parts.shape(1)[-2])
-    if bias is not None:
-        scores = parts.add("Add", scores, parts.constant(bias))
-    shares = _masked_softmax(parts, scores, allowed)
+    stages.append(scores)
+    allowed, bias = _mask(parts, parts.shape(0)[-2], parts.shape(1)[-2] + past, past)
+    if bias is not None or not allowed.all():
+        added = np.where(allowed, 0.0 if bias is None else bias, -np.inf).astype(np.float32)
+        scores = parts.add("Add", scores, parts.constant(added))
+    shares = parts.add("Softmax", scores, axis=-1)
+    if parts.output(3):
+        wanted = [*stages, scores, shares][call.integer("qk_matmul_output_mode", 0)]
+        parts.add("Identity", wanted, to=parts.output(3))
     y = parts.add("MatMul", shares, v, to="" if flat else parts.output(0))
     if flat:
         parts.reshaped(parts.add("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, -1, to=parts.output(0))
@@ -113,18 +127,27 @@ def _heads(parts: Parts, index: int, heads: int) -> str:
     return parts.add("Transpose", parts.reshaped(parts.input(index), 0, 0, heads, -1), perm=[0, 2, 1, 3])
 
 
-def _mask(parts: Parts, queries: int, keys: int) -> tuple[Truth, Array | None]:
+def _mask(parts: Parts, queries: int, keys: int, past: int) -> tuple[Truth, Array | None]:
     """Which keys each query may see, (queries, keys); and what is added to the scores."""
     allowed: Truth = np.ones((queries, keys), dtype=bool)
     bias: Array | None = None
+    distance = np.arange(keys) - np.arange(queries)[:, None] - past
+    left, right = (parts.call.integer(f"{side}_window_size", -1) for side in ("left", "right"))
+    if left >= 0:
+        allowed &= distance >= -left
+    if right >= 0:
+        allowed &= distance <= right
     if parts.call.integer("is_causal", 0):
-        allowed &= np.tri(queries, keys, dtype=bool)
+        allowed &= np.tri(queries, keys, past, dtype=bool)
     if parts.input(3):
         if not parts.call.is_constant(3):
             raise UnsupportedError("its mask is computed by the network; it must be a constant")
         mask: Array = parts.call.conversion.constants.raw(parts.input(3))
         boolean = mask.dtype.kind == "b"
-        seen = mask.astype(bool) if boolean else np.asarray(mask > _NOTHING)
+        if mask.shape[-1] < keys:  # of the first keys: the others are not seen
+            fill = False if boolean else -np.inf
+            mask = np.pad(mask, [*[(0, 0)] * (mask.ndim - 1), (0, keys - mask.shape[-1])], constant_values=fill)
+        seen = mask.astype(bool) if boolean else np.asarray(mask > NOTHING)
         stack = seen.reshape(-1, *seen.shape[-2:])
         if not (stack == stack[0]).all():
             raise UnsupportedError("its mask differs between samples or heads")
@@ -132,31 +155,7 @@ def _mask(parts: Parts, queries: int, keys: int) -> tuple[Truth, Array | None]:
         if not boolean:
             added = np.where(seen, mask, 0).astype(np.float32)
             bias = added if added.any() else None
-    if not allowed.any(axis=1).all():
-        raise UnsupportedError("its mask leaves a query without any key")
     return allowed, bias
-
-
-# Scores below this are none: exporters write masks so.
-_NOTHING = -1e4
-
-
-def _masked_softmax(parts: Parts, scores: str, allowed: Truth) -> str:
-    """Softmax over the last axis, of the allowed entries alone: rows that see the same ones together."""
-    if allowed.all():
-        return parts.add("Softmax", scores, axis=-1)
-    keys = allowed.shape[1]
-    rows: list[str] = []
-    for row in allowed:
-        at = np.flatnonzero(row)
-        here = parts.add("Gather", scores, parts.constant(np.array([len(rows)])), axis=-2)
-        here = parts.add("Gather", here, parts.constant(at), axis=-1)
-        shares = parts.add("Softmax", here, axis=-1) if len(at) > 1 else parts.scaled(here, 0.0)
-        if len(at) == 1:
-            shares = parts.add("Add", shares, parts.constant(np.float32(1.0)))
-        # back among the others: a product with rows of the unit matrix
-        rows.append(parts.add("MatMul", shares, parts.constant(np.eye(keys, dtype=np.float32)[at])))
-    return parts.concatenated(rows, -2)
 
 
 # -- Loop, Scan, If --
@@ -293,7 +292,16 @@ COMPOSITIONS: dict[tuple[str, str], Composition] = {
     ("", "Attention"): Composition(
         _attention,
         (
-            *("is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap"),
+            *(
+                "is_causal",
+                "kv_num_heads",
+                "left_window_size",
+                "right_window_size",
+                "q_num_heads",
+                "qk_matmul_output_mode",
+                "scale",
+                "softcap",
+            ),
             "softmax_precision",
         ),
     ),

@@ -14,6 +14,7 @@ from glyphc.ir.ops import ArgMax, Hardmax, Mul, Op, ReduceMax, ReduceSum, Reshap
 from . import onnx_sorting
 from .onnx_call import I64, Call, Rule, Shape, places
 from .onnx_constants import Named, UnsupportedError
+from .onnx_masks import masked_softmax
 from .onnx_windows import covered, windows
 from .window_maps import require_entries
 
@@ -103,6 +104,9 @@ def _along(call: Call, op: Op) -> Node:
 
 
 def _softmax(call: Call) -> Node:
+    masked = masked_softmax(call)
+    if masked is not None:
+        return masked
     return _along(call, Softmax(log=call.node.op_type == "LogSoftmax"))
 
 

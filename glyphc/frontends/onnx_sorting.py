@@ -37,10 +37,12 @@ def top_k(call: Call) -> tuple[Node, Node]:
         values, indices = _sorted(call, signed, k[0]), _places(call, signed, k[0])
     if sign < 0:
         values = call.scale(values, sign, 0.0)
+    if k[0] == 1:
+        shape = (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :])
+        return call.reshape(values, shape), call.reshape(indices, shape)
     rest = [n for a, n in enumerate(x.type.shape) if a != axis]
-    order = np.arange(values.type.size).reshape(*rest, k[0])
-    back = np.moveaxis(order, -1, axis)
-    return call.gather(values, back), call.gather(indices, back) if k[0] > 1 else call.reshape(indices, back.shape)
+    back = np.moveaxis(np.arange(values.type.size).reshape(*rest, k[0]), -1, axis)
+    return call.gather(values, back), call.gather(indices, back)
 
 
 def network(size: int, k: int) -> list[list[tuple[int, int]]]:
