@@ -31,15 +31,14 @@ def top_k(call: Call) -> tuple[Node, Node]:
     sign = 1.0 if call.integer("largest", 1) else -1.0
     moved = call.last(x, (axis,))
     signed = moved if sign > 0 else call.scale(moved, sign, 0.0)
-    if k[0] == 1:
-        values, indices = call.add(ReduceMax(), signed), call.add(ArgMax(keepdims=True), signed)
-    else:
-        values, indices = _sorted(call, signed, k[0]), _places(call, signed, k[0])
+    values = call.add(ReduceMax(), signed) if k[0] == 1 else _sorted(call, signed, k[0])
     if sign < 0:
         values = call.scale(values, sign, 0.0)
     if k[0] == 1:
         shape = (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :])
-        return call.reshape(values, shape), call.reshape(indices, shape)
+        found = call.reshape(values, shape)
+        return found, call.reshape(call.add(ArgMax(keepdims=True), signed), shape)
+    indices = _places(call, signed, k[0])
     rest = [n for a, n in enumerate(x.type.shape) if a != axis]
     back = np.moveaxis(np.arange(values.type.size).reshape(*rest, k[0]), -1, axis)
     return call.gather(values, back), call.gather(indices, back)

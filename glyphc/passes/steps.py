@@ -46,7 +46,7 @@ class RankInputs(Pass):
     requires: ClassVar[Level] = Level.SOURCE
     ensures: ClassVar[Level] = Level.SOURCE
     ramp: int = 10
-    comparisons: int = 512
+    comparisons: int = 1024
 
     def __post_init__(self) -> None:
         check_option(self.name, "ramp", self.ramp, 0, 1000)
