@@ -27,8 +27,9 @@ from onnx import ModelProto, numpy_helper
 
 import glyphc
 from glyphc.errors import CalibrationError, GlyphcError, ModelError
-from glyphc.frontends.from_onnx import OPERATORS, read_onnx
+from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.onnx_opsets import OLDEST
+from glyphc.frontends.onnx_rules import OPERATORS
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Affine, Apply, ArgMax, Dense, Gather, Hardmax, Scale

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from glyphc.custom_activations import registered
 from glyphc.errors import ModelError
 from glyphc.ir.errors import FILE_FAULTS, IRError, TooLargeError
 from glyphc.ir.graph import MOST_NODES, Graph, Node, prune
@@ -20,19 +19,8 @@ from glyphc.ir.ops import Apply, Input, Output, Reshape
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 
-from . import (
-    onnx_elementwise,
-    onnx_integers,
-    onnx_linear,
-    onnx_lookups,
-    onnx_other_domains,
-    onnx_products,
-    onnx_quantization,
-    onnx_recurrent,
-    onnx_reductions,
-    onnx_resize,
-    onnx_shapes,
-)
+from . import onnx_other_domains
+from .custom_activations import registered
 from .onnx_batch import results_where
 from .onnx_call import FIRST, KEEP_LABELS, Call, Conversion, Placed, Rule, UnknownOperandError, Where
 from .onnx_compositions import Composition
@@ -49,30 +37,11 @@ from .onnx_constants import (
 )
 from .onnx_inputs import ModelInputs, model_inputs
 from .onnx_problems import Problem, grouped
+from .onnx_rules import COMPOSITIONS, RULES, SIZES
 from .onnx_shapes import shape_of
-
-_RULES: dict[str, Rule] = {
-    **onnx_elementwise.RULES,
-    **onnx_linear.RULES,
-    **onnx_lookups.RULES,
-    **onnx_quantization.RULES,
-    **onnx_reductions.RULES,
-    **onnx_resize.RULES,
-    **onnx_shapes.RULES,
-}
-_COMPOSITIONS: dict[tuple[str, str], Composition] = {
-    **onnx_integers.COMPOSITIONS,
-    **onnx_products.COMPOSITIONS,
-    **onnx_recurrent.COMPOSITIONS,
-}
-# Sizes of the network's tensors, which are constants whatever the tensors hold.
-_SIZES = ("Shape", "Size")
 
 # Domains whose operators have a meaning, so nobody can give them another one.
 _STANDARD = ("ai.onnx.ml", "com.microsoft")
-
-# What ONNX's own domain has: no activation of the user's should be called that.
-OPERATORS = frozenset(_RULES) | frozenset(_SIZES) | {op for domain, op in _COMPOSITIONS if not domain}
 
 
 @dataclass(frozen=True)
@@ -264,10 +233,10 @@ class _Reader:
         if own and constant and not any(a.g.node or a.graphs for a in node.attribute):
             self.constants.fold(node)
             return
-        if own and node.op_type in _SIZES:
+        if own and node.op_type in SIZES:
             self._sizes(call)
             return
-        rule = _RULES.get(node.op_type) if own else _other_domain(call)
+        rule = RULES.get(node.op_type) if own else _other_domain(call)
         if rule is None:
             raise UnsupportedError("this operation is not supported")
         strange = {a.name for a in node.attribute}.difference(rule.attributes)
@@ -328,7 +297,7 @@ class _Reader:
 def composition_of(call: Call) -> Composition | None:
     """How a call's operator is written as others, if it is and something of it is encrypted."""
     domain = "" if call.node.domain in DEFAULT_DOMAINS else call.node.domain
-    found = _COMPOSITIONS.get((domain, call.node.op_type))
+    found = COMPOSITIONS.get((domain, call.node.op_type))
     whole = any(a.g.node for a in call.node.attribute)  # subgraphs read what is not among the operands
     if found is None or (not whole and all(name in call.conversion.constants for name in call.node.input if name)):
         return None

@@ -12,8 +12,6 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Linear, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
-from glyphc.slots.passes import FitPolynomials
-from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
 from glyphc.ways.client import ClientTail
@@ -23,6 +21,9 @@ from glyphc.ways.strategies import strategy
 from glyphc.ways.torus import PackedBootstrap
 
 from .base import Context, Pass, check_ring
+from .fit_polynomials import FitPolynomials
+from .plan_slots import plan_slots
+from .tolerance import TolerancePass
 
 # The only ring of coefficient layouts that is not for tests.
 SECURE_RING = 65536
@@ -34,12 +35,12 @@ _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CKKS: 
 
 
 @dataclass(frozen=True)
-class AssignScheme(Pass):
+class AssignScheme(TolerancePass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``. points,
-    spread, logits, measures: the tolerance, as in ``assign-budget``: what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``. The tolerance
+    is what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -49,12 +50,9 @@ class AssignScheme(Pass):
     encrypt_weights: str = ""
     strategy: str = DEFAULT_STRATEGY
     degree: int = 0
-    points: float = 0.5
-    spread: float = 0.75
-    logits: float = 0.0
-    measures: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ring(self.name, self.ring)
         strategy(self.strategy)
 
@@ -101,7 +99,7 @@ class AssignScheme(Pass):
         others = tuple(way for way in allowed if way not in SLOT_WAYS)
         if len(others) == len(allowed):
             return answers(graph, others, question), question
-        fitting = FitPolynomials(self.points, self.spread, self.logits, measures=self.measures, degree=self.degree)
+        fitting = FitPolynomials(self.points, self.spread, self.logits, self.measures, degree=self.degree)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
             # they were asked for: what they lose is shown, not refused

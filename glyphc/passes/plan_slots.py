@@ -1,9 +1,8 @@
-"""What a network would be in slots: degrees, ring, price. Worked out as a whole, since its levels decide its price."""
+"""What a network would be in slots, worked out as a whole, since its levels decide its price."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.errors import GlyphcError
@@ -11,31 +10,13 @@ from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Polynomial, Reshape, Softmax
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Level, Scheme
-from glyphc.passes.base import Context
+from glyphc.slots.lowering import slot_schedule
+from glyphc.slots.polynomials import DEGREES, fit
+from glyphc.ways.base import SlotPlan
 
-from .lowering import slot_schedule
-from .passes import FitPolynomials, SelectSlots
-from .polynomials import DEGREES, fit
-
-
-@dataclass(frozen=True)
-class SlotPlan:
-    """Seconds of the server by node, of a batch with all its passes; what the client encrypts and sends.
-
-    degrees: in words. memory_bytes: at the peak.
-    """
-
-    parameters: SlotParameters
-    node_seconds: Mapping[int, float]
-    client_seconds: float
-    upload_bytes: float
-    memory_bytes: float
-    degrees: str
-
-    @property
-    def seconds(self) -> float:
-        """Of server and client."""
-        return sum(self.node_seconds.values()) + self.client_seconds
+from .base import Context
+from .fit_polynomials import FitPolynomials
+from .select_slots import SelectSlots
 
 
 def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_seconds: float) -> SlotPlan | str:
