@@ -67,16 +67,16 @@ def strategy(name: str) -> Strategy:
 
 def ways(chosen: Strategy = AUTO) -> tuple[Way, ...]:
     """The ways that a strategy allows; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    found = (*_GLYPH, *SLOT_WAYS, *_UNAVAILABLE, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
+    found = (*_GLYPH, *SLOT_WAYS, *_UNAVAILABLE, *plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
     return tuple(way for way in found if chosen.allows(way))
 
 
 def conversions() -> tuple[Conversion, ...]:
     """All conversions; GlyphcError for a bad plug-in."""
-    return (*_CONVERSIONS, *_plug_ins(CONVERSIONS_GROUP, Conversion))  # type: ignore[type-abstract]
+    return (*_CONVERSIONS, *plug_ins(CONVERSIONS_GROUP, Conversion))  # type: ignore[type-abstract]
 
 
-def _plug_ins(group: str, kind: type[_T]) -> tuple[_T, ...]:
+def plug_ins(group: str, kind: type[_T]) -> tuple[_T, ...]:
     found = []
     for point in sorted(entry_points(group=group), key=lambda p: p.name):
         loaded = point.load()
