@@ -13,11 +13,11 @@ from click.testing import CliRunner
 import glyphc
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, ParameterError
+from glyphc.exchange.artifacts import Specification
+from glyphc.exchange.client import check_security
+from glyphc.exchange.server import Evaluator
 from glyphc.ir.parameters import SECURE
 from glyphc.progress import Silent
-from glyphc.roles.artifacts import Specification
-from glyphc.roles.client import check_security
-from glyphc.roles.server import Evaluator
 from glyphc.runtime import run
 from tests.pass_networks import SAMPLES, mlp
 from tests.roles import MODELS, Setting, make_setting

@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from glyphc.approx import cost_file
-from glyphc.approx.estimate import estimate, instruction_costs
+from glyphc.analysis import cost_file
+from glyphc.analysis.estimate import estimate, instruction_costs
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
@@ -368,9 +368,7 @@ class _Watch:
 
     def observe(self, instruction: Instruction, seconds: float) -> None:
         node = self._run.evaluator.program.graph.node(instruction.node)
-        self._run.reporter.advance(
-            self._run.predicted[id(instruction)], f"{node.op.mnemonic} {node.location}".strip()
-        )
+        self._run.reporter.advance(self._run.predicted[id(instruction)], f"{node.op.mnemonic} {node.location}".strip())
         self._unsaved += seconds
         if isinstance(instruction, Powers):
             self._powers.add(instruction.target)
