@@ -197,7 +197,7 @@ class _Preparation:
         self.reporter.stage("encrypt", outline.batches)
         for number in range(outline.batches):
             x, y = self.job.batch(number)
-            data = self.plan.data(self.job.features(x, self.plan.layer), y)
+            data = self.plan.data(x.reshape(len(x), -1), y)
             seed = os.urandom(32)
             header = TrainingBatchHeader(self.program.fingerprint, self.key, number, seed.hex())
             with Writer(batch_path(self.server, number), header) as writer:

@@ -24,9 +24,9 @@ from glyphc.progress import Reporter
 from .checkpoint import Checkpoint, RunFolder, pack, unpack
 from .errors import TrainingError
 from .job import Job
-from .layers import STATE_LIMBS
 from .plan import Plan
 from .server import train_steps
+from .ways.layers import STATE_LIMBS
 
 F64 = npt.NDArray[np.floating[Any]]
 _SECRET = "secret-key.bin"
@@ -160,7 +160,7 @@ class Encrypted:
         from glyphc.backends.openfhe.ckks_files import to_bytes
 
         x, y = self._job.batch(number)
-        data = self._plan.data(self._job.features(x, self._plan.layer), y)
+        data = self._plan.data(x.reshape(len(x), -1), y)
         batch = {name: self._encrypted(name, message, limbs) for name, (message, limbs) in data.items()}
         path = self._path(number)
         if path is not None:

@@ -254,7 +254,7 @@ class _Simulated:
         number = self._job.batches.number(step)
         x, y = self._job.batch(number)
         machine = self._machine(number, 1)
-        data = self._plan.data(self._job.features(x, self._plan.layer), y)
+        data = self._plan.data(x.reshape(len(x), -1), y)
         return {name: machine.encrypt(message, limbs) for name, (message, limbs) in data.items()}
 
     def parts(self) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from glyphc.approx.training_cost import step_seconds
+from glyphc.analysis.training_cost import step_seconds
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import MatMul
 from glyphc.ir.types import Encoding, Scheme

@@ -39,6 +39,8 @@ class FeaturesApart(Layer):
     D columns, rounded up to a power of two. A product of a column and its weights has nothing but useful terms.
     """
 
+    wide: ClassVar[bool] = False
+
     @property
     def columns(self) -> int:
         return self.inputs + 1

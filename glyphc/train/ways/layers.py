@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -84,6 +85,9 @@ class Layer(ABC):
     trained: Trained
     scales: Scales
     clean: bool = False
+
+    # Whether it takes what bootstraps leave on a limb more.
+    wide: ClassVar[bool] = True
 
     @property
     @abstractmethod
