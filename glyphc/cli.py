@@ -264,6 +264,7 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
     from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
+    from glyphc.measure_training import TRAINING_SECONDS, training_job
 
     # an unusable file does not matter here: a new one is made
     cost = CostModel()
@@ -271,10 +272,12 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     cost_file.make_folder(path)
     check_writable(path)
     in_slots = () if slots else slot_jobs()
-    minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
-    count = len(work) + len(in_slots)
+    training = None if slots else training_job()
+    seconds = sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)
+    minutes = (seconds + (TRAINING_SECONDS if training else 0.0)) / 60
+    count = len(work) + len(in_slots) + bool(training)
     click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
-    calibration = calibrate(work, cost, reporter(), in_slots)
+    calibration = calibrate(work, cost, reporter(), in_slots, training)
     cost_file.save(path, calibration.model)
     return calibration
 

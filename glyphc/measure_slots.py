@@ -64,19 +64,19 @@ def measure_slots(
             SlotRow(
                 parameters.ring,
                 limbs,
-                weighted=_fastest(weighted) / _TERMS,
-                product=_fastest(product),
-                relinearise=_fastest(lambda wide=wide: context.Relinearize(wide)),  # type: ignore[misc]
-                rescale=_fastest(lambda scaled=scaled: context.Rescale(scaled)),  # type: ignore[misc]
-                encrypt=_fastest(lambda: client.encrypt(message)),
-                decrypt=_fastest(lambda operand=operand: client.decrypt(operand)),  # type: ignore[misc]
+                weighted=fastest(weighted) / _TERMS,
+                product=fastest(product),
+                relinearise=fastest(lambda wide=wide: context.Relinearize(wide)),  # type: ignore[misc]
+                rescale=fastest(lambda scaled=scaled: context.Rescale(scaled)),  # type: ignore[misc]
+                encrypt=fastest(lambda: client.encrypt(message)),
+                decrypt=fastest(lambda operand=operand: client.decrypt(operand)),  # type: ignore[misc]
             )
         )
         observe(f"{limbs} limbs", time.perf_counter() - begun)
     return SlotMeasurement(tuple(rows))
 
 
-def _fastest(work: Callable[[], object]) -> float:
+def fastest(work: Callable[[], object]) -> float:
     """Seconds of the fastest lap, after one that does not count."""
     work()
     laps = []

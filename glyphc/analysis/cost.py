@@ -16,6 +16,7 @@ from glyphc.ir.parameters import Parameters, series_levels
 from glyphc.ir.slot_parameters import SlotParameters
 
 from .slot_figures import SLOT_ROWS, SlotRow
+from .training_figures import TRAINING_FIGURES, TrainingFigures
 
 REFERENCE_RING = 65536
 # Every configuration is measured at this degree; what other degrees cost is known relative to it.
@@ -152,27 +153,6 @@ class Machine:
 SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 
-@dataclass(frozen=True)
-class TrainingFigures:
-    """Seconds at N = 65536 of what training does beside bootstraps, on four limbs of its linear context.
-
-    product: of two ciphertexts, and its addition; key_switch: a relinearisation or an automorphism; rescale: with the
-    product with a constant before it; addition; shift: a product with a monomial, and an addition; public: a product
-    with another public polynomial. mask, slot_product: in slots, in the bootstrapping context. decode_share: of the
-    half of a bootstrap that each function has (``BootstrapCost.evaluate``), what goes back from slots to coefficients.
-    """
-
-    product: float = 6.0e-3
-    key_switch: float = 12.0e-3
-    rescale: float = 4.0e-3
-    addition: float = 1.0e-3
-    shift: float = 4.0e-3
-    public: float = 30.0e-3
-    mask: float = 0.15
-    slot_product: float = 0.2
-    decode_share: float = 0.6
-
-
 # Seconds and bytes per coefficient of a fresh BGV ciphertext at N = 65536 (55 bits), and bytes a second of a network.
 _ENCRYPTION = 0.018
 _FRESH_BYTES = 7
@@ -192,7 +172,7 @@ class CostModel:
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
     slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
-    training: TrainingFigures = TrainingFigures()
+    training: TrainingFigures = TRAINING_FIGURES
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
 
     def encryption(self, ring: int) -> float:

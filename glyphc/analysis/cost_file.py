@@ -13,11 +13,12 @@ from glyphc.errors import ArtifactError, GlyphcError
 
 from .cost import CONFIGURATIONS, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine
 from .slot_figures import FIGURES, SlotRow
+from .training_figures import ROW_FIGURES, TORUS_FIGURES, TrainingFigures, TrainingRow
 
 # Names another file; empty: the model that ships with glyphc, whatever files there are.
 VARIABLE = "GLYPHC_COST_MODEL"
 FORMAT = "glyphc-cost-model"
-VERSION = 2
+VERSION = 3
 
 
 class _DamagedError(Exception):
@@ -115,6 +116,7 @@ def to_json(model: CostModel) -> str:
         "switch": model.switch,
         "configurations": [asdict(c) for c in model.configurations],
         "slots": [asdict(row) for row in model.slots],
+        "training": asdict(model.training),
     }
     return json.dumps(tree, indent=1) + "\n"
 
@@ -136,6 +138,7 @@ def from_json(data: bytes) -> CostModel:
         configurations=tuple(_configuration(c) for c in _items(tree, "configurations")),
         machine=_machine(_entry(tree, "machine")),
         slots=tuple(_slot_row(row) for row in _items(tree, "slots")),
+        training=_training(_entry(tree, "training")),
     )
     if not model.slots:
         raise _DamagedError("'slots' is empty")
@@ -172,6 +175,17 @@ def _configuration(tree: Any) -> Configuration:
 def _slot_row(tree: Any) -> SlotRow:
     figures = {name: _positive(tree, name) for name in FIGURES}
     return SlotRow(_count(tree, "ring"), _count(tree, "limbs"), **figures)
+
+
+def _training(tree: Any) -> TrainingFigures:
+    rows = tuple(
+        TrainingRow(_count(row, "limbs"), **{name: _positive(row, name) for name in ROW_FIGURES})
+        for row in _items(tree, "rows")
+    )
+    limbs = [row.limbs for row in rows]
+    if not rows or limbs != sorted(set(limbs)):
+        raise _DamagedError("the limbs of training's rows are not ascending")
+    return TrainingFigures(rows, **{name: _positive(tree, name) for name in TORUS_FIGURES})
 
 
 def _cost(tree: Any) -> BootstrapCost:

@@ -1,14 +1,15 @@
-"""What a training step costs, from its instructions: seconds of each, at what its operands' limbs are."""
+"""What a training step costs, from its instructions and the limbs of their operands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import log2
 
-from glyphc.ir.instructions import Instruction
+from glyphc.ir.instructions import Instruction, Load
 from glyphc.ir.instructions.ckks import (
     Bootstrap,
+    Code,
     Convolve,
     Decode,
     Masked,
@@ -22,46 +23,74 @@ from glyphc.ir.instructions.ckks import (
     SlotProduct,
     Sum,
     Unpack,
+    register_levels,
 )
 from glyphc.ir.parameters import Parameters
 
 from .cost import CostModel, split_automorphisms
+from .training_figures import TORUS_FIGURES, row_seconds
+
+# That the seconds of a series were measured for.
+_DEGREE = 13
 
 
 @dataclass(frozen=True)
-class StepWork:
-    """Bootstraps of a step: how large and how deep. levels: more than a program without training's has."""
+class Bootstraps:
+    """How large and deep those of a step are. levels: more than in a program that has no products in slots."""
 
     slots: int
-    degree: int
+    degree: int = _DEGREE
     levels: int = 0
 
     @staticmethod
-    def of(p: Parameters) -> StepWork:
-        return StepWork(p.slots, p.degree, p.levels_kept + p.slot_levels)
+    def of(p: Parameters) -> Bootstraps:
+        return Bootstraps(p.slots, p.degree, p.slot_levels)
 
 
-def step_seconds(code: Iterable[Instruction], ring: int, cost: CostModel, bootstraps: StepWork | None = None) -> float:
-    """Predicted seconds of a step's instructions. bootstraps: None where the code has none."""
-    return sum(count * primitive_seconds(name, ring, cost, bootstraps) for i in code for name, count in primitives(i))
+def step_seconds(
+    code: Code,
+    held: Mapping[str, int],
+    data: Mapping[str, int],
+    decoded: int,
+    bootstraps: Bootstraps,
+    ring: int,
+    cost: CostModel,
+) -> float:
+    """Predicted seconds of instructions.
+
+    held, data: limbs of what is in memory, and of what is read from a batch's file; decoded: of what bootstraps leave.
+    """
+    levels = register_levels(code, {**held, **data}, decoded - 1, bootstraps.levels)
+    total = 0.0
+    for instruction in code:
+        if isinstance(instruction, Load) and instruction.name in held:
+            continue
+        limbs = min((levels[r] for r in instruction.reads or instruction.writes), default=0)
+        for name, count in primitives(instruction):
+            total += count * primitive_seconds(name, limbs, bootstraps, ring, cost)
+    return total
 
 
-def primitive_seconds(name: str, ring: int, cost: CostModel, bootstraps: StepWork | None) -> float:
-    """Of one primitive: a field of ``TrainingFigures``, or "powers", "series" or "decode", the parts of a bootstrap."""
-    figures = cost.training
-    if name not in ("powers", "series", "decode"):
-        return cost.scaled(float(getattr(figures, name)), ring)
-    assert bootstraps is not None
-    deeper = 1 + cost.level * bootstraps.levels
-    if name == "powers":
-        return deeper * cost.powers_seconds(bootstraps.slots, bootstraps.degree, ring)
-    share = figures.decode_share if name == "decode" else 1 - figures.decode_share
-    return deeper * share * cost.evaluate_seconds(bootstraps.slots, bootstraps.degree, ring)
+def primitive_seconds(name: str, limbs: int, bootstraps: Bootstraps, ring: int, cost: CostModel) -> float:
+    """Of one primitive on so many limbs: a figure of training's, or "powers", "function" or "decode" of a bootstrap."""
+    figures, slots, degree = cost.training, bootstraps.slots, bootstraps.degree
+    if name in ("powers", "function", "decode"):
+        deeper = 1 + cost.level * bootstraps.levels
+        if name == "powers":
+            return deeper * cost.powers_seconds(slots, degree, ring)
+        usual, series = cost.evaluate_seconds(slots, _DEGREE, ring), cost.scaled(figures.series, ring)
+        if name == "decode":
+            return deeper * max(usual - series, 0.0)
+        return deeper * (series + cost.evaluate_seconds(slots, degree, ring) - usual)
+    seconds = getattr(figures, name) if name in TORUS_FIGURES else row_seconds(figures.rows, name, limbs)
+    return cost.scaled(float(seconds), ring)
 
 
 def primitives(instruction: Instruction) -> Iterator[tuple[str, int]]:
     """(primitive, how often) of an instruction."""
     match instruction:
+        case Load():
+            yield "load", 1
         case Product(pairs=pairs):
             yield "product", len(pairs)
             yield "key_switch", 1
@@ -83,14 +112,11 @@ def primitives(instruction: Instruction) -> Iterator[tuple[str, int]]:
             yield "key_switch", merges + int(log2(stride))
             yield "shift", merges
         case Refresh():
-            yield "powers", 1
-            yield "series", 1
-            yield "decode", 1
+            yield from (("to_torus", 1), ("powers", 1), ("function", 1), ("decode", 1), ("from_torus", 1))
         case Bootstrap(targets=targets):
-            yield "powers", 1
-            yield "series", len(targets)
+            yield from (("to_torus", 1), ("powers", 1), ("function", len(targets)))
         case Decode():
-            yield "decode", 1
+            yield from (("decode", 1), ("from_torus", 1))
         case Masked():
             yield "mask", 1
         case SlotProduct():
@@ -99,7 +125,6 @@ def primitives(instruction: Instruction) -> Iterator[tuple[str, int]]:
 
 def _merges(there: list[bool]) -> int:
     """Automorphisms that merge sources, of which some are zero."""
-    if len(there) == 1:
+    if not any(there) or len(there) == 1:
         return 0
-    even, odd = there[::2], there[1::2]
-    return _merges(even) + _merges(odd) + (any(even) or any(odd))
+    return _merges(there[::2]) + _merges(there[1::2]) + 1

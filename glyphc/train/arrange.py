@@ -13,17 +13,14 @@ from itertools import product
 from math import log2
 
 from glyphc.analysis.cost import CostModel
-from glyphc.analysis.training_cost import StepWork, primitive_seconds
+from glyphc.analysis.training_cost import Bootstraps, primitive_seconds
 from glyphc.ir.graph import Candidate, Decision, Node
 from glyphc.ways.base import Context, Offer, Refusal
 
 from .units import Units, power_of_two
-from .ways.base import MASKS, LayerQuestion, Placed, ProductWay
-from .ways.layers import Trained
+from .ways.base import MASKS, Placed, ProductWay, placed
+from .ways.layers import LayerQuestion, Trained
 from .ways.registry import product_ways
-
-# Of bootstraps while arrangements are compared; series are fitted for the one that is taken.
-_DEGREE = 13
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Arrangement:
     @property
     def masks(self) -> bool:
         """Whether errors come in groups, with nothing beside them."""
-        return any(way.masks for way in self.ways)
+        return any(way.layer.masks for way in self.ways)
 
     @property
     def clean(self) -> bool:
@@ -111,8 +108,8 @@ class _Search:
 
     def arrangements(self) -> Iterator[Arrangement]:
         w = self._wanted
-        first = [way for way in self._ways if way.data]
-        hidden = [way for way in self._ways if not way.data]
+        first = [way for way in self._ways if way.layer.first]
+        hidden = [way for way in self._ways if not way.layer.first]
         for room in w.rooms:
             for behind in product(hidden, repeat=len(w.widths) - 1):
                 # sparse bootstraps read every second coefficient at most, and 16 at least
@@ -125,12 +122,12 @@ class _Search:
     def _arranged(self, ways: tuple[ProductWay, ...], room: int, grid: int) -> Arrangement | None:
         """These ways on this grid, or None when one of them refuses."""
         w = self._wanted
-        clean = len(ways) == 1 or any(way.masks for way in ways)
+        clean = len(ways) == 1 or any(way.layer.masks for way in ways)
         rooms = [*map(power_of_two, w.widths[:-1]), room]
         units: list[Units] = []
         offers: list[Offer] = []
         for at, way in enumerate(ways):
-            tight = at + 1 < len(ways) and ways[at + 1].tight_source
+            tight = at + 1 < len(ways) and ways[at + 1].layer.tight_source
             offer = self._offered(at, way, units[-1] if units else None, rooms[at], grid, tight, clean)
             if isinstance(offer, Refusal):
                 self._refusals[at, way.name] = offer.reason  # of the finest grid in the end
@@ -169,11 +166,12 @@ class _Search:
     def _bootstraps(self, units: Sequence[Units], masks: bool) -> float:
         """Of a step: activations with their slopes, errors sent back, the loss; errors are decoded group by group."""
         hidden = len(units) - 1
-        work = StepWork(units[0].ring // (2 * units[0].grid), _DEGREE, int(masks))
+        work = Bootstraps(units[0].ring // (2 * units[0].grid), levels=1 + masks if hidden else 0)
         decodes = 2 * hidden + 1 + sum(u.used_groups - 1 for u in units)
-        counts = {"powers": 2 * hidden + 1, "series": 3 * hidden + 1, "decode": decodes}
+        counts = {"powers": 2 * hidden + 1, "function": 3 * hidden + 1, "decode": decodes, "from_torus": decodes}
+        counts |= {"mask": hidden + (decodes - hidden if masks else 0)}
         ring = self._wanted.ring
-        return sum(n * primitive_seconds(name, ring, self._cost, work) for name, n in counts.items())
+        return sum(n * primitive_seconds(name, 1, work, ring, self._cost) for name, n in counts.items())
 
     def decisions(self, best: Arrangement, found: Sequence[Arrangement]) -> tuple[Decision, ...]:
         """For each layer, what became of every way: the seconds of a step with it, the rest as good as can be."""
@@ -183,10 +181,10 @@ class _Search:
             for way in self._ways:
                 seconds = min((a.seconds for a in found if a.ways[at] is way), default=None)
                 if way is chosen:
-                    candidates.append(Candidate(way.name, best.seconds, str(best.units[at])))
+                    candidates.append(Candidate(way.name, best.seconds, str(placed(best.units[at]))))
                 elif seconds is not None:
                     candidates.append(Candidate(way.name, seconds, "a step takes longer"))
-                elif way.data is chosen.data:
+                elif way.layer.first is chosen.layer.first:
                     reason = self._refusals.get((at, way.name), "no layer before or behind fits")
                     candidates.append(Candidate(way.name, None, reason))
             out.append(Decision("assign-ways", chosen.name, tuple(candidates)))

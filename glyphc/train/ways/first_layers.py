@@ -16,12 +16,12 @@ from glyphc.ir.instructions import Register
 from ..frames import Frame
 from ..units import F64, I64, polynomial, power_of_two
 from ..writer import Writer
-from .base import LayerQuestion, ProductWay
 from .layers import (
     GAIN,
     GRADIENT_LIMBS,
     STATE_LIMBS,
     Layer,
+    LayerQuestion,
     Part,
     component_name,
     load_state,
@@ -39,7 +39,18 @@ class FeaturesApart(Layer):
     D columns, rounded up to a power of two. A product of a column and its weights has nothing but useful terms.
     """
 
+    way: ClassVar[str] = "features apart"
+    first: ClassVar[bool] = True
     wide: ClassVar[bool] = False
+
+    @staticmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        return question.ring // question.room, 1
+
+    @staticmethod
+    def refusal(question: LayerQuestion, period: int, groups: int) -> str:
+        columns = power_of_two(question.inputs + 1)
+        return f"{columns} columns do not fit between units, {period} apart" if columns > period else ""
 
     @property
     def columns(self) -> int:
@@ -129,6 +140,13 @@ class SamplesApart(Layer):
     multiples of P, packing removes, and what stands beyond T, a mask in the bootstrap. Fewer ciphertexts and
     automorphisms than ``FeaturesApart`` when there are fewer samples than features.
     """
+
+    way: ClassVar[str] = "samples apart"
+    first: ClassVar[bool] = True
+
+    @staticmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        return question.ring // question.room, 1
 
     @property
     def span(self) -> int:
@@ -220,29 +238,3 @@ class SamplesApart(Layer):
     @staticmethod
     def _sample(b: int, g: int) -> str:
         return f"sample:{b}:{g}"
-
-
-class FeaturesApartWay(ProductWay):
-    """Products of features and their weights."""
-
-    name: ClassVar[str] = "features apart"
-    layer: ClassVar[type[Layer]] = FeaturesApart
-    data: ClassVar[bool] = True
-
-    def room(self, question: LayerQuestion) -> tuple[int, int]:
-        return question.ring // question.room, 1
-
-    def refusal(self, question: LayerQuestion, period: int, groups: int) -> str:
-        columns = power_of_two(question.inputs + 1)
-        return f"{columns} columns do not fit between units, {period} apart" if columns > period else ""
-
-
-class SamplesApartWay(ProductWay):
-    """Products of samples and all weights."""
-
-    name: ClassVar[str] = "samples apart"
-    layer: ClassVar[type[Layer]] = SamplesApart
-    data: ClassVar[bool] = True
-
-    def room(self, question: LayerQuestion) -> tuple[int, int]:
-        return question.ring // question.room, 1

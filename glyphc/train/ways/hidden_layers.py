@@ -17,15 +17,20 @@ from glyphc.ir.instructions import Register
 
 from ..units import Units, power_of_two
 from ..writer import Writer
-from .base import LayerQuestion, ProductWay
-from .layers import STATE_LIMBS, Layer, Part, load_state, store_state
+from .layers import STATE_LIMBS, Layer, LayerQuestion, Part, load_state, store_state
 
 
 @dataclass(frozen=True)
 class Coarse(Layer):
     """P >= P' * (number of the target's units). The state stands at k*P' - i*P."""
 
+    way: ClassVar[str] = "coarse"
     source: Units
+
+    @staticmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        assert question.source is not None
+        return question.source.period // question.room, 1
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -73,7 +78,26 @@ class Grouped(Layer):
     which packing removes. Errors come in parts, one for each group.
     """
 
+    way: ClassVar[str] = "grouped"
+    tight_source: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     source: Units
+
+    @staticmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        assert question.source is not None
+        span = _span(question.source)
+        groups = max(1, question.room // max(1, question.ring // span))
+        return span // groups, groups
+
+    @staticmethod
+    def refusal(question: LayerQuestion, period: int, groups: int) -> str:
+        assert question.source is not None
+        if _span(question.source) > question.ring:
+            return f"the units before it take {_span(question.source)} coefficients of {question.ring}"
+        return (
+            f"{groups} groups are more than the units before it" if groups > power_of_two(question.source.count) else ""
+        )
 
     @property
     def span(self) -> int:
@@ -149,40 +173,6 @@ def back_pairs(
     basis = layer.trained.weight.basis(step)[0]
     state = load_state(w, layer, part)
     return [(w.rescaled(errors, float(f * factor)), w.reverse(u)) for f, u in zip(basis, state, strict=True) if f]
-
-
-class CoarseWay(ProductWay):
-    """One product: every unit's period has room for all units of the layer."""
-
-    name: ClassVar[str] = "coarse"
-    layer: ClassVar[type[Layer]] = Coarse
-
-    def room(self, question: LayerQuestion) -> tuple[int, int]:
-        assert question.source is not None
-        return question.source.period // question.room, 1
-
-
-class GroupedWay(ProductWay):
-    """A product for each sample and group of units."""
-
-    name: ClassVar[str] = "grouped"
-    layer: ClassVar[type[Layer]] = Grouped
-    tight_source: ClassVar[bool] = True
-    masks: ClassVar[bool] = True
-
-    def room(self, question: LayerQuestion) -> tuple[int, int]:
-        assert question.source is not None
-        span = _span(question.source)
-        groups = max(1, question.room // max(1, question.ring // span))
-        return span // groups, groups
-
-    def refusal(self, question: LayerQuestion, period: int, groups: int) -> str:
-        assert question.source is not None
-        if _span(question.source) > question.ring:
-            return f"the units before it take {_span(question.source)} coefficients of {question.ring}"
-        if groups > power_of_two(question.source.count):
-            return f"{groups} groups are more than the units before it"
-        return ""
 
 
 def _span(source: Units) -> int:

@@ -14,9 +14,10 @@ from typing import ClassVar
 import numpy as np
 
 from glyphc.ir.instructions import Register
+from glyphc.ways.base import Question
 
 from ..frames import Frame
-from ..units import F64, I64, Units, coefficients, polynomial
+from ..units import F64, I64, Units, coefficients, polynomial, power_of_two
 from ..writer import Writer
 
 # Limbs of the state: its product with data leaves the one that a bootstrap reads.
@@ -70,13 +71,46 @@ class Scales:
     back: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerQuestion(Question):
+    """What offers for a layer are asked for. inputs: numbers that it reads; source: where they stand, None for data.
+
+    count: its units; room: how many it needs places for, a power of two; grid: distance of two samples. tight: the next
+    layer wants units as close as samples allow. clean: see ``Layer``; trained: what of the layer is.
+    """
+
+    inputs: int
+    source: Units | None
+    count: int
+    room: int
+    grid: int
+    trained: Trained
+    tight: bool = False
+    clean: bool = False
+
+    @property
+    def block(self) -> int:
+        """Coefficients from a unit to the next one that its samples take."""
+        return self.grid * power_of_two(self.batch)
+
+
 @dataclass(frozen=True)
 class Layer(ABC):
     """A layer's weights in one layout, and with it all products that they take part in: forward, back and gradient.
 
     inputs: numbers that it reads. source: where they stand; None where they are the client's data, in any layout.
     target: where the sums stand. clean: errors of the sums have nothing beside them.
+
+    way: what the layout is called. first: whether it reads the client's data. wide: whether it takes what bootstraps
+    leave on a limb more. tight_source: whether it wants the units before it as close as samples allow. masks: whether
+    its errors come in groups that only masks tell apart.
     """
+
+    way: ClassVar[str]
+    first: ClassVar[bool] = False
+    wide: ClassVar[bool] = True
+    tight_source: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
 
     name: str
     inputs: int
@@ -86,8 +120,15 @@ class Layer(ABC):
     scales: Scales
     clean: bool = False
 
-    # Whether it takes what bootstraps leave on a limb more.
-    wide: ClassVar[bool] = True
+    @staticmethod
+    @abstractmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        """How far apart units can stand at most, and how many groups they come in."""
+
+    @staticmethod
+    def refusal(question: LayerQuestion, period: int, groups: int) -> str:
+        """Why units cannot stand so; empty when they can."""
+        return ""
 
     @property
     @abstractmethod
