@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train_chain import assert_close, chain, one_hot, trained
 from test_train_plan import data, referred
@@ -110,6 +110,7 @@ class Counting(OpenFHECKKS):
         return 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5), st.integers(0, 4), st.data())
 def test_prices_count_the_automorphisms_that_are_done(parts_bits: int, stride_bits: int, draw: st.DataObject) -> None:
     parts, stride = 1 << parts_bits, 1 << stride_bits
