@@ -12,6 +12,7 @@ import numpy as np
 from glyphc import secret_weights
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.codec import by_name
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -25,15 +26,20 @@ from glyphc.passes.base import Context, Pass
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.quantize import Quantize
-from glyphc.passes.schemes import AssignScheme
+from glyphc.passes.schemes import DEFAULT_STRATEGY, AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
 from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.sources import is_graph, read_model, with_hints
+from glyphc.substitution import changes
+from glyphc.ways import strategies
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from glyphc.progress import Reporter
+    from glyphc.train.retraining import Data
 
 # Rings that only tests may use.
 INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
@@ -66,13 +72,20 @@ def compile(
     encrypt_weights: str | Collection[str] | None = None,
     one_sample: bool = False,
     strategy: str | None = None,
+    examples: Any = None,
+    degree: int | None = None,
+    retrain: Data | None = None,
+    reporter: Reporter | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
-    model: path of an ONNX or .glyph file, an ONNX file's bytes, an ``onnx.ModelProto``; or a graph of any level, as
+    model: path of an ONNX or .glyph file, an ONNX file's bytes, an ``onnx.ModelProto``; a fitted scikit-learn estimator
+    or pipeline (extra ``sklearn``), a ``torch.nn.Module`` (extra ``torch``); or a graph of any level, as
     :class:`glyphc.ir.graph.Graph` or the path of its text (.gir).
-    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
-    value ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples
+    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too, and a table
+    (DataFrame), whose columns are checked and put in order here and when samples are run. They set
+    value ranges and are not stored. examples: a module's arguments for its exporter, a tuple of tensors; by default the
+    first calibration sample. batch: samples evaluated at once, by default what the file says, or 1; more samples
     per bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float
     network, 0.5 by default, or percent of a column's spread, 0.75 by default; logit_tolerance: rms error of the
     outputs that is tolerated, in their own units, instead (see ``glyphc.passes.assign_budget``); either takes
@@ -86,10 +99,13 @@ def compile(
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
-    strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default ``glyph``.
+    strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``). degree: of the polynomials,
+    for strategies that take it; by default the strategy's, or as the tolerance asks. retrain: samples and labels to
+    train the network again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of
+    it.
 
-    Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
-    unusable file of the cost model.
+    Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
+    culprit, GlyphcError for an unusable file of the cost model.
     """
     if batch is not None and batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
@@ -98,11 +114,17 @@ def compile(
             "--from (start) says which stage a graph in text form (.gir) comes from; a network begins at its source: "
             f"leave out {start!r}"
         )
+    columns: Mapping[str, tuple[str, ...]] = {}
+    if not isinstance(model, Graph):
+        from glyphc.frontends.from_python import exported  # onnx is loaded only when it is needed
+
+        found = exported(model, calibration, examples)
+        model, columns = found.model, found.columns
     given = read_model(model, one_sample)
     batch = batch or given.batch or 1
     kinds = parse_kinds(measure or {})
     name, passes = remaining(given.graph, start, passes)
-    source = _with_batch(given.graph, batch)
+    source = _with_batch(with_columns(given.graph, columns), batch)
     check_ring(source, insecure_ring)
     steps = [
         with_hints(_for_tolerance(for_ring(step, insecure_ring), tolerance, logit_tolerance, kinds), given.hints)
@@ -114,8 +136,11 @@ def compile(
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_strategy(_with_encrypted(steps, hidden), strategy)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree)
     stages = _Stages({name: source})
+    changed = changes(source, strategy or DEFAULT_STRATEGY, degree, context.samples, retrain, reporter)
+    if changed is not None:
+        source = stages.graphs["substitute"] = changed.network
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
     if last.level is not Level.LAIDOUT or last.parameters is None:
@@ -124,7 +149,8 @@ def compile(
     ValidateSecurity().run(last, context)
     if hidden:
         secret_weights.check(last, hidden)
-    program = Program(stages.graphs, requested_batch=batch, notes=given.notes)
+    notes = given.notes if changed is None else (*given.notes, *changed.notes)
+    program = Program(stages.graphs, requested_batch=batch, notes=notes)
     program.warn_if_insecure()
     return program
 
@@ -137,6 +163,22 @@ def _with_batch(graph: Graph, batch: int) -> Graph:
     rewriter = Rewriter(graph, batch=batch)
     for node in graph:
         rewriter.keep(node)
+    return rewriter.new
+
+
+def with_columns(graph: Graph, columns: Mapping[str, tuple[str, ...]]) -> Graph:
+    """The graph with names for the elements of its inputs, where there are as many; "" stands for the only input."""
+    inputs = list(graph.of(Input))
+    known = {op.name: columns.get(op.name) or columns.get("" if len(inputs) == 1 else op.name, ()) for _, op in inputs}
+    if graph.level is not Level.SOURCE or not any(known.values()):
+        return graph
+    rewriter = Rewriter(graph)
+    for node in graph:
+        if isinstance(node.op, Input) and node.op.shape == (len(known[node.op.name]),):
+            op = replace(node.op, columns=known[node.op.name])
+            rewriter.replace(node, rewriter.new.add(op, location=node.location))
+        else:
+            rewriter.keep(node)
     return rewriter.new
 
 
@@ -193,16 +235,25 @@ def _with_margin(steps: list[Pass], margin: float | None) -> list[Pass]:
     return [replace(s, margin=margin) if isinstance(s, Quantize) else s for s in steps]
 
 
-def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
+def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> list[Pass]:
     """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
-    if strategy is None:
+    if name is None and degree is None:
         return steps
     if not any(isinstance(step, AssignScheme) for step in steps):
         raise GlyphcError(
             f"a strategy is for the pass {AssignScheme.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    return [replace(s, strategy=strategy) if isinstance(s, AssignScheme) else s for s in steps]
+    chosen = strategies.strategy(name or DEFAULT_STRATEGY)
+    found = strategies.degree_of(chosen, degree)
+    out = []
+    for step in steps:
+        if isinstance(step, AssignScheme):
+            step = replace(step, strategy=chosen.name, degree=found)
+        elif isinstance(step, FitPolynomials):
+            step = replace(step, degree=found)
+        out.append(step)
+    return out
 
 
 def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds: Mapping[str, MeasureKind]) -> Pass:
@@ -237,7 +288,7 @@ def samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]
     names = [n.op.name for n in graph.inputs if isinstance(n.op, Input)]
     if calibration is None:
         return {}
-    given = dict(calibration) if isinstance(calibration, Mapping) else {names[0]: calibration}
+    given = by_name(calibration, {op.name: op.columns for _, op in graph.of(Input)}, "the table of calibration samples")
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise CalibrationError(

@@ -26,13 +26,14 @@ from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
-from glyphc.codec import Encoded, check_inputs, decode, encode
+from glyphc.codec import Encoded, check_inputs, decode, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.ir.ops import Output
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.knowledge import Knowledge, of_program
 from glyphc.overruns import Overrun, message
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
@@ -61,10 +62,11 @@ class RunReport:
 
     overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
     samples, without noise. timeline: of every instruction, in the order they ran: its number in the schedule, when it
-    began (seconds from the first one's beginning) and how long it took.
+    began (seconds from the first one's beginning) and how long it took. cpu_seconds: of evaluation, on all cores.
+    learns: who learns what, of an encrypted run.
     """
 
-    outputs: dict[str, F64]
+    outputs: dict[str, npt.NDArray[Any]]
     mode: Mode
     samples: int
     passes: int
@@ -75,6 +77,8 @@ class RunReport:
     peak_memory: int = 0
     security: str = ""
     overruns: tuple[Overrun, ...] = ()
+    cpu_seconds: float = 0.0
+    learns: Knowledge | None = None
 
 
 def run(
@@ -101,6 +105,7 @@ def run(
     runner = _Runner(program, samples, mode, chosen, reporter or Silent())
     runner.run()
     report = runner.report
+    report.outputs = with_labels({op.name: op.labels for _, op in program.graph.of(Output)}, report.outputs)
     if report.overruns:
         warnings.warn(message(report.overruns, report.samples), OverrunWarning, stacklevel=3)
     return report
@@ -158,6 +163,8 @@ class _Runner:
             self.client.parameters.security if mode is Mode.ENCRYPTED else f"none ({mode.value} mode, no encryption)"
         )
         self.report = RunReport({}, mode, count, len(self.passes), security=secure)
+        if mode is Mode.ENCRYPTED:
+            self.report.learns = of_program(program)
         self.cost = cost_file.current()
         self.began: float | None = None
 
@@ -251,12 +258,16 @@ class _Runner:
         instructions = partial.schedule.instructions
         costs = instruction_costs(partial.schedule, self.cost)
         predicted = {id(i): seconds for i, seconds in zip(instructions, costs, strict=True)}
+        spent = time.process_time()
 
         def observe(instruction: Instruction, seconds: float) -> None:
+            nonlocal spent
+            before, spent = spent, time.process_time()
             if isinstance(instruction, Load):
                 self.report.seconds["encrypt"] += seconds
                 self.report.seconds["evaluate"] -= seconds
                 return
+            self.report.cpu_seconds += spent - before
             self.reporter.advance(predicted[id(instruction)], self._describe(instruction))
             ended = time.perf_counter()
             self.began = ended - seconds if self.began is None else self.began

@@ -17,14 +17,17 @@ from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
 from glyphc.ways.client import ClientTail
-from glyphc.ways.registry import GLYPH, conversions, strategy, ways
+from glyphc.ways.registry import conversions, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
+from glyphc.ways.strategies import strategy
 from glyphc.ways.torus import PackedBootstrap
 
 from .base import Context, Pass, check_ring
 
 # The only ring of coefficient layouts that is not for tests.
 SECURE_RING = 65536
+# The strategy where none is asked for.
+DEFAULT_STRATEGY = "glyph"
 # Stands for every linear map.
 ALL = "all"
 _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
@@ -35,8 +38,8 @@ class AssignScheme(Pass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.registry``. points, spread, logits, measures: the
-    tolerance, as in ``assign-budget``: what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``. points,
+    spread, logits, measures: the tolerance, as in ``assign-budget``: what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -44,7 +47,8 @@ class AssignScheme(Pass):
     ensures: ClassVar[Level] = Level.QUANTIZED
     ring: int = 65536
     encrypt_weights: str = ""
-    strategy: str = GLYPH.name
+    strategy: str = DEFAULT_STRATEGY
+    degree: int = 0
     points: float = 0.5
     spread: float = 0.75
     logits: float = 0.0
@@ -91,12 +95,13 @@ class AssignScheme(Pass):
 
     def _asked(self, graph: Graph, context: Context) -> tuple[dict[int, tuple[Answer, ...]], Question]:
         """What all ways say. Slots are weighed against what the others would cost, as their plan takes a simulation."""
-        allowed = strategy(self.strategy)
+        chosen = strategy(self.strategy)
+        allowed = tuple(way for way in ways() if chosen.allows(way))
         question = Question(self.ring, graph.batch, context.cost, graph)
-        others = tuple(way for way in ways(allowed) if way not in SLOT_WAYS)
-        if len(others) == len(ways(allowed)):
+        others = tuple(way for way in allowed if way not in SLOT_WAYS)
+        if len(others) == len(allowed):
             return answers(graph, others, question), question
-        fitting = FitPolynomials(self.points, self.spread, self.logits, measures=self.measures)
+        fitting = FitPolynomials(self.points, self.spread, self.logits, measures=self.measures, degree=self.degree)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
             # they were asked for: what they lose is shown, not refused
@@ -108,7 +113,7 @@ class AssignScheme(Pass):
             best = choose(graph, answers(graph, others, question), Paths(conversions(), question))
             plan = plan_slots(graph, context, fitting, inf if best is None else best.seconds)
         question = replace(question, slots=plan)
-        return answers(graph, ways(allowed), question), question
+        return answers(graph, allowed, question), question
 
     def _with_encrypted(self, graph: Graph) -> Graph:
         """The graph with public norms at the maps whose weights are to be encrypted."""

@@ -42,8 +42,8 @@ _CAUTION = 2.0
 class FitPolynomials(Pass):
     """A polynomial for every nonlinearity, of as low a degree as the tolerated loss of accuracy allows.
 
-    All options as in ``assign-budget``. The degrees are chosen on one half of the calibration samples, what is promised
-    is simulated on the other.
+    degree: of all of them, whatever is lost; 0: as the tolerance asks. Other options as in ``assign-budget``. Degrees
+    are chosen on one half of the calibration samples, what is promised is simulated on the other.
     """
 
     name: ClassVar[str] = "fit-polynomials"
@@ -55,8 +55,10 @@ class FitPolynomials(Pass):
     logits: float = 0.0
     samples: int = 2048
     measures: str = ""
+    degree: int = 0
 
     def __post_init__(self) -> None:
+        check_option(self.name, "degree", self.degree, 0, DEGREES[-1])
         check_option(self.name, "points", self.points, 0.0, 100.0)
         check_option(self.name, "spread", self.spread, 0.0, 100.0)
         check_option(self.name, "logits", self.logits, 0.0, 1e15)
@@ -75,15 +77,15 @@ class FitPolynomials(Pass):
         halves = Halves.of(context.samples, self.samples)
         kinds = parse_kinds(filter(None, self.measures.split(";")))
         judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits, self.spread), kinds)
-        search = _Search(_Trial(graph), judge.on(halves.first), halves.first)
-        chosen = search.run(nodes)
+        search = _Search(_Trial(graph, bool(self.degree)), judge.on(halves.first), halves.first)
+        chosen = search.one(nodes, self.degree) if self.degree else search.run(nodes)
         held = judge.on(halves.second)
         outputs = search.trial.outputs(halves.second, chosen.degrees)
         losses = tuple(replace(loss, held_out=halves.held_out) for loss in held.losses(outputs))
         warning = ""
         if not all(loss.kept for loss in losses):
             warning = f"polynomials of {chosen.name}: {loss_text(worst(losses))}"
-        elif not chosen.kept:
+        elif not chosen.kept and not self.degree:
             warning = f"polynomials of {chosen.name}: with errors counted twice, {loss_text(worst(chosen.losses))}"
         candidates = tuple(Candidate(t.name, None, t.reason) for t in search.tried)
         decision = Decision(self.name, chosen.name, candidates, warning, losses)
@@ -158,6 +160,13 @@ class _Search:
             self.tried.append(best)
         return best
 
+    def one(self, nodes: list[Node], degree: int) -> _Try:
+        """The same degree for all; ParameterError where that takes too many levels."""
+        found = self._try({node.id: degree for node in nodes})
+        if not found.losses:
+            raise ParameterError(f"polynomials of degree {degree}: the network {found.reason}")
+        return found
+
     def _try(self, degrees: Mapping[int, int]) -> _Try:
         if network_depth(self.trial.graph, lambda node: degrees[node.id]) > deepest():
             return _Try(degrees, ())
@@ -174,11 +183,12 @@ class _Trial:
     """The network with polynomials for functions, by node id and degree."""
 
     graph: Graph
+    exactly: bool = False
     _fits: dict[tuple[int, int], Fit] = field(default_factory=dict)
 
     def fit(self, node: Node, degree: int) -> Fit:
         if (node.id, degree) not in self._fits:
-            self._fits[node.id, degree] = fit(self.graph, node, degree)
+            self._fits[node.id, degree] = fit(self.graph, node, degree, self.exactly)
         return self._fits[node.id, degree]
 
     def outputs(self, samples: Mapping[str, F64], degrees: Mapping[int, int]) -> dict[str, F64]:
