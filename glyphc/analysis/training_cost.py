@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import log2
@@ -61,14 +62,14 @@ def step_seconds(
     held, data: limbs of what is in memory, and of what is read from a batch's file; decoded: of what bootstraps leave.
     """
     levels = register_levels(code, {**held, **data}, decoded - 1, bootstraps.levels)
-    total = 0.0
+    counts: Counter[tuple[str, int]] = Counter()
     for instruction in code:
         if isinstance(instruction, Load) and instruction.name in held:
             continue
         limbs = min((levels[r] for r in instruction.reads or instruction.writes), default=0)
         for name, count in primitives(instruction):
-            total += count * primitive_seconds(name, limbs, bootstraps, ring, cost)
-    return total
+            counts[name, limbs] += count
+    return sum(n * primitive_seconds(name, limbs, bootstraps, ring, cost) for (name, limbs), n in counts.items())
 
 
 def primitive_seconds(name: str, limbs: int, bootstraps: Bootstraps, ring: int, cost: CostModel) -> float:

@@ -14,7 +14,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.security import is_secure, largest_modulus, more_digits
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
-from glyphc.ir.graph import Decision, Graph
+from glyphc.ir.graph import Decision, Graph, Node
 from glyphc.ir.ops import Apply
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 
@@ -142,21 +142,33 @@ def plan_step(
     stages = find_stages(program)
     ranges = reach if isinstance(reach, Ranges) else Ranges.given(reach, len(stages), stages[-1].weight.shape[0])
     arrangement = arrangement or _arranged(wanted(program, stages, insecure_ring or RING), cost)
-    activations = [_activation(stage, sums) for stage, sums in zip(stages[1:], ranges.sums, strict=False)]
-    step = _assigned(program, stages, arrangement, activations, ranges, insecure_ring, cost)
+    between = [
+        (_InSlots.of(stage.values, sums), _InSlots.of(stage.slope, sums))
+        for stage, sums in zip(stages[1:], ranges.sums, strict=False)
+    ]
+    step = _assigned(program, stages, arrangement, between, ranges, insecure_ring, cost)
     return Plan(program, ranges, step, arrangement.decisions)
 
 
-def _activation(stage: Stage, reach: float) -> tuple[tuple[tuple[Function, ...], float], ...]:
-    """Functions of phases for the activation and its slope, and what they are multiplied by to fit into slots."""
-    x = np.linspace(-reach, reach, 4001)
-    found = []
-    for node in (stage.values, stage.slope):
+@dataclass(frozen=True)
+class _InSlots:
+    """Functions of a phase whose results fit into slots; unit: what stands there for 1."""
+
+    functions: tuple[Function, ...]
+    unit: float
+
+    @staticmethod
+    def of(node: Node | None, reach: float) -> _InSlots:
+        """Of a node that is a function of sums up to ``reach``."""
         assert node is not None and isinstance(node.op, Apply)
-        unit = _HALF / float(np.abs(compose(node.op.functions, x)).max() or 1.0)
-        scaled = (Function("affine", (reach / HALF_RANGE, 0.0)), *node.op.functions, Function("affine", (unit, 0.0)))
-        found.append((scaled, unit))
-    return tuple(found)
+        largest = float(np.abs(compose(node.op.functions, np.linspace(-reach, reach, 4001))).max())
+        unit = _HALF / (largest or 1.0)
+        phase, fit = Function("affine", (reach / HALF_RANGE, 0.0)), Function("affine", (unit, 0.0))
+        return _InSlots((phase, *node.op.functions, fit), unit)
+
+
+# What lies between two layers: an activation, and its slope.
+_Between = tuple[_InSlots, _InSlots]
 
 
 # -- ways and parameters --
@@ -192,18 +204,18 @@ def _assigned(
     program: StepProgram,
     stages: tuple[Stage, ...],
     arrangement: Arrangement,
-    activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
+    between: list[_Between],
     ranges: Ranges,
     insecure_ring: int | None,
     cost: CostModel,
 ) -> AssignedStep:
-    degree, head, series = _functions(program, stages, arrangement, activations, ranges)
+    degree, head, series = _functions(program, stages, arrangement, between, ranges)
     hidden = len(stages) > 1
     # grouped layers send back garbage that nothing but a mask removes
     slot_levels = max(2 if arrangement.masks else int(hidden), 2 if isinstance(head, Softmax) else 0)
-    values = [1.0, *(units[0][1] for units in activations)]
+    values = [1.0, *(value.unit for value, _ in between)]
     # of a layer's errors: sent back to half of the slots' range, times slopes
-    errors = [_HALF / back * units[1][1] for units, back in zip(activations, ranges.back, strict=True)]
+    errors = [_HALF / back * slope.unit for (_, slope), back in zip(between, ranges.back, strict=True)]
     scales = [
         Scales(HALF_RANGE / sums, v, e, HALF_RANGE / back)
         for sums, v, e, back in zip(
@@ -231,18 +243,18 @@ def _functions(
     program: StepProgram,
     stages: tuple[Stage, ...],
     arrangement: Arrangement,
-    activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
+    between: list[_Between],
     ranges: Ranges,
 ) -> tuple[int, Head, dict[int, Approximated]]:
     """All series have one degree: the lowest at which all are good enough. Those between layers by their nodes."""
     softmax = isinstance(program.loss, SoftmaxCrossEntropy)
-    worst = _MAX_ERROR_HIDDEN if activations else _MAX_ERROR
+    worst = _MAX_ERROR_HIDDEN if between else _MAX_ERROR
     functions: dict[int, tuple[Function, ...]] = {}
-    for stage, (value, slope) in zip(stages[1:], activations, strict=True):
+    for stage, (value, slope) in zip(stages[1:], between, strict=True):
         assert stage.back is not None and stage.slope is not None
-        functions |= {stage.values.id: value[0], stage.slope.id: slope[0], stage.back.id: PASSED}
+        functions |= {stage.values.id: value.functions, stage.slope.id: slope.functions, stage.back.id: PASSED}
     for degree in _DEGREES:
-        head = make_head(program.loss, arrangement.units[-1], ranges, degree, bool(activations))
+        head = make_head(program.loss, arrangement.units[-1], ranges, degree, bool(between))
         series = {node: approximated(chain, degree) for node, chain in functions.items()}
         head_good = all(s.max_error <= (_MAX_ERROR_SOFTMAX if softmax else worst) for s, _ in head.functions)
         good = all(found.max_error <= worst for found, _ in series.values())
