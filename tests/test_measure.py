@@ -20,13 +20,16 @@ from glyphc.analysis.cost import (
     CostModel,
     Machine,
 )
+from glyphc.analysis.kernels_cost import for_engine, shipped
 from glyphc.analysis.security import largest_modulus, secured
 from glyphc.backends.errors import BackendError
 from glyphc.cli import main
-from glyphc.diagnostics import cost_text
+from glyphc.cost_report import cost_text
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
-from glyphc.measure import Job, Measurement, calibrate, job_seconds, jobs, measure, measure_apart, this_machine
+from glyphc.measure import Job, calibrate, job_seconds, jobs, measure, measure_apart, this_machine
+from glyphc.measure_kernels import measure_kernels
+from glyphc.measuring import Measurement
 from glyphc.progress import Silent
 
 # -- measuring --
@@ -76,6 +79,29 @@ def test_measuring_a_small_ring(slots: int) -> None:
     # keys are polynomials over at least all levels and two parts, one for each digit
     levels = small(slots).depth + 1
     assert measurement.cost.key_bytes > 10 * 2 * 3 * levels * 8 * 1024
+
+
+def test_measuring_the_kernels() -> None:
+    measurement = measure_kernels(small())
+    check(measurement)
+    assert 0 < measurement.external < 1
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_each_engine_has_its_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    cost_file.save(path, CostModel(product=1.5))
+    arguments = ["measure", "--engine", "kernels", "--quick", "--slots", "64", "-o", str(path)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "engine kernels" in result.output
+    found = cost_file.load(path)
+    assert found.product == 1.5
+    assert found.kernels is not None
+    kernels = for_engine(found, "kernels")
+    assert (kernels.engine, kernels.limbs) == ("kernels", 2)
+    assert kernels.configurations[0].costs[1].measured
+    assert for_engine(CostModel(), "kernels").configurations == shipped("kernels").configurations
 
 
 def test_parameters_that_openfhe_refuses() -> None:
