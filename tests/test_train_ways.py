@@ -17,7 +17,7 @@ from test_train_plan import data, referred
 
 import glyphc.ways.registry
 from glyphc.analysis.cost import CostModel
-from glyphc.analysis.training_cost import primitives
+from glyphc.analysis.training_cost import Bootstraps, primitives, step_seconds
 from glyphc.analysis.training_figures import TORUS_FIGURES
 from glyphc.backends.ckks_clear import ClearCKKS
 from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
@@ -30,7 +30,7 @@ from glyphc.measure_training import TrainingJob, measure_training, training_job
 from glyphc.train.arrange import arrangements
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD
-from glyphc.train.plan import Plan, make_plan, wanted
+from glyphc.train.plan import Plan, make_plan, plan_step, wanted
 from glyphc.train.predict import predict
 from glyphc.train.stages import find_stages
 from glyphc.train.step import make_step
@@ -137,6 +137,23 @@ def test_a_prediction_is_made_of_all_figures() -> None:
         assert predicted(plan, **{name: 10.0}) > usual
     assert predict(plan, 3, CostModel()).bootstraps == 3
     assert predict(plan, 3, CostModel()).seconds > 3 * usual
+
+
+@pytest.mark.parametrize(
+    ("widths", "batch", "end"), [((5, 3), 9, ""), ((40, 8, 4), 6, "softmax"), ((70, 8, 8, 3), 4, "")]
+)
+def test_what_is_compared_is_what_is_written(widths: tuple[int, ...], batch: int, end: str) -> None:
+    """The seconds of an arrangement, from its offers, are those of the whole step's instructions, but for labels."""
+    loss = LOSSES["softmax-cross-entropy" if end else "mean-squared-error"]
+    program = make_step(chain(widths, end), loss, SGD(0.3), batch)
+    found = arrangements(wanted(program, find_stages(program), RING), CostModel())
+    for arrangement in {a.names: a for a in found}.values():
+        plan = plan_step(program, 3.0, RING, CostModel(), arrangement)
+        code, p = plan.server.code(1), plan.parameters
+        held = dict.fromkeys(plan.server.state_names, 2)
+        bootstraps = replace(Bootstraps.of(p), degree=13)
+        written = step_seconds(code, held, plan.server.data_limbs, p.decoded_limbs, bootstraps, RING, CostModel())
+        assert arrangement.seconds == pytest.approx(written, rel=0.02)
 
 
 def test_measuring_a_small_ring() -> None:

@@ -164,12 +164,15 @@ class _Search:
         return way.offer(node, operands, question) or Refusal("it is not about such a product")
 
     def _bootstraps(self, units: Sequence[Units], masks: bool) -> float:
-        """Of a step: activations with their slopes, errors sent back, the loss; errors are decoded group by group."""
-        hidden = len(units) - 1
-        work = Bootstraps(units[0].ring // (2 * units[0].grid), levels=1 + masks if hidden else 0)
-        decodes = 2 * hidden + 1 + sum(u.used_groups - 1 for u in units)
-        counts = {"powers": 2 * hidden + 1, "function": 3 * hidden + 1, "decode": decodes, "from_torus": decodes}
-        counts |= {"mask": hidden + (decodes - hidden if masks else 0)}
+        """Of a step: activations with their slopes, errors sent back group by group, and the loss."""
+        hidden, loss = len(units) - 1, 2 if self._wanted.softmax else 1
+        levels = 2 if masks or self._wanted.softmax else int(hidden > 0)
+        work = Bootstraps(units[0].ring // (2 * units[0].grid), levels=levels)
+        groups = sum(u.used_groups for u in units) if masks else len(units)
+        decodes = hidden + groups + loss - 1
+        counts = {"powers": 2 * hidden + loss, "function": 3 * hidden + loss, "decode": decodes, "from_torus": decodes}
+        counts |= {"to_torus": 2 * hidden + loss, "slot_product": hidden + loss - 1}
+        counts |= {"mask": hidden + (groups if masks else loss - 1)}
         ring = self._wanted.ring
         return sum(n * primitive_seconds(name, 1, work, ring, self._cost) for name, n in counts.items())
 
