@@ -18,7 +18,7 @@ from test_train_plan import data, referred
 import glyphc.ways.registry
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.training_cost import Bootstraps, primitives, step_seconds
-from glyphc.analysis.training_figures import TORUS_FIGURES
+from glyphc.analysis.training_figures import TORUS_FIGURES, TrainingFigures
 from glyphc.backends.ckks_clear import ClearCKKS
 from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
 from glyphc.cli import main
@@ -26,7 +26,8 @@ from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.instructions import Register
 from glyphc.ir.instructions.ckks import Pack, Unpack
 from glyphc.ir.parameters import INSECURE
-from glyphc.measure_training import TrainingJob, measure_training, training_job
+from glyphc.measure import measure_apart
+from glyphc.measure_training import TrainingJob, training_job
 from glyphc.train.arrange import arrangements
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD
@@ -161,7 +162,8 @@ def test_measuring_a_small_ring() -> None:
     assert job.parameters.secure
     small = TrainingJob(replace(job.parameters, ring=RING, security=INSECURE))
     steps: list[str] = []
-    figures = measure_training(small, lambda step, seconds: steps.append(step))
+    figures = measure_apart(small, lambda step, seconds: steps.append(step))
+    assert isinstance(figures, TrainingFigures)
     assert steps == ["generate keys", "products", "bootstraps"]
     assert [row.limbs for row in figures.rows] == [2, 3, 4]
     assert all(0 < getattr(figures, name) < 10 for name in TORUS_FIGURES)
