@@ -31,6 +31,7 @@ from glyphc.exchange.container import MANIFEST, VERSION, Header, Reader, Writer
 from glyphc.files import write_atomically
 from glyphc.program import Program
 from tests.roles import ROOT
+from tests.strategies import examples
 
 MIB = 1 << 20
 
@@ -293,7 +294,7 @@ def test_more_parts_than_any_file_has_are_refused(tmp_path: Path) -> None:
     assert "too long" in refusal(data, tmp_path / "file")
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.dictionaries(st.from_regex(r"[a-z]{1,9}", fullmatch=True), st.binary(max_size=200), max_size=6), st.booleans()
 )

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glyphc.ir.errors import IRError, IRSyntaxError
@@ -32,6 +32,7 @@ from glyphc.ir.instructions.text import CODE_HEAD, INSTRUCTIONS, check_operands,
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series
 from glyphc.ir.typed_json import TypedJSON
+from tests.strategies import examples
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 FUNCTIONS = st.one_of(
@@ -119,7 +120,7 @@ def test_text_without_its_frame_is_refused(text: str) -> None:
         parse_code(text)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.data())
 def test_damaged_text_never_crashes(data: st.DataObject) -> None:
     """Cut, with characters replaced: still text of instructions, or refused in so many words."""

@@ -29,6 +29,7 @@ from glyphc.passes.partial import for_samples
 from glyphc.program import Program
 from glyphc.runtime import run
 from tests.roles import compiled, make_setting, samples
+from tests.strategies import drawn
 
 RING = 1024
 
@@ -86,7 +87,7 @@ def assert_exact(program: Program, inputs: dict[str, F64]) -> None:
 
 
 @given(cases(), st.data())
-@settings(relaxed, max_examples=60)
+@settings(relaxed, max_examples=drawn(60))
 def test_few_samples_give_exactly_what_the_quantized_graph_says(case: Case, data: st.DataObject) -> None:
     program = case.compile()
     available = len(next(iter(case.samples.values())))

@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import glyphc
@@ -54,6 +54,7 @@ from glyphc.slots.writer import SlotWriter
 from tests.pass_networks import SAMPLES, Network, mlp
 from tests.pass_networks import run as run_passes
 from tests.roles import MODELS
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.floating]
 RING = 1024
@@ -83,7 +84,7 @@ def evaluated(schedule: Schedule, machine: ClearSlots | SlotOpenFHE, message: ob
 
 
 @given(st.integers(1, 33), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_polynomials_take_the_levels_of_their_degree_and_give_what_numpy_gives(degree: int, random: object) -> None:
     rng = np.random.default_rng(random.randint(0, 2**32))  # type: ignore[attr-defined]
     coefficients = rng.normal(size=degree + 1)
