@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from glyphc.analysis.slot_figures import MEASURED_TOWERS, SlotRow
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.measuring import fastest
 
-# Laps of each measurement, of which the fastest counts: nothing but other work makes one slow.
-_LAPS = 3
 # Terms of the measured weighted sum.
 _TERMS = 8
 # Steps that a measurement reports, and about how many seconds it takes at N = 16384.
@@ -74,14 +73,3 @@ def measure_slots(
         )
         observe(f"{limbs} limbs", time.perf_counter() - begun)
     return SlotMeasurement(tuple(rows))
-
-
-def fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest lap, after one that does not count."""
-    work()
-    laps = []
-    for _ in range(_LAPS):
-        begun = time.perf_counter()
-        work()
-        laps.append(time.perf_counter() - begun)
-    return min(laps)

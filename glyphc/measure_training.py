@@ -11,7 +11,7 @@ from glyphc.analysis.cost import REFERENCE_RING
 from glyphc.analysis.security import secured
 from glyphc.analysis.training_figures import TrainingFigures, TrainingRow
 from glyphc.ir.parameters import Parameters
-from glyphc.measure_slots import fastest
+from glyphc.measuring import fastest
 
 # Terms of the measured sums, and parts of the measured unpacking.
 _TERMS, _PARTS = 8, 8

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glyphc import predictions
-from glyphc.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import to_text
 from glyphc.ir.types import Level
-from glyphc.withheld import load_secrets, save_secrets, without_secrets
+from glyphc.storage.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
+from glyphc.storage.withheld import load_secrets, save_secrets, without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ class Program:
 
         In fixed point; where polynomials stand for functions, with these polynomials.
         """
-        return self.graph if isinstance(self.graph.parameters, SlotParameters) else self.quantized
+        return self.graph if isinstance(self.graph.parameters, SlotParameters | IntegerParameters) else self.quantized
 
     @cached_property
     def public_stages(self) -> dict[str, Graph]:

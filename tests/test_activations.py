@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import glyphc
-from glyphc.custom_activations import POINTS, registered
 from glyphc.errors import ActivationError, CalibrationError, ModelError
+from glyphc.frontends.custom_activations import POINTS, registered
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, check_tables

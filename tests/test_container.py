@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glyphc.errors import ArtifactError
-from glyphc.exchange.container import MANIFEST, Header, Reader, Writer
+from glyphc.storage.container import MANIFEST, Header, Reader, Writer
 from tests.strategies import drawn
 
 
@@ -110,7 +110,7 @@ def rewritten(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 1}, "format version 1; this glyphc reads version 2"),
+        ({"version": 1}, "format version 1; this glyphc reads version 3"),
         ({"version": None}, "format version None"),
         ({"format": "x"}, "not a file of a sample"),
         ({"kind": "another thing"}, "holds another thing; a file of a sample is needed"),

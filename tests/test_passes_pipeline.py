@@ -14,12 +14,11 @@ from glyphc.errors import GlyphcError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
-from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.pipeline import DEFAULT, PASSES, parse_pipeline, run_pipeline
 from glyphc.passes.quantize import Quantize
 from glyphc.passes.steps import RankInputs
-from glyphc.slots.passes import FitPolynomials
+from glyphc.passes.tolerance import TolerancePass
 
 
 def as_text(passes: list[Pass]) -> str:
@@ -59,8 +58,10 @@ def test_every_option_survives_its_text(kind: type[Pass]) -> None:
     options = {f.name: changed(f.default) for f in fields(kind)}  # type: ignore[arg-type]
     if kind is Quantize:
         options["margin"] = 1.5  # from 1 on
-    if kind in (AssignBudget, FitPolynomials):
+    if issubclass(kind, TolerancePass):
         options["measures"] = "y=relative;z=classes"
+    if "degree" in options:
+        options["degree"] = 4
     given = kind(**options)
     (read,) = parse_pipeline(str(given))
     assert read == given
@@ -189,6 +190,8 @@ def test_stages_are_observed_in_order() -> None:
         mlp(), parse_pipeline(upto("validate-security")), context, lambda name, g: seen.append((name, g.level))
     )
     # coefficients, where nothing else is asked; no comparisons
-    taken = [kind for kind in PASSES.values() if kind.slots is not True and kind is not RankInputs]
+    taken = [
+        kind for kind in PASSES.values() if kind.slots is not True and not kind.integers and kind is not RankInputs
+    ]
     assert [name for name, _ in seen] == [kind.name for kind in taken]
     assert [level for _, level in seen] == [kind.ensures for kind in taken]

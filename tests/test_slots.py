@@ -37,7 +37,9 @@ from glyphc.ir.instructions import (
     Store,
     with_frees,
 )
-from glyphc.ir.instructions.slots import check_slots, parse_slots, slot_text
+from glyphc.ir.instructions.slots import check_slots
+from glyphc.ir.instructions.text import SLOTS as FAMILY
+from glyphc.ir.instructions.text import code_text, parse_code
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Fit, Polynomial
 from glyphc.ir.parameters import INSECURE
@@ -45,12 +47,13 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import parse, parse_record, record_text, to_text
 from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
+from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.plan_slots import plan_slots
 from glyphc.runtime import run
 from glyphc.slots.noise import added_noise, predict_slots
-from glyphc.slots.passes import FitPolynomials
-from glyphc.slots.plan import SlotPlan, plan_slots
 from glyphc.slots.polynomials import polynomial_depth
 from glyphc.slots.writer import SlotWriter
+from glyphc.ways.base import SlotPlan
 from tests.pass_networks import SAMPLES, Network, mlp
 from tests.pass_networks import run as run_passes
 from tests.roles import MODELS
@@ -136,9 +139,9 @@ def program() -> tuple[Instruction, ...]:
 
 
 def test_text_parses_back() -> None:
-    assert parse_slots(slot_text(program())) == program()
+    assert parse_code(code_text(program(), FAMILY), FAMILY) == program()
     with pytest.raises(IRSyntaxError, match="line 3"):
-        parse_slots(slot_text(program()).replace('"weights":[0.1]', '"weights":0.1'))
+        parse_code(code_text(program(), FAMILY).replace('"weights":[0.1]', '"weights":0.1'), FAMILY)
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis.security import modulus_limit
+from glyphc.backends.engine import best_engine
 from glyphc.codec import check_inputs, decode, encode, with_labels
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.text import record_text
 from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
-from .artifacts import SPEC_FILE, Specification
+from .artifacts import NAMES_FILE, SPEC_FILE, Specification, with_files
 from .client_engines import ClientEngine, client_engine, key_maker
-from .container import Reader, Writer
 from .engines import check_engine, key_form
-from .headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
 
@@ -59,20 +60,22 @@ def generate(
     passphrase: str | None,
     reporter: Reporter,
     weights: Mapping[str, Polynomials] | None = None,
-    engine: str = "openfhe",
+    engine: str | None = None,
 ) -> None:
     """Fresh keys: the secret to one file, the evaluation keys, which are for the server, to another.
 
     weights: of a program with encrypted weights, ``Schedule.secret``; they go with the evaluation keys, which are then
-    for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve; the
-    secret does not depend on it. GlyphcError when that has no keys for such a program.
+    for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve, by
+    default the first one that takes the program and can be used here; the secret does not depend on it. GlyphcError
+    when that has no keys for such a program.
 
     The secret is written last and appears only if the evaluation keys are whole. ParameterError if OpenFHE refuses
     the program's parameters.
     """
     from glyphc.backends.errors import BackendError
 
-    parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
+    parameters, encrypted, weights = with_files(spec.client.parameters), spec.client.encrypted, weights or {}
+    engine = engine or best_engine(parameters)[0].name
     check_engine(engine, parameters)
     missing = next((m.name for m in encrypted if m.name not in weights), None)
     if missing is not None:
@@ -224,4 +227,5 @@ def load_account(folder: Path, passphrase: str | None = None, spec: Path | None 
     if not (folder / SECRET_FILE).is_file():
         raise DataError(f"there is no {SECRET_FILE} in {os.fspath(folder)!r}; make keys with 'glyphc keygen'")
     check_mode(folder / SECRET_FILE)
-    return Account(Specification.load(spec or folder / SPEC_FILE), Secret.load(folder / SECRET_FILE, passphrase))
+    known = Specification.load(spec or folder / SPEC_FILE).named(folder / NAMES_FILE)
+    return Account(known, Secret.load(folder / SECRET_FILE, passphrase))

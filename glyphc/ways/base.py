@@ -9,14 +9,15 @@ reasons. Other packages add ways as entry points of the group ``glyphc.ways``, c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Scheme
-from glyphc.slots.plan import SlotPlan
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,45 @@ BGV = Space(Scheme.BGV, Encoding.LSB)
 TORUS = Space(Scheme.TORUS, Encoding.MSB)
 CLIENT = Space(Scheme.CLIENT, None)
 SLOTS = Space(Scheme.CKKS, Encoding.SLOTS)
+INTEGERS = Space(Scheme.BFV, Encoding.INTEGERS)
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """What a network would be in slots: seconds of the server by node, of a batch with all its passes; what the client
+    encrypts and sends.
+
+    degrees: in words. memory_bytes: at the peak.
+    """
+
+    parameters: SlotParameters
+    node_seconds: Mapping[int, float]
+    client_seconds: float
+    upload_bytes: float
+    memory_bytes: float
+    degrees: str
+
+    @property
+    def seconds(self) -> float:
+        """Of server and client."""
+        return sum(self.node_seconds.values()) + self.client_seconds
+
+
+@dataclass(frozen=True)
+class IntegerPlan:
+    """The same on exact integers in slots."""
+
+    parameters: IntegerParameters
+    node_seconds: Mapping[int, float]
+    client_seconds: float
+    upload_bytes: float
 
 
 @dataclass(frozen=True)
 class Question:
     """What offers are asked for beside a node. ring: N of coefficient layouts; batch: samples evaluated at once.
 
-    graph: which the node is of. slots: what the network would be in slots, or why it cannot be there.
+    graph: which the node is of. slots, integers: what the network would be in slots, or why it cannot be there.
     """
 
     ring: int
@@ -48,6 +81,7 @@ class Question:
     cost: CostModel
     graph: Graph | None = None
     slots: SlotPlan | str = "not weighed"
+    integers: IntegerPlan | str = "not weighed"
 
 
 @dataclass(frozen=True)

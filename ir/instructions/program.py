@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..encodings import Labels, Ranks
+from ..integer_parameters import ProgramParameters
 from ..layout import Layout
 from ..ops import Op
-from ..parameters import Parameters
-from ..slot_parameters import SlotParameters
 from ..types import Encoding, FixedPoint
 from .base import Instruction
 
@@ -61,6 +60,11 @@ class Port:
         """How many numbers of a sample are encrypted."""
         return prod(self.shape) if self.ranks is None else len(self.ranks.features)
 
+    @property
+    def stored_parts(self) -> int:
+        """Ciphertexts of one chunk of an output: parts beyond its features hold nothing."""
+        return min(self.layout.parts, self.layout.features)
+
 
 @dataclass(frozen=True)
 class EncryptedMap:
@@ -78,7 +82,7 @@ class ClientSpec:
     encrypted: the weights that it has to encrypt, not their values.
     """
 
-    parameters: Parameters | SlotParameters
+    parameters: ProgramParameters
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     batch: int
@@ -121,5 +125,5 @@ class Schedule:
     secret: dict[str, Polynomials] = field(default_factory=dict)
 
     @property
-    def parameters(self) -> Parameters | SlotParameters:
+    def parameters(self) -> ProgramParameters:
         return self.client.parameters

@@ -1,9 +1,8 @@
-"""What a network would be in slots: degrees, ring, price. Worked out as a whole, since its levels decide its price."""
+"""What a network would be in slots, worked out as a whole, since its levels decide its price."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.errors import GlyphcError
@@ -11,31 +10,13 @@ from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Polynomial, Reshape, Softmax
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Level, Scheme
-from glyphc.passes.base import Context
+from glyphc.slots.lowering import slot_schedule
+from glyphc.slots.polynomials import DEGREES, fit
+from glyphc.ways.base import SlotPlan
 
-from .lowering import slot_schedule
-from .passes import FitPolynomials, SelectSlots
-from .polynomials import DEGREES, fit
-
-
-@dataclass(frozen=True)
-class SlotPlan:
-    """Seconds of the server by node, of a batch with all its passes; what the client encrypts and sends.
-
-    degrees: in words. memory_bytes: at the peak.
-    """
-
-    parameters: SlotParameters
-    node_seconds: Mapping[int, float]
-    client_seconds: float
-    upload_bytes: float
-    memory_bytes: float
-    degrees: str
-
-    @property
-    def seconds(self) -> float:
-        """Of server and client."""
-        return sum(self.node_seconds.values()) + self.client_seconds
+from .base import Context
+from .fit_polynomials import FitPolynomials
+from .select_slots import SelectSlots
 
 
 def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_seconds: float) -> SlotPlan | str:
@@ -43,10 +24,8 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
 
     most_seconds: beyond which the cheapest polynomials would not do, so that others need not be tried.
     """
-    other = next((n for n in graph if not isinstance(n.op, _COMPUTED) or _hidden(n)), None)
-    if other is not None:
-        what = "weights that the server must not see are" if _hidden(other) else f"a {other.op.mnemonic} is"
-        return f"{other}: {what} not computed in slots, and half a network neither: there is no way back and forth"
+    if problem := not_in_slots(graph):
+        return problem
     if not context.samples:
         return "polynomials are fitted to calibration samples, and there are none"
     inside = in_slots(graph)
@@ -63,6 +42,15 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
         return str(e)
 
 
+def not_in_slots(graph: Graph) -> str:
+    """Why a network cannot be computed in slots; empty where it can."""
+    other = next((n for n in graph if not isinstance(n.op, _COMPUTED) or _hidden(n)), None)
+    if other is None:
+        return ""
+    what = "weights that the server must not see are" if _hidden(other) else f"a {other.op.mnemonic} is"
+    return f"{other}: {what} not computed in slots, and half a network neither: there is no way back and forth"
+
+
 _COMPUTED = (Input, Linear, Apply, Reshape, Output, Softmax, ArgMax)
 
 
@@ -70,8 +58,8 @@ def _hidden(node: Node) -> bool:
     return isinstance(node.op, Linear) and node.op.encrypted
 
 
-def in_slots(graph: Graph) -> Graph:
-    """The graph with every encrypted value in slots."""
+def in_slots(graph: Graph, scheme: Scheme = Scheme.CKKS, encoding: Encoding = Encoding.SLOTS) -> Graph:
+    """The graph with every encrypted value in slots, under a scheme that has it there."""
     rewriter = Rewriter(graph, Level.ASSIGNED)
     for node in graph:
         operands = rewriter.operands(node)
@@ -79,7 +67,7 @@ def in_slots(graph: Graph) -> Graph:
         if isinstance(node.op, Softmax | ArgMax | Output) or behind:
             rewriter.keep(node, replace(node.type, scheme=Scheme.CLIENT))
         else:
-            rewriter.keep(node, replace(node.type, scheme=Scheme.CKKS, encoding=Encoding.SLOTS))
+            rewriter.keep(node, replace(node.type, scheme=scheme, encoding=encoding))
     return rewriter.new
 
 

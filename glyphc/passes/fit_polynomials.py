@@ -1,4 +1,4 @@
-"""The passes that only slot programs take: from a quantized graph to one with parameters."""
+"""Polynomials in place of the nonlinearities of a network whose numbers stand in slots."""
 
 from __future__ import annotations
 
@@ -9,25 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.analysis.slot_cost import slot_work
 from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Fit, Input, Output, Polynomial
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.ops import Apply, Fit, Output, Polynomial
 from glyphc.ir.types import Encoding, Level
-from glyphc.measures import Judge, Limits, parse_kinds, worst
+from glyphc.measures import Judge, worst
 from glyphc.measures import text as loss_text
-from glyphc.passes.assign_budget import Halves
-from glyphc.passes.base import Context, Pass, check_option, check_ring
+from glyphc.slots.depth import network_depth
+from glyphc.slots.parameters import deepest
+from glyphc.slots.polynomials import DEGREES, fit
 
-from .depth import network_depth
-from .lowering import slot_schedule
-from .noise import predict_slots
-from .parameters import RINGS, deepest, smallest_scale
-from .polynomials import DEGREES, fit
+from .base import Context, check_option
+from .tolerance import Halves, TolerancePass
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -39,31 +34,24 @@ _CAUTION = 2.0
 
 
 @dataclass(frozen=True)
-class FitPolynomials(Pass):
+class FitPolynomials(TolerancePass):
     """A polynomial for every nonlinearity, of as low a degree as the tolerated loss of accuracy allows.
 
-    degree: of all of them, whatever is lost; 0: as the tolerance asks. Other options as in ``assign-budget``. Degrees
-    are chosen on one half of the calibration samples, what is promised is simulated on the other.
+    degree: of all of them, whatever is lost; 0: as the tolerance asks. samples: as of ``assign-budget``. Degrees are
+    chosen on one half of the calibration samples, what is promised is simulated on the other.
     """
 
     name: ClassVar[str] = "fit-polynomials"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.ASSIGNED
     slots: ClassVar[bool | None] = True
-    points: float = 0.5
-    spread: float = 0.75
-    logits: float = 0.0
     samples: int = 2048
-    measures: str = ""
     degree: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_option(self.name, "degree", self.degree, 0, DEGREES[-1])
-        check_option(self.name, "points", self.points, 0.0, 100.0)
-        check_option(self.name, "spread", self.spread, 0.0, 100.0)
-        check_option(self.name, "logits", self.logits, 0.0, 1e15)
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
-        parse_kinds(filter(None, self.measures.split(";")))
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply) if node.type.encoding is Encoding.SLOTS]
@@ -75,8 +63,7 @@ class FitPolynomials(Pass):
                 "them: pass --calibration (calibration=...)"
             )
         halves = Halves.of(context.samples, self.samples)
-        kinds = parse_kinds(filter(None, self.measures.split(";")))
-        judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits, self.spread), kinds)
+        judge = self.judge(context.source or graph, halves.both)
         search = _Search(_Trial(graph, bool(self.degree)), judge.on(halves.first), halves.first)
         chosen = search.one(nodes, self.degree) if self.degree else search.run(nodes)
         held = judge.on(halves.second)
@@ -207,89 +194,3 @@ class _Trial:
 
         values = evaluate_all(self.graph, samples, approximate)
         return {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in self.graph.of(Output)}
-
-
-@dataclass(frozen=True)
-class SelectSlots(Pass):
-    """Layouts, and the cheapest ring and moduli at which every output's noise stays below 2^-precision of its range.
-
-    ring: 0 for a choice among the secure ones; security as in ``select-parameters``.
-    """
-
-    name: ClassVar[str] = "select-slots"
-    requires: ClassVar[Level] = Level.ASSIGNED
-    ensures: ClassVar[Level] = Level.LAIDOUT
-    slots: ClassVar[bool | None] = True
-    precision: float = 15.0
-    ring: int = 0
-
-    def __post_init__(self) -> None:
-        check_option(self.name, "precision", self.precision, 4.0, 30.0)
-        if self.ring:
-            check_ring(self.name, self.ring)
-
-    def run(self, graph: Graph, context: Context) -> Graph:
-        depth = network_depth(graph, _degree)
-        # the instructions are the same in all rings
-        work = None
-        found: list[tuple[float, Graph, SlotParameters]] = []
-        candidates: list[Candidate] = []
-        for ring in (self.ring,) if self.ring else RINGS:
-            sized = smallest_scale(ring, depth, lambda p: self._precise(graph, p), bool(self.ring))
-            if not sized:
-                reason = f"{depth} levels of enough precision are not 128-bit secure"
-                candidates.append(Candidate(f"N = {ring}", None, reason))
-            priced = []
-            for parameters in sized:
-                laid_out = _laid_out(graph, parameters)
-                passes = -(-graph.batch // laid_out.batch)
-                work = work or slot_work(slot_schedule(laid_out))
-                priced.append((passes * work.seconds(parameters, context.cost), laid_out, parameters))
-            if priced:
-                found.append(min(priced, key=lambda item: item[0]))
-                seconds, laid_out, p = found[-1]
-                passes = -(-graph.batch // laid_out.batch)
-                reason = (
-                    f"{p.modulus_bits} bits of moduli, {p.scaling_bits} of them a level, {p.large_digits} digits"
-                    + (f", {passes} passes" if passes > 1 else "")
-                )
-                candidates.append(Candidate(f"N = {ring}", seconds, reason))
-        if not found:
-            raise ParameterError(f"no ring holds the {depth} levels of this network in slots: " + candidates[-1].reason)
-        _, best, parameters = min(found, key=lambda item: item[0])
-        decision = Decision(self.name, f"N = {parameters.ring}", tuple(candidates))
-        rewriter = Rewriter(best)
-        for node in best:
-            rewriter.keep(node, decisions=(decision,) if isinstance(node.op, Input) else ())
-        rewriter.new.parameters = parameters
-        return rewriter.new
-
-    def _precise(self, graph: Graph, parameters: SlotParameters) -> bool:
-        noise = predict_slots(graph, parameters)
-        for node, _ in graph.of(Output):
-            source = graph.operands(node)[0]
-            while source.id not in noise:
-                source = graph.operands(source)[0]
-            assert source.type.fixed is not None
-            if noise[source.id].white > source.type.fixed.magnitude * 2.0**-self.precision:
-                return False
-        return True
-
-
-def _degree(node: Node) -> int:
-    assert isinstance(node.op, Polynomial)
-    return node.op.fit.degree
-
-
-def _laid_out(graph: Graph, parameters: SlotParameters) -> Graph:
-    """One ciphertext per feature, a sample in each slot; a batch of at most as many samples as there are slots."""
-    batch = min(graph.batch, parameters.slots)
-    rewriter = Rewriter(graph, Level.LAIDOUT, batch)
-    for node in graph:
-        layout = None
-        if node.type.encoding is Encoding.SLOTS:
-            size = node.type.size
-            layout = Layout(parameters.slots, batch, size, size, 1, 1, 1, True)
-        rewriter.keep(node, replace(node.type, layout=layout))
-    rewriter.new.parameters = parameters
-    return rewriter.new
