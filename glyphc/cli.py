@@ -238,6 +238,7 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
     """
     from glyphc.analysis import cost_file
     from glyphc.analysis.kernels_cost import for_engine
+    from glyphc.backends.engine import PREFERRED
     from glyphc.cost_report import cost_text
 
     if show:
@@ -262,6 +263,8 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
     click.echo(f"wrote {path}")
     if not cost_file.in_use(path):
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
+    if engine != PREFERRED[0]:
+        click.echo(f"predictions for the engine {PREFERRED[0]!r} come from 'glyphc measure --engine {PREFERRED[0]}'")
 
 
 main.add_command(compare_command)
