@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from glyphc import overruns
+from glyphc import overruns, promises
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
 from glyphc.analysis.kernels_cost import for_engine
@@ -29,11 +29,12 @@ from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
 from glyphc.codec import Encoded, check_inputs, decode, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
+from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.ops import Output
-from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.knowledge import Knowledge, of_program
 from glyphc.overruns import Overrun, message
@@ -58,10 +59,11 @@ class RunReport:
     """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes.
 
     overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
-    samples, without noise. timeline: of every instruction, in the order they ran: its number in the schedule, when it
-    began (seconds from the first one's beginning) and how long it took. cpu_seconds: of evaluation, on all cores.
-    learns: who learns what, of an encrypted run. engine: what executed it, by name; and why not another one that would
-    come first.
+    samples, without noise. promised: what every output was to lose, by the accuracy line of its compilation; losses:
+    what it lost on these samples, beside the float network, empty where there is none. timeline: of every instruction,
+    in the order they ran: its number in the schedule, when it began (seconds from the first one's beginning) and how
+    long it took. cpu_seconds: of evaluation, on all cores. learns: who learns what, of an encrypted run. engine: what
+    executed it, by name; and why not another one that would come first.
     """
 
     outputs: dict[str, npt.NDArray[Any]]
@@ -75,6 +77,8 @@ class RunReport:
     peak_memory: int = 0
     security: str = ""
     overruns: tuple[Overrun, ...] = ()
+    promised: tuple[Loss, ...] = ()
+    losses: tuple[Loss, ...] = ()
     engine: str = ""
     engine_reason: str = ""
     cpu_seconds: float = 0.0
@@ -183,6 +187,8 @@ class _Runner:
                 self._on(self.engine)
         finally:
             self.reporter.done()
+        self.report.promised = promises.promised(self.program)
+        self.report.losses = promises.happened(self.program, self.samples, self.report.outputs)
         self.report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     @contextmanager
@@ -294,6 +300,8 @@ class _Runner:
         return f"{node.op.mnemonic} {node.location}".strip()
 
 
-def _torus(parameters: Parameters | SlotParameters) -> float:
+def _torus(parameters: ProgramParameters) -> float:
     """Modulo what values wrap, in their integers: numbers in slots do not."""
+    if isinstance(parameters, IntegerParameters):
+        return float(parameters.modulus)
     return float("inf") if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus

@@ -55,6 +55,8 @@ PARTS = {
     "machine": [*tree()["machine"]],
     "configuration": [*tree()["configurations"][0]],
     "cost": [*tree()["configurations"][0]["costs"][0]],
+    "training": [*tree()["training"]],
+    "training row": [*tree()["training"]["rows"][0]],
 }
 
 
@@ -62,6 +64,7 @@ def room(whole: dict[str, Any], part: str) -> dict[str, Any]:
     """The object in the file that a name of ``PARTS`` stands for."""
     configuration = whole["configurations"][0]
     rooms = {"": whole, "machine": whole["machine"], "configuration": configuration, "cost": configuration["costs"][0]}
+    rooms |= {"training": whole["training"], "training row": whole["training"]["rows"][0]}
     return cast(dict[str, Any], rooms[part])
 
 
@@ -85,7 +88,7 @@ def test_what_is_no_cost_model_is_refused(tmp_path: Path, data: bytes) -> None:
     refusal(tmp_path, data)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
 def test_other_versions_are_refused(tmp_path: Path, version: object) -> None:
     assert "version" in refusal(tmp_path, json.dumps(tree() | {"version": version}).encode())
 

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from glyphc.exchange.artifacts import Specification
     from glyphc.exchange.client import Account
     from glyphc.ir.instructions import Polynomials
-    from glyphc.ir.parameters import Parameters
-    from glyphc.ir.slot_parameters import SlotParameters
+    from glyphc.ir.integer_parameters import ProgramParameters
 
 PASSPHRASE_VARIABLE = "GLYPHC_PASSPHRASE"
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -319,7 +318,7 @@ def _new_passphrase() -> str:
     return given
 
 
-def _warn(parameters: Parameters | SlotParameters) -> None:
+def _warn(parameters: ProgramParameters) -> None:
     if not parameters.secure:
         from glyphc.program import INSECURE_WARNING
 

@@ -22,7 +22,7 @@ from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
-from .artifacts import NAMES_FILE, SPEC_FILE, Specification
+from .artifacts import NAMES_FILE, SPEC_FILE, Specification, with_files
 from .client_engines import ClientEngine, client_engine, key_maker
 from .engines import check_engine, key_form
 from .parts import check_count, input_places, output_places, pass_count, rows
@@ -74,7 +74,7 @@ def generate(
     """
     from glyphc.backends.errors import BackendError
 
-    parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
+    parameters, encrypted, weights = with_files(spec.client.parameters), spec.client.encrypted, weights or {}
     engine = engine or best_engine(parameters)[0].name
     check_engine(engine, parameters)
     missing = next((m.name for m in encrypted if m.name not in weights), None)
