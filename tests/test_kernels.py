@@ -450,6 +450,16 @@ def test_forks_and_threads_compute_the_same() -> None:
         threads.set_threads(0)
 
 
+@pytest.mark.parametrize(
+    ("own", "openmp", "wanted"),
+    [("3", "2", 3), ("", "5,2", 5), ("0", "4", 4), ("many", "", len(os.sched_getaffinity(0)))],
+)
+def test_threads_are_as_many_as_asked_for(own: str, openmp: str, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLYPHC_THREADS", own)
+    monkeypatch.setenv("OMP_NUM_THREADS", openmp)
+    assert threads.thread_count() == wanted
+
+
 def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert selftest.problem() is None
     monkeypatch.setattr(selftest.llvm, "get_host_cpu_features", lambda: {"avx2": True})
