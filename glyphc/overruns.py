@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from glyphc.ir.evaluate import Value
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, Linear, Polynomial, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, ClientRefresh, Linear, Polynomial, Switch, Unpack
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -44,7 +44,10 @@ def find(graph: Graph, values: Mapping[int, Value], modulus: float, first: int =
     but outputs reads is exact up to half of it: it overruns where it wraps. first: the number of the first sample.
     """
     found = []
-    for node, _ in graph.of(Linear):
+    shown = {graph.operands(node)[0].id for node, _ in graph.of(ClientRefresh)}
+    for node in graph:
+        if not (isinstance(node.op, Linear) or node.id in shown):
+            continue
         fixed = node.type.fixed
         if fixed is None or node.id not in values:
             continue
