@@ -150,4 +150,3 @@ def _solved(
 def levels_of(code: Sequence[Instruction], parts: Mapping[str, int], depth: int) -> dict[Register, int]:
     """Levels of every register; IRError for code that cannot be executed."""
     return {register: type.levels for register, type in check_slots(code, parts, depth).items()}
-

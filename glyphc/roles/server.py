@@ -368,9 +368,7 @@ class _Watch:
 
     def observe(self, instruction: Instruction, seconds: float) -> None:
         node = self._run.evaluator.program.graph.node(instruction.node)
-        self._run.reporter.advance(
-            self._run.predicted[id(instruction)], f"{node.op.mnemonic} {node.location}".strip()
-        )
+        self._run.reporter.advance(self._run.predicted[id(instruction)], f"{node.op.mnemonic} {node.location}".strip())
         self._unsaved += seconds
         if isinstance(instruction, Powers):
             self._powers.add(instruction.target)
