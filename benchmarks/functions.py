@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from glyphc.approx.cost import CostModel
-from glyphc.approx.security import secured
-from glyphc.approx.series import HALF_RANGE, find_jumps, fit
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.security import secured
+from glyphc.analysis.series import HALF_RANGE, find_jumps, fit
 from glyphc.backends.openfhe.bootstrap import Bootstrapper
 from glyphc.backends.openfhe.client import generate_keys
 from glyphc.backends.openfhe.linear import LinearEngine

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from glyphc.roles.client import load_account
+from glyphc.exchange.client import load_account
 from glyphc.service.client import Client
 
 MODELS = Path(__file__).resolve().parents[1] / "models"

@@ -1,4 +1,4 @@
-"""Print the table of ``glyphc/approx/cost.py`` from a file that ``glyphc calibrate`` wrote.
+"""Print the table of ``glyphc/analysis/cost.py`` from a file that ``glyphc measure`` wrote.
 
     python benchmarks/shipped_costs.py FILE.json
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glyphc.approx.cost import FIGURES, BootstrapCost, Configuration
-from glyphc.approx.cost_file import load
+from glyphc.analysis.cost import FIGURES, BootstrapCost, Configuration
+from glyphc.analysis.cost_file import load
 
 
 def row_text(row: BootstrapCost) -> str:

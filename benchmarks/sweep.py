@@ -6,7 +6,7 @@
 For every combination of level budget, digits and degree below that OpenFHE accepts, or only those named as
 slots:transforms:digits:degree: key generation, one bootstrap with one function (the second of two in the process), size
 of the evaluation keys, peak memory. Each in a process of its own; about a minute each. More rounds go over all of them
-again and keep the best of each. The compiler's table (``glyphc/approx/cost.py``) was filled from such a run.
+again and keep the best of each. The compiler's table (``glyphc/analysis/cost.py``) was filled from such a run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def measure(slots: int, budget: tuple[int, int], digits: int, degree: int, ring:
 
     import numpy as np
 
-    from glyphc.approx.series import fit
+    from glyphc.analysis.series import fit
     from glyphc.backends.openfhe.bootstrap import Bootstrapper
     from glyphc.backends.openfhe.client import generate_keys
     from glyphc.backends.openfhe.keys import bootstrap_key_bytes

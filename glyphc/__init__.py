@@ -26,9 +26,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .compiler import compile
+    from .custom_activations import activations, register_activation, unregister_activation
     from .errors import GlyphcError
     from .program import Program
-    from .registry import activations, register_activation, unregister_activation
     from .service.client import Client
 
     load = Program.load
@@ -52,9 +52,9 @@ def __getattr__(name: str) -> Any:
 
         return Program if name == "Program" else Program.load
     if name in ("activations", "register_activation", "unregister_activation"):
-        from . import registry
+        from . import custom_activations
 
-        return getattr(registry, name)
+        return getattr(custom_activations, name)
     raise AttributeError(f"module 'glyphc' has no attribute {name!r}")
 
 

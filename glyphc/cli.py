@@ -209,19 +209,19 @@ def run_command(
         click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
 
 
-@main.command("calibrate")
+@main.command("measure")
 @click.option("--quick", is_flag=True, help="Measure the smallest and the largest configuration; scale the others.")
 @click.option("--slots", type=int, multiple=True, help="Measure only the configuration of this size (repeatable).")
 @click.option("-o", "--output", type=click.Path(), help="The file to write. [default: the user's cost model]")
 @click.option("--show", is_flag=True, help="Measure nothing: print the model in use and where it comes from.")
-def calibrate_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool) -> None:
+def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool) -> None:
     """Measure this machine for predictions of time and memory.
 
     Takes some ten minutes with gigabytes of memory, and wants the machine for itself. The result is a file of the
     user's, ~/.config/glyphc/cost.json, that 'compile' and 'run' read; GLYPHC_COST_MODEL names another one, or none
     (the model that ships with glyphc) when it is empty.
     """
-    from glyphc.approx import cost_file
+    from glyphc.analysis import cost_file
     from glyphc.diagnostics import cost_text
 
     if show:
@@ -258,8 +258,8 @@ service.register(main)
 
 def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     """Measure and write the file, which appears whole and at the end."""
-    from glyphc.approx import cost_file
-    from glyphc.approx.cost import CostModel
+    from glyphc.analysis import cost_file
+    from glyphc.analysis.cost import CostModel
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs

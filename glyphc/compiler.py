@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glyphc import secret_weights
-from glyphc.approx import cost_file
-from glyphc.approx.cost import CostModel
+from glyphc.analysis import cost_file
+from glyphc.analysis.cost import CostModel
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -20,10 +20,10 @@ from glyphc.ir.parameters import INSECURE
 from glyphc.ir.types import Encoding, Level
 from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
+from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
-from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.quantize import Quantize
 from glyphc.passes.schemes import AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
@@ -82,7 +82,7 @@ def compile(
     what the tails of their distributions ask for. passes: the pipeline as text, see
     ``glyphc.passes.pipeline``; by default all that come after ``start``, the level or pass that the graph comes from.
     insecure_ring: a small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for
-    choices and explanations; by default the user's model (``glyphc calibrate``), see ``glyphc.approx.cost_file``.
+    choices and explanations; by default the user's model (``glyphc measure``), see ``glyphc.analysis.cost_file``.
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.

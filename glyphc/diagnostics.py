@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glyphc.approx import cost_file
-from glyphc.approx.cost import BootstrapCost, Configuration, CostModel
-from glyphc.approx.estimate import Estimate, estimate
-from glyphc.approx.predicted import predicted_noise
-from glyphc.approx.series import HALF_RANGE
-from glyphc.approx.slot_figures import FIGURES
+from glyphc.analysis import cost_file
+from glyphc.analysis.cost import BootstrapCost, Configuration, CostModel
+from glyphc.analysis.estimate import Estimate, estimate
+from glyphc.analysis.predicted import predicted_noise
+from glyphc.analysis.series import HALF_RANGE
+from glyphc.analysis.slot_figures import FIGURES
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Decision, Graph, Node
 from glyphc.ir.instructions import (

@@ -1,4 +1,4 @@
-"""Measuring the cost model on this machine: what ``glyphc calibrate`` does.
+"""Measuring the cost model on this machine: what ``glyphc measure`` does.
 
 Each configuration of the bootstrap is measured in a process of its own, since the system tells only one peak memory
 per process, and since OpenFHE's keys take gigabytes.
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from glyphc.approx.cost import (
+from glyphc.analysis.cost import (
     REFERENCE_DEGREE,
     REFERENCE_RING,
     BootstrapCost,
@@ -34,8 +34,8 @@ from glyphc.approx.cost import (
     Machine,
     calibrated,
 )
-from glyphc.approx.security import is_secure, secured
-from glyphc.approx.slot_figures import SlotRow
+from glyphc.analysis.security import is_secure, secured
+from glyphc.analysis.slot_figures import SlotRow
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
@@ -95,7 +95,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one process found; product, automorphism and switch as in :class:`glyphc.approx.cost.CostModel`."""
+    """What one process found; product, automorphism and switch as in :class:`glyphc.analysis.cost.CostModel`."""
 
     cost: BootstrapCost
     product: float
@@ -287,7 +287,7 @@ def measure(parameters: Parameters, observe: Observer = lambda step, seconds: No
     """
     import numpy as np
 
-    from glyphc.approx.series import fit
+    from glyphc.analysis.series import fit
     from glyphc.backends.openfhe.bootstrap import Bootstrapper
     from glyphc.backends.openfhe.client import generate_keys
     from glyphc.backends.openfhe.keys import bootstrap_key_bytes

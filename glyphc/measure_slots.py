@@ -1,4 +1,4 @@
-"""Measures what numbers in slots cost on this machine, for ``glyphc calibrate``."""
+"""Measures what numbers in slots cost on this machine, for ``glyphc measure``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from glyphc.approx.slot_figures import MEASURED_TOWERS, SlotRow
+from glyphc.analysis.slot_figures import MEASURED_TOWERS, SlotRow
 from glyphc.ir.slot_parameters import SlotParameters
 
 # Laps of each measurement, of which the fastest counts: nothing but other work makes one slow.

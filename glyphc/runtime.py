@@ -20,8 +20,8 @@ import numpy.typing as npt
 import psutil
 
 from glyphc import overruns
-from glyphc.approx import cost_file
-from glyphc.approx.estimate import estimate, instruction_costs
+from glyphc.analysis import cost_file
+from glyphc.analysis.estimate import estimate, instruction_costs
 from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session
 from glyphc.backends.engine import engine as find_engine

@@ -32,7 +32,7 @@ class Scheme(Enum):
 
     BGV = "bgv"  # exact integers modulo t in the coefficients: linear maps
     CKKS = "ckks"  # approximate numbers: products of ciphertexts (training)
-    TFHE = "tfhe"  # TFHE-like: input of a (packed) functional bootstrap
+    TORUS = "torus"  # TFHE-like: input of a (packed) functional bootstrap
     CLIENT = "client"  # decrypted, computed by the key holder
 
 

@@ -104,8 +104,8 @@ def _assigned(graph: Graph, node: Node) -> None:
         raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")
     if isinstance(node.op, Apply) and type.encoding is Encoding.SLOTS and graph.level is Level.LAIDOUT:
         raise IRError(f"{node}: in slots there are polynomials, no functions")
-    if type.scheme is Scheme.TFHE and type.encoding is not Encoding.MSB:
-        raise IRError(f"{node}: a tfhe value has its message in the most significant bits")
+    if type.scheme is Scheme.TORUS and type.encoding is not Encoding.MSB:
+        raise IRError(f"{node}: a torus value has its message in the most significant bits")
 
 
 def _laid_out(graph: Graph, node: Node) -> None:

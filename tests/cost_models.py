@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from glyphc.approx.cost import (
+from glyphc.analysis.cost import (
     CONFIGURATIONS,
     FIGURES,
     REFERENCE_DEGREE,

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 import glyphc
+from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, ServerProgram, stripped
+from glyphc.exchange.client import SECRET_FILE, Account, generate, load_account
 from glyphc.progress import Silent
-from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, ServerProgram, stripped
-from glyphc.roles.client import SECRET_FILE, Account, generate, load_account
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"

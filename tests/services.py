@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from glyphc.roles.artifacts import ServerProgram
+from glyphc.exchange.artifacts import ServerProgram
 from glyphc.service.__main__ import Listen, to_json
 from glyphc.service.client import Client
 from glyphc.service.settings import Limits, Settings, new_token

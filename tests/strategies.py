@@ -247,7 +247,7 @@ class _Builder:
             keeps = isinstance(op, Reshape | Switch | Unpack)
             fixed = operands[0].type.fixed if keeps else draw(fixed_points(prod(shape), self.tame))
         if self.level >= Level.ASSIGNED:
-            encoding = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB}.get(scheme) if scheme else None
+            encoding = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB}.get(scheme) if scheme else None
         else:
             scheme = None
         if self.level >= Level.LAIDOUT and not client:
@@ -284,16 +284,16 @@ class _Builder:
         composed = tuple(draw(st.lists(functions(self.floats), max_size=3)))
         if self.level in (Level.SOURCE, Level.QUANTIZED):
             return self.add(Apply(composed), shape, x, scheme=Scheme.BGV)
-        switch = Switch(Scheme.BGV, Scheme.TFHE, Encoding.MSB)
-        x = self.add(switch, shape, x, scheme=Scheme.TFHE, parts=1)
+        switch = Switch(Scheme.BGV, Scheme.TORUS, Encoding.MSB)
+        x = self.add(switch, shape, x, scheme=Scheme.TORUS, parts=1)
         parts = 1
         if self.level is Level.LAIDOUT:
             parts = draw(st.sampled_from([2, 4, 1]))
             op: Op = Bootstrap(composed, parts, self.ring // 2, draw(series()))
         else:
             op = Apply(composed)
-        x = self.add(op, shape, x, scheme=Scheme.TFHE, parts=1)
-        back = Switch(Scheme.TFHE, Scheme.BGV, Encoding.LSB)
+        x = self.add(op, shape, x, scheme=Scheme.TORUS, parts=1)
+        back = Switch(Scheme.TORUS, Scheme.BGV, Encoding.LSB)
         x = self.add(back, shape, x, scheme=Scheme.BGV, parts=1)
         return self.add(Unpack(parts), shape, x, scheme=Scheme.BGV, parts=parts) if parts > 1 else x
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import glyphc
+from glyphc.custom_activations import POINTS, registered
 from glyphc.errors import ActivationError, CalibrationError, ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, check_tables
 from glyphc.ir.ops import Apply, Bootstrap
-from glyphc.registry import POINTS, registered
 
 F64 = npt.NDArray[np.float64]
 # What a table of POINTS values may miss of the range of a smooth function.

@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from glyphc.archive import ArchiveError, contents, inflated, read_entries
 from glyphc.artifact import VERSION as ARTIFACT_VERSION
 from glyphc.errors import ArtifactError
+from glyphc.exchange.container import MANIFEST, VERSION, Header, Reader, Writer
 from glyphc.files import write_atomically
 from glyphc.program import Program
-from glyphc.roles.container import MANIFEST, VERSION, Header, Reader, Writer
 from tests.roles import ROOT
 
 MIB = 1 << 20
@@ -340,8 +340,8 @@ def test_a_full_disk_leaves_no_file_and_says_so(name: str, tmp_path: Path) -> No
     code = f"""
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
-from glyphc.roles.container import Writer
-from glyphc.roles.headers import SpecHeader
+from glyphc.exchange.container import Writer
+from glyphc.exchange.headers import SpecHeader
 def pack():
     with Writer(Path("file"), SpecHeader("0" * 64)) as w:
         {WRITES[name]}
@@ -362,8 +362,8 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     code = """
 import os, sys
 from pathlib import Path
-from glyphc.roles.container import Writer
-from glyphc.roles.headers import SpecHeader
+from glyphc.exchange.container import Writer
+from glyphc.exchange.headers import SpecHeader
 with Writer(Path(sys.argv[1]), SpecHeader("0" * 64)) as w:
     w.add("a", b"x")
     os.kill(os.getpid(), 9)

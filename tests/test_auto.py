@@ -7,13 +7,13 @@ import pytest
 from pass_networks import SAMPLES, Network, mlp
 
 import glyphc
-from glyphc.approx.cost import CostModel
+from glyphc.analysis.cost import CostModel
 from glyphc.errors import ParameterError
+from glyphc.exchange.headers import KEY_PART
 from glyphc.ir.ops import Apply, Bootstrap, Input, Polynomial
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.program import Program
-from glyphc.roles.headers import KEY_PART
 
 
 def compiled(batch: int, **options: object) -> Program:

@@ -24,8 +24,8 @@ from glyphc.ir.instructions import Free, Load, Polynomials, Schedule, Split
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Op, Output, Unpack
 from glyphc.ir.types import Level
+from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.pipeline import DEFAULT
-from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.validate import ValidateLayout
 from glyphc.ways.weight_polynomials import weight_polynomials
 

@@ -106,7 +106,7 @@ def test_compile_prints_schedule_and_totals(
     for layer in ("scale+fc1", "fc2", "fc3"):
         assert len(re.findall(rf"(?m)^%\d+ = linear.* bgv .* @{re.escape(layer)}$", text)) == 1
         assert re.search(rf"(?m)^ +{re.escape(layer)} +\[-", text), "the guard band of each layer"
-    assert len(re.findall(r"(?m)^%\d+ = bootstrap relu\(%\d+\) .* tfhe .* degree \d+ .* [\d.]+ s +@relu", text)) == 2
+    assert len(re.findall(r"(?m)^%\d+ = bootstrap relu\(%\d+\) .* torus .* degree \d+ .* [\d.]+ s +@relu", text)) == 2
     totals = dict(re.findall(r"(?m)^(batch|bootstraps|time|memory|security|parameters) +(.*)$", text))
     assert totals["batch"] == "512 samples per pass"
     assert totals["bootstraps"].startswith("2 per pass")

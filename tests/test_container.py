@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glyphc.errors import ArtifactError
-from glyphc.roles.container import MANIFEST, Header, Reader, Writer
+from glyphc.exchange.container import MANIFEST, Header, Reader, Writer
 
 
 @dataclass(frozen=True)

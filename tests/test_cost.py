@@ -11,7 +11,7 @@ from cost_models import CIPHERTEXT, DEGREES, SIZES, N, growing_models, large, mo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glyphc.approx.cost import (
+from glyphc.analysis.cost import (
     CONFIGURATIONS,
     FIGURES,
     REFERENCE_DEGREE,
@@ -20,7 +20,7 @@ from glyphc.approx.cost import (
     CostModel,
     calibrated,
 )
-from glyphc.approx.estimate import estimate, instruction_seconds, peak_bytes
+from glyphc.analysis.estimate import estimate, instruction_seconds, peak_bytes
 from glyphc.ir.instructions import (
     ClientSpec,
     Evaluate,

@@ -13,8 +13,8 @@ from cost_models import MACHINE, ROOT, models, shipped_row
 from hypothesis import HealthCheck, given, settings
 
 import glyphc as package
-from glyphc.approx import cost_file
-from glyphc.approx.cost import (
+from glyphc.analysis import cost_file
+from glyphc.analysis.cost import (
     CONFIGURATIONS,
     CostModel,
     calibrated,
@@ -71,7 +71,7 @@ def refusal(tmp_path: Path, data: bytes) -> str:
         cost_file.load(path)
     text = str(caught.value)
     assert str(path) in text
-    assert "glyphc calibrate" in text
+    assert "glyphc measure" in text
     assert "delete" in text
     return text
 
@@ -147,7 +147,7 @@ def test_the_config_folder_can_be_elsewhere(home: Path, monkeypatch: pytest.Monk
 def test_the_variable_names_another_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = home / "mine.json"
     monkeypatch.setenv(cost_file.VARIABLE, str(path))
-    with pytest.raises(GlyphcError, match=r"No such file.*glyphc calibrate"):
+    with pytest.raises(GlyphcError, match=r"No such file.*glyphc measure"):
         cost_file.current()
     cost_file.save(path, CostModel(switch=3.0))
     assert cost_file.current().switch == 3.0

@@ -23,9 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import glyphc
-from glyphc.approx.cost import CostModel
-from glyphc.approx.estimate import estimate, weight_bytes
-from glyphc.approx.noise import predict, public_norm
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.estimate import estimate, weight_bytes
+from glyphc.analysis.noise import predict, public_norm
 from glyphc.backends.openfhe.bridge import residues
 from glyphc.backends.openfhe.client import ClientKeys, generate_keys
 from glyphc.backends.openfhe.keys import EvaluationKeys
@@ -34,6 +34,11 @@ from glyphc.backends.openfhe.weight_keys import encrypt_weights
 from glyphc.cli import main
 from glyphc.diagnostics import graph_text, schedule_text, why
 from glyphc.errors import ArtifactError, GlyphcError, ModelError
+from glyphc.exchange.artifacts import ServerProgram, stripped
+from glyphc.exchange.client import generate
+from glyphc.exchange.container import Reader, Writer
+from glyphc.exchange.headers import BINDING, KeysHeader
+from glyphc.exchange.server import Evaluator, check_keys
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, with_constants
@@ -43,11 +48,6 @@ from glyphc.ir.ops import Linear
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.text import parse, to_text
 from glyphc.program import Program
-from glyphc.roles.artifacts import ServerProgram, stripped
-from glyphc.roles.client import generate
-from glyphc.roles.container import Reader, Writer
-from glyphc.roles.headers import BINDING, KeysHeader
-from glyphc.roles.server import Evaluator, check_keys
 from glyphc.runtime import run
 from tests.onnx_models import build, node, randoms, run_onnxruntime
 from tests.roles import MODELS, Setting, compiled, make_setting, samples

@@ -17,6 +17,7 @@ import glyphc
 from glyphc.cli import main
 from glyphc.diagnostics import summary
 from glyphc.errors import OverrunWarning
+from glyphc.exchange.artifacts import ServerProgram, Specification, stripped
 from glyphc.ir.evaluate import evaluate, evaluate_all
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
@@ -25,7 +26,6 @@ from glyphc.ir.text import to_text
 from glyphc.ir.types import FixedPoint, Guard
 from glyphc.passes.tails import margin
 from glyphc.program import Program
-from glyphc.roles.artifacts import ServerProgram, Specification, stripped
 from glyphc.rounding import down, outward, up
 from glyphc.run_record import RunRecord
 from glyphc.runtime import run

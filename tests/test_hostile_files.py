@@ -16,6 +16,9 @@ from onnx_models import Constants, build, f32, i64, node
 
 from glyphc.compiler import compile
 from glyphc.errors import ArtifactError, GlyphcError, ModelError
+from glyphc.exchange.artifacts import Specification
+from glyphc.exchange.container import Writer
+from glyphc.exchange.headers import SpecHeader
 from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir import memory
@@ -27,9 +30,6 @@ from glyphc.ir.ops import Input
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, record_text
 from glyphc.ir.types import FixedPoint, Level
-from glyphc.roles.artifacts import Specification
-from glyphc.roles.container import Writer
-from glyphc.roles.headers import SpecHeader
 from glyphc.sources import read_model
 
 

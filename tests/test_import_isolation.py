@@ -76,8 +76,8 @@ program.run(x, mode="simulate")
 
 
 def test_the_servers_modules_never_load_the_clients() -> None:
-    modules = loaded("import glyphc.backends.openfhe.server")
-    assert "glyphc.backends.openfhe.server" in modules
+    modules = loaded("import glyphc.backends.openfhe.evaluator")
+    assert "glyphc.backends.openfhe.evaluator" in modules
     assert "openfhe" in modules
     assert "glyphc.backends.openfhe.client" not in modules
     # nor anything else that knows of networks, files or keys
@@ -102,5 +102,5 @@ def test_the_services_processes_never_load_anything_that_decrypts() -> None:
     modules = loaded("import glyphc.service.app, glyphc.service.worker, glyphc.service.__main__, openfhe")
     secret = {"client", "keygen"}
     assert not {f"glyphc.backends.openfhe.{name}" for name in secret} & modules
-    assert not {"glyphc.roles.client", "glyphc.roles.secret", "glyphc.codec", "glyphc.runtime"} & modules
-    assert {"glyphc.roles.server", "glyphc.service.jobs"} <= modules
+    assert not {"glyphc.exchange.client", "glyphc.exchange.secret", "glyphc.codec", "glyphc.runtime"} & modules
+    assert {"glyphc.exchange.server", "glyphc.service.scheduler"} <= modules

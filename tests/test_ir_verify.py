@@ -55,7 +55,7 @@ from glyphc.ir.verify import verify
 
 Shape = tuple[int, ...]
 
-BGV, TFHE, CLIENT = Scheme.BGV, Scheme.TFHE, Scheme.CLIENT
+BGV, TORUS, CLIENT = Scheme.BGV, Scheme.TORUS, Scheme.CLIENT
 UNIT = FixedPoint((1.0,), (0.0,), -100, 100)
 WIDE = FixedPoint((2.0,), (0.0,), -100, 100)
 RING, BATCH = 64, 2
@@ -79,7 +79,7 @@ class Chain:
         if level >= Level.QUANTIZED and scheme is not CLIENT:
             type = replace(type, fixed=UNIT)
         if level >= Level.ASSIGNED:
-            encoding = {BGV: Encoding.LSB, TFHE: Encoding.MSB}.get(scheme)
+            encoding = {BGV: Encoding.LSB, TORUS: Encoding.MSB}.get(scheme)
             type = replace(type, scheme=scheme, encoding=encoding)
         if level >= Level.LAIDOUT and scheme is not CLIENT:
             type = replace(type, layout=replace(LAYOUT, parts=parts, features=size))
@@ -133,12 +133,12 @@ class Chain:
         self.tail()
 
     def refresh(self) -> None:
-        self.add("down", Switch(BGV, TFHE, Encoding.MSB), TFHE)
+        self.add("down", Switch(BGV, TORUS, Encoding.MSB), TORUS)
         if self.graph.level is Level.ASSIGNED:
-            self.add("act", Apply((Function("relu"),)), TFHE)
+            self.add("act", Apply((Function("relu"),)), TORUS)
         else:
-            self.add("act", Bootstrap((Function("relu"),), 2, 8, SERIES), TFHE)
-        self.add("up", Switch(TFHE, BGV, Encoding.LSB), BGV)
+            self.add("act", Bootstrap((Function("relu"),), 2, 8, SERIES), TORUS)
+        self.add("up", Switch(TORUS, BGV, Encoding.LSB), BGV)
         if self.graph.level is Level.LAIDOUT:
             self.add("split", Unpack(2), parts=2)
 
@@ -309,18 +309,18 @@ CORRUPTIONS: list[tuple[str, list[Level], str, Change, str, str]] = [
         "missing switch",
         [A, L],
         "fc1",
-        typed(scheme=TFHE, encoding=Encoding.MSB),
+        typed(scheme=TORUS, encoding=Encoding.MSB),
         "fc1",
         "a switch is missing",
     ),
     ("bgv, but msb", [A, L], "fc2", typed(encoding=Encoding.MSB), "fc2", "least significant"),
     ("no encoding", [A, L], "fc2", typed(encoding=None), "fc2", "least significant"),
-    ("tfhe, but lsb", [A, L], "act", typed(encoding=Encoding.LSB), "act", "most significant"),
+    ("torus, but lsb", [A, L], "act", typed(encoding=Encoding.LSB), "act", "most significant"),
     ("switch from elsewhere", [A, L], "down", attributed(source=Scheme.CKKS), "down", "types say otherwise"),
     ("switch to elsewhere", [A, L], "down", attributed(target=Scheme.CKKS), "down", "types say otherwise"),
     ("switch to lsb", [A, L], "down", attributed(encoding=Encoding.LSB), "down", "types say otherwise"),
     ("softmax on ciphertexts", [A, L], "softmax", typed(scheme=BGV), "softmax", "is computed by the client"),
-    ("argmax on ciphertexts", [A, L], "argmax", typed(scheme=TFHE), "argmax", "is computed by the client"),
+    ("argmax on ciphertexts", [A, L], "argmax", typed(scheme=TORUS), "argmax", "is computed by the client"),
     ("encrypted output", [A, L], "out", typed(scheme=BGV), "out", "is computed by the client"),
     ("client runs a layer", [A, L], "fc2", typed(scheme=CLIENT), "fc2", "assigned to the client"),
     ("client runs the input", [A, L], "in", typed(scheme=CLIENT), "in", "assigned to the client"),

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from cost_models import DEGREES, MACHINE, SIZES, N, large, small
 
-from glyphc.approx import cost_file
-from glyphc.approx.cost import (
+from glyphc.analysis import cost_file
+from glyphc.analysis.cost import (
     FIGURES,
     CostModel,
     Machine,
 )
-from glyphc.approx.security import largest_modulus, secured
+from glyphc.analysis.security import largest_modulus, secured
 from glyphc.backends.errors import BackendError
 from glyphc.cli import main
 from glyphc.diagnostics import cost_text
@@ -173,18 +173,18 @@ def test_what_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("small_jobs")
 def test_the_command_writes_what_is_then_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke
-    shown = run(main, ["calibrate", "--show"])
+    shown = run(main, ["measure", "--show"])
     assert shown.exit_code == 0
     assert "ships with glyphc" in shown.output
-    result = run(main, ["calibrate", "--quick", "--slots", "64"])
+    result = run(main, ["measure", "--quick", "--slots", "64"])
     assert result.exit_code == 0, result.output
     path = home / ".config" / "glyphc" / "cost.json"
     assert f"wrote {path}\n" in result.output
     assert [p.name for p in path.parent.iterdir()] == ["cost.json"]
     assert cost_file.current().machine == this_machine()
-    assert str(path) in run(main, ["calibrate", "--show"]).output
+    assert str(path) in run(main, ["measure", "--show"]).output
     path.write_text("damaged")
-    assert run(main, ["calibrate", "--show"]).exit_code == 2
+    assert run(main, ["measure", "--show"]).exit_code == 2
 
 
 @pytest.mark.usefixtures("small_jobs")
@@ -198,7 +198,7 @@ def test_an_interrupted_command_writes_nothing_and_leaves_the_old_file(
     monkeypatch.setattr("glyphc.console.reporter", Interrupted)
     path = tmp_path / "cost.json"
     path.write_text("as it was")
-    result = CliRunner().invoke(main, ["calibrate", "--quick", "-o", str(path)])
+    result = CliRunner().invoke(main, ["measure", "--quick", "-o", str(path)])
     assert result.exit_code == 130
     assert "nothing was written" in result.output
     assert path.read_text() == "as it was"
@@ -214,7 +214,7 @@ def test_an_interrupted_command_writes_nothing_and_leaves_the_old_file(
     ],
 )
 def test_wrong_uses_of_the_command(tmp_path: Path, arguments: list[str], reason: str) -> None:
-    result = CliRunner().invoke(main, ["calibrate", *arguments])
+    result = CliRunner().invoke(main, ["measure", *arguments])
     assert result.exit_code == 2
     assert reason in result.output
 

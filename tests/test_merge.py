@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_passes_layout import assigned, mlp
 
 import glyphc
-from glyphc.approx.cost import CostModel
+from glyphc.analysis.cost import CostModel
 from glyphc.diagnostics import summary, why
 from glyphc.errors import GlyphcError
 from glyphc.ir.evaluate import evaluate, evaluate_all

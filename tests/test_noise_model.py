@@ -10,12 +10,12 @@ import pytest
 from test_passes_layout import mlp
 
 import glyphc
-from glyphc.approx import noise
+from glyphc.analysis import noise
 from glyphc.backends.base import execute
 from glyphc.backends.cleartext import NegacyclicFFT
 from glyphc.backends.openfhe.client import generate_keys
+from glyphc.backends.openfhe.evaluator import OpenFHEMachine
 from glyphc.backends.openfhe.linear import LinearEngine
-from glyphc.backends.openfhe.server import OpenFHEMachine
 from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import encode
 from glyphc.ir.evaluate import quantize

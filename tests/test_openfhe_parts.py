@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glyphc.approx.series import fit
+from glyphc.analysis.series import fit
 from glyphc.backends.openfhe.bootstrap import Bootstrapper
 from glyphc.backends.openfhe.bridge import CiphertextMould, Mould, rings_of
 from glyphc.backends.openfhe.client import ClientKeys, generate_keys

@@ -15,6 +15,10 @@ from test_schedule_property import F64, Case, CheckedMachine, cases, check_regis
 import glyphc
 from glyphc.backends.base import execute
 from glyphc.codec import decode, encode
+from glyphc.exchange.artifacts import _check_ports
+from glyphc.exchange.container import Reader
+from glyphc.exchange.headers import InputsHeader, OutputsHeader
+from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Free, Load, Port, Powers, Store
@@ -23,10 +27,6 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import FixedPoint
 from glyphc.passes.partial import for_samples
 from glyphc.program import Program
-from glyphc.roles.artifacts import _check_ports
-from glyphc.roles.container import Reader
-from glyphc.roles.headers import InputsHeader, OutputsHeader
-from glyphc.roles.server import Evaluator
 from glyphc.runtime import run
 from tests.roles import compiled, make_setting, samples
 

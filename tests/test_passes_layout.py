@@ -22,10 +22,10 @@ from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Output, Reshape, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 from glyphc.ir.verify import verify
+from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context
-from glyphc.passes.layout_plan import MIN_SLOTS, Room, Search
+from glyphc.passes.layout_search import MIN_SLOTS, Room, Search
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
-from glyphc.passes.plan_layout import AssignLayout
 from glyphc.passes.validate import ValidateLayout
 
 F64 = npt.NDArray[np.float64]

@@ -11,8 +11,8 @@ import pytest
 from pass_networks import SAMPLES, Network, mlp, rebuilt, run, upto
 
 import glyphc
-from glyphc.approx.cost import CostModel
-from glyphc.approx.security import MAX_LOG_QP_SPARSE
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.security import MAX_LOG_QP_SPARSE
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node

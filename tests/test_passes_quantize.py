@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import glyphc
-from glyphc.approx.series import HALF_RANGE
+from glyphc.analysis.series import HALF_RANGE
 from glyphc.errors import CalibrationError, GlyphcError, ParameterError
 from glyphc.ir.evaluate import dequantize, evaluate, evaluate_all
 from glyphc.ir.functions import Function

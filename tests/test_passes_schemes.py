@@ -36,12 +36,12 @@ def test_every_value_gets_a_scheme_with_its_encoding() -> None:
     wanted = {
         Input: Scheme.BGV,
         Linear: Scheme.BGV,
-        Apply: Scheme.TFHE,
+        Apply: Scheme.TORUS,
         Softmax: Scheme.CLIENT,
         ArgMax: Scheme.CLIENT,
         Output: Scheme.CLIENT,
     }
-    encodings = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CLIENT: None}
+    encodings = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CLIENT: None}
     for node in graph:
         assert node.type.scheme is not None
         if not isinstance(node.op, Reshape):
@@ -94,8 +94,8 @@ def test_switches_stand_where_schemes_change() -> None:
     kinds = [type(n.op) for n in graph]
     assert kinds == [Input, Reshape, Linear, Switch, Apply, Switch, Linear, Output]
     there, back = (op for _, op in graph.of(Switch))
-    assert (there.source, there.target, there.encoding) == (Scheme.BGV, Scheme.TFHE, Encoding.MSB)
-    assert (back.source, back.target, back.encoding) == (Scheme.TFHE, Scheme.BGV, Encoding.LSB)
+    assert (there.source, there.target, there.encoding) == (Scheme.BGV, Scheme.TORUS, Encoding.MSB)
+    assert (back.source, back.target, back.encoding) == (Scheme.TORUS, Scheme.BGV, Encoding.LSB)
     for node, _ in graph.of(Switch):
         assert node.type.fixed == graph.operands(node)[0].type.fixed
         assert node.location == graph.operands(node)[0].location
@@ -113,7 +113,7 @@ def test_one_switch_serves_several_users() -> None:
     context = Context({"x": SAMPLES.reshape(100, 6)})
     graph = run_pipeline(n.graph, parse_pipeline(upto("insert-switches")), context)
     assert [type(node.op) for node in graph].count(Switch) == 3
-    (to_torus,) = [node for node, op in graph.of(Switch) if op.target is Scheme.TFHE]
+    (to_torus,) = [node for node, op in graph.of(Switch) if op.target is Scheme.TORUS]
     assert {type(u.op) for u in graph.users(to_torus)} == {Apply}
     assert len(graph.users(to_torus)) == 2
     (relu,) = [node for node, op in graph.of(Apply) if op.functions == (Function("relu"),)]

@@ -16,11 +16,11 @@ from test_passes_layout import mlp
 
 import glyphc
 from glyphc.accuracy import accuracy
-from glyphc.approx import noise, security
-from glyphc.approx.series import fit
+from glyphc.analysis import noise, security
+from glyphc.analysis.series import fit
 from glyphc.backends.openfhe.bootstrap import Bootstrapper
 from glyphc.backends.openfhe.client import generate_keys
-from glyphc.backends.openfhe.server import OpenFHEMachine
+from glyphc.backends.openfhe.evaluator import OpenFHEMachine
 from glyphc.diagnostics import graph_text, summary
 from glyphc.errors import GlyphcError
 from glyphc.ir.evaluate import evaluate

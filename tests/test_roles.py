@@ -23,13 +23,13 @@ from glyphc.backends.openfhe.ckks_client import TrainingClient
 from glyphc.backends.openfhe.client import ClientKeys
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, GlyphcError, ParameterError, SecretError
+from glyphc.exchange.artifacts import ServerProgram, Specification, stripped
+from glyphc.exchange.client import SECRET_FILE, Account, check_security, load_account
+from glyphc.exchange.container import MANIFEST, Reader, Writer
+from glyphc.exchange.headers import InputsHeader, KeysHeader, OutputsHeader, SpecHeader
+from glyphc.exchange.secret import Secret, needs_passphrase
+from glyphc.exchange.server import Evaluator, check_keys, check_request, keys_modulus
 from glyphc.ir.parameters import SECURE
-from glyphc.roles.artifacts import ServerProgram, Specification, stripped
-from glyphc.roles.client import SECRET_FILE, Account, check_security, load_account
-from glyphc.roles.container import MANIFEST, Reader, Writer
-from glyphc.roles.headers import InputsHeader, KeysHeader, OutputsHeader, SpecHeader
-from glyphc.roles.secret import Secret, needs_passphrase
-from glyphc.roles.server import Evaluator, check_keys, check_request, keys_modulus
 from tests.roles import MODELS, Setting, compiled, make_setting, samples
 
 
@@ -330,7 +330,7 @@ def test_a_passphrase_is_one_however_it_is_typed(
     setting.account.secret.save(path, typed)
     for each in (composed, typed):
         assert np.array_equal(Secret.load(path, each).ternary, setting.account.secret.ternary)
-    monkeypatch.setattr("glyphc.roles.secret.normalized", str)
+    monkeypatch.setattr("glyphc.exchange.secret.normalized", str)
     setting.account.secret.save(path, typed)
     with pytest.raises(SecretError, match="wrong passphrase"):
         Secret.load(path, composed)
@@ -341,7 +341,7 @@ def test_a_passphrase_is_one_however_it_is_typed(
 def test_no_core_dumps_where_a_secret_is_read(setting: Setting) -> None:
     """In a process of its own, since other tests have read one in this."""
     script = (
-        "import ctypes, resource, sys; from pathlib import Path; from glyphc.roles.secret import Secret; "
+        "import ctypes, resource, sys; from pathlib import Path; from glyphc.exchange.secret import Secret; "
         "dumps = lambda: (resource.getrlimit(resource.RLIMIT_CORE)[0], ctypes.CDLL(None).prctl(3)); "
         "high = resource.getrlimit(resource.RLIMIT_CORE)[1]; resource.setrlimit(resource.RLIMIT_CORE, (high, high)); "
         "print(dumps() == (high, 1)); Secret.load(Path(sys.argv[1])); print(dumps())"

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from glyphc.backends.openfhe.residues import pack
-from glyphc.roles.container import Reader
-from glyphc.roles.headers import CheckpointHeader, OutputsHeader
+from glyphc.exchange.container import Reader
+from glyphc.exchange.headers import CheckpointHeader, OutputsHeader
 from tests.roles import Setting, compiled, environment, make_setting, samples
 
 
@@ -104,8 +104,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from glyphc.progress import Silent
-from glyphc.roles.artifacts import ServerProgram
-from glyphc.roles.server import Evaluator
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.server import Evaluator
 
 class Killer(Silent):
     left = int(sys.argv[5])
@@ -208,15 +208,15 @@ def test_the_servers_folder_holds_no_secret(setting: Setting, request_file: Path
 SERVING = """
 import sys
 from pathlib import Path
-from glyphc.roles.artifacts import ServerProgram
-from glyphc.roles.server import Evaluator
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.server import Evaluator
 
 server, inputs, output = map(Path, sys.argv[1:4])
 evaluator = Evaluator(ServerProgram.load(server / "program.server"), server / "evaluation.keys")
 evaluator.evaluate(inputs, output)
-wanted = {"glyphc.backends.openfhe.client", "glyphc.backends.openfhe.keygen", "glyphc.roles.client",
+wanted = {"glyphc.backends.openfhe.client", "glyphc.backends.openfhe.keygen", "glyphc.exchange.client",
           "glyphc.backends.openfhe.weight_keys",
-          "glyphc.roles.secret", "glyphc.runtime", "glyphc.codec"}
+          "glyphc.exchange.secret", "glyphc.runtime", "glyphc.codec"}
 print(" ".join(sorted(wanted & set(sys.modules))), flush=True)
 sys.stdin.read()
 """
@@ -270,7 +270,7 @@ def test_the_servers_process_holds_no_secret_and_never_loads_decryption(
 def known_residues(setting: Setting) -> bytes:
     from glyphc.backends.openfhe.keymoulds import bgv_automorphisms, bgv_part
     from glyphc.backends.openfhe.residues import unpack, width
-    from glyphc.roles.headers import KeysHeader
+    from glyphc.exchange.headers import KeysHeader
 
     q = setting.account.engine.keys.contexts.bgv_ring.q
     with Reader(setting.keys, KeysHeader) as reader:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glyphc.approx import cost_file
-from glyphc.approx.cost import CostModel
+from glyphc.analysis import cost_file
+from glyphc.analysis.cost import CostModel
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS, MODELS = ROOT / "benchmarks", ROOT / "models"

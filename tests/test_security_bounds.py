@@ -7,8 +7,8 @@ from math import log2
 
 import pytest
 
-from glyphc.approx.cost import CONFIGURATIONS, Configuration, CostModel
-from glyphc.approx.security import MAX_LOG_QP_SPARSE, MOST_KEYS, is_secure, secured
+from glyphc.analysis.cost import CONFIGURATIONS, Configuration, CostModel
+from glyphc.analysis.security import MAX_LOG_QP_SPARSE, MOST_KEYS, is_secure, secured
 from glyphc.backends.openfhe.contexts import bootstrap_automorphisms, torus_context
 from glyphc.backends.openfhe.keymoulds import automorphism_mould
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from glyphc.approx.series import DEAD_ZONE, HALF_RANGE, fit
+from glyphc.analysis.series import DEAD_ZONE, HALF_RANGE, fit
 from glyphc.ir.functions import Function
 from glyphc.ir.parameters import MAX_DEGREES
 from glyphc.ir.series import Series, evaluate_series, rms_slope

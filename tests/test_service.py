@@ -19,8 +19,8 @@ from click.testing import CliRunner
 import glyphc
 from glyphc.cli import main
 from glyphc.errors import GlyphcError
-from glyphc.roles.container import Reader
-from glyphc.roles.headers import KeysHeader
+from glyphc.exchange.container import Reader
+from glyphc.exchange.headers import KeysHeader
 from glyphc.service.client import ServiceError
 from glyphc.service.settings import new_token
 from tests.roles import ROOT, Setting, compiled, environment, make_setting, samples

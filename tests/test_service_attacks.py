@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from glyphc.roles.artifacts import ServerProgram, stripped
+from glyphc.exchange.artifacts import ServerProgram, stripped
 from glyphc.service.client import Client, ServiceError
 from glyphc.service.settings import Limits
 from tests.roles import compiled

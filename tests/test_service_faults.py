@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from glyphc.roles.container import Reader
-from glyphc.roles.headers import CheckpointHeader, OutputsHeader
-from glyphc.roles.server import Evaluator
+from glyphc.exchange.container import Reader
+from glyphc.exchange.headers import CheckpointHeader, OutputsHeader
+from glyphc.exchange.server import Evaluator
 from glyphc.service.client import Client, JobStatus, ServiceError
 from glyphc.service.settings import Limits
 from glyphc.service.store import CHECKING, Store

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from fastapi import HTTPException
 
 from glyphc.cli import main
+from glyphc.exchange.artifacts import ServerProgram, stripped
+from glyphc.exchange.container import Reader, Writer
+from glyphc.exchange.headers import KeysHeader
 from glyphc.ir.text import record_text
-from glyphc.roles.artifacts import ServerProgram, stripped
-from glyphc.roles.container import Reader, Writer
-from glyphc.roles.headers import KeysHeader
 from glyphc.service import keys
 from glyphc.service.connections import _origin
 from glyphc.service.fair import FairPool

@@ -16,7 +16,7 @@ from glyphc.backends.base import execute
 from glyphc.backends.engine import engine
 from glyphc.backends.openfhe.keys import release_all_keys
 from glyphc.backends.openfhe.slot_client import generate_slot_keys
-from glyphc.backends.openfhe.slot_server import SlotOpenFHE
+from glyphc.backends.openfhe.slot_evaluator import SlotOpenFHE
 from glyphc.backends.slots_clear import ClearSlots
 from glyphc.backends.slots_simulate import SimulatedSlots
 from glyphc.codec import decode, encode

@@ -12,16 +12,16 @@ import pytest
 from click.testing import CliRunner
 
 import glyphc
-from glyphc.approx.cost import CostModel
-from glyphc.approx.slot_cost import slot_estimate
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, ParameterError
+from glyphc.exchange.artifacts import Specification
+from glyphc.exchange.client import check_security
+from glyphc.exchange.container import MANIFEST
+from glyphc.exchange.server import Evaluator
 from glyphc.ir.parameters import SECURE
 from glyphc.progress import Silent
-from glyphc.roles.artifacts import Specification
-from glyphc.roles.client import check_security
-from glyphc.roles.container import MANIFEST
-from glyphc.roles.server import Evaluator
 from glyphc.runtime import run
 from tests.pass_networks import SAMPLES, mlp
 from tests.roles import MODELS, Setting, make_setting

@@ -67,7 +67,7 @@ def test_a_killed_run_at_128_bit_follows_its_simulation(tmp_path: Path) -> None:
 def test_a_step_of_glyphs_network_follows_its_simulation() -> None:
     """784-128-32-10, 64 samples: samples apart, a grouped layer, a coarse one; five bootstraps."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
-    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
     from glyphc.backends.openfhe.keys import release_all_keys
 
     widths, batch = (784, 128, 32, 10), 64

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_train_plan import F64, OPTIMIZERS, data, referred
 
-from glyphc.approx.cost import CostModel
-from glyphc.approx.security import MAX_LOG_QP_SPARSE
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.security import MAX_LOG_QP_SPARSE
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.ir.functions import Function
@@ -128,7 +128,7 @@ def test_any_chain_computes_its_step_program(widths: list[int], batch: int, end:
 def test_encrypted_chains_follow_their_simulation(samples_apart: bool, grouped: bool) -> None:
     """Real ciphertexts on a small ring: two hidden layers, with momentum."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
-    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
 
     widths, batch, optimizer = (5, 3, 4, 2), 6, SGD(0.3, 0.8)
     graph = chain(widths)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glyphc.approx.series import fit
+from glyphc.analysis.series import fit
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.backends.openfhe.ckks_client import TrainingClient, generate_training_keys
-from glyphc.backends.openfhe.ckks_server import OpenFHECKKS, TrainingKeys
+from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS, TrainingKeys
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.instructions import Free, Instruction, Load, Store, with_frees

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_train_plan import F64, OPTIMIZERS, data, referred
 
-from glyphc.approx.security import MAX_LOG_QP_SPARSE
+from glyphc.analysis.security import MAX_LOG_QP_SPARSE
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.errors import DataError
@@ -110,7 +110,7 @@ def test_reaches_are_those_of_the_bootstraps() -> None:
 def test_encrypted_training_follows_its_simulation() -> None:
     """Real ciphertexts (small ring), with momentum, Nesterov, weight decay and a schedule."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
-    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
 
     graph, optimizer = mlp(5, 4, 3), OPTIMIZERS["nesterov, decay, schedule"]
     x, y = data(20, 5, outputs=3)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glyphc.approx.security import MAX_LOG_QP_SPARSE
+from glyphc.analysis.security import MAX_LOG_QP_SPARSE
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.errors import DataError
@@ -189,7 +189,7 @@ def test_frozen_first_layer_is_the_clients() -> None:
 def test_encrypted_training_follows_its_simulation() -> None:
     """Real ciphertexts (small ring): weights after some steps, against simulation and the exact run."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
-    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
 
     graph, optimizer = regression(5, True, 3), OPTIMIZERS["nesterov, decay, schedule"]
     x, y = data(30, 5, outputs=3)
@@ -227,7 +227,7 @@ def test_softmax_plan_computes_the_step_program(outputs: int, optimizer: SGD) ->
 
 def test_softmax_under_encryption() -> None:
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
-    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
 
     graph, optimizer = regression(4, False, 3), SGD(0.5, 0.5)
     loss = LOSSES["softmax-cross-entropy"]

@@ -36,25 +36,18 @@ from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, stored_clie
 from glyphc.backends.openfhe.training_wire import TrainingWire
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, EnvironmentSetupError, GlyphcError, ParameterError, SecretError
-from glyphc.frontends.from_onnx import read_onnx
-from glyphc.frontends.to_onnx import to_onnx
-from glyphc.ir.errors import IRError
-from glyphc.ir.instructions import Free, Instruction, Load, Store
-from glyphc.ir.instructions.ckks import Code, Raise, Scaled, Sum
-from glyphc.ir.instructions.text import code_text, parse_code
-from glyphc.ir.parameters import Parameters
-from glyphc.roles.client import SECRET_FILE
-from glyphc.roles.container import MANIFEST, Reader, Writer
-from glyphc.roles.headers import (
+from glyphc.exchange.client import SECRET_FILE
+from glyphc.exchange.container import MANIFEST, Reader, Writer
+from glyphc.exchange.headers import (
     TrainingBatchHeader,
     TrainingKeysHeader,
     TrainingProgramHeader,
     TrainingSecretHeader,
     TrainingStateHeader,
 )
-from glyphc.roles.secret import check_apart
-from glyphc.roles.training_client import JOB_FILE, TrainingClientFiles, finish, plan_steps, prepare
-from glyphc.roles.training_files import (
+from glyphc.exchange.secret import check_apart
+from glyphc.exchange.training_client import JOB_FILE, TrainingClientFiles, finish, plan_steps, prepare
+from glyphc.exchange.training_files import (
     CHECKPOINT,
     INITIAL,
     KEYS,
@@ -65,8 +58,15 @@ from glyphc.roles.training_files import (
     _check_parameters,
     batch_path,
 )
-from glyphc.roles.training_room import folder_bytes
-from glyphc.roles.training_server import run_training
+from glyphc.exchange.training_room import folder_bytes
+from glyphc.exchange.training_server import run_training
+from glyphc.frontends.from_onnx import read_onnx
+from glyphc.frontends.to_onnx import to_onnx
+from glyphc.ir.errors import IRError
+from glyphc.ir.instructions import Free, Instruction, Load, Store
+from glyphc.ir.instructions.ckks import Code, Raise, Scaled, Sum
+from glyphc.ir.instructions.text import code_text, parse_code
+from glyphc.ir.parameters import Parameters
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
@@ -160,7 +160,8 @@ def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     shutil.copytree(prepared / "server", server)
     wanted = (
         "glyphc.backends.openfhe.ckks_client glyphc.backends.openfhe.training_fresh glyphc.backends.openfhe.client "
-        "glyphc.roles.training_client glyphc.roles.secret glyphc.train.job glyphc.train.planning glyphc.train.plan onnx"
+        "glyphc.exchange.training_client glyphc.exchange.secret glyphc.train.job glyphc.train.planning "
+        "glyphc.train.plan onnx"
     )
     code = (
         f"import sys; from glyphc.cli import main; main(['training', 'run', '--server', {str(server)!r}], "
@@ -240,7 +241,7 @@ def test_a_job_survives_its_file(prepared: Path) -> None:
 
 
 def headers(name: str) -> Any:
-    from glyphc.roles import headers as module
+    from glyphc.exchange import headers as module
 
     return getattr(module, name)
 
@@ -265,7 +266,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import glyphc.train.server as server
-from glyphc.roles import training_server
+from glyphc.exchange import training_server
 
 left = int(sys.argv[2])
 def execute(code, machine, inputs, observe):
@@ -384,7 +385,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 def test_mistakes_are_found_before_the_first_step(
     mistake: str, run: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glyphc.roles import training_server
+    from glyphc.exchange import training_server
 
     change, message = MISTAKES[mistake]
     change(run / "server", other / "server")
@@ -493,7 +494,7 @@ def test_ciphertexts_are_read_when_they_are_loaded() -> None:
 
 
 def test_a_server_without_memory_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.roles import training_server
+    from glyphc.exchange import training_server
 
     monkeypatch.setattr(training_server.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
@@ -669,7 +670,7 @@ def test_parameters_that_openfhe_refuses_are_an_error(run: Path, monkeypatch: py
 
 
 def test_a_bomb_of_code_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.roles import training_files
+    from glyphc.exchange import training_files
 
     monkeypatch.setattr(training_files, "_MOST_CODE_BYTES", 1000)
     with pytest.raises(ArtifactError, match="inflates to another size than it says"):
@@ -677,7 +678,7 @@ def test_a_bomb_of_code_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_openfhe_refuses_in_the_middle_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
 
     def refuse(*arguments: object) -> None:
         raise RuntimeError("no such key")
@@ -715,7 +716,7 @@ def test_a_job_of_another_version(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("error", [TrainingError("no such layout"), ParameterError("no secure parameters")])
 def test_a_job_that_this_version_cannot_plan(error: Exception, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.roles import training_client
+    from glyphc.exchange import training_client
 
     def refuse(job: Job) -> None:
         raise error
@@ -828,7 +829,7 @@ def test_nothing_stays_behind_after_an_error(tmp_path: Path, monkeypatch: pytest
 
 def secret_forms(client: Path) -> dict[str, bytes]:
     """The secret in every form that the code uses: enough bytes of each to be found nowhere by chance."""
-    from glyphc.roles.secret import read_secret
+    from glyphc.exchange.secret import read_secret
 
     files = TrainingClientFiles.load(client / JOB_FILE)
     with Reader(client / SECRET_FILE, TrainingSecretHeader) as reader:

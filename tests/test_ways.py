@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pass_networks import SAMPLES, Network, mlp, run, upto
 
 import glyphc
-from glyphc.approx.cost import CostModel
+from glyphc.analysis.cost import CostModel
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Linear, Output

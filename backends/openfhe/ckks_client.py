@@ -16,7 +16,7 @@ from ..coredumps import no_core_dumps
 from ..errors import BackendError
 from .bridge import BridgeError, Mould, residues
 from .ckks_contexts import TrainingContexts, make_training_contexts, setup_training_bootstrap
-from .ckks_server import TrainingKeys, automorphisms_of
+from .ckks_evaluator import TrainingKeys, automorphisms_of
 from .client import ternary_secret
 from .library import fhe
 from .randomness import require_own

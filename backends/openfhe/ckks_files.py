@@ -10,7 +10,7 @@ from glyphc.ir.parameters import Parameters
 
 from ..errors import BackendError
 from .ckks_contexts import make_training_contexts, setup_training_bootstrap
-from .ckks_server import TrainingKeys
+from .ckks_evaluator import TrainingKeys
 from .library import fhe
 
 _PUBLIC, _ZERO = "public-key.bin", "zero.bin"

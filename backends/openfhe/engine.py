@@ -29,23 +29,23 @@ class OpenFHEEngine(Engine):
 
     @property
     def machine(self) -> type:
-        from .server import OpenFHEMachine
+        from .evaluator import OpenFHEMachine
 
         return OpenFHEMachine
 
     @property
     def slot_machine(self) -> type:
-        from .slot_server import SlotOpenFHE
+        from .slot_evaluator import SlotOpenFHE
 
         return SlotOpenFHE
 
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
+        from .evaluator import OpenFHEMachine
         from .keys import key_tables, release_all_keys
-        from .server import OpenFHEMachine
         from .slot_client import generate_slot_keys
-        from .slot_server import SlotOpenFHE
+        from .slot_evaluator import SlotOpenFHE
         from .weight_keys import encrypt_weights
 
         with key_tables(wait=True):

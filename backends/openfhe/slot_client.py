@@ -13,7 +13,7 @@ from glyphc.ir.slot_parameters import SlotParameters
 from ..coredumps import no_core_dumps
 from .randomness import require_own
 from .slot_contexts import SlotContext, make_slot_context
-from .slot_server import SlotKeys
+from .slot_evaluator import SlotKeys
 
 F64 = npt.NDArray[np.floating[Any]]
 

@@ -15,7 +15,7 @@ from .library import fhe
 from .load import insert_multiplication, multiplication_mould
 from .residues import Uniform
 from .slot_contexts import make_slot_context
-from .slot_server import SlotKeys
+from .slot_evaluator import SlotKeys
 from .slot_wire import MULTIPLICATION, PUBLIC, uniform_towers, unpack_towers
 
 

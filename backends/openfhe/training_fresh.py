@@ -16,7 +16,7 @@ from glyphc.ir.parameters import Parameters
 from .bridge import Mould, ring_in
 from .ckks_client import TrainingClient, _linear_secret, client_from_bytes
 from .ckks_contexts import make_training_contexts
-from .ckks_server import automorphisms_of
+from .ckks_evaluator import automorphisms_of
 from .client import ternary_secret
 from .keygen import KeyPacker, Once, torus_parts
 from .keymoulds import automorphism_mould, key_shape

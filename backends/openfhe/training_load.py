@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from glyphc.ir.parameters import Parameters
 
 from .ckks_contexts import make_training_contexts, setup_training_bootstrap
-from .ckks_server import TrainingKeys, automorphisms_of
+from .ckks_evaluator import TrainingKeys, automorphisms_of
 from .contexts import bootstrap_automorphisms
 from .keymoulds import MULTIPLICATION, automorphism_mould, cast_map, key_shape, reindexed, torus_part
 from .load import Read, insert_multiplication, load_torus, multiplication_mould

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .bridge import BridgeError, Mould
-from .ckks_server import TrainingKeys
+from .ckks_evaluator import TrainingKeys
 from .library import fhe
 from .residues import Uniform, pack, unpack_towers, width
 

@@ -40,7 +40,7 @@ def opt_command(
       glyphc opt net.onnx --passes 'fold,calibrate,quantize{input_bits=12}' --calibration x.npy -o net.gir
     An unknown name is answered with the list of those that there are.
     """
-    from glyphc.approx import cost_file
+    from glyphc.analysis import cost_file
     from glyphc.cli import _keep_sources, _load
     from glyphc.compiler import check_ring, for_ring, samples
     from glyphc.diagnostics import graph_text

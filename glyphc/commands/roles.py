@@ -11,11 +11,11 @@ import click
 from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
 
 if TYPE_CHECKING:
+    from glyphc.exchange.artifacts import Specification
+    from glyphc.exchange.client import Account
     from glyphc.ir.instructions import Polynomials
     from glyphc.ir.parameters import Parameters
     from glyphc.ir.slot_parameters import SlotParameters
-    from glyphc.roles.artifacts import Specification
-    from glyphc.roles.client import Account
 
 PASSPHRASE_VARIABLE = "GLYPHC_PASSPHRASE"
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -37,7 +37,7 @@ def split_command(program: Path, client_path: Path | None, server_path: Path | N
 
     The specification holds no weights; the server's half nothing that calibration saw.
     """
-    from glyphc.roles.artifacts import PROGRAM_SUFFIX, SPEC_SUFFIX, ServerProgram
+    from glyphc.exchange.artifacts import PROGRAM_SUFFIX, SPEC_SUFFIX, ServerProgram
 
     if client_path is None and server_path is None:
         raise click.UsageError("say what to write: --client FILE, --server FILE or both")
@@ -70,9 +70,9 @@ def keygen_command(
     the same secret and are a part of the evaluation keys.
     """
     from glyphc.console import reporter
-    from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, SPEC_SUFFIX, ServerProgram, specification
-    from glyphc.roles.client import SECRET_FILE, check_security, generate
-    from glyphc.roles.secret import check_apart
+    from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, SPEC_SUFFIX, ServerProgram, specification
+    from glyphc.exchange.client import SECRET_FILE, check_security, generate
+    from glyphc.exchange.secret import check_apart
 
     check_apart(client_folder, server_folder)
     spec = specification(source)
@@ -112,8 +112,8 @@ def keygen_command(
 
 def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[str, Polynomials]:
     """The weights to encrypt along with making keys; GlyphcError when they are missing, or not asked for."""
+    from glyphc.exchange.artifacts import SPEC_SUFFIX
     from glyphc.program import Program
-    from glyphc.roles.artifacts import SPEC_SUFFIX
 
     if not spec.client.encrypted:
         if weights is not None:
@@ -181,9 +181,9 @@ def eval_command(
     """
     from glyphc.cli import _keep_sources
     from glyphc.console import reporter
+    from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
+    from glyphc.exchange.server import Evaluator, check_keys, check_request, keys_modulus
     from glyphc.files import check_writable
-    from glyphc.roles.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
-    from glyphc.roles.server import Evaluator, check_keys, check_request, keys_modulus
 
     if program is None and not (server_folder / PROGRAM_FILE).exists():
         raise DataError(
@@ -228,8 +228,8 @@ def decrypt_command(
 ) -> None:
     """Decrypt what the server sent back."""
     from glyphc.cli import _check_output, _save
-    from glyphc.roles.container import Reader
-    from glyphc.roles.headers import InputsHeader
+    from glyphc.exchange.container import Reader
+    from glyphc.exchange.headers import InputsHeader
 
     account = load_client(client_folder, spec)
     _check_output(output_path, len(account.spec.client.outputs))
@@ -243,8 +243,8 @@ def decrypt_command(
 
 def load_client(folder: Path, spec: Path | None) -> Account:
     """The client of a folder, after asking for its passphrase if it has one."""
-    from glyphc.roles.client import SECRET_FILE, load_account
-    from glyphc.roles.secret import needs_passphrase
+    from glyphc.exchange.client import SECRET_FILE, load_account
+    from glyphc.exchange.secret import needs_passphrase
 
     secret = folder / SECRET_FILE
     phrase = _passphrase() if secret.is_file() and needs_passphrase(secret) else None

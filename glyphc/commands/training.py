@@ -37,9 +37,9 @@ def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, 
     needs the whole of its folder: a program, evaluation keys, encrypted batches and weights. No secret is in it.
     """
     from glyphc.console import reporter
+    from glyphc.exchange.secret import check_apart
+    from glyphc.exchange.training_client import prepare
     from glyphc.program import INSECURE_WARNING
-    from glyphc.roles.secret import check_apart
-    from glyphc.roles.training_client import prepare
 
     check_apart(client_folder, server_folder)  # before anything is read or asked for
     job = job_of(**chosen)
@@ -69,8 +69,8 @@ def run_command(server_folder: Path, steps: int | None, resume: bool) -> None:
     The encrypted weights are saved after every step; the last ones are the file trained.state, for the client.
     """
     from glyphc.console import reporter
-    from glyphc.roles.training_files import PROGRAM, program_parameters
-    from glyphc.roles.training_server import run_training
+    from glyphc.exchange.training_files import PROGRAM, program_parameters
+    from glyphc.exchange.training_server import run_training
 
     _warn(program_parameters(server_folder / PROGRAM))
     try:
@@ -97,10 +97,10 @@ def finish_command(
 ) -> None:
     """The client: decrypt the trained weights; write the model as ONNX."""
     from glyphc.cli import _keep_sources
+    from glyphc.exchange.training_client import finish, secret_is_encrypted
+    from glyphc.exchange.training_files import CHECKPOINT, TRAINED
     from glyphc.files import check_writable, write_atomically
     from glyphc.frontends.to_onnx import to_onnx
-    from glyphc.roles.training_client import finish, secret_is_encrypted
-    from glyphc.roles.training_files import CHECKPOINT, TRAINED
 
     if (state is None) == (server_folder is None):
         raise click.UsageError("say where the weights are: --server FOLDER or --state FILE")

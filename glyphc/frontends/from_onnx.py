@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from glyphc.custom_activations import registered
 from glyphc.errors import ModelError
 from glyphc.ir.errors import FILE_FAULTS, IRError, TooLargeError
 from glyphc.ir.graph import MOST_NODES, Graph, Node, prune
 from glyphc.ir.ops import Apply, Input, Output, Reshape
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
-from glyphc.registry import registered
 
 from . import onnx_elementwise, onnx_linear, onnx_other_domains, onnx_quantization, onnx_reductions, onnx_shapes
 from .onnx_batch import results_where

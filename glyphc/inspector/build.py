@@ -8,10 +8,10 @@ from math import log2
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx import cost_file, noise
-from glyphc.approx.cost import CostModel
-from glyphc.approx.estimate import Estimate, estimate, instruction_costs
-from glyphc.approx.predicted import predicted_noise
+from glyphc.analysis import cost_file, noise
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.estimate import Estimate, estimate, instruction_costs
+from glyphc.analysis.predicted import predicted_noise
 from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.cost import CostModel
+from glyphc.analysis.cost import CostModel
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Encoding, Level

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.series import HALF_RANGE, fit
+from glyphc.analysis.series import HALF_RANGE, fit
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.series import HALF_RANGE
+from glyphc.analysis.series import HALF_RANGE
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import Value, evaluate_all, quantize
 from glyphc.ir.functions import compose

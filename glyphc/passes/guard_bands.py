@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.series import HALF_RANGE, find_jumps, fit_error
+from glyphc.analysis.series import HALF_RANGE, find_jumps, fit_error
 from glyphc.errors import CalibrationError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, compose

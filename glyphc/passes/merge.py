@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.noise import public_norm
+from glyphc.analysis.noise import public_norm
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
@@ -29,7 +29,7 @@ from glyphc.ir.ops import Apply, Const, Linear, Switch
 from glyphc.ir.types import Calibration, FixedPoint, Guard, Level, TensorType
 
 from .base import Context, Pass
-from .layout_plan import MEMORY, Room, Search, check_room, is_bootstrapped
+from .layout_search import MEMORY, Room, Search, check_room, is_bootstrapped
 
 I64 = npt.NDArray[np.int64]
 _BINS = 64

@@ -15,12 +15,12 @@ from glyphc.ir.verify import verify
 from glyphc.slots.passes import FitPolynomials, SelectSlots
 
 from .assign_budget import AssignBudget
+from .assign_layout import AssignLayout
 from .base import Context, Pass, parse_option
 from .calibrate import Calibrate
 from .expand import Expand
 from .fold import Fold
 from .merge import Merge
-from .plan_layout import AssignLayout
 from .quantize import Quantize
 from .schemes import AssignScheme, InsertSwitches
 from .select_parameters import SelectParameters

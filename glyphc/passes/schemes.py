@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar
 
-from glyphc.approx.noise import public_norm
+from glyphc.analysis.noise import public_norm
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Linear, Switch
@@ -27,7 +27,7 @@ from .base import Context, Pass, check_ring
 SECURE_RING = 65536
 # Stands for every linear map.
 ALL = "all"
-_ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TFHE: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
+_ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from glyphc.approx import noise
-from glyphc.approx.security import largest_modulus, secured
+from glyphc.analysis import noise
+from glyphc.analysis.security import largest_modulus, secured
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
@@ -94,7 +94,7 @@ class SelectParameters(Pass):
         rewriter: Rewriter,
     ) -> None:
         (source,) = fits.graph.operands(node)
-        if source.type.scheme is not Scheme.TFHE:
+        if source.type.scheme is not Scheme.TORUS:
             raise ParameterError(f"{node} reads a value that is not in the bootstrapping scheme")
         divisor = noise.divisor(fits.graph, node)
         series = scaled(fits.series(node, degree), 2.0**OUTPUT_BITS / divisor)

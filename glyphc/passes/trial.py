@@ -2,7 +2,7 @@
 
 Values are what the coefficients of ciphertexts hold: fixed-point integers and, behind a bootstrap, approximations to
 them, which nothing rounds. Noise is drawn where OpenFHE makes it: of each bootstrap where it stands, of ciphertexts
-where they are switched to the bootstrap or decrypted, in the size that :mod:`glyphc.approx.noise` predicts there. So
+where they are switched to the bootstrap or decrypted, in the size that :mod:`glyphc.analysis.noise` predicts there. So
 a whole batch costs a few matrix products; :mod:`glyphc.backends.simulate` does the same on polynomials.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx import noise
-from glyphc.approx.noise import divisor
+from glyphc.analysis import noise
+from glyphc.analysis.noise import divisor
 from glyphc.ir.evaluate import Value, apply_client_op, dequantize, evaluate_all
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
@@ -84,7 +84,7 @@ class Trial:
         def step(node: Node, args: tuple[Value, ...]) -> Value | None:
             if isinstance(node.op, Linear):
                 return self._linear(node.op, args)
-            if isinstance(node.op, Switch) and node.op.target is Scheme.TFHE:
+            if isinstance(node.op, Switch) and node.op.target is Scheme.TORUS:
                 return drawn(args[0].astype(np.float64), self._white.get(node.id, 0.0))
             if isinstance(node.op, Apply):
                 chosen = series.get(node.id)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx import noise
-from glyphc.approx.security import modulus_limit
+from glyphc.analysis import noise
+from glyphc.analysis.security import modulus_limit
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node

@@ -1,4 +1,4 @@
-"""The HTTP interface: programs here, evaluation keys in ``keys``, jobs in ``requests``. Nothing in it decrypts."""
+"""The HTTP interface: programs here, evaluation keys in ``keys``, jobs in ``routes_jobs``. Nothing in it decrypts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
-from glyphc.roles.artifacts import Specification
+from glyphc.exchange.artifacts import Specification
 
-from . import keys, metrics, requests
+from . import keys, metrics, routes_jobs
 from .connections import ConnectionLimits, Guard
 from .context import OCTETS, ClientDep, Service, ServiceDep, problems
 from .fair import FairPool
-from .jobs import Scheduler
 from .limits import BodyError, Gate
 from .models import DigestPath, Health, ProgramInfo
+from .scheduler import Scheduler
 from .settings import ServiceError, Settings, Tokens, load_programs
 from .store import Store, no_room
 
@@ -62,7 +62,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(BodyError, _body_error)
     app.add_exception_handler(OSError, _storage_error)
     app.add_exception_handler(sqlite3.OperationalError, _storage_error)
-    for part in (router, keys.router, requests.router):
+    for part in (router, keys.router, routes_jobs.router):
         app.include_router(part)
     return app
 

@@ -11,12 +11,12 @@ from weakref import WeakValueDictionary
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from glyphc.roles.artifacts import ServerProgram
+from glyphc.exchange.artifacts import ServerProgram
 
 from .connections import Guard
 from .fair import FairPool
-from .jobs import Scheduler
 from .models import Problem
+from .scheduler import Scheduler
 from .settings import Settings, TokenError, Tokens
 from .store import Store
 

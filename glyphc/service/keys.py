@@ -10,9 +10,9 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from glyphc.errors import ArtifactError
-from glyphc.roles.container import Reader
-from glyphc.roles.headers import KEY_PART, KeysHeader
-from glyphc.roles.server import check_keys
+from glyphc.exchange.container import Reader
+from glyphc.exchange.headers import KEY_PART, KeysHeader
+from glyphc.exchange.server import check_keys
 
 from .context import BODY, UPLOAD, ClientDep, Service, ServiceDep, problems
 from .limits import receive_file

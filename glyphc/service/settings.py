@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from glyphc.errors import ArtifactError, GlyphcError
+from glyphc.exchange.artifacts import PROGRAM_SUFFIX, ServerProgram
 from glyphc.files import write_atomically
-from glyphc.roles.artifacts import PROGRAM_SUFFIX, ServerProgram
 
 CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _TOKEN_LINE = re.compile(r"([a-z0-9][a-z0-9_-]{0,63}) ([0-9a-f]{64}) (\S+)")

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from glyphc.errors import CheckpointError, GlyphcError
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
-from glyphc.roles.artifacts import ServerProgram
-from glyphc.roles.server import Evaluator
 
 _PR_SET_PDEATHSIG = 1
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from glyphc.approx.noise import Noise
+from glyphc.analysis.noise import Noise
 from glyphc.backends.base import execute
 from glyphc.backends.slots_clear import ClearSlots
 from glyphc.backends.slots_simulate import SimulatedSlots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from glyphc.approx.security import MAX_LOG_QP_SLOTS, modulus_limit
+from glyphc.analysis.security import MAX_LOG_QP_SLOTS, modulus_limit
 from glyphc.ir.parameters import INSECURE, SECURE
 from glyphc.ir.slot_parameters import SlotParameters
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.slot_cost import slot_work
+from glyphc.analysis.slot_cost import slot_work
 from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import Value, evaluate_all

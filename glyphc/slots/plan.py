@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from glyphc.approx.slot_cost import slot_estimate
+from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Polynomial, Reshape, Softmax

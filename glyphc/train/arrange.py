@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import log2
 
-from glyphc.approx.cost import CostModel
+from glyphc.analysis.cost import CostModel
 
 from .units import Units, power_of_two
 

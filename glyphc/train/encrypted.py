@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from glyphc.approx import cost_file
+from glyphc.analysis import cost_file
 from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.files import write_atomically
 from glyphc.program import INSECURE_WARNING, InsecureWarning
@@ -62,8 +62,8 @@ class Encrypted:
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         from glyphc.backends.errors import BackendError
+        from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
         from glyphc.backends.openfhe.ckks_files import from_bytes
-        from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
         from glyphc.backends.openfhe.keys import key_tables, release_all_keys
 
         self._tables.enter_context(key_tables(wait=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, log
 
-from glyphc.approx.series import fit
+from glyphc.analysis.series import fit
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.instructions import Register
 from glyphc.ir.series import Series

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.cost import CostModel
-from glyphc.approx.security import is_secure, largest_modulus, more_digits
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.security import is_secure, largest_modulus, more_digits
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node

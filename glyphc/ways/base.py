@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from glyphc.approx.cost import CostModel
+from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.types import Encoding, Scheme
 from glyphc.slots.plan import SlotPlan
@@ -31,7 +31,7 @@ class Space:
 
 
 BGV = Space(Scheme.BGV, Encoding.LSB)
-TORUS = Space(Scheme.TFHE, Encoding.MSB)
+TORUS = Space(Scheme.TORUS, Encoding.MSB)
 CLIENT = Space(Scheme.CLIENT, None)
 SLOTS = Space(Scheme.CKKS, Encoding.SLOTS)
 

@@ -68,7 +68,7 @@ def _switch(lowering: Lowering, task: Task, node: Node) -> None:
     (before,) = lowering.same(task, node)
     (source,) = lowering.registers[before]
     (target,) = lowering.registers[task] = lowering.fresh()
-    if node.op.target is Scheme.TFHE:
+    if node.op.target is Scheme.TORUS:
         lowering.instructions.append(ToTorus(target, source, lowering.graph.parameters.slots, node.id))
     else:
         lowering.instructions.append(FromTorus(target, source, node.id))

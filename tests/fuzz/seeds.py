@@ -14,19 +14,19 @@ import numpy as np
 from onnx import helper
 
 import glyphc
-from glyphc.approx.cost import CostModel
-from glyphc.approx.cost_file import to_json
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.cost_file import to_json
+from glyphc.exchange.artifacts import ServerProgram, stripped
+from glyphc.exchange.container import Header, Writer
+from glyphc.exchange.headers import HEADERS
+from glyphc.exchange.training_client import plan_steps
+from glyphc.exchange.training_files import TrainingProgram
 from glyphc.files import EPOCH
 from glyphc.frontends.dsl_network import Network
 from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.text import record_text, to_text
 from glyphc.program import Program
-from glyphc.roles.artifacts import ServerProgram, stripped
-from glyphc.roles.container import Header, Writer
-from glyphc.roles.headers import HEADERS
-from glyphc.roles.training_client import plan_steps
-from glyphc.roles.training_files import TrainingProgram
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD

@@ -21,11 +21,20 @@ from typing import Any
 import numpy as np
 
 import glyphc
-from glyphc.approx import cost_file
-from glyphc.approx.cost import CostModel
+from glyphc.analysis import cost_file
+from glyphc.analysis.cost import CostModel
 from glyphc.cli import _load
 from glyphc.compiler import for_ring
 from glyphc.errors import GlyphcError
+from glyphc.exchange.artifacts import ServerProgram, Specification
+from glyphc.exchange.client import check_security
+from glyphc.exchange.container import Reader
+from glyphc.exchange.headers import HEADERS, ProgramHeader, SpecHeader, TrainingProgramHeader
+from glyphc.exchange.parts import check_count, input_places, output_places
+from glyphc.exchange.secret import Secret
+from glyphc.exchange.server import check_keys, check_request
+from glyphc.exchange.training_client import TrainingClientFiles
+from glyphc.exchange.training_files import ProgramFile
 from glyphc.frontends.from_dsl import parse_glyph, read_glyph
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
@@ -39,15 +48,6 @@ from glyphc.passes.base import Context
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
 from glyphc.passes.schedule import schedule
 from glyphc.program import Program
-from glyphc.roles.artifacts import ServerProgram, Specification
-from glyphc.roles.client import check_security
-from glyphc.roles.container import Reader
-from glyphc.roles.headers import HEADERS, ProgramHeader, SpecHeader, TrainingProgramHeader
-from glyphc.roles.parts import check_count, input_places, output_places
-from glyphc.roles.secret import Secret
-from glyphc.roles.server import check_keys, check_request
-from glyphc.roles.training_client import TrainingClientFiles
-from glyphc.roles.training_files import ProgramFile
 from glyphc.service.settings import load_tokens
 from glyphc.sources import read_model
 from glyphc.withheld import load_secrets, save_secrets
@@ -299,7 +299,7 @@ def _header_of(random: Random, kind: type[Any], **usual: Any) -> Any:
 
 
 def _make_secret(random: Random) -> bytes:
-    from glyphc.roles.headers import SecretHeader
+    from glyphc.exchange.headers import SecretHeader
 
     parameters = record_text(seeds.halves()[0].specification.client.parameters)
     header = _header_of(random, SecretHeader, key="1" * 64, parameters=parameters, scrypt_log2_cost=0)
@@ -316,7 +316,7 @@ def _inputs(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_inputs(random: Random) -> bytes:
-    from glyphc.roles.headers import InputsHeader
+    from glyphc.exchange.headers import InputsHeader
 
     half = seeds.halves()[0]
     samples = random.choice((1, 2, 3, 4, 5))
@@ -336,7 +336,7 @@ def _keys(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_keys(random: Random) -> bytes:
-    from glyphc.roles.headers import KeysHeader
+    from glyphc.exchange.headers import KeysHeader
 
     half = random.choice(seeds.halves())
     parameters = record_text(half.specification.client.parameters)
@@ -346,7 +346,7 @@ def _make_keys(random: Random) -> bytes:
 
 
 def _outputs(data: bytes, folder: Path, reached: Reached) -> None:
-    from glyphc.roles.headers import OutputsHeader
+    from glyphc.exchange.headers import OutputsHeader
 
     path = folder / "y.enc"
     path.write_bytes(data)
@@ -357,7 +357,7 @@ def _outputs(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_outputs(random: Random) -> bytes:
-    from glyphc.roles.headers import OutputsHeader
+    from glyphc.exchange.headers import OutputsHeader
 
     usual = {"program": "0" * 64, "key": "1" * 64, "request": "2" * 64, "samples": 2}
     header = _header_of(random, OutputsHeader, **usual, modulus_bits=30, flooding_bits=0)
@@ -375,7 +375,7 @@ def _weights(data: bytes, folder: Path, reached: Reached) -> None:
 def _make_weights(random: Random) -> bytes:
     import tempfile
 
-    from glyphc.roles.headers import WeightsHeader
+    from glyphc.exchange.headers import WeightsHeader
 
     program = seeds.programs()[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -454,9 +454,9 @@ def _training_job(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_training_job(random: Random) -> bytes:
+    from glyphc.exchange.headers import TrainingJobHeader
+    from glyphc.exchange.training_client import _JSON, JobRecord
     from glyphc.ir.text import to_text
-    from glyphc.roles.headers import TrainingJobHeader
-    from glyphc.roles.training_client import _JSON, JobRecord
 
     job = seeds.job()
     record = JobRecord(job.options, job.loss.name, 60, 24, seeds.plan().ranges)

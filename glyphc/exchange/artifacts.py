@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from glyphc.approx.predicted import predicted_noise
+from glyphc.analysis.predicted import predicted_noise
 from glyphc.archive import ArchiveError
 from glyphc.artifact import is_artifact, read_stages
 from glyphc.errors import ArtifactError

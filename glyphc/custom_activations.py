@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .approx.series import HALF_RANGE, find_jumps
+from .analysis.series import HALF_RANGE, find_jumps
 from .errors import ActivationError
 from .ir.functions import Function
 

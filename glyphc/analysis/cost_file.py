@@ -1,4 +1,4 @@
-"""Where the cost model comes from: the user's file (``glyphc calibrate`` writes it) or what ships with glyphc."""
+"""Where the cost model comes from: the user's file (``glyphc measure`` writes it) or what ships with glyphc."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def user_path() -> Path:
 
 
 def output_path() -> Path:
-    """Where ``glyphc calibrate`` writes when it is not told: the file in GLYPHC_COST_MODEL, or the user's."""
+    """Where ``glyphc measure`` writes when it is not told: the file in GLYPHC_COST_MODEL, or the user's."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named else user_path()
 
@@ -99,7 +99,7 @@ def save(path: Path, model: CostModel) -> None:
 
 def _unusable(path: Path, reason: str) -> GlyphcError:
     return GlyphcError(
-        f"cannot use the cost model {os.fspath(path)!r}: {reason}. Run 'glyphc calibrate' to measure again, or delete "
+        f"cannot use the cost model {os.fspath(path)!r}: {reason}. Run 'glyphc measure' to measure again, or delete "
         f"the file (or unset {VARIABLE}) to go on with the model that ships with glyphc"
     )
 

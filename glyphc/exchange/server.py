@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from glyphc.approx import cost_file
-from glyphc.approx.estimate import estimate, instruction_costs
+from glyphc.analysis import cost_file
+from glyphc.analysis.estimate import estimate, instruction_costs
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError

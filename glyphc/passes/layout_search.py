@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import hypot
 
-from glyphc.approx.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
+from glyphc.analysis.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import next_power_of_two

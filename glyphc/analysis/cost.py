@@ -1,7 +1,7 @@
 """The cost model: time, memory and key size of what a program does.
 
 The figures are measurements of OpenFHE at N = 65536 and 128-bit security: those that ship with glyphc, or those that
-``glyphc calibrate`` made on the user's machine (``cost_file`` finds them). They rank alternatives when a program is
+``glyphc measure`` made on the user's machine (``cost_file`` finds them). They rank alternatives when a program is
 compiled, and tell users what to expect of a run.
 """
 
@@ -75,7 +75,7 @@ class Configuration:
 
 # The fastest of each size in a sweep over level budgets and digits (``benchmarks/sweep.py`` measures them again): small
 # transforms (many levels) win when there are many slots, since every diagonal of a transform is a product over all
-# limbs. The rows are printed by ``benchmarks/shipped_costs.py`` from a file that ``glyphc calibrate`` wrote.
+# limbs. The rows are printed by ``benchmarks/shipped_costs.py`` from a file that ``glyphc measure`` wrote.
 CONFIGURATIONS = (
     Configuration(
         64,

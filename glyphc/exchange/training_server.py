@@ -38,7 +38,7 @@ from .training_files import (
 )
 
 if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
     from glyphc.backends.openfhe.training_wire import TrainingWire
 
 
@@ -195,7 +195,7 @@ class _Run:
 
     def _load(self, keys: Reader[TrainingKeysHeader]) -> None:
         try:
-            from glyphc.backends.openfhe.ckks_server import OpenFHECKKS
+            from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
             from glyphc.backends.openfhe.keys import key_tables, release_all_keys
             from glyphc.backends.openfhe.residues import ResidueError
             from glyphc.backends.openfhe.training_load import load_training_keys, training_part_names

@@ -11,9 +11,9 @@ from glyphc.ir.slot_parameters import SlotParameters
 from .parts import Place
 
 if TYPE_CHECKING:
+    from glyphc.backends.openfhe.evaluator import OpenFHEMachine
     from glyphc.backends.openfhe.keys import EvaluationKeys
-    from glyphc.backends.openfhe.server import OpenFHEMachine
-    from glyphc.backends.openfhe.slot_server import SlotKeys, SlotOpenFHE
+    from glyphc.backends.openfhe.slot_evaluator import SlotKeys, SlotOpenFHE
 
 
 class ServerEngine(Protocol):
@@ -79,8 +79,8 @@ class PackedEngine:
         return part_names(self._parameters, self._schedule.client.encrypted)
 
     def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
+        from glyphc.backends.openfhe.evaluator import OpenFHEMachine
         from glyphc.backends.openfhe.load import load_keys
-        from glyphc.backends.openfhe.server import OpenFHEMachine
 
         self._keys = load_keys(self._parameters, seed, read, observe, self._schedule.client.encrypted)
         self.machine = OpenFHEMachine(self._schedule, self._keys)
@@ -128,8 +128,8 @@ class SlotEngine:
         return PARTS
 
     def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
+        from glyphc.backends.openfhe.slot_evaluator import SlotOpenFHE
         from glyphc.backends.openfhe.slot_load import load_slot_keys
-        from glyphc.backends.openfhe.slot_server import SlotOpenFHE
 
         self._keys = load_slot_keys(self._parameters, seed, read, observe)
         self.machine = SlotOpenFHE(self._schedule, self._keys)

@@ -87,7 +87,7 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
             source,
             white=op.parts * hypot(source.white, key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)),
         )
-    if isinstance(op, Switch) and op.target is Scheme.TFHE:
+    if isinstance(op, Switch) and op.target is Scheme.TORUS:
         return replace(source, white=hypot(source.white, ROUNDING * t / 2.0**parameters.scaling_bits))
     if isinstance(op, Switch):
         return replace(source, white=hypot(source.white, t / q))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.approx.security import modulus_limit
+from glyphc.analysis.security import modulus_limit
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
 from glyphc.ir.instructions import Polynomials

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from glyphc.approx.cost import CostModel
+from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
-from .layout_plan import MEMORY, LayoutPlan, Room, Search, check_room
+from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
 
 
 @dataclass(frozen=True)
