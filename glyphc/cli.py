@@ -205,8 +205,8 @@ def run_command(
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
-    if report.overruns:
-        click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
+    if report.overruns or report.lost:
+        click.echo(f"warning: {message(report.overruns, report.samples, report.lost)}", err=True)
 
 
 @main.command("measure")

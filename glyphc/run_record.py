@@ -14,7 +14,7 @@ from glyphc.program import Program
 from glyphc.runtime import RunReport
 
 FORMAT = "glyphc-run"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """program: its fingerprint. mode, security, overruns: as the run report has them. stages: seconds of keys,
+    """program: its fingerprint. mode, security, overruns, lost: as the run report has them. stages: seconds of keys,
     encryption and so on, in order."""
 
     program: str
@@ -41,6 +41,7 @@ class RunRecord:
     peak_memory: int
     security: str
     overruns: tuple[Overrun, ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
 
     @property
     def node_seconds_of_a_pass(self) -> dict[int, float]:
@@ -63,6 +64,7 @@ class RunRecord:
             report.peak_memory,
             report.security,
             report.overruns,
+            report.lost,
         )
 
     def save(self, path: Path) -> None:
@@ -104,6 +106,7 @@ class RunRecord:
                     )
                     for o in data["overruns"]
                 ),
+                tuple((int(first), int(end)) for first, end in data["lost"]),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise ArtifactError(f"{str(path)!r} is a damaged record of a run ({e}); run the program again") from None

@@ -228,6 +228,7 @@ def decrypt_command(
 ) -> None:
     """Decrypt what the server sent back."""
     from glyphc.cli import _check_output, _save
+    from glyphc.console import overruns_told
     from glyphc.exchange.container import Reader
     from glyphc.exchange.headers import InputsHeader
 
@@ -237,7 +238,9 @@ def decrypt_command(
     if request is not None:
         with Reader(request, InputsHeader) as reader:
             digest = reader.digest
-    _save(output_path, account.decrypt(input_path, digest))
+    with overruns_told():
+        outputs = account.decrypt(input_path, digest)
+    _save(output_path, outputs)
     _wrote(Path(output_path))
 
 

@@ -152,7 +152,7 @@ def submit_command(
     """Encrypt samples, have a service evaluate them, and decrypt the results. The token is read from GLYPHC_TOKEN."""
     _needs("httpx")
     from glyphc.cli import _check_output, _keep_sources, _load, _save
-    from glyphc.console import reporter
+    from glyphc.console import overruns_told, reporter
     from glyphc.service.client import Client
 
     from .roles import load_client
@@ -164,7 +164,7 @@ def submit_command(
     x = _load(input_path, "input")
     progress = reporter()
     try:
-        with Client(url, token, ca=ca) as client:
+        with Client(url, token, ca=ca) as client, overruns_told():
             outputs = client.run(account, x, keys, progress)
     finally:
         progress.done()
