@@ -270,7 +270,7 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    in_slots = () if slots else slot_jobs()
+    in_slots = slot_jobs()
     minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
     count = len(work) + len(in_slots)
     click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)

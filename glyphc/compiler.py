@@ -22,6 +22,7 @@ from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context, Pass
+from glyphc.passes.judged import JudgedPass
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.quantize import Quantize
@@ -208,7 +209,7 @@ def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
 def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds: Mapping[str, MeasureKind]) -> Pass:
     if points is not None and logits is not None:
         raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
-    if not isinstance(step, AssignBudget | FitPolynomials | AssignScheme):
+    if not isinstance(step, JudgedPass):
         return step
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")

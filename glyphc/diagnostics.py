@@ -13,8 +13,8 @@ from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.predicted import predicted_noise
 from glyphc.analysis.series import HALF_RANGE
 from glyphc.analysis.slot_figures import FIGURES
-from glyphc.ir.accuracy import MeasureKind
-from glyphc.ir.graph import Decision, Graph, Node
+from glyphc.ir.accuracy import Loss, MeasureKind
+from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
     EncryptedDot,
@@ -38,7 +38,7 @@ from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
-from glyphc.slots.passes import FitPolynomials
+from glyphc.slots.passes import FitPolynomials, SelectSlots
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
@@ -103,7 +103,7 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
 def warnings(graph: Graph) -> list[str]:
     """What passes warn of, with the node; without one and once, where it is about the whole network."""
     found = ((n, d) for n in graph for d in n.decisions if d.warning)
-    whole = (AssignBudget.name, FitPolynomials.name)
+    whole = (AssignBudget.name, FitPolynomials.name, SelectSlots.name)
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
@@ -209,7 +209,7 @@ def totals(program: Program, estimates: Estimate) -> str:
         ),
     ]
     if budget is not None:
-        lines[2:2] = accuracy_lines(budget)
+        lines[2:2] = accuracy_lines(budget.losses, f"series: {budget.chosen}")
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
@@ -220,7 +220,8 @@ def _slot_totals(program: Program, estimates: Estimate, p: SlotParameters) -> st
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
-    fits = next((d for n in program.graph for d in n.decisions if d.made_by == FitPolynomials.name), None)
+    made = {d.made_by: d for n in program.graph for d in n.decisions}
+    fits, selected = made.get(FitPolynomials.name), made.get(SelectSlots.name)
     sent = sum(port.layout.ciphertexts for port in program.client.inputs)
     lines = [
         f"batch       {batch} samples per pass{asked}; up to {p.slots:,} would take as long",
@@ -233,20 +234,20 @@ def _slot_totals(program: Program, estimates: Estimate, p: SlotParameters) -> st
         f"parameters  CKKS, ring {p.ring}, {p.slots} slots, {p.depth} levels of {p.scaling_bits} bits, last prime "
         f"{p.first_bits} bits, {p.large_digits} digits, moduli {p.modulus_bits} bits",
     ]
-    if fits is not None:
-        lines[1:1] = accuracy_lines(fits, "polynomials")
+    if selected is not None:
+        lines[1:1] = accuracy_lines(selected.losses, f"polynomials: {fits.chosen}" if fits else "no polynomials")
     return "\n".join(lines)
 
 
-def accuracy_lines(budget: Decision, what: str = "series") -> list[str]:
-    """What every output loses in simulation, and how it is judged."""
+def accuracy_lines(losses: Sequence[Loss], how: str) -> list[str]:
+    """What every output loses in simulation, and how it is judged. how: what functions became."""
     lines = []
-    for loss in budget.losses:
-        output = f"output {loss.output}: " if len(budget.losses) > 1 else ""
+    for loss in losses:
+        output = f"output {loss.output}: " if len(losses) > 1 else ""
         which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
         error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
         lines += [
-            f"accuracy    {output}simulated: {loss_text(loss)} ({what}: {budget.chosen})",
+            f"accuracy    {output}simulated: {loss_text(loss)} ({how})",
             f"            measure {loss.kind.value}, {loss.reason}{error}",
         ]
     return lines

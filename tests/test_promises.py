@@ -31,8 +31,8 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Output, Unpack
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import LARGEST_BITS, OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
-from glyphc.passes.assign_budget import Halves
 from glyphc.passes.fit_series import scaled
+from glyphc.passes.judged import Halves
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.program import Program
 

@@ -68,6 +68,7 @@ def test_the_table_of_shipped_costs(tmp_path: Path) -> None:
     cost_file.save(path, CostModel())
     output = benchmark("shipped_costs.py", path)
     assert output.count("Configuration(\n") == len(CostModel().configurations)
+    assert output.count("    SlotRow(") == len(CostModel().slots)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, ErrorBudget, Output
 from glyphc.ir.series import Series
 from glyphc.ir.types import Level
-from glyphc.measures import Judge, Limits, Measure, parse_kinds, worst
+from glyphc.measures import Judge, Measure, worst
 from glyphc.measures import text as loss_text
 
-from .base import Context, Pass, check_option
+from .base import Context
 from .fit_series import DEGREES, shared_degrees
+from .judged import JudgedPass
 from .node_errors import node_errors
 from .select_parameters import affordable_degrees
 from .trial import Trial
@@ -41,8 +42,6 @@ _PROBE = 2.0**-7
 _PROBE_DEGREE = DEGREES[1]
 _PROBED = 64  # samples are enough for it
 _SEED = 0
-# With fewer samples, none are held back.
-_FEWEST = 16
 # Other samples than those to choose with may lose a little more: so much of the tolerance is used up.
 _RESERVE = 0.8
 # Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
@@ -50,40 +49,19 @@ _HARDLY_WORSE = 1.25
 
 
 @dataclass(frozen=True)
-class AssignBudget(Pass):
-    """Give every nonlinearity the error budget that the tolerated loss of accuracy allows.
-
-    Every output is judged by its own measure (``glyphc.measures``), and the one that exceeds its limit most decides.
-    points: percentage points of the decisions that may differ from the float network's, a bound of the accuracy lost.
-    spread: of an output that has no classes, tolerated rms error of every column, in percent of its spread. logits:
-    tolerated rms error of the outputs in their own units, instead. samples: how many calibration samples are simulated
-    at most, to choose and to promise. measures: kinds of single outputs, e.g. ``y=relative;z=classes``.
-    """
+class AssignBudget(JudgedPass):
+    """Give every nonlinearity the error budget that the tolerated loss of accuracy allows."""
 
     name: ClassVar[str] = "assign-budget"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = False
-    points: float = 0.5
-    spread: float = 0.75
-    logits: float = 0.0
-    samples: int = 512
-    measures: str = ""
-
-    def __post_init__(self) -> None:
-        check_option(self.name, "points", self.points, 0.0, 100.0)
-        check_option(self.name, "spread", self.spread, 0.0, 100.0)
-        check_option(self.name, "logits", self.logits, 0.0, 1e15)
-        check_option(self.name, "samples", self.samples, 1, 1_000_000)
-        parse_kinds(filter(None, self.measures.split(";")))
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply)]
         if not context.samples:
             return graph
-        halves = Halves.of(context.samples, self.samples)
-        kinds = parse_kinds(filter(None, self.measures.split(";")))
-        judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits, self.spread), kinds)
+        halves, judge = self.judged(graph, context)
         if not nodes:
             return graph
         found = _Search(Trial(graph, _SEED), judge.on(halves.first), halves.first, affordable_degrees(graph, context))
@@ -118,34 +96,6 @@ class AssignBudget(Pass):
             new = rewriter.new.add(op, rewriter.operands(node), type, node.location, decisions)
             rewriter.replace(node, new)
         return rewriter.new
-
-
-@dataclass(frozen=True, eq=False)
-class Halves:
-    """Calibration samples to choose with, and others to promise on.
-
-    held_out: False where there are too few to hold any back: then both are all of them.
-    """
-
-    first: Mapping[str, F64]
-    second: Mapping[str, F64]
-    held_out: bool
-
-    @staticmethod
-    def of(samples: Mapping[str, F64], most: int) -> Halves:
-        """Every second sample, at most so many of each half."""
-        count = len(next(iter(samples.values())))
-        if count < _FEWEST:
-            return Halves(samples, samples, False)
-        first, second = ({name: x[start::2][:most] for name, x in samples.items()} for start in (0, 1))
-        return Halves(first, second, True)
-
-    @property
-    def both(self) -> Mapping[str, F64]:
-        """All of them."""
-        if not self.held_out:
-            return self.first
-        return {name: np.concatenate([self.first[name], self.second[name]]) for name in self.first}
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Linear, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
+from glyphc.slots.passes import SAMPLES as SLOT_SAMPLES
 from glyphc.slots.passes import FitPolynomials
 from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
@@ -22,6 +23,7 @@ from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.torus import PackedBootstrap
 
 from .base import Context, Pass, check_ring
+from .judged import JudgedPass
 
 # The only ring of coefficient layouts that is not for tests.
 SECURE_RING = 65536
@@ -31,12 +33,11 @@ _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CKKS: 
 
 
 @dataclass(frozen=True)
-class AssignScheme(Pass):
+class AssignScheme(JudgedPass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.registry``. points, spread, logits, measures: the
-    tolerance, as in ``assign-budget``: what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.registry``. The tolerance is what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -45,12 +46,10 @@ class AssignScheme(Pass):
     ring: int = 65536
     encrypt_weights: str = ""
     strategy: str = GLYPH.name
-    points: float = 0.5
-    spread: float = 0.75
-    logits: float = 0.0
-    measures: str = ""
+    samples: int = SLOT_SAMPLES
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ring(self.name, self.ring)
         strategy(self.strategy)
 
@@ -96,7 +95,7 @@ class AssignScheme(Pass):
         others = tuple(way for way in ways(allowed) if way not in SLOT_WAYS)
         if len(others) == len(ways(allowed)):
             return answers(graph, others, question), question
-        fitting = FitPolynomials(self.points, self.spread, self.logits, measures=self.measures)
+        fitting = FitPolynomials(self.points, self.spread, self.logits, self.samples, self.measures)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
             # they were asked for: what they lose is shown, not refused

@@ -14,23 +14,26 @@ from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Fit, Input, Output, Polynomial
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Level
-from glyphc.measures import Judge, Limits, parse_kinds, worst
+from glyphc.measures import Judge, worst
 from glyphc.measures import text as loss_text
-from glyphc.passes.assign_budget import Halves
-from glyphc.passes.base import Context, Pass, check_option, check_ring
+from glyphc.passes.base import Context, check_option, check_ring
+from glyphc.passes.judged import JudgedPass
 
 from .depth import network_depth
+from .layout import laid_out
 from .lowering import slot_schedule
 from .noise import predict_slots
 from .parameters import RINGS, deepest, smallest_scale
 from .polynomials import DEGREES, fit
+from .trial import simulated
 
 F64 = npt.NDArray[np.floating[Any]]
 
+# Calibration samples of either half that are simulated at most: here that is fast.
+SAMPLES = 2048
 # Nonlinearities that are each tried with a lower degree once one degree for all is known to do.
 _TRIED = 16
 # Errors of the outputs count so many times. Calibration samples are often those that a network was trained on, and lie
@@ -39,29 +42,18 @@ _CAUTION = 2.0
 
 
 @dataclass(frozen=True)
-class FitPolynomials(Pass):
+class FitPolynomials(JudgedPass):
     """A polynomial for every nonlinearity, of as low a degree as the tolerated loss of accuracy allows.
 
-    All options as in ``assign-budget``. The degrees are chosen on one half of the calibration samples, what is promised
-    is simulated on the other.
+    The degrees are chosen on one half of the calibration samples; what is lost with them ``select-slots`` simulates on
+    the other one, when there are parameters.
     """
 
     name: ClassVar[str] = "fit-polynomials"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.ASSIGNED
     slots: ClassVar[bool | None] = True
-    points: float = 0.5
-    spread: float = 0.75
-    logits: float = 0.0
-    samples: int = 2048
-    measures: str = ""
-
-    def __post_init__(self) -> None:
-        check_option(self.name, "points", self.points, 0.0, 100.0)
-        check_option(self.name, "spread", self.spread, 0.0, 100.0)
-        check_option(self.name, "logits", self.logits, 0.0, 1e15)
-        check_option(self.name, "samples", self.samples, 1, 1_000_000)
-        parse_kinds(filter(None, self.measures.split(";")))
+    samples: int = SAMPLES
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply) if node.type.encoding is Encoding.SLOTS]
@@ -72,21 +64,14 @@ class FitPolynomials(Pass):
                 "polynomials are fitted to calibration samples, and their degree is found by simulating the network on "
                 "them: pass --calibration (calibration=...)"
             )
-        halves = Halves.of(context.samples, self.samples)
-        kinds = parse_kinds(filter(None, self.measures.split(";")))
-        judge = Judge.of(context.source or graph, halves.both, Limits(self.points, self.logits, self.spread), kinds)
+        halves, judge = self.judged(graph, context)
         search = _Search(_Trial(graph), judge.on(halves.first), halves.first)
         chosen = search.run(nodes)
-        held = judge.on(halves.second)
-        outputs = search.trial.outputs(halves.second, chosen.degrees)
-        losses = tuple(replace(loss, held_out=halves.held_out) for loss in held.losses(outputs))
         warning = ""
-        if not all(loss.kept for loss in losses):
-            warning = f"polynomials of {chosen.name}: {loss_text(worst(losses))}"
-        elif not chosen.kept:
+        if not chosen.kept:
             warning = f"polynomials of {chosen.name}: with errors counted twice, {loss_text(worst(chosen.losses))}"
         candidates = tuple(Candidate(t.name, None, t.reason) for t in search.tried)
-        decision = Decision(self.name, chosen.name, candidates, warning, losses)
+        decision = Decision(self.name, chosen.name, candidates, warning)
         rewriter = Rewriter(graph)
         for node in graph:
             if node.id in chosen.degrees:
@@ -200,20 +185,23 @@ class _Trial:
 
 
 @dataclass(frozen=True)
-class SelectSlots(Pass):
+class SelectSlots(JudgedPass):
     """Layouts, and the cheapest ring and moduli at which every output's noise stays below 2^-precision of its range.
 
-    ring: 0 for a choice among the secure ones; security as in ``select-parameters``.
+    With these it simulates what the outputs lose, all noise included, on calibration samples that no degree was chosen
+    with. ring: 0 for a choice among the secure ones; security as in ``select-parameters``.
     """
 
     name: ClassVar[str] = "select-slots"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = True
+    samples: int = SAMPLES
     precision: float = 15.0
     ring: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_option(self.name, "precision", self.precision, 4.0, 30.0)
         if self.ring:
             check_ring(self.name, self.ring)
@@ -231,14 +219,14 @@ class SelectSlots(Pass):
                 candidates.append(Candidate(f"N = {ring}", None, reason))
             priced = []
             for parameters in sized:
-                laid_out = _laid_out(graph, parameters)
-                passes = -(-graph.batch // laid_out.batch)
-                work = work or slot_work(slot_schedule(laid_out))
-                priced.append((passes * work.seconds(parameters, context.cost), laid_out, parameters))
+                placed = laid_out(graph, parameters)
+                passes = -(-graph.batch // placed.batch)
+                work = work or slot_work(slot_schedule(placed))
+                priced.append((passes * work.seconds(parameters, context.cost), placed, parameters))
             if priced:
                 found.append(min(priced, key=lambda item: item[0]))
-                seconds, laid_out, p = found[-1]
-                passes = -(-graph.batch // laid_out.batch)
+                seconds, placed, p = found[-1]
+                passes = -(-graph.batch // placed.batch)
                 reason = (
                     f"{p.modulus_bits} bits of moduli, {p.scaling_bits} of them a level, {p.large_digits} digits"
                     + (f", {passes} passes" if passes > 1 else "")
@@ -247,12 +235,24 @@ class SelectSlots(Pass):
         if not found:
             raise ParameterError(f"no ring holds the {depth} levels of this network in slots: " + candidates[-1].reason)
         _, best, parameters = min(found, key=lambda item: item[0])
-        decision = Decision(self.name, f"N = {parameters.ring}", tuple(candidates))
+        losses = self.promised(graph, parameters, context)
+        warning = ""
+        if not all(loss.kept for loss in losses):
+            warning = f"numbers in slots: {loss_text(worst(losses))}"
+        decision = Decision(self.name, f"N = {parameters.ring}", tuple(candidates), warning, losses)
         rewriter = Rewriter(best)
         for node in best:
             rewriter.keep(node, decisions=(decision,) if isinstance(node.op, Input) else ())
         rewriter.new.parameters = parameters
         return rewriter.new
+
+    def promised(self, graph: Graph, parameters: SlotParameters, context: Context) -> tuple[Loss, ...]:
+        """What the outputs lose; nothing where there are no samples."""
+        if not context.samples:
+            return ()
+        halves, judge = self.judged(graph, context)
+        losses = judge.on(halves.second).losses(simulated(graph, parameters, halves.second))
+        return tuple(replace(loss, held_out=halves.held_out) for loss in losses)
 
     def _precise(self, graph: Graph, parameters: SlotParameters) -> bool:
         noise = predict_slots(graph, parameters)
@@ -269,17 +269,3 @@ class SelectSlots(Pass):
 def _degree(node: Node) -> int:
     assert isinstance(node.op, Polynomial)
     return node.op.fit.degree
-
-
-def _laid_out(graph: Graph, parameters: SlotParameters) -> Graph:
-    """One ciphertext per feature, a sample in each slot; a batch of at most as many samples as there are slots."""
-    batch = min(graph.batch, parameters.slots)
-    rewriter = Rewriter(graph, Level.LAIDOUT, batch)
-    for node in graph:
-        layout = None
-        if node.type.encoding is Encoding.SLOTS:
-            size = node.type.size
-            layout = Layout(parameters.slots, batch, size, size, 1, 1, 1, True)
-        rewriter.keep(node, replace(node.type, layout=layout))
-    rewriter.new.parameters = parameters
-    return rewriter.new

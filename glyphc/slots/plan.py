@@ -51,14 +51,15 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
         return "polynomials are fitted to calibration samples, and there are none"
     inside = in_slots(graph)
     try:
-        cheapest = _planned(SelectSlots().run(_with_degree(inside, DEGREES[0]), context), context, graph.batch)
+        selecting = SelectSlots(fitting.points, fitting.spread, fitting.logits, fitting.samples, fitting.measures)
+        unheard = replace(context, samples={})  # what these polynomials lose does not matter
+        cheapest = _planned(selecting.run(_with_degree(inside, DEGREES[0]), unheard), context, graph.batch)
         if cheapest.seconds > most_seconds:
             return f"takes {cheapest.seconds:.1f} s with polynomials of degree {DEGREES[0]} already"
-        fitted = fitting.run(inside, context)
-        warnings = [d.warning for n in fitted for d in n.decisions if d.made_by == fitting.name and d.warning]
-        if warnings:
-            return warnings[0]
-        return _planned(SelectSlots().run(fitted, context), context, graph.batch)
+        selected = selecting.run(fitting.run(inside, context), context)
+        own = (fitting.name, selecting.name)
+        warnings = [d.warning for n in selected for d in n.decisions if d.made_by in own and d.warning]
+        return warnings[0] if warnings else _planned(selected, context, graph.batch)
     except GlyphcError as e:
         return str(e)
 
