@@ -87,7 +87,8 @@ def compile(
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
-    strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default ``glyph``.
+    strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default ``auto``: the
+    cheapest that the tolerance allows.
 
     Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
     unusable file of the cost model.

@@ -18,7 +18,7 @@ from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
 from glyphc.ways.client import ClientTail
-from glyphc.ways.registry import GLYPH, conversions, strategy, ways
+from glyphc.ways.registry import AUTO, conversions, strategy, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.torus import PackedBootstrap
 
@@ -45,7 +45,7 @@ class AssignScheme(JudgedPass):
     ensures: ClassVar[Level] = Level.QUANTIZED
     ring: int = 65536
     encrypt_weights: str = ""
-    strategy: str = GLYPH.name
+    strategy: str = AUTO.name
     samples: int = SLOT_SAMPLES
 
     def __post_init__(self) -> None:

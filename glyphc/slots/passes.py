@@ -14,12 +14,13 @@ from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.ops import Apply, Fit, Input, Output, Polynomial
+from glyphc.ir.ops import Apply, Fit, Input, Linear, Output, Polynomial
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Level
 from glyphc.measures import Judge, worst
 from glyphc.measures import text as loss_text
 from glyphc.passes.base import Context, check_option, check_ring
+from glyphc.passes.float_maps import FloatMaps
 from glyphc.passes.judged import JudgedPass
 
 from .depth import network_depth
@@ -161,6 +162,9 @@ class _Trial:
     graph: Graph
     _fits: dict[tuple[int, int], Fit] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._maps = FloatMaps(self.graph)
+
     def fit(self, node: Node, degree: int) -> Fit:
         if (node.id, degree) not in self._fits:
             self._fits[node.id, degree] = fit(self.graph, node, degree)
@@ -170,6 +174,8 @@ class _Trial:
         """Real outputs by name, as the client sees them."""
 
         def approximate(node: Node, args: tuple[Value, ...]) -> Value | None:
+            if isinstance(node.op, Linear):
+                return self._maps.value(node.op, args)
             if node.id not in degrees:
                 return None
             source = self.graph.operands(node)[0].type.fixed
@@ -250,7 +256,7 @@ class SelectSlots(JudgedPass):
         """What the outputs lose; nothing where there are no samples."""
         if not context.samples:
             return ()
-        halves, judge = self.judged(graph, context)
+        halves, judge = self.judged(_with_functions(graph), context)
         losses = judge.on(halves.second).losses(simulated(graph, parameters, halves.second))
         return tuple(replace(loss, held_out=halves.held_out) for loss in losses)
 
@@ -264,6 +270,18 @@ class SelectSlots(JudgedPass):
             if noise[source.id].white > source.type.fixed.magnitude * 2.0**-self.precision:
                 return False
         return True
+
+
+def _with_functions(graph: Graph) -> Graph:
+    """The graph with the functions that polynomials stand for: what to judge by where the network is not at hand."""
+    rewriter = Rewriter(graph)
+    for node in graph:
+        if isinstance(node.op, Polynomial):
+            new = rewriter.new.add(Apply(node.op.functions), rewriter.operands(node), node.type, node.location)
+            rewriter.replace(node, new)
+        else:
+            rewriter.keep(node)
+    return rewriter.new
 
 
 def _degree(node: Node) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from glyphc.analysis.cost import CostModel
 from glyphc.analysis.slot_cost import slot_estimate
+from glyphc.analysis.slot_figures import slot_seconds
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Polynomial, Reshape, Softmax
@@ -14,8 +18,12 @@ from glyphc.ir.types import Encoding, Level, Scheme
 from glyphc.passes.base import Context
 
 from .lowering import slot_schedule
+from .parameters import RINGS
 from .passes import FitPolynomials, SelectSlots
 from .polynomials import DEGREES, fit
+
+# Of the operand of a product: one is left behind it.
+_FEWEST_LIMBS = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,9 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
         return f"{other}: {what} not computed in slots, and half a network neither: there is no way back and forth"
     if not context.samples:
         return "polynomials are fitted to calibration samples, and there are none"
+    least = _least_seconds(graph, context.cost)
+    if least > most_seconds:
+        return f"its products with numbers alone take {least:.1f} s"
     inside = in_slots(graph)
     try:
         selecting = SelectSlots(fitting.points, fitting.spread, fitting.logits, fitting.samples, fitting.measures)
@@ -62,6 +73,14 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
         return warnings[0] if warnings else _planned(selected, context, graph.batch)
     except GlyphcError as e:
         return str(e)
+
+
+def _least_seconds(graph: Graph, cost: CostModel) -> float:
+    """What the products of linear maps take at least, before anything is laid out: networks may have millions."""
+    products = sum(int(np.count_nonzero(graph.constant(w.name))) for _, op in graph.of(Linear) for w in op.weights)
+    return products * min(
+        -(-graph.batch // (ring // 2)) * slot_seconds(cost.slots, "weighted", ring, _FEWEST_LIMBS) for ring in RINGS
+    )
 
 
 _COMPUTED = (Input, Linear, Apply, Reshape, Output, Softmax, ArgMax)
