@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import DataError
+from glyphc.ir.encodings import Labels
 from glyphc.ir.evaluate import apply_client_op, dequantize, quantize
 from glyphc.ir.instructions import ClientSpec, Port
 from glyphc.ir.layout import Layout
 from glyphc.ir.types import Encoding
+from glyphc.tables import as_array, is_table
 
 F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.int64]
@@ -22,7 +24,7 @@ I64 = npt.NDArray[np.int64]
 def check_inputs(client: ClientSpec, x: Any) -> dict[str, F64]:
     """Samples by input name, as float64 of shape (samples, *shape); DataError says what does not fit and where."""
     ports = {p.name: p for p in client.inputs}
-    given = dict(x) if isinstance(x, Mapping) else {next(iter(ports)): x}
+    given = by_name(x, {p.name: p.columns for p in client.inputs}, "the table")
     if set(given) != set(ports):
         raise DataError(
             f"the program has input(s) {', '.join(sorted(ports))}; got {', '.join(sorted(given)) or 'none'}"
@@ -32,6 +34,18 @@ def check_inputs(client: ClientSpec, x: Any) -> dict[str, F64]:
     if len(counts) > 1:
         raise DataError(f"the inputs have different numbers of samples: {sorted(counts)}")
     return checked
+
+
+def by_name(x: Any, columns: Mapping[str, Sequence[str]], what: str) -> dict[str, Any]:
+    """Samples by input name: of a mapping, an array for the only input, or a table.
+
+    columns: names of the elements of each input, where they have some. A table is a row of elements for each sample,
+    or has a column for each of several inputs. DataError for a table that is without some of them.
+    """
+    if is_table(x) and len(columns) > 1:
+        return {name: as_array(x, known or (name,), what) for name, known in columns.items()}
+    given = dict(x) if isinstance(x, Mapping) else {next(iter(columns)): x}
+    return {n: as_array(v, columns.get(n, ()), what) if is_table(v) else v for n, v in given.items()}
 
 
 def _check(port: Port, given: Any) -> F64:
@@ -45,12 +59,15 @@ def _check(port: Port, given: Any) -> F64:
     if x.ndim != len(port.shape) + 1 or x.shape[1:] != port.shape or not len(x):
         raise DataError(f"input {port.name!r} has shape {list(x.shape)}; the network takes {wanted}")
     values = x.astype(np.float64)
-    flat = values.reshape(len(values), -1)
+    flat: F64 = values.reshape(len(values), -1)
     if not np.isfinite(flat).all():
         row, column = np.argwhere(~np.isfinite(flat))[0]
         raise DataError(
             f"input {port.name!r} has NaN or infinity, first in sample {row}, feature {column}; repair the data"
         )
+    features: Sequence[int] = range(flat.shape[1])
+    if port.ranks is not None:
+        flat, features = np.array(port.ranks.of(values)), port.ranks.features
     with np.errstate(over="ignore"):  # compared as floats: far values have no int64
         steps = np.rint((flat - np.array(port.fixed.offset)) / np.array(port.fixed.scale))
     outside = (steps < port.fixed.lo) | (steps > port.fixed.hi)
@@ -60,7 +77,7 @@ def _check(port: Port, given: Any) -> F64:
         raise DataError(
             f"input {port.name!r}: {int(outside.sum())} value(s) lie outside the calibrated range with its guard "
             f"band, first "
-            f"{flat[row, column]:.6g} in sample {row}, feature {column} (allowed: "
+            f"{flat[row, column]:.6g} in sample {row}, feature {features[column]} (allowed: "
             f"{scale * port.fixed.lo + offset:.6g} to "
             f"{scale * port.fixed.hi + offset:.6g}). Under encryption this would give garbage unnoticed. Check "
             f"the data's units, "
@@ -119,7 +136,8 @@ def encode(port: Port, samples: F64, places: I64 | None = None) -> Encoded:
 
     places: where in the batch they stand (:meth:`ClientSpec.places`); by default from its beginning on.
     """
-    integers = quantize(samples.reshape(len(samples), -1), port.fixed)
+    numbers = samples.reshape(len(samples), -1) if port.ranks is None else port.ranks.of(samples)
+    integers = quantize(numbers, port.fixed)
     if places is not None and port.encoding is not Encoding.SLOTS:
         spread = np.zeros((port.layout.batch, port.layout.features), dtype=integers.dtype)
         spread[places] = integers
@@ -145,3 +163,12 @@ def decode(port: Port, messages: I64 | F64, samples: int, places: I64 | None = N
     for op in port.tail:
         value = np.asarray(apply_client_op(op, value), dtype=np.float64)
     return value
+
+
+def with_labels(labels: Mapping[str, Labels | None], outputs: Mapping[str, F64]) -> dict[str, npt.NDArray[Any]]:
+    """Outputs by name, with labels in place of the indices of those that have some."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name, value in outputs.items():
+        known = labels.get(name)
+        found[name] = value if known is None else known.of(value)
+    return found

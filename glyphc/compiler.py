@@ -12,6 +12,7 @@ import numpy as np
 from glyphc import secret_weights
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.codec import by_name
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -67,13 +68,17 @@ def compile(
     encrypt_weights: str | Collection[str] | None = None,
     one_sample: bool = False,
     strategy: str | None = None,
+    examples: Any = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
-    model: path of an ONNX or .glyph file, an ONNX file's bytes, an ``onnx.ModelProto``; or a graph of any level, as
+    model: path of an ONNX or .glyph file, an ONNX file's bytes, an ``onnx.ModelProto``; a fitted scikit-learn estimator
+    or pipeline (extra ``sklearn``), a ``torch.nn.Module`` (extra ``torch``); or a graph of any level, as
     :class:`glyphc.ir.graph.Graph` or the path of its text (.gir).
-    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too. They set
-    value ranges and are not stored. batch: samples evaluated at once, by default what the file says, or 1; more samples
+    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too, and a table
+    (DataFrame), whose columns are checked and put in order here and when samples are run. They set
+    value ranges and are not stored. examples: a module's arguments for its exporter, a tuple of tensors; by default the
+    first calibration sample. batch: samples evaluated at once, by default what the file says, or 1; more samples
     per bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float
     network, 0.5 by default, or percent of a column's spread, 0.75 by default; logit_tolerance: rms error of the
     outputs that is tolerated, in their own units, instead (see ``glyphc.passes.assign_budget``); either takes
@@ -90,8 +95,8 @@ def compile(
     strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default ``auto``: the
     cheapest that the tolerance allows.
 
-    Raises ModelError, CalibrationError or ParameterError with a message that names the culprit, GlyphcError for an
-    unusable file of the cost model.
+    Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
+    culprit, GlyphcError for an unusable file of the cost model.
     """
     if batch is not None and batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
@@ -100,11 +105,17 @@ def compile(
             "--from (start) says which stage a graph in text form (.gir) comes from; a network begins at its source: "
             f"leave out {start!r}"
         )
+    columns: Mapping[str, tuple[str, ...]] = {}
+    if not isinstance(model, Graph):
+        from glyphc.frontends.from_python import exported  # onnx is loaded only when it is needed
+
+        found = exported(model, calibration, examples)
+        model, columns = found.model, found.columns
     given = read_model(model, one_sample)
     batch = batch or given.batch or 1
     kinds = parse_kinds(measure or {})
     name, passes = remaining(given.graph, start, passes)
-    source = _with_batch(given.graph, batch)
+    source = _with_batch(with_columns(given.graph, columns), batch)
     check_ring(source, insecure_ring)
     steps = [
         with_hints(_for_tolerance(for_ring(step, insecure_ring), tolerance, logit_tolerance, kinds), given.hints)
@@ -139,6 +150,22 @@ def _with_batch(graph: Graph, batch: int) -> Graph:
     rewriter = Rewriter(graph, batch=batch)
     for node in graph:
         rewriter.keep(node)
+    return rewriter.new
+
+
+def with_columns(graph: Graph, columns: Mapping[str, tuple[str, ...]]) -> Graph:
+    """The graph with names for the elements of its inputs, where there are as many; "" stands for the only input."""
+    inputs = list(graph.of(Input))
+    known = {op.name: columns.get(op.name) or columns.get("" if len(inputs) == 1 else op.name, ()) for _, op in inputs}
+    if graph.level is not Level.SOURCE or not any(known.values()):
+        return graph
+    rewriter = Rewriter(graph)
+    for node in graph:
+        if isinstance(node.op, Input) and node.op.shape == (len(known[node.op.name]),):
+            op = replace(node.op, columns=known[node.op.name])
+            rewriter.replace(node, rewriter.new.add(op, location=node.location))
+        else:
+            rewriter.keep(node)
     return rewriter.new
 
 
@@ -239,7 +266,7 @@ def samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]
     names = [n.op.name for n in graph.inputs if isinstance(n.op, Input)]
     if calibration is None:
         return {}
-    given = dict(calibration) if isinstance(calibration, Mapping) else {names[0]: calibration}
+    given = by_name(calibration, {op.name: op.columns for _, op in graph.of(Input)}, "the table of calibration samples")
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise CalibrationError(

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glyphc import predictions
 from glyphc.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
@@ -123,15 +124,38 @@ class Program:
         x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
         mode: Mode | str = "encrypted",
         reporter: Reporter | None = None,
-    ) -> npt.NDArray[np.floating[Any]] | dict[str, npt.NDArray[np.floating[Any]]]:
+    ) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
         """Evaluate samples: encrypted (default), ``"simulate"`` or ``"clear"``. See :func:`glyphc.runtime.run`.
 
-        Returns the output array, shape (samples, *shape), or a dict of them by name if the network has several.
+        Returns the output array, shape (samples, *shape), or a dict of them by name if the network has several. Labels
+        of classes have the type that they have in the model: integers, or texts.
         """
         from glyphc.runtime import run
 
         outputs = run(self, x, mode, reporter).outputs
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    # -- as an estimator --
+
+    @property
+    def classes_(self) -> npt.NDArray[Any]:
+        """Labels of the classes in the order of the scores' columns; AttributeError where the model has none."""
+        return predictions.classes(self.graph)
+
+    def predict(self, x: Any, mode: Mode | str = "encrypted") -> npt.NDArray[Any]:
+        """Labels of a classifier, or results of a model with a single output, shape (samples,) or (samples, targets).
+
+        x and mode as for :meth:`run`. AttributeError where several outputs are results.
+        """
+        return predictions.predict(self.graph, self.run(x, mode))
+
+    def predict_proba(self, x: Any, mode: Mode | str = "encrypted") -> npt.NDArray[np.floating[Any]]:
+        """A classifier's scores, shape (samples, classes): probabilities, if the model gives those."""
+        return predictions.predict_proba(self.graph, self.run(x, mode))
+
+    def score(self, x: Any, y: npt.ArrayLike, mode: Mode | str = "encrypted") -> float:
+        """Share of right labels of a classifier; of a regressor, the coefficient of determination (R^2)."""
+        return predictions.score(self.graph, self.run(x, mode), y)
 
     # -- artifact --
 

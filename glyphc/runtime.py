@@ -26,7 +26,7 @@ from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
-from glyphc.codec import Encoded, check_inputs, encode
+from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
@@ -65,7 +65,7 @@ class RunReport:
     number in the schedule, when it began (seconds from the first one's beginning) and how long it took.
     """
 
-    outputs: dict[str, F64]
+    outputs: dict[str, npt.NDArray[Any]]
     mode: Mode
     samples: int
     passes: int
@@ -103,6 +103,7 @@ def run(
     runner = _Runner(program, samples, mode, chosen, reporter or Silent())
     runner.run()
     report = runner.report
+    report.outputs = with_labels({op.name: op.labels for _, op in program.graph.of(Output)}, report.outputs)
     if report.overruns or report.lost:
         warnings.warn(message(report.overruns, report.samples, report.lost), OverrunWarning, stacklevel=3)
     return report

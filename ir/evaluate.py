@@ -43,6 +43,7 @@ from .ops import (
     Scale,
     Scatter,
     Softmax,
+    Steps,
     Sub,
     SumTo,
     Switch,
@@ -121,6 +122,8 @@ def _input(node: Node, op: Input, inputs: Mapping[str, F64]) -> Value:
     x = np.asarray(inputs[op.name], dtype=np.float64)
     if x.shape[1:] != op.shape:
         raise IRError(f"input {op.name!r} has shape {list(x.shape[1:])} per sample, expected {list(op.shape)}")
+    if op.ranks is not None:
+        x = op.ranks.of(x)
     return quantize(x, node.type.fixed) if node.type.fixed is not None else x
 
 
@@ -182,6 +185,14 @@ def _(op: Concat, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
 @_evaluate.register
 def _(op: Gather, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return np.asarray(args[0].reshape(len(args[0]), -1)[:, graph.constant(op.indices.name)])
+
+
+@_evaluate.register
+def _(op: Steps, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    with np.errstate(over="ignore"):
+        x = args[0].reshape(len(args[0]), -1).astype(np.float32).astype(np.float64)
+    chosen = x[:, graph.constant(op.features.name)]
+    return np.asarray(chosen > graph.constant(op.thresholds.name)).astype(np.float64)
 
 
 @_evaluate.register

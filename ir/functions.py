@@ -86,6 +86,11 @@ def _table_with_jumps(x: F64, lo: float, hi: float, count: float, *rest: float) 
     return y
 
 
+def _smooth_step(x: F64, lo: float, hi: float) -> F64:
+    t = np.clip((x - lo) / (hi - lo), 0.0, 1.0)
+    return np.asarray(t * t * (3.0 - 2.0 * t))
+
+
 # Domains are open intervals: where the end itself belongs to it, functions are continued a little beyond.
 _CLOSED = 1.0 + 2.0**-20
 
@@ -156,6 +161,8 @@ _TABLE: dict[str, _Definition] = {
     "silu_slope": _Definition(0, _silu_slope),
     "sin": _Definition(0, np.sin),
     "sinh": _Definition(0, np.sinh),
+    # 0 up to lo, 1 from hi on, with a slope of 0 at both: a decision that small errors of its argument do not change
+    "smooth_step": _Definition(2, _smooth_step),
     "softplus": _Definition(0, _softplus),
     "softsign": _Definition(0, lambda x: x / (1.0 + np.abs(x))),
     # continued by zero: its argument is never far below zero in a network that uses it

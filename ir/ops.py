@@ -15,6 +15,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .encodings import Labels, Ranks
 from .errors import IRError
 from .functions import Function
 from .series import Series
@@ -59,28 +60,41 @@ class Op:
 
 @dataclass(frozen=True)
 class Input(Op):
-    """A tensor that the client provides (encrypted, except in the evaluator)."""
+    """A tensor that the client provides (encrypted, except in the evaluator).
+
+    ranks: what of it is encrypted, if not the tensor as it is: then the result is flat. columns: names of its elements,
+    where it is a row of a table that has some.
+    """
 
     mnemonic = "input"
     levels = _ALL
     name: str
     shape: Shape
+    ranks: Ranks | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def arity(self) -> int:
         return 0
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
-        return self.shape
+        if self.ranks is None:
+            return self.shape
+        self.ranks.check(prod(self.shape))
+        return (len(self.ranks.features),)
 
 
 @dataclass(frozen=True)
 class Output(Op):
-    """A result of the network, under the name the model gave it."""
+    """A result of the network, under the name the model gave it.
+
+    labels: of an index of a class, what the client makes of it at last; in graphs it stays the index.
+    """
 
     mnemonic = "output"
     levels = _ALL
     name: str
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +242,27 @@ class Gather(Op):
         if indices.min() < 0 or indices.max() >= prod(shapes[0]):
             raise IRError(f"indices {self.indices.name!r} reach beyond the {prod(shapes[0])} elements of the operand")
         return tuple(int(n) for n in indices.shape)
+
+
+@dataclass(frozen=True)
+class Steps(Op):
+    """Comparisons: y[k] = 1 where x.flat[features[k]] > thresholds[k], else 0; flat. float64 and int64 constants.
+
+    x counts in single precision, as in ONNX.
+    """
+
+    mnemonic = "steps"
+    levels = _FLOAT
+    features: Const
+    thresholds: Const
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        features, thresholds = constants[self.features.name], constants[self.thresholds.name]
+        if features.dtype.kind not in "iu" or features.ndim != 1 or features.shape != thresholds.shape:
+            raise IRError("steps need flat integer features, and a threshold for each")
+        if not features.size or features.min() < 0 or features.max() >= prod(shapes[0]):
+            raise IRError(f"features {self.features.name!r} reach beyond the {prod(shapes[0])} elements of the operand")
+        return (int(features.size),)
 
 
 @dataclass(frozen=True)
@@ -530,7 +565,7 @@ def _linear_shape(shapes: tuple[Shape, ...], weights: tuple[Const, ...], bias: C
     return (int(outputs[0]),)
 
 
-_NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Affine, ReduceSum, ReduceMax, Hardmax)
+_NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, Affine, ReduceSum, ReduceMax, Hardmax)
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)

@@ -312,8 +312,8 @@ def test_the_guilty_line_is_shown() -> None:
         parse(mistaken("= apply", "= aply"))
     assert str(caught.value).splitlines() == [
         "line 5, column 1: %2: unknown op 'aply'; known: dense, scale, add, sub, mul, div, max, min, concat, gather, "
-        "affine, reduce_sum, reduce_max, hardmax, matmul, sum_to, scatter, input, output, reshape, apply, softmax, "
-        "argmax, linear, switch, unpack, bootstrap, polynomial",
+        "steps, affine, reduce_sum, reduce_max, hardmax, matmul, sum_to, scatter, input, output, reshape, apply, "
+        "softmax, argmax, linear, switch, unpack, bootstrap, polynomial",
         '%2 = aply %1 (functions=[Function(name="relu")]) : TensorType(shape=[2])',
     ]
 

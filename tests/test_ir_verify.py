@@ -44,6 +44,7 @@ from glyphc.ir.ops import (
     Scale,
     Scatter,
     Softmax,
+    Steps,
     Sub,
     SumTo,
     Switch,
@@ -116,6 +117,7 @@ class Chain:
         self.add("top", ReduceMax())
         self.graph.add_constant("places", np.arange(4))
         self.add("scatter", Scatter(Const("places"), (4,)))
+        self.add("steps", Steps(Const("places"), Const("factor")))
         self.add("act", Apply((Function("relu"),)))
         self.add("fc2", Dense(*self.weights("fc2", 3, np.float64)))
         self.add("square", Reshape((1, 3)))

@@ -4,8 +4,8 @@ A file begins with comments: what it shows, the network as in a ``.glyph`` file,
 calibration samples, and ``run:``, passes as for ``glyphc opt``. ``edit: OLD => NEW`` changes the text of the graph
 between two runs. Below them is what the last pass gives: its graph, or its error.
 
-Graphs are shortened for people: constants by their values, numbers rounded, ranges where the pass is about them and without
-histograms, the decisions of the last pass alone, no seconds, which follow from measurements.
+Graphs are shortened for people: constants by their values, numbers rounded, ranges where the pass is about them and
+without histograms, the decisions of the last pass alone, no seconds, which follow from measurements.
 """
 
 from __future__ import annotations

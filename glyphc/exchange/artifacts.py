@@ -204,7 +204,11 @@ def _check_ports(client: ClientSpec) -> None:
             raise IRError(f"{port.name!r} does not have one ciphertext for each feature")
         if layout.ring != positions or layout.batch != client.batch:
             raise IRError(f"{port.name!r} is laid out for another ring or batch")
-        if layout.features != prod(port.shape) or layout.parts > next_power_of_two(layout.features):
+        if port.ranks is not None:
+            port.ranks.check(prod(port.shape))
+        if len(port.columns) not in (0, prod(port.shape)):
+            raise IRError(f"{port.name!r} has {len(port.columns)} names for the elements of {list(port.shape)}")
+        if layout.features != port.size or layout.parts > next_power_of_two(layout.features):
             raise IRError(f"the layout of {port.name!r} has another size than its tensor")
         if client.chunks % layout.chunks or layout.chunks > layout.batch:
             raise IRError(f"the chunks of {port.name!r} do not fit the batch or those of other tensors")

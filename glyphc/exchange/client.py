@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis.security import modulus_limit
-from glyphc.codec import check_inputs, encode
+from glyphc.codec import check_inputs, encode, with_labels
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, OverrunWarning, ParameterError
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.text import record_text
@@ -162,8 +162,8 @@ class Account:
                     reporter.advance(1, place.port.name)
         return writer.digest
 
-    def decrypt(self, path: Path, request: str | None = None) -> dict[str, F64]:
-        """Outputs by name, shape (samples, *shape), from a file of encrypted outputs.
+    def decrypt(self, path: Path, request: str | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Outputs by name, shape (samples, *shape), from a file of encrypted outputs; labels where there are some.
 
         ``request``: the digest of the inputs that these must be the outputs of. ArtifactError for a damaged file, or
         one for another program, key or request, before anything is decrypted. Warns (OverrunWarning) of results in
@@ -171,7 +171,8 @@ class Account:
         """
         with Reader(path, OutputsHeader) as reader:
             self._check(reader, request)
-            return self._decrypted(reader)
+            labels = {port.name: port.labels for port in self.spec.client.outputs}
+            return with_labels(labels, self._decrypted(reader))
 
     def _check(self, reader: Reader[OutputsHeader], request: str | None) -> None:
         header = reader.header

@@ -22,7 +22,7 @@ from glyphc.ir.verify import verify
 
 from . import onnx_elementwise, onnx_linear, onnx_other_domains, onnx_quantization, onnx_reductions, onnx_shapes
 from .onnx_batch import results_where
-from .onnx_call import FIRST, Call, Conversion, Placed, Rule, UnknownOperandError, Where
+from .onnx_call import FIRST, KEEP_LABELS, Call, Conversion, Placed, Rule, UnknownOperandError, Where
 from .onnx_constants import (
     DEFAULT_DOMAINS,
     BatchAxisError,
@@ -210,7 +210,7 @@ class _Reader:
             if names.count(name) > 1:
                 raise ModelError(f"{self.label} lists output {name!r} more than once; remove the others")
             if name in self.values:
-                self.graph.add(Output(name), (self._samples_first(name),))
+                self.graph.add(Output(name, self.conversion.labels.get(name)), (self._samples_first(name),))
             elif any(other in self.values for other in names):
                 self.notes.append(f"output {name!r} of {self.label} is left out: it does not depend on the input")
             else:
@@ -252,6 +252,9 @@ class _Reader:
         missing = [o for o in node.output[len(results) :] if o not in self.constants]
         if not self._needed.isdisjoint(missing):
             raise UnsupportedError(f"its output {list(node.output).index(missing[0])} is not supported, but used")
+        labels = self.conversion.labels
+        if node.op_type in KEEP_LABELS and node.input[0] in labels:
+            labels.setdefault(node.output[0], labels[node.input[0]])
         for name, result in zip(node.output, results, strict=False):
             if name:
                 self.values[name] = result.node

@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, TypeProto
+from onnx import NodeProto, TypeProto, numpy_helper
 from scipy import sparse
 
+from glyphc.ir.encodings import Labels
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Affine, Apply, Concat, Const, Dense, Gather, Op, Reshape, Scale
+from glyphc.ir.ops import Add, Affine, Apply, Concat, Const, Dense, Gather, Op, Reshape, Scale, Steps
 
 from .onnx_constants import F64, CombinedSamplesError, ConstantPool, Named, UnsupportedError
 
 I64 = npt.NDArray[np.int64]
 Shape = tuple[int, ...]
+
+# What leaves labels of classes as they are: others compute with the numbers that they are.
+KEEP_LABELS = frozenset({"Cast", "Flatten", "Identity", "LabelEncoder", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 class UnknownOperandError(Exception):
@@ -45,7 +49,8 @@ class Conversion:
 
     batch_axis: whether the ONNX tensors have an axis that counts the samples; otherwise whole tensors belong to one
     sample. where: of the values whose samples are not axis 0, where they are; their nodes have all axes, as they are
-    for one sample. None: the file describes a single sample, and the value has no axis for it.
+    for one sample. None: the file describes a single sample, and the value has no axis for it. labels: of values that
+    are indices of classes in the graph, what they are in ONNX.
     """
 
     graph: Graph
@@ -56,6 +61,7 @@ class Conversion:
     values: dict[str, Node] = field(default_factory=dict)
     stored: dict[str, F64] = field(default_factory=dict)
     where: dict[str, Where | None] = field(default_factory=dict)
+    labels: dict[str, Labels] = field(default_factory=dict)
 
     @property
     def single(self) -> bool:
@@ -108,6 +114,15 @@ class Call:
     def text(self, name: str, default: str) -> str:
         return next((a.s.decode() for a in self.node.attribute if a.name == name), default)
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """An attribute of texts; empty when it is missing."""
+        return next((tuple(s.decode() for s in a.strings) for a in self.node.attribute if a.name == name), ())
+
+    def array(self, name: str) -> npt.NDArray[Any] | None:
+        """An attribute that is a tensor; None when it is missing."""
+        found = next((a.t for a in self.node.attribute if a.name == name and a.HasField("t")), None)
+        return None if found is None else numpy_helper.to_array(found)
+
     # -- operands --
 
     def has(self, index: int) -> bool:
@@ -127,8 +142,25 @@ class Call:
             raise UnsupportedError(f"operand {index} is a constant; it must be the encrypted tensor")
         name = self.node.input[index]
         x = self.conversion.values[name]
+        if name in self.conversion.labels and self.node.op_type not in KEEP_LABELS:
+            x = self._numbers(x, self.conversion.labels[name])
         if self.whole and self.conversion.batch_axis and name not in self.conversion.where:
             return self.reshape(x, (1, *x.type.shape))
+        return x
+
+    def _numbers(self, index: Node, labels: Labels) -> Node:
+        """Labels to compute with, of their indices."""
+        if labels.texts:
+            raise UnsupportedError("computes with labels that are texts, which the client alone looks up")
+        if labels.integers == tuple(range(len(labels))):
+            return index
+        return self.apply(index, "table", 0.0, float(len(labels) - 1), *map(float, labels.integers))
+
+    def features(self) -> Node:
+        """Samples of one axis, as operators of ai.onnx.ml take them."""
+        x = self.tensor(0)
+        if len(x.type.shape) != 1:
+            raise UnsupportedError(f"takes samples of one axis, not of shape {list(x.type.shape)}")
         return x
 
     def where(self, index: int) -> Where:
@@ -252,6 +284,21 @@ class Call:
         f = factor if isinstance(factor, Named) else Named(f"{self.location}.factor", np.array(factor))
         s = shift if isinstance(shift, Named) else Named(f"{self.location}.shift", np.array(shift))
         return self.add(Scale(self.conversion.store(f), self.conversion.store(s)), x)
+
+    def steps(self, x: Node, features: npt.NDArray[Any], thresholds: F64) -> Node:
+        """Whether elements at flat places are greater than thresholds: 0 or 1, flat."""
+        if not np.isfinite(thresholds).all():
+            raise UnsupportedError("compares with a number that is not finite")
+        names = self._private("features", features.astype(np.int64)), self._private("thresholds", thresholds)
+        return self.add(Steps(*names), x)
+
+    def sum(self, a: Node, b: Node) -> Node:
+        """a + b, of one shape."""
+        return self.add(Add(), a, b)
+
+    def named(self, role: str, value: npt.ArrayLike) -> Named:
+        """A constant of this node's own."""
+        return Named(f"{self.location}.{role}", np.asarray(value, dtype=np.float64))
 
     def _private(self, role: str, value: npt.NDArray[Any]) -> Const:
         return Const(self.conversion.graph.add_constant(f"{self.location}.{role}", value))

@@ -9,18 +9,12 @@ from scipy import sparse
 
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Apply, ArgMax, Div, ReduceMax, ReduceSum, Softmax
+from glyphc.ir.ops import Apply, Div, ReduceMax, ReduceSum, Softmax
 
+from . import onnx_labels, onnx_trees
 from .onnx_call import Call, Rule, places
 from .onnx_constants import F64, Named, UnsupportedError
-
-
-def _features(call: Call) -> Node:
-    """Samples of one axis, as all operators of ai.onnx.ml take them."""
-    x = call.tensor(0)
-    if len(x.type.shape) != 1:
-        raise UnsupportedError(f"takes samples of one axis, not of shape {list(x.type.shape)}")
-    return x
+from .onnx_labels import CLASS_ATTRIBUTES, class_labels, classified, labels_of, transformed
 
 
 def _numbers(call: Call, name: str, default: float, count: int) -> F64:
@@ -32,13 +26,13 @@ def _numbers(call: Call, name: str, default: float, count: int) -> F64:
 
 
 def _scaler(call: Call) -> Node:
-    x = _features(call)
+    x = call.features()
     scale, offset = (_numbers(call, name, default, x.type.size) for name, default in (("scale", 1.0), ("offset", 0.0)))
     return call.scale(x, Named(f"{call.location}.scale", scale), Named(f"{call.location}.shift", -offset * scale))
 
 
 def _scores(call: Call, outputs: int) -> Node:
-    x = _features(call)
+    x = call.features()
     weights = np.array(call.reals("coefficients"), dtype=np.float64)
     if not outputs or weights.size != outputs * x.type.size:
         raise UnsupportedError(f"has {weights.size} coefficients for {x.type.size} features and {outputs} output(s)")
@@ -51,34 +45,22 @@ def _scores(call: Call, outputs: int) -> Node:
 
 
 def _linear_regressor(call: Call) -> Node:
-    if call.text("post_transform", "NONE") != "NONE":
-        raise UnsupportedError(f"post_transform={call.text('post_transform', '')} is not supported")
-    return _scores(call, call.integer("targets", 1))
+    return transformed(call, _scores(call, call.integer("targets", 1)))
 
 
-def _linear_classifier(call: Call) -> tuple[Node, ...]:
+def _linear_classifier(call: Call) -> tuple[Node, Node]:
     """Label and scores. Labels are those of the largest score."""
-    labels = call.sizes("classlabels_ints")
-    if not labels:
-        raise UnsupportedError("names its classes by strings; train it on numbers 0, 1, ... instead")
-    count = len(call.reals("coefficients")) // _features(call).type.size
+    labels = class_labels(call)
+    count = len(call.reals("coefficients")) // call.features().type.size
     scores = _scores(call, count)
     if count == 1 and len(labels) == 2:
         # one score of two classes: its sign decides
         both = sparse.csr_array(np.array([[-1.0], [1.0]]))
-        scores = call.affine(scores, both, 0.0, (2,))
-    elif count != len(labels):
-        raise UnsupportedError(f"has {count} score(s) for {len(labels)} classes")
-    index = call.add(ArgMax(False), scores)
-    label = index if labels == tuple(range(len(labels))) else _table(call, labels, index)
-    transform = call.text("post_transform", "NONE")
-    if transform == "SOFTMAX":
-        scores = call.add(Softmax(), scores)
-    elif transform == "LOGISTIC":
-        scores = call.apply(scores, "sigmoid")
-    elif transform != "NONE":
-        raise UnsupportedError(f"post_transform={transform} is not supported")
-    return (label, scores)
+        return classified(call, call.affine(scores, both, 0.0, (2,)), labels, opposite=True)
+    weights = np.array(call.reals("coefficients")).reshape(max(count, 1), -1)
+    rows = np.column_stack([weights, _numbers(call, "intercepts", 0.0, len(weights))])
+    opposite = count == 2 and bool(np.array_equal(rows[0], -rows[1]))
+    return classified(call, scores, labels, opposite)
 
 
 def _table(call: Call, values: Sequence[float], index: Node) -> Node:
@@ -88,7 +70,9 @@ def _table(call: Call, values: Sequence[float], index: Node) -> Node:
 
 def _normalizer(call: Call) -> Node:
     """Each sample over its largest magnitude, its sum of magnitudes or its length."""
-    x, norm = _features(call), call.text("norm", "MAX")
+    x, norm = call.features(), call.text("norm", "MAX")
+    if norm == "L1" and isinstance(x.op, Softmax) and not x.op.log:
+        return x  # shares that add up to 1 already
     if norm == "L2":
         size = call.apply(call.add(ReduceSum(), call.apply(x, "pow", 2.0)), "sqrt")
     else:
@@ -98,7 +82,7 @@ def _normalizer(call: Call) -> Node:
 
 
 def _binarizer(call: Call) -> Node:
-    return call.apply(_features(call), "greater", call.real("threshold", 0.0))
+    return call.apply(call.features(), "greater", call.real("threshold", 0.0))
 
 
 def _array_feature_extractor(call: Call) -> Node:
@@ -107,11 +91,12 @@ def _array_feature_extractor(call: Call) -> Node:
     Of a list, ONNX makes (1, samples), which exporters reshape to (samples): here it is that already.
     """
     if call.is_constant(0):
-        values = call.constant(0, "the list").value.reshape(-1)
         index = call.reshape(call.tensor(1), ())
-        if np.array_equal(values, np.arange(len(values))):
+        labels = labels_of(call.conversion.constants.raw(call.node.input[0]))
+        if labels is not None:
+            call.conversion.labels[call.node.output[0]] = labels
             return index
-        return _table(call, list(values), index)
+        return _table(call, list(call.constant(0, "the list").value.reshape(-1)), index)
     x = call.tensor(0)
     return call.gather(x, places(x)[..., call.integers(1, "its indices")])
 
@@ -146,11 +131,11 @@ _QUANT = Rule(_quant, ("narrow", "rounding_mode", "signed"))
 
 # By domain and operator.
 RULES: dict[tuple[str, str], Rule] = {
+    **onnx_labels.RULES,
+    **onnx_trees.RULES,
     ("ai.onnx.ml", "ArrayFeatureExtractor"): Rule(_array_feature_extractor),
     ("ai.onnx.ml", "Binarizer"): Rule(_binarizer, ("threshold",)),
-    ("ai.onnx.ml", "LinearClassifier"): Rule(
-        _linear_classifier, (*_LINEAR, "classlabels_ints", "classlabels_strings", "multi_class")
-    ),
+    ("ai.onnx.ml", "LinearClassifier"): Rule(_linear_classifier, (*_LINEAR, *CLASS_ATTRIBUTES, "multi_class")),
     ("ai.onnx.ml", "LinearRegressor"): Rule(_linear_regressor, (*_LINEAR, "targets")),
     ("ai.onnx.ml", "Normalizer"): Rule(_normalizer, ("norm",)),
     ("ai.onnx.ml", "Scaler"): Rule(_scaler, ("offset", "scale")),

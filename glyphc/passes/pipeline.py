@@ -24,11 +24,13 @@ from .merge import Merge
 from .quantize import Quantize
 from .schemes import AssignScheme, InsertSwitches
 from .select_parameters import SelectParameters
+from .steps import RankInputs
 from .validate import ValidateLayout, ValidateNoise, ValidateRange, ValidateSecurity
 
 PASSES: dict[str, type[Pass]] = {
     p.name: p
     for p in (
+        RankInputs,
         Expand,
         Fold,
         Calibrate,

@@ -43,11 +43,12 @@ def chunk_order(graph: Graph) -> dict[int, tuple[int, ...]]:
 
 def _input_port(node: Node, op: Input) -> Port:
     assert node.type.fixed is not None and node.type.layout is not None
-    return Port(op.name, op.shape, node.type.fixed, node.type.layout)
+    return Port(op.name, op.shape, node.type.fixed, node.type.layout, ranks=op.ranks, columns=op.columns)
 
 
 def _port(graph: Graph, node: Node, op: Output) -> Port:
     tail = client_tail(graph, node)
     source = graph.operands(tail[0] if tail else node)[0]
     assert source.type.fixed is not None and source.type.layout is not None
-    return Port(op.name, source.type.shape, source.type.fixed, source.type.layout, tuple(n.op for n in tail))
+    ops = tuple(n.op for n in tail)
+    return Port(op.name, source.type.shape, source.type.fixed, source.type.layout, ops, labels=op.labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,11 @@ def slot_schedule(graph: Graph) -> Schedule:
         tail = client_tail(graph, node)
         source = graph.operands(tail[0] if tail else node)[0]
         lowering.output(source, op)
-        outputs.append(_port(op.name, source, tuple(n.op for n in tail)))
-    inputs = [_port(op.name, node) for node, op in graph.of(Input)]
+        outputs.append(replace(_port(op.name, source, tuple(n.op for n in tail)), labels=op.labels))
+    inputs = [
+        replace(_port(op.name, node), shape=op.shape, ranks=op.ranks, columns=op.columns)
+        for node, op in graph.of(Input)
+    ]
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch)
     return Schedule(client, tuple(with_frees(lowering.writer.instructions)), {})
 

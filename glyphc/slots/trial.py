@@ -47,7 +47,8 @@ def simulated(graph: Graph, parameters: SlotParameters, samples: Mapping[str, F6
 
 def _messages(port: Port, x: F64) -> F64:
     """What the client encrypts: shape (features, samples)."""
-    integers = quantize(x.reshape(len(x), -1), port.fixed)
+    numbers = x.reshape(len(x), -1) if port.ranks is None else port.ranks.of(x)
+    integers = quantize(numbers, port.fixed)
     return np.asarray(integers.T / max(port.fixed.magnitude, 1))
 
 

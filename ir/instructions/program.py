@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from ..encodings import Labels, Ranks
 from ..layout import Layout
 from ..ops import Op
 from ..parameters import Parameters
@@ -40,7 +42,8 @@ class Port:
 
     tail: what the client computes after decryption (outputs only). encoding: ``SLOTS`` where the layout's positions are
     slots, which hold the format's integers divided by its magnitude; otherwise they are coefficients, which hold the
-    integers.
+    integers. ranks: what of an input is encrypted, if not the tensor as it is. labels: what an output's indices stand
+    for. columns: of an input, names of its elements.
     """
 
     name: str
@@ -49,6 +52,14 @@ class Port:
     layout: Layout
     tail: tuple[Op, ...] = ()
     encoding: Encoding = Encoding.LSB
+    ranks: Ranks | None = None
+    labels: Labels | None = None
+    columns: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many numbers of a sample are encrypted."""
+        return prod(self.shape) if self.ranks is None else len(self.ranks.features)
 
 
 @dataclass(frozen=True)
