@@ -12,10 +12,12 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.compare import compare_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
+from glyphc.commands.strategies import load_retraining, strategies_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
 from glyphc.errors import ArtifactError, DataError, GlyphcError, OverrunWarning
@@ -76,7 +78,14 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken: auto, glyph or slots. [default: auto]")
+@click.option("--strategy", help="Which ways of computing may be taken; 'glyphc strategies' lists them. [default: auto]")
+@click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
+@click.option(
+    "--retrain-data",
+    type=click.Path(),
+    help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
+)
+@click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -97,6 +106,9 @@ def compile_command(
     measures: tuple[str, ...],
     margin: float | None,
     strategy: str | None,
+    degree: int | None,
+    retrain_data: str | None,
+    retrain_labels: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -105,13 +117,14 @@ def compile_command(
 ) -> None:
     """Compile a MODEL (.onnx, .glyph, or a graph as .gir); print its schedule and write one artifact file."""
     from glyphc.compiler import compile
+    from glyphc.console import reporter
     from glyphc.diagnostics import summary
     from glyphc.files import check_writable
     from glyphc.measures import parse_kinds
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
-    _keep_sources(path, model, calibration)
+    _keep_sources(path, model, calibration, retrain_data, retrain_labels)
     check_writable(path)
     secrets = path.with_suffix(".weights")
     if encrypt_weights is not None:
@@ -132,6 +145,9 @@ def compile_command(
         encrypt_weights=encrypt_weights,
         one_sample=one_sample,
         strategy=strategy,
+        degree=degree,
+        retrain=load_retraining(retrain_data, retrain_labels),
+        reporter=reporter(),
     )
     text = summary(program)
     if program.encrypted_weights:
@@ -246,10 +262,12 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
 
 
+main.add_command(compare_command)
 main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)
+main.add_command(strategies_command)
 main.add_command(train_command)
 main.add_command(training_group)
 roles.register(main)

@@ -27,15 +27,20 @@ from glyphc.passes.judged import JudgedPass
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.quantize import Quantize
-from glyphc.passes.schemes import AssignScheme
+from glyphc.passes.schemes import DEFAULT_STRATEGY, AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
 from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.sources import is_graph, read_model, with_hints
+from glyphc.substitution import changes
+from glyphc.ways import strategies
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from glyphc.progress import Reporter
+    from glyphc.train.retraining import Data
 
 # Rings that only tests may use.
 INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
@@ -69,6 +74,9 @@ def compile(
     one_sample: bool = False,
     strategy: str | None = None,
     examples: Any = None,
+    degree: int | None = None,
+    retrain: Data | None = None,
+    reporter: Reporter | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
@@ -92,8 +100,10 @@ def compile(
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
-    strategy: which ways of computing may be taken, by name (``glyphc.ways.registry``), by default ``auto``: the
-    cheapest that the tolerance allows.
+    strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``), by default ``auto``:
+    whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
+    the strategy's, or as the tolerance asks. retrain: samples and labels to train the network again on, in the clear,
+    after the strategy has replaced its nonlinearities; reporter is told of it.
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -127,8 +137,11 @@ def compile(
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_strategy(_with_encrypted(steps, hidden), strategy)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree)
     stages = _Stages({name: source})
+    changed = changes(source, strategy or DEFAULT_STRATEGY, degree, context.samples, retrain, reporter)
+    if changed is not None:
+        source = stages.graphs["substitute"] = changed.network
     run_pipeline(source, steps, context, stages.observe)
     last = next(reversed(stages.graphs.values()))
     if last.level is not Level.LAIDOUT or last.parameters is None:
@@ -137,7 +150,8 @@ def compile(
     ValidateSecurity().run(last, context)
     if hidden:
         secret_weights.check(last, hidden)
-    program = Program(stages.graphs, requested_batch=batch, notes=given.notes)
+    notes = given.notes if changed is None else (*given.notes, *changed.notes)
+    program = Program(stages.graphs, requested_batch=batch, notes=notes)
     program.warn_if_insecure()
     return program
 
@@ -222,16 +236,25 @@ def _with_margin(steps: list[Pass], margin: float | None) -> list[Pass]:
     return [replace(s, margin=margin) if isinstance(s, Quantize) else s for s in steps]
 
 
-def _with_strategy(steps: list[Pass], strategy: str | None) -> list[Pass]:
+def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> list[Pass]:
     """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
-    if strategy is None:
+    if name is None and degree is None:
         return steps
     if not any(isinstance(step, AssignScheme) for step in steps):
         raise GlyphcError(
             f"a strategy is for the pass {AssignScheme.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    return [replace(s, strategy=strategy) if isinstance(s, AssignScheme) else s for s in steps]
+    chosen = strategies.strategy(name or DEFAULT_STRATEGY)
+    found = strategies.degree_of(chosen, degree)
+    out = []
+    for step in steps:
+        if isinstance(step, AssignScheme):
+            step = replace(step, strategy=chosen.name, degree=found)
+        elif isinstance(step, FitPolynomials):
+            step = replace(step, degree=found)
+        out.append(step)
+    return out
 
 
 def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds: Mapping[str, MeasureKind]) -> Pass:

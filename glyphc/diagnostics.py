@@ -339,6 +339,7 @@ def run_summary(report: RunReport) -> str:
         )
     lines.append(f"memory      {report.peak_memory / 1e9:.2f} GB peak of this process")
     lines.append(f"security    {report.security if report.security != 'insecure' else INSECURE_WARNING}")
+    lines += [] if report.learns is None else [f"learns      {report.learns}"]
     return "\n".join(lines)
 
 

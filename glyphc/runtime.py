@@ -33,6 +33,7 @@ from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.ir.ops import Output
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.knowledge import Knowledge, of_program
 from glyphc.overruns import Overrun, message
 from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
@@ -62,7 +63,8 @@ class RunReport:
     overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
     samples, without noise. lost: samples, from and to, of passes that are lost as a whole, or would be under
     encryption (numbers in slots, see ``glyphc.plausible``). timeline: of every instruction, in the order they ran: its
-    number in the schedule, when it began (seconds from the first one's beginning) and how long it took.
+    number in the schedule, when it began (seconds from the first one's beginning) and how long it took. cpu_seconds: of
+    evaluation, on all cores. learns: who learns what, of an encrypted run.
     """
 
     outputs: dict[str, npt.NDArray[Any]]
@@ -77,6 +79,8 @@ class RunReport:
     security: str = ""
     overruns: tuple[Overrun, ...] = ()
     lost: tuple[tuple[int, int], ...] = ()
+    cpu_seconds: float = 0.0
+    learns: Knowledge | None = None
 
 
 def run(
@@ -161,6 +165,8 @@ class _Runner:
             self.client.parameters.security if mode is Mode.ENCRYPTED else f"none ({mode.value} mode, no encryption)"
         )
         self.report = RunReport({}, mode, count, len(self.passes), security=secure)
+        if mode is Mode.ENCRYPTED:
+            self.report.learns = of_program(program)
         self.cost = cost_file.current()
         self.began: float | None = None
 
@@ -259,12 +265,16 @@ class _Runner:
         instructions = partial.schedule.instructions
         costs = instruction_costs(partial.schedule, self.cost)
         predicted = {id(i): seconds for i, seconds in zip(instructions, costs, strict=True)}
+        spent = time.process_time()
 
         def observe(instruction: Instruction, seconds: float) -> None:
+            nonlocal spent
+            before, spent = spent, time.process_time()
             if isinstance(instruction, Load):
                 self.report.seconds["encrypt"] += seconds
                 self.report.seconds["evaluate"] -= seconds
                 return
+            self.report.cpu_seconds += spent - before
             self.reporter.advance(predicted[id(instruction)], self._describe(instruction))
             ended = time.perf_counter()
             self.began = ended - seconds if self.began is None else self.began

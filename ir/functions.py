@@ -91,13 +91,17 @@ def _smooth_step(x: F64, lo: float, hi: float) -> F64:
     return np.asarray(t * t * (3.0 - 2.0 * t))
 
 
+def _polynomial(x: F64, lo: float, hi: float, *coefficients: float) -> F64:
+    return np.asarray(np.polynomial.chebyshev.chebval((2.0 * x - lo - hi) / (hi - lo), np.array(coefficients)))
+
+
 # Domains are open intervals: where the end itself belongs to it, functions are continued a little beyond.
 _CLOSED = 1.0 + 2.0**-20
 
 
 @dataclass(frozen=True)
 class _Definition:
-    """parameters: how many (None: those of a table). domain: open interval where it is defined."""
+    """parameters: how many (None: those of a table or polynomial). domain: open interval where it is defined."""
 
     parameters: int | None
     compute: Callable[..., F64]
@@ -146,6 +150,7 @@ _TABLE: dict[str, _Definition] = {
     "mod": _Definition(1, np.mod),
     # of integers: whether they are zero
     "near_zero": _Definition(0, lambda x: (np.abs(x) < 0.5).astype(np.float64)),
+    "polynomial": _Definition(None, _polynomial),
     "pow": _Definition(1, lambda x, p: np.power(x, p)),
     "quadratic": _Definition(3, lambda x, a, b, c: (a * x + b) * x + c),
     # of integers, cut off towards zero: it jumps between them
@@ -177,14 +182,14 @@ _TABLE: dict[str, _Definition] = {
     "trunc": _Definition(0, np.trunc),
 }
 NAMES = frozenset(_TABLE)
-_TABLES = frozenset(name for name, definition in _TABLE.items() if definition.parameters is None)
+_TABLES = frozenset(("table", "table_with_jumps"))
 
 # By how much of its width values may leave a table: they are sums of rounded products, the limits are round numbers.
 _TABLE_SLACK = 2.0**-20
 
 
 def parameter_count(name: str) -> int | None:
-    """How many parameters a function of that name takes; None for tables, which take any number."""
+    """How many parameters a function of that name takes; None for tables and polynomials, which take any number."""
     return _TABLE[name].parameters
 
 
@@ -194,7 +199,8 @@ class Function:
 
     ``Function("table", (lo, hi, y_0, ..., y_n))`` interpolates linearly between n+1 equidistant points and continues
     by its end values. ``Function("table_with_jumps", (lo, hi, k, x_1, h_1, ..., x_k, h_k, y_0, ..., y_n))`` adds steps
-    to such a table: h_j to the right of x_j.
+    to such a table: h_j to the right of x_j. ``Function("polynomial", (lo, hi, c_0, ..., c_n))`` is the sum of
+    c_k T_k(u), Chebyshev's polynomials of u = (2x - lo - hi) / (hi - lo).
     """
 
     name: str
@@ -209,7 +215,9 @@ class Function:
             raise IRError(f"function {self.name!r} takes {count} parameter(s), not {len(self.parameters)}")
         if not all(math.isfinite(p) for p in self.parameters):
             raise IRError(f"function {self.name!r} has a parameter that is not finite")
-        if count is None:
+        if self.name == "polynomial" and (len(self.parameters) < 3 or not self.parameters[0] < self.parameters[1]):
+            raise IRError(f"function {self.name!r} takes lo < hi and at least one coefficient")
+        if self.name in _TABLES:
             self._check_table()
 
     def _check_table(self) -> None:
@@ -236,6 +244,10 @@ class Function:
             count, jumps = self._table_parts()
             at = f", jumps at {', '.join(f'{x:.4g}' for x in jumps)}" if jumps else ""
             return f"table({count} values over [{self.parameters[0]:g}, {self.parameters[1]:g}]{at})"
+        if self.name == "polynomial":
+            return (
+                f"polynomial(degree {len(self.parameters) - 3} over [{self.parameters[0]:g}, {self.parameters[1]:g}])"
+            )
         return self.name + (f"({', '.join(f'{p:g}' for p in self.parameters)})" if self.parameters else "")
 
     def domain(self, lo: float, hi: float) -> tuple[float, float]:

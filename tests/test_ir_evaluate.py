@@ -159,6 +159,7 @@ FUNCTIONS = {
     Function("mod", (-1.5,)): lambda x: x + 1.5 * math.floor(-x / 1.5),
     Function("near_zero"): lambda x: float(abs(x) < 0.5),
     Function("quotient", (-1.5,)): lambda x: math.trunc(round(x) / -1.5),
+    Function("polynomial", (-1.0, 3.0, 0.5, 2.0, 0.25)): lambda x: 0.5 + (x - 1) + 0.25 * (2 * ((x - 1) / 2) ** 2 - 1),
     Function("pow", (3.0,)): lambda x: x**3,
     Function("quadratic", (2.0, -1.0, 0.5)): lambda x: 2 * x**2 - x + 0.5,
     Function("reciprocal"): lambda x: 1 / x,

@@ -193,6 +193,7 @@ PARAMETERS: dict[str, tuple[float, ...]] = {
     "maximum": (0.15,),
     "minimum": (0.15,),
     "mod": (0.7,),
+    "polynomial": (-3.0, 2.5, 0.5, 1.0, -0.25, 0.125),
     "pow": (3.0,),
     "quadratic": (0.5, 1.0, -2.0),
     "quotient": (3.0,),

@@ -12,6 +12,7 @@ from glyphc.ir.instructions import (
     Free,
     FromTorus,
     Instruction,
+    Port,
     Powers,
     Register,
     Schedule,
@@ -30,8 +31,8 @@ from .slot_cost import slot_estimate
 class Estimate:
     """Of one pass of a batch: seconds by graph node, number of bootstraps; bytes of keys and at the peak of a run.
 
-    measured_on: the machine that the figures are for. upload_bytes: of the encrypted inputs. client_seconds: of
-    encryption and decryption, where they are known (0 where they were not measured).
+    measured_on: the machine that the figures are for. upload_bytes, download_bytes: of encrypted inputs and outputs.
+    client_seconds: of encryption and decryption, where they are known (0 where they were not measured).
     """
 
     node_seconds: dict[int, float]
@@ -42,6 +43,7 @@ class Estimate:
     measured_on: str
     upload_bytes: float = 0.0
     client_seconds: float = 0.0
+    download_bytes: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -63,6 +65,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
             cost.machine.text,
             found.upload_bytes,
             found.client_seconds,
+            found.download_bytes,
         )
     by_node: dict[int, float] = {}
     bootstrap = 0.0
@@ -79,7 +82,14 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         peak_bytes(schedule, cost),
         cost.machine.text,
         sum(p.layout.ciphertexts for p in schedule.client.inputs) * parameters.ring * -(-parameters.bgv_bits // 8),
+        0.0,
+        sum(map(_output_residues, schedule.client.outputs)) * -(-parameters.bgv_bits // 8),
     )
+
+
+def _output_residues(port: Port) -> int:
+    """What leaves the server of an output: one element of each ciphertext, and of the other what holds a value."""
+    return port.layout.ciphertexts * port.layout.ring + port.layout.batch * port.layout.features
 
 
 def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:

@@ -78,10 +78,14 @@ def train_command(output: str, mode: str, resume: bool, monitor: bool, **chosen:
 
 def _summary(report: TrainingReport) -> str:
     from glyphc.ir.parameters import INSECURE
+    from glyphc.knowledge import TRAINING
     from glyphc.program import INSECURE_WARNING
+    from glyphc.runtime import Mode
 
     security = INSECURE_WARNING if report.security == INSECURE else report.security
     lines = [f"{'steps':18} {report.steps}", f"{'security':18} {security}"]
+    if report.mode is Mode.ENCRYPTED:
+        lines.append(f"{'who learns what':18} {TRAINING}")
     if report.reach is not None:
         lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
     elif report.ranges is not None:

@@ -18,8 +18,9 @@ from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
 from glyphc.ways.client import ClientTail
-from glyphc.ways.registry import AUTO, conversions, strategy, ways
+from glyphc.ways.registry import conversions, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
+from glyphc.ways.strategies import strategy
 from glyphc.ways.torus import PackedBootstrap
 
 from .base import Context, Pass, check_ring
@@ -27,6 +28,8 @@ from .judged import JudgedPass
 
 # The only ring of coefficient layouts that is not for tests.
 SECURE_RING = 65536
+# The strategy where none is asked for.
+DEFAULT_STRATEGY = "auto"
 # Stands for every linear map.
 ALL = "all"
 _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CKKS: Encoding.LSB, Scheme.CLIENT: None}
@@ -37,7 +40,8 @@ class AssignScheme(JudgedPass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.registry``. The tolerance is what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``. The tolerance
+    is what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -45,7 +49,8 @@ class AssignScheme(JudgedPass):
     ensures: ClassVar[Level] = Level.QUANTIZED
     ring: int = 65536
     encrypt_weights: str = ""
-    strategy: str = AUTO.name
+    strategy: str = DEFAULT_STRATEGY
+    degree: int = 0
     samples: int = SLOT_SAMPLES
 
     def __post_init__(self) -> None:
@@ -90,12 +95,13 @@ class AssignScheme(JudgedPass):
 
     def _asked(self, graph: Graph, context: Context) -> tuple[dict[int, tuple[Answer, ...]], Question]:
         """What all ways say. Slots are weighed against what the others would cost, as their plan takes a simulation."""
-        allowed = strategy(self.strategy)
+        chosen = strategy(self.strategy)
+        allowed = tuple(way for way in ways() if chosen.allows(way))
         question = Question(self.ring, graph.batch, context.cost, graph)
-        others = tuple(way for way in ways(allowed) if way not in SLOT_WAYS)
-        if len(others) == len(ways(allowed)):
+        others = tuple(way for way in allowed if way not in SLOT_WAYS)
+        if len(others) == len(allowed):
             return answers(graph, others, question), question
-        fitting = FitPolynomials(self.points, self.spread, self.logits, self.samples, self.measures)
+        fitting = FitPolynomials(self.points, self.spread, self.logits, self.samples, self.measures, degree=self.degree)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
             # they were asked for: what they lose is shown, not refused
@@ -107,7 +113,7 @@ class AssignScheme(JudgedPass):
             best = choose(graph, answers(graph, others, question), Paths(conversions(), question))
             plan = plan_slots(graph, context, fitting, inf if best is None else best.seconds)
         question = replace(question, slots=plan)
-        return answers(graph, ways(allowed), question), question
+        return answers(graph, allowed, question), question
 
     def _with_encrypted(self, graph: Graph) -> Graph:
         """The graph with public norms at the maps whose weights are to be encrypted."""

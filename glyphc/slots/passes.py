@@ -46,8 +46,8 @@ _CAUTION = 2.0
 class FitPolynomials(JudgedPass):
     """A polynomial for every nonlinearity, of as low a degree as the tolerated loss of accuracy allows.
 
-    The degrees are chosen on one half of the calibration samples; what is lost with them ``select-slots`` simulates on
-    the other one, when there are parameters.
+    degree: of all of them, whatever is lost; 0: as the tolerance asks. Degrees are chosen on one half of the
+    calibration samples; what is lost with them ``select-slots`` simulates on the other one, when there are parameters.
     """
 
     name: ClassVar[str] = "fit-polynomials"
@@ -55,6 +55,11 @@ class FitPolynomials(JudgedPass):
     ensures: ClassVar[Level] = Level.ASSIGNED
     slots: ClassVar[bool | None] = True
     samples: int = SAMPLES
+    degree: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option(self.name, "degree", self.degree, 0, DEGREES[-1])
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply) if node.type.encoding is Encoding.SLOTS]
@@ -66,10 +71,10 @@ class FitPolynomials(JudgedPass):
                 "them: pass --calibration (calibration=...)"
             )
         halves, judge = self.judged(graph, context)
-        search = _Search(_Trial(graph), judge.on(halves.first), halves.first)
-        chosen = search.run(nodes)
+        search = _Search(_Trial(graph, bool(self.degree)), judge.on(halves.first), halves.first)
+        chosen = search.one(nodes, self.degree) if self.degree else search.run(nodes)
         warning = ""
-        if not chosen.kept:
+        if not chosen.kept and not self.degree:
             warning = f"polynomials of {chosen.name}: with errors counted twice, {loss_text(worst(chosen.losses))}"
         candidates = tuple(Candidate(t.name, None, t.reason) for t in search.tried)
         decision = Decision(self.name, chosen.name, candidates, warning)
@@ -144,6 +149,13 @@ class _Search:
             self.tried.append(best)
         return best
 
+    def one(self, nodes: list[Node], degree: int) -> _Try:
+        """The same degree for all; ParameterError where that takes too many levels."""
+        found = self._try({node.id: degree for node in nodes})
+        if not found.losses:
+            raise ParameterError(f"polynomials of degree {degree}: the network {found.reason}")
+        return found
+
     def _try(self, degrees: Mapping[int, int]) -> _Try:
         if network_depth(self.trial.graph, lambda node: degrees[node.id]) > deepest():
             return _Try(degrees, ())
@@ -160,6 +172,7 @@ class _Trial:
     """The network with polynomials for functions, by node id and degree."""
 
     graph: Graph
+    exactly: bool = False
     _fits: dict[tuple[int, int], Fit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -167,7 +180,7 @@ class _Trial:
 
     def fit(self, node: Node, degree: int) -> Fit:
         if (node.id, degree) not in self._fits:
-            self._fits[node.id, degree] = fit(self.graph, node, degree)
+            self._fits[node.id, degree] = fit(self.graph, node, degree, self.exactly)
         return self._fits[node.id, degree]
 
     def outputs(self, samples: Mapping[str, F64], degrees: Mapping[int, int]) -> dict[str, F64]:

@@ -36,10 +36,12 @@ def polynomial_depth(degree: int) -> int:
     return max(1, (degree - 1).bit_length())
 
 
-def fit(graph: Graph, node: Node, degree: int) -> Fit:
+def fit(graph: Graph, node: Node, degree: int, exactly: bool = False) -> Fit:
     """The polynomial of at most this degree for a nonlinearity. ParameterError where the function is not finite.
 
-    degree: one of ``DEGREES``; where the leading term can be left to nobody, or is none, the polynomial has one less.
+    degree: a power of two reaches farthest for its levels, as long as the leading term can be left to the next layer.
+    Where it can be left to nobody, or is none, the polynomial has one degree less; with ``exactly``, it keeps it, and
+    takes one level more.
     """
     assert isinstance(node.op, Apply) and node.type.fixed is not None
     source = graph.operands(node)[0]
@@ -53,8 +55,9 @@ def fit(graph: Graph, node: Node, degree: int) -> Fit:
         raise ParameterError(f"{node}: {' then '.join(map(str, node.op.functions))} is not finite on its input range")
     weight = density(source, source.type.fixed, x)
     found = _least_squares(x, y, weight, degree)
-    if not (leads(found) and absorbed(graph, node)):
-        found = _least_squares(x, y, weight, degree - 1)
+    if degree >= 2 and degree & (degree - 1) == 0 and not (leads(found) and absorbed(graph, node)):
+        # a zero in front is a higher degree by name, with its levels
+        found = np.append(found, 0.0) if exactly else _least_squares(x, y, weight, degree - 1)
     error = np.abs(np.polynomial.chebyshev.chebval(x, found) - y) / (float(np.ptp(y)) or 1.0)
     rms = float(np.sqrt(np.average(error**2, weights=weight)))
     return Fit(tuple(float(c) for c in found), float(error.max()), rms)

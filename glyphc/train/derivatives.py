@@ -46,6 +46,7 @@ _RULES: dict[str, Callable[..., Chain]] = {
     "minimum": lambda c: (_f("less", c),),
     "mish": lambda: (_f("mish_slope"),),
     "mod": lambda c: _CONSTANT_ONE,
+    "polynomial": lambda lo, hi, *c: (_polynomial_slope(lo, hi, c),),
     "pow": lambda p: (_f("pow", p - 1), _f("affine", p, 0.0)) if p else (_f("affine", 0.0, 0.0),),
     "quadratic": lambda a, b, c: (_f("affine", 2 * a, b),),
     "reciprocal": lambda: (_f("pow", -2.0), _f("affine", -1.0, 0.0)),
@@ -90,6 +91,11 @@ def chain_derivatives(functions: Chain) -> tuple[Chain, ...] | None:
             return None
         factors.append(functions[:at] + slope)
     return tuple(factors) or (_CONSTANT_ONE,)
+
+
+def _polynomial_slope(lo: float, hi: float, coefficients: tuple[float, ...]) -> Function:
+    slope = np.polynomial.chebyshev.chebder(np.array(coefficients)) * (2.0 / (hi - lo))
+    return Function("polynomial", (lo, hi, *map(float, slope)))
 
 
 def _table_slope(lo: float, hi: float, *values: float) -> Function:

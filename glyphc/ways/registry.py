@@ -1,8 +1,7 @@
-"""All ways and conversions: ours, then those of other packages; and the strategies, which are filters over them."""
+"""All ways and conversions: ours, then those of other packages."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ _T = TypeVar("_T")
 WAYS_GROUP = "glyphc.ways"
 CONVERSIONS_GROUP = "glyphc.conversions"
 
-_GLYPH: tuple[Way, ...] = (
+GLYPH_WAYS: tuple[Way, ...] = (
     FreshInput(),
     InPlace(),
     PlaintextProduct(),
@@ -28,47 +27,13 @@ _GLYPH: tuple[Way, ...] = (
     PackedBootstrap(),
     ClientTail(),
 )
-_UNAVAILABLE: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
+UNAVAILABLE_WAYS: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
 _CONVERSIONS: tuple[Conversion, ...] = (SwitchToTorus(), SwitchFromTorus(), Decryption(), *SLOT_CONVERSIONS)
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """Which ways a program may take. names: None for all."""
-
-    name: str
-    summary: str
-    names: frozenset[str] | None = None
-
-    def allows(self, way: Way) -> bool:
-        return self.names is None or way.name in self.names
-
-
-AUTO = Strategy("auto", "whatever is cheapest")
-GLYPH = Strategy(
-    "glyph",
-    "BGV for linear maps, functional bootstraps for nonlinearities (Lou et al. 2020)",
-    frozenset(way.name for way in (*_GLYPH, *_UNAVAILABLE)),
-)
-SLOTS = Strategy(
-    "slots",
-    "leveled CKKS on numbers in slots, polynomials for nonlinearities",
-    frozenset(way.name for way in (*SLOT_WAYS, ClientTail())),
-)
-STRATEGIES = {strategy.name: strategy for strategy in (AUTO, GLYPH, SLOTS)}
-
-
-def strategy(name: str) -> Strategy:
-    """GlyphcError when there is none of that name."""
-    if name not in STRATEGIES:
-        raise GlyphcError(f"there is no strategy {name!r}; there are: {', '.join(STRATEGIES)}")
-    return STRATEGIES[name]
-
-
-def ways(chosen: Strategy = AUTO) -> tuple[Way, ...]:
-    """The ways that a strategy allows; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    found = (*_GLYPH, *SLOT_WAYS, *_UNAVAILABLE, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
-    return tuple(way for way in found if chosen.allows(way))
+def ways() -> tuple[Way, ...]:
+    """All ways; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
+    return (*GLYPH_WAYS, *SLOT_WAYS, *UNAVAILABLE_WAYS, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
 
 
 def conversions() -> tuple[Conversion, ...]:

@@ -1,0 +1,62 @@
+"""``glyphc strategies``: which policies there are; and the options that a strategy's retraining takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from glyphc.errors import DataError, GlyphcError
+
+if TYPE_CHECKING:
+    from glyphc.train.retraining import Data
+    from glyphc.ways.strategies import Strategy
+
+
+@click.command("strategies")
+def strategies_command() -> None:
+    """List the strategies of 'compile --strategy': how each computes a network, and the paper that it is from."""
+    from glyphc.ways.strategies import STRATEGIES
+
+    click.echo("\n\n".join(map(strategy_text, STRATEGIES.values())))
+
+
+def strategy_text(chosen: Strategy) -> str:
+    """What a strategy is, in a few lines."""
+    degree = ""
+    if chosen.takes_degree:
+        degree = (
+            f", of degree {chosen.degree} (--degree)" if chosen.degree else ", of the degree that the tolerance asks"
+        )
+    lines = [f"{chosen.name}: {chosen.summary}"]
+    rows = [
+        ("paper", chosen.paper),
+        ("nonlinearity", f"{chosen.replacement.value}{degree}"),
+        ("retraining", _retraining(chosen)),
+        ("numbers", chosen.numbers.value),
+        ("refresh", chosen.refresh.value),
+        ("not yet", chosen.missing),
+    ]
+    return "\n".join([*lines, *(f"  {name:13} {text}" for name, text in rows if text)])
+
+
+def _retraining(chosen: Strategy) -> str:
+    if chosen.changes_network:
+        return "needed: it computes another network (--retrain-data, --retrain-labels)"
+    return "possible (--retrain-data, --retrain-labels)" if chosen.takes_degree else ""
+
+
+def load_retraining(data: str | None, labels: str | None) -> Data | None:
+    """Samples and labels to train again on; None where neither is given. GlyphcError, DataError for unusable files."""
+    from glyphc.cli import _load
+    from glyphc.train.retraining import Data
+
+    if data is None and labels is None:
+        return None
+    if data is None or labels is None:
+        raise GlyphcError("retraining takes samples and their labels: give --retrain-data and --retrain-labels")
+    x, y = _load(data, "samples to retrain on"), _load(labels, "labels to retrain on")
+    for what, array in ((data, x), (labels, y)):
+        if isinstance(array, dict):
+            raise DataError(f"{what!r} holds {len(array)} arrays; retraining takes one of samples and one of labels")
+    return Data(x, y)

@@ -1,0 +1,197 @@
+"""Strategies side by side on one network and its data: what is compared, what was found, and the file that keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import ArtifactError, GlyphcError
+from glyphc.files import write_atomically
+from glyphc.ir.errors import IRSyntaxError
+from glyphc.ir.typed_json import TypedJSON
+from glyphc.ways.strategies import STRATEGIES
+
+FORMAT = "glyphc-comparison"
+VERSION = 1
+ALL = "all"
+_RETRAINED = "+retrained"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A row: a strategy with its options. degree: None for the strategy's own."""
+
+    strategy: str
+    degree: int | None = None
+    retrained: bool = False
+
+    def __str__(self) -> str:
+        degree = "" if self.degree is None else f":{self.degree}"
+        return f"{self.strategy}{degree}{_RETRAINED if self.retrained else ''}"
+
+
+def parse_choices(text: str, retraining: bool) -> tuple[Choice, ...]:
+    """Rows from text: ``all``, or ``NAME[:DEGREE][+retrained]``, separated by commas. GlyphcError for anything else.
+
+    retraining: whether there are samples to retrain on; ``all`` has rows with and without then.
+    """
+    found: list[Choice] = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        if item == ALL:
+            found += _all(retraining)
+            continue
+        plain = item.removesuffix(_RETRAINED)
+        name, colon, degree = plain.partition(":")
+        if name not in STRATEGIES:
+            raise GlyphcError(f"there is no strategy {name!r}; there are: {ALL}, {', '.join(STRATEGIES)}")
+        if colon and not (degree.isdecimal() and len(degree) < 4):
+            raise GlyphcError(f"{item!r} is not NAME:DEGREE; write e.g. onoufriou:7")
+        if plain != item and not retraining:
+            raise GlyphcError(f"{item!r} takes samples to train again on: give --retrain-data and --retrain-labels")
+        found.append(Choice(name, int(degree) if colon else None, plain != item))
+    if not found:
+        raise GlyphcError(f"{text!r} names no strategy; write {ALL}, or names separated by commas")
+    return tuple(dict.fromkeys(found))
+
+
+def _all(retraining: bool) -> Iterable[Choice]:
+    for each in STRATEGIES.values():
+        if not (each.changes_network and retraining):
+            yield Choice(each.name)
+        if retraining and not each.missing and (each.changes_network or (each.takes_degree and each.degree)):
+            yield Choice(each.name, None, True)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Of all samples: seconds of evaluation, and of encryption and decryption; bytes. trips: to the client and back."""
+
+    evaluate_seconds: float
+    client_seconds: float
+    memory_bytes: float
+    key_bytes: float
+    upload_bytes: float
+    download_bytes: float
+    trips: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of a run in a process of its own. seconds: by stage, of the wall; cpu_seconds: of evaluation, on all cores.
+
+    memory_bytes: at the peak. error: rms difference from what the program computes in the clear, as a share of the
+    outputs' range; exact: whether there is none at all.
+    """
+
+    seconds: tuple[tuple[str, float], ...]
+    cpu_seconds: float
+    memory_bytes: int
+    error: float
+    exact: bool
+    scores: tuple[tuple[str, float], ...]
+
+    def stage(self, name: str) -> float:
+        """Seconds of a stage; 0 where there was none."""
+        return dict(self.seconds).get(name, 0.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a row. outcome: ``run``, ``not run`` (it would not fit), ``refused``, ``failed`` or ``missing``.
+
+    reason: of all outcomes but the first. program: its fingerprint. scores: in simulation, by the names of figures.
+    learns: who learns what. notes: of the compiler.
+    """
+
+    choice: Choice
+    outcome: str
+    reason: str = ""
+    program: str = ""
+    security: str = ""
+    predicted: Predicted | None = None
+    simulated: tuple[tuple[str, float], ...] = ()
+    measured: Measured | None = None
+    learns: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> tuple[tuple[str, float], ...]:
+        """Encrypted where it ran, else simulated."""
+        return self.measured.scores if self.measured is not None else self.simulated
+
+
+_JSON = TypedJSON({})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """subject: what was compared, a digest of network, data and options: results of another one are not taken over.
+
+    model: its name. samples: how many results are of. floats: scores of the float network. machine: where it ran.
+    """
+
+    subject: str
+    model: str
+    samples: int
+    floats: tuple[tuple[str, float], ...]
+    machine: str
+    results: tuple[Result, ...] = ()
+    format: str = FORMAT
+    version: int = VERSION
+
+    def of(self, choice: Choice) -> Result | None:
+        """The result of a row, if there is one."""
+        return next((result for result in self.results if result.choice == choice), None)
+
+    def with_result(self, result: Result) -> Comparison:
+        """With this row in place of an earlier one of the same choice, or behind all others."""
+        kept = tuple(r for r in self.results if r.choice != result.choice)
+        return replace(self, results=(*kept, result))
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON; the file appears whole or not at all."""
+        write_atomically(path, (_JSON.text(self, Comparison) + "\n").encode())
+
+    @staticmethod
+    def load(path: Path) -> Comparison:
+        """Read what :meth:`save` wrote; ArtifactError if it is damaged or none."""
+        try:
+            found: Comparison = _JSON.read(path.read_text(encoding="utf-8"), Comparison)
+        except OSError as e:
+            raise ArtifactError(f"cannot read {str(path)!r}: {e.strerror}") from None
+        except (ValueError, IRSyntaxError) as e:
+            raise ArtifactError(f"{str(path)!r} is no record of a comparison ({e}); name another file") from None
+        if (found.format, found.version) != (FORMAT, VERSION):
+            raise ArtifactError(f"{str(path)!r} is no record of a comparison of this version; name another file")
+        return found
+
+
+def digest(model: bytes, arrays: Iterable[npt.NDArray[Any] | None], options: str) -> str:
+    """What a comparison is about, in hexadecimal digits."""
+    found = hashlib.sha256(model)
+    for array in arrays:
+        found.update(b"-" if array is None else f"{array.dtype}{array.shape}".encode())
+        if array is not None:
+            found.update(np.ascontiguousarray(array).tobytes())
+    found.update(options.encode())
+    return found.hexdigest()
+
+
+def held_out(input: npt.NDArray[Any], retraining: npt.NDArray[Any]) -> None:
+    """GlyphcError where a sample to compare on is one to train on: results would look better than they are."""
+    if input.shape[1:] != retraining.shape[1:]:
+        return  # found out where the network takes them
+    seen = {row.tobytes() for row in np.asarray(retraining, dtype=np.float64).reshape(len(retraining), -1)}
+    rows = np.asarray(input, dtype=np.float64).reshape(len(input), -1)
+    shared = [at for at, row in enumerate(rows) if row.tobytes() in seen]
+    if shared:
+        raise GlyphcError(
+            f"{len(shared)} of the {len(rows)} samples to compare on are among those to retrain on, first sample "
+            f"{shared[0]}: results would look better than they are. Hold samples out that are not trained on"
+        )

@@ -1,0 +1,272 @@
+"""Fills a comparison: compiles every row, predicts, and runs what fits, each run in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from glyphc import knowledge
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.estimate import estimate
+from glyphc.codec import check_inputs
+from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result
+from glyphc.compiler import compile
+from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
+from glyphc.ir.accuracy import MeasureKind
+from glyphc.ir.graph import Graph
+from glyphc.ir.ops import Input
+from glyphc.measures import Judge, Limits, Measure
+from glyphc.overruns import message
+from glyphc.program import INSECURE_WARNING, Program
+from glyphc.progress import Reporter, Silent
+from glyphc.runtime import Mode, run
+from glyphc.train.retraining import Data
+from glyphc.ways.strategies import STRATEGIES
+
+F64 = npt.NDArray[np.floating[Any]]
+Scores = tuple[tuple[str, float], ...]
+
+ACCURACY, RMS, MAPE = "accuracy", "rms error of the spread", "MAPE"
+# What has no form in a record: far beyond every score.
+_NOT_FINITE = 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is compared. network: the float one. x: samples that all rows are run on; labels: of their classes, or
+    targets. options: of ``glyphc.compile``, the same for all rows.
+
+    seconds, memory_bytes: what is predicted to take more is not run; 0 for the memory that is free.
+    """
+
+    network: Graph
+    calibration: Any
+    x: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+    cost: CostModel
+    retraining: Data | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    engine: str | None = None
+    seconds: float = 600.0
+    memory_bytes: float = 0.0
+
+
+class Scorer:
+    """Scores outputs beside labels or targets."""
+
+    def __init__(self, network: Graph, x: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+        """DataError for other networks than those of one input and one output, and for labels that do not fit."""
+        names = [op.name for _, op in network.of(Input)]
+        if len(names) != 1 or len(network.outputs) != 1:
+            raise DataError("networks with one input and one output can be compared")
+        if len(x) != len(labels):
+            raise DataError(f"{len(x)} samples take as many labels or targets, not {len(labels)}")
+        judge = Judge.of(network, {names[0]: np.asarray(x, dtype=np.float64)}, Limits(100.0))
+        self.measure: Measure = judge.measures[0]
+        self.truth = judge.truth[self.measure.output].values
+        decided = self.measure.decisions(self.truth)
+        self.classes = labels.size == decided.size and (
+            self.measure.kind is MeasureKind.CLASSES or labels.dtype.kind in "iub"
+        )
+        if self.classes:
+            self.labels = labels.reshape(decided.shape)
+        elif labels.size == self.truth.size:
+            self.labels = labels.reshape(self.truth.shape).astype(np.float64)
+        else:
+            raise DataError(
+                f"labels are integers of shape ({len(x)},), targets have shape {list(self.truth.shape)}; these have "
+                f"{list(labels.shape)}"
+            )
+
+    def scores(self, outputs: F64) -> Scores:
+        """By name, e.g. the share of correct decisions."""
+        if self.classes:
+            return ((ACCURACY, float(np.mean(self.measure.decisions(outputs) == self.labels))),)
+        off = np.nan_to_num(outputs - self.labels, nan=_NOT_FINITE, posinf=_NOT_FINITE, neginf=-_NOT_FINITE)
+        spread = float(np.std(self.labels)) or 1.0
+        found = [(RMS, float(np.sqrt(np.mean(off**2))) / spread)]
+        if np.all(self.labels != 0):
+            found.append((MAPE, float(np.mean(np.abs(off / self.labels)))))
+        return tuple(found)
+
+
+def compare(
+    task: Task,
+    choices: Sequence[Choice],
+    comparison: Comparison,
+    keep: Callable[[Comparison], None] = lambda comparison: None,
+    reporter: Reporter | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """Work out all rows that ``comparison`` has not yet. keep: told of every step forward. say: of what is done now."""
+    scorer = Scorer(task.network, task.x, task.labels)
+    for number, choice in enumerate(choices, 1):
+        known = comparison.of(choice)
+        if known is not None and known.outcome != "not run":
+            say(f"{number} of {len(choices)}: {choice}: known, {known.outcome}")
+            continue
+        say(f"{number} of {len(choices)}: {choice}")
+        result = _row(task, choice, comparison, scorer, reporter or Silent())
+        say(f"  {result.outcome}{f': {result.reason}' if result.reason else ''}")
+        comparison = comparison.with_result(result)
+        keep(comparison)
+    return comparison
+
+
+def _row(task: Task, choice: Choice, comparison: Comparison, scorer: Scorer, reporter: Reporter) -> Result:
+    missing = STRATEGIES[choice.strategy].missing
+    if missing:
+        return Result(choice, "missing", f"not available yet: {missing}")
+    try:
+        program = _compiled(task, choice, reporter)
+        result = _predicted(task, choice, program, scorer, reporter)
+    except GlyphcError as e:
+        return Result(choice, "refused", str(e))
+    same = next((r for r in comparison.results if r.program == result.program and r.measured is not None), None)
+    if same is not None:
+        return replace(result, outcome="run", reason=f"the same program as {same.choice}", measured=same.measured)
+    assert result.predicted is not None
+    too_much = _too_much(task, program, result.predicted)
+    if too_much:
+        return replace(result, outcome="not run", reason=too_much)
+    try:
+        measured, notes = _measured(task, program, scorer)
+    except (GlyphcError, MemoryError, RuntimeError) as e:
+        return replace(result, outcome="failed", reason=str(e))
+    return replace(result, outcome="run", measured=measured, notes=(*result.notes, *notes))
+
+
+def _compiled(task: Task, choice: Choice, reporter: Reporter) -> Program:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return compile(
+            task.network,
+            task.calibration,
+            **task.options,
+            cost=task.cost,
+            strategy=choice.strategy,
+            degree=choice.degree,
+            retrain=task.retraining if choice.retrained else None,
+            reporter=reporter,
+        )
+
+
+def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, reporter: Reporter) -> Result:
+    each = estimate(program.schedule, task.cost)
+    passes = -(-len(task.x) // program.client.batch)
+    predicted = Predicted(
+        passes * each.seconds,
+        passes * each.client_seconds,
+        each.memory_bytes,
+        each.key_bytes,
+        passes * each.upload_bytes,
+        passes * each.download_bytes,
+        0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outputs = run(program, task.x, Mode.SIMULATE, reporter).outputs
+    (values,) = outputs.values()
+    learns = str(knowledge.of_program(program))
+    security = program.client.parameters.security if program.secure else INSECURE_WARNING
+    return Result(
+        choice,
+        "",
+        "",
+        program.fingerprint,
+        security,
+        predicted,
+        scorer.scores(values),
+        None,
+        learns,
+        program.notes,
+    )
+
+
+def _too_much(task: Task, program: Program, predicted: Predicted) -> str:
+    """Why a program is not run here, in words; empty where it fits."""
+    keys = task.cost.key_seconds(program.client.parameters)
+    seconds = predicted.evaluate_seconds + predicted.client_seconds + keys
+    if seconds > task.seconds:
+        return f"predicted to take {seconds:.0f} s, more than the {task.seconds:.0f} s that it may"
+    room = float(psutil.virtual_memory().available)
+    room = min(task.memory_bytes, room) if task.memory_bytes else room
+    if predicted.memory_bytes > room:
+        return f"predicted to take {predicted.memory_bytes / 1e9:.1f} GB of memory, more than {room / 1e9:.1f} GB"
+    return ""
+
+
+def _measured(task: Task, program: Program, scorer: Scorer) -> tuple[Measured, tuple[str, ...]]:
+    """Run it, encrypted, apart; and in the clear, which it should agree with."""
+    outputs, report, notes = _apart(program.to_bytes(), task.x, task.engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (clear,) = run(program, task.x, Mode.CLEAR).outputs.values()
+    span = float(np.ptp(clear)) or 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float(np.sqrt(np.mean((outputs - clear) ** 2))) / span
+    error = min(float(np.nan_to_num(error, nan=_NOT_FINITE)), _NOT_FINITE)
+    exact = bool(np.array_equal(outputs, clear))
+    return replace(report, error=error, exact=exact, scores=scorer.scores(outputs)), notes
+
+
+# -- a process of its own --
+
+
+def _apart(artifact: bytes, x: npt.NDArray[Any], engine: str | None) -> tuple[F64, Measured, tuple[str, ...]]:
+    """Outputs, figures and notes of an encrypted run in a new process, whose memory is its alone.
+
+    GlyphcError as from ``run``, MemoryError when the system killed it, RuntimeError when it ended in any other way.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_child, args=(theirs, artifact, x, engine), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        try:
+            found = ours.recv()
+        except EOFError:
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
+                raise MemoryError("the system killed it, probably for want of memory") from None
+            raise RuntimeError(f"the process ended with exit code {process.exitcode}") from None
+        if isinstance(found, BaseException):
+            raise found
+        outputs, measured, notes = found
+        return outputs, measured, notes
+    finally:
+        # after an interrupt it may be in the middle of minutes of work
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _child(connection: Connection, artifact: bytes, x: npt.NDArray[Any], engine: str | None) -> None:
+    # an interrupt is for the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    from glyphc.console import reporter
+
+    try:
+        program = Program.from_bytes(artifact)
+        check_inputs(program.client, x)
+        report = run(program, x, Mode.ENCRYPTED, reporter(), engine)
+        (outputs,) = report.outputs.values()
+        seconds = tuple(report.seconds.items())
+        measured = Measured(seconds, report.cpu_seconds, report.peak_memory, 0.0, False, ())
+        notes = (message(report.overruns, report.samples),) if report.overruns else ()
+        connection.send((outputs, measured, notes))
+    except MemoryError:
+        connection.send(MemoryError("out of memory"))
+    except GlyphcError as e:
+        connection.send(e if type(e) is not EnvironmentSetupError else EnvironmentSetupError(str(e)))

@@ -1,0 +1,47 @@
+"""Who learns what when a program runs: a line that belongs beside every result.
+
+Of an honest server and an honest client that both keep to the protocol. What the results themselves tell about a
+network, and what its program tells about the samples that it was calibrated on, is in docs/security.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from glyphc.program import Program
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What only the client learns, only the server, both, and neither. Of each: names of what there is to learn."""
+
+    client: tuple[str, ...]
+    server: tuple[str, ...]
+    both: tuple[str, ...]
+    neither: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = (("client", self.client), ("server", self.server), ("both", self.both), ("neither", self.neither))
+        return "; ".join(f"{who}: {', '.join(what)}" for who, what in parts if what)
+
+
+_SHAPES = "shapes and number formats of all values"
+
+
+def of_program(program: Program) -> Knowledge:
+    """Of inference: no gradients are computed."""
+    own = ("inputs", "results")
+    if program.encrypted_weights:
+        return Knowledge((*own, "encrypted weights"), ("other weights",), (_SHAPES,), ("activations",))
+    return Knowledge(own, ("weights",), (_SHAPES,), ("activations",))
+
+
+# Of training: gradients and weights stay under the client's key, activations are never decrypted.
+TRAINING = Knowledge(
+    ("samples", "labels", "weights"),
+    (),
+    ("shapes of all values", "steps, learning rates, number of samples"),
+    ("activations", "gradients"),
+)

@@ -1,0 +1,179 @@
+"""Strategies: frozen policies over the ways of the registry. No code path asks for one by its name.
+
+A strategy is four choices: which ways of computing a network may be taken, what replaces nonlinearities, which numbers
+are computed with, and who refreshes ciphertexts. Those with a paper stand for the systems of that paper, with today's
+schemes: what is the same is how linear maps and nonlinearities are computed, and who sees what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from glyphc.errors import GlyphcError
+
+from .base import Way
+from .client import ClientTail
+from .registry import GLYPH_WAYS, UNAVAILABLE_WAYS
+from .slots import WAYS as SLOT_WAYS
+
+# Polynomials of higher degree than this take more levels than any ring has.
+HIGHEST_DEGREE = 32
+
+
+class Replacement(Enum):
+    """What stands for a nonlinearity."""
+
+    CHEAPEST = "a series or a polynomial, whichever is cheaper"
+    SERIES = "a trigonometric series in a functional bootstrap"
+    POLYNOMIAL = "a polynomial, by least squares"
+    SQUARE = "a multiple of the square"
+    IDENTITY = "nothing: values stay as they are"
+    TABLE = "a table"
+    CIRCUIT = "a circuit of gates"
+
+
+class Numbers(Enum):
+    """What is computed with."""
+
+    COEFFICIENTS = "integers modulo t in coefficients (BGV), and on the torus"
+    REALS = "approximate numbers in slots (CKKS)"
+    INTEGERS = "integers modulo t in slots (BFV)"
+    BITS = "words of bits"
+    EITHER = "whatever is cheapest"
+
+
+class Refresh(Enum):
+    """Who makes room for more noise."""
+
+    NONE = "nobody"
+    BOOTSTRAP = "the server, by bootstraps"
+    CLIENT = "the client, which sees what it refreshes"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A policy.
+
+    names: of the ways that a program may take, None for all. degree: of polynomials where the user names none; 0: as
+    the tolerance asks. missing: why it cannot be chosen yet.
+    """
+
+    name: str
+    summary: str
+    names: frozenset[str] | None
+    replacement: Replacement
+    numbers: Numbers
+    refresh: Refresh = Refresh.NONE
+    degree: int = 0
+    paper: str = ""
+    missing: str = ""
+
+    def allows(self, way: Way) -> bool:
+        return self.names is None or way.name in self.names
+
+    @property
+    def takes_degree(self) -> bool:
+        """Whether the degree of its polynomials is the user's to choose."""
+        return self.replacement is Replacement.POLYNOMIAL
+
+    @property
+    def changes_network(self) -> bool:
+        """Whether it computes another network, which has to be trained again to be of use."""
+        return self.replacement in (Replacement.SQUARE, Replacement.IDENTITY)
+
+
+def _names(*ways: Way) -> frozenset[str]:
+    return frozenset(way.name for way in ways)
+
+
+_SLOTS = _names(*SLOT_WAYS, ClientTail())
+_ALL = (
+    Strategy("auto", "whatever is cheapest and keeps to the tolerance", None, Replacement.CHEAPEST, Numbers.EITHER),
+    Strategy(
+        "glyph",
+        "BGV for linear maps, functional bootstraps for nonlinearities",
+        _names(*GLYPH_WAYS, *UNAVAILABLE_WAYS),
+        Replacement.SERIES,
+        Numbers.COEFFICIENTS,
+        Refresh.BOOTSTRAP,
+        paper="Lou, Feng, Fox, Jiang: Glyph: Fast and Accurately Training Deep Neural Networks on Encrypted Data, 2020",
+    ),
+    Strategy(
+        "slots",
+        "leveled CKKS on numbers in slots, polynomials of the degree that the tolerance asks for",
+        _SLOTS,
+        Replacement.POLYNOMIAL,
+        Numbers.REALS,
+    ),
+    Strategy(
+        "onoufriou",
+        "leveled CKKS on numbers in slots, polynomials of one degree",
+        _SLOTS,
+        Replacement.POLYNOMIAL,
+        Numbers.REALS,
+        degree=3,
+        paper="Onoufriou, Mayfield, Leontidis: Fully Homomorphically Encrypted Deep Learning as a Service, 2021",
+    ),
+    Strategy(
+        "hesamifard",
+        "leveled scheme with polynomials; the client decrypts and encrypts again where noise runs out",
+        frozenset(),
+        Replacement.POLYNOMIAL,
+        Numbers.INTEGERS,
+        Refresh.CLIENT,
+        degree=2,
+        paper="Hesamifard, Takabi, Ghasemi: CryptoDL: Deep Neural Networks over Encrypted Data, 2017",
+        missing="the protocol by which a client refreshes ciphertexts is not there",
+    ),
+    Strategy(
+        "nandakumar",
+        "BGV, a table in place of each nonlinearity, looked up by the bits of a value",
+        frozenset(),
+        Replacement.TABLE,
+        Numbers.INTEGERS,
+        Refresh.CLIENT,
+        paper="Nandakumar, Ratha, Pankanti, Halevi: Towards Deep Neural Network Training on Encrypted Data, 2019",
+        missing="looking up tables by encrypted bits is not there, nor is the client that would give the bits",
+    ),
+    Strategy(
+        "tbmpnet",
+        "words of encrypted bits, circuits of bootstrapped gates",
+        frozenset(),
+        Replacement.CIRCUIT,
+        Numbers.BITS,
+        Refresh.BOOTSTRAP,
+        paper="Yoo, Yoon: t-BMPNet: Trainable Bitwise Multilayer Perceptron Neural Network over Fully Homomorphic "
+        "Encryption Scheme, 2021",
+        missing="circuits of gates are not there; at some 35 ms a gate they take hours for a sample of such networks",
+    ),
+)
+STRATEGIES = {strategy.name: strategy for strategy in _ALL}
+AVAILABLE = tuple(strategy.name for strategy in _ALL if not strategy.missing)
+
+
+def strategy(name: str) -> Strategy:
+    """GlyphcError when there is none of that name, or it is not available yet."""
+    if name not in STRATEGIES:
+        raise GlyphcError(f"there is no strategy {name!r}; there are: {', '.join(STRATEGIES)}")
+    found = STRATEGIES[name]
+    if found.missing:
+        raise GlyphcError(
+            f"the strategy {name!r} is not available yet: {found.missing}. There are: {', '.join(AVAILABLE)}"
+        )
+    return found
+
+
+def degree_of(chosen: Strategy, degree: int | None) -> int:
+    """The degree that a strategy's polynomials get; GlyphcError for one that it does not take.
+
+    degree: the user's, None where there is none.
+    """
+    if degree is None:
+        return chosen.degree
+    if not chosen.takes_degree:
+        takers = ", ".join(name for name in AVAILABLE if STRATEGIES[name].takes_degree)
+        raise GlyphcError(f"the strategy {chosen.name!r} takes no degree of polynomials; these do: {takers}")
+    if not 1 <= degree <= HIGHEST_DEGREE:
+        raise GlyphcError(f"polynomials of degree 1 to {HIGHEST_DEGREE} can be computed, not {degree}")
+    return degree
