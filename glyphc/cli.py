@@ -78,7 +78,7 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken; 'glyphc strategies' lists them. [default: auto]")
+@click.option("--strategy", help="Ways of computing that may be taken; 'glyphc strategies' lists them. [default: auto]")
 @click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
 @click.option(
     "--retrain-data",
