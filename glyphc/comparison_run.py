@@ -264,7 +264,8 @@ def _child(connection: Connection, artifact: bytes, x: npt.NDArray[Any], engine:
         (outputs,) = report.outputs.values()
         seconds = tuple(report.seconds.items())
         measured = Measured(seconds, report.cpu_seconds, report.peak_memory, 0.0, False, ())
-        notes = (message(report.overruns, report.samples),) if report.overruns else ()
+        told = report.overruns or report.lost
+        notes = (message(report.overruns, report.samples, report.lost),) if told else ()
         connection.send((outputs, measured, notes))
     except MemoryError:
         connection.send(MemoryError("out of memory"))

@@ -253,20 +253,33 @@ def accuracy_lines(losses: Sequence[Loss], how: str) -> list[str]:
     return lines
 
 
+_COLUMNS_OF_BAND = (
+    "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
+    "            out: calibration samples that would leave limits made from the others",
+)
+_BAND = (
+    "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of them);",
+    f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
+    *_COLUMNS_OF_BAND[:-1],
+    _COLUMNS_OF_BAND[-1] + "; reserve: where a function",
+    "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
+    "            price in error.",
+)
+_SLOT_BAND = (
+    "guard band  beyond these limits polynomials explode: the sample goes wrong, and, far beyond, all samples of its",
+    "            pass. 'run --mode simulate' tells of both; a client sees results that cannot be.",
+    *_COLUMNS_OF_BAND[:-1],
+    _COLUMNS_OF_BAND[-1] + ".",
+)
+
+
 def guard_band(graph: Graph, final: Graph | None = None) -> str:
     """How close calibration came to the limits that cannot be seen under encryption.
 
     Layers of one name are told apart by their nodes in the ``final`` graph, which the text above shows.
     """
-    lines = [
-        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of "
-        "them);",
-        f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
-        "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
-        "            out: calibration samples that would leave limits made from the others; reserve: where a function",
-        "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
-        "            price in error.",
-    ]
+    in_slots = final is not None and isinstance(final.parameters, SlotParameters)
+    lines = list(_SLOT_BAND if in_slots else _BAND)
     rows = [("            layer", "limits", "calibration", "largest", "near", "held out", "reserve")]
     names = _layer_names(graph, final or graph)
     for node, _ in graph.of(Linear):
@@ -284,10 +297,10 @@ def guard_band(graph: Graph, final: Graph | None = None) -> str:
                 f"{half / allowed:.0%} of the way",
                 f"{near:.1%} of samples",
                 _held_out(calibration),
-                _reserve(calibration, fixed),
+                "" if in_slots else _reserve(calibration, fixed),
             )
         )
-    return "\n".join([*lines, align(rows)])
+    return "\n".join([*lines, align([row[:-1] for row in rows] if in_slots else rows)])
 
 
 def _held_out(calibration: Calibration) -> str:
