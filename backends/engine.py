@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Protocol
 import numpy.typing as npt
 
 from glyphc.ir.instructions import Instruction, Schedule
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 
 from .base import unsupported
 from .errors import BackendError
@@ -29,6 +31,8 @@ _BUILT_IN: Mapping[str, str] = {
     "simulate": "glyphc.backends.simulate:ENGINE",
     "clear": "glyphc.backends.cleartext:ENGINE",
 }
+# Which engine encrypts where none is asked for: the first one that takes the program.
+PREFERRED = ("openfhe",)
 
 
 class Stages(Protocol):
@@ -79,11 +83,31 @@ class Engine(ABC):
     def session(self, schedule: Schedule, stages: Stages) -> AbstractContextManager[Session]:
         """Both roles in one process, for the time of a ``with`` block; BackendError when that cannot be."""
 
+    def refusal(self, parameters: Parameters | SlotParameters) -> str | None:
+        """Why it takes no program of such parameters, in a sentence; None when it does. Loads no library."""
+        return None
+
     def unsupported(self, code: Iterable[Instruction]) -> set[str]:
         """Names of the instructions that it has no method for."""
         code = tuple(code)
         own = unsupported(code, self.machine)
         return own & unsupported(code, self.slot_machine) if self.slot_machine is not None else own
+
+
+def best_engine(parameters: Parameters | SlotParameters, here: bool = True) -> tuple[Engine, str]:
+    """The first of ``PREFERRED`` that executes such programs, and in a sentence why earlier ones do not, or nothing.
+
+    here: on this machine; False looks at the parameters alone. The last engine is taken in any case: it then says
+    itself what is wrong.
+    """
+    reasons = []
+    for name in PREFERRED:
+        found = engine(name)
+        reason = found.refusal(parameters) or (found.problem() if here else None)
+        if reason is None:
+            break
+        reasons.append(f"{name}: {reason}")
+    return found, "; ".join(reasons)
 
 
 def engine_names() -> tuple[str, ...]:

@@ -181,7 +181,7 @@ def compile_command(
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: the quantized graph, no encryption.",
 )
-@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: openfhe]")
+@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: the first that can]")
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
 def run_command(
@@ -217,7 +217,7 @@ def run_command(
     if record is not None:
         RunRecord.of(program, report).save(Path(record))
     if report.node_seconds:
-        estimates = predicted(program) if mode == "encrypted" and report.passes == 1 else None
+        estimates = predicted(program, engine=report.engine) if mode == "encrypted" and report.passes == 1 else None
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
@@ -230,24 +230,28 @@ def run_command(
 @click.option("--slots", type=int, multiple=True, help="Measure only the configuration of this size (repeatable).")
 @click.option("-o", "--output", type=click.Path(), help="The file to write. [default: the user's cost model]")
 @click.option("--show", is_flag=True, help="Measure nothing: print the model in use and where it comes from.")
-def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool) -> None:
+@click.option("--engine", type=click.Choice(["openfhe", "kernels"]), default="openfhe", show_default=True)
+def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool, engine: str) -> None:
     """Measure this machine for predictions of time and memory.
 
     Takes some ten minutes with gigabytes of memory, and wants the machine for itself. The result is a file of the
-    user's, ~/.config/glyphc/cost.json, that 'compile' and 'run' read; GLYPHC_COST_MODEL names another one, or none
-    (the model that ships with glyphc) when it is empty.
+    user's, ~/.config/glyphc/cost.json, with a part for each engine, that 'compile' and 'run' read; GLYPHC_COST_MODEL
+    names another one, or none (the model that ships with glyphc) when it is empty.
     """
     from glyphc.analysis import cost_file
-    from glyphc.diagnostics import cost_text
+    from glyphc.analysis.kernels_cost import for_engine
+    from glyphc.cost_report import cost_text
 
     if show:
         if quick or slots or output:
             raise click.UsageError("--show measures nothing and goes with no other option")
         origin = cost_file.source()
-        click.echo(cost_text(cost_file.current(), str(origin) if origin else "ships with glyphc"))
+        model = cost_file.current()
+        own = origin is not None and (engine != "kernels" or model.kernels is not None)
+        click.echo(cost_text(for_engine(model, engine), str(origin) if own else "ships with glyphc"))
         return
     path = Path(output) if output else cost_file.output_path()
-    calibration = _calibrate(path, quick, slots)
+    calibration = _calibrate(path, quick, slots, engine)
     click.echo(cost_text(calibration.model, str(path)) + "\n")
     for reason in calibration.skipped:
         click.echo(f"not measured, scaled instead: {reason}", err=True)
@@ -274,26 +278,25 @@ roles.register(main)
 service.register(main)
 
 
-def _calibrate(path: Path, quick: bool, slots: tuple[int, ...]) -> Calibration:
+def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> Calibration:
     """Measure and write the file, which appears whole and at the end."""
     from glyphc.analysis import cost_file
-    from glyphc.analysis.cost import CostModel
+    from glyphc.analysis.kernels_cost import shipped, with_engine
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
     from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
 
-    # an unusable file does not matter here: a new one is made
-    cost = CostModel()
+    cost = shipped(engine)
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    in_slots = slot_jobs()
+    in_slots = slot_jobs() if engine == "openfhe" else ()
     minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
     count = len(work) + len(in_slots)
     click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
     calibration = calibrate(work, cost, reporter(), in_slots)
-    cost_file.save(path, calibration.model)
+    cost_file.save(path, with_engine(cost_file.earlier(path), calibration.model))
     return calibration
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from glyphc.analysis import cost_file
-from glyphc.analysis.cost import BootstrapCost, Configuration, CostModel
+from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate
+from glyphc.analysis.kernels_cost import MODELLED, for_engine
 from glyphc.analysis.predicted import predicted_noise
 from glyphc.analysis.series import HALF_RANGE
-from glyphc.analysis.slot_figures import FIGURES
+from glyphc.backends.engine import best_engine
 from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
@@ -90,10 +91,19 @@ def graph_text(
 
 
 def summary(program: Program, cost: CostModel | None = None) -> str:
-    """Schedule, totals and guard band of a compiled program."""
-    estimates = predicted(program, cost)
+    """Schedule, totals and guard band of a compiled program.
+
+    Predictions are of the engine that would execute it here, in totals those of every engine that could.
+    """
+    best = best_engine(program.client.parameters, here=False)[0].name
+    estimates = predicted(program, cost, best)
     band = guard_band(program.quantized, program.graph)
-    parts = [graph_text(program.graph, estimates), "", totals(program, estimates), "", band]
+    others = {
+        name: predicted(program, cost, name)
+        for name in MODELLED
+        if name != best and not isinstance(program.client.parameters, SlotParameters)
+    }
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates, best, others), "", band]
     doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
@@ -107,9 +117,12 @@ def warnings(graph: Graph) -> list[str]:
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
-def predicted(program: Program, cost: CostModel | None = None) -> Estimate:
-    """What one pass of a program is expected to take, by default on the machine of the user's cost model."""
-    return estimate(program.schedule, cost or cost_file.current())
+def predicted(program: Program, cost: CostModel | None = None, engine: str = "openfhe") -> Estimate:
+    """What one pass of a program is expected to take, by default on the machine of the user's cost model.
+
+    engine: the one that executes it.
+    """
+    return estimate(program.schedule, for_engine(cost or cost_file.current(), engine))
 
 
 def schedule_text(schedule: Schedule, wide: bool = False) -> str:
@@ -180,8 +193,13 @@ def _elided(text: str, limit: int) -> str:
     return f"{text[: limit - 3 - side]}...{text[-side:]}"
 
 
-def totals(program: Program, estimates: Estimate) -> str:
-    """Bootstraps, predicted time and memory, key size, security, parameters."""
+def totals(
+    program: Program, estimates: Estimate, engine: str = "openfhe", others: Mapping[str, Estimate] | None = None
+) -> str:
+    """Bootstraps, predicted time and memory, key size, security, parameters.
+
+    engine: the one of the estimates; others: estimates of other engines.
+    """
     p = program.client.parameters
     if isinstance(p, SlotParameters):
         return _slot_totals(program, estimates, p)
@@ -196,9 +214,15 @@ def totals(program: Program, estimates: Estimate) -> str:
         if p.slots
         else "bootstraps  none",
         f"time        {estimates.seconds:.1f} s per pass predicted, {estimates.seconds / batch * 1e3:.1f} ms per "
-        f"sample ({estimates.bootstrap_seconds:.1f} s in bootstraps), as measured on {estimates.measured_on}",
+        f"sample ({estimates.bootstrap_seconds:.1f} s in bootstraps) on the engine {engine}, as measured on "
+        f"{estimates.measured_on}",
         f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
         f"{estimates.key_bytes / 1e9:.1f} GB",
+        *(
+            f"            on the engine {name}: {e.seconds:.1f} s, {e.memory_bytes / 1e9:.1f} GB, keys "
+            f"{e.key_bytes / 1e9:.1f} GB"
+            for name, e in (others or {}).items()
+        ),
         f"security    {_security(p)}",
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
         + (
@@ -350,56 +374,12 @@ def run_summary(report: RunReport) -> str:
             f"bootstraps  {report.bootstrap_seconds:.2f} s of {evaluated:.2f} s evaluation: it takes "
             f"{evaluated / report.bootstrap_seconds:.3f} x the bare bootstrap calls"
         )
+    if report.mode is Mode.ENCRYPTED:
+        lines.append(f"engine      {report.engine}" + (f" ({report.engine_reason})" if report.engine_reason else ""))
     lines.append(f"memory      {report.peak_memory / 1e9:.2f} GB peak of this process")
     lines.append(f"security    {report.security if report.security != 'insecure' else INSECURE_WARNING}")
     lines += [] if report.learns is None else [f"learns      {report.learns}"]
     return "\n".join(lines)
-
-
-def cost_text(cost: CostModel, origin: str) -> str:
-    """The cost model: where it comes from, the primitives, a line for each configuration and degree."""
-    machine = cost.machine
-    heading = (
-        "slots", "transforms", "digits", "degree", "shared s", "function s", "keys s", "keys GB", "idle GB", "peak GB",
-        "shared MB", "",
-    )  # fmt: skip
-    rows = [heading, *(_cost_row(c, row) for c in cost.configurations for row in c.costs)]
-    slots = [
-        ("ring", "limbs", *FIGURES),
-        *((str(r.ring), str(r.limbs), *(f"{1e3 * getattr(r, name):.3g}" for name in FIGURES)) for r in cost.slots),
-    ]
-    return "\n".join(
-        [
-            f"cost model  {origin}",
-            f"measured    {machine.date} on {machine.text}, OpenFHE {machine.openfhe}; seconds and bytes at N = 65536",
-            f"BGV         product {cost.product * 1e3:.2f} ms, automorphism {cost.automorphism * 1e3:.1f} ms, "
-            f"scheme switch {cost.switch * 1e3:.0f} ms",
-            "bootstraps  shared: the half that all functions of a value share; idle: a process with keys and no work",
-            "",
-            align(rows),
-            "",
-            "numbers in slots, milliseconds at their own N",
-            align(slots),
-        ]
-    )
-
-
-def _cost_row(configuration: Configuration, row: BootstrapCost) -> tuple[str, ...]:
-    encode, decode = configuration.level_budget
-    return (
-        str(configuration.slots),
-        f"{encode}+{decode}",
-        str(configuration.large_digits),
-        str(row.degree),
-        f"{row.powers:.2f}",
-        f"{row.evaluate:.2f}",
-        f"{row.key_seconds:.1f}",
-        f"{row.key_bytes / 1e9:.2f}",
-        f"{row.idle_bytes / 1e9:.2f}",
-        f"{(row.idle_bytes + row.work_bytes) / 1e9:.2f}",
-        f"{row.powers_bytes / 1e6:.0f}",
-        "" if row.measured else "scaled",
-    )
 
 
 def why(node: Node) -> str:

@@ -6,7 +6,6 @@ per process, and since OpenFHE's keys take gigabytes.
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import importlib.metadata
 import multiprocessing
@@ -16,8 +15,7 @@ import resource
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,12 +32,15 @@ from glyphc.analysis.cost import (
     Machine,
     calibrated,
 )
+from glyphc.analysis.kernels_cost import shipped
 from glyphc.analysis.security import is_secure, secured
 from glyphc.analysis.slot_figures import SlotRow
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.measure_kernels import measure_kernels
 from glyphc.measure_slots import SLOT_STEPS, SlotMeasurement, measure_slots
+from glyphc.measuring import BOOTSTRAPS, FACTORS, PARTS, SWITCHES, Measurement, Observer, allocated, clock
 from glyphc.progress import Reporter
 
 if TYPE_CHECKING:
@@ -49,16 +50,6 @@ if TYPE_CHECKING:
     from glyphc.backends.openfhe.client import ClientKeys
     from glyphc.backends.openfhe.keys import EvaluationKeys
 
-# Told each step when it is done, and how many seconds it took.
-Observer = Callable[[str, float], None]
-
-# Bootstraps in a measurement; the faster one counts, since nothing but other work makes one slow.
-_BOOTSTRAPS = 2
-# Operands of the measured sum of products: too many for any cache, as in a program.
-_FACTORS = 64
-# Classes of the measured unpacking: seven automorphisms.
-_PARTS = 8
-_SWITCHES = 8
 # Degrees that are measured in every configuration; the smallest and the largest one show how all others compare.
 _COMMON_DEGREES = (REFERENCE_DEGREE, 59)
 # Room that a measurement needs beyond its predicted peak, e.g. for the primitives' operands.
@@ -84,23 +75,13 @@ class Job:
                 ring=REFERENCE_RING,
                 plaintext_bits=27,
                 bgv_bits=55,
-                unpack_strides=tuple(1 << level for level in range(_PARTS.bit_length() - 1)),
+                unpack_strides=tuple(1 << level for level in range(PARTS.bit_length() - 1)),
                 slots=self.configuration.slots,
                 degree=self.degree,
                 level_budget=self.configuration.level_budget,
                 large_digits=self.configuration.large_digits,
             )
         )
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one process found; product, automorphism and switch as in :class:`glyphc.analysis.cost.CostModel`."""
-
-    cost: BootstrapCost
-    product: float
-    automorphism: float
-    switch: float
 
 
 @dataclass(frozen=True)
@@ -137,13 +118,13 @@ def jobs(cost: CostModel, slots: Sequence[int] = (), quick: bool = False) -> tup
 
 def job_seconds(job: Job, cost: CostModel) -> float:
     """How long a measurement is expected to take."""
-    return cost.key_seconds(job.parameters) + _BOOTSTRAPS * cost.bootstrap_seconds(job.configuration.slots, job.degree)
+    return cost.key_seconds(job.parameters) + BOOTSTRAPS * cost.bootstrap_seconds(job.configuration.slots, job.degree)
 
 
 def calibrate(
     work: Sequence[Job], cost: CostModel, reporter: Reporter, slots: Sequence[SlotParameters] = ()
 ) -> Calibration:
-    """Measure and make a model of it; ``cost`` only predicts how long and how large the work is.
+    """Measure and make a model of it. ``cost``: of the engine to measure; it predicts how long and large the work is.
 
     slots: what to measure of numbers in slots. What is not measured is scaled from the model that ships with glyphc.
     GlyphcError when no measurement fits into memory or glyphc cannot run OpenFHE. Safe to interrupt: the process at
@@ -166,7 +147,7 @@ def calibrate(
         raise EnvironmentSetupError(
             f"nothing could be measured ({'; '.join(skipped)}); stop other programs and try again"
         )
-    model = _model(found)
+    model = _model(found, shipped(cost.engine))
     return Calibration(replace(model, slots=rows or model.slots), tuple(skipped), others.share())
 
 
@@ -183,19 +164,21 @@ def _measure_slots(work: Sequence[SlotParameters], reporter: Reporter) -> tuple[
 def _measure_job(job: Job, cost: CostModel, reporter: Reporter) -> Measurement:
     _check_memory(job, cost)
     predicted = _step_seconds(job, cost)
-    found = measure_apart(job.parameters, lambda step, seconds: reporter.advance(predicted.get(step, 0.0), step))
+    found = measure_apart(
+        job.parameters, lambda step, seconds: reporter.advance(predicted.get(step, 0.0), step), cost.engine
+    )
     assert isinstance(found, Measurement)
     return found
 
 
-def _model(found: dict[tuple[int, int], Measurement]) -> CostModel:
-    shipped = CostModel()
+def _model(found: dict[tuple[int, int], Measurement], shipped: CostModel) -> CostModel:
     rows = {key: measurement.cost for key, measurement in found.items()}
     return replace(
         shipped,
         product=statistics.median(m.product for m in found.values()),
         automorphism=statistics.median(m.automorphism for m in found.values()),
         switch=statistics.median(m.switch for m in found.values()),
+        external=statistics.median(m.external for m in found.values()),
         configurations=calibrated(shipped.configurations, rows),
         machine=this_machine(),
     )
@@ -212,7 +195,7 @@ def _check_memory(job: Job, cost: CostModel) -> None:
 def _step_seconds(job: Job, cost: CostModel) -> dict[str, float]:
     """Predicted seconds of the steps that :func:`measure` reports."""
     seconds = {"generate keys": cost.key_seconds(job.parameters)}
-    for lap in range(1, _BOOTSTRAPS + 1):
+    for lap in range(1, BOOTSTRAPS + 1):
         seconds[f"bootstrap {lap}"] = cost.bootstrap_seconds(job.configuration.slots, job.degree)
     return seconds
 
@@ -220,8 +203,10 @@ def _step_seconds(job: Job, cost: CostModel) -> dict[str, float]:
 # -- a process of its own --
 
 
-def measure_apart(parameters: Parameters | SlotParameters, observe: Observer) -> Measurement | SlotMeasurement:
-    """:func:`measure`, or :func:`.measure_slots.measure_slots`, in a new process.
+def measure_apart(
+    parameters: Parameters | SlotParameters, observe: Observer, engine: str = "openfhe"
+) -> Measurement | SlotMeasurement:
+    """:func:`measure`, or what there is for slots and for the engine ``kernels``, in a new process.
 
     MemoryError when it runs out of memory, EnvironmentSetupError when OpenFHE is missing or refuses, RuntimeError when
     it ends in any other way (a bug; its traceback is on stderr).
@@ -229,7 +214,7 @@ def measure_apart(parameters: Parameters | SlotParameters, observe: Observer) ->
     # not forked: threads of a loaded OpenFHE would not survive that, and memory would be counted twice
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(theirs, parameters), daemon=True)
+    process = spawn.Process(target=_child, args=(theirs, parameters, engine), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -257,7 +242,7 @@ def _ended(exitcode: int | None) -> Exception:
     return RuntimeError(f"the measuring process ended with exit code {exitcode}")
 
 
-def _child(connection: Connection, parameters: Parameters | SlotParameters) -> None:
+def _child(connection: Connection, parameters: Parameters | SlotParameters, engine: str) -> None:
     # an interrupt is for the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -269,6 +254,8 @@ def _child(connection: Connection, parameters: Parameters | SlotParameters) -> N
 
         if isinstance(parameters, SlotParameters):
             connection.send(measure_slots(parameters, observe))
+        elif engine == "kernels":
+            connection.send(measure_kernels(parameters, observe))
         else:
             connection.send(measure(parameters, observe))
     except MemoryError:
@@ -295,7 +282,7 @@ def measure(parameters: Parameters, observe: Observer = lambda step, seconds: No
 
     # the series costs the same whatever the function
     series = fit(lambda x: np.tanh(8 * x) / 4, parameters.degree)
-    with _clock() as making:
+    with clock() as making:
         client, keys = generate_keys(parameters)
     observe("generate keys", making.seconds)
     idle = psutil.Process().memory_info().rss
@@ -306,12 +293,12 @@ def measure(parameters: Parameters, observe: Observer = lambda step, seconds: No
     bootstrapper = Bootstrapper(keys.contexts.torus, keys.contexts.torus_ring, parameters)
     halves: list[tuple[float, float]] = []
     powers_bytes = 0
-    for lap in range(1, _BOOTSTRAPS + 1):
-        before = _allocated()
-        with _clock() as first:
+    for lap in range(1, BOOTSTRAPS + 1):
+        before = allocated()
+        with clock() as first:
             powers = bootstrapper.powers(torus, parameters.degree)
-        powers_bytes = _allocated() - before
-        with _clock() as second:
+        powers_bytes = allocated() - before
+        with clock() as second:
             bootstrapper.evaluate(powers, series)
         del powers  # a program too drops them before it makes others
         halves.append((first.seconds, second.seconds))
@@ -331,19 +318,6 @@ def measure(parameters: Parameters, observe: Observer = lambda step, seconds: No
     return Measurement(cost, product, automorphism, _switch_seconds(keys, ciphertext))
 
 
-@dataclass
-class _Clock:
-    seconds: float = 0.0
-
-
-@contextmanager
-def _clock() -> Iterator[_Clock]:
-    clock = _Clock()
-    start = time.perf_counter()
-    yield clock
-    clock.seconds = time.perf_counter() - start
-
-
 def _linear_seconds(client: ClientKeys, keys: EvaluationKeys, message: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Of one product with its addition, and of one automorphism of an unpacking with what belongs to it."""
     import numpy as np
@@ -351,19 +325,19 @@ def _linear_seconds(client: ClientKeys, keys: EvaluationKeys, message: npt.NDArr
     from glyphc.backends.openfhe.linear import LinearEngine
     from glyphc.ir.instructions import Polynomials
 
-    rows = _FACTORS + 1
+    rows = FACTORS + 1
     weights = Polynomials(np.arange(rows + 1), np.arange(rows, dtype=np.int32), np.arange(1, rows + 1))
     engine = LinearEngine(keys, {"weights": weights})
     engine.prepare("weights")
-    sources = [client.encrypt(message) for _ in range(_FACTORS)]
+    sources = [client.encrypt(message) for _ in range(FACTORS)]
     # once each beforehand, for what is made only at the first use
     total = engine.dot(sources, "weights")
-    engine.split(total, _PARTS, 1, _PARTS)
-    with _clock() as dot:
+    engine.split(total, PARTS, 1, PARTS)
+    with clock() as dot:
         engine.dot(sources, "weights")
-    with _clock() as split:
-        engine.split(total, _PARTS, 1, _PARTS)
-    return dot.seconds / rows, split.seconds / (_PARTS - 1)
+    with clock() as split:
+        engine.split(total, PARTS, 1, PARTS)
+    return dot.seconds / rows, split.seconds / (PARTS - 1)
 
 
 def _switch_seconds(keys: EvaluationKeys, ciphertext: Any) -> float:
@@ -373,27 +347,10 @@ def _switch_seconds(keys: EvaluationKeys, ciphertext: Any) -> float:
     switcher = Switcher(keys)
     slots = keys.contexts.parameters.slots
     switcher.from_torus(switcher.to_torus(ciphertext, slots))
-    with _clock() as there_and_back:
-        for _ in range(_SWITCHES):
+    with clock() as there_and_back:
+        for _ in range(SWITCHES):
             switcher.from_torus(switcher.to_torus(ciphertext, slots))
-    return there_and_back.seconds / (2 * _SWITCHES)
-
-
-class _MallInfo(ctypes.Structure):
-    """glibc's ``struct mallinfo2``."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "used", "free", "keepcost")
-    )
-
-
-def _allocated() -> int:
-    """Bytes that this process has allocated; the resident ones would count what glibc keeps for later."""
-    mallinfo = ctypes.CDLL(None).mallinfo2  # glibc 2.33; OpenFHE's wheels need a later one
-    mallinfo.restype = _MallInfo
-    info = mallinfo()
-    return int(info.used + info.hblkhd)
+    return there_and_back.seconds / (2 * SWITCHES)
 
 
 # -- the machine --

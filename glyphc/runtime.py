@@ -22,8 +22,9 @@ import psutil
 from glyphc import overruns, plausible
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.approximate import with_series
-from glyphc.backends.engine import Engine, Session
+from glyphc.backends.engine import Engine, Session, best_engine
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
 from glyphc.codec import Encoded, check_inputs, encode, with_labels
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.floating[Any]]
 
 
-# Which engine encrypts where none is asked for.
-DEFAULT_ENGINE = "openfhe"
-
-
 class Mode(Enum):
     """How a program is evaluated."""
 
@@ -64,7 +61,8 @@ class RunReport:
     samples, without noise. lost: samples, from and to, of passes that are lost as a whole, or would be under
     encryption (numbers in slots, see ``glyphc.plausible``). timeline: of every instruction, in the order they ran: its
     number in the schedule, when it began (seconds from the first one's beginning) and how long it took. cpu_seconds: of
-    evaluation, on all cores. learns: who learns what, of an encrypted run.
+    evaluation, on all cores. learns: who learns what, of an encrypted run. engine: what executed it, by name; and why
+    not another one that would come first.
     """
 
     outputs: dict[str, npt.NDArray[Any]]
@@ -79,6 +77,8 @@ class RunReport:
     security: str = ""
     overruns: tuple[Overrun, ...] = ()
     lost: tuple[tuple[int, int], ...] = ()
+    engine: str = ""
+    engine_reason: str = ""
     cpu_seconds: float = 0.0
     learns: Knowledge | None = None
 
@@ -93,18 +93,20 @@ def run(
     """Evaluate samples, shape (samples, *input shape), or a mapping of them by input name.
 
     More samples than the program's batch are done in several passes. engine: what encrypts, by name (``glyphc
-    engines``). Raises DataError for unusable samples, before any key is made; EnvironmentSetupError when the engine
-    cannot be used here; GlyphcError for an unknown engine or an unusable file of the cost model.
+    engines``); by default the first one that takes the program. Raises DataError for unusable samples, before any key
+    is made; EnvironmentSetupError when the engine cannot be used here; GlyphcError for an unknown engine or an unusable
+    file of the cost model.
     Warns (OverrunWarning) of hidden values that leave their ranges.
     """
     try:
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
-    chosen = _engine(mode, engine)
+    chosen, reason = _engine(mode, engine, program)
     program.require_weights()
     samples = check_inputs(program.client, x)
     runner = _Runner(program, samples, mode, chosen, reporter or Silent())
+    runner.report.engine, runner.report.engine_reason = chosen.name, reason
     runner.run()
     report = runner.report
     report.outputs = with_labels({op.name: op.labels for _, op in program.graph.of(Output)}, report.outputs)
@@ -113,19 +115,24 @@ def run(
     return report
 
 
-def _engine(mode: Mode, name: str | None) -> Engine:
-    """GlyphcError for a name that is none, or of an engine that does not go with the mode."""
+def _engine(mode: Mode, name: str | None, program: Program) -> tuple[Engine, str]:
+    """By name, or the best there is, with why it is not another one.
+
+    GlyphcError for a name that is none, or of an engine that does not go with the mode.
+    """
     if mode is not Mode.ENCRYPTED:
         if name is not None:
             raise GlyphcError(f"an engine ({name!r}) is for encrypted runs; mode {mode.value!r} has its own")
-        return find_engine(mode.value)
+        return find_engine(mode.value), ""
+    if name is None:
+        return best_engine(program.client.parameters)
     try:
-        engine = find_engine(name or DEFAULT_ENGINE)
+        engine = find_engine(name)
     except BackendError as e:
         raise GlyphcError(str(e)) from None
     if not engine.encrypts:
         raise GlyphcError(f"the engine {engine.name!r} does not encrypt; use mode {engine.name!r} instead")
-    return engine
+    return engine, ""
 
 
 @contextmanager
@@ -167,7 +174,7 @@ class _Runner:
         self.report = RunReport({}, mode, count, len(self.passes), security=secure)
         if mode is Mode.ENCRYPTED:
             self.report.learns = of_program(program)
-        self.cost = cost_file.current()
+        self.cost = for_engine(cost_file.current(), engine.name)
         self.began: float | None = None
 
     def run(self) -> None:

@@ -16,6 +16,7 @@ from glyphc.analysis.cost import (
     CostModel,
     Machine,
 )
+from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,11 @@ def models(draw: st.DrawFn) -> CostModel:
     text = st.text(max_size=20)
     count = st.integers(1, 1000)
     machine = Machine(draw(text), draw(count), draw(count), draw(text), draw(text))
-    return CostModel(draw(seconds), draw(seconds), draw(seconds), tuple(configurations), machine)
+    kernels = None
+    if draw(st.booleans()):
+        figures = {name: draw(seconds) for name in ("product", "automorphism", "switch", "external")}
+        kernels = replace(KERNELS, machine=machine, configurations=tuple(configurations), **figures)
+    return CostModel(draw(seconds), draw(seconds), draw(seconds), tuple(configurations), machine, kernels=kernels)
 
 
 @st.composite

@@ -47,7 +47,7 @@ class Setting:
         return self.server / KEYS_FILE
 
 
-def make_setting(folder: Path, program: glyphc.Program) -> Setting:
+def make_setting(folder: Path, program: glyphc.Program, engine: str = "openfhe") -> Setting:
     half = ServerProgram(stripped(program.graph))
     client, server = folder / "client", folder / "server"
     client.mkdir(parents=True)
@@ -55,7 +55,7 @@ def make_setting(folder: Path, program: glyphc.Program) -> Setting:
     half.specification.save(client / SPEC_FILE)
     half.save(server / PROGRAM_FILE)
     secrets = program.schedule.secret
-    generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent(), secrets)
+    generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent(), secrets, engine)
     return Setting(program, client, server, load_account(client), half)
 
 

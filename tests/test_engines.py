@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from pass_networks import mlp
 
 import glyphc
 from glyphc.backends import engine as registry
+from glyphc.backends.kernels import selftest
 from glyphc.backends.simulate import SimulatedMachine, SimulateEngine
 from glyphc.cli import main
 from glyphc.errors import GlyphcError
 from glyphc.ir.instructions import Instruction, Schedule
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.program import Program
 from glyphc.runtime import run
 
@@ -102,3 +106,22 @@ def test_the_list(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["engines"])
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.output.splitlines()] == ["engine", *registry.engine_names()]
+
+
+def test_the_best_engine_is_the_first_that_takes_a_program(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "PREFERRED", ("kernels", "openfhe"))
+    parameters = program.client.parameters
+    assert isinstance(parameters, Parameters)
+    assert registry.best_engine(parameters)[0].name == "kernels"
+    kept = replace(parameters, levels_kept=2)
+    found, reason = registry.best_engine(kept)
+    assert (found.name, reason) == (
+        "openfhe",
+        "kernels: it keeps no levels after a bootstrap yet; use --engine openfhe",
+    )
+    in_slots = registry.best_engine(SlotParameters(1024, 3, 28, 32, 2))
+    assert in_slots[0].name == "openfhe"
+    assert "does not compute in slots" in in_slots[1]
+    monkeypatch.setattr(selftest, "problem", lambda: "no fused multiply-add here")
+    report = run(program, X[:4])
+    assert (report.engine, report.engine_reason) == ("openfhe", "kernels: no fused multiply-add here")

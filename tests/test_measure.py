@@ -21,15 +21,18 @@ from glyphc.analysis.cost import (
     CostModel,
     Machine,
 )
+from glyphc.analysis.kernels_cost import for_engine, shipped
 from glyphc.analysis.security import largest_modulus, secured
 from glyphc.analysis.slot_figures import FIGURES as SLOT_FIGURES
 from glyphc.backends.errors import BackendError
 from glyphc.cli import main
-from glyphc.diagnostics import cost_text
+from glyphc.cost_report import cost_text
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.measure import Job, Measurement, calibrate, job_seconds, jobs, measure, measure_apart, this_machine
+from glyphc.measure import Job, calibrate, job_seconds, jobs, measure, measure_apart, this_machine
+from glyphc.measure_kernels import measure_kernels
+from glyphc.measuring import Measurement
 from glyphc.progress import Silent
 
 SMALL_SLOTS = SlotParameters(1024, 7, 28, 32, 3, INSECURE)
@@ -99,6 +102,29 @@ def test_calibration_measures_numbers_in_slots() -> None:
         model = calibrate(work, CostModel(), Silent(), (SMALL_SLOTS,)).model
     assert {(row.ring, row.limbs) for row in model.slots} == {(1024, 2), (1024, 5), (1024, 8)}
     assert cost_file.from_json(cost_file.to_json(model).encode()) == model
+
+
+def test_measuring_the_kernels() -> None:
+    measurement = measure_kernels(small())
+    check(measurement)
+    assert 0 < measurement.external < 1
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_each_engine_has_its_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    cost_file.save(path, CostModel(product=1.5))
+    arguments = ["measure", "--engine", "kernels", "--quick", "--slots", "64", "-o", str(path)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "engine kernels" in result.output
+    found = cost_file.load(path)
+    assert found.product == 1.5
+    assert found.kernels is not None
+    kernels = for_engine(found, "kernels")
+    assert (kernels.engine, kernels.limbs) == ("kernels", 2)
+    assert kernels.configurations[0].costs[1].measured
+    assert for_engine(CostModel(), "kernels").configurations == shipped("kernels").configurations
 
 
 def test_parameters_that_openfhe_refuses() -> None:

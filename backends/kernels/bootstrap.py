@@ -35,7 +35,7 @@ class Bootstrapper:
         self._evaluator = evaluator
         q0 = evaluator.basis.primes[0]
         slots = shape.parameters.slots
-        self._sums = (shape.n // 2) // slots
+        self._sums = shape.summed
         # a raised coefficient q0*(x + wraps) stands for (x + wraps)/WRAPS
         self._raised = float(q0) * WRAPS * self._sums
         middle = 2.0**LEVEL_BITS / 2  # the real part is a sum of two
@@ -78,8 +78,8 @@ class Bootstrapper:
         """Real numbers (phase + wraps)/WRAPS, in the real parts of slots."""
         evaluator, shape = self._evaluator, self._evaluator.shape
         top = shape.key_shape(shape.limbs)
-        for steps in shape.trace_steps:
-            x = evaluator.add(x, evaluator.automorphism(x, shape.rotation(steps), top))
+        for group in shape.trace:
+            x = evaluator.rotated_sum(x, [shape.rotation(steps) for steps in group], top)
         x = Ciphertext(x.elements, self._raised)
         for level in self._encoding:
             x = level(x)

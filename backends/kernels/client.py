@@ -6,7 +6,7 @@ Never imported by the server's modules.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,14 @@ from glyphc.ir.parameters import Parameters
 
 from ..openfhe.bridge import CiphertextMould, residues, rings_of
 from ..openfhe.client import ClientKeys, keys_from_secret, ternary_secret
+from ..openfhe.contexts import make_contexts
+from ..openfhe.keygen import Once, fresh_ciphertext
+from ..openfhe.keymoulds import BIAS, PUBLIC, weight_part
 from ..openfhe.library import fhe
+from ..openfhe.randomness import require_own
+from ..openfhe.residues import Uniform
 from .exchange import Exchange
+from .keyfiles import key_part, pack_key, part_names, weight_specs
 from .keygen import KeyMaker
 from .keys import ServerKeys, WeightKeys, make_basis
 from .linear import Sum
@@ -54,11 +60,11 @@ class Party:
     ) -> Party:
         """With encrypted weights for the server; ``observe`` is told the map's name for each polynomial."""
         n, found = self.server.basis.n, {}
-        for each in encrypted:
+        for number, each in enumerate(encrypted):
             products = []
             for row in range(each.products):
-                name = f"weights/{each.name}/{row}"
-                products.append(self.maker.weight_keys(name, secret[each.name].dense(row, n), self.seed))
+                specs = weight_specs(self.server.shape, number, row)
+                products.append(self.maker.weight_keys(specs, secret[each.name].dense(row, n), self.seed))
                 observe(each.name)
             bias = self.encrypt(secret[each.name].dense(each.products, n)) if each.bias else None
             found[each.name] = WeightKeys(tuple(products), bias)
@@ -81,8 +87,61 @@ def generate_keys(parameters: Parameters) -> Party:
     return Party(client, maker, ServerKeys(shape, basis, switching), exchange, seed)
 
 
+class FileMaker:
+    """A fresh secret, shape (N,), and the evaluation keys that follow from it, as parts of a file."""
+
+    def __init__(
+        self, parameters: Parameters, encrypted: Sequence[EncryptedMap], weights: Mapping[str, Polynomials]
+    ) -> None:
+        """weights: those that are encrypted along with the keys (``Schedule.secret``). BackendError for a shape that
+        128 bits of security do not allow."""
+        require_own()
+        self._shape = EngineShape(parameters)
+        check_shape(self._shape)
+        self._once = Once()
+        self._encrypted, self._weights = encrypted, weights
+        self.ternary: I64 = fresh_secret(parameters)
+        self._client = keys_from_secret(parameters, self.ternary)
+
+    @property
+    def modulus(self) -> int:
+        return self._client.contexts.bgv_ring.q
+
+    def names(self) -> Sequence[str]:
+        """Of all parts."""
+        return part_names(self._shape.parameters, self._encrypted)
+
+    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of all parts, one key after another; seed: 32 fresh random bytes, public.
+
+        BackendError the second time.
+        """
+        self._once.use()
+        n = self._shape.n
+        yield PUBLIC, fresh_ciphertext(self._client, np.zeros(n, dtype=np.int64), Uniform(seed, PUBLIC))
+        basis = make_basis(self._shape)
+        maker = KeyMaker(self._shape, basis, self.ternary, lambda: fresh_error(self._client, self.ternary))
+        for spec in self._shape.specs():
+            yield key_part(spec), pack_key(basis, maker.make(spec, seed))
+        for number, each in enumerate(self._encrypted):
+            rows = self._weights[each.name]
+            for row in range(each.products):
+                specs = weight_specs(self._shape, number, row)
+                for spec, key in zip(specs, maker.weight_keys(specs, rows.dense(row, n), seed), strict=True):
+                    yield spec.name, pack_key(basis, key)
+            if each.bias:
+                name = weight_part(number, each.products, BIAS)
+                yield name, fresh_ciphertext(self._client, rows.dense(each.products, n), Uniform(seed, name))
+
+
 def fresh_secret(parameters: Parameters) -> I64:
-    """A sparse ternary secret of OpenFHE's, shape (N,): from a context of the same ring with one level."""
+    """A ternary secret of OpenFHE's, shape (N,): the sparse one of bootstraps, or without any a uniform one.
+
+    Sparse ones come from a context of the same ring with one level.
+    """
+    if not parameters.slots:
+        contexts = make_contexts(parameters, bootstraps=False)
+        return ternary_secret(contexts.bgv.KeyGen().secretKey, (contexts.bgv_ring,))
     p = fhe.CCParamsCKKSRNS()
     p.SetSecretKeyDist(fhe.SPARSE_ENCAPSULATED)
     p.SetSecurityLevel(fhe.HEStd_NotSet)  # nothing is ever encrypted in it

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from glyphc.ir.instructions import Schedule
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -34,17 +35,23 @@ class KernelsEngine(Engine):
 
         return KernelsMachine
 
+    def refusal(self, parameters: Parameters | SlotParameters) -> str | None:
+        from .shape import EngineShape, shape_problem
+
+        if not isinstance(parameters, Parameters):
+            return "it does not compute in slots; use --engine openfhe"
+        return shape_problem(EngineShape(parameters))
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
         from .machine import KernelsMachine
-        from .warm import exercise
+        from .warm import FIRST_USE, compiled, exercise
 
         parameters = schedule.parameters
         if not isinstance(parameters, Parameters):
-            raise BackendError("the engine 'kernels' does not compute in slots; take another one (--engine openfhe)")
-        # compiled on first use, which takes half a minute, and kept on disk
-        with stages.stage("load kernels"):
+            raise BackendError(f"the engine 'kernels' does not take this program: {self.refusal(parameters)}")
+        with stages.stage("load kernels" if compiled() else FIRST_USE):
             exercise()
         with stages.stage("generate keys"):
             party = generate_keys(parameters)

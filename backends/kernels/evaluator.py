@@ -94,6 +94,19 @@ def _permute_rows(first, last, x, order, addend, out, moduli):  # type: ignore[n
                     o[j] = a[order[j]]
 
 
+@njit(nogil=True, error_model="numpy", cache=True)
+def collect_rows(first, last, x, order, out, which, moduli):  # type: ignore[no-untyped-def]
+    """out += the permuted x, canonical; (2, rows, n)."""
+    n = x.shape[2]
+    for i in range(first, last):
+        q = moduli[which[i]]
+        for h in range(2):
+            a, o = x[h, i], out[h, i]
+            for j in range(n):
+                s = o[j] + a[order[j]]
+                o[j] = s - q if s >= q else s
+
+
 def permute(x: F64, order: I32, addend: F64, moduli: F64) -> F64:
     """The permuted x + addend, canonical: (2, rows, n), with addends for as many elements as there are."""
     out = np.empty_like(x)
@@ -187,6 +200,20 @@ class Evaluator:
         plan.inner(digits, key, sums)
         switched = self.divided(sums, plan, 0)
         return Ciphertext(permute(switched, self.order(index), x.elements[:1], self.basis.moduli), x.scale)
+
+    def rotated_sum(self, x: Ciphertext, indices: Sequence[int], shape: KeyShape) -> Ciphertext:
+        """x and its images under X -> X^index, added: one decomposition for all, and one division."""
+        plan, n = self.plan(shape, x.limbs), self.basis.n
+        digits = self.decomposed(x.elements[1], plan)
+        total, sums = self.scratch("total", 2, plan.rows, n), self.scratch("sums", 2, plan.rows, n)
+        keys = [self.keys[self.shape.automorphism_key(index, shape).name] for index in indices]
+        plan.inner(digits[:0], keys[0], total, x.elements)
+        own = np.zeros_like(x.elements)
+        own[0] = x.elements[0]
+        for index, key in zip(indices, keys, strict=True):
+            plan.inner(digits, key, sums, own)
+            run(collect_rows, plan.rows, sums, self.order(index), total, plan.which, self.basis.moduli)
+        return Ciphertext(self.divided(total, plan, 0), x.scale)
 
     def switch(self, x: Ciphertext, name: str) -> Ciphertext:
         """Under another secret, by the key of this name."""

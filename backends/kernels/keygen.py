@@ -54,20 +54,18 @@ class KeyMaker:
         for spec in self._shape.specs():
             yield spec.name, self.make(spec, seed)
 
-    def weight_keys(self, name: str, weight: I64, seed: bytes) -> tuple[SwitchingKey, SwitchingKey]:
+    def weight_keys(
+        self, specs: tuple[KeySpec, KeySpec], weight: I64, seed: bytes
+    ) -> tuple[SwitchingKey, SwitchingKey]:
         """The keys from a polynomial w of signed integers, shape (N,), and from w*s, to s: an encryption of w.
 
         As in ``openfhe.weight_keys``: an external product with them is a product with w.
         """
-        shape = self._shape.linear_shape
-        which = np.array(shape.primes, dtype=np.int64)
+        which = np.array(self._shape.linear_shape.primes, dtype=np.int64)
         w = self._basis.residues(weight, which)
         self._basis.forward(w, which)
         ws = self._product(w, self._values("s", which), which)
-        found = []
-        for what, source in (("w", w), ("ws", ws)):
-            found.append(self._make(KeySpec(f"{name}/{what}", what, "s", shape), source, seed))
-        return found[0], found[1]
+        return self._make(specs[0], w, seed), self._make(specs[1], ws, seed)
 
     def make(self, spec: KeySpec, seed: bytes) -> SwitchingKey:
         """One key."""

@@ -13,7 +13,7 @@ from numba import njit
 
 from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64, SMALLEST_RING, subring_positions
-from .evaluator import Ciphertext, Evaluator
+from .evaluator import Ciphertext, Evaluator, collect_rows
 from .keyswitch import SwitchingKey
 from .shape import LevelPlan
 from .slots import C128, coefficients
@@ -113,19 +113,6 @@ def _level_rows(  # type: ignore[no-untyped-def]
             _weigh(rotated, factors[g, :, i], shift, columns, rows, out[g, :, i], q, inverse)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def _collect_rows(first, last, x, order, out, which, moduli):  # type: ignore[no-untyped-def]
-    """out += the permuted x, canonical; (2, rows, n)."""
-    n = x.shape[2]
-    for i in range(first, last):
-        q = moduli[which[i]]
-        for h in range(2):
-            a, o = x[h, i], out[h, i]
-            for j in range(n):
-                s = o[j] + a[order[j]]
-                o[j] = s - q if s >= q else s
-
-
 class LevelTransform:
     """One level with its diagonals as plaintexts. Takes ciphertexts of one scale to those of another."""
 
@@ -221,9 +208,9 @@ class LevelTransform:
             switch.inner(digits, key, sums)
             moduli = basis.moduli
             order = evaluator.order(index)
-            run(_collect_rows, rows, sums, order, total, switch.which, moduli)
+            run(collect_rows, rows, sums, order, total, switch.which, moduli)
             inner[g, 1] = 0
-            run(_collect_rows, rows, inner[g], order, total, switch.which, moduli)
+            run(collect_rows, rows, inner[g], order, total, switch.which, moduli)
         return Ciphertext(evaluator.divided(total, switch, 1), x.scale * self._scale)
 
 

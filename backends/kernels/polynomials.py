@@ -41,11 +41,11 @@ class Powers:
         if not self._chebyshev:
             self.known[k] = self._evaluator.combine([(x, y)], [], 0, limbs, scale)
             return
-        # T_(a+b) = 2 T_a T_b - T_(a-b): the factor two is one of scale
-        linear = [(self.known[a - b], -0.5)] if a > b else []
-        constant = 0 if a > b else -0.5
-        found = self._evaluator.combine([(x, y)], linear, constant, limbs, scale)
-        self.known[k] = Ciphertext(found.elements, found.scale / 2)
+        # T_(a+b) = 2 T_a T_b - T_(a-b). The two is one of values: as one of scale it would be squared from T_4 to T_8
+        # to T_16, and leave these few bits
+        double = self._evaluator.add(x, x)
+        linear = [(self.known[a - b], -1)] if a > b else []
+        self.known[k] = self._evaluator.combine([(double, y)], linear, 0 if a > b else -1, limbs, scale)
 
     def evaluate(self, coefficients: Sequence[complex] | C128, limbs: int, scale: float) -> Ciphertext:
         """sum_k coefficients[k] * T_k on so many limbs, with this scale."""

@@ -8,20 +8,24 @@ key takes as many as its digits need.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import log2
+from itertools import chain
+from math import ceil, log2
 
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, Parameters
 
 from ..errors import BackendError
-from .basis import primes_below
+from .basis import SMALLEST_RING, primes_below
 from .keyswitch import KeyShape
 from .slots import Level, transform
 
 # Bits of q0, of the BGV prime and the auxiliary primes; of levels of SlotsToCoeffs; of the other levels.
 WIDE_BITS, DECODING_BITS, LEVEL_BITS = 48, 36, 40
+# Scale of the diagonals of CoeffsToSlots, at least: a phase is a small part of what they are multiplied with.
+DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
@@ -32,8 +36,12 @@ EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
 # P exceeds a digit by about so many bits.
 _MARGIN = 4
 _MOST_BABIES = 8
+# One decomposition serves so many terms of the trace: more would take more keys than time.
+_TRACE_RADIX = 4
 # A conversion reads at most 15 primes, one of which may be the dropped level's.
 _MOST_SOURCES = 14
+# Raised whenever keys in files would be misread: another evaluation order, another way to expand seeds.
+KEY_FORMAT = 1
 # One digit alone does not pay beyond this size: it takes as many auxiliary primes.
 _LARGEST_DIGIT = 480
 
@@ -93,8 +101,24 @@ class EngineShape:
     def chain_bits(self) -> tuple[int, ...]:
         if not self.parameters.slots:
             return (WIDE_BITS,)
-        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS + self.encoding_levels
-        return (WIDE_BITS, *[DECODING_BITS] * self.decoding_levels, *[LEVEL_BITS] * middle)
+        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS
+        decoding, encoding = [DECODING_BITS] * self.decoding_levels, [self._encoding_bits] * self.encoding_levels
+        return (WIDE_BITS, *decoding, *[LEVEL_BITS] * middle, *encoding)
+
+    @property
+    def _encoding_bits(self) -> int:
+        """Of the levels of CoeffsToSlots, which bring the scale down from that of raised coefficients, equally.
+
+        Their primes are as much larger than those that follow as keeps the diagonals precise.
+        """
+        raised = WIDE_BITS + log2(WRAPS * self.summed)
+        down = (raised - (LEVEL_BITS - 1)) / self.encoding_levels
+        return min(WIDE_BITS, max(LEVEL_BITS, ceil(DIAGONAL_BITS + down)))
+
+    @property
+    def summed(self) -> int:
+        """How many images the trace adds up: 1 where all slots are used."""
+        return self.n // 2 // self.parameters.slots
 
     @property
     def limbs(self) -> int:
@@ -120,9 +144,9 @@ class EngineShape:
 
     @property
     def modulus_bits(self) -> float:
-        """log2 of the largest modulus that a key is for."""
-        largest = max((spec.shape for spec in self.specs()), key=lambda shape: len(shape.primes), default=None)
-        return sum(log2(self.primes[p]) for p in largest.primes) if largest else 0.0
+        """log2 of the largest modulus that a key is for. Keys of encrypted weights have the form of BGV sums'."""
+        shapes = {self.linear_shape, *(spec.shape for spec in self.specs())}
+        return max(sum(log2(self.primes[p]) for p in shape.primes) for shape in shapes)
 
     def key_shape(self, limbs: int) -> KeyShape:
         """Of keys for the lowest ``limbs`` primes of the chain: as few digits as fit."""
@@ -196,13 +220,17 @@ class EngineShape:
         return min(k for k in self.relinearisation_limbs if k >= limbs)
 
     @cached_property
-    def trace_steps(self) -> tuple[int, ...]:
-        """Rotations whose images are added before CoeffsToSlots of fewer than N/2 slots: each doubles the sum."""
-        steps, at = [], self.parameters.slots
+    def trace(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of rotations whose images are added before CoeffsToSlots of fewer than N/2 slots.
+
+        Each group makes the sum four times as large; the last one may double it.
+        """
+        groups, at = [], self.parameters.slots
         while at < self.n // 2:
-            steps.append(at)
-            at *= 2
-        return tuple(steps)
+            radix = min(_TRACE_RADIX, self.n // 2 // at)
+            groups.append(tuple(at * j for j in range(1, radix)))
+            at *= radix
+        return tuple(groups)
 
     def rotation(self, steps: int) -> int:
         """The automorphism that rotates slots by so many steps."""
@@ -233,7 +261,7 @@ class EngineShape:
         top = self.key_shape(self.limbs)
         yield KeySpec("sparse", "s", "sparse", self.sparse_shape)
         yield KeySpec("dense", "sparse", "s", top)
-        for steps in self.trace_steps:
+        for steps in chain.from_iterable(self.trace):
             yield self.automorphism_key(self.rotation(steps), top)
         for plan in (*self.encoding, *self.decoding):
             for steps in (*plan.babies, *plan.giants):
@@ -247,13 +275,39 @@ class EngineShape:
             yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(1))
 
 
+def fingerprint(parameters: Parameters) -> str:
+    """Of everything that the meaning of these parameters' key files depends on, hexadecimal."""
+    shape = EngineShape(parameters)
+    parts = [f"format {KEY_FORMAT}", f"ring {shape.n}", f"primes {shape.primes}", *map(repr, shape.specs())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def check_shape(shape: EngineShape) -> None:
-    """BackendError where a modulus is too large for 128 bits, which OpenFHE does not see, or levels are missing."""
-    if shape.parameters.levels_kept or shape.parameters.slot_levels:
-        raise BackendError("the engine 'kernels' keeps no levels after a bootstrap yet; use --engine openfhe")
-    limit = LARGEST_MODULUS * shape.n / 65536
-    if shape.parameters.secure and shape.modulus_bits > limit:
-        raise BackendError(
-            f"the engine 'kernels' would need a modulus of 2^{shape.modulus_bits:.0f}, 128 bits of security allow "
-            f"2^{limit:.0f}; use --engine openfhe"
-        )
+    """BackendError for what :func:`shape_problem` finds."""
+    problem = shape_problem(shape)
+    if problem is not None:
+        raise BackendError(f"the engine 'kernels' does not take this program: {problem}")
+
+
+def shape_problem(shape: EngineShape) -> str | None:
+    """In a sentence: a modulus is too large for 128 bits, which OpenFHE does not see, or levels are missing."""
+    parameters = shape.parameters
+    if parameters.levels_kept or parameters.slot_levels:
+        return "it keeps no levels after a bootstrap yet; use --engine openfhe"
+    if shape.n < SMALLEST_RING:
+        return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}; use --engine openfhe"
+    limit = largest_modulus(shape.n, sparse=parameters.slots > 0)
+    if not parameters.secure or shape.modulus_bits <= limit:
+        return None
+    return (
+        f"its keys would have a modulus of 2^{shape.modulus_bits:.0f}, where ring dimension {shape.n} is known to "
+        f"give 128 bits of security {f'up to 2^{limit:.0f}' if limit else 'with none'}; use --engine openfhe"
+    )
+
+
+def largest_modulus(n: int, sparse: bool) -> float:
+    """The bound in bits; 0 where none is known. sparse: with the secret of bootstraps, else a uniform ternary one."""
+    if sparse:
+        return LARGEST_MODULUS if n >= 65536 else 0
+    # the standard's bound at 8192, and those at larger rings are above its multiples
+    return 218 * n / 8192 if n >= 8192 else 0

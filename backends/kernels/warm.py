@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from glyphc.ir.instructions import Polynomials
@@ -14,8 +16,16 @@ from .keys import WeightKeys, make_basis
 from .keyswitch import SwitchingKey
 from .linear import LinearAlgebra
 from .shape import EngineShape
+from .transforms import forward_rows
 
 _RING = 256
+FIRST_USE = "compile kernels (on first use, half a minute)"
+
+
+def compiled() -> bool:
+    """Whether this process or an earlier one has compiled them: numba keeps them beside the code, or for the user."""
+    folder = Path(forward_rows.stats.cache_path or ".")
+    return any(folder.glob("transforms.forward_rows-*.nbi"))
 
 
 def exercise() -> None:

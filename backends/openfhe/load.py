@@ -54,13 +54,7 @@ def load_keys(
     """
     contexts = make_contexts(parameters)
     n = parameters.ring
-    bgv = contexts.bgv.KeyGen()
-    mould = CiphertextMould.of(contexts.bgv.Encrypt(bgv.publicKey, _zero(contexts.bgv, n)), contexts.bgv_ring)
-    q = contexts.bgv_ring.q
-    rerandomizer = Mould.of(bgv.publicKey, n, (q,)).with_residues(
-        [unpack(read(PUBLIC), n, q), Uniform(seed, PUBLIC).draw(n, q)]
-    )
-    observe(PUBLIC)
+    bgv, mould, rerandomizer = _bgv_forms(contexts, seed, read, observe)
     automorphisms = None
     indices = bgv_automorphisms(parameters)
     if indices:
@@ -77,6 +71,32 @@ def load_keys(
         )
     weights = _load_weights(contexts, bgv.secretKey, mould, encrypted, seed, read, observe)
     return EvaluationKeys(contexts, public_key, automorphisms, mould, rerandomizer, weights)
+
+
+def load_bgv(
+    parameters: Parameters, seed: bytes, read: Read, observe: Callable[[str], None] = lambda name: None
+) -> EvaluationKeys:
+    """The BGV context alone, with the client's public key: what reading inputs and writing outputs takes.
+
+    ResidueError when the part of the public key does not hold what it should.
+    """
+    contexts = make_contexts(parameters, bootstraps=False)
+    _, mould, rerandomizer = _bgv_forms(contexts, seed, read, observe)
+    return EvaluationKeys(contexts, None, None, mould, rerandomizer)
+
+
+def _bgv_forms(
+    contexts: Contexts, seed: bytes, read: Read, observe: Callable[[str], None]
+) -> tuple[Any, CiphertextMould, bytes]:
+    """A throw-away key pair, the mould of ciphertexts, and the client's public key."""
+    n, q = contexts.bgv_ring.n, contexts.bgv_ring.q
+    bgv = contexts.bgv.KeyGen()
+    mould = CiphertextMould.of(contexts.bgv.Encrypt(bgv.publicKey, _zero(contexts.bgv, n)), contexts.bgv_ring)
+    public = Mould.of(bgv.publicKey, n, (q,)).with_residues(
+        [unpack(read(PUBLIC), n, q), Uniform(seed, PUBLIC).draw(n, q)]
+    )
+    observe(PUBLIC)
+    return bgv, mould, public
 
 
 def _load_weights(

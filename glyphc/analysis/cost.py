@@ -172,6 +172,10 @@ class CostModel:
     machine: Machine = SHIPPED_MACHINE
     slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
+    external: float = 0.0  # BGV ciphertext x encrypted weight; 0: two automorphisms
+    engine: str = "openfhe"  # whose figures these are
+    limbs: int = 1  # of a BGV ciphertext
+    kernels: CostModel | None = None  # the same for the engine ``kernels``, where it was measured (``kernels_cost``)
 
     def encryption(self, ring: int) -> float:
         """Seconds of the client for a fresh BGV ciphertext."""
@@ -188,7 +192,7 @@ class CostModel:
     @property
     def encrypted_product(self) -> float:
         """Seconds of a BGV ciphertext x encrypted weight: two key switches, which are nearly all of an automorphism."""
-        return 2 * self.automorphism
+        return self.external or 2 * self.automorphism
 
     def configuration(self, slots: int) -> Configuration:
         """The configuration for bootstraps of so many slots."""
@@ -208,7 +212,7 @@ class CostModel:
 
     def key_bytes(self, parameters: Parameters) -> float:
         """All evaluation keys."""
-        unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * len(parameters.unpack_strides)
+        unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * len(parameters.unpack_strides)
         return unpack + self._bytes("key_bytes", parameters)
 
     def key_seconds(self, parameters: Parameters | SlotParameters) -> float:

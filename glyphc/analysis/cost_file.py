@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from glyphc.errors import ArtifactError, GlyphcError
 
-from .cost import CONFIGURATIONS, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine
+from .cost import REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine
+from .kernels_cost import KERNELS
 from .slot_figures import FIGURES, SlotRow
 
 # Names another file; empty: the model that ships with glyphc, whatever files there are.
@@ -80,6 +81,14 @@ def load(path: Path) -> CostModel:
         raise _unusable(path, str(e)) from None
 
 
+def earlier(path: Path) -> CostModel:
+    """What a file that is to be written holds already; the shipped model when that is nothing usable."""
+    try:
+        return load(path)
+    except GlyphcError:
+        return CostModel()
+
+
 def make_folder(path: Path) -> None:
     """Make the folder of the user's own file; ArtifactError when that is impossible. Other folders must exist."""
     if path != output_path():
@@ -106,17 +115,20 @@ def _unusable(path: Path, reason: str) -> GlyphcError:
 
 def to_json(model: CostModel) -> str:
     """The file's text."""
-    tree = {
-        "format": FORMAT,
-        "version": VERSION,
+    tree = {"format": FORMAT, "version": VERSION, **_engine_tree(model), "slots": [asdict(row) for row in model.slots]}
+    if model.kernels is not None:
+        tree["kernels"] = _engine_tree(model.kernels) | {"external": model.kernels.external}
+    return json.dumps(tree, indent=1) + "\n"
+
+
+def _engine_tree(model: CostModel) -> dict[str, Any]:
+    return {
         "machine": asdict(model.machine),
         "product": model.product,
         "automorphism": model.automorphism,
         "switch": model.switch,
         "configurations": [asdict(c) for c in model.configurations],
-        "slots": [asdict(row) for row in model.slots],
     }
-    return json.dumps(tree, indent=1) + "\n"
 
 
 def from_json(data: bytes) -> CostModel:
@@ -129,17 +141,28 @@ def from_json(data: bytes) -> CostModel:
         raise _DamagedError("it is not a cost model")
     if tree.get("version") != VERSION:
         raise _DamagedError(f"it has version {tree.get('version')!r}, this glyphc reads version {VERSION}")
-    model = CostModel(
+    kernels = None
+    if "kernels" in tree:
+        section = _entry(tree, "kernels")
+        kernels = _engine(section, KERNELS)
+        kernels = replace(kernels, external=_positive(section, "external"))
+    slots = tuple(_slot_row(row) for row in _items(tree, "slots"))
+    if not slots:
+        raise _DamagedError("'slots' is empty")
+    return replace(_engine(tree, CostModel()), slots=slots, kernels=kernels)
+
+
+def _engine(tree: Any, shipped: CostModel) -> CostModel:
+    """One engine's figures; shipped: what they replace."""
+    model = replace(
+        shipped,
         product=_positive(tree, "product"),
         automorphism=_positive(tree, "automorphism"),
         switch=_positive(tree, "switch"),
         configurations=tuple(_configuration(c) for c in _items(tree, "configurations")),
         machine=_machine(_entry(tree, "machine")),
-        slots=tuple(_slot_row(row) for row in _items(tree, "slots")),
     )
-    if not model.slots:
-        raise _DamagedError("'slots' is empty")
-    if [_shape(c) for c in model.configurations] != [_shape(c) for c in CONFIGURATIONS]:
+    if [_shape(c) for c in model.configurations] != [_shape(c) for c in shipped.configurations]:
         raise _DamagedError("it was measured for other configurations of the bootstrap than this glyphc uses")
     return model
 

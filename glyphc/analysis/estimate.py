@@ -79,7 +79,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         by_node,
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
-        cost.key_bytes(parameters) + weight_bytes(schedule.client),
+        cost.key_bytes(parameters) + weight_bytes(schedule.client, cost.limbs),
         peak_bytes(schedule, cost),
         cost.machine.text,
         sent * parameters.ring * -(-parameters.bgv_bits // 8),
@@ -128,11 +128,12 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     """
     parameters = schedule.parameters
     assert isinstance(parameters, Parameters)
-    # on one limb: two polynomials of 64-bit coefficients; weights are kept in the same shape
-    ciphertext = 2 * 8 * parameters.ring
+    # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
+    weight = 2 * 8 * parameters.ring
+    ciphertext = weight * cost.limbs
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
-    kept = cost.idle_bytes(parameters) + ciphertext * weights + weight_bytes(schedule.client)
+    kept = cost.idle_bytes(parameters) + weight * weights + weight_bytes(schedule.client, cost.limbs)
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}
@@ -148,7 +149,10 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     return peak
 
 
-def weight_bytes(client: ClientSpec) -> float:
-    """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes about half of it."""
+def weight_bytes(client: ClientSpec, limbs: int = 1) -> float:
+    """Encrypted weights in memory: polynomials of 64-bit coefficients. Their file takes about half of it.
+
+    limbs: of a BGV ciphertext.
+    """
     polynomials = sum(ENCRYPTED_WEIGHT_POLYNOMIALS * m.products + 2 * m.bias for m in client.encrypted)
-    return 8.0 * client.parameters.ring * polynomials
+    return 8.0 * limbs * client.parameters.ring * polynomials

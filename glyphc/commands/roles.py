@@ -60,8 +60,15 @@ def split_command(program: Path, client_path: Path | None, server_path: Path | N
 @click.option("--passphrase", is_flag=True, help=f"Encrypt the secret key; asks, or reads {PASSPHRASE_VARIABLE}.")
 @click.option("--insecure", is_flag=True, help="Accept a specification with a small ring, for tests. NOT SECURE.")
 @click.option("--weights", type=_FILE, help="The weights of a program compiled with --encrypt-weights.")
+@click.option("--engine", default="openfhe", help="What is to evaluate with these keys (see 'glyphc engines').")
 def keygen_command(
-    source: Path, client_folder: Path, server_folder: Path, passphrase: bool, insecure: bool, weights: Path | None
+    source: Path,
+    client_folder: Path,
+    server_folder: Path,
+    passphrase: bool,
+    insecure: bool,
+    weights: Path | None,
+    engine: str,
 ) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
@@ -98,7 +105,7 @@ def keygen_command(
     _make_folder(server_folder, 0o777)
     progress = reporter()
     try:
-        generate(spec, secret, keys, phrase, progress, hidden)
+        generate(spec, secret, keys, phrase, progress, hidden, engine)
     finally:
         progress.done()
     spec.save(client_folder / SPEC_FILE)
@@ -167,6 +174,7 @@ def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Pa
     metavar="BITS",
     help="Re-randomise outputs and add noise of 2^BITS times the predicted deviation (see docs/security.md).",
 )
+@click.option("--engine", help="Refuse keys of another engine than this one. [default: the one they were made for]")
 def eval_command(
     server_folder: Path,
     input_path: Path,
@@ -174,6 +182,7 @@ def eval_command(
     program: Path | None,
     checkpoint: Path | None,
     sanitize: int | None,
+    engine: str | None,
 ) -> None:
     """Evaluate encrypted inputs with evaluation keys: the server's part. Needs no secret.
 
@@ -202,7 +211,7 @@ def eval_command(
     check_writable(output_path)
     _warn(half.schedule.parameters)
     # everything that can be refused is, before the keys are loaded
-    check_request(input_path, half, check_keys(keys, half), keys_modulus(keys))
+    check_request(input_path, half, check_keys(keys, half, engine=engine), keys_modulus(keys))
     progress = reporter()
     try:
         evaluator = Evaluator(half, keys, progress)

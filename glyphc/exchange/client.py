@@ -24,6 +24,7 @@ from glyphc.progress import Reporter, Silent
 from .artifacts import SPEC_FILE, Specification
 from .client_engines import ClientEngine, client_engine, key_maker
 from .container import Reader, Writer
+from .engines import check_engine, key_form
 from .headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
@@ -60,11 +61,13 @@ def generate(
     passphrase: str | None,
     reporter: Reporter,
     weights: Mapping[str, Polynomials] | None = None,
+    engine: str = "openfhe",
 ) -> None:
     """Fresh keys: the secret to one file, the evaluation keys, which are for the server, to another.
 
     weights: of a program with encrypted weights, ``Schedule.secret``; they go with the evaluation keys, which are then
-    for this program alone. ArtifactError when they are missing.
+    for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve; the
+    secret does not depend on it. GlyphcError when that has no keys for such a program.
 
     The secret is written last and appears only if the evaluation keys are whole. ParameterError if OpenFHE refuses
     the program's parameters.
@@ -72,6 +75,7 @@ def generate(
     from glyphc.backends.errors import BackendError
 
     parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
+    check_engine(engine, parameters)
     missing = next((m.name for m in encrypted if m.name not in weights), None)
     if missing is not None:
         raise ArtifactError(
@@ -86,9 +90,10 @@ def generate(
     seed = os.urandom(32)
     try:
         with key_tables():
-            maker = key_maker(parameters, encrypted, weights)
+            maker = key_maker(parameters, encrypted, weights, engine)
             reporter.stage("generate keys", len(maker.names()))
-            header = KeysHeader(record_text(parameters), maker.modulus, seed.hex())
+            form = key_form(engine, parameters)
+            header = KeysHeader(record_text(parameters), maker.modulus, seed.hex(), engine, form)
             with Writer(keys, header) as writer:
                 for name, data in maker.parts(seed):
                     writer.add(name, data)

@@ -41,11 +41,21 @@ class Maker(Protocol):
 
 
 def key_maker(
-    parameters: Parameters | SlotParameters, encrypted: Sequence[EncryptedMap], weights: Mapping[str, Polynomials]
+    parameters: Parameters | SlotParameters,
+    encrypted: Sequence[EncryptedMap],
+    weights: Mapping[str, Polynomials],
+    engine: str = "openfhe",
 ) -> Maker:
-    """The one for a program's family; BackendError when OpenFHE refuses the parameters."""
+    """The one for a program's family and an engine's keys (``engines.check_engine``).
+
+    BackendError when OpenFHE refuses the parameters, or the kernels do.
+    """
     if isinstance(parameters, SlotParameters):
         return SlotMaker(parameters)
+    if engine == "kernels":
+        from glyphc.backends.kernels.client import FileMaker
+
+        return FileMaker(parameters, encrypted, weights)
     return PackedMaker(parameters, encrypted, weights)
 
 

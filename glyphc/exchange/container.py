@@ -16,7 +16,7 @@ import os
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar, get_type_hints
@@ -276,10 +276,11 @@ _C = TypeVar("_C")
 
 
 def _typed(cls: type[_C], data: Any) -> _C:
-    """A dataclass from a JSON object with exactly its fields, of exactly their types."""
+    """A dataclass from a JSON object with exactly its fields, but for those with defaults, of exactly their types."""
     hints = get_type_hints(cls)
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if not isinstance(data, dict) or set(data) != names:
+    needed = {f.name for f in fields(cls) if f.default is MISSING}  # type: ignore[arg-type]
+    if not isinstance(data, dict) or not needed <= set(data) <= names:
         raise ValueError(f"expected the fields {', '.join(sorted(names))}")
     for name, value in data.items():
         if type(value) is not hints[name]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from glyphc.errors import GlyphcError
 from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
+from .kernels_engine import KernelsServerEngine
 from .parts import Place
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ class ServerEngine(Protocol):
 
     def part_names(self) -> tuple[str, ...]:
         """Of the client's evaluation keys."""
+
+    def warm_up(self, stage: Callable[[str], None]) -> None:
+        """What comes once in a process; ``stage`` is told its name. BackendError when the engine cannot be used."""
 
     def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
         """Load the keys; returns the modulus that their file must name. ResidueError for what is none."""
@@ -48,11 +54,32 @@ class ServerEngine(Protocol):
         """The inverse."""
 
 
-def server_engine(schedule: Schedule) -> ServerEngine:
-    """The one for a program's family."""
+# Those that have keys in files.
+KEY_ENGINES = ("openfhe", "kernels")
+
+
+def server_engine(schedule: Schedule, engine: str = "openfhe") -> ServerEngine:
+    """The one for a program's family, and for keys of this engine (see :func:`check_engine`)."""
     if isinstance(schedule.parameters, SlotParameters):
         return SlotEngine(schedule, schedule.parameters)
-    return PackedEngine(schedule)
+    return KernelsServerEngine(schedule) if engine == "kernels" else PackedEngine(schedule)
+
+
+def check_engine(engine: str, parameters: Parameters | SlotParameters) -> None:
+    """GlyphcError when an engine makes no keys in files, or none for such a program."""
+    if engine not in KEY_ENGINES:
+        raise GlyphcError(f"the engine {engine!r} has no keys in files; use one of: {', '.join(KEY_ENGINES)}")
+    if engine == "kernels" and isinstance(parameters, SlotParameters):
+        raise GlyphcError("the engine 'kernels' does not compute in slots; use --engine openfhe")
+
+
+def key_form(engine: str, parameters: Parameters | SlotParameters) -> str:
+    """What the form of an engine's keys depends on beside the parameters (``KeysHeader.shape``)."""
+    if engine != "kernels" or isinstance(parameters, SlotParameters):
+        return ""
+    from glyphc.backends.kernels.shape import fingerprint
+
+    return fingerprint(parameters)
 
 
 def input_size(client: ClientSpec, modulus: int) -> int:
@@ -77,6 +104,9 @@ class PackedEngine:
         from glyphc.backends.openfhe.keymoulds import part_names
 
         return part_names(self._parameters, self._schedule.client.encrypted)
+
+    def warm_up(self, stage: Callable[[str], None]) -> None:
+        """Nothing."""
 
     def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
         from glyphc.backends.openfhe.evaluator import OpenFHEMachine
@@ -126,6 +156,9 @@ class SlotEngine:
         from glyphc.backends.openfhe.slot_wire import PARTS
 
         return PARTS
+
+    def warm_up(self, stage: Callable[[str], None]) -> None:
+        """Nothing."""
 
     def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
         from glyphc.backends.openfhe.slot_evaluator import SlotOpenFHE

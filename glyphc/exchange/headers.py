@@ -15,7 +15,9 @@ from .container import Header
 BINDING = "weights/program"
 # What the parts of evaluation keys are called (see ``glyphc.backends.openfhe.keymoulds``, which needs OpenFHE).
 KEY_PART = re.compile(
-    r"slots/(public|multiplication)|bgv/public|torus/multiplication|(bgv|torus)/automorphism-[0-9]{1,9}|weights/[0-9]{5,9}/[0-9]{5,9}/(ws?|bias)|"
+    r"slots/(public|multiplication)|"
+    r"kernels/(sparse|dense|(linear|multiplication)-[0-9]{1,9}|automorphism-[0-9]{1,9}-[0-9]{1,3})|"
+    r"bgv/public|torus/multiplication|(bgv|torus)/automorphism-[0-9]{1,9}|weights/[0-9]{5,9}/[0-9]{5,9}/(ws?|bias)|"
     + re.escape(BINDING)
 )
 
@@ -66,7 +68,11 @@ class SecretHeader(Header):
 
 @dataclass(frozen=True)
 class KeysHeader(Header):
-    """Evaluation keys. seed: hexadecimal, public; modulus: of the BGV context, as a check on OpenFHE's version."""
+    """Evaluation keys. seed: hexadecimal, public; modulus: of the BGV context, as a check on OpenFHE's version.
+
+    engine: the name of the only engine that they serve; shape: what its own form of them depends on, hexadecimal
+    (``kernels.shape.fingerprint``), empty for OpenFHE's.
+    """
 
     kind = "evaluation keys"
     made_by = "'glyphc keygen'"
@@ -74,6 +80,8 @@ class KeysHeader(Header):
     parameters: str
     modulus: int
     seed: str
+    engine: str = "openfhe"
+    shape: str = ""
 
 
 @dataclass(frozen=True)

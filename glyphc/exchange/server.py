@@ -13,9 +13,10 @@ import psutil
 
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
-from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, ParameterError
+from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.files import remove_remnants
 from glyphc.ir.instructions import Free, Instruction, Powers, Register, Schedule
 from glyphc.passes.partial import for_samples
@@ -23,7 +24,7 @@ from glyphc.progress import Reporter, Silent
 
 from .artifacts import ServerProgram, read_program_parameters, read_seed
 from .container import Reader, Writer
-from .engines import input_size, server_engine
+from .engines import KEY_ENGINES, check_engine, input_size, key_form, server_engine
 from .headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
 
@@ -54,10 +55,19 @@ class EvaluationReport:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def check_keys(path: Path, program: ServerProgram, label: str | None = None) -> str:
-    """The digest of a file of evaluation keys; ArtifactError when it is damaged or for another program's parameters."""
+def check_keys(path: Path, program: ServerProgram, label: str | None = None, engine: str | None = None) -> str:
+    """The digest of a file of evaluation keys; ArtifactError when it is damaged or for another program's parameters.
+
+    engine: ArtifactError for keys of another one.
+    """
     with Reader(path, KeysHeader, label) as reader:
         _check_parameters(reader, program)
+        _check_engine(reader, program)
+        if engine not in (None, reader.header.engine):
+            raise ArtifactError(
+                f"{reader.name} holds keys for the engine {reader.header.engine!r}, not for {engine!r}; leave --engine "
+                f"out, or make keys with 'glyphc keygen --engine {engine}'"
+            )
         _check_weights(reader, program)
         return reader.digest
 
@@ -99,12 +109,14 @@ class Evaluator:
         self.program = program
         self.seconds: dict[str, float] = {}
         self._reporter = reporter or Silent()
-        self._cost = cost_file.current()
         start = time.perf_counter()
         self._tables = ExitStack()
         with Reader(keys, KeysHeader) as reader:
             _check_parameters(reader, program)
+            _check_engine(reader, program)
             _check_weights(reader, program)
+            self.engine_name = reader.header.engine
+            self._cost = for_engine(cost_file.current(), self.engine_name)
             self.key = reader.digest
             self.modulus = reader.header.modulus
             self._check_memory()
@@ -132,7 +144,7 @@ class Evaluator:
             from glyphc.backends.openfhe.residues import ResidueError
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
-        self.engine = server_engine(self.program.schedule)
+        self.engine = server_engine(self.program.schedule, self.engine_name)
         try:
             self._tables.enter_context(key_tables())
         except BackendError as e:
@@ -144,8 +156,9 @@ class Evaluator:
         if wrong is not None:
             raise reader.damaged(f"part {wrong} is missing, or does not belong there")
         reader.verify()
-        self._reporter.stage("load keys", len(names))
         try:
+            self.engine.warm_up(lambda name: self._reporter.stage(name, 1.0))
+            self._reporter.stage("load keys", len(names))
             modulus = self.engine.load(
                 read_seed(reader.header.seed, reader), reader.read, lambda name: self._reporter.advance(1, name)
             )
@@ -408,6 +421,25 @@ def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> Non
         raise ArtifactError(
             f"{reader.name} was made for other parameters than the program's; make keys for this program with "
             "'glyphc keygen'"
+        )
+
+
+def _check_engine(reader: Reader[KeysHeader], program: ServerProgram) -> None:
+    """ArtifactError unless the engine that the keys serve is known, and they have the form that it reads."""
+    engine, parameters = reader.header.engine, program.schedule.parameters
+    if engine not in KEY_ENGINES:
+        raise ArtifactError(
+            f"{reader.name} holds keys for the engine {engine[:40]!r}, which this glyphc reads none of; make keys with "
+            "'glyphc keygen'"
+        )
+    try:
+        check_engine(engine, parameters)
+    except GlyphcError as e:
+        raise ArtifactError(f"{reader.name} is of no use here: {e}") from None
+    if reader.header.shape != key_form(engine, parameters):
+        raise ArtifactError(
+            f"{reader.name} holds keys for the engine {engine!r} in another form than this glyphc's; make them again "
+            "with 'glyphc keygen'"
         )
 
 

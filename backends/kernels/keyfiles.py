@@ -1,0 +1,184 @@
+"""Keys of the kernels' shapes as named parts of a file, and back: the server's side. No secret here.
+
+A part holds the b of one key: its residues, row by row, little-endian, each in as many whole bytes as its prime needs
+(see ``openfhe.residues``). The a are expanded from the file's seed. Values stand in the kernels' evaluation order, so a
+file names the shape that it was made for (``shape.fingerprint``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from glyphc.ir import memory
+from glyphc.ir.errors import TooLargeError
+from glyphc.ir.instructions import EncryptedMap
+from glyphc.ir.parameters import Parameters
+
+from ..errors import BackendError
+from ..openfhe.bridge import CiphertextMould
+from ..openfhe.keymoulds import BIAS, PUBLIC, WEIGHT_KEYS, weight_part
+from ..openfhe.residues import ResidueError, Uniform, width
+from ..openfhe.wire import read_fresh
+from .basis import F64, Basis
+from .exchange import Exchange
+from .keys import ServerKeys, WeightKeys, whole_key
+from .keyswitch import KeyShape, SwitchingKey
+from .linear import Sum
+from .shape import EngineShape, KeySpec
+
+U8 = npt.NDArray[np.uint8]
+
+_PREFIX = "kernels/"
+
+
+def key_bytes(shape: EngineShape, encrypted: Sequence[EncryptedMap] = ()) -> int:
+    """Bytes of all keys as the server keeps them, from the shape alone."""
+    linear = _doubles(shape.linear_shape)
+    products = sum(len(WEIGHT_KEYS) * each.products for each in encrypted)
+    return 8 * shape.n * (sum(_doubles(spec.shape) for spec in shape.specs()) + products * linear)
+
+
+def _doubles(shape: KeyShape) -> int:
+    return 2 * shape.digits * len(shape.primes)
+
+
+def key_part(spec: KeySpec) -> str:
+    """Name of the part with one key."""
+    return _PREFIX + spec.name
+
+
+def weight_specs(shape: EngineShape, number: int, row: int) -> tuple[KeySpec, KeySpec]:
+    """The keys from a weight polynomial w and from w*s to the secret: row ``row`` of the map ``number``."""
+    first, second = (KeySpec(weight_part(number, row, what), what, "s", shape.linear_shape) for what in WEIGHT_KEYS)
+    return first, second
+
+
+def part_names(parameters: Parameters, encrypted: Sequence[EncryptedMap] = ()) -> tuple[str, ...]:
+    """All parts of a client's keys, in the order in which they are written and read."""
+    shape = EngineShape(parameters)
+    names = [PUBLIC, *map(key_part, shape.specs())]
+    for number, each in enumerate(encrypted):
+        names += [spec.name for row in range(each.products) for spec in weight_specs(shape, number, row)]
+        names += [weight_part(number, each.products, BIAS)] if each.bias else []
+    return tuple(names)
+
+
+def load_keys(
+    shape: EngineShape,
+    basis: Basis,
+    exchange: Exchange,
+    mould: CiphertextMould,
+    seed: bytes,
+    read: Callable[[str], bytes],
+    observe: Callable[[str], None] = lambda name: None,
+    encrypted: Sequence[EncryptedMap] = (),
+) -> ServerKeys:
+    """Keys from the parts of :func:`part_names` but the first, which ``openfhe.load.load_bgv`` reads.
+
+    ResidueError when one does not hold what it should; BackendError, before anything is read, when all of them would
+    take more memory than they may.
+    """
+    try:
+        memory.require(key_bytes(shape, encrypted), "a set of evaluation keys of this program")
+    except TooLargeError as e:
+        raise BackendError(str(e)) from None
+
+    def key(spec: KeySpec, name: str) -> SwitchingKey:
+        found = whole_key(basis, spec, unpack_key(basis, spec.shape, read(name)), seed)
+        observe(name)
+        return found
+
+    switching = {spec.name: key(spec, key_part(spec)) for spec in shape.specs()}
+    weights = {}
+    for number, each in enumerate(encrypted):
+        products = []
+        for row in range(each.products):
+            first, second = (key(spec, spec.name) for spec in weight_specs(shape, number, row))
+            products.append((first, second))
+        bias = None
+        if each.bias:
+            name = weight_part(number, each.products, BIAS)
+            bias = exchange.received(read_fresh(mould, read(name), Uniform(seed, name)))
+            observe(name)
+        weights[each.name] = WeightKeys(tuple(products), bias)
+    return ServerKeys(shape, basis, switching, weights)
+
+
+# -- rows of residues --
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _read_row(data, size, q, out):  # type: ignore[no-untyped-def]
+    """Little-endian numbers of ``size`` bytes; whether all are below q."""
+    for i in range(out.shape[0]):
+        value = np.uint64(0)
+        for k in range(size):
+            value |= np.uint64(data[i * size + k]) << np.uint64(8 * k)
+        if value >= q:
+            return False
+        out[i] = np.float64(np.int64(value))
+    return True
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _write_row(row, size, q, out):  # type: ignore[no-untyped-def]
+    """The inverse of :func:`_read_row`, of reduced residues."""
+    for i in range(row.shape[0]):
+        value = np.uint64(np.int64(row[i] + q if row[i] < 0.0 else row[i]))
+        for k in range(size):
+            out[i * size + k] = np.uint8((value >> np.uint64(8 * k)) & np.uint64(255))
+
+
+def pack_rows(rows: F64, primes: Sequence[int]) -> bytes:
+    """Reduced residues, (rows, n), as bytes; primes: of each row."""
+    n, parts = rows.shape[1], []
+    for row, q in zip(rows, primes, strict=True):
+        out = np.empty(n * width(q), dtype=np.uint8)
+        _write_row(row, width(q), float(q), out)
+        parts.append(out.tobytes())
+    return b"".join(parts)
+
+
+def unpack_rows(data: bytes, n: int, primes: Sequence[int]) -> F64:
+    """The inverse, canonical; ResidueError for another length or a residue that is not below its prime."""
+    expected = n * sum(map(width, primes))
+    if len(data) != expected:
+        raise ResidueError(f"{len(data)} bytes where {len(primes)} elements take {expected}")
+    out, given, at = np.empty((len(primes), n)), np.frombuffer(data, dtype=np.uint8), 0
+    for row, q in zip(out, primes, strict=True):
+        end = at + n * width(q)
+        if not _read_row(given[at:end], width(q), np.uint64(q), row):
+            raise ResidueError("a residue is not below its modulus")
+        at = end
+    return out
+
+
+def _row_primes(basis: Basis, shape: KeyShape) -> list[int]:
+    return [basis.primes[p] for _ in range(shape.digits) for p in shape.primes]
+
+
+def pack_key(basis: Basis, key: SwitchingKey) -> bytes:
+    """The b of a key."""
+    return pack_rows(key.values[0].reshape(-1, basis.n), _row_primes(basis, key.shape))
+
+
+def unpack_key(basis: Basis, shape: KeyShape, data: bytes) -> F64:
+    """The b of a key, (digits, primes, n), centred; ResidueError."""
+    rows = unpack_rows(data, basis.n, _row_primes(basis, shape)).reshape(shape.digits, len(shape.primes), basis.n)
+    q = basis.moduli[list(shape.primes)][:, None]
+    rows -= np.where(rows > q / 2, q, 0.0)
+    return rows
+
+
+def pack_sum(basis: Basis, which: Sequence[int], elements: Sum) -> bytes:
+    """A live ciphertext, (2, rows, n), canonical, exactly; which: the prime of each row."""
+    return pack_rows(elements.reshape(-1, basis.n), [basis.primes[p] for p in which] * 2)
+
+
+def unpack_sum(basis: Basis, which: Sequence[int], data: bytes) -> Sum:
+    """The inverse of :func:`pack_sum`; ResidueError."""
+    return unpack_rows(data, basis.n, [basis.primes[p] for p in which] * 2).reshape(2, len(which), basis.n)
