@@ -2,7 +2,7 @@
 
 Slots are values of one polynomial, whose coefficients stand modulo the prime that is left at the end (the canonical
 embedding: Cheon, Kim, Kim, Song, "Homomorphic Encryption for Arithmetic of Approximate Numbers", 2017, section 2). A
-number v in one of N/2 slots makes coefficients of up to 2 v / (N/2); one that leaves the modulus wraps, and is a part
+number v in one of N/2 slots makes coefficients of up to v / (N/2); one that leaves the modulus wraps, and is a part
 of every slot. Numbers are real, so what wraps is as symmetric as they are: the imaginary parts, which show a decoder
 its noise, show nothing of it.
 """

@@ -1,6 +1,6 @@
 """What every pass makes of small networks, as in ``golden/passes/*.gir`` (pytest --update-golden writes them).
 
-A file begins with comments: what it shows, the network as in a ``.glyph`` file, ``samples:``, numpy that gives the
+A file begins with comments: what it shows, the network as in a ``.glyph`` or ``.gir`` file, ``samples:``, numpy that gives the
 calibration samples, and ``run:``, passes as for ``glyphc opt``. ``edit: OLD => NEW`` changes the text of the graph
 between two runs. Below them is what the last pass gives: its graph, or its error.
 
@@ -56,7 +56,7 @@ class Case:
 
     def result(self, folder: Path) -> str:
         """What the last pass gives, shortened."""
-        graph = folder / "network.glyph"
+        graph = folder / ("network.gir" if self.network.startswith("glyph-ir") else "network.glyph")
         graph.write_text(self.network)
         options = []
         if self.samples:

@@ -160,7 +160,7 @@ def test_coefficients_are_those_of_the_canonical_embedding(seed: int, slots: int
 
 
 def test_one_slot_spoils_all_of_them_where_the_modulus_ends() -> None:
-    """A number v in one of N/2 slots has coefficients up to 2 v / (N/2); the modulus is 16 units, half of it each way.
+    """A number v in one of N/2 slots has coefficients up to v / (N/2); the modulus is 16 units, half of it each way.
 
     The ciphertexts of ``test_a_sample_that_explodes_takes_its_pass_with_it`` say the same.
     """
