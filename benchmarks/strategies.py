@@ -34,6 +34,7 @@ class Found:
     """Of one batch."""
 
     batch: int
+    samples: int
     floats: float
     taken: str
     results: tuple[Result, ...]
@@ -49,14 +50,14 @@ def samples(network: str, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[
     return np.clip(x[rows] + noise, x.min(), x.max()).astype(x.dtype), labels[rows]
 
 
-def measure(network: str, batch: int, ring: int | None, record: Path | None, seconds: float) -> Found:
-    """All ways at one batch. ring: a small one, which is insecure, to try the script."""
+def measure(network: str, batch: int, share: float, ring: int | None, record: Path | None, seconds: float) -> Found:
+    """All ways at one batch. share: of it that is run. ring: a small one, which is insecure, to try the script."""
     graph = read_model(ROOT / "models" / f"{network}.onnx").graph
     train = np.load(ROOT / "models" / "data" / f"{network.rpartition('-')[0]}-train.npy")
-    x, labels = samples(network, batch)
+    x, labels = samples(network, round(share * batch))
     options: dict[str, Any] = {"batch": batch, "insecure_ring": ring}
     task = Task(graph, train, x, labels, cost_file.current(), options=options, seconds=seconds)
-    path = record / f"{network}-{batch}.json" if record else None
+    path = record / f"{network}-{len(x)}-of-{batch}.json" if record else None
     scorer = Scorer(graph, x, labels)
     start = Comparison(f"{network} {batch} {ring}", network, batch, scorer.scores(scorer.truth), this_machine().text)
     if path and path.exists():
@@ -69,7 +70,7 @@ def measure(network: str, batch: int, ring: int | None, record: Path | None, sec
     found = compare(task, [Choice(way) for way in WAYS], start, keep, say=print)
     results = {r.choice.strategy: r for r in found.results}
     same = next((way for way in WAYS[1:] if results[way].program == results["auto"].program), "another program")
-    return Found(batch, dict(start.floats)[ACCURACY], same, tuple(results[way] for way in WAYS[1:]))
+    return Found(batch, len(x), dict(start.floats)[ACCURACY], same, tuple(results[way] for way in WAYS[1:]))
 
 
 def table(found: list[Found]) -> str:
@@ -80,7 +81,8 @@ def table(found: list[Found]) -> str:
     for each in found:
         for r in each.results:
             way = f"**{r.choice}**, taken by auto" if r.choice.strategy == each.taken else str(r.choice)
-            lines.append("| " + " | ".join([str(each.batch), way, *cells(each, r)]) + " |")
+            count = str(each.batch) if each.samples == each.batch else f"{each.samples} of {each.batch}"
+            lines.append("| " + " | ".join([count, way, *cells(each, r)]) + " |")
     return "\n".join(lines)
 
 
@@ -111,7 +113,7 @@ def cells(each: Found, r: Result) -> list[str]:
         f"{encrypt:.1f} ({p.client_seconds:.1f})",
         f"{evaluate_seconds:.1f} ({p.evaluate_seconds:.1f}) / {m.cpu_seconds:.1f}",
         f"{decrypt:.1f}",
-        f"{(encrypt + evaluate_seconds + decrypt) / each.batch * 1e3:.1f}",
+        f"{(encrypt + evaluate_seconds + decrypt) / each.samples * 1e3:.1f}",
         *sizes,
         f"{m.memory_bytes / 1e9:.1f} ({p.memory_bytes / 1e9:.1f})",
         accuracy,
@@ -123,12 +125,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("network", nargs="?", default="digits-mlp", help="a name in models/ (default: digits-mlp)")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 512, 16384], help="samples at once")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="run so much of each batch; chunks that hold no sample take no time"
+    )
     parser.add_argument("--seconds", type=float, default=900.0, help="what is predicted to take longer is not run")
     parser.add_argument("--ring", type=int, help="a small, insecure ring")
     parser.add_argument("--record", type=Path, help="keep what was found in this folder, and go on from there")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     a = parser.parse_args()
-    found = [measure(a.network, batch, a.ring, a.record, a.seconds) for batch in a.batches]
+    found = [measure(a.network, batch, a.share, a.ring, a.record, a.seconds) for batch in a.batches]
     security = next(r.security for each in found for r in each.results if r.security)
     load = os.getloadavg()[0]
     text = (

@@ -23,9 +23,11 @@ from glyphc.compiler import compile
 from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions import Load, Schedule
 from glyphc.ir.ops import Input
 from glyphc.measures import Judge, Limits, Measure
 from glyphc.overruns import message
+from glyphc.passes.partial import for_samples
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.progress import Reporter, Silent
 from glyphc.runtime import Mode, run
@@ -163,12 +165,18 @@ def _compiled(task: Task, choice: Choice, reporter: Reporter) -> Program:
 def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, reporter: Reporter) -> Result:
     each = estimate(program.schedule, task.cost)
     passes = -(-len(task.x) // program.client.batch)
+    full, rest = divmod(len(task.x), program.client.batch)
+    seconds, sent = full * each.seconds, float(full)
+    if rest:  # chunks that hold no sample are neither encrypted nor evaluated
+        part = for_samples(program.schedule, rest).schedule
+        seconds += estimate(part, task.cost).seconds
+        sent += _loads(part) / _loads(program.schedule)
     predicted = Predicted(
-        passes * each.seconds,
-        passes * each.client_seconds,
+        seconds,
+        sent * each.client_seconds,
         each.memory_bytes,
         each.key_bytes,
-        passes * each.upload_bytes,
+        sent * each.upload_bytes,
         passes * each.download_bytes,
         0,
     )
@@ -190,6 +198,10 @@ def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, rep
         learns,
         program.notes,
     )
+
+
+def _loads(schedule: Schedule) -> int:
+    return sum(isinstance(i, Load) for i in schedule.instructions)
 
 
 def _too_much(task: Task, program: Program, predicted: Predicted) -> str:

@@ -1,8 +1,8 @@
 """What every pass makes of small networks, as in ``golden/passes/*.gir`` (pytest --update-golden writes them).
 
-A file begins with comments: what it shows, the network as in a ``.glyph`` or ``.gir`` file, ``samples:``, numpy that gives the
-calibration samples, and ``run:``, passes as for ``glyphc opt``. ``edit: OLD => NEW`` changes the text of the graph
-between two runs. Below them is what the last pass gives: its graph, or its error.
+A file begins with comments: what it shows, the network as in a ``.glyph`` or ``.gir`` file, ``samples:``, numpy that
+gives the calibration samples, and ``run:``, passes as for ``glyphc opt``. ``edit: OLD => NEW`` changes the text of the
+graph between two runs. Below them is what the last pass gives: its graph, or its error.
 
 Graphs are shortened for people: constants by their values, numbers rounded, ranges where the pass is about them and
 without histograms, the decisions of the last pass alone, no seconds, which follow from measurements.
