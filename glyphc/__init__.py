@@ -26,8 +26,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .compiler import compile
-    from .custom_activations import activations, register_activation, unregister_activation
     from .errors import GlyphcError
+    from .frontends.custom_activations import activations, register_activation, unregister_activation
     from .program import Program
     from .service.client import Client
 
@@ -52,7 +52,7 @@ def __getattr__(name: str) -> Any:
 
         return Program if name == "Program" else Program.load
     if name in ("activations", "register_activation", "unregister_activation"):
-        from . import custom_activations
+        from .frontends import custom_activations
 
         return getattr(custom_activations, name)
     raise AttributeError(f"module 'glyphc' has no attribute {name!r}")

@@ -12,6 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
+from glyphc.commands.arrays import check_output, input_files, keep_sources, load_arrays, load_inputs, save_arrays
 from glyphc.commands.compare import compare_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
@@ -20,12 +21,9 @@ from glyphc.commands.opt import opt_command
 from glyphc.commands.strategies import load_retraining, strategies_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
-from glyphc.errors import ArtifactError, DataError, GlyphcError, OverrunWarning
+from glyphc.errors import GlyphcError, OverrunWarning
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from glyphc.measure import Calibration
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -124,13 +122,13 @@ def compile_command(
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
-    _keep_sources(path, model, calibration, retrain_data, retrain_labels)
+    keep_sources(path, model, calibration, retrain_data, retrain_labels)
     check_writable(path)
     secrets = path.with_suffix(".weights")
     if encrypt_weights is not None:
-        _keep_sources(secrets, model, calibration)
+        keep_sources(secrets, model, calibration)
         check_writable(secrets)
-    samples = None if calibration is None else _load(calibration, "calibration samples")
+    samples = None if calibration is None else load_arrays(calibration, "calibration samples")
     program = compile(
         model,
         samples,
@@ -206,14 +204,14 @@ def run_command(
     program.require_weights()
     if not program.secure and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
-    x = _load_inputs(given, "input")
-    _keep_sources(Path(output_path), artifact, weights, *_input_files(given))
-    _check_output(output_path, len(program.client.outputs))
+    x = load_inputs(given, "input")
+    keep_sources(Path(output_path), artifact, weights, *input_files(given))
+    check_output(output_path, len(program.client.outputs))
     if record is not None:
-        _keep_sources(Path(record), artifact, weights, *_input_files(given))
+        keep_sources(Path(record), artifact, weights, *input_files(given))
         check_writable(Path(record))
     report = run(program, x, mode, reporter(), engine)
-    _save(output_path, report.outputs)
+    save_arrays(output_path, report.outputs)
     if record is not None:
         RunRecord.of(program, report).save(Path(record))
     if report.node_seconds:
@@ -298,95 +296,6 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> 
     calibration = calibrate(work, cost, reporter(), in_slots)
     cost_file.save(path, with_engine(cost_file.earlier(path), calibration.model))
     return calibration
-
-
-def _load(path: str, what: str) -> Any:
-    """An array from .npy, or a dict of arrays from .npz."""
-    import numpy as np
-
-    try:
-        with open(path, "rb") as file:
-            if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
-                raise ValueError("it begins like neither; numpy.save and numpy.savez write such files")
-            file.seek(0)
-            loaded = np.load(file, allow_pickle=False)
-            arrays = None if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except FileNotFoundError:
-        raise DataError(f"cannot read the {what}: there is no file {path!r}") from None
-    except OSError as e:
-        raise DataError(f"cannot read the {what} from {path!r}: {e.strerror or e}") from None
-    except Exception as e:  # numpy, zipfile and zlib raise a dozen classes on damaged files, with no common base
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise DataError(
-            f"cannot read the {what} from {path!r}: not a whole .npy or .npz file of numbers ({reason})"
-        ) from None
-    if arrays is None:
-        return loaded
-    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-    if other:
-        raise DataError(f"cannot read the {what}: {other[0]!r} in {path!r} is not an array")
-    if not arrays:
-        raise DataError(f"cannot read the {what}: {path!r} holds no array")
-    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
-
-
-def _load_inputs(given: tuple[str, ...], what: str) -> Any:
-    """What an option for samples names: one file, or NAME=FILE for each input; GlyphcError when it is neither."""
-    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists()):
-        return _load(given[0], what)
-    arrays = {}
-    for item in given:
-        name, equals, path = item.partition("=")
-        if not equals or not name or name in arrays:
-            raise GlyphcError(f"{item!r} is not NAME=FILE for another input; give one file, or one for each input")
-        arrays[name] = _load(path, f"{what} {name!r}")
-        if isinstance(arrays[name], dict):
-            raise GlyphcError(f"{path!r} holds {len(arrays[name])} arrays; an input takes one")
-    return arrays
-
-
-def _input_files(given: tuple[str, ...]) -> tuple[str, ...]:
-    """The files that such an option names."""
-    return tuple(i if Path(i).exists() else i.partition("=")[2] or i for i in given)
-
-
-def _keep_sources(output: Path, *sources: str | None) -> None:
-    """No output may replace what it is made from."""
-    for source in filter(None, sources):
-        if output.exists() and Path(source).exists() and output.samefile(source):
-            raise ArtifactError(f"the output {str(output)!r} would replace {source!r}, which it is made from")
-
-
-def _check_output(path: str, outputs: int) -> None:
-    """Fail before an hour of work, not after it."""
-    from glyphc.files import check_writable
-
-    suffix = Path(path).suffix
-    if suffix not in (".npy", ".npz"):
-        raise GlyphcError(f"the output file {path!r} must end in .npy or .npz")
-    if suffix == ".npy" and outputs > 1:
-        raise GlyphcError(f"the network has {outputs} outputs; write them to an .npz file instead of {path!r}")
-    check_writable(Path(path))
-
-
-def _save(path: str, outputs: dict[str, npt.NDArray[np.floating[Any]]]) -> None:
-    import io
-    import zipfile
-
-    import numpy as np
-
-    from glyphc.files import EPOCH, write_atomically
-
-    buffer = io.BytesIO()
-    if Path(path).suffix == ".npy":
-        np.save(buffer, next(iter(outputs.values())))
-    else:
-        # not numpy.savez: it cannot store an array named "file", and it stores the time
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for name, value in outputs.items():
-                with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, value, allow_pickle=False)  # type: ignore[no-untyped-call]
-    write_atomically(Path(path), buffer.getvalue())
 
 
 if __name__ == "__main__":

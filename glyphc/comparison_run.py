@@ -24,10 +24,10 @@ from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import Load, Schedule
+from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.ops import Input
 from glyphc.measures import Judge, Limits, Measure
 from glyphc.overruns import message
-from glyphc.passes.partial import for_samples
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.progress import Reporter, Silent
 from glyphc.runtime import Mode, run

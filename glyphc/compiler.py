@@ -23,15 +23,16 @@ from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context, Pass
-from glyphc.passes.judged import JudgedPass
+from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.quantize import Quantize
 from glyphc.passes.schemes import DEFAULT_STRATEGY, AssignScheme
 from glyphc.passes.select_parameters import SelectParameters
+from glyphc.passes.select_slots import SelectSlots
+from glyphc.passes.tolerance import TolerancePass
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
-from glyphc.slots.passes import FitPolynomials, SelectSlots
 from glyphc.sources import is_graph, read_model, with_hints
 from glyphc.substitution import changes
 from glyphc.ways import strategies
@@ -260,7 +261,7 @@ def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> l
 def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds: Mapping[str, MeasureKind]) -> Pass:
     if points is not None and logits is not None:
         raise GlyphcError("give either a tolerance (points of accuracy) or a logit tolerance (units of the outputs)")
-    if not isinstance(step, JudgedPass):
+    if not isinstance(step, TolerancePass):
         return step
     if logits is not None and not logits > 0:
         raise GlyphcError(f"the logit tolerance must be positive, not {logits}")

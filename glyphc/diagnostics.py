@@ -11,7 +11,6 @@ from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.kernels_cost import MODELLED, for_engine
-from glyphc.analysis.predicted import predicted_noise
 from glyphc.analysis.series import HALF_RANGE
 from glyphc.backends.engine import best_engine
 from glyphc.ir.accuracy import Loss, MeasureKind
@@ -37,9 +36,11 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
 from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
+from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.select_slots import SelectSlots
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
-from glyphc.slots.passes import FitPolynomials, SelectSlots
+from glyphc.ways.noise import predicted_noise
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,11 @@ Anything else that escapes is a bug of glyphc and keeps its traceback.
 from __future__ import annotations
 
 
+def one_line(error: BaseException) -> str:
+    """The message of somebody else's exception, to be quoted within a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 class GlyphcError(Exception):
     """Base of all user errors; the command line prints the message and exits with ``exit_code``."""
 

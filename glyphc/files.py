@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from glyphc.errors import ArtifactError
+from glyphc.errors import ArtifactError, DataError
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp in archives: equal contents are equal files
 _REMNANT = ".part"
@@ -88,6 +88,14 @@ def write_atomically(path: Path, data: bytes) -> None:
             replacement.keep()
     except OSError as e:
         raise ArtifactError(f"cannot write {os.fspath(path)!r}: {e.strerror}") from None
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """A folder with those above it, as they are missing; DataError when it cannot be made."""
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None
 
 
 def _umask() -> int:

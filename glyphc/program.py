@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glyphc import predictions
-from glyphc.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.graph import Graph
@@ -23,7 +22,8 @@ from glyphc.ir.instructions import ClientSpec, Schedule
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import to_text
 from glyphc.ir.types import Level
-from glyphc.withheld import load_secrets, save_secrets, without_secrets
+from glyphc.storage.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
+from glyphc.storage.withheld import load_secrets, save_secrets, without_secrets
 
 if TYPE_CHECKING:
     import numpy as np

@@ -31,12 +31,12 @@ from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
+from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.ops import Output
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.knowledge import Knowledge, of_program
 from glyphc.overruns import Overrun, message
-from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
 
 if TYPE_CHECKING:

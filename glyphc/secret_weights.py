@@ -27,7 +27,7 @@ from glyphc.passes.calibrate import Calibrate
 from glyphc.passes.pipeline import run_pipeline
 from glyphc.passes.schemes import ALL
 from glyphc.sources import GLYPH, is_graph
-from glyphc.withheld import without_secrets
+from glyphc.storage.withheld import without_secrets
 
 _K = TypeVar("_K", bound=Hashable)
 _SHARE, _LEAST = 2.0**-7, 2.0**-12

@@ -55,15 +55,17 @@ def require_tensor(shape: tuple[int, ...], what: str) -> None:
     require(prod(shape) * ELEMENT_BYTES, f"{what}: a tensor of shape {list(shape)}")
 
 
-def inflated(data: bytes, size: int) -> bytes:
-    """Bytes that zlib compressed, which must have been ``size``; no more than that is ever made. ValueError."""
-    stream = zlib.decompressobj()
+def inflated(data: bytes, most: int, wbits: int = zlib.MAX_WBITS) -> bytes:
+    """What was deflated, of which no more than ``most`` bytes are ever made; ValueError if there are more, or bytes
+    behind. wbits: as of ``zlib.decompressobj``."""
+    stream = zlib.decompressobj(wbits)
     try:
-        raw = stream.decompress(data, size + 1)
+        # a limit of 0 would be none
+        raw = stream.decompress(data, most + 1)
     except zlib.error as e:
         raise ValueError(str(e)) from None
-    if len(raw) != size or not stream.eof or stream.unused_data:
-        raise ValueError(f"it does not inflate to {size} bytes")
+    if len(raw) > most or not stream.eof or stream.unused_data:
+        raise ValueError(f"it inflates to more than {most} bytes, or is damaged")
     return raw
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 import glyphc
-from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, ServerProgram, stripped
+from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, ServerProgram
 from glyphc.exchange.client import SECRET_FILE, Account, generate, load_account
+from glyphc.exchange.split import split
+from glyphc.ir.instructions.numbered import numbered
 from glyphc.progress import Silent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,13 +50,13 @@ class Setting:
 
 
 def make_setting(folder: Path, program: glyphc.Program, engine: str = "openfhe") -> Setting:
-    half = ServerProgram(stripped(program.graph))
+    half = split(program.graph).server
     client, server = folder / "client", folder / "server"
     client.mkdir(parents=True)
     server.mkdir()
     half.specification.save(client / SPEC_FILE)
     half.save(server / PROGRAM_FILE)
-    secrets = program.schedule.secret
+    secrets = numbered(program.schedule).secret
     generate(half.specification, client / SECRET_FILE, server / KEYS_FILE, None, Silent(), secrets, engine)
     return Setting(program, client, server, load_account(client), half)
 

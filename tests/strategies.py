@@ -85,11 +85,14 @@ ODD_NAMES = (
 SHARE = float(os.environ.get("GLYPHC_EXAMPLES", "0.4"))
 
 
+def drawn(count: int) -> int:
+    """How many of so many examples this run draws."""
+    return max(5, round(SHARE * count))
+
+
 def examples(count: int) -> settings:
     """So many examples and no limits of time: other work on the machine must not make a test fail."""
-    return settings(
-        max_examples=max(5, round(SHARE * count)), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    return settings(max_examples=drawn(count), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def names() -> st.SearchStrategy[str]:

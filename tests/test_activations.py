@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import glyphc
-from glyphc.custom_activations import POINTS, registered
 from glyphc.errors import ActivationError, CalibrationError, ModelError
+from glyphc.frontends.custom_activations import POINTS, registered
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, check_tables
 from glyphc.ir.ops import Apply, Bootstrap
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 # What a table of POINTS values may miss of the range of a smooth function.
@@ -114,7 +115,7 @@ def test_smooth_functions_are_sampled_finely(function: Callable[[F64], F64], lo:
     st.floats(-1000, 1000),
     st.floats(1e-6, 1e6),
 )
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_any_interval_and_scale(seed: int, lo: float, width: float, shift: float, scale: float) -> None:
     hi = lo + width
     a, b = np.random.default_rng(seed).normal(size=(2, 4))
@@ -362,7 +363,7 @@ def test_names_in_use() -> None:
     st.one_of(st.floats(), st.integers(), st.text(max_size=3)),
     st.one_of(st.floats(), st.integers(), st.text(max_size=3)),
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_anything_at_all(values: Any, lo: Any, hi: Any) -> None:
     """A function of the IR, or an error of glyphc's; never one of numpy's."""
     for given_values in (values, lambda x: np.full(x.shape, values) if np.isscalar(values) else values):

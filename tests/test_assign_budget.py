@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_merge import Network
 
@@ -25,6 +25,7 @@ from glyphc.ir.ops import ArgMax, Bootstrap, Output
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.program import Program
+from tests.strategies import examples
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "models" / "digits-mlp.onnx"
@@ -164,7 +165,7 @@ def test_what_users_see_of_it() -> None:
 
 
 @given(st.sampled_from(["relu", "tanh", "exp", "abs", "sigmoid"]), st.floats(0.001, 0.3))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_simulated_errors_keep_to_any_tolerance(function: str, share: float) -> None:
     source = chain(function)
     wanted = evaluate(source, {"x": SAMPLES})["y"]

@@ -12,12 +12,12 @@ import glyphc
 from glyphc.analysis.cost import CostModel
 from glyphc.diagnostics import predicted
 from glyphc.errors import ParameterError
-from glyphc.exchange.headers import KEY_PART
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Apply, Bootstrap, Input, Polynomial
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.program import Program
+from glyphc.storage.headers import KEY_PART
 
 
 def compiled(batch: int, **options: object) -> Program:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from test_passes_layout import assigned, check, corrupted, laid_out, mlp, of
 from test_schedule_property import assert_exact, check_bootstraps, check_registers
@@ -28,6 +28,7 @@ from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.validate import ValidateLayout
 from glyphc.ways.weight_polynomials import weight_polynomials
+from tests.strategies import examples
 
 I64 = npt.NDArray[np.int64]
 RING = 1024
@@ -100,7 +101,7 @@ batches = st.integers(1, 64) | st.integers(100, 1000)
 
 
 @given(widths, batches, st.sampled_from([1, 2, 16]), st.integers(0, 2**32 - 1))
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_products_of_planned_layouts(widths: list[int], batch: int, max_chunks: int, seed: int) -> None:
     graph = laid_out(mlp(*widths), batch, RING, max_chunks)
     chunks = [n.type.layout.chunks for n, _ in graph.of(Linear) if n.type.layout]
@@ -130,7 +131,7 @@ def branching(draw: st.DrawFn) -> Graph:
 
 
 @given(branching(), batches, st.sampled_from([1, 2, 16]), st.integers(0, 2**32 - 1))
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_products_of_several_operands(source: Graph, batch: int, max_chunks: int, seed: int) -> None:
     """Fresh and resident operands in one map, of as many chunks as the result or of more."""
     graph = laid_out(source, batch, RING, max_chunks)
@@ -139,7 +140,7 @@ def test_products_of_several_operands(source: Graph, batch: int, max_chunks: int
 
 
 @given(widths, batches)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_chunks_never_become_more(widths: list[int], batch: int) -> None:
     graph = laid_out(mlp(*widths), batch, RING)
     for node in graph:
@@ -232,7 +233,7 @@ def _dense_map(source: Layout, target: Layout) -> Graph:
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_whatever_passes_computes_the_right_products(seed: int, fresh: bool) -> None:
     """Random layouts of one dense map: the validator accepts none that gives wrong products."""
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glyphc.ir.errors import IRError, IRSyntaxError
@@ -28,10 +28,12 @@ from glyphc.ir.instructions.ckks import (
     Sum,
     Unpack,
 )
-from glyphc.ir.instructions.text import CODE_HEAD, INSTRUCTIONS, check_operands, code_text, parse_code
+from glyphc.ir.instructions.ckks_operands import check_operands
+from glyphc.ir.instructions.text import CKKS, code_text, parse_code
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series
 from glyphc.ir.typed_json import TypedJSON
+from tests.strategies import examples
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 FUNCTIONS = st.one_of(
@@ -57,23 +59,23 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     return {int: st.integers(-(2**62), 2**62), float: FLOATS, str: st.text(), bool: st.booleans()}[hint]
 
 
-INSTRUCTION = st.one_of([values(cls) for cls in INSTRUCTIONS.values()])
+INSTRUCTION = st.one_of([values(cls) for cls in CKKS.instructions.values()])
 
 
 @given(st.lists(INSTRUCTION, max_size=6).map(tuple))
 def test_text_is_complete(code: Code) -> None:
-    text = code_text(code)
-    again = parse_code(text)
+    text = code_text(code, CKKS)
+    again = parse_code(text, CKKS)
     assert again == code
-    assert code_text(again) == text  # the sign of zero too, which == does not see
+    assert code_text(again, CKKS) == text  # the sign of zero too, which == does not see
 
 
 def test_every_instruction_has_a_form() -> None:
     family = {c for c in Instruction.__subclasses__() if c.__module__ == Scaled.__module__}
-    assert set(INSTRUCTIONS.values()) == {*family, Load, Store, Free}
+    assert set(CKKS.instructions.values()) == {*family, Load, Store, Free}
     code = (Load(0, "state:0"), Scaled(1, 0, 0.1))
-    assert code_text(code) == (
-        'glyphc-ckks 1\n{"load":{"target":0,"name":"state:0"}}\n{"scaled":{"target":1,"source":0,"factor":0.1}}\n'
+    assert code_text(code, CKKS) == (
+        'glyphc-code 2 ckks\n{"load":{"target":0,"name":"state:0"}}\n{"scaled":{"target":1,"source":0,"factor":0.1}}\n'
     )
 
 
@@ -104,40 +106,42 @@ def test_every_instruction_has_a_form() -> None:
 )
 def test_other_text_is_refused(line: str, message: str) -> None:
     with pytest.raises(IRSyntaxError, match=message):
-        parse_code(f"{CODE_HEAD}\n{line}\n")
+        parse_code(f"{CKKS.head}\n{line}\n", CKKS)
 
 
 def test_functions_that_do_not_exist_are_refused() -> None:
-    text = code_text((Refresh(1, 0, Series((0.5,), (0.0,), 0.4, 0.0, 0.0), (Function("exp"),)),))
+    text = code_text((Refresh(1, 0, Series((0.5,), (0.0,), 0.4, 0.0, 0.0), (Function("exp"),)),), CKKS)
     with pytest.raises(IRSyntaxError, match="unknown function 'system'"):
-        parse_code(text.replace('"exp"', '"system"'))
+        parse_code(text.replace('"exp"', '"system"'), CKKS)
 
 
-@pytest.mark.parametrize("text", ["", "glyphc-ckks 2\n", CODE_HEAD, CODE_HEAD + "\n{}", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "glyphc-ckks 1\n", "glyphc-code 2 slots\n", CKKS.head, f"{CKKS.head}\n{{}}", "\0"]
+)
 def test_text_without_its_frame_is_refused(text: str) -> None:
     with pytest.raises(IRSyntaxError, match="line 1"):
-        parse_code(text)
+        parse_code(text, CKKS)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.data())
 def test_damaged_text_never_crashes(data: st.DataObject) -> None:
     """Cut, with characters replaced: still text of instructions, or refused in so many words."""
-    text = code_text(data.draw(st.lists(INSTRUCTION, min_size=1, max_size=3).map(tuple)))
+    text = code_text(data.draw(st.lists(INSTRUCTION, min_size=1, max_size=3).map(tuple)), CKKS)
     at = data.draw(st.integers(0, len(text)))
     damaged = text[:at] + data.draw(st.text(max_size=3)) + text[at + data.draw(st.integers(0, 5)) :]
     with suppress(IRSyntaxError):
-        parse_code(damaged)
+        parse_code(damaged, CKKS)
 
 
 def test_what_has_no_form_is_not_written() -> None:
     for factor in (float("nan"), float("inf"), "1"):
         with pytest.raises(IRError):
-            code_text((Scaled(1, 0, factor),))  # type: ignore[arg-type]
+            code_text((Scaled(1, 0, factor),), CKKS)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="has no form"):
         TypedJSON().text({}, dict[str, int])
     # integers may stand for floats in code
-    assert parse_code(code_text((Scaled(1, 0, 2),))) == (Scaled(1, 0, 2.0),)
+    assert parse_code(code_text((Scaled(1, 0, 2),), CKKS), CKKS) == (Scaled(1, 0, 2.0),)
 
 
 SERIES = Series((0.5, 0.25), (0.0, 0.0), 0.4, 0.0, 0.0)

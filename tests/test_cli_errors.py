@@ -243,7 +243,7 @@ def test_every_mode_checks_its_input(mode: str, linear: tuple[Path, Path], tmp_p
 
 def test_damaged_arrays_never_end_in_a_traceback(tmp_path: Path) -> None:
     """Bit flips all over .npy and .npz files; what still loads is an array, whatever its values."""
-    from glyphc.cli import _load
+    from glyphc.commands.arrays import load_arrays
 
     source = random.Random(2)
     buffer = io.BytesIO()
@@ -257,7 +257,7 @@ def test_damaged_arrays_never_end_in_a_traceback(tmp_path: Path) -> None:
             damaged[at] ^= 1 << source.randrange(8)
             path = write(bytes(damaged))(tmp_path)
             try:
-                _load(str(path), "input")
+                load_arrays(str(path), "input")
             except DataError as e:
                 refusals.append(str(e))
     assert len(refusals) > 200

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glyphc.codec import check_inputs, decode, encode
@@ -19,6 +19,7 @@ from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import ArgMax, Reshape, Softmax
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import FixedPoint
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 PARAMETERS = Parameters(ring=1024, plaintext_bits=20, bgv_bits=50)
@@ -154,7 +155,7 @@ def test_values_in_range_pass_unchanged(drawn: tuple[Port, F64]) -> None:
 
 
 @given(ports_with_samples(), st.data())
-@settings(max_examples=200)
+@examples(200)
 def test_one_value_out_of_range_is_found_and_named(drawn: tuple[Port, F64], data: st.DataObject) -> None:
     port, x = drawn
     sample = data.draw(st.integers(0, len(x) - 1))

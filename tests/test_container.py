@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glyphc.errors import ArtifactError
-from glyphc.exchange.container import MANIFEST, Header, Reader, Writer
+from glyphc.storage.container import MANIFEST, Header, Reader, Writer
+from tests.strategies import drawn
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def contents(path: Path) -> tuple[Sample, dict[str, bytes]]:
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9/_.-]{0,20}", fullmatch=True).filter(lambda n: n != MANIFEST)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=drawn(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, st.binary(max_size=300), max_size=5), st.text(), st.integers(0, 2**61), st.booleans())
 def test_what_is_written_is_read(tmp_path: Path, parts: dict[str, bytes], text: str, number: int, flag: bool) -> None:
     try:
@@ -64,7 +65,7 @@ def test_what_is_written_is_read(tmp_path: Path, parts: dict[str, bytes], text: 
         shutil.rmtree(tmp_path / "file", ignore_errors=True)
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=drawn(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_changed_byte_is_noticed_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
     """Any byte of the file, changed in any way: either refused with a message, or the contents are what they were."""
@@ -83,7 +84,7 @@ def test_a_changed_byte_is_noticed_or_harmless(tmp_path: Path, data: st.DataObje
     assert not refused or str(damaged) in refused
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=drawn(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_file_cut_short_is_refused(tmp_path: Path, data: st.DataObject) -> None:
     whole = written(tmp_path / "file").read_bytes()
@@ -109,7 +110,7 @@ def rewritten(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 1}, "format version 1; this glyphc reads version 2"),
+        ({"version": 1}, "format version 1; this glyphc reads version 3"),
         ({"version": None}, "format version None"),
         ({"format": "x"}, "not a file of a sample"),
         ({"kind": "another thing"}, "holds another thing; a file of a sample is needed"),

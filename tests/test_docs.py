@@ -68,3 +68,10 @@ def test_the_page_of_the_dsl_has_every_layer_and_initialiser() -> None:
     page = (DOCS / "dsl.md").read_text()
     assert [name for name in LAYERS if f"`{name}(" not in page] == []
     assert [name for name in INITIALISERS if f"`{name}(" not in page] == []
+
+
+def test_every_file_that_the_design_names_is_there() -> None:
+    page = (DOCS / "design.md").read_text()
+    named = set(re.findall(r"`((?:ir|backends|glyphc|tests)/[\w/]+\.py)`", page))
+    assert len(named) > 70, "the walks name a file for each step"
+    assert [path for path in sorted(named) if not (DOCS.parent / path).is_file()] == []

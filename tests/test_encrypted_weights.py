@@ -11,6 +11,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,11 +35,10 @@ from glyphc.backends.openfhe.weight_keys import encrypt_weights
 from glyphc.cli import main
 from glyphc.diagnostics import graph_text, schedule_text, why
 from glyphc.errors import ArtifactError, GlyphcError, ModelError
-from glyphc.exchange.artifacts import ServerProgram, stripped
+from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.client import generate
-from glyphc.exchange.container import Reader, Writer
-from glyphc.exchange.headers import BINDING, KeysHeader
 from glyphc.exchange.server import Evaluator, check_keys
+from glyphc.exchange.split import load_halves, split
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, with_constants
@@ -49,6 +49,8 @@ from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.text import parse, to_text
 from glyphc.program import Program
 from glyphc.runtime import run
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import BINDING, KeysHeader
 from tests.onnx_models import build, node, randoms, run_onnxruntime
 from tests.roles import MODELS, Setting, compiled, make_setting, samples
 from tests.services import Place
@@ -283,12 +285,14 @@ def test_explanations_say_what_is_encrypted() -> None:
 
 
 def decompressed(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Everything in an archive: its own bytes, its parts, and the constants in the text of graphs, unpacked."""
+    """Everything in an archive: its own bytes, its parts, unpacked where they are, and constants in graphs' texts."""
     yield "archive", path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             content = archive.read(name)
             yield name, content
+            with suppress(zlib.error):
+                yield name, zlib.decompress(content)
             for data in re.findall(rb'const "[^"]*" \w+ \[[^\]]*\] "([^"]*)"', content):
                 yield name, zlib.decompress(base64.b64decode(data))
 
@@ -306,13 +310,14 @@ def test_files_hold_no_values(tmp_path: Path) -> None:
     program = compiled(encrypt_weights="fc1.weight,fc1.bias")
     program.save(tmp_path / "p.glyphc")
     program.save_weights(tmp_path / "p.weights")
-    ServerProgram.load(tmp_path / "p.glyphc").save(tmp_path / "p.server")
+    load_halves(tmp_path / "p.glyphc").server.save(tmp_path / "p.server")
     assert (tmp_path / "p.weights").stat().st_mode & 0o077 == 0
     secrets = []
     for graph in program.stages.values():
         for holder in graph:
             if "fc1" in holder.location:
                 secrets += [form for n in holder.op.constant_names() for form in forms(graph.constant(n))]
+    secrets += [p.values[:4].tobytes() for p in program.schedule.secret.values()]
     assert len(secrets) > 50
     plain = compiled()
     plain.save(tmp_path / "plain.glyphc")
@@ -346,7 +351,7 @@ def test_an_artifact_and_its_weights_are_the_program(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no encrypted weights"):
         compiled().save_weights(tmp_path / "w")
     # the server's half is the same, whoever makes it
-    assert ServerProgram(stripped(program.graph)).fingerprint == ServerProgram.load(tmp_path / "p.glyphc").fingerprint
+    assert split(program.graph).server.fingerprint == load_halves(tmp_path / "p.glyphc").server.fingerprint
 
 
 def test_weights_of_others_are_refused(tmp_path: Path) -> None:
@@ -400,8 +405,8 @@ def test_a_round_trip_of_files(setting: Setting, tmp_path: Path) -> None:
     x = samples(6)  # two passes
     setting.account.encrypt(x, tmp_path / "in")
     half = ServerProgram.load(setting.server / "program.server")
-    assert half.graph.withheld and half.schedule.secret == {}
-    assert half.output_noise() == setting.half.output_noise()
+    assert half.schedule.client.encrypted and half.schedule.secret == {}
+    assert half.noise == setting.half.noise
     with Evaluator(half, setting.keys) as evaluator:
         evaluator.evaluate(tmp_path / "in", tmp_path / "out")
     (y,) = setting.account.decrypt(tmp_path / "out").values()
@@ -429,7 +434,7 @@ def test_keys_and_programs_belong_together(setting: Setting, plain: Setting, tmp
         check_keys(setting.keys, plain.half)
     other = compiled(encrypt_weights="fc1.weight")
     with pytest.raises(ArtifactError, match=r"holds the encrypted weights of another program$"):
-        check_keys(setting.keys, ServerProgram(stripped(other.graph)))
+        check_keys(setting.keys, split(other.graph).server)
     large = tmp_path / "large"
     with Reader(setting.keys, KeysHeader) as reader, Writer(large, reader.header) as writer:
         writer.add(BINDING, bytes(1 << 20))

@@ -32,6 +32,7 @@ from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.ops import Apply, ArgMax, Dense, Reshape, Scale, Softmax
 from glyphc.ir.types import Level
+from tests.strategies import drawn
 
 # -- supported ops -------------------------------------------------------------------------------------------
 
@@ -503,7 +504,7 @@ def chains(draw: Draw) -> tuple[ModelProto, npt.NDArray[np.float32]]:
     return model, chain.value(samples, *chain.start)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=drawn(250), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(chains())
 def test_random_chains(case: tuple[ModelProto, npt.NDArray[np.float32]]) -> None:
     model, x = case

@@ -17,7 +17,8 @@ import glyphc
 from glyphc.cli import main
 from glyphc.diagnostics import summary
 from glyphc.errors import OverrunWarning
-from glyphc.exchange.artifacts import ServerProgram, Specification, stripped
+from glyphc.exchange.artifacts import ServerProgram, Specification
+from glyphc.exchange.split import split, stripped
 from glyphc.ir.evaluate import evaluate, evaluate_all
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
@@ -58,7 +59,7 @@ def hidden_format(program: Program, location: str = "hidden") -> tuple[FixedPoin
 
 def parts(program: Program, folder: Path) -> tuple[bytes, bytes]:
     """The server's half and the client's specification, as bytes."""
-    ServerProgram(stripped(program.graph)).save(folder / "p.server")
+    split(program.graph).server.save(folder / "p.server")
     server = ServerProgram.load(folder / "p.server")
     server.specification.save(folder / "p.spec")
     Specification.load(folder / "p.spec")
@@ -276,9 +277,12 @@ def test_overruns_stand_on_stderr_and_in_the_record(narrow: tuple[Program, F64],
     assert json.loads((tmp_path / "run.json").read_text())["overruns"][0]["layer"] == "sum"
 
 
-def test_nothing_of_calibration_is_in_the_servers_graph() -> None:
+def test_the_servers_noise_is_predicted_without_calibration() -> None:
     program = glyphc.compile(mlp(), SAMPLES, 4, insecure_ring=1024)
     shown = to_text(stripped(program.graph))
     assert "Guard" not in shown
     assert "Calibration" not in shown
     assert "Loss" not in shown
+    half = split(program.graph).server
+    assert half.noise == split(stripped(program.graph)).server.noise
+    assert half.fingerprint == split(stripped(program.graph)).server.fingerprint

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 from test_encrypted import MODELS, data
@@ -34,6 +34,7 @@ from glyphc.ir.noise import DECODING_FLOOR, bootstrap
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 from glyphc.runtime import run
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -53,7 +54,7 @@ def _arithmetic(a, w, q, inverse):  # type: ignore[no-untyped-def]  # noqa: ANN0
 
 
 @given(st.sampled_from(SIZES), st.data())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_products_are_exact_up_to_their_bound(bits: int, data: st.DataObject) -> None:
     q = PRIMES[bits]
     w = data.draw(st.sampled_from([1, 2, q // 2, q - 1]) | st.integers(1, q - 1))

@@ -10,10 +10,10 @@ import pytest
 
 from glyphc.backends.kernels import selftest
 from glyphc.errors import ArtifactError, GlyphcError, ParameterError
-from glyphc.exchange.container import Reader, Writer
-from glyphc.exchange.headers import KEY_PART, KeysHeader
 from glyphc.exchange.server import Evaluator, check_keys
 from glyphc.progress import Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import KEY_PART, KeysHeader
 from tests.roles import Setting, compiled, make_setting, samples
 
 

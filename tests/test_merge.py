@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from test_passes_layout import assigned, mlp
 
@@ -24,6 +24,7 @@ from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import DEFAULT
+from tests.strategies import examples
 
 RING = 2048
 NAMES = ("tanh", "relu", "sigmoid", "exp", "abs")
@@ -84,7 +85,7 @@ def networks(draw: st.DrawFn) -> Graph:
 
 
 @given(networks(), st.sampled_from([1, 3, 16, 200]))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_results_stay_the_same(source: Graph, batch: int) -> None:
     """To the last bit of every integer, since the rows are the same."""
     before, after, context = merged(source, batch)

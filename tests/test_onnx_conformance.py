@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from conformance import PAGE, Case, Result, cases, in_clear, simulated
 
-from glyphc.frontends.from_onnx import OPERATORS
+from glyphc.frontends.onnx_rules import OPERATORS
 
 # What Concrete ML runs, but for Unfold (exporters write it out) and Brevitas' Quant (tests/test_onnx_quantization.py).
 EXPECTED = {

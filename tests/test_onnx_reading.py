@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx_models import Constants, W, build, f32, i64, node, randoms
@@ -17,6 +17,7 @@ from onnx_models import Constants, W, build, f32, i64, node, randoms
 from glyphc.errors import ModelError
 from glyphc.frontends.from_onnx import read_network, read_onnx
 from glyphc.ir.evaluate import evaluate
+from tests.strategies import examples
 
 Array = npt.NDArray[np.generic]
 
@@ -356,7 +357,7 @@ class _Moves:
         self.append("Relu")
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data())
 def test_random_moves_of_the_batch(data: st.DataObject) -> None:
     chain = _Moves(data)

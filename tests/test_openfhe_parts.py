@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import openfhe
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glyphc.analysis.series import fit
@@ -22,6 +22,7 @@ from glyphc.ir.instructions import Polynomials
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
 from glyphc.ir.series import LARGEST_BITS, OUTPUT_BITS, Series, evaluate_series
 from glyphc.passes.fit_series import scaled
+from tests.strategies import examples
 
 I64 = npt.NDArray[np.int64]
 N = 1024
@@ -72,7 +73,7 @@ def ring(n: int) -> Ring:
 # -- ring --
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(1, 6), st.data())
 def test_evaluation_format_multiplies_polynomials(log_n: int, data: st.DataObject) -> None:
     r = ring(1 << log_n)

@@ -16,19 +16,20 @@ import glyphc
 from glyphc.backends.base import execute
 from glyphc.codec import decode, encode
 from glyphc.exchange.artifacts import _check_ports
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import InputsHeader, OutputsHeader
 from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Free, Load, Port, Powers, Store
+from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.layout import Layout
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import FixedPoint
-from glyphc.passes.partial import for_samples
 from glyphc.program import Program
 from glyphc.runtime import run
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import InputsHeader, OutputsHeader
 from tests.roles import compiled, make_setting, samples
+from tests.strategies import drawn
 
 RING = 1024
 
@@ -86,7 +87,7 @@ def assert_exact(program: Program, inputs: dict[str, F64]) -> None:
 
 
 @given(cases(), st.data())
-@settings(relaxed, max_examples=60)
+@settings(relaxed, max_examples=drawn(60))
 def test_few_samples_give_exactly_what_the_quantized_graph_says(case: Case, data: st.DataObject) -> None:
     program = case.compile()
     available = len(next(iter(case.samples.values())))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given, note, settings
+from hypothesis import assume, given, note
 from hypothesis import strategies as st
 from strategies import graphs
 
@@ -40,6 +40,7 @@ from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.fold import Fold
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 
@@ -157,7 +158,7 @@ def comparable(graph: Graph, values: dict[str, Any]) -> bool:
 
 
 @given(graphs(Level.SOURCE, max_steps=9, tame=True, expanded=True), st.integers(0, 2**32 - 1))
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_any_graph_keeps_its_function(graph: Graph, seed: int) -> None:
     note("\n".join(f"{n} {list(n.type.shape)} of {list(n.operands)}" for n in graph))
     if all(isinstance(graph.node(i).op, MOVES) for i in graph.live()):
@@ -176,7 +177,7 @@ def test_any_graph_keeps_its_function(graph: Graph, seed: int) -> None:
 
 
 @given(graphs(Level.SOURCE, max_steps=7, tame=True, expanded=True))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_folding_twice_changes_nothing_more(graph: Graph) -> None:
     try:
         folded = fold(graph)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 import glyphc
@@ -27,6 +27,7 @@ from glyphc.passes.base import Context
 from glyphc.passes.layout_search import MIN_SLOTS, Room, Search
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
 from glyphc.passes.validate import ValidateLayout
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 BEFORE = "fold,calibrate,quantize,assign-scheme,insert-switches"
@@ -135,7 +136,7 @@ def test_too_wide_is_found_by_compile_as_well() -> None:
 
 
 @given(st.lists(st.integers(1, 64), min_size=3, max_size=5), st.integers(1, 200), st.sampled_from([1, 3, 16]))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_slots_and_chunks_hold_what_they_must(widths: list[int], batch: int, max_chunks: int) -> None:
     graph = laid_out(mlp(*widths), batch, 2048, max_chunks)
     widest = next_power_of_two(max(widths[1:-1]))
@@ -150,7 +151,7 @@ def test_slots_and_chunks_hold_what_they_must(widths: list[int], batch: int, max
 
 
 @given(st.lists(st.integers(1, 64), min_size=3, max_size=4), st.integers(1, 200))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_the_cheapest_of_the_plans_is_taken(widths: list[int], batch: int) -> None:
     graph = laid_out(mlp(*widths), batch, 2048)
     for node, _ in graph.of(Apply):
@@ -179,7 +180,7 @@ def test_parameters_have_these_slots() -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=3, max_size=6), st.integers(1, 32))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_all_bootstraps_share_a_grid(widths: list[int], batch: int) -> None:
     graph = laid_out(mlp(*widths), batch)
     assert len({(a.grid, a.stride) for a in layouts(graph, Apply)}) == 1
@@ -208,7 +209,7 @@ def test_two_branches_of_different_widths_share_a_grid() -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 40), st.integers(1, 32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_fresh_inputs_are_packed_densely(inputs: int, hidden: int, outputs: int, batch: int) -> None:
     graph = laid_out(mlp(inputs, hidden, outputs), batch)
     (layout,) = layouts(graph, Input)
@@ -318,7 +319,7 @@ def test_wrong_layouts_are_refused(name: str, good: Graph) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_whatever_passes_computes_the_right_products(seed: int, fresh: bool) -> None:
     """Random layouts of one dense map: the validator accepts none that gives wrong products on plain polynomials."""
     rng = np.random.default_rng(seed)

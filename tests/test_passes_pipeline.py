@@ -15,10 +15,10 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.passes.base import Context, Pass
-from glyphc.passes.judged import JudgedPass
 from glyphc.passes.pipeline import DEFAULT, PASSES, parse_pipeline, run_pipeline
 from glyphc.passes.quantize import Quantize
 from glyphc.passes.steps import RankInputs
+from glyphc.passes.tolerance import TolerancePass
 
 
 def as_text(passes: list[Pass]) -> str:
@@ -58,7 +58,7 @@ def test_every_option_survives_its_text(kind: type[Pass]) -> None:
     options = {f.name: changed(f.default) for f in fields(kind)}  # type: ignore[arg-type]
     if kind is Quantize:
         options["margin"] = 1.5  # from 1 on
-    if issubclass(kind, JudgedPass):
+    if issubclass(kind, TolerancePass):
         options["measures"] = "y=relative;z=classes"
     if "degree" in options:
         options["degree"] = 4

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import glyphc
@@ -25,6 +25,7 @@ from glyphc.passes.base import Context
 from glyphc.passes.calibrate import Calibrate
 from glyphc.passes.fold import Fold
 from glyphc.passes.quantize import Quantize
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 
@@ -141,7 +142,7 @@ def error_bounds(network: Network, q: Quantized) -> list[F64]:
 
 
 @given(networks())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_errors_are_rounding_errors(case: tuple[Network, F64]) -> None:
     network, x = case
     q = quantized(network.graph(), x)
@@ -159,7 +160,7 @@ def test_errors_are_rounding_errors(case: tuple[Network, F64]) -> None:
 
 
 @given(networks())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_calibration_samples_stay_within_the_formats(case: tuple[Network, F64]) -> None:
     network, x = case
     q = quantized(network.graph(), x)
@@ -514,7 +515,7 @@ def test_ranges_must_be_known() -> None:
 
 
 @given(networks(), st.integers(1, 100))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_calibration_sees_every_value(case: tuple[Network, F64], bins: int) -> None:
     network, x = case
     context = Context({"x": x})

@@ -32,8 +32,8 @@ from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import LARGEST_BITS, OUTPUT_BITS, evaluate_series
 from glyphc.ir.types import Level
 from glyphc.passes.fit_series import scaled
-from glyphc.passes.judged import Halves
 from glyphc.passes.pipeline import DEFAULT
+from glyphc.passes.tolerance import Halves
 from glyphc.program import Program
 
 F64 = npt.NDArray[np.float64]

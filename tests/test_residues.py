@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from glyphc.backends.openfhe.residues import ResidueError, Uniform, pack, unpack, unpack_towers, width
 from glyphc.backends.openfhe.ring import Factor, Ring
+from tests.strategies import examples
 
 U64 = npt.NDArray[np.uint64]
 MODULI = st.integers(2, 1 << 62)
@@ -82,7 +83,7 @@ def test_streams_are_uniform(q: int) -> None:
     assert np.sum((found - wanted) ** 2 / wanted) < 60
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.integers(1, 6), st.integers(0, 31), st.integers(0, 2**32))
 def test_a_factors_automorphism_is_that_of_the_polynomial(log_n: int, half_index: int, seed: int) -> None:
     r = ring(1 << log_n)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from glyphc.backends.openfhe.residues import pack
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import CheckpointHeader, OutputsHeader
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import CheckpointHeader, OutputsHeader
 from tests.roles import Setting, compiled, environment, make_setting, samples
 
 
@@ -62,7 +62,7 @@ def test_the_commands_of_the_documentation(setting: Setting, tmp_path: Path) -> 
     client, server = tmp_path / "client", tmp_path / "server"
     secret = {"GLYPHC_PASSPHRASE": "correct horse"}
     result = glyphc("keygen", program, "--client", client, "--server", server, "--passphrase", **secret)
-    assert {p.name for p in client.iterdir()} == {"secret.key", "client.spec"}
+    assert {p.name for p in client.iterdir()} == {"secret.key", "client.spec", "client.names"}
     assert {p.name for p in server.iterdir()} == {"evaluation.keys", "program.server"}
     assert "NOT SECURE" in result.stderr
     glyphc("encrypt", "--client", client, "--input", x, "--output", tmp_path / "in", **secret)
@@ -270,7 +270,7 @@ def test_the_servers_process_holds_no_secret_and_never_loads_decryption(
 def known_residues(setting: Setting) -> bytes:
     from glyphc.backends.openfhe.keymoulds import bgv_automorphisms, bgv_part
     from glyphc.backends.openfhe.residues import unpack, width
-    from glyphc.exchange.headers import KeysHeader
+    from glyphc.storage.headers import KeysHeader
 
     q = setting.account.engine.keys.contexts.bgv_ring.q
     with Reader(setting.keys, KeysHeader) as reader:

@@ -57,6 +57,7 @@ from glyphc.ir.ops import (
 )
 from glyphc.ir.types import Level
 from glyphc.program import Program
+from tests.strategies import drawn
 
 F64 = npt.NDArray[np.float64]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -302,7 +303,7 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, H
 
 
 @given(cases(), st.data())
-@settings(relaxed, max_examples=120)
+@settings(relaxed, max_examples=drawn(120))
 def test_the_schedule_computes_exactly_what_the_quantized_graph_says(case: Case, data: st.DataObject) -> None:
     note(describe(case.graph))
     program = case.compile()
@@ -321,7 +322,7 @@ def test_the_schedule_computes_exactly_what_the_quantized_graph_says(case: Case,
 
 
 @given(cases(hidden_outputs=True))
-@settings(relaxed, max_examples=40)
+@settings(relaxed, max_examples=drawn(40))
 def test_hidden_values_that_are_outputs_too(case: Case) -> None:
     note(describe(case.graph))
     program = case.compile()
@@ -329,7 +330,7 @@ def test_hidden_values_that_are_outputs_too(case: Case) -> None:
 
 
 @given(graphs(Level.SOURCE, max_steps=8, tame=True), st.integers(1, 80), st.booleans(), st.integers(0, 2**32 - 1))
-@settings(relaxed, max_examples=50)
+@settings(relaxed, max_examples=drawn(50))
 def test_networks_of_all_ops(graph: Graph, batch: int, client_tail: bool, seed: int) -> None:
     """From products, maxima and softmax inside down to polynomials; other layers than those above, and smaller ones."""
     note(describe(graph))
@@ -350,7 +351,7 @@ def test_networks_of_all_ops(graph: Graph, batch: int, client_tail: bool, seed: 
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 64), st.integers(0, 2**32 - 1))
-@settings(relaxed, max_examples=200)
+@settings(relaxed, max_examples=drawn(200))
 def test_every_combination_of_widths(inputs: int, hidden: int, outputs: int, batch: int, seed: int) -> None:
     """One hidden layer, full batches with values everywhere: nothing can hide behind zeros."""
     rng = np.random.default_rng(seed)
@@ -368,7 +369,7 @@ def test_every_combination_of_widths(inputs: int, hidden: int, outputs: int, bat
 
 
 @given(cases())
-@settings(relaxed, max_examples=40)
+@settings(relaxed, max_examples=drawn(40))
 def test_registers_ports_and_keys(case: Case) -> None:
     note(describe(case.graph))
     program = case.compile()
@@ -520,7 +521,7 @@ def _small_case(rng: np.random.Generator) -> Case:
 
 
 @given(cases())
-@settings(relaxed, max_examples=8)
+@settings(relaxed, max_examples=drawn(8))
 def test_artifacts_keep_the_whole_program(case: Case) -> None:
     note(describe(case.graph))
     program = case.compile()

@@ -9,13 +9,14 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from glyphc.analysis.series import DEAD_ZONE, HALF_RANGE, fit
 from glyphc.ir.functions import Function
 from glyphc.ir.parameters import MAX_DEGREES
 from glyphc.ir.series import Series, evaluate_series, rms_slope
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 
@@ -88,7 +89,7 @@ def smooth_functions(draw: st.DrawFn) -> Callable[[F64], F64]:
     st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=60),
     st.lists(st.floats(-0.5, 0.5), min_size=1, max_size=5),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_evaluation_is_the_sum_of_the_terms(coefficients: list[tuple[float, float]], phases: list[float]) -> None:
     real, imag = zip(*coefficients, strict=True)
     series = Series(real, imag, 0.45, 0.0, 0.0)
@@ -131,7 +132,7 @@ def _slack(function: Callable[[F64], F64], degree: int, half_range: float) -> fl
     st.sampled_from([HALF_RANGE, 0.225, 0.3, 0.49]),
     st.sampled_from([(), (1, 2, 3, 2, 1), (0, 0, 1), (0, 0)]),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_reported_errors_are_honest(
     function: Function, reach: float, degree: int, half_range: float, weights: tuple[int, ...]
 ) -> None:
@@ -160,7 +161,7 @@ def test_a_higher_degree_is_no_worse(function: Function) -> None:
 
 
 @given(smooth_functions(), st.sampled_from(DEGREES), st.sampled_from([0.2, HALF_RANGE]))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_errors_of_random_functions_are_honest(function: Callable[[F64], F64], degree: int, half_range: float) -> None:
     series = fit(function, degree, half_range)
     largest, rms = measured(series, function)
@@ -172,7 +173,7 @@ def test_errors_of_random_functions_are_honest(function: Callable[[F64], F64], d
 
 
 @given(smooth_functions())
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_random_functions_gain_from_degrees(function: Callable[[F64], F64]) -> None:
     series = [fit(function, degree) for degree in (3, 13, 27, 59)]
     for low, high in pairwise(series):
@@ -187,7 +188,7 @@ def test_random_functions_gain_from_degrees(function: Callable[[F64], F64]) -> N
     st.floats(-10, 10),
     st.sampled_from((*SMOOTH, *KINKED)),
 )
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_errors_do_not_depend_on_the_unit(
     smooth: Callable[[F64], F64], factor: float, shift: float, other: Function
 ) -> None:
@@ -202,7 +203,7 @@ def test_errors_do_not_depend_on_the_unit(
 
 
 @given(smooth_functions(), st.lists(st.integers(0, 50), min_size=1, max_size=64), st.sampled_from(KINKED))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_weights_change_errors_mildly(smooth: Callable[[F64], F64], weights: list[int], kinked: Function) -> None:
     """Unweighted errors, that is: at most twice the rms, wherever values lie."""
     for function in (smooth, stretched(kinked, 3.0, HALF_RANGE)):
@@ -227,7 +228,7 @@ def test_kinks_cost_precision_but_not_much(function: Function) -> None:
 
 
 @given(st.integers(1, 8), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_a_trigonometric_polynomial_is_recovered(degree: int, seed: int) -> None:
     """On nearly the whole torus a polynomial is the only fit to itself."""
     rng = np.random.default_rng(seed)
@@ -306,7 +307,7 @@ def test_what_is_good_enough_or_out_of_reach_stays(wanted: float) -> None:
 
 
 @given(smooth_functions(), st.sampled_from(KINKED), st.floats(0.3, 2.5), st.sampled_from([(), (1, 5, 1)]))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_flattening_keeps_its_word(
     smooth: Callable[[F64], F64], kinked: Function, share: float, weights: tuple[int, ...]
 ) -> None:

@@ -19,10 +19,10 @@ from click.testing import CliRunner
 import glyphc
 from glyphc.cli import main
 from glyphc.errors import GlyphcError
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import KeysHeader
 from glyphc.service.client import ServiceError
 from glyphc.service.settings import new_token
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import KeysHeader
 from tests.roles import ROOT, Setting, compiled, environment, make_setting, samples
 from tests.services import Place, Running, certificate
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from glyphc.exchange.artifacts import ServerProgram, stripped
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.split import split
 from glyphc.service.client import Client, ServiceError
 from glyphc.service.settings import Limits
 from tests.roles import compiled
@@ -27,7 +28,7 @@ QUICK = Limits(head_seconds=4.0, receive_seconds=3.0, connections_each=16, bodie
 
 @pytest.fixture(scope="module")
 def half() -> ServerProgram:
-    return ServerProgram(stripped(compiled().graph))
+    return split(compiled().graph).server
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import CheckpointHeader, OutputsHeader
 from glyphc.exchange.server import Evaluator
 from glyphc.service.client import Client, JobStatus, ServiceError
 from glyphc.service.settings import Limits
 from glyphc.service.store import CHECKING, Store
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import CheckpointHeader, OutputsHeader
 from tests.roles import Setting, compiled, make_setting, samples
 from tests.services import Place, Running, children
 

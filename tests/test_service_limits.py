@@ -16,21 +16,22 @@ from click.testing import CliRunner
 from fastapi import HTTPException
 
 from glyphc.cli import main
-from glyphc.exchange.artifacts import ServerProgram, stripped
-from glyphc.exchange.container import Reader, Writer
-from glyphc.exchange.headers import KeysHeader
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.split import split
 from glyphc.ir.text import record_text
 from glyphc.service import keys
 from glyphc.service.connections import _origin
 from glyphc.service.fair import FairPool
 from glyphc.service.settings import Limits, Settings, TokenError, Tokens, new_token, token_hash
 from glyphc.service.store import DONE, QUEUED, REFUSED, RUNNING, Job, Key, QuotaError, Store
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import KeysHeader
 from tests.roles import compiled
 
 
 @pytest.fixture(scope="module")
 def half() -> ServerProgram:
-    return ServerProgram(stripped(compiled().graph))
+    return split(compiled().graph).server
 
 
 def test_networks_count_as_one_address() -> None:

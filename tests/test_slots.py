@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import glyphc
@@ -38,7 +38,9 @@ from glyphc.ir.instructions import (
     Store,
     with_frees,
 )
-from glyphc.ir.instructions.slots import check_slots, parse_slots, slot_text
+from glyphc.ir.instructions.slots import check_slots
+from glyphc.ir.instructions.text import SLOTS as FAMILY
+from glyphc.ir.instructions.text import code_text, parse_code
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Fit, Polynomial
 from glyphc.ir.parameters import INSECURE
@@ -47,17 +49,20 @@ from glyphc.ir.text import parse, parse_record, record_text, to_text
 from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
+from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.plan_slots import plan_slots
+from glyphc.passes.select_slots import SelectSlots
 from glyphc.runtime import run
 from glyphc.slots.layout import laid_out
 from glyphc.slots.lowering import slot_schedule
 from glyphc.slots.noise import added_noise, predict_slots
-from glyphc.slots.passes import FitPolynomials, SelectSlots
-from glyphc.slots.plan import SlotPlan, plan_slots
 from glyphc.slots.polynomials import polynomial_depth
 from glyphc.slots.writer import SlotWriter
+from glyphc.ways.base import SlotPlan
 from tests.pass_networks import SAMPLES, Network, mlp
 from tests.pass_networks import run as run_passes
 from tests.roles import MODELS
+from tests.strategies import examples
 
 F64 = npt.NDArray[np.floating]
 RING = 1024
@@ -87,7 +92,7 @@ def evaluated(schedule: Schedule, machine: ClearSlots | SlotOpenFHE, message: ob
 
 
 @given(st.integers(1, 33), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_polynomials_take_the_levels_of_their_degree_and_give_what_numpy_gives(degree: int, random: object) -> None:
     rng = np.random.default_rng(random.randint(0, 2**32))  # type: ignore[attr-defined]
     coefficients = rng.normal(size=degree + 1)
@@ -139,9 +144,9 @@ def program() -> tuple[Instruction, ...]:
 
 
 def test_text_parses_back() -> None:
-    assert parse_slots(slot_text(program())) == program()
+    assert parse_code(code_text(program(), FAMILY), FAMILY) == program()
     with pytest.raises(IRSyntaxError, match="line 3"):
-        parse_slots(slot_text(program()).replace('"weights":[0.1]', '"weights":0.1'))
+        parse_code(code_text(program(), FAMILY).replace('"weights":[0.1]', '"weights":0.1'), FAMILY)
 
 
 @pytest.mark.parametrize(

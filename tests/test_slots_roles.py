@@ -18,11 +18,11 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, ParameterError
 from glyphc.exchange.artifacts import Specification
 from glyphc.exchange.client import check_security
-from glyphc.exchange.container import MANIFEST
 from glyphc.exchange.server import Evaluator
 from glyphc.ir.parameters import SECURE
 from glyphc.progress import Silent
 from glyphc.runtime import run
+from glyphc.storage.container import MANIFEST
 from tests.pass_networks import SAMPLES, mlp
 from tests.roles import MODELS, Setting, make_setting
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glyphc.errors import DataError
@@ -46,6 +46,7 @@ from glyphc.train.errors import TrainingError
 from glyphc.train.losses import LOSSES, choose_loss
 from glyphc.train.optimizers import SCHEDULES, SGD, Cosine, parse_schedule
 from glyphc.train.step import State, make_step, with_weights
+from tests.strategies import examples
 
 BATCH = 3
 Body = Callable[[Graph, Node, Node], Node]
@@ -354,7 +355,7 @@ def test_bad_schedules(text: str, message: str) -> None:
         parse_schedule(text)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(1, 40), st.data())
 def test_epochs_go_through_all_samples(samples: int, data: st.DataObject) -> None:
     batch = data.draw(st.integers(1, samples))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glyphc.analysis.security import MAX_LOG_QP_SPARSE
@@ -25,6 +25,7 @@ from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD, Cosine, Exponential
 from glyphc.train.plan import Plan, make_plan
 from glyphc.train.step import State, make_step
+from tests.strategies import examples
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 RING = 1024
@@ -115,7 +116,7 @@ def test_a_step_has_one_bootstrap_of_logits_only() -> None:
     assert plan.parameters.modulus_bits <= MAX_LOG_QP_SPARSE[65536]
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 200), st.integers(0, 99))
 def test_any_shape_fits_or_is_refused(features: int, outputs: int, batch: int, seed: int) -> None:
     graph, optimizer = regression(features, True, outputs, seed), SGD(0.5, schedule=Exponential(0.9))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
@@ -39,6 +39,7 @@ from glyphc.passes.base import Context
 from glyphc.passes.expand import Expand
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.steps import RankInputs
+from tests.strategies import examples
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 IRIS, CANCER, DIGITS, DIABETES = load_iris, load_breast_cancer, load_digits, load_diabetes
@@ -134,7 +135,7 @@ def grid() -> Floats:
     return rng.choice(axis, size=(600, 3))
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 2), st.sampled_from(MODES), st.sampled_from(VALUES)), min_size=3, max_size=3),

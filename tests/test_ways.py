@@ -9,7 +9,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pass_networks import SAMPLES, Network, mlp, run, upto
 
@@ -24,6 +24,7 @@ from glyphc.passes.pipeline import parse_pipeline, run_pipeline
 from glyphc.ways import registry
 from glyphc.ways.base import BGV, CLIENT, TORUS, Context, Conversion, Offer, Question, Refusal, Space, Way
 from glyphc.ways.choice import Answer, Paths, choose
+from tests.strategies import examples
 
 CKKS = Space(Scheme.CKKS, Encoding.MSB)
 SPACES = (BGV, TORUS, CKKS)
@@ -88,7 +89,7 @@ OFFERS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data())
 def test_the_choice_is_the_cheapest_on_chains(data: st.DataObject) -> None:
     graph = chain(data.draw(st.integers(1, 3)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glyphc.backends.openfhe.client import ClientKeys
@@ -26,6 +26,7 @@ from glyphc.backends.openfhe.wire import (
 )
 from glyphc.ir.noise import ROUNDING
 from glyphc.ir.parameters import INSECURE, Parameters
+from tests.strategies import examples
 
 N, T_BITS = 1024, 26
 T = 1 << T_BITS
@@ -44,7 +45,7 @@ def messages(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-T // 2, T // 2, N)
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.integers(0, 2**32))
 def test_fresh_ciphertexts_hold_their_message(made: tuple[ClientKeys, EvaluationKeys], seed: int) -> None:
     client, evaluation = made
@@ -68,7 +69,7 @@ def test_live_ciphertexts_are_exact(made: tuple[ClientKeys, EvaluationKeys]) -> 
         read_live(evaluation.bgv_mould, data[:-1])
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.integers(0, 2**32), st.sampled_from([24, 32, 40, 48]), st.integers(0, N))
 def test_outputs_hold_their_message_at_their_positions(
     made: tuple[ClientKeys, EvaluationKeys], seed: int, bits: int, count: int

@@ -36,6 +36,9 @@ DEAD_ZONE = 1 / 32
 _JUMP = 0.01
 # Share of a value below which its differences are rounding errors of float64.
 _ROUNDING = 2.0**-40
+# Of a density over a range. Standard deviations from the middle of a planned range to its ends.
+_BINS = 64
+_DEVIATIONS = 3.0
 # Later steps of flattening lower the largest error hardly, but cost as much rms error as the first ones.
 _FLATTENING_STEPS = 6
 
@@ -238,3 +241,10 @@ def _density(x: F64, half_range: float, weights: tuple[int, ...]) -> F64:
     counts = np.array(weights, dtype=np.float64)
     bins = np.clip(((x / half_range + 1) / 2 * len(counts)).astype(int), 0, len(counts) - 1)
     return np.asarray(counts[bins] / counts.mean() + 1e-3)
+
+
+def bell(lo: float, hi: float, half_range: float) -> tuple[int, ...]:
+    """A histogram over [-half_range, half_range] of a normal distribution that hardly leaves [lo, hi]."""
+    x = (np.arange(_BINS) + 0.5) / _BINS * 2 - 1
+    middle, deviation = (lo + hi) / 2 / half_range, (hi - lo) / 2 / half_range / _DEVIATIONS
+    return tuple(int(n) for n in np.rint(1e6 * np.exp(-(((x - middle) / deviation) ** 2) / 2)))

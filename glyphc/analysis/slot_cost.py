@@ -36,11 +36,6 @@ class SlotEstimate:
         """Of the server."""
         return sum(self.instruction_seconds)
 
-    @property
-    def total_seconds(self) -> float:
-        """Of the server and the client, encryption and decryption included."""
-        return self.seconds + self.client_seconds
-
 
 def slot_estimate(schedule: Schedule, cost: CostModel) -> SlotEstimate:
     """What one pass of a slot program is expected to take."""

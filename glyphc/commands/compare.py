@@ -59,7 +59,6 @@ def compare_command(
     Labels are for scoring alone: nothing is ever trained or calibrated on them.
     """
     from glyphc.analysis import cost_file
-    from glyphc.cli import _keep_sources
     from glyphc.comparison import parse_choices
     from glyphc.comparison_report import page, table
     from glyphc.comparison_run import Task, compare
@@ -68,11 +67,12 @@ def compare_command(
     from glyphc.program import INSECURE_WARNING
     from glyphc.sources import read_model
 
+    from .arrays import keep_sources
     from .strategies import load_retraining
 
     sources = (model, calibration, samples, labels, retrain_data, retrain_labels)
     for path in filter(None, (record, output)):
-        _keep_sources(Path(path), *sources)
+        keep_sources(Path(path), *sources)
         check_writable(Path(path))
     retraining = load_retraining(retrain_data, retrain_labels)
     choices = parse_choices(strategies, retraining is not None)
@@ -122,9 +122,9 @@ def _start(task: Any, model: Path, record: Path | None, engine: str | None) -> C
 
 
 def _array(path: str, what: str) -> Any:
-    from glyphc.cli import _load
+    from .arrays import load_arrays
 
-    found = _load(path, what)
+    found = load_arrays(path, what)
     if isinstance(found, dict):
         raise DataError(f"{path!r} holds {len(found)} arrays; networks with one input and one output can be compared")
     return found

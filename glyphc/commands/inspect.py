@@ -56,10 +56,11 @@ def inspect_command(
     output: str | None,
 ) -> None:
     """Show what is in an ARTIFACT: its graph at any stage, layouts, errors, decisions."""
-    from glyphc.cli import _keep_sources
     from glyphc.errors import GlyphcError
     from glyphc.files import check_writable, write_atomically
     from glyphc.program import Program
+
+    from .arrays import keep_sources
 
     _check_options(
         {
@@ -76,7 +77,7 @@ def inspect_command(
     )
     path = Path(output) if output else Path(artifact).with_suffix(".html") if form == "html" else None
     if path is not None:
-        _keep_sources(path, artifact, record, weights)
+        keep_sources(path, artifact, record, weights)
         check_writable(path)
     program = Program.load(artifact, weights)
     if stage not in (None, "all", "list", "schedule") and stage not in program.stages:
@@ -172,10 +173,11 @@ def _report(program: Program, title: str, stage: str | None, form: str, record: 
 
 def _accuracy(program: Program, files: tuple[str, str], encrypted: str | None) -> str:
     from glyphc.accuracy import accuracy, accuracy_text
-    from glyphc.cli import _load
 
-    x, y = _load(files[0], "input"), _load(files[1], "labels")
-    results = None if encrypted is None else _load(encrypted, "results of the encrypted run")
+    from .arrays import load_arrays
+
+    x, y = load_arrays(files[0], "input"), load_arrays(files[1], "labels")
+    results = None if encrypted is None else load_arrays(encrypted, "results of the encrypted run")
     return accuracy_text(accuracy(program, x, y, results))
 
 

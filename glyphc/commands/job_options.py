@@ -81,7 +81,6 @@ def job_of(
     Every mistake that can be known without training is told here, e.g. ModelError for a network that could not be
     written when it is trained.
     """
-    from glyphc.cli import _load
     from glyphc.compiler import INSECURE_RINGS
     from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
@@ -89,12 +88,14 @@ def job_of(
     from glyphc.train.optimizers import SGD, parse_schedule
     from glyphc.train.section import Defaults
 
+    from .arrays import load_arrays
+
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
     if insecure_ring is not None and insecure_ring not in INSECURE_RINGS:
         raise GlyphcError(f"--insecure-ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
     read = read_model(model)
-    x, y = _load(data, "training samples"), _load(labels, "labels")
+    x, y = load_arrays(data, "training samples"), load_arrays(labels, "labels")
     for what, array in ((data, x), (labels, y)):
         if isinstance(array, dict):
             raise GlyphcError(f"{what!r} holds {len(array)} arrays; training takes one of samples and one of labels")

@@ -41,7 +41,6 @@ def opt_command(
     An unknown name is answered with the list of those that there are.
     """
     from glyphc.analysis import cost_file
-    from glyphc.cli import _keep_sources, _load
     from glyphc.compiler import check_ring, for_ring, samples
     from glyphc.diagnostics import graph_text
     from glyphc.errors import GlyphcError
@@ -52,17 +51,19 @@ def opt_command(
     from glyphc.program import INSECURE_WARNING
     from glyphc.sources import TEXT, read_model
 
+    from .arrays import keep_sources, load_arrays
+
     if output is not None:
         if Path(output).suffix != TEXT:
             raise GlyphcError(f"the output {output!r} must end in {TEXT}")
-        _keep_sources(Path(output), model, calibration)
+        keep_sources(Path(output), model, calibration)
         check_writable(Path(output))
     steps = [for_ring(step, insecure_ring) for step in parse_pipeline(passes)]
     given = read_model(model)
     check_ring(given.graph, insecure_ring)
     if insecure_ring is not None:
         click.echo(INSECURE_WARNING, err=True)
-    data: Any = None if calibration is None else _load(calibration, "calibration samples")
+    data: Any = None if calibration is None else load_arrays(calibration, "calibration samples")
     context = Context(samples(given.graph, data), cost_file.current())
     show = graph_text if columns else to_text
 

@@ -32,25 +32,37 @@ def register(group: click.Group) -> None:
 @click.argument("program", type=_FILE)
 @click.option("--client", "client_path", type=_FILE, help="The client specification to write (.spec).")
 @click.option("--server", "server_path", type=_FILE, help="The server's half to write (.server).")
-def split_command(program: Path, client_path: Path | None, server_path: Path | None) -> None:
-    """Split a compiled PROGRAM: a small specification for clients, and what the server executes.
+@click.option(
+    "--names", "names_path", type=_FILE, help="What the model calls inputs and outputs (.names), for clients."
+)
+def split_command(program: Path, client_path: Path | None, server_path: Path | None, names_path: Path | None) -> None:
+    """Split a compiled PROGRAM: a small specification for clients, and the instructions that the server executes.
 
-    The specification holds no weights; the server's half nothing that calibration saw.
+    The specification holds no weights; the server's half nothing that calibration saw. Neither holds a name of the
+    model's: inputs are in0, in1, ..., outputs out0, ... What the model calls them, a client's folder may say in a file
+    of names, client.names.
     """
-    from glyphc.exchange.artifacts import PROGRAM_SUFFIX, SPEC_SUFFIX, ServerProgram
+    from glyphc.exchange.artifacts import NAMES_SUFFIX, PROGRAM_SUFFIX, SPEC_SUFFIX, save_names
+    from glyphc.exchange.split import load_halves
 
-    if client_path is None and server_path is None:
-        raise click.UsageError("say what to write: --client FILE, --server FILE or both")
-    for path, suffix in ((client_path, SPEC_SUFFIX), (server_path, PROGRAM_SUFFIX)):
+    wanted = ((client_path, SPEC_SUFFIX), (server_path, PROGRAM_SUFFIX), (names_path, NAMES_SUFFIX))
+    if all(path is None for path, _ in wanted):
+        raise click.UsageError("say what to write: --client FILE, --server FILE, --names FILE")
+    for path, suffix in wanted:
         if path is not None and path.suffix != suffix:
             raise GlyphcError(f"the file {os.fspath(path)!r} must end in {suffix}")
-    half = ServerProgram.load(program)
+    halves = load_halves(program)
+    if names_path is not None and halves.names is None:
+        raise GlyphcError(f"{os.fspath(program)!r} is a server's half, which knows no names; give the compiled program")
     if client_path is not None:
-        half.specification.save(client_path)
+        halves.server.specification.save(client_path)
         _wrote(client_path)
     if server_path is not None:
-        half.save(server_path)
+        halves.server.save(server_path)
         _wrote(server_path)
+    if names_path is not None and halves.names is not None:
+        save_names(names_path, halves.server.fingerprint, halves.names)
+        _wrote(names_path)
 
 
 @click.command("keygen")
@@ -72,17 +84,28 @@ def keygen_command(
 ) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
-    The client's folder gets the secret key (mode 0600) and the client specification; the server's gets evaluation
-    keys and, from a compiled program, the server's half of it. Weights that the server must not see are encrypted with
-    the same secret and are a part of the evaluation keys.
+    The client's folder gets the secret key (mode 0600), the client specification and, from a compiled program, the
+    names of its inputs and outputs; the server's gets evaluation keys and, from a compiled program, the server's half
+    of it. Weights that the server must not see are encrypted with the same secret and are a part of the keys.
     """
     from glyphc.console import reporter
-    from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, SPEC_FILE, SPEC_SUFFIX, ServerProgram, specification
+    from glyphc.exchange.artifacts import (
+        KEYS_FILE,
+        NAMES_FILE,
+        PROGRAM_FILE,
+        SPEC_FILE,
+        SPEC_SUFFIX,
+        Specification,
+        save_names,
+    )
     from glyphc.exchange.client import SECRET_FILE, check_security, generate
     from glyphc.exchange.secret import check_apart
+    from glyphc.exchange.split import load_halves
+    from glyphc.files import make_folder
 
     check_apart(client_folder, server_folder)
-    spec = specification(source)
+    halves = None if source.suffix == SPEC_SUFFIX else load_halves(source)
+    spec = Specification.load(source) if halves is None else halves.server.specification
     hidden = _weights(source, spec, weights)
     # a compiled program says by itself what it was asked for; a specification may be anybody's
     if not insecure and (spec.client.parameters.secure or source.suffix == SPEC_SUFFIX):
@@ -101,8 +124,8 @@ def keygen_command(
             "use another folder, or remove them yourself"
         )
     phrase = _new_passphrase() if passphrase else None
-    _make_folder(client_folder, 0o700)
-    _make_folder(server_folder, 0o777)
+    make_folder(client_folder, 0o700)
+    make_folder(server_folder, 0o777)
     progress = reporter()
     try:
         generate(spec, secret, keys, phrase, progress, hidden, engine)
@@ -110,9 +133,12 @@ def keygen_command(
         progress.done()
     spec.save(client_folder / SPEC_FILE)
     written = [secret, client_folder / SPEC_FILE, keys]
-    if source.suffix != SPEC_SUFFIX:
+    if halves is not None:
         written.append(server_folder / PROGRAM_FILE)
-        ServerProgram.load(source).save(written[-1])
+        halves.server.save(written[-1])
+        if halves.names is not None:
+            save_names(client_folder / NAMES_FILE, spec.program, halves.names)
+            written.insert(2, client_folder / NAMES_FILE)
     for path in written:
         _wrote(path)
 
@@ -120,6 +146,7 @@ def keygen_command(
 def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[str, Polynomials]:
     """The weights to encrypt along with making keys; GlyphcError when they are missing, or not asked for."""
     from glyphc.exchange.artifacts import SPEC_SUFFIX
+    from glyphc.ir.instructions.numbered import numbered
     from glyphc.program import Program
 
     if not spec.client.encrypted:
@@ -131,7 +158,7 @@ def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[st
             f"{os.fspath(source)!r} has encrypted weights, which are encrypted along with making keys: give the "
             "compiled program (.glyphc) and the file of weights that 'glyphc compile' wrote beside it (--weights)"
         )
-    return Program.load(source, weights).schedule.secret
+    return numbered(Program.load(source, weights).schedule).secret
 
 
 @click.command("encrypt")
@@ -148,12 +175,13 @@ def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[st
 @click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
 def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Path, spec: Path | None) -> None:
     """Encrypt samples for the server."""
-    from glyphc.cli import _input_files, _keep_sources, _load_inputs
     from glyphc.console import reporter
 
+    from .arrays import input_files, keep_sources, load_inputs
+
     account = load_client(client_folder, spec)
-    _keep_sources(output_path, *_input_files(given))
-    x = _load_inputs(given, "input")
+    keep_sources(output_path, *input_files(given))
+    x = load_inputs(given, "input")
     progress = reporter()
     try:
         account.encrypt(x, output_path, progress)
@@ -166,7 +194,7 @@ def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Pa
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="The server's folder.")
 @click.option("--input", "input_path", type=_FILE, required=True, help="A file of encrypted inputs.")
 @click.option("--output", "output_path", type=_FILE, required=True, help="The file of encrypted outputs to write.")
-@click.option("--program", type=_FILE, help="A program (.server or .glyphc) other than the folder's.")
+@click.option("--program", type=_FILE, help="A program (.server) other than the folder's.")
 @click.option("--checkpoint", type=_FILE, help="Where to keep what is done. [default: OUTPUT with .checkpoint added]")
 @click.option(
     "--sanitize",
@@ -188,17 +216,23 @@ def eval_command(
 
     An evaluation that was cut short is taken up again at its checkpoint when the same command is given again.
     """
-    from glyphc.cli import _keep_sources
     from glyphc.console import reporter
     from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
     from glyphc.exchange.server import Evaluator, check_keys, check_request, keys_modulus
     from glyphc.files import check_writable
 
+    from .arrays import keep_sources
+
     if program is None and not (server_folder / PROGRAM_FILE).exists():
         raise DataError(
             f"there is no program ({PROGRAM_FILE}) in {os.fspath(server_folder)!r}. 'glyphc keygen PROGRAM.glyphc' "
             "puts one there beside the keys; keys that were made from a client specification (.spec) need --program "
-            "with the compiled program, or its half that 'glyphc split PROGRAM.glyphc --server FILE.server' writes"
+            "with the server's half that 'glyphc split PROGRAM.glyphc --server FILE.server' writes"
+        )
+    if program is not None and program.suffix == ".glyphc":
+        raise GlyphcError(
+            f"{os.fspath(program)!r} is a whole compiled program, and the server takes its half: "
+            f"'glyphc split {os.fspath(program)} --server FILE.server' writes it"
         )
     keys = server_folder / KEYS_FILE
     if not keys.exists():
@@ -207,7 +241,7 @@ def eval_command(
             "'glyphc keygen'"
         )
     half = ServerProgram.load(program or server_folder / PROGRAM_FILE)
-    _keep_sources(output_path, os.fspath(input_path), os.fspath(keys))
+    keep_sources(output_path, os.fspath(input_path), os.fspath(keys))
     check_writable(output_path)
     _warn(half.schedule.parameters)
     # everything that can be refused is, before the keys are loaded
@@ -236,20 +270,21 @@ def decrypt_command(
     client_folder: Path, input_path: Path, output_path: str, request: Path | None, spec: Path | None
 ) -> None:
     """Decrypt what the server sent back."""
-    from glyphc.cli import _check_output, _save
     from glyphc.console import overruns_told
-    from glyphc.exchange.container import Reader
-    from glyphc.exchange.headers import InputsHeader
+    from glyphc.storage.container import Reader
+    from glyphc.storage.headers import InputsHeader
+
+    from .arrays import check_output, save_arrays
 
     account = load_client(client_folder, spec)
-    _check_output(output_path, len(account.spec.client.outputs))
+    check_output(output_path, len(account.spec.client.outputs))
     digest = None
     if request is not None:
         with Reader(request, InputsHeader) as reader:
             digest = reader.digest
     with overruns_told():
         outputs = account.decrypt(input_path, digest)
-    _save(output_path, outputs)
+    save_arrays(output_path, outputs)
     _wrote(Path(output_path))
 
 
@@ -285,13 +320,6 @@ def _new_passphrase() -> str:
     if not given:
         raise SecretError("the passphrase is empty")
     return given
-
-
-def _make_folder(path: Path, mode: int) -> None:
-    try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None
 
 
 def _warn(parameters: Parameters | SlotParameters) -> None:

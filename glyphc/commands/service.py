@@ -151,24 +151,24 @@ def submit_command(
 ) -> None:
     """Encrypt samples, have a service evaluate them, and decrypt the results. The token is read from GLYPHC_TOKEN."""
     _needs("httpx")
-    from glyphc.cli import _check_output, _keep_sources, _load, _save
     from glyphc.console import overruns_told, reporter
     from glyphc.service.client import Client
 
+    from .arrays import check_output, keep_sources, load_arrays, save_arrays
     from .roles import load_client
 
     token = _token()
     account = load_client(client_folder, spec)
-    _keep_sources(Path(output_path), input_path)
-    _check_output(output_path, len(account.spec.client.outputs))
-    x = _load(input_path, "input")
+    keep_sources(Path(output_path), input_path)
+    check_output(output_path, len(account.spec.client.outputs))
+    x = load_arrays(input_path, "input")
     progress = reporter()
     try:
         with Client(url, token, ca=ca) as client, overruns_told():
             outputs = client.run(account, x, keys, progress)
     finally:
         progress.done()
-    _save(output_path, outputs)
+    save_arrays(output_path, outputs)
     click.echo(f"wrote {output_path}")
 
 

@@ -48,14 +48,15 @@ def _retraining(chosen: Strategy) -> str:
 
 def load_retraining(data: str | None, labels: str | None) -> Data | None:
     """Samples and labels to train again on; None where neither is given. GlyphcError, DataError for unusable files."""
-    from glyphc.cli import _load
     from glyphc.train.retraining import Data
+
+    from .arrays import load_arrays
 
     if data is None and labels is None:
         return None
     if data is None or labels is None:
         raise GlyphcError("retraining takes samples and their labels: give --retrain-data and --retrain-labels")
-    x, y = _load(data, "samples to retrain on"), _load(labels, "labels to retrain on")
+    x, y = load_arrays(data, "samples to retrain on"), load_arrays(labels, "labels to retrain on")
     for what, array in ((data, x), (labels, y)):
         if isinstance(array, dict):
             raise DataError(f"{what!r} holds {len(array)} arrays; retraining takes one of samples and one of labels")

@@ -39,7 +39,6 @@ def train_command(output: str, mode: str, resume: bool, monitor: bool, **chosen:
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
     """
-    from glyphc.cli import _keep_sources
     from glyphc.console import reporter
     from glyphc.errors import ArtifactError
     from glyphc.files import check_writable, write_atomically
@@ -47,10 +46,12 @@ def train_command(output: str, mode: str, resume: bool, monitor: bool, **chosen:
     from glyphc.program import INSECURE_WARNING
     from glyphc.train.loop import train
 
+    from .arrays import keep_sources
+
     path = Path(output)
     if path.suffix != ".onnx":
         raise GlyphcError(f"the trained model {output!r} must end in .onnx")
-    _keep_sources(path, chosen["model"], chosen["data"], chosen["labels"])
+    keep_sources(path, chosen["model"], chosen["data"], chosen["labels"])
     check_writable(path)
     job = job_of(**chosen)
     if job.options.insecure_ring is not None and mode == "encrypted":

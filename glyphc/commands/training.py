@@ -96,11 +96,12 @@ def finish_command(
     client_folder: Path, server_folder: Path | None, state: Path | None, output: Path, steps: int | None
 ) -> None:
     """The client: decrypt the trained weights; write the model as ONNX."""
-    from glyphc.cli import _keep_sources
     from glyphc.exchange.training_client import finish, secret_is_encrypted
     from glyphc.exchange.training_files import CHECKPOINT, TRAINED
     from glyphc.files import check_writable, write_atomically
     from glyphc.frontends.to_onnx import to_onnx
+
+    from .arrays import keep_sources
 
     if (state is None) == (server_folder is None):
         raise click.UsageError("say where the weights are: --server FOLDER or --state FILE")
@@ -110,7 +111,7 @@ def finish_command(
     assert state is not None
     if output.suffix != ".onnx":
         raise GlyphcError(f"the trained model {os.fspath(output)!r} must end in .onnx")
-    _keep_sources(output, os.fspath(state))
+    keep_sources(output, os.fspath(state))
     check_writable(output)
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
     network, parameters = finish(client_folder, state, phrase, steps)

@@ -1,48 +1,56 @@
-"""Splitting a compiled program: a specification for the client, and what the server executes.
+"""A compiled program in two halves: a specification for the client, and what the server executes.
 
-The specification holds no weights and no instructions, the server's half nothing that calibration saw (ranges and
-histograms of real samples) and none of the compiler's reasons.
+Neither holds a name of the model's: inputs, outputs and weights go by numbers. The specification has no weights and no
+instructions; the server's half has nothing that calibration saw and none of the compiler's reasons. The server loads
+instructions, checks and executes them; who makes them is :mod:`.split`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from glyphc.analysis.predicted import predicted_noise
-from glyphc.archive import ArchiveError
-from glyphc.artifact import is_artifact, read_stages
+import numpy as np
+import numpy.typing as npt
+
 from glyphc.errors import ArtifactError
 from glyphc.ir import memory
 from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Graph
-from glyphc.ir.instructions import ClientSpec, Schedule
+from glyphc.ir.instructions import ClientSpec, Polynomials, Schedule
+from glyphc.ir.instructions.check import check_schedule
+from glyphc.ir.instructions.numbered import Names, numbered, with_names
+from glyphc.ir.instructions.partial import for_samples
+from glyphc.ir.instructions.text import COEFFICIENTS, SLOTS, Family
 from glyphc.ir.layout import next_power_of_two
-from glyphc.ir.ops import Output
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.text import parse, parse_parameters, parse_record, record_text, to_text
-from glyphc.ir.types import Encoding, Level
-from glyphc.ir.verify import verify
-from glyphc.passes.schedule import schedule
-from glyphc.withheld import without_secrets
+from glyphc.ir.text import parse_parameters, parse_record, record_text
+from glyphc.ir.typed_json import TypedJSON
+from glyphc.ir.types import Encoding
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import NamesHeader, ProgramHeader, SpecHeader
 
-from .container import Reader, Writer
-from .headers import ProgramHeader, SpecHeader
+from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha256
 
 SPEC_SUFFIX = ".spec"
 PROGRAM_SUFFIX = ".server"
+NAMES_SUFFIX = ".names"
 # Names in the folders that 'glyphc keygen' fills.
 SPEC_FILE = "client.spec"
+NAMES_FILE = "client.names"
 PROGRAM_FILE = "program.server"
 KEYS_FILE = "evaluation.keys"
 # Beyond this, integers are none in the float64 that slots are encoded from.
 _MOST_STEPS = 1 << 52
+# Each takes two parts of a file of keys.
+_MOST_ENCRYPTED = 1 << 16
+# A term of a polynomial in a file: its exponent's distance from the one before, and its value.
+_EXPONENT, _VALUE, _OFFSET = np.dtype("<i4"), np.dtype("<i8"), np.dtype("<i8")
+_JSON = TypedJSON()
 
 
 @dataclass(frozen=True)
@@ -59,93 +67,200 @@ class Specification:
     @staticmethod
     def load(path: Path) -> Specification:
         with Reader(path, SpecHeader) as reader:
-            data = reader.read("spec")
-            reader.expect([("spec", len(data))])
-            try:
-                client = parse_record(data.decode(), ClientSpec)
-                _check_ports(client)
-            except (IRError, ValueError) as e:
-                raise reader.damaged(f"its specification is unreadable ({e})") from None
+            client = _read_client(reader)
+            reader.expect([("spec", reader.parts["spec"].size)])
             return Specification(reader.header.program, client)
+
+    def named(self, path: Path) -> Specification:
+        """With the names from a file, where it is there and of this program."""
+        if not path.is_file():
+            return self
+        with Reader(path, NamesHeader) as reader:
+            data = reader.read("names")
+            if reader.header.program != self.program:
+                return self
+            try:
+                names = _JSON.read(data.decode(), Names)
+                return replace(self, client=with_names(self.client, names))
+            except (IRError, UnicodeDecodeError) as e:
+                raise reader.damaged(f"its names are unreadable ({e})") from None
+
+
+def save_names(path: Path, program: str, names: Names) -> None:
+    """What a model calls its inputs and outputs, for the client alone."""
+    with Writer(path, NamesHeader(program)) as writer:
+        writer.add("names", _JSON.text(names, Names).encode())
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Polynomials in a file. rows, terms: how many; sha256: of their bytes."""
+
+    name: str
+    rows: int
+    terms: int
+    sha256: str
+
+    @property
+    def bytes(self) -> int:
+        return (self.rows + 1) * _OFFSET.itemsize + self.terms * (_EXPONENT.itemsize + _VALUE.itemsize)
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """A program but for its specification: SHA-256 of the instructions' text, and the plaintext weights."""
+
+    code: str
+    weights: tuple[_Weights, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class ServerProgram:
-    """What the server executes. graph: the final graph, see :func:`stripped`."""
+    """What the server executes.
 
-    graph: Graph
+    noise: predicted standard deviation of the ciphertext and bootstrap noise of each output, in its integers.
+    fingerprint: SHA-256 of the specification and the outline, and so of all but the noise, which is a prediction.
+    """
 
-    @cached_property
-    def text(self) -> str:
-        return to_text(self.graph)
+    schedule: Schedule
+    noise: Mapping[str, float]
+    fingerprint: str
 
-    @cached_property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        return schedule(self.graph)
+    @staticmethod
+    def of(schedule: Schedule, noise: Mapping[str, float]) -> ServerProgram:
+        """From a compiler's schedule and the noise by output: names become numbers, encrypted weights stay behind."""
+        half = replace(numbered(schedule), secret={})
+        outputs = zip(half.client.outputs, schedule.client.outputs, strict=True)
+        outline, _ = _contents(half)
+        by_number = {port.name: noise[old.name] for port, old in outputs}
+        return ServerProgram(half, by_number, _fingerprint(record_text(half.client), outline))
 
     @property
     def specification(self) -> Specification:
         return Specification(self.fingerprint, self.schedule.client)
 
-    def output_noise(self) -> dict[str, float]:
-        """Predicted standard deviation of the ciphertext and bootstrap noise of each output, in its integers."""
-        noise = predicted_noise(self.graph)
-        out = {}
-        for node, op in self.graph.of(Output):
-            while node.id not in noise:
-                node = self.graph.operands(node)[0]
-            found = noise[node.id]
-            out[op.name] = (found.white**2 + found.bootstrap**2) ** 0.5
-        return out
+    def partial(self, samples: int) -> Schedule:
+        """What so many samples of a batch take; ArtifactError where the program cannot do with fewer than all."""
+        try:
+            return for_samples(self.schedule, samples).schedule
+        except IRError as e:
+            raise ArtifactError(f"the program cannot be executed on {samples} samples: {e}") from None
 
     def save(self, path: Path) -> None:
-        with Writer(path, ProgramHeader(self.fingerprint)) as writer:
-            writer.add("graph", self.text.encode())
+        client = record_text(self.schedule.client)
+        outline, contents = _contents(self.schedule)
+        noise = tuple(self.noise[port.name] for port in self.schedule.client.outputs)
+        with Writer(path, ProgramHeader(_fingerprint(client, outline))) as writer:
+            writer.add("spec", client.encode())
+            writer.add("outline", outline.encode())
+            writer.add("noise", _JSON.text(noise, tuple[float, ...]).encode())
+            for name, data in contents.items():
+                writer.add(name, packed(data))
 
     @staticmethod
     def load(path: Path) -> ServerProgram:
-        """From a ``.server`` file, or a whole ``.glyphc`` artifact (which a server does not need but may have)."""
-        if _is_artifact(path):
-            stages, _ = read_stages(path.read_bytes(), os.fspath(path))
-            graph = list(stages.values())[-1]
-            _check_graph(graph, repr(os.fspath(path)))
-            return ServerProgram(stripped(graph))
+        """From a ``.server`` file; ArtifactError when it is damaged, or its instructions cannot be executed."""
         with Reader(path, ProgramHeader) as reader:
-            data = reader.read("graph")
-            reader.expect([("graph", len(data))])
+            client = _read_client(reader)
+            text = reader.read("outline").decode(errors="replace")
+            if _fingerprint(record_text(client), text) != reader.header.program:
+                raise reader.damaged("its fingerprint is not that of its outline")
             try:
-                graph = parse(data.decode())
-                verify(graph)
+                outline: _Outline = _JSON.read(text, _Outline)
+                noise = _read_noise(reader, client)
             except (IRError, UnicodeDecodeError) as e:
-                raise reader.damaged(f"its graph is unreadable ({e})") from None
-            _check_graph(graph, reader.name)
-            program = ServerProgram(graph)
-            if program.fingerprint != reader.header.program:
-                raise reader.damaged("its fingerprint is not that of its graph")
-            return program
+                raise reader.damaged(f"its outline is unreadable ({e})") from None
+            names = ["spec", "outline", "noise", code_part(0), *map(_weights_part, range(len(outline.weights)))]
+            reader.expect([(name, reader.parts[name].size if name in reader.parts else 0) for name in names])
+            try:
+                polynomials = _read_weights(reader, outline)
+                schedule = Schedule(client, read_code(reader, 0, outline.code, _family(client)), polynomials)
+                check_schedule(schedule)
+            except CODE_FAULTS as e:
+                raise reader.damaged(f"its instructions are unusable ({e})") from None
+            return ServerProgram(schedule, noise, reader.header.program)
 
 
-def specification(path: Path) -> Specification:
-    """A client specification from its own file, or split off from a program."""
-    if path.suffix == SPEC_SUFFIX:
-        return Specification.load(path)
-    return ServerProgram.load(path).specification
+def _family(client: ClientSpec) -> Family:
+    return SLOTS if isinstance(client.parameters, SlotParameters) else COEFFICIENTS
 
 
-def stripped(graph: Graph) -> Graph:
-    """The graph without calibration data, decisions, and the values of weights that are to be encrypted."""
-    graph = without_secrets({"": graph})[""]
-    out = Graph(graph.level, graph.batch, graph.parameters)
-    for name in graph.constants:
-        out.take_constant(graph, name)
-    for node in graph:
-        operands = tuple(out.node(o) for o in node.operands)
-        out.add(node.op, operands, replace(node.type, calibration=None), node.location)
-    return out
+def _fingerprint(client: str, outline: str) -> str:
+    return sha256(f"{client}\n{outline}".encode())
+
+
+def _weights_part(number: int) -> str:
+    return f"weights/{number:06d}"
+
+
+def _contents(schedule: Schedule) -> tuple[str, dict[str, bytes]]:
+    """The outline, and the parts that it names, as they are hashed."""
+    code = encoded(schedule.instructions, _family(schedule.client))
+    weights = [_polynomial_bytes(polynomials) for polynomials in schedule.polynomials.values()]
+    outline = _Outline(
+        sha256(code),
+        tuple(
+            _Weights(name, len(polynomials), len(polynomials.values), sha256(data))
+            for (name, polynomials), data in zip(schedule.polynomials.items(), weights, strict=True)
+        ),
+    )
+    parts = {code_part(0): code} | {_weights_part(number): data for number, data in enumerate(weights)}
+    return _JSON.text(outline, _Outline), parts
+
+
+def _polynomial_bytes(polynomials: Polynomials) -> bytes:
+    distances = np.diff(polynomials.exponents, prepend=np.int32(0)).astype(_EXPONENT)
+    return (
+        polynomials.offsets.astype(_OFFSET).tobytes()
+        + distances.tobytes()
+        + polynomials.values.astype(_VALUE).tobytes()
+    )
+
+
+def _read_weights(reader: Reader[ProgramHeader], outline: _Outline) -> dict[str, Polynomials]:
+    """IRError for polynomials of other sizes or hashes than the outline says; their sizes before their memory."""
+    if any(not 0 < w.rows < 1 << 31 or not 0 <= w.terms < 1 << 40 for w in outline.weights):
+        raise IRError("weights of no size")
+    memory.require(2 * sum(w.bytes for w in outline.weights), f"{reader.name}: its weights")
+    found = {w.name: _polynomials(reader, number, w) for number, w in enumerate(outline.weights)}
+    if len(found) != len(outline.weights):
+        raise IRError("weights of one name are there twice")
+    return found
+
+
+def _polynomials(reader: Reader[ProgramHeader], number: int, known: _Weights) -> Polynomials:
+    name = _weights_part(number)
+    try:
+        data = memory.inflated(reader.read(name), known.bytes)
+    except ValueError as e:
+        raise IRError(f"part {name}: {e}") from None
+    if sha256(data) != known.sha256:
+        raise IRError(f"part {name} does not hold the weights that the outline names")
+    at = [(known.rows + 1) * _OFFSET.itemsize]
+    at.append(at[0] + known.terms * _EXPONENT.itemsize)
+    distances: npt.NDArray[np.int32] = np.frombuffer(data[at[0] : at[1]], _EXPONENT)
+    return Polynomials(
+        np.frombuffer(data[: at[0]], _OFFSET).astype(np.int64),
+        np.cumsum(distances, dtype=np.int32),
+        np.frombuffer(data[at[1] :], _VALUE).astype(np.int64),
+    )
+
+
+def _read_noise(reader: Reader[ProgramHeader], client: ClientSpec) -> dict[str, float]:
+    noise: tuple[float, ...] = _JSON.read(reader.read("noise").decode(), tuple[float, ...])
+    if len(noise) != len(client.outputs) or not all(0 < n < math.inf for n in noise):
+        raise IRError("its noise is not that of its outputs")
+    return {port.name: n for port, n in zip(client.outputs, noise, strict=True)}
+
+
+def _read_client(reader: Reader[Any]) -> ClientSpec:
+    data = reader.read("spec")
+    try:
+        client = parse_record(data.decode(), ClientSpec)
+        _check_ports(client)
+        return client
+    except (IRError, ValueError) as e:
+        raise reader.damaged(f"its specification is unreadable ({e})") from None
 
 
 def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
@@ -193,6 +308,11 @@ def _check_ports(client: ClientSpec) -> None:
         raise IRError("it has no input or no output")
     if client.batch < 1:
         raise IRError(f"its batch is {client.batch}")
+    if any(m.products < 1 for m in client.encrypted) or sum(m.products for m in client.encrypted) > _MOST_ENCRYPTED:
+        raise IRError("it has too many encrypted weights, or none of a name")
+    for ports in (client.inputs, client.outputs):
+        if len({port.name for port in ports}) != len(ports):
+            raise IRError("two inputs or outputs have one name")
     for port in (*client.inputs, *client.outputs):
         # the tensor as it is given, in fixed point, and where its elements stand
         memory.require(4 * 8 * client.batch * port.layout.features, f"a batch of {port.name!r}")
@@ -216,19 +336,3 @@ def _check_ports(client: ClientSpec) -> None:
             raise IRError(f"the number format of {port.name!r} does not fit its tensor")
         if max(abs(fixed.lo), abs(fixed.hi)) > bound:
             raise IRError(f"the values of {port.name!r} do not fit the plaintext modulus")
-
-
-def _is_artifact(path: Path) -> bool:
-    """Whether a file is a compiled program as 'glyphc compile' writes it; other errors are left to its reader."""
-    try:
-        with open(path, "rb") as file:
-            return is_artifact(file)
-    except OSError as e:
-        raise ArtifactError(f"cannot read {os.fspath(path)!r}: {e.strerror}") from None
-    except ArchiveError:  # damaged; its reader says how
-        return path.suffix == ".glyphc"
-
-
-def _check_graph(graph: Graph, name: str) -> None:
-    if graph.level is not Level.LAIDOUT or graph.parameters is None:
-        raise ArtifactError(f"{name} holds no whole program: its final graph with parameters is missing")

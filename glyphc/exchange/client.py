@@ -20,12 +20,12 @@ from glyphc.ir.instructions import Polynomials
 from glyphc.ir.text import record_text
 from glyphc.plausible import Doubts, decoded, text
 from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
-from .artifacts import SPEC_FILE, Specification
+from .artifacts import NAMES_FILE, SPEC_FILE, Specification
 from .client_engines import ClientEngine, client_engine, key_maker
-from .container import Reader, Writer
 from .engines import check_engine, key_form
-from .headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
 
@@ -234,4 +234,5 @@ def load_account(folder: Path, passphrase: str | None = None, spec: Path | None 
     if not (folder / SECRET_FILE).is_file():
         raise DataError(f"there is no {SECRET_FILE} in {os.fspath(folder)!r}; make keys with 'glyphc keygen'")
     check_mode(folder / SECRET_FILE)
-    return Account(Specification.load(spec or folder / SPEC_FILE), Secret.load(folder / SECRET_FILE, passphrase))
+    known = Specification.load(spec or folder / SPEC_FILE).named(folder / NAMES_FILE)
+    return Account(known, Secret.load(folder / SECRET_FILE, passphrase))

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.instructions import ClientSpec, Port
-
-from .container import Reader
+from glyphc.storage.container import Reader
 
 I64 = npt.NDArray[np.int64]
 

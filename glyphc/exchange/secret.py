@@ -20,10 +20,10 @@ from glyphc.errors import ArtifactError, GlyphcError, SecretError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import record_text
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import SecretHeader
 
 from .artifacts import read_program_parameters
-from .container import Reader, Writer
-from .headers import SecretHeader
 
 # 128 MiB and about half a second for each guess of a passphrase (RFC 7914 with r = 8, p = 1).
 _LOG2_COST = 17

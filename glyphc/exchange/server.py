@@ -19,13 +19,12 @@ from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.files import remove_remnants
 from glyphc.ir.instructions import Free, Instruction, Powers, Register, Schedule
-from glyphc.passes.partial import for_samples
 from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 
 from .artifacts import ServerProgram, read_program_parameters, read_seed
-from .container import Reader, Writer
 from .engines import KEY_ENGINES, check_engine, input_size, key_form, server_engine
-from .headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
 from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
 
 # A checkpoint is written when this much work would be lost without it.
@@ -90,6 +89,9 @@ def check_request(path: Path, program: ServerProgram, key: str, modulus: int, la
         passes = range(pass_count(client, header.samples))
         reader.expect([(p.name, size) for number in passes for p in input_places(client, header.samples, number)])
         reader.verify()
+        program.partial(min(header.samples, client.batch))
+        if header.samples % client.batch:
+            program.partial(header.samples % client.batch)
         return Request(path, header.program, header.key, header.samples, seed, reader.digest)
 
 
@@ -223,7 +225,7 @@ class _Evaluation:
         self.interval = checkpoint_seconds
         self.schedule = evaluator.program.schedule
         self.client = self.schedule.client
-        self.noise = evaluator.program.output_noise()
+        self.noise = evaluator.program.noise
         self.finished: list[tuple[str, bytes]] = []
         self.pass_number = 0
         self.state = State()
@@ -286,7 +288,7 @@ class _Evaluation:
 
     def _schedule(self, number: int) -> Schedule:
         """What a pass takes: of the last one, only the chunks that hold samples."""
-        return for_samples(self.schedule, self._samples(number)).schedule
+        return self.evaluator.program.partial(self._samples(number))
 
     def _inputs(self, number: int) -> Iterator[Place]:
         return input_places(self.client, self.request.samples, number)
@@ -380,8 +382,9 @@ class _Watch:
         self._unsaved = 0.0
 
     def observe(self, instruction: Instruction, seconds: float) -> None:
-        node = self._run.evaluator.program.graph.node(instruction.node)
-        self._run.reporter.advance(self._run.predicted[id(instruction)], f"{node.op.mnemonic} {node.location}".strip())
+        # what the node is called, the server does not know
+        what = f"{instruction.mnemonic} %{instruction.node}"
+        self._run.reporter.advance(self._run.predicted[id(instruction)], what)
         self._unsaved += seconds
         if isinstance(instruction, Powers):
             self._powers.add(instruction.target)

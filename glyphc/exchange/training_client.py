@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError, ParameterError
+from glyphc.files import make_folder
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.ckks import MOST_STEPS
@@ -26,6 +27,14 @@ from glyphc.ir.text import parse, record_text, to_text
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.ir.verify import verify
 from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import (
+    TrainingBatchHeader,
+    TrainingJobHeader,
+    TrainingKeysHeader,
+    TrainingSecretHeader,
+    TrainingStateHeader,
+)
 from glyphc.train.batches import Batches
 from glyphc.train.encrypted import memory_bytes
 from glyphc.train.errors import TrainingError
@@ -39,14 +48,6 @@ from glyphc.train.ranges import Ranges
 from glyphc.train.step import with_weights
 
 from .client import SECRET_FILE
-from .container import Reader, Writer
-from .headers import (
-    TrainingBatchHeader,
-    TrainingJobHeader,
-    TrainingKeysHeader,
-    TrainingSecretHeader,
-    TrainingStateHeader,
-)
 from .secret import check_apart, check_mode, needs_passphrase, read_secret, write_secret
 from .training_files import (
     BATCHES,
@@ -128,8 +129,8 @@ def prepare(
         raise EnvironmentSetupError(str(e)) from None
     try:
         with _removed_after_errors(places), key_tables():
-            _make_folder(client, 0o700)
-            _make_folder(server, 0o777)
+            make_folder(client, 0o700)
+            make_folder(server, 0o777)
             check_room(program, server)
             _Preparation(job, plan, program, client, server, passphrase, reporter).run()
     except BackendError as e:
@@ -355,10 +356,3 @@ def _removed_after_errors(places: list[Path]) -> Iterator[None]:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
-
-
-def _make_folder(path: Path, mode: int) -> None:
-    try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot make the folder {os.fspath(path)!r}: {e.strerror}") from None

@@ -12,30 +12,27 @@ The server's folder, all of it made by the client but for the last two:
 
 from __future__ import annotations
 
-import hashlib
-import zlib
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from glyphc.archive import ArchiveError, inflated
 from glyphc.errors import ArtifactError
 from glyphc.ir.errors import IRError
 from glyphc.ir.instructions.ckks import MOST_STEPS, Code, check
-from glyphc.ir.instructions.text import check_operands, code_text, parse_code
+from glyphc.ir.instructions.ckks_operands import check_operands
+from glyphc.ir.instructions.text import CKKS
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
 
 from .artifacts import read_parameters
-from .container import Reader, Writer
-from .headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
+from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha256
 
 PROGRAM, KEYS, BATCHES = "program.training", "evaluation.keys", "batches"
 INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"
-# Of one step's instructions as text: some 20 times what the largest plans have.
-_MOST_CODE_BYTES = 256 << 20
 # No integer in parameters that can be used is larger.
 _MOST_PARAMETER = 1 << 20
 # Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
@@ -113,9 +110,9 @@ class TrainingProgram:
         for step in range(len(step_batches)):
             code = plan.code(step)
             if code != last:
-                text = code_text(code).encode()
-                digest = hashlib.sha256(text).hexdigest()
-                codes.setdefault(digest, zlib.compress(text, 6))
+                text = encoded(code, CKKS)
+                digest = sha256(text)
+                codes.setdefault(digest, packed(text))
                 last = code
             order.append(digest)
         numbers = {digest: number for number, digest in enumerate(codes)}
@@ -139,7 +136,7 @@ class TrainingProgram:
         with Writer(path, header) as writer:
             writer.add("outline", _JSON.text(self.outline, Outline).encode())
             for number, code in enumerate(self.codes):
-                writer.add(_code_part(number), code)
+                writer.add(code_part(number), code)
 
 
 class ProgramFile:
@@ -170,7 +167,7 @@ class ProgramFile:
         if _fingerprint(self.parameters, text) != reader.header.program:
             raise reader.damaged("its fingerprint is not that of its outline")
         self.fingerprint = reader.header.program
-        parts = ["outline", *(_code_part(number) for number in range(len(self.outline.codes)))]
+        parts = ["outline", *(code_part(number) for number in range(len(self.outline.codes)))]
         reader.expect([(name, reader.parts[name].size if name in reader.parts else 0) for name in parts])
         self._code = lru_cache(maxsize=1)(self._read_code)
         for number in range(len(self.outline.codes)):
@@ -181,16 +178,12 @@ class ProgramFile:
         return self._code(self.outline.step_codes[step])
 
     def _read_code(self, number: int) -> Code:
-        name = _code_part(number)
         try:
-            text = inflated(self._reader.read(name), _MOST_CODE_BYTES)
-            if hashlib.sha256(text).hexdigest() != self.outline.codes[number]:
-                raise IRError("it is not the code that the outline names")
-            code = parse_code(text.decode())
+            code = read_code(self._reader, number, self.outline.codes[number], CKKS)
             _check_code(code, self.parameters, self.outline)
             return code
-        except (IRError, ArchiveError, UnicodeDecodeError) as e:
-            raise self._reader.damaged(f"part {name}: {e}") from None
+        except CODE_FAULTS as e:
+            raise self._reader.damaged(f"part {code_part(number)}: {e}") from None
 
     def close(self) -> None:
         self._reader.close()
@@ -231,12 +224,8 @@ def check_run(reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader],
         raise ArtifactError(f"{reader.name} was encrypted with other keys than this run's")
 
 
-def _code_part(number: int) -> str:
-    return f"code/{number:06d}"
-
-
 def _fingerprint(parameters: Parameters, outline: str) -> str:
-    return hashlib.sha256(f"{record_text(parameters)}\n{outline}".encode()).hexdigest()
+    return sha256(f"{record_text(parameters)}\n{outline}".encode())
 
 
 def _check_parameters(parameters: Parameters) -> None:

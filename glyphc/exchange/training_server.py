@@ -17,13 +17,13 @@ import numpy as np
 import psutil
 
 from glyphc.backends.errors import BackendError
+from glyphc.backends.step_loop import train_steps
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.progress import Reporter, Silent, duration
-from glyphc.train.server import train_steps
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
-from .container import Reader, Writer
-from .headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 from .training_files import (
     CHECKPOINT,
     INITIAL,

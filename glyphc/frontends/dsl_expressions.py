@@ -10,7 +10,6 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.custom_activations import registered
 from glyphc.ir import memory
 from glyphc.ir.errors import FILE_FAULTS, IRError
 from glyphc.ir.functions import NAMES, Function
@@ -18,6 +17,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Const, Op, Scale
 from glyphc.ir.types import Level
 
+from .custom_activations import registered
 from .dsl_arithmetic import binary
 from .dsl_ast import Binary, Call, Chain, Expression, Listing, Name, Negation, Number, Span, Tensor
 from .dsl_errors import MistakeError, similar

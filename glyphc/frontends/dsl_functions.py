@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.custom_activations import make_activation
 from glyphc.errors import ActivationError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import NAMES, Function, parameter_count
 
+from .custom_activations import make_activation
 from .dsl_ast import Activation, Binary, Call, Expression, Name, Negation, Number, Span
 from .dsl_errors import MistakeError, similar
 from .dsl_weights import read_tensors

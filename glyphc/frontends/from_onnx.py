@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from glyphc.custom_activations import registered
 from glyphc.errors import ModelError
 from glyphc.ir.errors import FILE_FAULTS, IRError, TooLargeError
 from glyphc.ir.graph import MOST_NODES, Graph, Node, prune
@@ -20,7 +19,8 @@ from glyphc.ir.ops import Apply, Input, Output, Reshape
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 
-from . import onnx_elementwise, onnx_linear, onnx_other_domains, onnx_quantization, onnx_reductions, onnx_shapes
+from . import onnx_other_domains
+from .custom_activations import registered
 from .onnx_batch import results_where
 from .onnx_call import FIRST, KEEP_LABELS, Call, Conversion, Placed, Rule, UnknownOperandError, Where
 from .onnx_constants import (
@@ -36,23 +36,11 @@ from .onnx_constants import (
 )
 from .onnx_inputs import ModelInputs, model_inputs
 from .onnx_problems import Problem, grouped
+from .onnx_rules import RULES, SIZES
 from .onnx_shapes import shape_of
-
-_RULES: dict[str, Rule] = {
-    **onnx_elementwise.RULES,
-    **onnx_linear.RULES,
-    **onnx_quantization.RULES,
-    **onnx_reductions.RULES,
-    **onnx_shapes.RULES,
-}
-# Sizes of the network's tensors, which are constants whatever the tensors hold.
-_SIZES = ("Shape", "Size")
 
 # Domains whose operators have a meaning, so nobody can give them another one.
 _STANDARD = ("ai.onnx.ml", "com.microsoft")
-
-# What ONNX's own domain has: no activation of the user's should be called that.
-OPERATORS = frozenset(_RULES) | frozenset(_SIZES)
 
 
 @dataclass(frozen=True)
@@ -231,10 +219,10 @@ class _Reader:
         if own and constant and not any(a.g.node or a.graphs for a in node.attribute):
             self.constants.fold(node)
             return
-        if own and node.op_type in _SIZES:
+        if own and node.op_type in SIZES:
             self._sizes(call)
             return
-        rule = _RULES.get(node.op_type) if own else _other_domain(call)
+        rule = RULES.get(node.op_type) if own else _other_domain(call)
         if rule is None:
             raise UnsupportedError("this operation is not supported")
         strange = {a.name for a in node.attribute}.difference(rule.attributes)

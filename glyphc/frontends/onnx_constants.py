@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 from onnx.reference import ReferenceEvaluator
 
-from glyphc.errors import ModelError
+from glyphc.errors import ModelError, one_line
 from glyphc.ir import memory
 
 from .onnx_opsets import OLDEST, modernise
@@ -75,12 +75,12 @@ def _parsed(read: Callable[[], ModelProto], label: str) -> ModelProto:
     try:
         return read()
     except OSError as e:
-        raise ModelError(f"{label} cannot be read ({_one_line(e)}); check its permissions") from e
+        raise ModelError(f"{label} cannot be read ({one_line(e)}); check its permissions") from e
     except MemoryError:
         raise
     except Exception as e:  # one exception class for each format that onnx knows, and no common base
         raise ModelError(
-            f"{label} is not an ONNX file, or is truncated ({_one_line(e)}); copy or export it again"
+            f"{label} is not an ONNX file, or is truncated ({one_line(e)}); copy or export it again"
         ) from e
 
 
@@ -89,7 +89,7 @@ def _load_external_data(model: ModelProto, path: str, label: str) -> None:
         onnx.load_external_data_for_model(model, os.path.dirname(path))
     except (OSError, ValueError, onnx.checker.ValidationError) as e:
         raise ModelError(
-            f"{label} keeps weights in other files, which cannot be read ({_one_line(e)}); put them where "
+            f"{label} keeps weights in other files, which cannot be read ({one_line(e)}); put them where "
             "the export wrote them, next to the .onnx file"
         ) from e
 
@@ -128,16 +128,11 @@ def _checked(source: ModelProto, label: str) -> ModelProto:
         model = infer(model)
     except Exception as e:  # C++ behind both, with no common base for what it throws
         raise ModelError(
-            f"{label} is not a valid ONNX model: {_one_line(e)}. Export it again; if a newer onnx than the "
+            f"{label} is not a valid ONNX model: {one_line(e)}. Export it again; if a newer onnx than the "
             f"installed {onnx.__version__} wrote it, update the onnx package"
         ) from e
     modernise(model, opset(model))
     return model
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of somebody else's exception, to be quoted within a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 # -- the graph as a whole --
@@ -308,7 +303,7 @@ def run_node(
         with np.errstate(all="ignore"):  # NaN and infinity are reported where the constant is used
             results = ReferenceEvaluator(graph, opsets={"": opset, "ai.onnx": opset}).run(None, dict(operands))
     except Exception as e:  # numpy code of onnx, which raises whatever numpy raises
-        raise UnsupportedError(f"ONNX's reference implementation cannot compute it: {_one_line(e)}") from e
+        raise UnsupportedError(f"ONNX's reference implementation cannot compute it: {one_line(e)}") from e
     if not all(isinstance(r, np.ndarray | np.generic) for r in results):
         raise UnsupportedError("does not give a dense tensor")
     named = iter([np.asarray(r) for r in results])

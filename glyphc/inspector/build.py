@@ -11,7 +11,6 @@ import numpy.typing as npt
 from glyphc.analysis import cost_file, noise
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate, instruction_costs
-from glyphc.analysis.predicted import predicted_noise
 from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
@@ -38,6 +37,7 @@ from glyphc.ir.types import Level, Scheme, TensorType
 from glyphc.passes.validate import ValidateNoise
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.run_record import RunRecord
+from glyphc.ways.noise import predicted_noise
 
 from .placing import place
 from .report import (

@@ -24,11 +24,11 @@ from glyphc.ir.types import Level
 from glyphc.measures import Judge, Measure, worst
 from glyphc.measures import text as loss_text
 
-from .base import Context
+from .base import Context, check_option
 from .fit_series import DEGREES, shared_degrees
-from .judged import JudgedPass
 from .node_errors import node_errors
 from .select_parameters import affordable_degrees
+from .tolerance import Halves, TolerancePass
 from .trial import Trial
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -49,19 +49,28 @@ _HARDLY_WORSE = 1.25
 
 
 @dataclass(frozen=True)
-class AssignBudget(JudgedPass):
-    """Give every nonlinearity the error budget that the tolerated loss of accuracy allows."""
+class AssignBudget(TolerancePass):
+    """Give every nonlinearity the error budget that the tolerated loss of accuracy allows.
+
+    samples: how many calibration samples are simulated at most, to choose and to promise.
+    """
 
     name: ClassVar[str] = "assign-budget"
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = False
+    samples: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option(self.name, "samples", self.samples, 1, 1_000_000)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply)]
         if not context.samples:
             return graph
-        halves, judge = self.judged(graph, context)
+        halves = Halves.of(context.samples, self.samples)
+        judge = self.judge(context.source or graph, halves.both)
         if not nodes:
             return graph
         found = _Search(Trial(graph, _SEED), judge.on(halves.first), halves.first, affordable_degrees(graph, context))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.analysis.series import HALF_RANGE, fit
+from glyphc.analysis.series import HALF_RANGE, bell, fit
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
@@ -24,9 +24,6 @@ F64 = npt.NDArray[np.floating[Any]]
 # Degrees worth considering: the highest of each depth; the first is about the cheapest that any function can use.
 DEGREES = tuple(MAX_DEGREES.values())
 _MAX_PLAINTEXT_BITS = 30
-_BINS = 64
-# Standard deviations from the middle of a planned range to its ends.
-_DEVIATIONS = 3.0
 
 
 def plaintext_bits(graph: Graph) -> int:
@@ -79,13 +76,6 @@ class SeriesFits:
             return ()
         lo, hi = calibration.guard.lo - fixed.offset[0], calibration.guard.hi - fixed.offset[0]
         return bell(lo, hi, fixed.scale[0] * fixed.magnitude)
-
-
-def bell(lo: float, hi: float, half_range: float) -> tuple[int, ...]:
-    """A histogram over [-half_range, half_range] of a normal distribution that hardly leaves [lo, hi]."""
-    x = (np.arange(_BINS) + 0.5) / _BINS * 2 - 1
-    middle, deviation = (lo + hi) / 2 / half_range, (hi - lo) / 2 / half_range / _DEVIATIONS
-    return tuple(int(n) for n in np.rint(1e6 * np.exp(-(((x - middle) / deviation) ** 2) / 2)))
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.analysis.series import HALF_RANGE, find_jumps, fit_error
+from glyphc.analysis.series import HALF_RANGE, bell, find_jumps, fit_error
 from glyphc.errors import CalibrationError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, compose
@@ -18,7 +18,6 @@ from glyphc.ir.ops import Apply
 from glyphc.ir.types import Guard
 from glyphc.rounding import down, outward
 
-from .fit_series import bell
 from .tails import margin as tail_margin
 
 F64 = npt.NDArray[np.floating[Any]]

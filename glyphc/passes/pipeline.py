@@ -12,18 +12,19 @@ from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
-from glyphc.slots.passes import FitPolynomials, SelectSlots
 
 from .assign_budget import AssignBudget
 from .assign_layout import AssignLayout
 from .base import Context, Pass, parse_option
 from .calibrate import Calibrate
 from .expand import Expand
+from .fit_polynomials import FitPolynomials
 from .fold import Fold
 from .merge import Merge
 from .quantize import Quantize
 from .schemes import AssignScheme, InsertSwitches
 from .select_parameters import SelectParameters
+from .select_slots import SelectSlots
 from .steps import RankInputs
 from .validate import ValidateLayout, ValidateNoise, ValidateRange, ValidateSecurity
 

@@ -12,9 +12,6 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Linear, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
-from glyphc.slots.passes import SAMPLES as SLOT_SAMPLES
-from glyphc.slots.passes import FitPolynomials
-from glyphc.slots.plan import plan_slots
 from glyphc.ways.base import Offer, Question
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
 from glyphc.ways.client import ClientTail
@@ -23,8 +20,10 @@ from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.strategies import strategy
 from glyphc.ways.torus import PackedBootstrap
 
-from .base import Context, Pass, check_ring
-from .judged import JudgedPass
+from .base import Context, Pass, check_option, check_ring
+from .fit_polynomials import SAMPLES, FitPolynomials
+from .plan_slots import plan_slots
+from .tolerance import TolerancePass
 
 # The only ring of coefficient layouts that is not for tests.
 SECURE_RING = 65536
@@ -36,7 +35,7 @@ _ENCODING = {Scheme.BGV: Encoding.LSB, Scheme.TORUS: Encoding.MSB, Scheme.CKKS: 
 
 
 @dataclass(frozen=True)
-class AssignScheme(JudgedPass):
+class AssignScheme(TolerancePass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
@@ -51,10 +50,11 @@ class AssignScheme(JudgedPass):
     encrypt_weights: str = ""
     strategy: str = DEFAULT_STRATEGY
     degree: int = 0
-    samples: int = SLOT_SAMPLES
+    samples: int = SAMPLES
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_option(self.name, "samples", self.samples, 1, 1_000_000)
         check_ring(self.name, self.ring)
         strategy(self.strategy)
 
@@ -101,7 +101,7 @@ class AssignScheme(JudgedPass):
         others = tuple(way for way in allowed if way not in SLOT_WAYS)
         if len(others) == len(allowed):
             return answers(graph, others, question), question
-        fitting = FitPolynomials(self.points, self.spread, self.logits, self.samples, self.measures, degree=self.degree)
+        fitting = FitPolynomials(self.points, self.spread, self.logits, self.measures, self.samples, self.degree)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
             # they were asked for: what they lose is shown, not refused

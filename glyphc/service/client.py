@@ -19,10 +19,10 @@ import numpy.typing as npt
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.exchange.artifacts import Specification
 from glyphc.exchange.client import Account
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import KeysHeader
 from glyphc.files import write_atomically
 from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import KeysHeader
 
 F64 = npt.NDArray[np.floating[Any]]
 _CHUNK = 16 << 20

@@ -10,9 +10,9 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from glyphc.errors import ArtifactError
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import KEY_PART, KeysHeader
 from glyphc.exchange.server import check_keys
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import KEY_PART, KeysHeader
 
 from .context import BODY, UPLOAD, ClientDep, Service, ServiceDep, problems
 from .limits import receive_file

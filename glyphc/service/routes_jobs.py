@@ -11,9 +11,9 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 
 from glyphc.errors import ArtifactError
-from glyphc.exchange.container import Reader
-from glyphc.exchange.headers import InputsHeader
 from glyphc.exchange.server import check_request, keys_modulus
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import InputsHeader
 
 from .context import BODY, OCTETS, UPLOAD, ClientDep, Service, ServiceDep, busy, problems
 from .limits import receive_file

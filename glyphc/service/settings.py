@@ -77,7 +77,12 @@ def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
         raise ServiceError(f"there is no folder {os.fspath(settings.programs)!r} of programs")
     found: dict[str, tuple[Path, ServerProgram]] = {}
     for path in sorted(settings.programs.iterdir()):
-        if path.suffix in (".glyphc", PROGRAM_SUFFIX):
+        if path.suffix == ".glyphc":
+            raise ServiceError(
+                f"{os.fspath(path)!r} is a whole compiled program, with names and data that are no server's business: "
+                "put its half there, which 'glyphc split PROGRAM.glyphc --server FILE.server' writes"
+            )
+        if path.suffix == PROGRAM_SUFFIX:
             program = ServerProgram.load(path)
             if not program.schedule.parameters.secure and not settings.insecure:
                 raise ServiceError(
@@ -87,7 +92,8 @@ def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
             found[program.fingerprint] = (path, program)
     if not found:
         raise ServiceError(
-            f"there is no program in {os.fspath(settings.programs)!r}: put .glyphc or .server files there"
+            f"there is no program in {os.fspath(settings.programs)!r}: put .server files there, which 'glyphc split' "
+            "makes from compiled programs"
         )
     return found
 

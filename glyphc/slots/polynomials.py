@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.analysis.series import bell
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Fit, Linear, Reshape
 from glyphc.ir.types import FixedPoint
-from glyphc.passes.fit_series import bell
 
 F64 = npt.NDArray[np.floating[Any]]
 

@@ -14,11 +14,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from glyphc.archive import ArchiveError, contents, read_entries
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.errors import IRError
 from glyphc.ir.typed_json import TypedJSON
+from glyphc.storage.archive import ArchiveError, contents, read_entries
 
 from .ranges import Ranges
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import psutil
 
 from glyphc.analysis import cost_file
+from glyphc.backends.step_loop import train_steps
 from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.files import write_atomically
 from glyphc.program import INSECURE_WARNING, InsecureWarning
@@ -26,7 +27,6 @@ from .errors import TrainingError
 from .job import Job
 from .layers import STATE_LIMBS
 from .plan import Plan
-from .server import train_steps
 
 F64 = npt.NDArray[np.floating[Any]]
 _SECRET = "secret-key.bin"

@@ -1,6 +1,6 @@
 """Running a training job in any mode, with checkpoints, progress and an optional look at the loss.
 
-In real use client and server are two machines; here they share a process but not their objects (see ``server``).
+In real use client and server are two machines; here they share a process but not their objects.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.backends.step_loop import train_steps
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
 from glyphc.progress import Reporter, Silent, duration
@@ -25,7 +26,6 @@ from .job import Job, check_loss
 from .plan import Plan
 from .planning import plan_of
 from .ranges import Ranges
-from .server import train_steps
 from .step import State, with_weights
 
 F64 = npt.NDArray[np.floating[Any]]

@@ -9,14 +9,14 @@ reasons. Other packages add ways as entry points of the group ``glyphc.ways``, c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Scheme
-from glyphc.slots.plan import SlotPlan
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,27 @@ BGV = Space(Scheme.BGV, Encoding.LSB)
 TORUS = Space(Scheme.TORUS, Encoding.MSB)
 CLIENT = Space(Scheme.CLIENT, None)
 SLOTS = Space(Scheme.CKKS, Encoding.SLOTS)
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """What a network would be in slots: seconds of the server by node, of a batch with all its passes; what the client
+    encrypts and sends.
+
+    degrees: in words. memory_bytes: at the peak.
+    """
+
+    parameters: SlotParameters
+    node_seconds: Mapping[int, float]
+    client_seconds: float
+    upload_bytes: float
+    memory_bytes: float
+    degrees: str
+
+    @property
+    def seconds(self) -> float:
+        """Of server and client."""
+        return sum(self.node_seconds.values()) + self.client_seconds
 
 
 @dataclass(frozen=True)

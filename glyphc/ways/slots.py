@@ -1,7 +1,7 @@
 """Leveled CKKS with the batch in slots, one ciphertext per feature: products with weights, polynomials for functions.
 
 What a node costs here depends on the levels of the whole network, so its price comes from a plan for all of it
-(``glyphc.slots.plan``); its lowering and noise are in ``glyphc.slots``, too.
+(``glyphc.passes.plan_slots``); its lowering and noise are in ``glyphc.slots``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Apply, Input, Linear, Reshape
-from glyphc.slots.plan import SlotPlan
 
-from .base import BGV, CLIENT, SLOTS, TORUS, Conversion, Offer, Question, Refusal, Way
+from .base import BGV, CLIENT, SLOTS, TORUS, Conversion, Offer, Question, Refusal, SlotPlan, Way
 
 
 class _InSlots(Way):

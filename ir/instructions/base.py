@@ -7,14 +7,15 @@ new instruction is a class, and a method of the machines that can execute it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from ..errors import IRError
 
 Register = int
+_I = TypeVar("_I", bound="Instruction")
 # Of instructions that come from no node of a graph.
 NO_NODE = -1
 
@@ -77,6 +78,16 @@ class Instruction:
         (operand,) = operands
         return (getattr(machine, self.method)(operand),)
 
+    def reading(self: _I, now: Callable[[Register], Register]) -> _I:
+        """The same instruction, which reads ``now(register)`` instead of each register."""
+        values = {name: getattr(self, name) for name in self.read_fields}
+        moved = {
+            name: tuple(map(now, value)) if isinstance(value, tuple) else now(value)
+            for name, value in values.items()
+            if value is not None
+        }
+        return replace(self, **moved)  # type: ignore[type-var]
+
     def _registers(self, names: tuple[str, ...]) -> tuple[Register, ...]:
         found: list[Register] = []
         for value in (getattr(self, name) for name in names):
@@ -116,6 +127,9 @@ class Free(Instruction):
     node: int = NO_NODE
 
 
+Code = tuple[Instruction, ...]
+
+
 def with_frees(code: Iterable[Instruction]) -> list[Instruction]:
     """The same code with a :class:`Free` behind the last use of every register."""
     code = tuple(code)
@@ -149,6 +163,8 @@ def check_flow(code: Iterable[Instruction], inputs: Kind) -> dict[Register, Kind
                 raise IRError(f"{what} frees a register twice")
             live -= set(instruction.registers)
         for register in instruction.writes:
+            if register < 0:
+                raise IRError(f"{what} writes register {register}; they are numbered from 0")
             if register in kinds:
                 raise IRError(f"{what} writes register {register} a second time")
             kinds[register] = instruction.result or inputs

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from ..errors import IRError
 from ..functions import Function
 from ..series import Series
+from .base import Code as Code
 from .base import Instruction, Kind, Load, Register, Store, check_flow
 
 # Of one training run: each is listed in its program.
@@ -261,9 +262,6 @@ class Decode(Instruction):
     method: ClassVar[str] = "decode"
     target: Register
     source: Register
-
-
-Code = tuple[Instruction, ...]
 
 
 def check(code: Code, inputs: Mapping[str, int], kept: int, slot_levels: int = 0) -> dict[str, int]:

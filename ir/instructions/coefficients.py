@@ -18,16 +18,14 @@ from .base import Instruction, Kind, Register
 
 
 @dataclass(frozen=True)
-class Dot(Instruction):
+class DotProduct(Instruction):
     """target = total + sum_j sources[j] * weights[j] + bias, polynomial products modulo X^N + 1 (BGV).
 
-    weights: name of a :class:`Polynomials` constant with one polynomial per source, and the bias as the last one if it
-    has one more. total: an earlier sum to go on with.
+    weights: the name of one polynomial per source, and perhaps a bias. total: an earlier sum to go on with.
     """
 
     operand: ClassVar[Kind] = Kind.BGV
     result: ClassVar[Kind] = Kind.BGV
-    method: ClassVar[str] = "dot"
     read_fields: ClassVar[tuple[str, ...]] = ("sources", "total")
     target: Register
     sources: tuple[Register, ...]
@@ -36,30 +34,22 @@ class Dot(Instruction):
     node: int
 
     def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
-        sources = operands[: len(self.sources)]
-        return (machine.dot(sources, self.weights, None if self.total is None else operands[-1]),)
+        sources, total = operands[: len(self.sources)], None if self.total is None else operands[-1]
+        return (getattr(machine, self.method)(sources, self.weights, total),)
 
 
 @dataclass(frozen=True)
-class EncryptedDot(Instruction):
-    """Like :class:`Dot` with weights and bias that are encrypted under the client's key: external products (BGV).
+class Dot(DotProduct):
+    """With plaintext weights: a :class:`Polynomials` constant, whose last row is the bias if it has one more."""
 
-    weights: name of an :class:`EncryptedMap` of the client's specification.
-    """
+    method: ClassVar[str] = "dot"
 
-    operand: ClassVar[Kind] = Kind.BGV
-    result: ClassVar[Kind] = Kind.BGV
+
+@dataclass(frozen=True)
+class EncryptedDot(DotProduct):
+    """With weights and bias that are encrypted under the client's key, an :class:`EncryptedMap`: external products."""
+
     method: ClassVar[str] = "encrypted_dot"
-    read_fields: ClassVar[tuple[str, ...]] = ("sources", "total")
-    target: Register
-    sources: tuple[Register, ...]
-    weights: str
-    total: Register | None
-    node: int
-
-    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
-        sources = operands[: len(self.sources)]
-        return (machine.encrypted_dot(sources, self.weights, None if self.total is None else operands[-1]),)
 
 
 @dataclass(frozen=True)

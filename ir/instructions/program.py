@@ -61,6 +61,11 @@ class Port:
         """How many numbers of a sample are encrypted."""
         return prod(self.shape) if self.ranks is None else len(self.ranks.features)
 
+    @property
+    def stored_parts(self) -> int:
+        """Ciphertexts of one chunk of an output: parts beyond its features hold nothing."""
+        return min(self.layout.parts, self.layout.features)
+
 
 @dataclass(frozen=True)
 class EncryptedMap:

@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..errors import IRError, IRSyntaxError
-from ..typed_json import TypedJSON
+from ..errors import IRError
 from .base import Free, Instruction, Kind, Load, Register, Store, check_flow
 
-SLOT_HEAD = "glyphc-slots 1"
 # Far above every weight of a plan, and far below what overflows somewhere.
 _MOST = 2.0**40
 
@@ -88,29 +86,6 @@ class Drop(Instruction):
 
     def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
         return (machine.drop(operands[0], self.levels),)
-
-
-INSTRUCTIONS: dict[str, type] = {c.__name__.lower(): c for c in (Load, SlotDot, SlotProduct, Drop, Store, Free)}
-_JSON = TypedJSON({Instruction: INSTRUCTIONS})
-
-
-def slot_text(code: Sequence[Instruction]) -> str:
-    """A line for each instruction, e.g. ``{"drop":{"target":2,"source":0,"levels":3,"node":4}}``."""
-    return "\n".join([SLOT_HEAD, *(_JSON.text(i, Instruction) for i in code)]) + "\n"
-
-
-def parse_slots(text: str) -> tuple[Instruction, ...]:
-    """The inverse of :func:`slot_text`; IRSyntaxError, with the line, for any other text."""
-    head, *lines = text.split("\n")
-    if head != SLOT_HEAD or lines[-1:] != [""]:
-        raise IRSyntaxError(f"line 1: slot programs begin with {SLOT_HEAD!r} and end with a line end")
-    code: list[Instruction] = []
-    for number, line in enumerate(lines[:-1], start=2):
-        try:
-            code.append(_JSON.read(line, Instruction))
-        except IRSyntaxError as e:
-            raise IRSyntaxError(f"line {number}: {e}") from None
-    return tuple(code)
 
 
 def check_slots(code: Sequence[Instruction], inputs: Mapping[str, int], depth: int) -> dict[Register, SlotType]:

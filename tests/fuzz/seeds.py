@@ -16,9 +16,8 @@ from onnx import helper
 import glyphc
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.cost_file import to_json
-from glyphc.exchange.artifacts import ServerProgram, stripped
-from glyphc.exchange.container import Header, Writer
-from glyphc.exchange.headers import HEADERS
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.split import split
 from glyphc.exchange.training_client import plan_steps
 from glyphc.exchange.training_files import TrainingProgram
 from glyphc.files import EPOCH
@@ -27,6 +26,8 @@ from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.text import record_text, to_text
 from glyphc.program import Program
+from glyphc.storage.container import Header, Reader, Writer
+from glyphc.storage.headers import HEADERS, ProgramHeader
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD
@@ -77,7 +78,16 @@ def artifacts() -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=1)
 def halves() -> tuple[ServerProgram, ...]:
-    return tuple(ServerProgram(stripped(p.graph)) for p in programs())
+    return tuple(split(p.graph).server for p in programs())
+
+
+def parts_of(half: ServerProgram) -> dict[str, bytes]:
+    """The parts of a server's half, as they are in its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "program.server"
+        half.save(path)
+        with Reader(path, ProgramHeader) as reader:
+            return {name: reader.read(name) for name in reader.parts}
 
 
 @lru_cache(maxsize=1)

@@ -4,8 +4,8 @@ A container is a zip archive without compression (its contents look random anywa
 names the kind of the file, the version of the format, a header with typed fields, and the size and SHA-256 of every
 part; the SHA-256 of the manifest identifies the whole file ("digest"), and is how files refer to one another.
 
-Files come from strangers, so opening one costs little whatever is in it: ``glyphc.archive`` reads the list of entries,
-the manifest may be as long as so many parts need, and it is read without building a tree of what it holds.
+Files come from strangers, so opening one costs little whatever is in it: :mod:`.archive` reads the list of entries, the
+manifest may be as long as so many parts need, and it is read without building a tree of what it holds.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar, get_type_hints
 
-from glyphc.archive import ArchiveError, Entry, chunks, contents, read_entries
 from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, Replacement, check_writable
+from glyphc.storage.archive import ArchiveError, Entry, chunks, contents, read_entries
 
 FORMAT = "glyphc-container"
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 # A file of inputs has one for each ciphertext, keys have some hundreds.
 _MOST_PARTS = 1 << 17

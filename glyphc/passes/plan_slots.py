@@ -1,9 +1,8 @@
-"""What a network would be in slots: degrees, ring, price. Worked out as a whole, since its levels decide its price."""
+"""What a network would be in slots, worked out as a whole, since its levels decide its price."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,35 +14,17 @@ from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Polynomial, Reshape, Softmax
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Level, Scheme
-from glyphc.passes.base import Context
+from glyphc.slots.lowering import slot_schedule
+from glyphc.slots.parameters import RINGS
+from glyphc.slots.polynomials import DEGREES, fit
+from glyphc.ways.base import SlotPlan
 
-from .lowering import slot_schedule
-from .parameters import RINGS
-from .passes import FitPolynomials, SelectSlots
-from .polynomials import DEGREES, fit
+from .base import Context
+from .fit_polynomials import FitPolynomials
+from .select_slots import SelectSlots
 
 # Of the operand of a product: one is left behind it.
 _FEWEST_LIMBS = 2
-
-
-@dataclass(frozen=True)
-class SlotPlan:
-    """Seconds of the server by node, of a batch with all its passes; what the client encrypts and sends.
-
-    degrees: in words. memory_bytes: at the peak.
-    """
-
-    parameters: SlotParameters
-    node_seconds: Mapping[int, float]
-    client_seconds: float
-    upload_bytes: float
-    memory_bytes: float
-    degrees: str
-
-    @property
-    def seconds(self) -> float:
-        """Of server and client."""
-        return sum(self.node_seconds.values()) + self.client_seconds
 
 
 def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_seconds: float) -> SlotPlan | str:
@@ -62,7 +43,7 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
         return f"its products with numbers alone take {least:.1f} s"
     inside = in_slots(graph)
     try:
-        selecting = SelectSlots(fitting.points, fitting.spread, fitting.logits, fitting.samples, fitting.measures)
+        selecting = SelectSlots(fitting.points, fitting.spread, fitting.logits, fitting.measures, fitting.samples)
         unheard = replace(context, samples={})  # what these polynomials lose does not matter
         cheapest = _planned(selecting.run(_with_degree(inside, DEGREES[0]), unheard), context, graph.batch)
         if cheapest.seconds > most_seconds:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from glyphc.analysis.noise import Noise, predict
 from glyphc.ir.graph import Graph
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.slots.noise import predict_slots
-
-from .noise import Noise, predict
 
 
 def predicted_noise(graph: Graph) -> dict[int, Noise]:

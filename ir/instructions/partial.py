@@ -6,23 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from glyphc.errors import ParameterError
-from glyphc.ir.instructions import (
-    Dot,
-    EncryptedDot,
-    Evaluate,
-    Free,
-    FromTorus,
-    Instruction,
-    Load,
-    Powers,
-    Register,
-    Schedule,
-    Split,
-    Store,
-    ToTorus,
-)
-from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
+from ..errors import IRError
+from .base import Free, Instruction, Load, Register, Store
+from .coefficients import DotProduct
+from .program import ClientSpec, Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +24,8 @@ def for_samples(schedule: Schedule, samples: int) -> PartialSchedule:
     """What so many samples of one batch take, where they stand as :meth:`ClientSpec.places` says.
 
     The same instructions in the same order, less those of the chunks that are left empty. Each linear map adds the
-    bias chunk by chunk, so nothing else changes.
+    bias chunk by chunk, so nothing else changes. IRError for a schedule, which must come from a stranger then, whose
+    chunks are not computed one apart from the other.
     """
     chunks = schedule.client.chunks_for(samples)
     if chunks == schedule.client.chunks:
@@ -45,7 +33,18 @@ def for_samples(schedule: Schedule, samples: int) -> PartialSchedule:
     parts = {port.name: port.layout.parts for port in schedule.client.inputs}
     rest = _Rest({name: chunks * p for name, p in parts.items()})
     kept = [(number, i) for number, whole in enumerate(schedule.instructions) if (i := rest.instruction(whole))]
-    return PartialSchedule(replace(schedule, instructions=tuple(i for _, i in kept)), tuple(n for n, _ in kept))
+    partial = replace(schedule, instructions=tuple(i for _, i in kept))
+    _check_stores(schedule.client, partial.instructions, chunks)
+    return PartialSchedule(partial, tuple(n for n, _ in kept))
+
+
+def _check_stores(client: ClientSpec, code: Sequence[Instruction], chunks: int) -> None:
+    """IRError unless of each output the first chunks are there, each whole."""
+    stored = Counter(i.name for i in code if isinstance(i, Store))
+    for port in client.outputs:
+        wanted = min(chunks, port.layout.chunks) * port.stored_parts
+        if stored[port.name] != wanted:
+            raise IRError(f"{chunks} chunks give {stored[port.name]} ciphertexts of output {port.name!r}, not {wanted}")
 
 
 @dataclass
@@ -61,43 +60,34 @@ class _Rest:
     held: Counter[Register] = field(default_factory=Counter)
 
     def instruction(self, whole: Instruction) -> Instruction | None:
-        """What is left of an instruction."""
+        """What is left of an instruction: as long as a register that it reads holds something, all of it."""
         match whole:
-            case Load(target=target, name=name, part=part):
-                return self._made(whole, (target,), empty=part >= self.loaded[name])
-            case Dot() | EncryptedDot():
-                return self._dot(whole)
-            case Split(targets=targets, source=source):
-                return self._made(replace(whole, source=self._now(source)), targets, self._empty(source))
-            case ToTorus(target=target, source=source) | FromTorus(target=target, source=source):
-                return self._made(replace(whole, source=self._now(source)), (target,), self._empty(source))
-            case Powers(target=target, source=source):
-                return self._made(replace(whole, source=self._now(source)), (target,), self._empty(source))
-            case Evaluate(target=target, powers=powers):
-                return self._made(replace(whole, powers=self._now(powers)), (target,), self._empty(powers))
-            case Store(source=source):
-                return None if self._empty(source) else replace(whole, source=self._now(source))
-            case SlotDot() | SlotProduct() | Drop():
-                raise AssertionError("programs in slots have one chunk")
-            case Free(registers=registers):
-                dead = tuple(self._dead(registers))
+            case Load():
+                return self._made(whole, whole.part >= self.loaded[whole.name])
+            case DotProduct():
+                return self._sum(whole)
+            case Free():
+                dead = tuple(self._dead(whole.registers))
                 return replace(whole, registers=dead) if dead else None
-            case _:
-                raise ParameterError(f"a batch that is not full cannot take a {whole.mnemonic}")
+        empty = set(map(self._empty, whole.reads))
+        if len(empty) != 1:
+            raise IRError(f"a {whole.mnemonic} reads a chunk that holds samples and one that holds none")
+        return self._made(whole if empty == {True} else whole.reading(self._now), empty == {True})
 
-    def _dot(self, whole: Dot | EncryptedDot) -> Dot | EncryptedDot | None:
+    def _sum(self, whole: DotProduct) -> DotProduct | None:
         """The sources are parts of one chunk: all there, or all empty; then the sum is what it was before."""
         before = None if whole.total is None else self.names[whole.total]
-        if not any(map(self._empty, whole.sources)):
-            sources = tuple(map(self._now, whole.sources))
+        empty = set(map(self._empty, whole.sources))
+        if empty == {False}:
             self._hold(whole.target, whole.target)
-            return replace(whole, sources=sources, total=before)
-        assert all(map(self._empty, whole.sources))
+            return replace(whole, sources=tuple(map(self._now, whole.sources)), total=before)
+        if empty != {True}:
+            raise IRError(f"a {whole.mnemonic} sums up parts of several chunks")
         self._hold(whole.target, before)
         return None
 
-    def _made(self, instruction: Instruction, targets: Sequence[Register], empty: bool) -> Instruction | None:
-        for target in targets:
+    def _made(self, instruction: Instruction, empty: bool) -> Instruction | None:
+        for target in instruction.writes:
             self._hold(target, None if empty else target)
         return None if empty else instruction
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from glyphc.ir.memory import inflated
+
 _STORED, _DEFLATED = 0, 8
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -95,25 +97,15 @@ def contents(file: BinaryIO, entry: Entry) -> bytes:
     file.seek(entry.start)
     data = file.read(entry.size)
     if entry.deflated:
-        data = inflated(data, entry.length, -zlib.MAX_WBITS)
+        try:
+            data = inflated(data, entry.length, -zlib.MAX_WBITS)
+        except ValueError as e:
+            raise ArchiveError(f"{entry.name}: {e}") from None
     if len(data) != entry.length:
         raise ArchiveError(f"{entry.name} has another size than the archive says")
     if zlib.crc32(data) != entry.crc:
         raise ArchiveError(f"the CRC-32 of {entry.name} is wrong")
     return data
-
-
-def inflated(data: bytes, most: int, wbits: int = zlib.MAX_WBITS) -> bytes:
-    """Deflated data, of which at most ``most`` bytes are made; ArchiveError if there are more, or something behind."""
-    stream = zlib.decompressobj(wbits)
-    try:
-        # a limit of 0 would be none
-        out = stream.decompress(data, most + 1)
-    except zlib.error as e:
-        raise ArchiveError(str(e)) from None
-    if len(out) > most or not stream.eof or stream.unused_data:
-        raise ArchiveError("it inflates to another size than it says")
-    return out
 
 
 def _directory(file: BinaryIO, most: int) -> tuple[bytes, int, int]:

@@ -1,7 +1,8 @@
 """What each kind of file says of itself. All fields are checked for their types when a file is opened.
 
-program: the fingerprint of a program (SHA-256 of its final graph). key: the digest of a client's file of evaluation
-keys. request: the digest of a file of encrypted inputs. parameters: as text, see ``glyphc.ir.text.record_text``.
+program: the fingerprint of a program, see ``artifacts.ServerProgram``; of weights in the clear, of its final graph.
+key: the digest of a client's file of evaluation keys. request: the digest of a file of encrypted inputs. parameters: as
+text, see ``glyphc.ir.text.record_text``.
 """
 
 from __future__ import annotations
@@ -34,11 +35,21 @@ class SpecHeader(Header):
 
 @dataclass(frozen=True)
 class ProgramHeader(Header):
-    """The server's half of a program: the final graph without anything that calibration saw; part "graph"."""
+    """The server's half of a program; parts "spec", "outline", "noise", "code/..." and "weights/..."."""
 
     kind = "a server program"
     made_by = "'glyphc split'"
     read_by = "'glyphc eval --program' and 'glyphc serve' read it"
+    program: str
+
+
+@dataclass(frozen=True)
+class NamesHeader(Header):
+    """What a model calls its inputs and outputs, their columns and classes, which nothing else says; part "names"."""
+
+    kind = "names of inputs and outputs"
+    made_by = "'glyphc split --names'"
+    read_by = "'glyphc encrypt' and 'glyphc decrypt' read it, in the client's folder"
     program: str
 
 
@@ -203,6 +214,7 @@ class TrainingSecretHeader(SecretHeader):
 
 HEADERS: tuple[type[Header], ...] = (
     SpecHeader,
+    NamesHeader,
     WeightsHeader,
     ProgramHeader,
     SecretHeader,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .analysis.series import HALF_RANGE, find_jumps
-from .errors import ActivationError
-from .ir.functions import Function
+from glyphc.analysis.series import HALF_RANGE, find_jumps
+from glyphc.errors import ActivationError, one_line
+from glyphc.ir.functions import Function
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -123,7 +123,7 @@ def _check_name(name: Any, replace: bool) -> None:
         raise ActivationError(
             f"activation {name!r} is registered already; use another name, or replace=True to register it anew"
         )
-    from .frontends.from_onnx import OPERATORS  # loads onnx
+    from .onnx_rules import OPERATORS  # loads onnx
 
     if name in OPERATORS:
         raise ActivationError(
@@ -164,7 +164,7 @@ def _numbers(subject: str, given: Any) -> F64:
         if array.dtype == object:  # e.g. from np.frompyfunc
             array = array.astype(np.float64)
     except Exception as e:  # numpy raises many; tensors of other libraries raise their own
-        raise ActivationError(f"{subject} cannot be read as real numbers: {_one_line(e)}") from None
+        raise ActivationError(f"{subject} cannot be read as real numbers: {one_line(e)}") from None
     if array.dtype.kind not in "fiub":
         raise ActivationError(f"{subject} holds {array.dtype}, not real numbers")
     with np.errstate(over="ignore"):  # from longer floats; the bounds are checked
@@ -202,7 +202,7 @@ class _Callable:
                 result = self.function(x.copy())  # a copy: it may work in place
         except Exception as e:
             raise ActivationError(
-                f"activation {self.name!r}: the callable raised {type(e).__name__} ({_one_line(e)}) for a float64 "
+                f"activation {self.name!r}: the callable raised {type(e).__name__} ({one_line(e)}) for a float64 "
                 f"array of shape {x.shape}; if it takes single numbers, wrap it in np.vectorize"
             ) from e
         y = _numbers(subject, result)
@@ -286,8 +286,3 @@ def _check_resolution(function: _Callable, points: int, table: Function) -> None
             f"linear interpolation misses {off[at] / span:.2g} of its range; give more points (up to "
             f"{_MOST_POINTS}), or choose a smaller interval"
         )
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of somebody else's exception, to be quoted within a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

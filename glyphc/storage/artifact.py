@@ -9,15 +9,16 @@ import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glyphc.archive import ArchiveError, contents, read_entries
 from glyphc.errors import ArtifactError
-from glyphc.exchange import container
-from glyphc.exchange.headers import HEADERS
 from glyphc.ir import memory
 from glyphc.ir.errors import IRError, TooLargeError
 from glyphc.ir.graph import Graph
 from glyphc.ir.text import parse
 from glyphc.ir.verify import verify
+from glyphc.storage.archive import ArchiveError, contents, read_entries
+from glyphc.storage.headers import HEADERS
+
+from . import container
 
 FORMAT = "glyphc-program"
 VERSION = 2

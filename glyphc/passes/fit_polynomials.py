@@ -1,35 +1,29 @@
-"""The passes that only slot programs take: from a quantized graph to one with parameters."""
+"""Polynomials in place of the nonlinearities of a network whose numbers stand in slots."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.analysis.slot_cost import slot_work
 from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.ops import Apply, Fit, Input, Linear, Output, Polynomial
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.ops import Apply, Fit, Linear, Output, Polynomial
 from glyphc.ir.types import Encoding, Level
 from glyphc.measures import Judge, worst
 from glyphc.measures import text as loss_text
-from glyphc.passes.base import Context, check_option, check_ring
-from glyphc.passes.float_maps import FloatMaps
-from glyphc.passes.judged import JudgedPass
+from glyphc.slots.depth import network_depth
+from glyphc.slots.parameters import deepest
+from glyphc.slots.polynomials import DEGREES, fit
 
-from .depth import network_depth
-from .layout import laid_out
-from .lowering import slot_schedule
-from .noise import predict_slots
-from .parameters import RINGS, deepest, smallest_scale
-from .polynomials import DEGREES, fit
-from .trial import simulated
+from .base import Context, check_option
+from .float_maps import FloatMaps
+from .tolerance import Halves, TolerancePass
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -43,11 +37,12 @@ _CAUTION = 2.0
 
 
 @dataclass(frozen=True)
-class FitPolynomials(JudgedPass):
+class FitPolynomials(TolerancePass):
     """A polynomial for every nonlinearity, of as low a degree as the tolerated loss of accuracy allows.
 
-    degree: of all of them, whatever is lost; 0: as the tolerance asks. Degrees are chosen on one half of the
-    calibration samples; what is lost with them ``select-slots`` simulates on the other one, when there are parameters.
+    degree: of all of them, whatever is lost; 0: as the tolerance asks. samples: as of ``assign-budget``. Degrees are
+    chosen on one half of the calibration samples; what is lost with them ``select-slots`` simulates on the other one,
+    when there are parameters.
     """
 
     name: ClassVar[str] = "fit-polynomials"
@@ -60,6 +55,7 @@ class FitPolynomials(JudgedPass):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_option(self.name, "degree", self.degree, 0, DEGREES[-1])
+        check_option(self.name, "samples", self.samples, 1, 1_000_000)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         nodes = [node for node, _ in graph.of(Apply) if node.type.encoding is Encoding.SLOTS]
@@ -70,7 +66,8 @@ class FitPolynomials(JudgedPass):
                 "polynomials are fitted to calibration samples, and their degree is found by simulating the network on "
                 "them: pass --calibration (calibration=...)"
             )
-        halves, judge = self.judged(graph, context)
+        halves = Halves.of(context.samples, self.samples)
+        judge = self.judge(context.source or graph, halves.both)
         search = _Search(_Trial(graph, bool(self.degree)), judge.on(halves.first), halves.first)
         chosen = search.one(nodes, self.degree) if self.degree else search.run(nodes)
         warning = ""
@@ -201,102 +198,3 @@ class _Trial:
 
         values = evaluate_all(self.graph, samples, approximate)
         return {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in self.graph.of(Output)}
-
-
-@dataclass(frozen=True)
-class SelectSlots(JudgedPass):
-    """Layouts, and the cheapest ring and moduli at which every output's noise stays below 2^-precision of its range.
-
-    With these it simulates what the outputs lose, all noise included, on calibration samples that no degree was chosen
-    with. ring: 0 for a choice among the secure ones; security as in ``select-parameters``.
-    """
-
-    name: ClassVar[str] = "select-slots"
-    requires: ClassVar[Level] = Level.ASSIGNED
-    ensures: ClassVar[Level] = Level.LAIDOUT
-    slots: ClassVar[bool | None] = True
-    samples: int = SAMPLES
-    precision: float = 15.0
-    ring: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_option(self.name, "precision", self.precision, 4.0, 30.0)
-        if self.ring:
-            check_ring(self.name, self.ring)
-
-    def run(self, graph: Graph, context: Context) -> Graph:
-        depth = network_depth(graph, _degree)
-        # the instructions are the same in all rings
-        work = None
-        found: list[tuple[float, Graph, SlotParameters]] = []
-        candidates: list[Candidate] = []
-        for ring in (self.ring,) if self.ring else RINGS:
-            sized = smallest_scale(ring, depth, lambda p: self._precise(graph, p), bool(self.ring))
-            if not sized:
-                reason = f"{depth} levels of enough precision are not 128-bit secure"
-                candidates.append(Candidate(f"N = {ring}", None, reason))
-            priced = []
-            for parameters in sized:
-                placed = laid_out(graph, parameters)
-                passes = -(-graph.batch // placed.batch)
-                work = work or slot_work(slot_schedule(placed))
-                priced.append((passes * work.seconds(parameters, context.cost), placed, parameters))
-            if priced:
-                found.append(min(priced, key=lambda item: item[0]))
-                seconds, placed, p = found[-1]
-                passes = -(-graph.batch // placed.batch)
-                reason = (
-                    f"{p.modulus_bits} bits of moduli, {p.scaling_bits} of them a level, {p.large_digits} digits"
-                    + (f", {passes} passes" if passes > 1 else "")
-                )
-                candidates.append(Candidate(f"N = {ring}", seconds, reason))
-        if not found:
-            raise ParameterError(f"no ring holds the {depth} levels of this network in slots: " + candidates[-1].reason)
-        _, best, parameters = min(found, key=lambda item: item[0])
-        losses = self.promised(graph, parameters, context)
-        warning = ""
-        if not all(loss.kept for loss in losses):
-            warning = f"numbers in slots: {loss_text(worst(losses))}"
-        decision = Decision(self.name, f"N = {parameters.ring}", tuple(candidates), warning, losses)
-        rewriter = Rewriter(best)
-        for node in best:
-            rewriter.keep(node, decisions=(decision,) if isinstance(node.op, Input) else ())
-        rewriter.new.parameters = parameters
-        return rewriter.new
-
-    def promised(self, graph: Graph, parameters: SlotParameters, context: Context) -> tuple[Loss, ...]:
-        """What the outputs lose; nothing where there are no samples."""
-        if not context.samples:
-            return ()
-        halves, judge = self.judged(_with_functions(graph), context)
-        losses = judge.on(halves.second).losses(simulated(graph, parameters, halves.second))
-        return tuple(replace(loss, held_out=halves.held_out) for loss in losses)
-
-    def _precise(self, graph: Graph, parameters: SlotParameters) -> bool:
-        noise = predict_slots(graph, parameters)
-        for node, _ in graph.of(Output):
-            source = graph.operands(node)[0]
-            while source.id not in noise:
-                source = graph.operands(source)[0]
-            assert source.type.fixed is not None
-            if noise[source.id].white > source.type.fixed.magnitude * 2.0**-self.precision:
-                return False
-        return True
-
-
-def _with_functions(graph: Graph) -> Graph:
-    """The graph with the functions that polynomials stand for: what to judge by where the network is not at hand."""
-    rewriter = Rewriter(graph)
-    for node in graph:
-        if isinstance(node.op, Polynomial):
-            new = rewriter.new.add(Apply(node.op.functions), rewriter.operands(node), node.type, node.location)
-            rewriter.replace(node, new)
-        else:
-            rewriter.keep(node)
-    return rewriter.new
-
-
-def _degree(node: Node) -> int:
-    assert isinstance(node.op, Polynomial)
-    return node.op.fit.degree

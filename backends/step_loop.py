@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from glyphc.backends.base import Observer, execute_named
 from glyphc.ir.instructions.ckks import Code
+
+from .base import Observer, execute_named
 
 Ciphertexts = dict[str, Any]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from glyphc.exchange.container import Reader, Writer
-from glyphc.exchange.headers import WeightsHeader
 from glyphc.ir import memory
 from glyphc.ir.graph import Graph, with_constants
 from glyphc.ir.ops import Linear
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import WeightsHeader
 
 
 def without_secrets(stages: Mapping[str, Graph]) -> dict[str, Graph]:

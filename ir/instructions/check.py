@@ -1,0 +1,137 @@
+"""Whether a schedule can be executed to its end: what a server asks of a file before it does anything with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..errors import IRError
+from ..parameters import Parameters
+from ..slot_parameters import SlotParameters
+from .base import Instruction, Kind, Load, Register, Store, check_flow
+from .coefficients import Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .program import EncryptedMap, Polynomials, Schedule
+from .slots import check_slots
+
+# Far above every coefficient of a series, and far below what overflows somewhere.
+_MOST_COEFFICIENT = 2.0**40
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """IRError, with the instruction, for a schedule that cannot be executed.
+
+    Registers, their kinds and operands, what is loaded and stored, weights, strides, degrees and slots: all that the
+    instructions' definitions ask for, so that no machine has to.
+    """
+    parameters = schedule.parameters
+    if isinstance(parameters, SlotParameters):
+        inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
+        check_slots(schedule.instructions, inputs, parameters.depth)
+    else:
+        for name, polynomials in schedule.polynomials.items():
+            check_polynomials(name, polynomials, parameters)
+        _Coefficients(schedule, parameters).check()
+    _check_stores(schedule)
+
+
+def check_polynomials(name: str, polynomials: Polynomials, parameters: Parameters) -> None:
+    """IRError unless these are rows of terms below X^N, with weights that are numbers modulo t."""
+    offsets, exponents, values = polynomials.offsets, polynomials.exponents, polynomials.values
+    if not len(offsets) or offsets[0] or np.any(np.diff(offsets) < 0):
+        raise IRError(f"the weights {name!r} are not one row behind the other")
+    if not len(exponents) == len(values) == offsets[-1]:
+        raise IRError(f"the weights {name!r} have not as many exponents as values")
+    if len(values) and (exponents.min() < 0 or exponents.max() >= parameters.ring):
+        raise IRError(f"the weights {name!r} have exponents beyond the ring")
+    if len(values) and max(-int(values.min()), int(values.max())) > parameters.plaintext_modulus:
+        raise IRError(f"the weights {name!r} do not fit the plaintext modulus")
+
+
+def _check_stores(schedule: Schedule) -> None:
+    """IRError unless every ciphertext of every output is stored once, in order."""
+    stored: dict[str, list[int]] = {port.name: [] for port in schedule.client.outputs}
+    for at, instruction in enumerate(schedule.instructions):
+        if isinstance(instruction, Store):
+            what = f"instruction {at} (store)"
+            if instruction.name not in stored:
+                raise IRError(f"{what} stores {instruction.name!r}, which is no output")
+            parts = stored[instruction.name]
+            if instruction.part != len(parts):
+                raise IRError(
+                    f"{what} stores part {instruction.part} of {instruction.name!r} where {len(parts)} is next"
+                )
+            parts.append(instruction.part)
+    for port in schedule.client.outputs:
+        wanted = port.layout.chunks * port.stored_parts
+        if len(stored[port.name]) != wanted:
+            raise IRError(f"{len(stored[port.name])} ciphertexts of output {port.name!r} are stored, not {wanted}")
+
+
+class _Coefficients:
+    """Goes through instructions on coefficients. degrees: of the powers in each register."""
+
+    def __init__(self, schedule: Schedule, parameters: Parameters) -> None:
+        self.schedule, self.parameters = schedule, parameters
+        self.inputs: Mapping[str, int] = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
+        self.encrypted: dict[str, EncryptedMap] = {m.name: m for m in schedule.client.encrypted}
+        self.degrees: dict[Register, int] = {}
+
+    def check(self) -> None:
+        kinds = check_flow(self.schedule.instructions, Kind.BGV)
+        for at, instruction in enumerate(self.schedule.instructions):
+            problem = self._problem(instruction)
+            if isinstance(instruction, Store) and kinds[instruction.source] is not Kind.BGV:
+                problem = f"stores {kinds[instruction.source]}"
+            if problem is not None:
+                raise IRError(f"instruction {at} ({instruction.mnemonic}) {problem}")
+        used = {i.weights for i in self.schedule.instructions if isinstance(i, EncryptedDot)}
+        if used != set(self.encrypted) or len(self.encrypted) != len(self.schedule.client.encrypted):
+            raise IRError("the encrypted weights are not those that its instructions use")
+
+    def _problem(self, instruction: Instruction) -> str | None:
+        match instruction:
+            case Load(name=name, part=part) if not 0 <= part < self.inputs.get(name, 0):
+                return f"loads part {part} of {name!r}, which is not there"
+            case Dot(sources=sources, weights=weights):
+                rows = len(self.schedule.polynomials[weights]) if weights in self.schedule.polynomials else 0
+                if not sources or rows not in (len(sources), len(sources) + 1):
+                    return f"multiplies {len(sources)} ciphertexts with {rows} polynomials of {weights!r}"
+            case EncryptedDot(sources=sources, weights=weights):
+                products = self.encrypted[weights].products if weights in self.encrypted else 0
+                if not sources or products != len(sources):
+                    return f"multiplies {len(sources)} ciphertexts with {products} encrypted polynomials of {weights!r}"
+            case Split():
+                return self._split_problem(instruction)
+            case ToTorus(slots=slots) | Powers(slots=slots) if slots != self.parameters.slots or not slots:
+                return f"is for {slots} slots, the program for {self.parameters.slots}"
+            case FromTorus() if not self.parameters.slots:
+                return "needs a bootstrapping context"
+            case Powers(target=target, degree=degree):
+                if not 1 <= degree <= self.parameters.degree:
+                    return f"has the degree {degree}, the program {self.parameters.degree}"
+                self.degrees[target] = degree
+            case Evaluate():
+                return self._series_problem(instruction)
+        return None
+
+    def _split_problem(self, instruction: Split) -> str | None:
+        parts, stride, count = instruction.parts, instruction.stride, len(instruction.targets)
+        if parts < 1 or parts & (parts - 1) or not 1 <= count <= parts or parts > self.parameters.ring:
+            return f"makes {count} of {parts} parts"
+        needed = {stride << level for level in range(parts.bit_length() - 1)}
+        if stride < 1 or not needed <= set(self.parameters.unpack_strides):
+            return f"takes {parts} parts at stride {stride}, for which there are no keys"
+        return None
+
+    def _series_problem(self, instruction: Evaluate) -> str | None:
+        series, wanted = instruction.series, self.degrees[instruction.powers]
+        # OpenFHE ends the process for some series of a lower degree than the powers were made for
+        if len(series.real) != len(series.imag) or series.degree != wanted:
+            return f"has a series of {len(series.real)} and {len(series.imag)} coefficients on powers up to {wanted}"
+        if not all(math.isfinite(c) and abs(c) < _MOST_COEFFICIENT for c in (*series.real, *series.imag)):
+            return "has a series with numbers beyond what is computed with"
+        if instruction.divisor < 1:
+            return f"divides by {instruction.divisor}"
+        return None
