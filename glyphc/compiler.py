@@ -23,11 +23,13 @@ from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context, Pass
+from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.quantize import Quantize
 from glyphc.passes.schemes import DEFAULT_STRATEGY, AssignScheme
+from glyphc.passes.select_integers import SelectIntegers
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.select_slots import SelectSlots
 from glyphc.passes.tolerance import TolerancePass
@@ -206,7 +208,7 @@ def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)
-    if isinstance(step, SelectSlots):
+    if isinstance(step, SelectSlots | SelectIntegers):
         return replace(step, ring=insecure_ring)
     return step
 
@@ -272,13 +274,15 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds
 
 def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
     """No tolerance that somebody asked for goes unheeded: GlyphcError, CalibrationError."""
-    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials)]
+    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials | FitIntegers)]
     if given and not budgets:
         raise GlyphcError(
             f"a tolerance or measure is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    if not context.samples and (given or any(step not in (AssignBudget(), FitPolynomials()) for step in budgets)):
+    if not context.samples and (
+        given or any(step not in (AssignBudget(), FitPolynomials(), FitIntegers()) for step in budgets)
+    ):
         raise CalibrationError(
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"

@@ -29,17 +29,20 @@ from glyphc.ir.instructions import (
     ToTorus,
 )
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
 from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
+from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.select_slots import SelectSlots
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.runtime import Mode, RunReport
+from glyphc.slot_totals import integer_totals, slot_totals
 from glyphc.ways.noise import predicted_noise
 
 
@@ -98,13 +101,14 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     """
     best = best_engine(program.client.parameters, here=False)[0].name
     estimates = predicted(program, cost, best)
-    band = guard_band(program.quantized, program.graph)
+    exact = isinstance(program.client.parameters, IntegerParameters)
+    band = [] if exact else ["", guard_band(program.quantized, program.graph)]
     others = {
         name: predicted(program, cost, name)
         for name in MODELLED
-        if name != best and not isinstance(program.client.parameters, SlotParameters)
+        if name != best and isinstance(program.client.parameters, Parameters)
     }
-    parts = [graph_text(program.graph, estimates), "", totals(program, estimates, best, others), "", band]
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates, best, others), *band]
     doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
@@ -114,7 +118,7 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
 def warnings(graph: Graph) -> list[str]:
     """What passes warn of, with the node; without one and once, where it is about the whole network."""
     found = ((n, d) for n in graph for d in n.decisions if d.warning)
-    whole = (AssignBudget.name, FitPolynomials.name, SelectSlots.name)
+    whole = (AssignBudget.name, FitPolynomials.name, FitIntegers.name, SelectSlots.name)
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
@@ -203,7 +207,11 @@ def totals(
     """
     p = program.client.parameters
     if isinstance(p, SlotParameters):
-        return _slot_totals(program, estimates, p)
+        lost = _fitted(program, FitPolynomials.name, SelectSlots.name, "polynomials")
+        return slot_totals(program, estimates, p, lost, _security(p))
+    if isinstance(p, IntegerParameters):
+        lost = _fitted(program, FitIntegers.name, FitIntegers.name, "integers")
+        return integer_totals(program, estimates, p, lost, _security(p))
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
@@ -240,28 +248,13 @@ def totals(
     return "\n".join(lines)
 
 
-def _slot_totals(program: Program, estimates: Estimate, p: SlotParameters) -> str:
-    """The same of a program whose numbers stand in slots."""
-    batch = program.client.batch
-    passes = -(-program.requested_batch // batch)
-    asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
+def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list[str]:
+    """Accuracy lines of a program in slots: what functions became by one pass, what that loses by another."""
     made = {d.made_by: d for n in program.graph for d in n.decisions}
-    fits, selected = made.get(FitPolynomials.name), made.get(SelectSlots.name)
-    sent = sum(port.layout.ciphertexts for port in program.client.inputs)
-    lines = [
-        f"batch       {batch} samples per pass{asked}; up to {p.slots:,} would take as long",
-        f"time        {estimates.seconds:.1f} s per pass predicted, {estimates.seconds / batch * 1e3:.1f} ms per "
-        f"sample; {estimates.client_seconds:.1f} s to encrypt and decrypt; as measured on {estimates.measured_on}",
-        f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
-        f"{estimates.key_bytes / 1e6:.1f} MB",
-        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, {sent} ciphertexts",
-        f"security    {_security(p)}",
-        f"parameters  CKKS, ring {p.ring}, {p.slots} slots, {p.depth} levels of {p.scaling_bits} bits, last prime "
-        f"{p.first_bits} bits, {p.large_digits} digits, moduli {p.modulus_bits} bits",
-    ]
-    if selected is not None:
-        lines[1:1] = accuracy_lines(selected.losses, f"polynomials: {fits.chosen}" if fits else "no polynomials")
-    return "\n".join(lines)
+    if judged_by not in made:
+        return []
+    how = f"{what}: {made[fitted_by].chosen}" if fitted_by in made else f"no {what}"
+    return accuracy_lines(made[judged_by].losses, how)
 
 
 def accuracy_lines(losses: Sequence[Loss], how: str) -> list[str]:
@@ -410,7 +403,7 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Apply | Bootstrap):
         name = " then ".join(map(str, op.functions))
         text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands})"
-    elif isinstance(op, Polynomial):
+    elif isinstance(op, Polynomial | IntegerPolynomial):
         text = f"polynomial for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Switch):
         text = f"switch {operands} {op.source.value}->{op.target.value}"
@@ -487,7 +480,7 @@ def _fill(graph: Graph) -> str:
     return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 
-def _security(parameters: Parameters | SlotParameters) -> str:
+def _security(parameters: ProgramParameters) -> str:
     return (
         f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)"
         if parameters.secure

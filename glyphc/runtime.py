@@ -32,8 +32,8 @@ from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, Pa
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.ops import Output
-from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.knowledge import Knowledge, of_program
 from glyphc.overruns import Overrun, message
@@ -301,6 +301,8 @@ class _Runner:
         return f"{node.op.mnemonic} {node.location}".strip()
 
 
-def _torus(parameters: Parameters | SlotParameters) -> float:
+def _torus(parameters: ProgramParameters) -> float:
     """Modulo what values wrap, in their integers: numbers in slots do not."""
+    if isinstance(parameters, IntegerParameters):
+        return float(parameters.modulus)
     return float("inf") if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus

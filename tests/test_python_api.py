@@ -113,7 +113,7 @@ def test_run_returns_a_dictionary_for_several_outputs(mode: str, two: Program) -
 
 
 def test_encrypted_is_the_default(two: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.backends.openfhe import client
+    from glyphc.backends.kernels import client
 
     made = []
     genuine = client.generate_keys

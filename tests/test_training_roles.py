@@ -415,11 +415,11 @@ def test_a_newer_version_is_refused(run: Path) -> None:
     path = run / "server" / PROGRAM
     with zipfile.ZipFile(path) as old:
         entries = {name: old.read(name) for name in old.namelist()}
-    entries[MANIFEST] = entries[MANIFEST].replace(b'"version": 2', b'"version": 3')
+    entries[MANIFEST] = entries[MANIFEST].replace(b'"version": 3', b'"version": 4')
     with zipfile.ZipFile(path, "w") as new:
         for name, content in entries.items():
             new.writestr(name, content)
-    with pytest.raises(ArtifactError, match="has format version 3; this glyphc reads version 2"):
+    with pytest.raises(ArtifactError, match="has format version 4; this glyphc reads version 3"):
         run_training(run / "server")
 
 

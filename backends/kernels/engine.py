@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glyphc.ir.instructions import Schedule
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.slot_parameters import SlotParameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -35,7 +35,7 @@ class KernelsEngine(Engine):
 
         return KernelsMachine
 
-    def refusal(self, parameters: Parameters | SlotParameters) -> str | None:
+    def refusal(self, parameters: ProgramParameters) -> str | None:
         from .shape import EngineShape, shape_problem
 
         if not isinstance(parameters, Parameters):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters, series_levels
-from glyphc.ir.slot_parameters import SlotParameters
 
 from .slot_figures import SLOT_ROWS, SlotRow
 
@@ -215,9 +215,9 @@ class CostModel:
         unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * len(parameters.unpack_strides)
         return unpack + self._bytes("key_bytes", parameters)
 
-    def key_seconds(self, parameters: Parameters | SlotParameters) -> float:
+    def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
-        if isinstance(parameters, SlotParameters) or not parameters.slots:
+        if not isinstance(parameters, Parameters) or not parameters.slots:
             return 0.5
         return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)
 

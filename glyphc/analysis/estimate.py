@@ -20,11 +20,13 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
 from .cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
-from .slot_cost import slot_estimate
+from .integer_cost import integer_estimate
+from .slot_cost import SlotEstimate, slot_estimate
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Estimate:
 def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
     """What one pass of the schedule is expected to take."""
     parameters = schedule.parameters
-    if isinstance(parameters, SlotParameters):
-        found = slot_estimate(schedule, cost)
+    if isinstance(parameters, SlotParameters | IntegerParameters):
+        found = _in_slots(schedule, cost)
         return Estimate(
             found.node_seconds,
             0,
@@ -88,6 +90,11 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
     )
 
 
+def _in_slots(schedule: Schedule, cost: CostModel) -> SlotEstimate:
+    exact = isinstance(schedule.parameters, IntegerParameters)
+    return integer_estimate(schedule, cost) if exact else slot_estimate(schedule, cost)
+
+
 def _output_residues(port: Port) -> int:
     """What leaves the server of an output: one element of each ciphertext, and of the other what holds a value."""
     return port.layout.ciphertexts * port.layout.ring + port.layout.batch * port.layout.features
@@ -96,8 +103,8 @@ def _output_residues(port: Port) -> int:
 def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:
     """Predicted seconds of every instruction."""
     parameters = schedule.parameters
-    if isinstance(parameters, SlotParameters):
-        return slot_estimate(schedule, cost).instruction_seconds
+    if isinstance(parameters, SlotParameters | IntegerParameters):
+        return _in_slots(schedule, cost).instruction_seconds
     return tuple(instruction_seconds(i, parameters, cost) for i in schedule.instructions)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
@@ -34,9 +35,9 @@ def largest_modulus(ring: int, sparse: bool) -> int:
     return (MAX_LOG_QP_SPARSE if sparse else MAX_LOG_QP).get(ring, 0)
 
 
-def modulus_limit(parameters: Parameters | SlotParameters) -> int:
+def modulus_limit(parameters: ProgramParameters) -> int:
     """The bound for these parameters' ring and secret: the one that bootstraps use is sparse."""
-    if isinstance(parameters, SlotParameters):
+    if isinstance(parameters, SlotParameters | IntegerParameters):
         return MAX_LOG_QP_SLOTS.get(parameters.ring, 0)
     return largest_modulus(parameters.ring, parameters.slots > 0)
 

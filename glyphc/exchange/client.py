@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis.security import modulus_limit
+from glyphc.backends.engine import best_engine
 from glyphc.codec import check_inputs, encode, with_labels
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, OverrunWarning, ParameterError
 from glyphc.ir.instructions import Polynomials
@@ -23,7 +24,7 @@ from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
-from .artifacts import NAMES_FILE, SPEC_FILE, Specification
+from .artifacts import NAMES_FILE, SPEC_FILE, Specification, with_files
 from .client_engines import ClientEngine, client_engine, key_maker
 from .engines import check_engine, key_form
 from .parts import check_count, input_places, output_places, pass_count, rows
@@ -61,20 +62,22 @@ def generate(
     passphrase: str | None,
     reporter: Reporter,
     weights: Mapping[str, Polynomials] | None = None,
-    engine: str = "openfhe",
+    engine: str | None = None,
 ) -> None:
     """Fresh keys: the secret to one file, the evaluation keys, which are for the server, to another.
 
     weights: of a program with encrypted weights, ``Schedule.secret``; they go with the evaluation keys, which are then
-    for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve; the
-    secret does not depend on it. GlyphcError when that has no keys for such a program.
+    for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve, by
+    default the first one that takes the program and can be used here; the secret does not depend on it. GlyphcError
+    when that has no keys for such a program.
 
     The secret is written last and appears only if the evaluation keys are whole. ParameterError if OpenFHE refuses
     the program's parameters.
     """
     from glyphc.backends.errors import BackendError
 
-    parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
+    parameters, encrypted, weights = with_files(spec.client.parameters), spec.client.encrypted, weights or {}
+    engine = engine or best_engine(parameters)[0].name
     check_engine(engine, parameters)
     missing = next((m.name for m in encrypted if m.name not in weights), None)
     if missing is not None:

@@ -28,6 +28,7 @@ from glyphc.ir.instructions import (
     ToTorus,
 )
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.parameters import Parameters
@@ -261,14 +262,19 @@ def _facts(program: Program, estimates: Estimate) -> tuple[Fact, ...]:
     p, batch = program.client.parameters, program.client.batch
     passes = -(-program.requested_batch // batch)
     per_sample = estimates.seconds / batch
-    if isinstance(p, SlotParameters):
+    if isinstance(p, SlotParameters | IntegerParameters):
+        what = (
+            f"BFV, moduli {p.modulus_bits} bits"
+            if isinstance(p, IntegerParameters)
+            else f"CKKS, {p.depth} levels of {p.scaling_bits} bits"
+        )
         return (
             Fact("time", _seconds(estimates.seconds), f"predicted, a pass of {batch}"),
             Fact("per sample", _seconds(per_sample), f"{passes} pass{'es' if passes > 1 else ''}"),
             Fact("client", _seconds(estimates.client_seconds), f"upload {estimates.upload_bytes / 1e6:.0f} MB"),
             Fact("memory", f"{estimates.memory_bytes / 1e9:.1f} GB", f"keys {estimates.key_bytes / 1e6:.0f} MB"),
             Fact("security", "128-bit" if p.secure else "none", p.security),
-            Fact("ring", f"{p.ring:,}", f"CKKS, {p.depth} levels of {p.scaling_bits} bits"),
+            Fact("ring", f"{p.ring:,}", what),
             Fact("slots", f"{p.slots:,}", "a sample in each"),
         )
     facts = [

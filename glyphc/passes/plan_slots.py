@@ -32,10 +32,8 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
 
     most_seconds: beyond which the cheapest polynomials would not do, so that others need not be tried.
     """
-    other = next((n for n in graph if not isinstance(n.op, _COMPUTED) or _hidden(n)), None)
-    if other is not None:
-        what = "weights that the server must not see are" if _hidden(other) else f"a {other.op.mnemonic} is"
-        return f"{other}: {what} not computed in slots, and half a network neither: there is no way back and forth"
+    if problem := not_in_slots(graph):
+        return problem
     if not context.samples:
         return "polynomials are fitted to calibration samples, and there are none"
     least = _least_seconds(graph, context.cost)
@@ -64,6 +62,15 @@ def _least_seconds(graph: Graph, cost: CostModel) -> float:
     )
 
 
+def not_in_slots(graph: Graph) -> str:
+    """Why a network cannot be computed in slots; empty where it can."""
+    other = next((n for n in graph if not isinstance(n.op, _COMPUTED) or _hidden(n)), None)
+    if other is None:
+        return ""
+    what = "weights that the server must not see are" if _hidden(other) else f"a {other.op.mnemonic} is"
+    return f"{other}: {what} not computed in slots, and half a network neither: there is no way back and forth"
+
+
 _COMPUTED = (Input, Linear, Apply, Reshape, Output, Softmax, ArgMax)
 
 
@@ -71,8 +78,8 @@ def _hidden(node: Node) -> bool:
     return isinstance(node.op, Linear) and node.op.encrypted
 
 
-def in_slots(graph: Graph) -> Graph:
-    """The graph with every encrypted value in slots."""
+def in_slots(graph: Graph, scheme: Scheme = Scheme.CKKS, encoding: Encoding = Encoding.SLOTS) -> Graph:
+    """The graph with every encrypted value in slots, under a scheme that has it there."""
     rewriter = Rewriter(graph, Level.ASSIGNED)
     for node in graph:
         operands = rewriter.operands(node)
@@ -80,7 +87,7 @@ def in_slots(graph: Graph) -> Graph:
         if isinstance(node.op, Softmax | ArgMax | Output) or behind:
             rewriter.keep(node, replace(node.type, scheme=Scheme.CLIENT))
         else:
-            rewriter.keep(node, replace(node.type, scheme=Scheme.CKKS, encoding=Encoding.SLOTS))
+            rewriter.keep(node, replace(node.type, scheme=scheme, encoding=encoding))
     return rewriter.new
 
 

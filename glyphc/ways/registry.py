@@ -10,6 +10,8 @@ from glyphc.errors import GlyphcError
 from .base import Conversion, Way
 from .bgv import EncryptedProduct, FreshInput, InPlace, PlaintextProduct
 from .client import ClientTail, Decryption
+from .integers import CONVERSIONS as INTEGER_CONVERSIONS
+from .integers import WAYS as INTEGER_WAYS
 from .slots import CONVERSIONS as SLOT_CONVERSIONS
 from .slots import WAYS as SLOT_WAYS
 from .torus import PackedBootstrap, SwitchFromTorus, SwitchToTorus
@@ -28,12 +30,18 @@ GLYPH_WAYS: tuple[Way, ...] = (
     ClientTail(),
 )
 UNAVAILABLE_WAYS: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
-_CONVERSIONS: tuple[Conversion, ...] = (SwitchToTorus(), SwitchFromTorus(), Decryption(), *SLOT_CONVERSIONS)
+_CONVERSIONS: tuple[Conversion, ...] = (
+    SwitchToTorus(),
+    SwitchFromTorus(),
+    Decryption(),
+    *SLOT_CONVERSIONS,
+    *INTEGER_CONVERSIONS,
+)
 
 
 def ways() -> tuple[Way, ...]:
     """All ways; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    return (*GLYPH_WAYS, *SLOT_WAYS, *UNAVAILABLE_WAYS, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
+    return (*GLYPH_WAYS, *SLOT_WAYS, *INTEGER_WAYS, *UNAVAILABLE_WAYS, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
 
 
 def conversions() -> tuple[Conversion, ...]:
