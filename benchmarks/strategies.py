@@ -69,7 +69,7 @@ def measure(network: str, batch: int, share: float, ring: int | None, record: Pa
 
     found = compare(task, [Choice(way) for way in WAYS], start, keep, say=print)
     results = {r.choice.strategy: r for r in found.results}
-    same = next((way for way in WAYS[1:] if results[way].program == results["auto"].program), "another program")
+    same = next((way for way in WAYS[1:] if results[way].predicted == results["auto"].predicted), "another program")
     return Found(batch, len(x), dict(start.floats)[ACCURACY], same, tuple(results[way] for way in WAYS[1:]))
 
 

@@ -10,6 +10,7 @@ from pass_networks import SAMPLES, Network, mlp
 
 import glyphc
 from glyphc.analysis.cost import CostModel
+from glyphc.backends.engine import best_engine
 from glyphc.diagnostics import predicted
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph
@@ -81,8 +82,8 @@ def test_encrypted_weights_stay_in_bgv() -> None:
 
 
 def price(program: Program) -> float:
-    """Seconds of a batch, as the finished program is predicted to take: both sides, and the upload."""
-    found = predicted(program, CostModel())
+    """Seconds of a batch, as the finished program is predicted to take where it runs: both sides, and the upload."""
+    found = predicted(program, CostModel(), best_engine(program.client.parameters, here=False)[0].name)
     passes = -(-program.requested_batch // program.client.batch)
     upload = CostModel().upload_seconds(found.upload_bytes)
     return passes * (found.seconds + found.client_seconds + upload)
