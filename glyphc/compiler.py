@@ -12,6 +12,7 @@ import numpy as np
 from glyphc import secret_weights
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
     from glyphc.progress import Reporter
     from glyphc.train.retraining import Data
-
-# Rings that only tests may use.
-INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
 
 
 @dataclass
@@ -202,8 +200,7 @@ def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
     """A pass for a small ring of tests, if there is one; GlyphcError for other rings than those."""
     if insecure_ring is None:
         return step
-    if insecure_ring not in INSECURE_RINGS:
-        raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
+    check_insecure_ring(insecure_ring)
     if isinstance(step, AssignScheme | Merge | AssignLayout):
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):

@@ -13,7 +13,6 @@ from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.kernels_cost import MODELLED, for_engine
 from glyphc.analysis.series import HALF_RANGE
 from glyphc.backends.engine import best_engine
-from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
@@ -35,12 +34,12 @@ from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Lin
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
-from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.select_slots import SelectSlots
 from glyphc.program import INSECURE_WARNING, Program
+from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
 from glyphc.slot_totals import integer_totals, slot_totals
 from glyphc.ways.noise import predicted_noise
@@ -122,12 +121,13 @@ def warnings(graph: Graph) -> list[str]:
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
-def predicted(program: Program, cost: CostModel | None = None, engine: str = "openfhe") -> Estimate:
+def predicted(program: Program, cost: CostModel | None = None, engine: str | None = None) -> Estimate:
     """What one pass of a program is expected to take, by default on the machine of the user's cost model.
 
-    engine: the one that executes it.
+    engine: the one that executes it, by default the first that takes such programs.
     """
-    return estimate(program.schedule, for_engine(cost or cost_file.current(), engine))
+    name = engine or best_engine(program.client.parameters, here=False)[0].name
+    return estimate(program.schedule, for_engine(cost or cost_file.current(), name))
 
 
 def schedule_text(schedule: Schedule, wide: bool = False) -> str:
@@ -257,20 +257,6 @@ def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list
     return accuracy_lines(made[judged_by].losses, how)
 
 
-def accuracy_lines(losses: Sequence[Loss], how: str) -> list[str]:
-    """What every output loses in simulation, and how it is judged. how: what functions became."""
-    lines = []
-    for loss in losses:
-        output = f"output {loss.output}: " if len(losses) > 1 else ""
-        which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
-        error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
-        lines += [
-            f"accuracy    {output}simulated: {loss_text(loss)} ({how})",
-            f"            measure {loss.kind.value}, {loss.reason}{error}",
-        ]
-    return lines
-
-
 _COLUMNS_OF_BAND = (
     "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
     "            out: calibration samples that would leave limits made from the others",
@@ -370,6 +356,7 @@ def run_summary(report: RunReport) -> str:
         )
     if report.mode is Mode.ENCRYPTED:
         lines.append(f"engine      {report.engine}" + (f" ({report.engine_reason})" if report.engine_reason else ""))
+    lines += losses_lines(report.promised, report.losses)
     lines.append(f"memory      {report.peak_memory / 1e9:.2f} GB peak of this process")
     lines.append(f"security    {report.security if report.security != 'insecure' else INSECURE_WARNING}")
     lines += [] if report.learns is None else [f"learns      {report.learns}"]

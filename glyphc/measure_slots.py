@@ -9,6 +9,7 @@ from typing import Any
 
 from glyphc.analysis.slot_figures import MEASURED_TOWERS, SlotRow
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.measuring import fastest
 
 # Laps of each measurement, of which the fastest counts: nothing but other work makes one slow.
 _LAPS = 12
@@ -56,12 +57,12 @@ def measure_slots(
             SlotRow(
                 parameters.ring,
                 limbs,
-                weighted=_fastest(primitives.weighted) / _TERMS,
-                product=_fastest(primitives.products) / _TERMS,
-                relinearise=_fastest(primitives.relinearised),
-                rescale=_fastest(primitives.rescaled),
-                encrypt=_fastest(lambda: client.encrypt(message)),
-                decrypt=_fastest(lambda operand=operands[0]: client.decrypt(operand)),  # type: ignore[misc]
+                weighted=_quickest(primitives.weighted) / _TERMS,
+                product=_quickest(primitives.products) / _TERMS,
+                relinearise=_quickest(primitives.relinearised),
+                rescale=_quickest(primitives.rescaled),
+                encrypt=_quickest(lambda: client.encrypt(message)),
+                decrypt=_quickest(lambda operand=operands[0]: client.decrypt(operand)),  # type: ignore[misc]
             )
         )
         observe(f"{limbs} limbs", time.perf_counter() - begun)
@@ -100,12 +101,5 @@ class _Primitives:
         self._context.Rescale(self._scaled)
 
 
-def _fastest(work: Callable[[], object]) -> float:
-    """Wall seconds of the fastest lap, after one that does not count."""
-    work()
-    laps = []
-    for _ in range(_LAPS):
-        begun = time.perf_counter()
-        work()
-        laps.append(time.perf_counter() - begun)
-    return min(laps)
+def _quickest(work: Callable[[], object]) -> float:
+    return fastest(work, _LAPS)

@@ -6,8 +6,8 @@ column beside that column's own spread, so that targets of different size count 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ _EVIDENCE = 20
 _FEW = 200
 # The float network hardly decides where its margin is below this share of its usual (median) one.
 _NEAR_TIE = 2.0**-5
+# A value that changes by this share of its spread has gone a step of some function.
+_STEP = 0.2
+# Samples that the float network is evaluated on at a time.
+_PIECE = 1024
 _STEPS = ("greater", "less", "between", "near_zero", "sign")
 # Share of a value below which its differences are rounding errors of float64 sums.
 _ROUNDING = 2.0**-40
@@ -82,6 +86,17 @@ class Measure:
         if rows.shape[-1] == 1:
             return np.asarray(rows[..., 0] > self.threshold).astype(np.int64)
         return np.asarray(np.argmax(rows, axis=-1))
+
+    def swayed(self, got: F64, wanted: F64) -> npt.NDArray[np.bool_]:
+        """Which values stand for another decision, or are another step away; in the shape of the values."""
+        if self.kind is not MeasureKind.CLASSES:
+            off = np.abs(_columns(np.asarray(got - wanted, dtype=np.float64))) / np.array(self.spreads)[:, None]
+            return np.asarray(off > _STEP).reshape(wanted.shape)
+        changed = self.decisions(got) != self.decisions(wanted)
+        if self.labels:
+            return np.asarray(changed.reshape(wanted.shape))
+        rows = _rows(wanted)
+        return np.broadcast_to(changed.reshape(*rows.shape[:-1], 1), rows.shape).reshape(wanted.shape)
 
     def margins(self, scores: F64) -> F64:
         """How clearly scores decide, for every decision."""
@@ -139,6 +154,10 @@ class Judge:
     def on(self, samples: Mapping[str, F64]) -> Judge:
         """The same measures, on other samples."""
         return Judge(self.network, self.measures, self.limits, _truth(self.network, samples))
+
+    def beside(self, outputs: Mapping[str, F64]) -> Judge:
+        """The same measures beside these outputs instead of the float network's, on the same samples."""
+        return replace(self, truth={name: Truth(np.asarray(values), None) for name, values in outputs.items()})
 
     def losses(self, outputs: Mapping[str, F64]) -> tuple[Loss, ...]:
         """Of every output; ``outputs``: real values by name, as the client sees them, of the samples of ``truth``."""
@@ -225,6 +244,11 @@ def text(loss: Loss, samples: str = "calibration samples") -> str:
     return words + (f", {limit} tolerated" if loss.kept else f": more than the tolerated {limit}")
 
 
+def value_text(loss: Loss) -> str:
+    """How much was lost, with its unit."""
+    return f"{loss.value:.2g}{'' if loss.kind is MeasureKind.ABSOLUTE else ' %'}"
+
+
 # -- choosing --
 
 
@@ -293,6 +317,21 @@ def _tail(network: Graph, output: Node) -> list[Node]:
 
 
 def _truth(network: Graph, samples: Mapping[str, F64]) -> dict[str, Truth]:
+    """Evaluated piece by piece: all values of a network on all samples may be more than the memory holds."""
+    count = len(next(iter(samples.values())))
+    pieces = [
+        _truth_of(network, {name: x[first : first + _PIECE] for name, x in samples.items()})
+        for first in range(0, count, _PIECE)
+    ]
+    return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _joined(pieces: Sequence[Truth]) -> Truth:
+    scores = [piece.scores for piece in pieces if piece.scores is not None]
+    return Truth(np.concatenate([piece.values for piece in pieces]), np.concatenate(scores) if scores else None)
+
+
+def _truth_of(network: Graph, samples: Mapping[str, F64]) -> dict[str, Truth]:
     values = evaluate_all(network, samples)
 
     def of(node: Node) -> F64:

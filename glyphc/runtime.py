@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from glyphc import overruns, plausible
+from glyphc import overruns, plausible, promises
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
 from glyphc.analysis.kernels_cost import for_engine
@@ -29,6 +29,7 @@ from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
 from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
+from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
@@ -59,10 +60,11 @@ class RunReport:
 
     overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
     samples, without noise. lost: samples, from and to, of passes that are lost as a whole, or would be under
-    encryption (numbers in slots, see ``glyphc.plausible``). timeline: of every instruction, in the order they ran: its
-    number in the schedule, when it began (seconds from the first one's beginning) and how long it took. cpu_seconds: of
-    evaluation, on all cores. learns: who learns what, of an encrypted run. engine: what executed it, by name; and why
-    not another one that would come first.
+    encryption (numbers in slots, see ``glyphc.plausible``). promised: what every output was to lose, by the accuracy
+    line of its compilation; losses: what it lost on these samples, beside the float network, empty where there is
+    none. timeline: of every instruction, in the order they ran: its number in the schedule, when it began (seconds from
+    the first one's beginning) and how long it took. cpu_seconds: of evaluation, on all cores. learns: who learns what,
+    of an encrypted run. engine: what executed it, by name; and why not another one that would come first.
     """
 
     outputs: dict[str, npt.NDArray[Any]]
@@ -77,6 +79,8 @@ class RunReport:
     security: str = ""
     overruns: tuple[Overrun, ...] = ()
     lost: tuple[tuple[int, int], ...] = ()
+    promised: tuple[Loss, ...] = ()
+    losses: tuple[Loss, ...] = ()
     engine: str = ""
     engine_reason: str = ""
     cpu_seconds: float = 0.0
@@ -185,6 +189,8 @@ class _Runner:
                 self._on(self.engine)
         finally:
             self.reporter.done()
+        self.report.promised = promises.promised(self.program)
+        self.report.losses = promises.happened(self.program, self.samples, self.report.outputs)
         self.report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from glyphc.errors import GlyphcError
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import Parameters
@@ -21,6 +22,9 @@ MAX_LOG_QP_SPARSE = {65536: LARGEST_SPARSE}
 # the standard's bounds, made with an older one, it gives 126).
 MAX_LOG_QP_SLOTS = {16384: 430, 32768: 864}
 
+# Small rings that tests may ask for by name.
+INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
+
 # Digits of key switching: more need a smaller auxiliary modulus, but larger keys and more time.
 MOST_DIGITS = 15
 # Evaluation keys of bootstraps may take this much, so that a run stays below 16 GB.
@@ -28,6 +32,12 @@ _MOST_KEY_BYTES = 12.5e9
 # How many there are, by levels of both transforms: the most over all numbers of slots from 64 to 32768. They are
 # OpenFHE's rotations and four more (``backends.openfhe.contexts.bootstrap_automorphisms``); a test counts them again.
 MOST_KEYS = {(5, 5): 49, (5, 4): 62, (4, 5): 62, (4, 4): 81, (3, 3): 67, (3, 4): 72, (2, 2): 132}
+
+
+def check_insecure_ring(ring: int | None, name: str = "insecure_ring") -> None:
+    """GlyphcError for a ring that is none of those that may be asked for; name: of the option."""
+    if ring is not None and ring not in INSECURE_RINGS:
+        raise GlyphcError(f"{name} must be one of {', '.join(map(str, INSECURE_RINGS))}, not {ring}")
 
 
 def largest_modulus(ring: int, sparse: bool) -> int:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from glyphc.analysis import cost_file, noise
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate, instruction_costs
+from glyphc.analysis.kernels_cost import for_engine
+from glyphc.backends.engine import best_engine
 from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
@@ -35,6 +37,7 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level, Scheme, TensorType
+from glyphc.measures import value_text
 from glyphc.passes.validate import ValidateNoise
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.run_record import RunRecord
@@ -92,7 +95,7 @@ def build(
     program: Program, title: str, stage: str | None = None, run: RunRecord | None = None, cost: CostModel | None = None
 ) -> Report:
     """The report of a program's final graph, or of the graph after a stage (which has no times and no timeline)."""
-    cost = cost or cost_file.current()
+    cost = for_engine(cost or cost_file.current(), best_engine(program.client.parameters, here=False)[0].name)
     graph = program.graph if stage is None else program.stages[stage]
     final = graph is program.graph
     estimates = estimate(program.schedule, cost)
@@ -306,8 +309,23 @@ def _run_facts(run: RunRecord | None) -> tuple[Fact, ...]:
         Fact("mode", run.mode, run.security),
         Fact("samples", str(run.samples), f"{run.passes} pass(es), {_seconds(evaluated)} per sample evaluated"),
         *stages,
+        *_loss_facts(run),
         Fact("memory", f"{run.peak_memory / 1e9:.2f} GB", "peak of the process"),
     )
+
+
+def _loss_facts(run: RunRecord) -> list[Fact]:
+    """What every output lost, beside what it was to lose."""
+    promised = {loss.output: value_text(loss) for loss in run.promised}
+    several = len(run.losses) > 1
+    return [
+        Fact(
+            f"lost, {loss.output}" if several else "lost",
+            value_text(loss),
+            f"{loss.kind.value}; promised {promised.get(loss.output, 'nothing')}",
+        )
+        for loss in run.losses
+    ]
 
 
 def _predicted(program: Program, cost: CostModel) -> tuple[Span, ...]:

@@ -69,11 +69,12 @@ class Trial:
         series: Mapping[int, Series],
         added: Mapping[int, F64] | None = None,
         noisy: bool = True,
+        moved: Mapping[int, float] | None = None,
     ) -> dict[int, Value]:
         """Values of all nodes by id, in units of their integers; those that the client makes are real.
 
         series: by node id; nonlinearities without one compute their function. added: put on top of a nonlinearity's
-        result. noisy: False leaves the noise out.
+        result; moved: on top of its operand. noisy: False leaves the noise out.
         """
         random = np.random.default_rng(self.seed)
 
@@ -86,8 +87,8 @@ class Trial:
             if isinstance(node.op, Switch) and node.op.target is Scheme.TORUS:
                 return drawn(args[0].astype(np.float64), self._white.get(node.id, 0.0))
             if isinstance(node.op, Apply):
-                chosen = series.get(node.id)
-                out = self._function(node, node.op, args[0]) if chosen is None else self._series(chosen, args[0])
+                chosen, x = series.get(node.id), args[0] + (moved or {}).get(node.id, 0.0)
+                out = self._function(node, node.op, x) if chosen is None else self._series(chosen, x)
                 out = drawn(out, self._bootstrap_noise(node, chosen))
                 return out + added[node.id] if added is not None and node.id in added else out
             (source,) = self.graph.operands(node)
