@@ -120,12 +120,13 @@ def warnings(graph: Graph) -> list[str]:
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
-def predicted(program: Program, cost: CostModel | None = None, engine: str = "openfhe") -> Estimate:
+def predicted(program: Program, cost: CostModel | None = None, engine: str | None = None) -> Estimate:
     """What one pass of a program is expected to take, by default on the machine of the user's cost model.
 
-    engine: the one that executes it.
+    engine: the one that executes it, by default the first that takes such programs.
     """
-    return estimate(program.schedule, for_engine(cost or cost_file.current(), engine))
+    name = engine or best_engine(program.client.parameters, here=False)[0].name
+    return estimate(program.schedule, for_engine(cost or cost_file.current(), name))
 
 
 def schedule_text(schedule: Schedule, wide: bool = False) -> str:

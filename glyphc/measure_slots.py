@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from glyphc.analysis.slot_figures import MEASURED_TOWERS, SlotRow
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.measuring import fastest
 
-# Laps of each measurement, of which the fastest counts: nothing but other work makes one slow.
-_LAPS = 3
 # Terms of the measured weighted sum.
 _TERMS = 8
 # Steps that a measurement reports, and about how many seconds it takes at N = 16384.
@@ -64,24 +63,13 @@ def measure_slots(
             SlotRow(
                 parameters.ring,
                 limbs,
-                weighted=_fastest(weighted) / _TERMS,
-                product=_fastest(product),
-                relinearise=_fastest(lambda wide=wide: context.Relinearize(wide)),  # type: ignore[misc]
-                rescale=_fastest(lambda scaled=scaled: context.Rescale(scaled)),  # type: ignore[misc]
-                encrypt=_fastest(lambda: client.encrypt(message)),
-                decrypt=_fastest(lambda operand=operand: client.decrypt(operand)),  # type: ignore[misc]
+                weighted=fastest(weighted) / _TERMS,
+                product=fastest(product),
+                relinearise=fastest(lambda wide=wide: context.Relinearize(wide)),  # type: ignore[misc]
+                rescale=fastest(lambda scaled=scaled: context.Rescale(scaled)),  # type: ignore[misc]
+                encrypt=fastest(lambda: client.encrypt(message)),
+                decrypt=fastest(lambda operand=operand: client.decrypt(operand)),  # type: ignore[misc]
             )
         )
         observe(f"{limbs} limbs", time.perf_counter() - begun)
     return SlotMeasurement(tuple(rows))
-
-
-def _fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest lap, after one that does not count."""
-    work()
-    laps = []
-    for _ in range(_LAPS):
-        begun = time.perf_counter()
-        work()
-        laps.append(time.perf_counter() - begun)
-    return min(laps)

@@ -248,7 +248,10 @@ def _read_constant(graph: Graph, items: list[Any]) -> None:
         if kind.kind not in "fiub":
             raise ValueError(f"{kind} are no numbers")
         memory.require(math.prod(dims) * kind.itemsize, f"constant {name}")
-        raw = memory.inflated(base64.b64decode(json.loads(data), validate=True), math.prod(dims) * kind.itemsize)
+        size = math.prod(dims) * kind.itemsize
+        raw = memory.inflated(base64.b64decode(json.loads(data), validate=True), size)
+        if len(raw) != size:
+            raise ValueError(f"{len(raw)} bytes, not the {size} bytes of its shape")
         array = np.frombuffer(raw, dtype=kind).reshape(dims)
     except (ValueError, TypeError) as e:
         raise IRSyntaxError(f"constant {name}: unreadable data ({e})") from None

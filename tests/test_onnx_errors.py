@@ -151,7 +151,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
         node("Gemm", ["g", "w"], ["h"], "bad_transposed", transA=1),
         node("Tanh", ["h"], ["i"], "good_tanh"),
         node("LRN", ["i"], ["j"], size=3),
-        node("Imputer", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", imputed_value_floats=[0.0]),
+        node("CategoryMapper", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", cats_int64s=[0], cats_strings=["a"]),
     ]
     model = build(nodes, {"w": randoms(4, 4), "one": f32(1)})
     with pytest.raises(ModelError) as caught:
@@ -163,13 +163,13 @@ def test_all_unsupported_nodes_are_listed() -> None:
         "bad_custom": "Swish",
         "bad_transposed": "Gemm",
         "#11": "LRN",
-        "bad_ml": "Imputer",
+        "bad_ml": "CategoryMapper",
     }
     assert "has 5 node(s)" in message
     assert "good_" not in message
     assert message.splitlines()[-1].startswith("Replace them in the network and export it again.")
     assert "Swish" in message and "register_activation" in message
-    assert "register_activation('Imputer'" not in message
+    assert "register_activation('CategoryMapper'" not in message
 
 
 def test_nodes_behind_an_unsupported_one_are_checked() -> None:
@@ -200,7 +200,7 @@ def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
         node("LRN", ["x"], ["outer"], "lrn", size=3),
         node("If", ["yes"], ["y"], "branch", then_branch=body, else_branch=body),
     ]
-    with pytest.raises(ModelError, match=r"(?s)'lrn' \(LRN\).*'branch' \(If\)"):
+    with pytest.raises(ModelError, match=r"1 node\(s\)(?s:.*)'lrn' \(LRN\)"):
         read_onnx(build(nodes, {"yes": np.array(True)}))
 
 
@@ -234,7 +234,7 @@ REASONS: dict[str, tuple[list[NodeProto], Constants, tuple[int, ...], str]] = {
         "combines tensors of 3 and 2 axes, batch included",
     ),
     "concat-constant": ([node("Concat", ["x", "c"], ["y"], axis=1)], {"c": randoms(3, 2)}, (4,), "cannot compute it"),
-    "top-2": ([node("TopK", ["x", "k"], ["y", "i"])], {"k": i64(2)}, (4,), "k is not 1"),
+    "top-2": ([node("TopK", ["x", "k"], ["y", "i"])], {"k": i64(5)}, (4,), r"k is \[5\] of 4 elements"),
     "top-batch": ([node("TopK", ["x", "k"], ["y", "i"], axis=0)], {"k": i64(1)}, (4,), "axis=0 is the batch"),
     "pool-order": (
         [node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], storage_order=1)],

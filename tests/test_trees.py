@@ -151,7 +151,7 @@ def test_every_branch(trees: list[list[tuple[int, str, float]]], seed: int) -> N
     x = grid()
     graph = read_onnx(model)
     assert np.allclose(evaluate(graph, {"x": x.astype(np.float64)})["y"], reference(model, x)["y"], atol=1e-5)
-    ranked = Expand().run(RankInputs(ramp=2).run(graph, Context()), Context({"x": x.astype(np.float64)}))
+    ranked = Expand().run(RankInputs(2, 0).run(graph, Context()), Context({"x": x.astype(np.float64)}))
     assert np.allclose(evaluate(ranked, {"x": x.astype(np.float64)})["y"], reference(model, x)["y"], atol=1e-5)
 
 
@@ -265,7 +265,7 @@ def test_scaled_inputs_are_ranked_too_and_others_stay() -> None:
     model.graph.node.insert(0, helper.make_node("Neg", ["x"], ["turned"]))
     model.graph.node.append(helper.make_node("Add", ["sums", "x"], ["y"]))
     graph = read_onnx(model)
-    ranked = RankInputs(ramp=2).run(graph, Context())
+    ranked = RankInputs(2, 0).run(graph, Context())
     assert not list(ranked.of(Steps))
     ((_, op),) = ranked.of(Input)
     assert op.ranks is not None and max(op.ranks.counts) <= 2
@@ -293,7 +293,7 @@ def compiled(model: onnx.ModelProto, x: Floats, **options: Any) -> glyphc.Progra
 )
 def test_two_functions_for_a_whole_ensemble(estimator: Any, load: Any) -> None:
     model, train, test = fitted(estimator, load)
-    program = compiled(model, train)
+    program = compiled(model, train, passes=DEFAULT.replace("rank-inputs", "rank-inputs{comparisons=0}"))
     assert len(list(program.graph.of(Bootstrap))) == 2
     wanted = reference(model, test[:48])
     found = program.run(test[:48], mode="simulate")
@@ -308,9 +308,9 @@ def test_two_functions_for_a_whole_ensemble(estimator: Any, load: Any) -> None:
             assert np.sqrt(np.mean(error**2)) < 0.02 * np.ptp(value)
 
 
-def test_of_single_thresholds_the_client_encrypts_comparisons() -> None:
+def test_of_few_comparisons_the_client_encrypts_comparisons() -> None:
     model, train, test = fitted(DecisionTreeClassifier(random_state=0), IRIS)
-    program = compiled(model, train, passes=DEFAULT.replace("rank-inputs", "rank-inputs{ramp=1}"))
+    program = compiled(model, train)
     assert len(list(program.graph.of(Bootstrap))) == 1
     found = program.run(test, mode="simulate")
     assert isinstance(found, dict) and np.array_equal(found["label"], reference(model, test)["label"])

@@ -16,6 +16,7 @@ from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters, series_levels
 
 from .slot_figures import SLOT_ROWS, SlotRow
+from .training_figures import TRAINING_FIGURES, TrainingFigures
 
 REFERENCE_RING = 65536
 # Every configuration is measured at this degree; what other degrees cost is known relative to it.
@@ -171,6 +172,7 @@ class CostModel:
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
     slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
+    training: TrainingFigures = TRAINING_FIGURES
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
     external: float = 0.0  # BGV ciphertext x encrypted weight; 0: two automorphisms
     engine: str = "openfhe"  # whose figures these are

@@ -1,7 +1,8 @@
 """The cost model of the engine ``kernels``: the same primitives and configurations, measured there.
 
 ``glyphc measure --engine kernels`` measures again. What ships was measured as CPU seconds beside other work, on two
-threads, and divided by 1.85: what two cores of an idle machine gain over one. Digits of key switching are the kernels'
+threads, and divided by 1.85: what two cores of an idle machine gain over one. Rows between the smallest and the largest
+configuration follow a run of ``digits-mlp`` with 8,192 slots. Digits of key switching are the kernels'
 own choice, whatever the parameters say; the column only keeps the rows beside OpenFHE's.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .cost import BootstrapCost, Configuration, CostModel
+from .cost import BootstrapCost, Configuration, CostModel, Machine
 
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
@@ -32,8 +33,8 @@ KERNELS_CONFIGURATIONS = (
         (3, 3),
         3,
         (
-            BootstrapCost(27, 2.3, 0.25, 6.26, 2.16e09, 2.66e09, 4.4e08, 3.8e07, measured=False),
-            BootstrapCost(59, 2.5, 0.5, 6.61, 2.28e09, 2.78e09, 4.4e08, 4.75e07, measured=False),
+            BootstrapCost(27, 2.05, 0.22, 6.26, 2.16e09, 2.66e09, 4.4e08, 3.8e07, measured=False),
+            BootstrapCost(59, 2.2, 0.45, 6.61, 2.28e09, 2.78e09, 4.4e08, 4.75e07, measured=False),
         ),
     ),
     Configuration(
@@ -41,8 +42,8 @@ KERNELS_CONFIGURATIONS = (
         (4, 4),
         3,
         (
-            BootstrapCost(27, 2.8, 0.36, 7.71, 2.66e09, 3.16e09, 4.4e08, 5e07, measured=False),
-            BootstrapCost(59, 3.0, 0.65, 8, 2.76e09, 3.26e09, 4.4e08, 6.25e07, measured=False),
+            BootstrapCost(27, 2.3, 0.3, 7.71, 2.66e09, 3.16e09, 4.4e08, 5e07, measured=False),
+            BootstrapCost(59, 2.4, 0.6, 8, 2.76e09, 3.26e09, 4.4e08, 6.25e07, measured=False),
         ),
     ),
     Configuration(
@@ -50,9 +51,9 @@ KERNELS_CONFIGURATIONS = (
         (5, 5),
         4,
         (
-            BootstrapCost(27, 3.3, 0.48, 9.74, 3.36e09, 3.86e09, 4.4e08, 5e07, measured=False),
-            BootstrapCost(59, 3.4, 0.85, 10.8, 3.71e09, 4.21e09, 4.4e08, 6.25e07, measured=False),
-            BootstrapCost(119, 3.6, 1.5, 11.8, 4.07e09, 4.57e09, 4.4e08, 8e07, measured=False),
+            BootstrapCost(27, 2.45, 0.36, 9.74, 3.36e09, 3.86e09, 4.4e08, 5e07, measured=False),
+            BootstrapCost(59, 2.6, 0.7, 10.8, 3.71e09, 4.21e09, 4.4e08, 6.25e07, measured=False),
+            BootstrapCost(119, 2.8, 1.3, 11.8, 4.07e09, 4.57e09, 4.4e08, 8e07, measured=False),
         ),
     ),
     Configuration(
@@ -75,6 +76,7 @@ KERNELS = CostModel(
     switch=0.00147,
     external=0.0059,
     configurations=KERNELS_CONFIGURATIONS,
+    machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),
     engine="kernels",
     limbs=2,
 )

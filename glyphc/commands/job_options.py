@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,6 +12,7 @@ from glyphc.errors import DataError, GlyphcError, ModelError
 
 if TYPE_CHECKING:
     from glyphc.train.job import Job
+    from glyphc.train.plan import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LOSSES = ("softmax-cross-entropy", "binary-cross-entropy", "mean-squared-error")
@@ -133,6 +135,29 @@ def describe(job: Job, how: str) -> None:
     click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
     if fixed := fixed_layers(job.network):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
+
+
+why_option = click.option("--why", is_flag=True, help="Show why each layer is computed as it is.")
+
+
+def show_plan(plan: Plan, job: Job, why: bool) -> None:
+    """Say what an encrypted run is going to take, and why it is planned so."""
+    from glyphc.analysis import cost_file
+    from glyphc.diagnostics import why as explained
+    from glyphc.progress import duration
+    from glyphc.train.predict import predict
+
+    found = predict(plan, job.options.steps, cost_file.current())
+    at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
+    click.echo(f"predicted: {at}, {duration(found.seconds)} for {found.steps} on {found.machine}", err=True)
+    click.echo(
+        f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, "
+        f"{found.batch_bytes / 1e6:.0f} MB a batch",
+        err=True,
+    )
+    if why:
+        for stage, decision in zip(plan.stages, plan.decisions, strict=True):
+            click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)
 
 
 def _chosen(given: float | None, usual: float) -> float:

@@ -23,6 +23,7 @@ from . import onnx_other_domains
 from .custom_activations import registered
 from .onnx_batch import results_where
 from .onnx_call import FIRST, KEEP_LABELS, Call, Conversion, Placed, Rule, UnknownOperandError, Where
+from .onnx_compositions import Composition
 from .onnx_constants import (
     DEFAULT_DOMAINS,
     BatchAxisError,
@@ -36,7 +37,7 @@ from .onnx_constants import (
 )
 from .onnx_inputs import ModelInputs, model_inputs
 from .onnx_problems import Problem, grouped
-from .onnx_rules import RULES, SIZES
+from .onnx_rules import COMPOSITIONS, RULES, SIZES
 from .onnx_shapes import shape_of
 
 # Domains whose operators have a meaning, so nobody can give them another one.
@@ -148,7 +149,8 @@ class _Reader:
         self.graph = Graph(Level.SOURCE, batch=1)
         self.constants = ConstantPool(graph, version, self.batches)
         batch_axis = any(i.where is not None for i in inputs.inputs)
-        self.conversion = Conversion(self.graph, self.constants, types, version, batch_axis)
+        outputs = frozenset(o.name for o in graph.output)
+        self.conversion = Conversion(self.graph, self.constants, types, version, batch_axis, outputs=outputs)
         self.values = self.conversion.values
         for given in inputs.inputs:
             node = self.graph.add(Input(given.name, given.shape))
@@ -199,6 +201,8 @@ class _Reader:
         for name in names:
             if names.count(name) > 1:
                 raise ModelError(f"{self.label} lists output {name!r} more than once; remove the others")
+            if name in self.conversion.masks:
+                raise ModelError(f"output {name!r} of {self.label} is minus infinity in places; leave out the mask")
             if name in self.values:
                 self.graph.add(Output(name, self.conversion.labels.get(name)), (self._samples_first(name),))
             elif any(other in self.values for other in names):
@@ -215,6 +219,16 @@ class _Reader:
         return self.graph.add(Reshape((*shape[: where.axis], *shape[where.axis + 1 :])), (x,))
 
     def _convert(self, call: Call) -> None:
+        """One node, or those that it is written as."""
+        composition = composition_of(call)
+        if composition is None:
+            self._convert_one(call)
+            return
+        for node in composition.of(call):
+            moved = any(name in self.conversion.where for name in node.input)
+            self._convert(Call(self.conversion, node, call.location, whole=moved))
+
+    def _convert_one(self, call: Call) -> None:
         node = call.node
         own = node.domain in DEFAULT_DOMAINS
         constant = all(name in self.constants for name in node.input if name)
@@ -245,6 +259,8 @@ class _Reader:
         labels = self.conversion.labels
         if node.op_type in KEEP_LABELS and node.input[0] in labels:
             labels.setdefault(node.output[0], labels[node.input[0]])
+        if node.op_type in ("Cast", "Identity") and node.input[0] in self.conversion.masks:
+            self.conversion.masks[node.output[0]] = self.conversion.masks[node.input[0]]
         for name, result in zip(node.output, results, strict=False):
             if name:
                 self.values[name] = result.node
@@ -278,6 +294,19 @@ class _Reader:
                 shape = tuple(d.dim_value for d in known.shape.dim) if known is not None else ()
                 if all(shape[lead:]) and (not lead or shape[:1] == (batch,)):
                     self.values[name] = self.graph.add(Input(name, shape[lead:]))
+
+
+def composition_of(call: Call) -> Composition | None:
+    """How a call's operator is written as others, if it is and something of it is encrypted."""
+    domain = "" if call.node.domain in DEFAULT_DOMAINS else call.node.domain
+    found = COMPOSITIONS.get((domain, call.node.op_type))
+    whole = any(a.g.node for a in call.node.attribute)  # subgraphs read what is not among the operands
+    if found is None or (not whole and all(name in call.conversion.constants for name in call.node.input if name)):
+        return None
+    for index in range(len(call.node.input)):
+        if call.has(index):
+            call.is_constant(index)  # what an unsupported node made stops here
+    return found
 
 
 def _converted(rule: Rule, call: Call) -> list[Placed]:

@@ -30,6 +30,10 @@ class UnknownOperandError(Exception):
     """A node reads what an unsupported one gives, and its shape is unknown: it cannot be checked further."""
 
 
+# What may read values that are masked by minus infinity.
+KEEP_MASKS = frozenset({"Cast", "Identity", "LogSoftmax", "Softmax"})
+
+
 @dataclass(frozen=True)
 class Where:
     """Where an ONNX tensor has its samples: an axis of outer * samples * inner entries counts them in the middle."""
@@ -50,7 +54,8 @@ class Conversion:
     batch_axis: whether the ONNX tensors have an axis that counts the samples; otherwise whole tensors belong to one
     sample. where: of the values whose samples are not axis 0, where they are; their nodes have all axes, as they are
     for one sample. None: the file describes a single sample, and the value has no axis for it. labels: of values that
-    are indices of classes in the graph, what they are in ONNX.
+    are indices of classes in the graph, what they are in ONNX. masks: of values with elements that are minus infinity,
+    which are something else in the graph: where they are not. outputs: names of the model's outputs.
     """
 
     graph: Graph
@@ -62,6 +67,8 @@ class Conversion:
     stored: dict[str, F64] = field(default_factory=dict)
     where: dict[str, Where | None] = field(default_factory=dict)
     labels: dict[str, Labels] = field(default_factory=dict)
+    masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    outputs: frozenset[str] = frozenset()
 
     @property
     def single(self) -> bool:
@@ -142,6 +149,8 @@ class Call:
             raise UnsupportedError(f"operand {index} is a constant; it must be the encrypted tensor")
         name = self.node.input[index]
         x = self.conversion.values[name]
+        if name in self.conversion.masks and self.node.op_type not in KEEP_MASKS:
+            raise UnsupportedError("computes with minus infinity; only a softmax can")
         if name in self.conversion.labels and self.node.op_type not in KEEP_LABELS:
             x = self._numbers(x, self.conversion.labels[name])
         if self.whole and self.conversion.batch_axis and name not in self.conversion.where:

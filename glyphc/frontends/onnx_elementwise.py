@@ -15,6 +15,7 @@ from glyphc.ir.ops import Add, Apply, Div, Max, Min, Mul, Op, Sub
 from .onnx_call import Call, Placed, Rule, places
 from .onnx_constants import FLOATS, INTEGERS, Named, UnsupportedError, type_name
 from .onnx_functions import FUNCTIONS, Build
+from .onnx_masks import masked_choice, masked_sum
 from .onnx_shapes import moved
 
 
@@ -63,6 +64,9 @@ def broadcast(call: Call, x: Node, constant: Named) -> tuple[Node, Named]:
 def _add(call: Call) -> Node:
     if _both_encrypted(call):
         return call.pair(Add(), call.tensor(0), call.tensor(1))
+    masked = masked_sum(call)
+    if masked is not None:
+        return masked
     x, c, _ = with_constant(call)
     return call.scale(x, 1.0, c)
 
@@ -129,6 +133,8 @@ def _pow(call: Call) -> Node:
         if not (c.value > 0).all():
             raise UnsupportedError(f"constant {c.name!r}, the base, is not positive")
         return call.apply(call.scale(x, Named(c.name, np.log(c.value)), 0.0), "exp")
+    if len(np.unique(c.value)) > _MOST_PARAMETERS:
+        return call.apply(call.scale(call.apply(x, "log"), c, 0.0), "exp")
     return _with_parameter(call, x, c, lambda v: (Function("pow", (v,)),))
 
 
@@ -232,6 +238,9 @@ def _xor(call: Call) -> Node:
 
 def _where(call: Call) -> Node | tuple[Placed, ...]:
     """Of a constant condition: a choice of elements. Of an encrypted one c, which is 0 or 1: y + c (x - y)."""
+    masked = masked_choice(call)
+    if masked is not None:
+        return masked
     if call.is_constant(0):
         return moved(call, (1, 2))
     condition = call.tensor(0)

@@ -107,17 +107,13 @@ def _of_numbers(call: Call, keys: list[Any], values: list[Any]) -> Node:
 def equal_to(call: Call, x: Node, categories: npt.NDArray[np.float64]) -> Node:
     """Whether each element is one of so many numbers: 0 or 1, shape (*shape of x, categories).
 
-    [x >= category] - [x > category], both with half of the way to the next category.
+    [x > category - half] - [x > category + half], with half of 1/2, or half of what two categories are apart.
     """
-    order = np.sort(np.unique(categories))
-    middles = (order[1:] + order[:-1]) / 2
-    half = np.diff(order).min() / 2 if len(order) > 1 else 0.5
-    lower = np.concatenate([[order[0] - half], middles])
-    upper = np.concatenate([middles, [order[-1] + half]])
-    at = np.searchsorted(order, categories)
+    apart = np.diff(np.unique(categories))
+    half = min(0.5, float(apart.min()) / 2) if len(apart) else 0.5
     size, count = x.type.size, len(categories)
     features = np.repeat(np.arange(size), 2 * count)
-    bits = call.steps(x, features, np.tile(np.concatenate([lower[at], upper[at]]), size))
+    bits = call.steps(x, features, np.tile(np.concatenate([categories - half, categories + half]), size))
     difference = np.hstack([np.eye(count), -np.eye(count)])
     return call.affine(bits, np.kron(np.eye(size), difference), 0.0, (*x.type.shape, count))
 

@@ -11,7 +11,7 @@ from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Apply, Div, ReduceMax, ReduceSum, Softmax
 
-from . import onnx_labels, onnx_trees
+from . import onnx_kernels, onnx_labels, onnx_lookups, onnx_trees
 from .onnx_call import Call, Rule, places
 from .onnx_constants import F64, Named, UnsupportedError
 from .onnx_labels import CLASS_ATTRIBUTES, class_labels, classified, labels_of, transformed
@@ -131,7 +131,9 @@ _QUANT = Rule(_quant, ("narrow", "rounding_mode", "signed"))
 
 # By domain and operator.
 RULES: dict[tuple[str, str], Rule] = {
+    **onnx_kernels.RULES,
     **onnx_labels.RULES,
+    **onnx_lookups.ML_RULES,
     **onnx_trees.RULES,
     ("ai.onnx.ml", "ArrayFeatureExtractor"): Rule(_array_feature_extractor),
     ("ai.onnx.ml", "Binarizer"): Rule(_binarizer, ("threshold",)),

@@ -11,8 +11,10 @@ from scipy import sparse
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import ArgMax, Hardmax, Mul, Op, ReduceMax, ReduceSum, Reshape, Softmax, Sub
 
+from . import onnx_sorting
 from .onnx_call import I64, Call, Rule, Shape, places
 from .onnx_constants import Named, UnsupportedError
+from .onnx_masks import masked_softmax
 from .onnx_windows import covered, windows
 from .window_maps import require_entries
 
@@ -102,6 +104,9 @@ def _along(call: Call, op: Op) -> Node:
 
 
 def _softmax(call: Call) -> Node:
+    masked = masked_softmax(call)
+    if masked is not None:
+        return masked
     return _along(call, Softmax(log=call.node.op_type == "LogSoftmax"))
 
 
@@ -127,23 +132,6 @@ def _arg_extremum(sign: float) -> Callable[[Call], Node]:
         return call.reshape(call.scale(backwards, -1.0, float(shape[axis] - 1)), kept)
 
     return convert
-
-
-def _top_k(call: Call) -> tuple[Node, Node]:
-    """The largest or smallest element and its index."""
-    if call.integers(1, "k") != [1]:
-        raise UnsupportedError("k is not 1; only the largest element can be found")
-    x = call.tensor(0)
-    axis = call.axis(x, call.integer("axis", -1))
-    sign = 1.0 if call.integer("largest", 1) else -1.0
-    shape = (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :])
-    moved = call.last(x, (axis,))
-    signed = moved if sign > 0 else call.scale(moved, sign, 0.0)
-    largest = call.add(ReduceMax(), signed)
-    if sign < 0:
-        largest = call.scale(largest, sign, 0.0)
-    found = call.reshape(largest, shape)
-    return found, call.reshape(call.add(ArgMax(keepdims=True), signed), shape)
 
 
 def _cumulative_sum(call: Call) -> Node:
@@ -257,8 +245,9 @@ RULES: dict[str, Rule] = {
     "ReduceMax": Rule(_reduction(_largest), _REDUCE),
     "ReduceMean": Rule(_reduction(_average), _REDUCE),
     "ReduceMin": Rule(_reduction(_smallest), _REDUCE),
+    "ReduceProd": Rule(_reduction(onnx_sorting.product), _REDUCE),
     "ReduceSum": Rule(_reduction(_total), _REDUCE),
     "ReduceSumSquare": Rule(_reduction(_squares), _REDUCE),
     "Softmax": Rule(_softmax, ("axis",)),
-    "TopK": Rule(_top_k, ("axis", "largest", "sorted")),
+    **onnx_sorting.RULES,
 }

@@ -243,12 +243,6 @@ def _pad(call: Call) -> Node:
     return _build(call, [x], _Origin(place, np.where(place < 0, value, 0.0)))
 
 
-def _resize(call: Call) -> tuple[Placed, ...]:
-    if call.text("mode", "nearest") != "nearest":
-        raise UnsupportedError(f"mode={call.text('mode', '')!r} is not supported, only 'nearest'")
-    return moved(call)
-
-
 def _scatter(call: Call) -> tuple[Placed, ...]:
     if call.text("reduction", "none") != "none":
         raise UnsupportedError(f"reduction={call.text('reduction', '')!r} is not supported, only 'none'")
@@ -265,16 +259,10 @@ RULES: dict[str, Rule] = {
     "DepthToSpace": _rule("blocksize", "mode"),
     "Expand": _rule(),
     "Flatten": _rule("axis"),
-    "Gather": _rule("axis"),
     "GatherElements": _rule("axis"),
     "GatherND": _rule("batch_dims"),
     "Pad": _rule("mode", convert=_pad),
     "Reshape": _rule("allowzero"),
-    "Resize": _rule(
-        *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
-        *("extrapolation_value", "keep_aspect_ratio_policy", "mode", "nearest_mode"),
-        convert=_resize,
-    ),
     "ReverseSequence": _rule("batch_axis", "time_axis"),
     "ScatterElements": _rule("axis", "reduction", convert=_scatter),
     "ScatterND": _rule("reduction", convert=_scatter),

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from glyphc.analysis import cost_file, noise
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate, instruction_costs
+from glyphc.analysis.kernels_cost import for_engine
+from glyphc.backends.engine import best_engine
 from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
@@ -93,7 +95,7 @@ def build(
     program: Program, title: str, stage: str | None = None, run: RunRecord | None = None, cost: CostModel | None = None
 ) -> Report:
     """The report of a program's final graph, or of the graph after a stage (which has no times and no timeline)."""
-    cost = cost or cost_file.current()
+    cost = for_engine(cost or cost_file.current(), best_engine(program.client.parameters, here=False)[0].name)
     graph = program.graph if stage is None else program.stages[stage]
     final = graph is program.graph
     estimates = estimate(program.schedule, cost)

@@ -39,21 +39,24 @@ class RankInputs(Pass):
     """Encrypt inputs that are compared with constants as ranks among these.
 
     ramp: among how many thresholds in a row; 1: the client encrypts comparisons; 0: inputs are encrypted as they are.
+    comparisons: up to so many different ones in all, the client encrypts them themselves, which saves a bootstrap.
     """
 
     name: ClassVar[str] = "rank-inputs"
     requires: ClassVar[Level] = Level.SOURCE
     ensures: ClassVar[Level] = Level.SOURCE
     ramp: int = 10
+    comparisons: int = 1024
 
     def __post_init__(self) -> None:
         check_option(self.name, "ramp", self.ramp, 0, 1000)
+        check_option(self.name, "comparisons", self.comparisons, 0, 1_000_000)
 
     def applies(self, graph: Graph) -> bool:
         return graph.level is not Level.SOURCE or any(True for _ in graph.of(Steps))
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        return with_ranks(graph, self.ramp) if self.ramp else graph
+        return with_ranks(graph, self.ramp, self.comparisons) if self.ramp else graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +135,11 @@ def _comparisons(graph: Graph, op: Steps, operand: _Traced) -> _Comparisons:
     return _Comparisons(x, thresholds, signs, shifts)
 
 
-def with_ranks(graph: Graph, ramp: int) -> Graph:
-    """The graph with inputs as ranks where they are compared, among at most ``ramp`` thresholds each."""
+def with_ranks(graph: Graph, ramp: int, comparisons: int) -> Graph:
+    """The graph with inputs as ranks where they are compared, among at most ``ramp`` thresholds each.
+
+    Of at most so many ``comparisons``, among one each.
+    """
     traced = _trace(graph)
     found = {
         node.id: _comparisons(graph, op, traced[node.operands[0]])
@@ -143,7 +149,8 @@ def with_ranks(graph: Graph, ramp: int) -> Graph:
     if not found:
         return graph
     needed = _needed(graph, frozenset(found))
-    builder = _Builder(Rewriter(graph), ramp)
+    count = sum(len(t) for node in graph.inputs for t in _knots(node, found).values())
+    builder = _Builder(Rewriter(graph), 1 if count <= comparisons else ramp)
     for node in graph:
         if isinstance(node.op, Input):
             builder.input(node, node.op, found, node.id in needed)

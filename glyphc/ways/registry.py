@@ -43,12 +43,12 @@ _CONVERSIONS: tuple[Conversion, ...] = (
 
 def ways() -> tuple[Way, ...]:
     """All ways; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    return (*GLYPH_WAYS, *SLOT_WAYS, *INTEGER_WAYS, *UNAVAILABLE_WAYS, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
+    return (*GLYPH_WAYS, *SLOT_WAYS, *INTEGER_WAYS, *UNAVAILABLE_WAYS, *plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
 
 
 def conversions() -> tuple[Conversion, ...]:
     """All conversions; GlyphcError for a bad plug-in."""
-    return (*_CONVERSIONS, *_plug_ins(CONVERSIONS_GROUP, Conversion))  # type: ignore[type-abstract]
+    return (*_CONVERSIONS, *plug_ins(CONVERSIONS_GROUP, Conversion))  # type: ignore[type-abstract]
 
 
 @lru_cache(maxsize=8)
@@ -57,7 +57,8 @@ def _points(scan: Callable[..., Iterable[EntryPoint]], group: str) -> tuple[Entr
     return tuple(sorted(scan(group=group), key=lambda p: p.name))
 
 
-def _plug_ins(group: str, kind: type[_T]) -> tuple[_T, ...]:
+def plug_ins(group: str, kind: type[_T]) -> tuple[_T, ...]:
+    """What other packages' entry points of a group add; GlyphcError for what is no ``kind``."""
     found = []
     for point in _points(entry_points, group):
         loaded = point.load()
