@@ -76,7 +76,7 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken; 'glyphc strategies' lists them.")
+@click.option("--strategy", help="Ways of computing that may be taken; 'glyphc strategies' lists them. [default: auto]")
 @click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
 @click.option(
     "--retrain-data",
@@ -219,8 +219,8 @@ def run_command(
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
-    if report.overruns:
-        click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
+    if report.overruns or report.lost:
+        click.echo(f"warning: {message(report.overruns, report.samples, report.lost)}", err=True)
 
 
 @main.command("measure")
@@ -293,9 +293,9 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> 
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    others = engine == "openfhe" and not slots
-    in_slots = slot_jobs() if others else ()
-    training = training_job() if others else None
+    openfhe = engine == "openfhe"
+    in_slots = slot_jobs() if openfhe else ()
+    training = training_job() if openfhe and not slots else None
     seconds = sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)
     minutes = (seconds + (TRAINING_SECONDS if training else 0.0)) / 60
     count = len(work) + len(in_slots) + bool(training)
