@@ -16,10 +16,12 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import dequantize, quantize
 from glyphc.ir.functions import compose
 from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
 from .engine import Engine, Session, Stages
+from .integers_clear import ClearIntegers
 from .slots_clear import ClearSlots
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -124,11 +126,17 @@ class ClearEngine(Engine):
     def slot_machine(self) -> type[ClearSlots]:
         return ClearSlots
 
+    @property
+    def integer_machine(self) -> type[ClearIntegers]:
+        return ClearIntegers
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
-        machine: CleartextMachine | ClearSlots
+        machine: CleartextMachine | ClearSlots | ClearIntegers
         if isinstance(schedule.parameters, SlotParameters):
             machine = self.slot_machine(schedule.parameters)
+        elif isinstance(schedule.parameters, IntegerParameters):
+            machine = self.integer_machine(schedule.parameters)
         else:
             machine = self.machine(schedule)
         yield Session(machine, machine.encrypt, machine.decrypt)

@@ -17,8 +17,7 @@ from typing import Any, ClassVar, Protocol
 import numpy.typing as npt
 
 from glyphc.ir.instructions import Instruction, Schedule
-from glyphc.ir.parameters import Parameters
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.integer_parameters import ProgramParameters
 
 from .base import unsupported
 from .errors import BackendError
@@ -32,7 +31,7 @@ _BUILT_IN: Mapping[str, str] = {
     "clear": "glyphc.backends.cleartext:ENGINE",
 }
 # Which engine encrypts where none is asked for: the first one that takes the program.
-PREFERRED = ("openfhe",)
+PREFERRED = ("kernels", "openfhe")
 
 
 class Stages(Protocol):
@@ -79,22 +78,29 @@ class Engine(ABC):
         """The class of its machines for numbers in slots; None where it has none."""
         return None
 
+    @property
+    def integer_machine(self) -> type | None:
+        """The class of its machines for integers in slots; None where it has none."""
+        return None
+
     @abstractmethod
     def session(self, schedule: Schedule, stages: Stages) -> AbstractContextManager[Session]:
         """Both roles in one process, for the time of a ``with`` block; BackendError when that cannot be."""
 
-    def refusal(self, parameters: Parameters | SlotParameters) -> str | None:
+    def refusal(self, parameters: ProgramParameters) -> str | None:
         """Why it takes no program of such parameters, in a sentence; None when it does. Loads no library."""
         return None
 
     def unsupported(self, code: Iterable[Instruction]) -> set[str]:
         """Names of the instructions that it has no method for."""
         code = tuple(code)
-        own = unsupported(code, self.machine)
-        return own & unsupported(code, self.slot_machine) if self.slot_machine is not None else own
+        missing = unsupported(code, self.machine)
+        for machine in (self.slot_machine, self.integer_machine):
+            missing = missing if machine is None else missing & unsupported(code, machine)
+        return missing
 
 
-def best_engine(parameters: Parameters | SlotParameters, here: bool = True) -> tuple[Engine, str]:
+def best_engine(parameters: ProgramParameters, here: bool = True) -> tuple[Engine, str]:
     """The first of ``PREFERRED`` that executes such programs, and in a sentence why earlier ones do not, or nothing.
 
     here: on this machine; False looks at the parameters alone. The last engine is taken in any case: it then says

@@ -25,7 +25,8 @@ STAGES = ("generate keys", "encode weights", "encrypt", "evaluate")
 @dataclass(frozen=True)
 class Result:
     """One run. wall, cpu: seconds by stage; encryption counts as evaluation's CPU time. agreement: share of samples of
-    the clear run's class; deviation: rms difference to it, as a share of the outputs' range."""
+    the clear run's class; deviation: rms difference to it, as a share of the outputs' range; simulated: that of a
+    simulated run. predicted: wall seconds of evaluation, by the cost model of the engine."""
 
     network: str
     engine: str
@@ -37,6 +38,8 @@ class Result:
     memory: float
     agreement: float
     deviation: float
+    simulated: float
+    predicted: float
     security: str
 
 
@@ -70,17 +73,20 @@ def measure(network: str, engine: str, batch: int, ring: int | None) -> Result:
     import numpy as np
 
     import glyphc
+    from glyphc.diagnostics import predicted
     from glyphc.runtime import run
 
     def data(part: str) -> np.ndarray:
         return np.load(ROOT / "models" / "data" / f"{network.rpartition('-')[0]}-{part}.npy")
 
-    program = glyphc.compile(ROOT / "models" / f"{network}.onnx", data("train"), batch, insecure_ring=ring)
+    program = glyphc.compile(
+        ROOT / "models" / f"{network}.onnx", data("train"), batch, insecure_ring=ring, strategy="glyph"
+    )
     x = data("test")[: program.client.batch]
     cpu = CpuSeconds()
     report = run(program, x, reporter=cpu, engine=engine)
     (found,) = report.outputs.values()
-    clear = np.asarray(program.run(x, mode="clear"))
+    clear, simulated = (np.asarray(program.run(x, mode=m)) for m in ("clear", "simulate"))
     return Result(
         network=network,
         engine=engine,
@@ -92,6 +98,8 @@ def measure(network: str, engine: str, batch: int, ring: int | None) -> Result:
         memory=report.peak_memory,
         agreement=float(np.mean(found.argmax(axis=1) == clear.argmax(axis=1))),
         deviation=float(np.sqrt(np.mean((found - clear) ** 2)) / np.ptp(clear)),
+        simulated=float(np.sqrt(np.mean((simulated - clear) ** 2)) / np.ptp(clear)),
+        predicted=predicted(program, engine=engine).seconds,
         security=report.security,
     )
 
@@ -108,13 +116,15 @@ def processor() -> str:
 
 def table(results: list[Result]) -> str:
     """The results as Markdown: wall seconds, and CPU seconds behind a stroke."""
-    head = ["network (samples)", "engine", "threads", *STAGES, "bootstraps", "ms per sample", "peak GB", "same class"]
-    lines = ["| " + " | ".join([*head, "rms error"]) + " |", "|" + " --- |" * (len(head) + 1)]
+    head = ["network (samples)", "engine", "threads", *STAGES, "predicted", "bootstraps", "ms per sample", "peak GB"]
+    head += ["same class", "rms error", "simulated"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for r in results:
         stages = [f"{r.wall[s]:.2f} / {r.cpu[s]:.2f}" for s in STAGES]
-        cells = [f"{r.network} ({r.samples})", r.engine, str(r.threads), *stages, f"{r.bootstrap_seconds:.2f}"]
+        cells = [f"{r.network} ({r.samples})", r.engine, str(r.threads), *stages]
+        cells += [f"{r.predicted:.1f}", f"{r.bootstrap_seconds:.2f}"]
         cells += [f"{r.wall['evaluate'] / r.samples * 1e3:.1f}", f"{r.memory / 1e9:.2f}", f"{r.agreement:.2%}"]
-        lines.append("| " + " | ".join([*cells, f"{r.deviation:.1e}"]) + " |")
+        lines.append("| " + " | ".join([*cells, f"{r.deviation:.1e}", f"{r.simulated:.1e}"]) + " |")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.analysis import cost_file
 from glyphc.console import reporter
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
@@ -22,6 +23,8 @@ from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
 from glyphc.ir.types import Level
 from glyphc.train.job import Job
 from glyphc.train.loop import TrainingReport, train
+from glyphc.train.plan import Plan
+from glyphc.train.predict import predict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 import datasets
@@ -143,10 +146,12 @@ class Case:
         print(f"{self.title}: {o.optimizer}; {o.steps} steps of {size}", flush=True)
         modes = MODES[: MODES.index(given.mode) + 1] if given.compare else (given.mode,)
         reports: dict[str, TrainingReport] = {}
+        plans: list[Plan] = []
         # the encrypted run first: its peak of memory is then its own
         for mode in reversed(modes):
             folder = given.folder if mode == given.mode else None
-            reports[mode] = train(job, mode, folder, given.resume and folder is not None, reporter())
+            resume = given.resume and folder is not None
+            reports[mode] = train(job, mode, folder, resume, reporter(), planned=plans.append)
             if mode == given.mode:
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         main = reports[given.mode]
@@ -162,6 +167,10 @@ class Case:
             show("range used", f"{main.reach:.0%} of {o.reach:g}")
         if main.ranges is not None:
             show("ranges", str(main.ranges))
+        if plans:
+            predicted = predict(plans[0], o.steps, cost_file.current())
+            size = f"{predicted.memory_bytes / 1e9:.1f} GB"
+            show("predicted for an encrypted step", f"{predicted.step_seconds:.1f} s, {size} in all")
         if main.seconds:
             show("seconds for a step", f"{np.median(main.seconds):.1f} (median), {min(main.seconds):.1f} (best)")
         show("peak memory", f"{memory / 1e6:.1f} GB")

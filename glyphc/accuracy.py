@@ -20,12 +20,12 @@ from glyphc.ir.evaluate import Value, dequantize, evaluate_all
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Bootstrap, Input, Output, Polynomial, Reshape, Switch, Unpack
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.types import Level
-from glyphc.measures import Judge, Limits, Measure
+from glyphc.measures import Measure
 from glyphc.measures import text as loss_text
 from glyphc.passes.node_errors import twins
 from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
+from glyphc.promises import float_network, judge
 from glyphc.runtime import Fresh, Mode, run
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -94,7 +94,7 @@ def accuracy(program: Program, x: Any, y: Any, encrypted: Any = None) -> Accurac
     """
     program.require_weights()
     samples = check_inputs(program.client, x)
-    reference = next((g for g in reversed(program.stages.values()) if g.level is Level.SOURCE), None)
+    reference = float_network(program)
     if reference is None:
         raise GlyphcError("the program was compiled from a quantized graph: there is no float network to compare with")
     return _Comparison(program, reference, samples).result(y, encrypted)
@@ -165,8 +165,7 @@ class _Comparison:
         self.exact = evaluate_all(reference, self.samples)
         self.twins = twins(self.graph, reference)
         self.outputs = {op.name: node for node, op in self.graph.of(Output)}
-        kinds, limits = _judged(self.graph)
-        self.judge = Judge.of(reference, self.samples, limits, kinds)
+        self.judge = judge(program, reference, self.samples)
 
     def result(self, y: Any, encrypted: Any) -> Accuracy:
         truth = {name: t.values for name, t in self.judge.truth.items()}
@@ -333,19 +332,6 @@ class _Comparison:
                 )
             found[name] = value.astype(np.float64)
         return found
-
-
-def _judged(graph: Graph) -> tuple[dict[str, MeasureKind], Limits]:
-    """How outputs were judged when the program was compiled."""
-    budget = next((d for n in graph for d in n.decisions if d.losses), None)
-    losses = budget.losses if budget is not None else ()
-    usual = Limits(0.5)
-    limits = {loss.kind: loss.limit for loss in losses}
-    return {loss.output: loss.kind for loss in losses}, Limits(
-        limits.get(MeasureKind.CLASSES, usual.percent),
-        limits.get(MeasureKind.ABSOLUTE, usual.absolute),
-        limits.get(MeasureKind.RELATIVE, usual.spread),
-    )
 
 
 def _gains(graph: Graph) -> dict[int, float]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from glyphc.ir.evaluate import Override, Value, apply_client_op, dequantize
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import ArgMax, Bootstrap, Output, Polynomial, Softmax
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.slot_parameters import SlotParameters
@@ -30,6 +31,8 @@ def with_series(graph: Graph, exact: int | None = None) -> Override:
             if isinstance(node.op, Polynomial) and node.id == exact
             else None
         )
+    if isinstance(graph.parameters, IntegerParameters):
+        return lambda node, operands: None
     modulus = float(graph.parameters.plaintext_modulus)
 
     def override(node: Node, operands: tuple[Value, ...]) -> Value | None:

@@ -82,7 +82,7 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken; 'glyphc strategies' lists them.")
+@click.option("--strategy", help="Ways of computing that may be taken; 'glyphc strategies' lists them. [default: auto]")
 @click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
 @click.option(
     "--retrain-data",
@@ -225,8 +225,8 @@ def run_command(
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
-    if report.overruns:
-        click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
+    if report.overruns or report.lost:
+        click.echo(f"warning: {message(report.overruns, report.samples, report.lost)}", err=True)
 
 
 @main.command("measure")
@@ -244,6 +244,7 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
     """
     from glyphc.analysis import cost_file
     from glyphc.analysis.kernels_cost import for_engine
+    from glyphc.backends.engine import PREFERRED
     from glyphc.cost_report import cost_text
 
     if show:
@@ -268,6 +269,8 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
     click.echo(f"wrote {path}")
     if not cost_file.in_use(path):
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
+    if engine != PREFERRED[0]:
+        click.echo(f"predictions for the engine {PREFERRED[0]!r} come from 'glyphc measure --engine {PREFERRED[0]}'")
 
 
 main.add_command(compare_command)
@@ -290,16 +293,20 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> 
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
     from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
+    from glyphc.measure_training import TRAINING_SECONDS, training_job
 
     cost = shipped(engine)
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    in_slots = () if slots or engine != "openfhe" else slot_jobs()
-    minutes = (sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)) / 60
-    count = len(work) + len(in_slots)
+    openfhe = engine == "openfhe"
+    in_slots = slot_jobs() if openfhe else ()
+    training = training_job() if openfhe and not slots else None
+    seconds = sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)
+    minutes = (seconds + (TRAINING_SECONDS if training else 0.0)) / 60
+    count = len(work) + len(in_slots) + bool(training)
     click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
-    calibration = calibrate(work, cost, reporter(), in_slots)
+    calibration = calibrate(work, cost, reporter(), in_slots, training)
     cost_file.save(path, with_engine(cost_file.earlier(path), calibration.model))
     return calibration
 

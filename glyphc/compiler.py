@@ -12,6 +12,7 @@ import numpy as np
 from glyphc import secret_weights
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
@@ -23,11 +24,13 @@ from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context, Pass
+from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.quantize import Quantize
 from glyphc.passes.schemes import DEFAULT_STRATEGY, AssignScheme
+from glyphc.passes.select_integers import SelectIntegers
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.select_slots import SelectSlots
 from glyphc.passes.tolerance import TolerancePass
@@ -42,9 +45,6 @@ if TYPE_CHECKING:
 
     from glyphc.progress import Reporter
     from glyphc.train.retraining import Data
-
-# Rings that only tests may use.
-INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
 
 
 @dataclass
@@ -101,10 +101,10 @@ def compile(
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
-    strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``). degree: of the polynomials,
-    for strategies that take it; by default the strategy's, or as the tolerance asks. retrain: samples and labels to
-    train the network again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of
-    it.
+    strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``), by default ``auto``:
+    whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
+    the strategy's, or as the tolerance asks. retrain: samples and labels to train the network again on, in the clear,
+    after the strategy has replaced its nonlinearities; reporter is told of it.
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -200,13 +200,12 @@ def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
     """A pass for a small ring of tests, if there is one; GlyphcError for other rings than those."""
     if insecure_ring is None:
         return step
-    if insecure_ring not in INSECURE_RINGS:
-        raise GlyphcError(f"insecure_ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
+    check_insecure_ring(insecure_ring)
     if isinstance(step, AssignScheme | Merge | AssignLayout):
         return replace(step, ring=insecure_ring)
     if isinstance(step, SelectParameters):
         return replace(step, security=INSECURE)
-    if isinstance(step, SelectSlots):
+    if isinstance(step, SelectSlots | SelectIntegers):
         return replace(step, ring=insecure_ring)
     return step
 
@@ -272,13 +271,15 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds
 
 def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
     """No tolerance that somebody asked for goes unheeded: GlyphcError, CalibrationError."""
-    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials)]
+    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials | FitIntegers)]
     if given and not budgets:
         raise GlyphcError(
             f"a tolerance or measure is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    if not context.samples and (given or any(step not in (AssignBudget(), FitPolynomials()) for step in budgets)):
+    if not context.samples and (
+        given or any(step not in (AssignBudget(), FitPolynomials(), FitIntegers()) for step in budgets)
+    ):
         raise CalibrationError(
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"

@@ -13,8 +13,7 @@ from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.kernels_cost import MODELLED, for_engine
 from glyphc.analysis.series import HALF_RANGE
 from glyphc.backends.engine import best_engine
-from glyphc.ir.accuracy import MeasureKind
-from glyphc.ir.graph import Decision, Graph, Node
+from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
     EncryptedDot,
@@ -29,16 +28,20 @@ from glyphc.ir.instructions import (
     ToTorus,
 )
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
-from glyphc.measures import text as loss_text
 from glyphc.passes.assign_budget import AssignBudget
+from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.select_slots import SelectSlots
 from glyphc.program import INSECURE_WARNING, Program
+from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
+from glyphc.slot_totals import integer_totals, slot_totals
 from glyphc.ways.noise import predicted_noise
 
 
@@ -97,13 +100,14 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     """
     best = best_engine(program.client.parameters, here=False)[0].name
     estimates = predicted(program, cost, best)
-    band = guard_band(program.quantized, program.graph)
+    exact = isinstance(program.client.parameters, IntegerParameters)
+    band = [] if exact else ["", guard_band(program.quantized, program.graph)]
     others = {
         name: predicted(program, cost, name)
         for name in MODELLED
-        if name != best and not isinstance(program.client.parameters, SlotParameters)
+        if name != best and isinstance(program.client.parameters, Parameters)
     }
-    parts = [graph_text(program.graph, estimates), "", totals(program, estimates, best, others), "", band]
+    parts = [graph_text(program.graph, estimates), "", totals(program, estimates, best, others), *band]
     doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
@@ -113,16 +117,17 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
 def warnings(graph: Graph) -> list[str]:
     """What passes warn of, with the node; without one and once, where it is about the whole network."""
     found = ((n, d) for n in graph for d in n.decisions if d.warning)
-    whole = (AssignBudget.name, FitPolynomials.name)
+    whole = (AssignBudget.name, FitPolynomials.name, FitIntegers.name, SelectSlots.name)
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
-def predicted(program: Program, cost: CostModel | None = None, engine: str = "openfhe") -> Estimate:
+def predicted(program: Program, cost: CostModel | None = None, engine: str | None = None) -> Estimate:
     """What one pass of a program is expected to take, by default on the machine of the user's cost model.
 
-    engine: the one that executes it.
+    engine: the one that executes it, by default the first that takes such programs.
     """
-    return estimate(program.schedule, for_engine(cost or cost_file.current(), engine))
+    name = engine or best_engine(program.client.parameters, here=False)[0].name
+    return estimate(program.schedule, for_engine(cost or cost_file.current(), name))
 
 
 def schedule_text(schedule: Schedule, wide: bool = False) -> str:
@@ -202,7 +207,11 @@ def totals(
     """
     p = program.client.parameters
     if isinstance(p, SlotParameters):
-        return _slot_totals(program, estimates, p)
+        lost = _fitted(program, FitPolynomials.name, SelectSlots.name, "polynomials")
+        return slot_totals(program, estimates, p, lost, _security(p))
+    if isinstance(p, IntegerParameters):
+        lost = _fitted(program, FitIntegers.name, FitIntegers.name, "integers")
+        return integer_totals(program, estimates, p, lost, _security(p))
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
@@ -233,47 +242,39 @@ def totals(
         ),
     ]
     if budget is not None:
-        lines[2:2] = accuracy_lines(budget)
+        lines[2:2] = accuracy_lines(budget.losses, f"series: {budget.chosen}")
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
 
 
-def _slot_totals(program: Program, estimates: Estimate, p: SlotParameters) -> str:
-    """The same of a program whose numbers stand in slots."""
-    batch = program.client.batch
-    passes = -(-program.requested_batch // batch)
-    asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
-    fits = next((d for n in program.graph for d in n.decisions if d.made_by == FitPolynomials.name), None)
-    sent = sum(port.layout.ciphertexts for port in program.client.inputs)
-    lines = [
-        f"batch       {batch} samples per pass{asked}; up to {p.slots:,} would take as long",
-        f"time        {estimates.seconds:.1f} s per pass predicted, {estimates.seconds / batch * 1e3:.1f} ms per "
-        f"sample; {estimates.client_seconds:.1f} s to encrypt and decrypt; as measured on {estimates.measured_on}",
-        f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
-        f"{estimates.key_bytes / 1e6:.1f} MB",
-        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, {sent} ciphertexts",
-        f"security    {_security(p)}",
-        f"parameters  CKKS, ring {p.ring}, {p.slots} slots, {p.depth} levels of {p.scaling_bits} bits, last prime "
-        f"{p.first_bits} bits, {p.large_digits} digits, moduli {p.modulus_bits} bits",
-    ]
-    if fits is not None:
-        lines[1:1] = accuracy_lines(fits, "polynomials")
-    return "\n".join(lines)
+def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list[str]:
+    """Accuracy lines of a program in slots: what functions became by one pass, what that loses by another."""
+    made = {d.made_by: d for n in program.graph for d in n.decisions}
+    if judged_by not in made:
+        return []
+    how = f"{what}: {made[fitted_by].chosen}" if fitted_by in made else f"no {what}"
+    return accuracy_lines(made[judged_by].losses, how)
 
 
-def accuracy_lines(budget: Decision, what: str = "series") -> list[str]:
-    """What every output loses in simulation, and how it is judged."""
-    lines = []
-    for loss in budget.losses:
-        output = f"output {loss.output}: " if len(budget.losses) > 1 else ""
-        which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
-        error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
-        lines += [
-            f"accuracy    {output}simulated: {loss_text(loss)} ({what}: {budget.chosen})",
-            f"            measure {loss.kind.value}, {loss.reason}{error}",
-        ]
-    return lines
+_COLUMNS_OF_BAND = (
+    "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
+    "            out: calibration samples that would leave limits made from the others",
+)
+_BAND = (
+    "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of them);",
+    f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
+    *_COLUMNS_OF_BAND[:-1],
+    _COLUMNS_OF_BAND[-1] + "; reserve: where a function",
+    "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
+    "            price in error.",
+)
+_SLOT_BAND = (
+    "guard band  beyond these limits polynomials explode: the sample goes wrong, and, far beyond, all samples of its",
+    "            pass. 'run --mode simulate' tells of both; a client sees results that cannot be.",
+    *_COLUMNS_OF_BAND[:-1],
+    _COLUMNS_OF_BAND[-1] + ".",
+)
 
 
 def guard_band(graph: Graph, final: Graph | None = None) -> str:
@@ -281,15 +282,8 @@ def guard_band(graph: Graph, final: Graph | None = None) -> str:
 
     Layers of one name are told apart by their nodes in the ``final`` graph, which the text above shows.
     """
-    lines = [
-        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of "
-        "them);",
-        f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
-        "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
-        "            out: calibration samples that would leave limits made from the others; reserve: where a function",
-        "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
-        "            price in error.",
-    ]
+    in_slots = final is not None and isinstance(final.parameters, SlotParameters)
+    lines = list(_SLOT_BAND if in_slots else _BAND)
     rows = [("            layer", "limits", "calibration", "largest", "near", "held out", "reserve")]
     names = _layer_names(graph, final or graph)
     for node, _ in graph.of(Linear):
@@ -307,10 +301,10 @@ def guard_band(graph: Graph, final: Graph | None = None) -> str:
                 f"{half / allowed:.0%} of the way",
                 f"{near:.1%} of samples",
                 _held_out(calibration),
-                _reserve(calibration, fixed),
+                "" if in_slots else _reserve(calibration, fixed),
             )
         )
-    return "\n".join([*lines, align(rows)])
+    return "\n".join([*lines, align([row[:-1] for row in rows] if in_slots else rows)])
 
 
 def _held_out(calibration: Calibration) -> str:
@@ -362,6 +356,7 @@ def run_summary(report: RunReport) -> str:
         )
     if report.mode is Mode.ENCRYPTED:
         lines.append(f"engine      {report.engine}" + (f" ({report.engine_reason})" if report.engine_reason else ""))
+    lines += losses_lines(report.promised, report.losses)
     lines.append(f"memory      {report.peak_memory / 1e9:.2f} GB peak of this process")
     lines.append(f"security    {report.security if report.security != 'insecure' else INSECURE_WARNING}")
     lines += [] if report.learns is None else [f"learns      {report.learns}"]
@@ -395,7 +390,7 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Apply | Bootstrap):
         name = " then ".join(map(str, op.functions))
         text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands})"
-    elif isinstance(op, Polynomial):
+    elif isinstance(op, Polynomial | IntegerPolynomial):
         text = f"polynomial for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Switch):
         text = f"switch {operands} {op.source.value}->{op.target.value}"
@@ -472,7 +467,7 @@ def _fill(graph: Graph) -> str:
     return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 
-def _security(parameters: Parameters | SlotParameters) -> str:
+def _security(parameters: ProgramParameters) -> str:
     return (
         f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)"
         if parameters.secure

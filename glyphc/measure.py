@@ -35,11 +35,13 @@ from glyphc.analysis.cost import (
 from glyphc.analysis.kernels_cost import shipped
 from glyphc.analysis.security import is_secure, secured
 from glyphc.analysis.slot_figures import SlotRow
+from glyphc.analysis.training_figures import TrainingFigures
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.measure_kernels import measure_kernels
 from glyphc.measure_slots import SLOT_STEPS, SlotMeasurement, measure_slots
+from glyphc.measure_training import TRAINING_STEPS, TrainingJob, measure_training
 from glyphc.measuring import BOOTSTRAPS, FACTORS, PARTS, SWITCHES, Measurement, Observer, allocated, clock
 from glyphc.progress import Reporter
 
@@ -122,11 +124,16 @@ def job_seconds(job: Job, cost: CostModel) -> float:
 
 
 def calibrate(
-    work: Sequence[Job], cost: CostModel, reporter: Reporter, slots: Sequence[SlotParameters] = ()
+    work: Sequence[Job],
+    cost: CostModel,
+    reporter: Reporter,
+    slots: Sequence[SlotParameters] = (),
+    training: TrainingJob | None = None,
 ) -> Calibration:
     """Measure and make a model of it. ``cost``: of the engine to measure; it predicts how long and large the work is.
 
-    slots: what to measure of numbers in slots. What is not measured is scaled from the model that ships with glyphc.
+    slots, training: what to measure of numbers in slots, and of training. What is not measured is scaled from the model
+    that ships with glyphc.
     GlyphcError when no measurement fits into memory or glyphc cannot run OpenFHE. Safe to interrupt: the process at
     work is ended, nothing is kept.
     """
@@ -141,6 +148,7 @@ def calibrate(
             except MemoryError as e:
                 skipped.append(f"{job.name}: {e}")
         rows = _measure_slots(slots, reporter)
+        figures = _measure_training(training, cost, reporter, skipped) if training else None
     finally:
         reporter.done()
     if not found:
@@ -148,7 +156,8 @@ def calibrate(
             f"nothing could be measured ({'; '.join(skipped)}); stop other programs and try again"
         )
     model = _model(found, shipped(cost.engine))
-    return Calibration(replace(model, slots=rows or model.slots), tuple(skipped), others.share())
+    model = replace(model, slots=rows or model.slots, training=figures or model.training)
+    return Calibration(model, tuple(skipped), others.share())
 
 
 def _measure_slots(work: Sequence[SlotParameters], reporter: Reporter) -> tuple[SlotRow, ...]:
@@ -161,8 +170,22 @@ def _measure_slots(work: Sequence[SlotParameters], reporter: Reporter) -> tuple[
     return tuple(rows)
 
 
+def _measure_training(
+    job: TrainingJob, cost: CostModel, reporter: Reporter, skipped: list[str]
+) -> TrainingFigures | None:
+    reporter.stage("training", TRAINING_STEPS)
+    try:
+        _check_memory(job.parameters, cost)
+        found = measure_apart(job, lambda step, seconds: reporter.advance(1, step))
+    except MemoryError as e:
+        skipped.append(f"training: {e}")
+        return None
+    assert isinstance(found, TrainingFigures)
+    return found
+
+
 def _measure_job(job: Job, cost: CostModel, reporter: Reporter) -> Measurement:
-    _check_memory(job, cost)
+    _check_memory(job.parameters, cost)
     predicted = _step_seconds(job, cost)
     found = measure_apart(
         job.parameters, lambda step, seconds: reporter.advance(predicted.get(step, 0.0), step), cost.engine
@@ -184,9 +207,9 @@ def _model(found: dict[tuple[int, int], Measurement], shipped: CostModel) -> Cos
     )
 
 
-def _check_memory(job: Job, cost: CostModel) -> None:
+def _check_memory(parameters: Parameters, cost: CostModel) -> None:
     """MemoryError before the work rather than have the system kill something."""
-    needed = cost.idle_bytes(job.parameters) + cost.work_bytes(job.parameters) + _RESERVE_BYTES
+    needed = cost.idle_bytes(parameters) + cost.work_bytes(parameters) + _RESERVE_BYTES
     available = psutil.virtual_memory().available
     if needed > available:
         raise MemoryError(f"needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available")
@@ -203,10 +226,12 @@ def _step_seconds(job: Job, cost: CostModel) -> dict[str, float]:
 # -- a process of its own --
 
 
-def measure_apart(
-    parameters: Parameters | SlotParameters, observe: Observer, engine: str = "openfhe"
-) -> Measurement | SlotMeasurement:
-    """:func:`measure`, or what there is for slots and for the engine ``kernels``, in a new process.
+Work = Parameters | SlotParameters | TrainingJob
+Found = Measurement | SlotMeasurement | TrainingFigures
+
+
+def measure_apart(work: Work, observe: Observer, engine: str = "openfhe") -> Found:
+    """:func:`measure`, or what there is for slots, for training and for the engine ``kernels``, in a new process.
 
     MemoryError when it runs out of memory, EnvironmentSetupError when OpenFHE is missing or refuses, RuntimeError when
     it ends in any other way (a bug; its traceback is on stderr).
@@ -214,7 +239,7 @@ def measure_apart(
     # not forked: threads of a loaded OpenFHE would not survive that, and memory would be counted twice
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(theirs, parameters, engine), daemon=True)
+    process = spawn.Process(target=_child, args=(theirs, work, engine), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -224,7 +249,7 @@ def measure_apart(
             except EOFError:
                 process.join()
                 raise _ended(process.exitcode) from None
-            if isinstance(message, Measurement | SlotMeasurement):
+            if isinstance(message, Found):
                 return message
             if isinstance(message, BaseException):
                 raise message
@@ -242,7 +267,7 @@ def _ended(exitcode: int | None) -> Exception:
     return RuntimeError(f"the measuring process ended with exit code {exitcode}")
 
 
-def _child(connection: Connection, parameters: Parameters | SlotParameters, engine: str) -> None:
+def _child(connection: Connection, work: Work, engine: str) -> None:
     # an interrupt is for the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -252,12 +277,14 @@ def _child(connection: Connection, parameters: Parameters | SlotParameters, engi
         def observe(step: str, seconds: float) -> None:
             connection.send((step, seconds))
 
-        if isinstance(parameters, SlotParameters):
-            connection.send(measure_slots(parameters, observe))
+        if isinstance(work, SlotParameters):
+            connection.send(measure_slots(work, observe))
+        elif isinstance(work, TrainingJob):
+            connection.send(measure_training(work, observe))
         elif engine == "kernels":
-            connection.send(measure_kernels(parameters, observe))
+            connection.send(measure_kernels(work, observe))
         else:
-            connection.send(measure(parameters, observe))
+            connection.send(measure(work, observe))
     except MemoryError:
         connection.send(MemoryError("out of memory"))
     except BackendError as e:

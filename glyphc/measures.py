@@ -6,8 +6,8 @@ column beside that column's own spread, so that targets of different size count 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ _EVIDENCE = 20
 _FEW = 200
 # The float network hardly decides where its margin is below this share of its usual (median) one.
 _NEAR_TIE = 2.0**-5
+# A value that changes by this share of its spread has gone a step of some function.
+_STEP = 0.2
+# Samples that the float network is evaluated on at a time.
+_PIECE = 1024
 _STEPS = ("greater", "less", "between", "near_zero", "sign")
 # Share of a value below which its differences are rounding errors of float64 sums.
 _ROUNDING = 2.0**-40
@@ -83,11 +87,24 @@ class Measure:
             return np.asarray(rows[..., 0] > self.threshold).astype(np.int64)
         return np.asarray(np.argmax(rows, axis=-1))
 
+    def swayed(self, got: F64, wanted: F64) -> npt.NDArray[np.bool_]:
+        """Which values stand for another decision, or are another step away; in the shape of the values."""
+        if self.kind is not MeasureKind.CLASSES:
+            off = np.abs(_columns(np.asarray(got - wanted, dtype=np.float64))) / np.array(self.spreads)[:, None]
+            return np.asarray(off > _STEP).reshape(wanted.shape)
+        changed = self.decisions(got) != self.decisions(wanted)
+        if self.labels:
+            return np.asarray(changed.reshape(wanted.shape))
+        rows = _rows(wanted)
+        return np.broadcast_to(changed.reshape(*rows.shape[:-1], 1), rows.shape).reshape(wanted.shape)
+
     def margins(self, scores: F64) -> F64:
-        """How clearly scores decide, for every decision."""
-        rows = _rows(scores)
+        """How clearly scores decide, for every decision; along their last axis, as indices of the largest are taken."""
+        rows = scores if self.labels else _rows(scores)
         if rows.shape[-1] == 1:
-            return np.asarray(np.abs(rows[..., 0] - self.threshold))
+            return (
+                np.full(rows.shape[:-1], np.inf) if self.labels else np.asarray(np.abs(rows[..., 0] - self.threshold))
+            )
         two = np.partition(rows, -2, axis=-1)[..., -2:]
         return np.asarray(two[..., 1] - two[..., 0])
 
@@ -140,6 +157,10 @@ class Judge:
         """The same measures, on other samples."""
         return Judge(self.network, self.measures, self.limits, _truth(self.network, samples))
 
+    def beside(self, outputs: Mapping[str, F64]) -> Judge:
+        """The same measures beside these outputs instead of the float network's, on the same samples."""
+        return replace(self, truth={name: Truth(np.asarray(values), None) for name, values in outputs.items()})
+
     def losses(self, outputs: Mapping[str, F64]) -> tuple[Loss, ...]:
         """Of every output; ``outputs``: real values by name, as the client sees them, of the samples of ``truth``."""
         return tuple(self.loss(m, np.asarray(outputs[m.output], dtype=np.float64)) for m in self.measures)
@@ -172,8 +193,9 @@ class Judge:
         changed = measure.decisions(got) != measure.decisions(truth.values)
         ties = 0
         few = changed.size < _FEW and 0 < self.limits.percent * changed.size < 100
-        if truth.scores is not None and few:
-            margins = measure.margins(truth.scores).reshape(changed.shape)
+        margins = measure.margins(truth.scores) if truth.scores is not None and few else np.zeros(0)
+        if margins.size == changed.size:  # decisions that are put together otherwise have no margins
+            margins = margins.reshape(changed.shape)
             near = changed & (margins <= _NEAR_TIE * np.median(margins))
             ties = int(near.sum())
             changed = changed & ~near
@@ -223,6 +245,11 @@ def text(loss: Loss, samples: str = "calibration samples") -> str:
             words = f"rms error {loss.value:.3g} of the outputs on {of}"
     limit = f"{loss.limit:g}{'' if loss.kind is MeasureKind.ABSOLUTE else ' %'}"
     return words + (f", {limit} tolerated" if loss.kept else f": more than the tolerated {limit}")
+
+
+def value_text(loss: Loss) -> str:
+    """How much was lost, with its unit."""
+    return f"{loss.value:.2g}{'' if loss.kind is MeasureKind.ABSOLUTE else ' %'}"
 
 
 # -- choosing --
@@ -293,6 +320,21 @@ def _tail(network: Graph, output: Node) -> list[Node]:
 
 
 def _truth(network: Graph, samples: Mapping[str, F64]) -> dict[str, Truth]:
+    """Evaluated piece by piece: all values of a network on all samples may be more than the memory holds."""
+    count = len(next(iter(samples.values())))
+    pieces = [
+        _truth_of(network, {name: x[first : first + _PIECE] for name, x in samples.items()})
+        for first in range(0, count, _PIECE)
+    ]
+    return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _joined(pieces: Sequence[Truth]) -> Truth:
+    scores = [piece.scores for piece in pieces if piece.scores is not None]
+    return Truth(np.concatenate([piece.values for piece in pieces]), np.concatenate(scores) if scores else None)
+
+
+def _truth_of(network: Graph, samples: Mapping[str, F64]) -> dict[str, Truth]:
     values = evaluate_all(network, samples)
 
     def of(node: Node) -> F64:

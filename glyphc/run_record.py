@@ -9,12 +9,13 @@ from typing import Any
 
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
+from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.overruns import Overrun
 from glyphc.program import Program
 from glyphc.runtime import RunReport
 
 FORMAT = "glyphc-run"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Step:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """program: its fingerprint. mode, security, overruns: as the run report has them. stages: seconds of keys,
-    encryption and so on, in order."""
+    """program: its fingerprint. mode, security, overruns, lost, promised, losses: as the run report has them. stages:
+    seconds of keys, encryption and so on, in order."""
 
     program: str
     mode: str
@@ -41,6 +42,9 @@ class RunRecord:
     peak_memory: int
     security: str
     overruns: tuple[Overrun, ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
+    promised: tuple[Loss, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
     @property
     def node_seconds_of_a_pass(self) -> dict[int, float]:
@@ -63,13 +67,16 @@ class RunRecord:
             report.peak_memory,
             report.security,
             report.overruns,
+            report.lost,
+            report.promised,
+            report.losses,
         )
 
     def save(self, path: Path) -> None:
         """Write it as JSON; the file appears whole or not at all."""
         data = {"format": FORMAT, "version": VERSION, **asdict(self)}
         data["steps"] = [[s.instruction, s.start, s.seconds] for s in self.steps]
-        write_atomically(path, (json.dumps(data) + "\n").encode())
+        write_atomically(path, (json.dumps(data, default=_plain) + "\n").encode())
 
     @staticmethod
     def load(path: Path, program: Program) -> RunRecord:
@@ -104,9 +111,33 @@ class RunRecord:
                     )
                     for o in data["overruns"]
                 ),
+                tuple((int(first), int(end)) for first, end in data["lost"]),
+                tuple(_loss(loss) for loss in data["promised"]),
+                tuple(_loss(loss) for loss in data["losses"]),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise ArtifactError(f"{str(path)!r} is a damaged record of a run ({e}); run the program again") from None
         if record.program != program.fingerprint:
             raise ArtifactError(f"{str(path)!r} is the record of a run of another program; run this one with --record")
         return record
+
+
+def _plain(kind: MeasureKind) -> str:
+    return kind.value
+
+
+def _loss(data: dict[str, Any]) -> Loss:
+    """A loss as it stands in a record; infinite and NaN where outputs were."""
+    return Loss(
+        str(data["output"]),
+        MeasureKind(data["kind"]),
+        float(data["value"]),
+        float(data["limit"]),
+        int(data["samples"]),
+        float(data["error"]),
+        int(data["column"]),
+        int(data["columns"]),
+        int(data["near_ties"]),
+        str(data["reason"]),
+        bool(data["held_out"]),
+    )

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from glyphc import overruns
+from glyphc import overruns, plausible, promises
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
 from glyphc.analysis.kernels_cost import for_engine
@@ -27,13 +27,14 @@ from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session, best_engine
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
-from glyphc.codec import Encoded, check_inputs, decode, encode, with_labels
+from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
+from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.ops import Output
-from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.knowledge import Knowledge, of_program
 from glyphc.overruns import Overrun, message
@@ -58,10 +59,12 @@ class RunReport:
     """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes.
 
     overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
-    samples, without noise. timeline: of every instruction, in the order they ran: its number in the schedule, when it
-    began (seconds from the first one's beginning) and how long it took. cpu_seconds: of evaluation, on all cores.
-    learns: who learns what, of an encrypted run. engine: what executed it, by name; and why not another one that would
-    come first.
+    samples, without noise. lost: samples, from and to, of passes that are lost as a whole, or would be under
+    encryption (numbers in slots, see ``glyphc.plausible``). promised: what every output was to lose, by the accuracy
+    line of its compilation; losses: what it lost on these samples, beside the float network, empty where there is
+    none. timeline: of every instruction, in the order they ran: its number in the schedule, when it began (seconds from
+    the first one's beginning) and how long it took. cpu_seconds: of evaluation, on all cores. learns: who learns what,
+    of an encrypted run. engine: what executed it, by name; and why not another one that would come first.
     """
 
     outputs: dict[str, npt.NDArray[Any]]
@@ -75,6 +78,9 @@ class RunReport:
     peak_memory: int = 0
     security: str = ""
     overruns: tuple[Overrun, ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
+    promised: tuple[Loss, ...] = ()
+    losses: tuple[Loss, ...] = ()
     engine: str = ""
     engine_reason: str = ""
     cpu_seconds: float = 0.0
@@ -108,8 +114,8 @@ def run(
     runner.run()
     report = runner.report
     report.outputs = with_labels({op.name: op.labels for _, op in program.graph.of(Output)}, report.outputs)
-    if report.overruns:
-        warnings.warn(message(report.overruns, report.samples), OverrunWarning, stacklevel=3)
+    if report.overruns or report.lost:
+        warnings.warn(message(report.overruns, report.samples, report.lost), OverrunWarning, stacklevel=3)
     return report
 
 
@@ -183,6 +189,8 @@ class _Runner:
                 self._on(self.engine)
         finally:
             self.reporter.done()
+        self.report.promised = promises.promised(self.program)
+        self.report.losses = promises.happened(self.program, self.samples, self.report.outputs)
         self.report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     @contextmanager
@@ -198,6 +206,9 @@ class _Runner:
         with self.stage("evaluate"):
             values = evaluate_all(graph, self.samples)
         self.report.overruns = overruns.find(graph, values, _torus(self.client.parameters))
+        for rows in self.passes:
+            if overruns.spoiled(graph, {id: x[rows] for id, x in values.items()}):
+                self.report.lost += ((rows.start, rows.stop),)
         self.report.outputs = {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in graph.of(Output)}
 
     def _find_overruns(self) -> None:
@@ -246,10 +257,12 @@ class _Runner:
             suffix = f" (pass {number} of {len(self.passes)})" if len(self.passes) > 1 else ""
             outputs = self._pass(session, rows, suffix)
             with self.stage("decrypt"):
-                for port in self.client.outputs:
-                    messages = np.array([session.decrypt(c) for c in outputs[port.name]])
-                    count = rows.stop - rows.start
-                    results[port.name].append(decode(port, messages, count, self.client.places(count)))
+                ports = self.client.outputs
+                messages = {p.name: np.array([session.decrypt(c) for c in outputs[p.name]]) for p in ports}
+                found = plausible.decoded(self.client, messages, range(rows.start, rows.stop))
+                self.report.lost += found.doubts.lost
+                for name, values in found.outputs.items():
+                    results[name].append(values)
         self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
 
     def _pass(self, session: Session, rows: slice, suffix: str) -> dict[str, list[Any]]:
@@ -294,6 +307,8 @@ class _Runner:
         return f"{node.op.mnemonic} {node.location}".strip()
 
 
-def _torus(parameters: Parameters | SlotParameters) -> float:
+def _torus(parameters: ProgramParameters) -> float:
     """Modulo what values wrap, in their integers: numbers in slots do not."""
+    if isinstance(parameters, IntegerParameters):
+        return float(parameters.modulus)
     return float("inf") if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus

@@ -85,7 +85,7 @@ def changes(
     if not chosen.changes_network and not found:
         raise GlyphcError(f"retraining takes polynomials of a known degree: give one (--degree) with {name!r}")
     what = f"polynomials of degree {found}" if chosen.takes_degree else chosen.replacement.value
-    note = f"the strategy {name!r} computes another network than the given one, with {what} for nonlinearities"
+    note = f"the strategy {name!r} computes another network than the given one, its nonlinearities replaced by {what}"
     network = substituted(graph, chosen.replacement, found, samples)
     if retraining is None:
         untrained = "it was not trained again (--retrain-data, --retrain-labels), so it may be much worse"

@@ -29,6 +29,7 @@ from .ops import (
     Gather,
     Hardmax,
     Input,
+    IntegerPolynomial,
     Linear,
     MatMul,
     Max,
@@ -266,6 +267,16 @@ def _(op: Polynomial, node: Node, graph: Graph, args: tuple[Value, ...]) -> Valu
     assert source is not None and node.type.fixed is not None
     y = np.polynomial.chebyshev.chebval(args[0] / source.magnitude, np.array(op.fit.coefficients))
     return np.asarray(y * node.type.fixed.magnitude)
+
+
+@_evaluate.register
+def _(op: IntegerPolynomial, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    # modulo 2^64, which is as good as exact as long as results are below 2^63
+    x = args[0].astype(np.int64)
+    total = np.zeros_like(x)
+    for coefficient in reversed(op.coefficients):
+        total = total * x + np.int64(coefficient)
+    return total
 
 
 @_evaluate.register(Switch)

@@ -18,9 +18,8 @@ import numpy.typing as npt
 from . import memory
 from .accuracy import Loss
 from .errors import IRError
+from .integer_parameters import ProgramParameters
 from .ops import Input, Op, Output
-from .parameters import Parameters
-from .slot_parameters import SlotParameters
 from .types import Level, TensorType
 
 Array = npt.NDArray[Any]
@@ -72,7 +71,7 @@ class Node:
 class Graph:
     """A program at one level. ``batch``: samples in one run; ``parameters``: once they are selected."""
 
-    def __init__(self, level: Level, batch: int, parameters: Parameters | SlotParameters | None = None) -> None:
+    def __init__(self, level: Level, batch: int, parameters: ProgramParameters | None = None) -> None:
         self.level = level
         self.batch = batch
         self.parameters = parameters

@@ -285,11 +285,24 @@ class Polynomial(Op):
     fit: Fit
 
 
+@dataclass(frozen=True)
+class IntegerPolynomial(Op):
+    """A polynomial with integer coefficients of integers in slots, exactly; coefficient k is that of x^k.
+
+    ``functions`` say what it computes in real numbers, but for the rounding of its coefficients.
+    """
+
+    mnemonic = "integer-polynomial"
+    levels = frozenset({Level.ASSIGNED, Level.LAIDOUT})
+    functions: tuple[Function, ...]
+    coefficients: tuple[int, ...]
+
+
 _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, Affine, ReduceSum, ReduceMax, Hardmax)
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
-_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial)
+_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial, IntegerPolynomial)
 
 OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}
 

@@ -27,9 +27,8 @@ from lark.exceptions import VisitError
 from . import memory
 from .errors import IRError, IRSyntaxError
 from .graph import Decision, Graph
+from .integer_parameters import ProgramParameters
 from .ops import OPS, Const, Op
-from .parameters import Parameters
-from .slot_parameters import SlotParameters
 from .types import Level, TensorType
 
 VERSION = 1
@@ -196,9 +195,9 @@ def parse_record(text: str, cls: type[_T]) -> _T:
     return built
 
 
-def parse_parameters(text: str) -> Parameters | SlotParameters:
+def parse_parameters(text: str) -> ProgramParameters:
     """Read parameters of either kind, as :func:`parse_record` does."""
-    found: Parameters | SlotParameters = coerce(_read(text, "record"), Parameters | SlotParameters, "parameters")
+    found: ProgramParameters = coerce(_read(text, "record"), ProgramParameters, "parameters")
     return found
 
 
@@ -223,7 +222,7 @@ def _read_header(version: str, level: str, batch: str) -> Graph:
 
 
 def _read_parameters(graph: Graph, items: list[Any]) -> None:
-    parameters: Parameters | SlotParameters = coerce(items[0], Parameters | SlotParameters, "parameters")
+    parameters: ProgramParameters = coerce(items[0], ProgramParameters, "parameters")
     try:
         parameters.check_powers()
     except ValueError as e:
@@ -249,7 +248,10 @@ def _read_constant(graph: Graph, items: list[Any]) -> None:
         if kind.kind not in "fiub":
             raise ValueError(f"{kind} are no numbers")
         memory.require(math.prod(dims) * kind.itemsize, f"constant {name}")
-        raw = memory.inflated(base64.b64decode(json.loads(data), validate=True), math.prod(dims) * kind.itemsize)
+        size = math.prod(dims) * kind.itemsize
+        raw = memory.inflated(base64.b64decode(json.loads(data), validate=True), size)
+        if len(raw) != size:
+            raise ValueError(f"{len(raw)} bytes, not the {size} bytes of its shape")
         array = np.frombuffer(raw, dtype=kind).reshape(dims)
     except (ValueError, TypeError) as e:
         raise IRSyntaxError(f"constant {name}: unreadable data ({e})") from None

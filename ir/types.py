@@ -31,6 +31,7 @@ class Scheme(Enum):
     """What a value is encrypted under. All schemes of a program share one secret key."""
 
     BGV = "bgv"  # exact integers modulo t in the coefficients: linear maps
+    BFV = "bfv"  # exact integers modulo t in slots
     CKKS = "ckks"  # approximate numbers: products of ciphertexts (training)
     TORUS = "torus"  # TFHE-like: input of a (packed) functional bootstrap
     CLIENT = "client"  # decrypted, computed by the key holder
@@ -42,6 +43,7 @@ class Encoding(Enum):
     LSB = "lsb"  # m + t*e: least significant bits (BGV)
     MSB = "msb"  # (q/t)*m + e: most significant bits (what a bootstrap reads)
     SLOTS = "slots"  # numbers, one of each sample in a slot: products are elementwise (CKKS)
+    INTEGERS = "integers"  # the same with exact integers modulo t (BFV)
 
 
 @dataclass(frozen=True)

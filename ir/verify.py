@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from .errors import IRError
 from .graph import Graph, Node
-from .ops import Apply, ArgMax, Bootstrap, Input, Linear, Output, Polynomial, Reshape, Softmax, Switch, Unpack
+from .ops import (
+    Apply,
+    ArgMax,
+    Bootstrap,
+    Input,
+    IntegerPolynomial,
+    Linear,
+    Output,
+    Polynomial,
+    Reshape,
+    Softmax,
+    Switch,
+    Unpack,
+)
 from .types import Encoding, Level, Scheme
 
 
@@ -89,20 +102,23 @@ def _assigned(graph: Graph, node: Node) -> None:
     elif isinstance(node.op, Softmax | ArgMax | Output):
         if type.scheme is not Scheme.CLIENT:
             raise IRError(f"{node} is computed by the client, but assigned to {type.scheme.value}")
-        if (
-            operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV)
-            and operands[0].type.encoding is not Encoding.SLOTS
-        ):
-            raise IRError(f"{node}: the client decrypts bgv values, and ckks values in slots")
+        slots = (Encoding.SLOTS, Encoding.INTEGERS)
+        if operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV) and operands[0].type.encoding not in slots:
+            raise IRError(f"{node}: the client decrypts bgv values, and what is in slots")
     elif any(o.type.scheme != type.scheme for o in operands):
         raise IRError(f"{node} is {type.scheme.value}, an operand is not; a switch is missing")
     if type.scheme is Scheme.BGV and type.encoding is not Encoding.LSB:
         raise IRError(f"{node}: a bgv value has its message in the least significant bits")
-    if (type.scheme is Scheme.CKKS) is not (type.encoding is Encoding.SLOTS):
-        raise IRError(f"{node}: ckks values, and only these, have their numbers in slots")
+    for scheme, encoding in ((Scheme.CKKS, Encoding.SLOTS), (Scheme.BFV, Encoding.INTEGERS)):
+        if (type.scheme is scheme) is not (type.encoding is encoding):
+            what = "numbers" if encoding is Encoding.SLOTS else "integers"
+            raise IRError(f"{node}: {scheme.value} values, and only these, have their {what} in slots")
+    if isinstance(node.op, IntegerPolynomial) and type.encoding is not Encoding.INTEGERS:
+        raise IRError(f"{node}: a polynomial of integers is evaluated on integers in slots")
     if isinstance(node.op, Polynomial) and type.encoding is not Encoding.SLOTS:
         raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")
-    if isinstance(node.op, Apply) and type.encoding is Encoding.SLOTS and graph.level is Level.LAIDOUT:
+    in_slots = type.encoding in (Encoding.SLOTS, Encoding.INTEGERS)
+    if isinstance(node.op, Apply) and in_slots and graph.level is Level.LAIDOUT:
         raise IRError(f"{node}: in slots there are polynomials, no functions")
     if type.scheme is Scheme.TORUS and type.encoding is not Encoding.MSB:
         raise IRError(f"{node}: a torus value has its message in the most significant bits")

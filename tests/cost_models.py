@@ -13,6 +13,7 @@ from glyphc.analysis.cost import (
     FIGURES,
     REFERENCE_DEGREE,
     BootstrapCost,
+    Configuration,
     CostModel,
     Machine,
 )
@@ -83,7 +84,12 @@ def growing_models(draw: st.DrawFn) -> CostModel:
     return CostModel(configurations=tuple(configurations))
 
 
-def shipped_row(slots: int, degree: int = REFERENCE_DEGREE, factor: float = 1.0) -> BootstrapCost:
-    configuration = next(c for c in CONFIGURATIONS if c.slots == slots)
+def shipped_row(
+    slots: int,
+    degree: int = REFERENCE_DEGREE,
+    factor: float = 1.0,
+    configurations: tuple[Configuration, ...] = CONFIGURATIONS,
+) -> BootstrapCost:
+    configuration = next(c for c in configurations if c.slots == slots)
     figures = (factor * configuration.figure(name, degree) for name in FIGURES)
     return BootstrapCost(degree, *figures)

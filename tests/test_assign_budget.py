@@ -20,8 +20,9 @@ from glyphc.diagnostics import summary, why
 from glyphc.errors import GlyphcError
 from glyphc.inspector.build import build
 from glyphc.ir.evaluate import evaluate
+from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import ArgMax, Bootstrap, Output
+from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Const, Dense, Output
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.program import Program
@@ -129,6 +130,24 @@ def test_what_rounding_loses_is_told_once() -> None:
     )
     assert "0.01 % tolerated" not in summary(program)
     assert len(build(program, "x").notes) == 1
+
+
+@pytest.mark.parametrize("halves", [0, 40])
+def test_values_at_a_jump_do_not_decide_on_all_others(halves: int) -> None:
+    """Integers against 0.5, and some samples that lie on it: no series decides those, but all others can be precise."""
+    net = Network(1)
+    eye = Const(net.graph.add_constant("eye", np.eye(1)))
+    value = net.graph.add(Dense((eye,), Const(net.graph.add_constant("zero", np.zeros(1)))), (net.x,), location="same")
+    above = net.graph.add(Apply((Function("greater", (0.5,)),)), (value,), location="above")
+    net.graph.add(Output("y"), (net.dense([above], 2, "last"),), location="y")
+    whole = np.random.default_rng(1).integers(-2, 3, size=(200 - halves, 1))
+    x = np.concatenate([whole, np.full((halves, 1), 0.5)]).astype(np.float64)
+    program = glyphc.compile(net.graph, x, 8, insecure_ring=1024, measure={"y": "relative"})
+    (budget,) = [d for n in program.graph for d in n.decisions if d.made_by == "assign-budget"]
+    off = np.asarray(program.run(whole, mode="simulate")) - evaluate(net.graph, {"x": whole})["y"]
+    assert rms(off) < 0.0075 * np.std(evaluate(net.graph, {"x": whole})["y"])
+    # what cannot be kept is said
+    assert bool(budget.warning) == bool(halves)
 
 
 @pytest.mark.parametrize(

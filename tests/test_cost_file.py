@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from glyphc.analysis.cost import (
     CostModel,
     calibrated,
 )
+from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.diagnostics import predicted, summary
 from glyphc.errors import ArtifactError, GlyphcError
 
@@ -53,6 +55,8 @@ PARTS = {
     "machine": [*tree()["machine"]],
     "configuration": [*tree()["configurations"][0]],
     "cost": [*tree()["configurations"][0]["costs"][0]],
+    "training": [*tree()["training"]],
+    "training row": [*tree()["training"]["rows"][0]],
 }
 
 
@@ -60,6 +64,7 @@ def room(whole: dict[str, Any], part: str) -> dict[str, Any]:
     """The object in the file that a name of ``PARTS`` stands for."""
     configuration = whole["configurations"][0]
     rooms = {"": whole, "machine": whole["machine"], "configuration": configuration, "cost": configuration["costs"][0]}
+    rooms |= {"training": whole["training"], "training row": whole["training"]["rows"][0]}
     return cast(dict[str, Any], rooms[part])
 
 
@@ -83,7 +88,7 @@ def test_what_is_no_cost_model_is_refused(tmp_path: Path, data: bytes) -> None:
     refusal(tmp_path, data)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
 def test_other_versions_are_refused(tmp_path: Path, version: object) -> None:
     assert "version" in refusal(tmp_path, json.dumps(tree() | {"version": version}).encode())
 
@@ -176,11 +181,16 @@ def test_programs_are_predicted_with_the_users_model(home: Path, monkeypatch: py
     train = np.load(ROOT / "models" / "data" / "digits-train.npy")[:200]
     program = package.compile(ROOT / "models" / "digits-mlp.onnx", train, 4, insecure_ring=1024)
     before = predicted(program)
-    doubled = calibrated(CONFIGURATIONS, {(64, 27): shipped_row(64, factor=2.0)})
+    doubled = {
+        name: calibrated(c, {(64, 27): shipped_row(64, factor=2.0, configurations=c)})
+        for name, c in (("openfhe", CONFIGURATIONS), ("kernels", KERNELS.configurations))
+    }
+    kernels = replace(KERNELS, configurations=doubled["kernels"], machine=MACHINE)
     path = home / "mine.json"
-    cost_file.save(path, CostModel(configurations=doubled, machine=MACHINE))
+    cost_file.save(path, CostModel(configurations=doubled["openfhe"], machine=MACHINE, kernels=kernels))
     monkeypatch.setenv(cost_file.VARIABLE, str(path))
     assert predicted(program).bootstrap_seconds == pytest.approx(2 * before.bootstrap_seconds)
+    assert predicted(program, engine="openfhe").bootstrap_seconds > 2 * predicted(program).bootstrap_seconds
     assert "as measured on 3 cores, 2 threads of a processor" in summary(program)
     path.write_text("damaged")
     for act in (

@@ -109,7 +109,6 @@ def test_the_list(tmp_path: Path) -> None:
 
 
 def test_the_best_engine_is_the_first_that_takes_a_program(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "PREFERRED", ("kernels", "openfhe"))
     parameters = program.client.parameters
     assert isinstance(parameters, Parameters)
     assert registry.best_engine(parameters)[0].name == "kernels"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_models import Constants, build, f32, i64, node
 
 from glyphc.compiler import compile
@@ -38,6 +41,59 @@ def one(
 ) -> ModelProto:
     """A model of one node that reads the input and then its constants."""
     return build([node(op, ["x", *(constants or {})], ["y"], name="culprit", **attributes)], constants, shape)
+
+
+# -- onnx's own C++, which ends the process where others raise an error --
+
+
+def sliced(*before: onnx.NodeProto, shape: tuple[int, ...] = (1, 2, 1), constants: Constants | None = None) -> bytes:
+    """A model that slices what some nodes make of the input; the last of them gives "h"."""
+    ends = {"starts": i64(0), "ends": i64(1), "axes": i64(2), "steps": i64(1)}
+    last = node("Slice", ["h", *ends], ["y"], name="culprit")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *shape])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)
+    initializers = [numpy_helper.from_array(v, k) for k, v in {**ends, **(constants or {})}.items()]
+    graph = helper.make_graph([*before, last], "g", [x], [y], initializers)
+    opset = [helper.make_opsetid("", 17)]
+    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+
+
+NEGATIVE = {
+    "a kernel larger than the image": lambda: sliced(
+        node("Conv", ["x", "w"], ["h"], dilations=[2, 2]), constants={"w": np.ones((2, 1, 1, 2), dtype=np.float32)}
+    ),
+    "behind another slice": lambda: sliced(
+        node("Slice", ["x", "starts", "ends", "axes", "steps"], ["a"]),
+        node("AveragePool", ["a"], ["h"], kernel_shape=[3, 1]),
+        shape=(1, 8, 1),
+    ),
+    "a pad that cuts": lambda: sliced(
+        node("Pad", ["x", "pads"], ["h"]), constants={"pads": np.array([0, 0, 0, 0, 0, 0, -5, 0])}
+    ),
+    "inside a body": lambda: sliced(
+        node("If", ["c"], ["h"], then_branch=body(), else_branch=body()), constants={"c": np.array(True)}
+    ),
+}
+
+
+def body() -> onnx.GraphProto:
+    """Of a branch, with a slice of the input."""
+    inner = node("Slice", ["x", "starts", "ends", "axes", "steps"], ["b"])
+    return helper.make_graph([inner], "b", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)])
+
+
+@pytest.mark.parametrize("name", NEGATIVE)
+def test_slices_of_less_than_nothing(name: str) -> None:
+    """In a process of its own: a failed assertion in C++ ends it."""
+    code = "import sys; from glyphc.frontends.from_onnx import read_onnx; read_onnx(sys.stdin.buffer.read())"
+    done = subprocess.run([sys.executable, "-c", code], input=NEGATIVE[name](), capture_output=True)
+    assert done.returncode == 1, done.stderr.decode()
+    assert re.search(r"ModelError: node '\w*' \((Slice|If)\)", done.stderr.decode())
+
+
+def test_slices_of_something_are_read() -> None:
+    graph = read_onnx(sliced(node("Relu", ["x"], ["h"]), shape=(1, 2, 1)))
+    assert [n.type.shape for n in graph.outputs] == [(1, 1, 1)]
 
 
 # -- readers of operators: what trips over a file's numbers is an error that names node, operator and file --

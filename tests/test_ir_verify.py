@@ -30,6 +30,7 @@ from glyphc.ir.ops import (
     Gather,
     Hardmax,
     Input,
+    IntegerPolynomial,
     Linear,
     MatMul,
     Max,
@@ -176,8 +177,9 @@ def test_each_op_of_a_level_passes(level: Level) -> None:
     verify(chain.graph)
     allowed = {op for op in OPS.values() if level in op.levels}
     used = {type(n.op) for n in chain.graph}
-    # a bootstrap does at the last level what apply did before; polynomials are of graphs in slots (test_slots)
-    assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {Polynomial}
+    # a bootstrap does at the last level what apply did before; polynomials are of graphs in slots (test_slots,
+    # test_integers)
+    assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {Polynomial, IntegerPolynomial}
 
 
 @pytest.mark.parametrize("level", list(Level), ids=lambda level: level.value)
@@ -404,7 +406,7 @@ def test_decryption_in_another_scheme_is_found(level: Level) -> None:
         act = chain.node("act")
         shape = op.result_shape((act.type.shape,), {})
         chain.graph.add(op, (act,), TensorType(shape, scheme=CLIENT), "peek")
-        with pytest.raises(IRError, match=r"@peek\): the client decrypts bgv values, and ckks values in slots"):
+        with pytest.raises(IRError, match=r"@peek\): the client decrypts bgv values, and what is in slots"):
             verify(chain.graph)
 
 

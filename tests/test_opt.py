@@ -145,7 +145,7 @@ def test_tolerances_need_samples(option: str, program: Program, tmp_path: Path) 
     [
         (["--from", "source"], ["at level 'quantized', not 'source'"]),
         (["--from", "insert-switches"], ["'insert-switches' gives graphs at level 'assigned'", "'quantized'"]),
-        (["--from", "sauce"], ["no stage 'sauce'", "levels: source", "passes: expand"]),
+        (["--from", "sauce"], ["no stage 'sauce'", "levels: source", "expand, fold"]),
         (["--batch", "7"], ["keeps its batch of 4, not 7"]),
     ],
 )

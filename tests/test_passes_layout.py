@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -314,6 +315,21 @@ CORRUPTIONS = {
 def test_wrong_layouts_are_refused(name: str, good: Graph) -> None:
     bad = corrupted(good, CORRUPTIONS[name])
     assert any(a.type.layout != b.type.layout for a, b in zip(bad, good, strict=True)), "nothing was changed"
+    with pytest.raises(ParameterError, match="collide"):
+        check(bad)
+
+
+def test_the_validator_takes_memory_by_the_output_not_by_its_square() -> None:
+    """1 MB for each of 8192 outputs, were there a number for each pair of them."""
+    graph = laid_out(mlp(2, 8192, 1), 1, 1 << 14)
+    tracemalloc.start()
+    try:
+        check(graph)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+    bad = corrupted(graph, of("x", Input, zero_elsewhere=False))
     with pytest.raises(ParameterError, match="collide"):
         check(bad)
 

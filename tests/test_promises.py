@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pass_networks import Network as PassNetwork
 from test_merge import Network
 from test_noise_model import phases
 from test_passes_layout import mlp
@@ -217,6 +218,30 @@ def test_what_series_cannot_win_back_buys_none() -> None:
     passes = DEFAULT.replace("quantize", "quantize{input_bits=5}")
     p = glyphc.compile(mlp(6, 16, 16, 3), samples(6, 200, 1), 8, tolerance=0.01, insecure_ring=1024, passes=passes)
     assert max(op.series.degree for _, op in p.graph.of(Bootstrap)) <= 59
+
+
+@pytest.mark.parametrize(("times", "least", "most"), [(500.0, 0, 27), (50.0, 119, 247)])
+def test_series_are_bought_while_they_limit_and_no_longer(times: float, least: int, most: int) -> None:
+    """A small difference of large values: rounding alone spoils it at 500 times, at 50 times the series do."""
+    n = PassNetwork(2)
+    eye, zero = Const(n.graph.add_constant("eye", np.eye(2))), Const(n.graph.add_constant("zero", np.zeros(2)))
+    hidden = n.apply(n.graph.add(Dense((eye,), zero), (n.x,), location="same"), "relu")
+    w, b = (
+        Const(n.graph.add_constant("w", times * np.array([[1.0, -1.0]]))),
+        Const(n.graph.add_constant("b", np.zeros(1))),
+    )
+    n.output(n.graph.add(Dense((w,), b), (hidden,), location="difference"))
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 1))
+    p = glyphc.compile(n.graph, np.hstack([x, x + rng.normal(size=(200, 1)) / times]), 4, insecure_ring=1024)
+    (degree,) = [op.series.degree for _, op in p.graph.of(Bootstrap)]
+    assert least <= degree <= most
+    budget = next(d for n in p.graph for d in n.decisions if d.made_by == "assign-budget")
+    found = re.search(r"([\d.]+) % of the spread.*alone.*error ([\d.]+) % .*beside that: ([\d.]+) %", budget.warning)
+    assert found
+    whole, alone, series = map(float, found.groups())
+    assert whole == pytest.approx(np.hypot(alone, series), rel=0.2)
+    assert series < alone  # what limits in the end is no series
 
 
 @pytest.mark.parametrize(

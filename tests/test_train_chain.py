@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_train_plan import F64, OPTIMIZERS, data, referred
+from test_train_plan import F64, OPTIMIZERS, data, reaches, referred
 
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.security import MAX_LOG_QP_SPARSE
@@ -20,13 +20,13 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.ckks import Bootstrap
 from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
 from glyphc.ir.types import Level
-from glyphc.train.arrange import Arrangement, arrange, arrangements
+from glyphc.train.arrange import Arrangement, arrangements
 from glyphc.train.errors import TrainingError
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD
-from glyphc.train.plan import Plan, make_plan
-from glyphc.train.step import State
-from glyphc.train.units import power_of_two
+from glyphc.train.plan import Plan, make_plan, wanted
+from glyphc.train.stages import find_stages
+from glyphc.train.step import State, make_step
 
 RING = 1024
 
@@ -68,9 +68,9 @@ def one_hot(samples: int, classes: int, seed: int = 0) -> F64:
     return np.eye(classes)[np.random.default_rng(seed).integers(0, classes, samples)]
 
 
-def all_arrangements(widths: tuple[int, ...], batch: int, ring: int = RING) -> list[Arrangement]:
-    room = power_of_two(widths[-1])
-    return list(arrangements(widths[0], widths[1:], batch, ring, room, CostModel()))
+def all_arrangements(graph: Graph, optimizer: SGD, batch: int) -> list[Arrangement]:
+    program = make_step(graph, LOSSES["binary-cross-entropy"], optimizer, batch)
+    return list(arrangements(wanted(program, find_stages(program), RING), CostModel()))
 
 
 CASES = [
@@ -91,11 +91,10 @@ def test_every_arrangement_computes_the_step_program(widths: tuple[int, ...], ba
     x /= np.sqrt(widths[0])
     y = one_hot(batch, widths[-1])
     expected = referred(graph, "binary-cross-entropy", optimizer, x, y, 3).weights
-    found = all_arrangements(widths, batch)
-    assert {a.samples_apart for a in found} == {False, True}
-    kinds = {a.grouped for a in found}
-    assert len(kinds) >= 2 or len(widths) == 2
-    for arrangement in {(a.samples_apart, a.grouped): a for a in found}.values():
+    found = all_arrangements(graph, optimizer, batch)
+    assert {a.names[0] for a in found} == {"features apart", "samples apart"}
+    assert len({a.names[1:] for a in found}) >= 2 or len(widths) == 2
+    for arrangement in {a.names: a for a in found}.values():
         plan = make_plan(
             graph, LOSSES["binary-cross-entropy"], optimizer, batch, 8.0, (), RING, arrangement=arrangement
         )
@@ -118,14 +117,14 @@ def test_any_chain_computes_its_step_program(widths: list[int], batch: int, end:
     y = one_hot(batch, widths[-1], seed)
     plan = make_plan(graph, LOSSES[loss], SGD(0.3), batch, 3.0, (), 2048)
     weights = {name: graph.constant(name) for name in graph.constants}
-    assume(all(value < 0.97 * limit for value, limit in plan.reaches(weights, x, y).values()))
+    assume(all(value < 0.97 * limit for value, limit in reaches(plan, weights, x, y).values()))
     expected = referred(graph, loss, SGD(0.3), x, y, 2).weights
     assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 2), expected, 1e-7)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("samples_apart", [False, True])
-def test_encrypted_chains_follow_their_simulation(samples_apart: bool, grouped: bool) -> None:
+@pytest.mark.parametrize("second", ["coarse", "grouped"])
+@pytest.mark.parametrize("first", ["features apart", "samples apart"])
+def test_encrypted_chains_follow_their_simulation(first: str, second: str) -> None:
     """Real ciphertexts on a small ring: two hidden layers, with momentum."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
     from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
@@ -134,8 +133,7 @@ def test_encrypted_chains_follow_their_simulation(samples_apart: bool, grouped: 
     graph = chain(widths)
     x, _ = data(batch, widths[0])
     y = one_hot(batch, widths[-1])
-    wanted = (samples_apart, (grouped, False))
-    arrangement = next(a for a in all_arrangements(widths, batch) if (a.samples_apart, a.grouped) == wanted)
+    arrangement = next(a for a in all_arrangements(graph, optimizer, batch) if a.names == (first, second, "coarse"))
     plan = make_plan(graph, LOSSES["binary-cross-entropy"], optimizer, batch, 8.0, (), RING, arrangement=arrangement)
     client, keys = generate_training_keys(plan.parameters, plan.server.periods)
 
@@ -151,14 +149,23 @@ def test_encrypted_chains_follow_their_simulation(samples_apart: bool, grouped: 
 
 def test_glyphs_network_fits_at_128_bit() -> None:
     """784-128-32-10 with 64 samples: five bootstraps, all on one grid."""
-    found = arrange(784, (128, 32, 10), 64, 65536, CostModel())
-    assert found is not None
-    assert found.samples_apart
-    assert found.grouped == (True, False)
     plan = make_plan(chain((784, 128, 32, 10)), LOSSES["binary-cross-entropy"], SGD(0.5), 64, 8.0)
+    assert [decision.chosen for decision in plan.decisions] == ["samples apart", "grouped", "coarse"]
     assert plan.parameters.secure
     assert plan.parameters.modulus_bits <= MAX_LOG_QP_SPARSE[65536]
     assert sum(isinstance(i, Bootstrap) for i in plan.server.code(0)) == 5
+
+
+def test_reasons_against_other_ways_are_kept() -> None:
+    """Of ways that have no room, and of ways that would take longer."""
+    plan = make_plan(chain((784, 128, 32, 10)), LOSSES["binary-cross-entropy"], SGD(0.5), 64, 8.0)
+    first, second, third = ({c.name: c for c in decision.candidates} for decision in plan.decisions)
+    assert first["features apart"].seconds is None
+    assert "columns do not fit" in first["features apart"].reason
+    assert "samples need" in second["coarse"].reason
+    for candidates, chosen in zip((first, second, third), (d.chosen for d in plan.decisions), strict=True):
+        seconds = [c.seconds for c in candidates.values() if c.seconds is not None]
+        assert min(seconds) == candidates[chosen].seconds
 
 
 @pytest.mark.parametrize("widths", [(4, 1, 3), (4, 1, 2, 5), (5, 3, 4)])

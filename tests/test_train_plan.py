@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,12 @@ def referred(
     for _ in range(steps):
         state, _ = program.run(state, {"x": x}, y)
     return state
+
+
+def reaches(plan: Plan, weights: dict[str, F64], x: F64, y: F64) -> dict[str, tuple[float, float]]:
+    """Of the first step from these weights."""
+    start = plan.program.initial()
+    return plan.reaches(plan.program.values(replace(start, weights={**start.weights, **weights}), {"x": x}, y))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -192,9 +192,9 @@ def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("folder", [True, False])
 def test_batches_that_do_not_fit_into_memory(folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step loads its batch again, or encrypts it again where there are no files."""
-    from glyphc.train import encrypted
+    from glyphc.train import predict
 
-    monkeypatch.setattr(encrypted, "_MOST_BATCH_BYTES", 0)
+    monkeypatch.setattr(predict, "MOST_BATCH_BYTES", 0)
     report = train(job(), "encrypted", tmp_path / "run" if folder else None)
     assert np.abs(weights(report) - weights(train(job(), "simulate"))).max() < 5e-5
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glyphc.ir.instructions import Schedule
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.slot_parameters import SlotParameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -35,7 +35,7 @@ class KernelsEngine(Engine):
 
         return KernelsMachine
 
-    def refusal(self, parameters: Parameters | SlotParameters) -> str | None:
+    def refusal(self, parameters: ProgramParameters) -> str | None:
         from .shape import EngineShape, shape_problem
 
         if not isinstance(parameters, Parameters):
@@ -44,6 +44,7 @@ class KernelsEngine(Engine):
 
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
+        from ..openfhe.keys import key_tables
         from .client import generate_keys
         from .machine import KernelsMachine
         from .warm import FIRST_USE, compiled, exercise
@@ -51,18 +52,20 @@ class KernelsEngine(Engine):
         parameters = schedule.parameters
         if not isinstance(parameters, Parameters):
             raise BackendError(f"the engine 'kernels' does not take this program: {self.refusal(parameters)}")
-        with stages.stage("load kernels" if compiled() else FIRST_USE):
-            exercise()
-        with stages.stage("generate keys"):
-            party = generate_keys(parameters)
-        encrypted = schedule.client.encrypted
-        if encrypted:
-            with stages.stage("encrypt weights", sum(m.products for m in encrypted)):
-                party = party.with_weights(encrypted, schedule.secret, lambda name: stages.advance(1, name))
-        machine = KernelsMachine(schedule, party.server)
-        with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
-            machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
-        yield Session(machine, party.encrypt, party.decrypt)
+        # another run that ends would release contexts of OpenFHE's that this one encrypts with
+        with key_tables(wait=True):
+            with stages.stage("load kernels" if compiled() else FIRST_USE):
+                exercise()
+            with stages.stage("generate keys"):
+                party = generate_keys(parameters)
+            encrypted = schedule.client.encrypted
+            if encrypted:
+                with stages.stage("encrypt weights", sum(m.products for m in encrypted)):
+                    party = party.with_weights(encrypted, schedule.secret, lambda name: stages.advance(1, name))
+            machine = KernelsMachine(schedule, party.server)
+            with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
+                machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
+            yield Session(machine, party.encrypt, party.decrypt)
 
 
 ENGINE = KernelsEngine()

@@ -25,7 +25,7 @@ from ..openfhe.residues import ResidueError, Uniform, width
 from ..openfhe.wire import read_fresh
 from .basis import F64, Basis
 from .exchange import Exchange
-from .keys import ServerKeys, WeightKeys, whole_key
+from .keys import KeyRoom, ServerKeys, WeightKeys, whole_key
 from .keyswitch import KeyShape, SwitchingKey
 from .linear import Sum
 from .shape import EngineShape, KeySpec
@@ -87,8 +87,10 @@ def load_keys(
     except TooLargeError as e:
         raise BackendError(str(e)) from None
 
+    room = KeyRoom(shape)
+
     def key(spec: KeySpec, name: str) -> SwitchingKey:
-        found = whole_key(basis, spec, unpack_key(basis, spec.shape, read(name)), seed)
+        found = whole_key(basis, spec, unpack_key(basis, spec.shape, read(name)), seed, room.of(spec))
         observe(name)
         return found
 

@@ -16,6 +16,7 @@ from numba import njit
 
 from .arithmetic import product, product_by, reduce
 from .basis import F64, Basis, automorphism, centred
+from .keys import KeyRoom
 from .keyswitch import SwitchingKey
 from .shape import SPARSE_WEIGHT, EngineShape, KeySpec
 from .threads import run
@@ -51,8 +52,9 @@ class KeyMaker:
 
     def keys(self, seed: bytes) -> Iterator[tuple[str, SwitchingKey]]:
         """All keys of a program by name. Their a are those of the seed (see ``keys.whole_key``)."""
+        room = KeyRoom(self._shape)
         for spec in self._shape.specs():
-            yield spec.name, self.make(spec, seed)
+            yield spec.name, self.make(spec, seed, room.of(spec))
 
     def weight_keys(
         self, specs: tuple[KeySpec, KeySpec], weight: I64, seed: bytes
@@ -67,15 +69,15 @@ class KeyMaker:
         ws = self._product(w, self._values("s", which), which)
         return self._make(specs[0], w, seed), self._make(specs[1], ws, seed)
 
-    def make(self, spec: KeySpec, seed: bytes) -> SwitchingKey:
-        """One key."""
-        return self._make(spec, self._values(spec.source, np.array(spec.shape.primes, dtype=np.int64)), seed)
+    def make(self, spec: KeySpec, seed: bytes, out: F64 | None = None) -> SwitchingKey:
+        """One key. out: its memory, (2, digits, primes, n)."""
+        return self._make(spec, self._values(spec.source, np.array(spec.shape.primes, dtype=np.int64)), seed, out)
 
-    def _make(self, spec: KeySpec, source: F64, seed: bytes) -> SwitchingKey:
+    def _make(self, spec: KeySpec, source: F64, seed: bytes, out: F64 | None = None) -> SwitchingKey:
         basis, shape = self._basis, spec.shape
         which = np.array(shape.primes, dtype=np.int64)
         target = self._values(spec.target, which)
-        out = np.empty((2, shape.digits, len(which), basis.n))
+        out = np.empty((2, shape.digits, len(which), basis.n)) if out is None else out
         UniformRows(seed, spec.name).fill(basis, shape, out[1])
         auxiliary = 1
         for p in shape.special:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,9 +39,41 @@ def make_basis(shape: EngineShape) -> Basis:
     return Basis.of(shape.n, shape.primes)
 
 
-def whole_key(basis: Basis, spec: KeySpec, b: F64, seed: bytes) -> SwitchingKey:
-    """A key from its b, (digits, primes, n), centred; its a are those of the seed."""
-    values = np.empty((2, *b.shape))
+class KeyRoom:
+    """Memory for the keys of a program: those of a level's baby steps side by side, as they are read."""
+
+    def __init__(self, shape: EngineShape) -> None:
+        self._n = shape.n
+        levels = (*shape.encoding, *shape.decoding) if shape.parameters.slots else ()
+        stacks = [shape.baby_keys(plan) for plan in levels]
+        self._places = {name: (names, at) for names in stacks for at, name in enumerate(names)}
+        self._stacks: dict[tuple[str, ...], F64] = {}
+
+    def of(self, spec: KeySpec) -> F64:
+        """Where the values of a key go, (2, digits, primes, n): of any content."""
+        size = (2, spec.shape.digits, len(spec.shape.primes), self._n)
+        if spec.name not in self._places:
+            return np.empty(size)
+        names, at = self._places[spec.name]
+        if names not in self._stacks:
+            self._stacks[names] = np.empty((len(names), *size))
+        room: F64 = self._stacks[names][at]
+        return room
+
+
+def stacked(keys: Mapping[str, SwitchingKey], names: Sequence[str]) -> F64:
+    """Keys as one array, (keys, 2, digits, primes, n): not copied where they lie side by side (:class:`KeyRoom`)."""
+    values = [keys[name].values for name in names]
+    base = values[0].base
+    if base is not None and base.shape == (len(values), *values[0].shape):
+        rows = [base[at].ctypes.data for at in range(len(values))]
+        if [v.ctypes.data for v in values] == rows:
+            return np.asarray(base)
+    return np.stack(values)
+
+
+def whole_key(basis: Basis, spec: KeySpec, b: F64, seed: bytes, values: F64) -> SwitchingKey:
+    """A key from its b, (digits, primes, n), centred; its a are those of the seed. values: its memory."""
     values[0] = b
     UniformRows(seed, spec.name).fill(basis, spec.shape, values[1])
     return SwitchingKey(spec.shape, values)

@@ -6,15 +6,13 @@ Bossuat, Mouchet, Troncoso-Pastoriza, Hubaux 2021). In evaluation order, all bet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numba import njit
 
 from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64, SMALLEST_RING, subring_positions
 from .evaluator import Ciphertext, Evaluator, collect_rows
-from .keyswitch import SwitchingKey
+from .keys import stacked
 from .shape import LevelPlan
 from .slots import C128, coefficients
 from .threads import run
@@ -130,8 +128,7 @@ class LevelTransform:
         self._indices = [shape.rotation(s) for s in steps]
         self._identity = babies.index(0) if 0 in babies else -1
         self._orders = np.stack([evaluator.order(i) for i in self._indices])
-        names = [shape.automorphism_key(i, plan.shape).name for i in self._indices]
-        self._keys = _stacked(evaluator, names)
+        self._keys = stacked(evaluator.keys, shape.baby_keys(plan))
         self._giants = [shape.rotation(g * stride) for g in plan.giants if g]
         plain = basis.primes[plan.limbs - 1] * scale
         self._shift, self._factors = self._encode(plain, weights, lead)
@@ -212,11 +209,3 @@ class LevelTransform:
             inner[g, 1] = 0
             run(collect_rows, rows, inner[g], order, total, switch.which, moduli)
         return Ciphertext(evaluator.divided(total, switch, 1), x.scale * self._scale)
-
-
-def _stacked(evaluator: Evaluator, names: Sequence[str]) -> F64:
-    """Keys as one array, (keys, 2, digits, primes, n). They are views of it from then on, so nothing is kept twice."""
-    values = np.stack([evaluator.keys[name].values for name in names])
-    for name, part in zip(names, values, strict=True):
-        evaluator.keys[name] = SwitchingKey(evaluator.keys[name].shape, part)
-    return values

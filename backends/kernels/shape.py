@@ -253,6 +253,11 @@ class EngineShape:
         spec = self.automorphism_key(index, self.linear_shape)
         return KeySpec(f"linear-{index}", spec.source, spec.target, spec.shape)
 
+    def baby_keys(self, plan: LevelPlan) -> tuple[str, ...]:
+        """The names of the keys of a level's baby steps, in their order."""
+        steps = (b * plan.level.stride for b in plan.babies if b)
+        return tuple(self.automorphism_key(self.rotation(s), plan.shape).name for s in steps)
+
     def _specs(self) -> Iterator[KeySpec]:
         for stride in self.parameters.unpack_strides:
             yield self.linear_key(1 + self.n // stride)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from glyphc.ir.instructions import Schedule
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.slot_parameters import SlotParameters
 
 from ..engine import Engine, Session, Stages
@@ -39,10 +40,18 @@ class OpenFHEEngine(Engine):
 
         return SlotOpenFHE
 
+    @property
+    def integer_machine(self) -> type:
+        from .integer_evaluator import IntegerOpenFHE
+
+        return IntegerOpenFHE
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
         from .evaluator import OpenFHEMachine
+        from .integer_client import generate_integer_keys
+        from .integer_evaluator import IntegerOpenFHE
         from .keys import key_tables, release_all_keys
         from .slot_client import generate_slot_keys
         from .slot_evaluator import SlotOpenFHE
@@ -54,6 +63,11 @@ class OpenFHEEngine(Engine):
                     with stages.stage("generate keys"):
                         client, keys_in_slots = generate_slot_keys(schedule.parameters)
                     yield Session(SlotOpenFHE(schedule, keys_in_slots), client.encrypt, client.decrypt)
+                    return
+                if isinstance(schedule.parameters, IntegerParameters):
+                    with stages.stage("generate keys"):
+                        on_integers = generate_integer_keys(schedule.parameters)
+                    yield Session(IntegerOpenFHE(on_integers.contexts), on_integers.encrypt, on_integers.decrypt)
                     return
                 with stages.stage("generate keys"):
                     keys, evaluation_keys = generate_keys(schedule.parameters)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters, series_levels
-from glyphc.ir.slot_parameters import SlotParameters
 
 from .slot_figures import SLOT_ROWS, SlotRow
+from .training_figures import TRAINING_FIGURES, TrainingFigures
 
 REFERENCE_RING = 65536
 # Every configuration is measured at this degree; what other degrees cost is known relative to it.
@@ -171,6 +172,7 @@ class CostModel:
     configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
     machine: Machine = SHIPPED_MACHINE
     slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
+    training: TrainingFigures = TRAINING_FIGURES
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
     external: float = 0.0  # BGV ciphertext x encrypted weight; 0: two automorphisms
     engine: str = "openfhe"  # whose figures these are
@@ -215,9 +217,9 @@ class CostModel:
         unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * len(parameters.unpack_strides)
         return unpack + self._bytes("key_bytes", parameters)
 
-    def key_seconds(self, parameters: Parameters | SlotParameters) -> float:
+    def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
-        if isinstance(parameters, SlotParameters) or not parameters.slots:
+        if not isinstance(parameters, Parameters) or not parameters.slots:
             return 0.5
         return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)
 

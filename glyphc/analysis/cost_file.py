@@ -14,11 +14,12 @@ from glyphc.errors import ArtifactError, GlyphcError
 from .cost import REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine
 from .kernels_cost import KERNELS
 from .slot_figures import FIGURES, SlotRow
+from .training_figures import ROW_FIGURES, TORUS_FIGURES, TrainingFigures, TrainingRow
 
 # Names another file; empty: the model that ships with glyphc, whatever files there are.
 VARIABLE = "GLYPHC_COST_MODEL"
 FORMAT = "glyphc-cost-model"
-VERSION = 2
+VERSION = 3
 
 
 class _DamagedError(Exception):
@@ -116,6 +117,7 @@ def _unusable(path: Path, reason: str) -> GlyphcError:
 def to_json(model: CostModel) -> str:
     """The file's text."""
     tree = {"format": FORMAT, "version": VERSION, **_engine_tree(model), "slots": [asdict(row) for row in model.slots]}
+    tree["training"] = asdict(model.training)
     if model.kernels is not None:
         tree["kernels"] = _engine_tree(model.kernels) | {"external": model.kernels.external}
     return json.dumps(tree, indent=1) + "\n"
@@ -149,7 +151,8 @@ def from_json(data: bytes) -> CostModel:
     slots = tuple(_slot_row(row) for row in _items(tree, "slots"))
     if not slots:
         raise _DamagedError("'slots' is empty")
-    return replace(_engine(tree, CostModel()), slots=slots, kernels=kernels)
+    training = _training(_entry(tree, "training"))
+    return replace(_engine(tree, CostModel()), slots=slots, training=training, kernels=kernels)
 
 
 def _engine(tree: Any, shipped: CostModel) -> CostModel:
@@ -195,6 +198,17 @@ def _configuration(tree: Any) -> Configuration:
 def _slot_row(tree: Any) -> SlotRow:
     figures = {name: _positive(tree, name) for name in FIGURES}
     return SlotRow(_count(tree, "ring"), _count(tree, "limbs"), **figures)
+
+
+def _training(tree: Any) -> TrainingFigures:
+    rows = tuple(
+        TrainingRow(_count(row, "limbs"), **{name: _positive(row, name) for name in ROW_FIGURES})
+        for row in _items(tree, "rows")
+    )
+    limbs = [row.limbs for row in rows]
+    if not rows or limbs != sorted(set(limbs)):
+        raise _DamagedError("the limbs of training's rows are not ascending")
+    return TrainingFigures(rows, **{name: _positive(tree, name) for name in TORUS_FIGURES})
 
 
 def _cost(tree: Any) -> BootstrapCost:

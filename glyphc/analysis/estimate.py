@@ -20,11 +20,13 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
 )
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
 from .cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
-from .slot_cost import slot_estimate
+from .integer_cost import integer_estimate
+from .slot_cost import SlotEstimate, slot_estimate
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Estimate:
     """Of one pass of a batch: seconds by graph node, number of bootstraps; bytes of keys and at the peak of a run.
 
     measured_on: the machine that the figures are for. upload_bytes, download_bytes: of encrypted inputs and outputs.
-    client_seconds: of encryption and decryption, where they are known (0 where they were not measured).
+    client_seconds: of encryption, and of decryption where it takes a part of that.
     """
 
     node_seconds: dict[int, float]
@@ -54,8 +56,8 @@ class Estimate:
 def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
     """What one pass of the schedule is expected to take."""
     parameters = schedule.parameters
-    if isinstance(parameters, SlotParameters):
-        found = slot_estimate(schedule, cost)
+    if isinstance(parameters, SlotParameters | IntegerParameters):
+        found = _in_slots(schedule, cost)
         return Estimate(
             found.node_seconds,
             0,
@@ -74,6 +76,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         by_node[instruction.node] = by_node.get(instruction.node, 0.0) + seconds
         if isinstance(instruction, Powers | Evaluate):
             bootstrap += seconds
+    sent = sum(p.layout.ciphertexts for p in schedule.client.inputs)
     return Estimate(
         by_node,
         sum(isinstance(i, Powers) for i in schedule.instructions),
@@ -81,10 +84,15 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         cost.key_bytes(parameters) + weight_bytes(schedule.client, cost.limbs),
         peak_bytes(schedule, cost),
         cost.machine.text,
-        sum(p.layout.ciphertexts for p in schedule.client.inputs) * parameters.ring * -(-parameters.bgv_bits // 8),
-        0.0,
+        sent * parameters.ring * -(-parameters.bgv_bits // 8),
+        sent * cost.encryption(parameters.ring),
         sum(map(_output_residues, schedule.client.outputs)) * -(-parameters.bgv_bits // 8),
     )
+
+
+def _in_slots(schedule: Schedule, cost: CostModel) -> SlotEstimate:
+    exact = isinstance(schedule.parameters, IntegerParameters)
+    return integer_estimate(schedule, cost) if exact else slot_estimate(schedule, cost)
 
 
 def _output_residues(port: Port) -> int:
@@ -95,8 +103,8 @@ def _output_residues(port: Port) -> int:
 def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:
     """Predicted seconds of every instruction."""
     parameters = schedule.parameters
-    if isinstance(parameters, SlotParameters):
-        return slot_estimate(schedule, cost).instruction_seconds
+    if isinstance(parameters, SlotParameters | IntegerParameters):
+        return _in_slots(schedule, cost).instruction_seconds
     return tuple(instruction_seconds(i, parameters, cost) for i in schedule.instructions)
 
 

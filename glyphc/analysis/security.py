@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from glyphc.errors import GlyphcError
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.slot_parameters import SlotParameters
 
 # Largest log2(QP) for 128-bit classical security by ring dimension, for secrets with uniform ternary coefficients: the
 # homomorphic encryption standard (Albrecht et al. 2018) up to 32768, OpenFHE's bound for 65536. OpenFHE enforces these.
@@ -20,6 +21,9 @@ MAX_LOG_QP_SPARSE = {65536: LARGEST_SPARSE}
 # the standard's bounds, made with an older one, it gives 126).
 MAX_LOG_QP_SLOTS = {16384: 430, 32768: 864}
 
+# Small rings that tests may ask for by name.
+INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
+
 # Digits of key switching: more need a smaller auxiliary modulus, but larger keys and more time.
 MOST_DIGITS = 15
 # Evaluation keys of bootstraps may take this much, so that a run stays below 16 GB.
@@ -29,16 +33,26 @@ _MOST_KEY_BYTES = 12.5e9
 MOST_KEYS = {(5, 5): 49, (5, 4): 62, (4, 5): 62, (4, 4): 81, (3, 3): 67, (3, 4): 72, (2, 2): 132}
 
 
+def check_insecure_ring(ring: int | None, name: str = "insecure_ring") -> None:
+    """GlyphcError for a ring that is none of those that may be asked for; name: of the option."""
+    if ring is not None and ring not in INSECURE_RINGS:
+        raise GlyphcError(f"{name} must be one of {', '.join(map(str, INSECURE_RINGS))}, not {ring}")
+
+
 def largest_modulus(ring: int, sparse: bool) -> int:
     """The bound in bits; 0 for rings that 128-bit security is not known for."""
     return (MAX_LOG_QP_SPARSE if sparse else MAX_LOG_QP).get(ring, 0)
 
 
-def modulus_limit(parameters: Parameters | SlotParameters) -> int:
-    """The bound for these parameters' ring and secret: the one that bootstraps use is sparse."""
-    if isinstance(parameters, SlotParameters):
-        return MAX_LOG_QP_SLOTS.get(parameters.ring, 0)
-    return largest_modulus(parameters.ring, parameters.slots > 0)
+def modulus_limit(parameters: ProgramParameters) -> int:
+    """The bound for these parameters' ring and secret; 0 for rings without an estimate.
+
+    The secret that bootstraps use is sparse, all others are uniform ternary, that of a program without nonlinearities
+    included: at N = 65536 it gets the bound of the sparse one, which is the harder one to keep.
+    """
+    if isinstance(parameters, Parameters) and parameters.slots:
+        return largest_modulus(parameters.ring, sparse=True)
+    return (MAX_LOG_QP_SLOTS | MAX_LOG_QP_SPARSE).get(parameters.ring, 0)
 
 
 def is_secure(parameters: Parameters) -> bool:

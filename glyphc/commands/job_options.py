@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,6 +12,7 @@ from glyphc.errors import DataError, GlyphcError, ModelError
 
 if TYPE_CHECKING:
     from glyphc.train.job import Job
+    from glyphc.train.plan import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LOSSES = ("softmax-cross-entropy", "binary-cross-entropy", "mean-squared-error")
@@ -81,7 +83,7 @@ def job_of(
     Every mistake that can be known without training is told here, e.g. ModelError for a network that could not be
     written when it is trained.
     """
-    from glyphc.compiler import INSECURE_RINGS
+    from glyphc.analysis.security import check_insecure_ring
     from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
     from glyphc.train.job import Options, make_job
@@ -92,8 +94,7 @@ def job_of(
 
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
-    if insecure_ring is not None and insecure_ring not in INSECURE_RINGS:
-        raise GlyphcError(f"--insecure-ring must be one of {', '.join(map(str, INSECURE_RINGS))}, not {insecure_ring}")
+    check_insecure_ring(insecure_ring, "--insecure-ring")
     read = read_model(model)
     x, y = load_arrays(data, "training samples"), load_arrays(labels, "labels")
     for what, array in ((data, x), (labels, y)):
@@ -134,6 +135,29 @@ def describe(job: Job, how: str) -> None:
     click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
     if fixed := fixed_layers(job.network):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
+
+
+why_option = click.option("--why", is_flag=True, help="Show why each layer is computed as it is.")
+
+
+def show_plan(plan: Plan, job: Job, why: bool) -> None:
+    """Say what an encrypted run is going to take, and why it is planned so."""
+    from glyphc.analysis import cost_file
+    from glyphc.diagnostics import why as explained
+    from glyphc.progress import duration
+    from glyphc.train.predict import predict
+
+    found = predict(plan, job.options.steps, cost_file.current())
+    at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
+    click.echo(f"predicted: {at}, {duration(found.seconds)} for {found.steps} on {found.machine}", err=True)
+    click.echo(
+        f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, "
+        f"{found.batch_bytes / 1e6:.0f} MB a batch",
+        err=True,
+    )
+    if why:
+        for stage, decision in zip(plan.stages, plan.decisions, strict=True):
+            click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)
 
 
 def _chosen(given: float | None, usual: float) -> float:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from glyphc.exchange.artifacts import Specification
     from glyphc.exchange.client import Account
     from glyphc.ir.instructions import Polynomials
-    from glyphc.ir.parameters import Parameters
-    from glyphc.ir.slot_parameters import SlotParameters
+    from glyphc.ir.integer_parameters import ProgramParameters
 
 PASSPHRASE_VARIABLE = "GLYPHC_PASSPHRASE"
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -72,7 +71,7 @@ def split_command(program: Path, client_path: Path | None, server_path: Path | N
 @click.option("--passphrase", is_flag=True, help=f"Encrypt the secret key; asks, or reads {PASSPHRASE_VARIABLE}.")
 @click.option("--insecure", is_flag=True, help="Accept a specification with a small ring, for tests. NOT SECURE.")
 @click.option("--weights", type=_FILE, help="The weights of a program compiled with --encrypt-weights.")
-@click.option("--engine", default="openfhe", help="What is to evaluate with these keys (see 'glyphc engines').")
+@click.option("--engine", help="What is to evaluate (see 'glyphc engines'). [default: the first that can]")
 def keygen_command(
     source: Path,
     client_folder: Path,
@@ -80,7 +79,7 @@ def keygen_command(
     passphrase: bool,
     insecure: bool,
     weights: Path | None,
-    engine: str,
+    engine: str | None,
 ) -> None:
     """Make keys for SOURCE, a compiled program or a client specification (.spec).
 
@@ -270,6 +269,7 @@ def decrypt_command(
     client_folder: Path, input_path: Path, output_path: str, request: Path | None, spec: Path | None
 ) -> None:
     """Decrypt what the server sent back."""
+    from glyphc.console import overruns_told
     from glyphc.storage.container import Reader
     from glyphc.storage.headers import InputsHeader
 
@@ -281,7 +281,9 @@ def decrypt_command(
     if request is not None:
         with Reader(request, InputsHeader) as reader:
             digest = reader.digest
-    save_arrays(output_path, account.decrypt(input_path, digest))
+    with overruns_told():
+        outputs = account.decrypt(input_path, digest)
+    save_arrays(output_path, outputs)
     _wrote(Path(output_path))
 
 
@@ -319,7 +321,7 @@ def _new_passphrase() -> str:
     return given
 
 
-def _warn(parameters: Parameters | SlotParameters) -> None:
+def _warn(parameters: ProgramParameters) -> None:
     if not parameters.secure:
         from glyphc.program import INSECURE_WARNING
 

@@ -9,14 +9,16 @@ import click
 
 from glyphc.errors import GlyphcError
 
-from .job_options import describe, job_of, job_options
+from .job_options import describe, job_of, job_options, show_plan, why_option
 
 if TYPE_CHECKING:
     from glyphc.train.loop import TrainingReport
+    from glyphc.train.plan import Plan
 
 
 @click.command("train")
 @job_options
+@why_option
 @click.option("-o", "--output", type=click.Path(), required=True, help="The trained model to write (.onnx).")
 @click.option(
     "--mode",
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, from its last step.")
 @click.option("--monitor", is_flag=True, help="Show the loss before every step. Decrypts the weights: the client's.")
-def train_command(output: str, mode: str, resume: bool, monitor: bool, **chosen: Any) -> None:
+def train_command(output: str, mode: str, resume: bool, monitor: bool, why: bool, **chosen: Any) -> None:
     """Train a MODEL (.onnx or .glyph); write it with its new weights, as ONNX.
 
     What the training section of a .glyph file says holds unless options say otherwise.
@@ -66,8 +68,12 @@ def train_command(output: str, mode: str, resume: bool, monitor: bool, **chosen:
         except ArtifactError as e:
             raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
 
+    def planned(plan: Plan) -> None:
+        if mode == "encrypted":
+            show_plan(plan, job, why)
+
     try:
-        report = train(job, mode, folder, resume, reporter(), show, write)
+        report = train(job, mode, folder, resume, reporter(), show, write, planned)
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)

@@ -10,7 +10,7 @@ import click
 
 from glyphc.errors import GlyphcError
 
-from .job_options import describe, job_of, job_options
+from .job_options import describe, job_of, job_options, show_plan, why_option
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -27,10 +27,11 @@ def training_group() -> None:
 
 @training_group.command("prepare")
 @job_options
+@why_option
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
-def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, **chosen: Any) -> None:
+def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, why: bool, **chosen: Any) -> None:
     """The client: plan the training of a MODEL, make keys, encrypt the samples.
 
     First the same run is done in the clear: what would diverge or leave what encryption computes is refused. The server
@@ -49,7 +50,7 @@ def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, 
     phrase = _new_passphrase() if passphrase else None
     progress = reporter()
     try:
-        done = prepare(job, client_folder, server_folder, phrase, progress)
+        done = prepare(job, client_folder, server_folder, phrase, progress, lambda plan: show_plan(plan, job, why))
     finally:
         progress.done()
     batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"

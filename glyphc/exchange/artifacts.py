@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.errors import ArtifactError
+from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.instructions import ClientSpec, Polynomials, Schedule
@@ -25,6 +25,7 @@ from glyphc.ir.instructions.check import check_schedule
 from glyphc.ir.instructions.numbered import Names, numbered, with_names
 from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.instructions.text import COEFFICIENTS, SLOTS, Family
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
@@ -181,8 +182,18 @@ class ServerProgram:
             return ServerProgram(schedule, noise, reader.header.program)
 
 
+def with_files(parameters: ProgramParameters) -> Parameters | SlotParameters:
+    """The parameters of a program whose keys and ciphertexts have a form in files; GlyphcError for others."""
+    if isinstance(parameters, IntegerParameters):
+        raise GlyphcError(
+            "programs on integers in slots have no keys and ciphertexts in files yet: they run in one process, by "
+            "'glyphc run'"
+        )
+    return parameters
+
+
 def _family(client: ClientSpec) -> Family:
-    return SLOTS if isinstance(client.parameters, SlotParameters) else COEFFICIENTS
+    return SLOTS if isinstance(with_files(client.parameters), SlotParameters) else COEFFICIENTS
 
 
 def _fingerprint(client: str, outline: str) -> str:
@@ -278,6 +289,8 @@ def read_program_parameters(text: str, reader: Reader[Any]) -> Parameters | Slot
     try:
         parameters = parse_parameters(text)
         parameters.check_powers()
+        if isinstance(parameters, IntegerParameters):
+            raise ValueError("integers in slots have no keys in files")
         return parameters
     except (IRError, ValueError) as e:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
@@ -300,6 +313,8 @@ def _check_ports(client: ClientSpec) -> None:
     A stranger's must not make a client allocate what it likes.
     """
     parameters = client.parameters
+    if isinstance(parameters, IntegerParameters):
+        raise IRError("its values are integers in slots, which have no form in files")
     parameters.check_powers()
     in_slots = isinstance(parameters, SlotParameters)
     bound = _MOST_STEPS if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,15 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis.security import modulus_limit
-from glyphc.codec import check_inputs, decode, encode, with_labels
-from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
+from glyphc.backends.engine import best_engine
+from glyphc.codec import check_inputs, encode, with_labels
+from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, OverrunWarning, ParameterError
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.text import record_text
+from glyphc.plausible import Doubts, decoded, text
 from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
-from .artifacts import NAMES_FILE, SPEC_FILE, Specification
+from .artifacts import NAMES_FILE, SPEC_FILE, Specification, with_files
 from .client_engines import ClientEngine, client_engine, key_maker
 from .engines import check_engine, key_form
 from .parts import check_count, input_places, output_places, pass_count, rows
@@ -59,20 +62,22 @@ def generate(
     passphrase: str | None,
     reporter: Reporter,
     weights: Mapping[str, Polynomials] | None = None,
-    engine: str = "openfhe",
+    engine: str | None = None,
 ) -> None:
     """Fresh keys: the secret to one file, the evaluation keys, which are for the server, to another.
 
     weights: of a program with encrypted weights, ``Schedule.secret``; they go with the evaluation keys, which are then
-    for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve; the
-    secret does not depend on it. GlyphcError when that has no keys for such a program.
+    for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve, by
+    default the first one that takes the program and can be used here; the secret does not depend on it. GlyphcError
+    when that has no keys for such a program.
 
     The secret is written last and appears only if the evaluation keys are whole. ParameterError if OpenFHE refuses
     the program's parameters.
     """
     from glyphc.backends.errors import BackendError
 
-    parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
+    parameters, encrypted, weights = with_files(spec.client.parameters), spec.client.encrypted, weights or {}
+    engine = engine or best_engine(parameters)[0].name
     check_engine(engine, parameters)
     missing = next((m.name for m in encrypted if m.name not in weights), None)
     if missing is not None:
@@ -169,7 +174,8 @@ class Account:
         """Outputs by name, shape (samples, *shape), from a file of encrypted outputs; labels where there are some.
 
         ``request``: the digest of the inputs that these must be the outputs of. ArtifactError for a damaged file, or
-        one for another program, key or request, before anything is decrypted.
+        one for another program, key or request, before anything is decrypted. Warns (OverrunWarning) of results in
+        slots that cannot be; those of passes that are lost are NaN (``glyphc.plausible``).
         """
         with Reader(path, OutputsHeader) as reader:
             self._check(reader, request)
@@ -202,12 +208,19 @@ class Account:
                 raise reader.damaged(f"part {place.name}: {e}") from None
             messages.setdefault((place.pass_number, place.port.name), []).append(message)
         results: dict[str, list[F64]] = {p.name: [] for p in client.outputs}
+        doubts = Doubts()
         for number in passes:
             part = rows(client, header.samples, number)
-            count = part.stop - part.start
-            for port in client.outputs:
-                found = np.array(messages[number, port.name])
-                results[port.name].append(decode(port, found, count, client.places(count)))
+            found = decoded(
+                client,
+                {port.name: np.array(messages[number, port.name]) for port in client.outputs},
+                range(part.start, part.stop),
+            )
+            doubts += found.doubts
+            for name, values in found.outputs.items():
+                results[name].append(values)
+        if doubts:
+            warnings.warn(text(doubts, header.samples), OverrunWarning, stacklevel=3)
         return {name: np.concatenate(parts) for name, parts in results.items()}
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from glyphc.errors import GlyphcError
 from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
+from .artifacts import with_files
 from .kernels_engine import KernelsServerEngine
 from .parts import Place
 
@@ -65,17 +67,18 @@ def server_engine(schedule: Schedule, engine: str = "openfhe") -> ServerEngine:
     return KernelsServerEngine(schedule) if engine == "kernels" else PackedEngine(schedule)
 
 
-def check_engine(engine: str, parameters: Parameters | SlotParameters) -> None:
+def check_engine(engine: str, parameters: ProgramParameters) -> None:
     """GlyphcError when an engine makes no keys in files, or none for such a program."""
+    with_files(parameters)
     if engine not in KEY_ENGINES:
         raise GlyphcError(f"the engine {engine!r} has no keys in files; use one of: {', '.join(KEY_ENGINES)}")
     if engine == "kernels" and isinstance(parameters, SlotParameters):
         raise GlyphcError("the engine 'kernels' does not compute in slots; use --engine openfhe")
 
 
-def key_form(engine: str, parameters: Parameters | SlotParameters) -> str:
+def key_form(engine: str, parameters: ProgramParameters) -> str:
     """What the form of an engine's keys depends on beside the parameters (``KeysHeader.shape``)."""
-    if engine != "kernels" or isinstance(parameters, SlotParameters):
+    if engine != "kernels" or not isinstance(parameters, Parameters):
         return ""
     from glyphc.backends.kernels.shape import fingerprint
 
@@ -86,9 +89,7 @@ def input_size(client: ClientSpec, modulus: int) -> int:
     """Bytes of a fresh ciphertext. modulus: as the header of the keys says."""
     p = client.parameters
     if isinstance(p, SlotParameters):
-        from glyphc.backends.openfhe.slot_wire import fresh_size
-
-        return fresh_size(p)
+        return p.fresh_bytes
     return p.ring * (((modulus - 1).bit_length() + 7) // 8)
 
 
@@ -96,7 +97,7 @@ class PackedEngine:
     """Coefficient layouts: BGV and bootstraps."""
 
     def __init__(self, schedule: Schedule) -> None:
-        assert not isinstance(schedule.parameters, SlotParameters)
+        assert isinstance(schedule.parameters, Parameters)
         self._schedule, self._parameters = schedule, schedule.parameters
         self._keys: EvaluationKeys
         self.machine: OpenFHEMachine
@@ -179,9 +180,7 @@ class SlotEngine:
         return self.machine.moulds.read_fresh(data, Uniform(seed, name))
 
     def output_bits(self, noise: float) -> int:
-        from glyphc.backends.openfhe.slot_wire import widths
-
-        return 8 * widths(self._parameters)[0]
+        return 8 * self._parameters.residue_bytes[0]
 
     def write_output(self, ciphertext: Any, place: Place, bits: int, flood: float) -> bytes:
         from glyphc.backends.openfhe.slot_wire import write_output

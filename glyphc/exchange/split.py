@@ -17,7 +17,7 @@ from glyphc.storage.artifact import is_artifact
 from glyphc.storage.withheld import without_secrets
 from glyphc.ways.noise import predicted_noise
 
-from .artifacts import SPEC_SUFFIX, ServerProgram, Specification
+from .artifacts import SPEC_SUFFIX, ServerProgram, Specification, with_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,12 @@ class Halves:
 
 
 def split(graph: Graph) -> Halves:
-    """From a program's final graph, with or without the values of weights that are to be encrypted."""
+    """From a program's final graph, with or without the values of weights that are to be encrypted.
+
+    GlyphcError for programs that have no form in files.
+    """
+    if graph.parameters is not None:
+        with_files(graph.parameters)
     graph = stripped(graph)
     whole = schedule(graph)
     return Halves(ServerProgram.of(whole, output_noise(graph)), Names.of(whole.client))

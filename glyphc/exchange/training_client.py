@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,6 @@ from glyphc.storage.headers import (
     TrainingStateHeader,
 )
 from glyphc.train.batches import Batches
-from glyphc.train.encrypted import memory_bytes
 from glyphc.train.errors import TrainingError
 from glyphc.train.foresee import foresee
 from glyphc.train.job import Job, Options, job_of
@@ -44,6 +43,7 @@ from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SCHEDULES, Schedule
 from glyphc.train.plan import Plan
 from glyphc.train.planning import plan_of
+from glyphc.train.predict import memory_bytes
 from glyphc.train.ranges import Ranges
 from glyphc.train.step import with_weights
 
@@ -104,9 +104,16 @@ def plan_steps(job: Job) -> tuple[Plan, TrainingProgram]:
 
 
 def prepare(
-    job: Job, client: Path, server: Path, passphrase: str | None = None, reporter: Reporter | None = None
+    job: Job,
+    client: Path,
+    server: Path,
+    passphrase: str | None = None,
+    reporter: Reporter | None = None,
+    planned: Callable[[Plan], None] = lambda plan: None,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
+
+    planned: told the plan before keys are made.
 
     GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
     what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
@@ -118,6 +125,7 @@ def prepare(
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
     reach = foresee(job, plan).reach
+    planned(plan)
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
     places += [client / JOB_FILE, client / SECRET_FILE]
     for place in places:
@@ -198,7 +206,7 @@ class _Preparation:
         self.reporter.stage("encrypt", outline.batches)
         for number in range(outline.batches):
             x, y = self.job.batch(number)
-            data = self.plan.data(self.job.features(x, self.plan.layer), y)
+            data = self.plan.data(x.reshape(len(x), -1), y)
             seed = os.urandom(32)
             header = TrainingBatchHeader(self.program.fingerprint, self.key, number, seed.hex())
             with Writer(batch_path(self.server, number), header) as writer:

@@ -116,6 +116,8 @@ def _read(model: ModelProto, label: str, inputs: ModelInputs) -> OnnxNetwork:
         verify(graph)
     except TooLargeError as e:
         raise ModelError(f"{label} is too large: {e}") from None
+    except (IRError, *FILE_FAULTS) as e:
+        raise ModelError(f"the shapes in {label} do not fit one another ({type(e).__name__}: {e})") from e
     return OnnxNetwork(graph, tuple(reader.notes))
 
 

@@ -13,7 +13,7 @@ from glyphc.ir.graph import Node
 from glyphc.ir.ops import Add, Apply, Div, Max, Min, Mul, Op, Sub
 
 from .onnx_call import Call, Placed, Rule, places
-from .onnx_constants import FLOATS, INTEGERS, Named, UnsupportedError
+from .onnx_constants import FLOATS, INTEGERS, Named, UnsupportedError, type_name
 from .onnx_functions import FUNCTIONS, Build
 from .onnx_masks import masked_choice, masked_sum
 from .onnx_shapes import moved
@@ -294,7 +294,7 @@ def _cast_to(call: Call, target: int) -> Node:
             return call.apply(x, "trunc")
     if target == TensorProto.BOOL and source in INTEGERS:
         return call.scale(call.apply(x, "near_zero"), -1.0, 1.0)
-    names = [TensorProto.DataType.Name(k) for k in (source, target)]
+    names = [type_name(k) for k in (source, target)]
     raise UnsupportedError(f"casts {names[0]} to {names[1]}, which has no encrypted counterpart")
 
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import GraphProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ValueInfoProto
 
 from glyphc.errors import ModelError
 
 from .onnx_call import FIRST, Where
-from .onnx_constants import FLOATS, INTEGERS, liveness
+from .onnx_constants import FLOATS, INTEGERS, liveness, type_name
 
 # What exporters and users call the axis of the samples, where it is not the first one.
 _BATCH_NAMES = re.compile(r"batch|samples|examples|^(n|b|bs)$", re.IGNORECASE)
@@ -76,7 +76,7 @@ def model_inputs(graph: GraphProto, label: str, batch_axis: bool, one_sample: bo
 def _check_type(value: ValueInfoProto, where: str) -> None:
     kind = value.type.tensor_type.elem_type
     if kind not in FLOATS | INTEGERS:
-        name = TensorProto.DataType.Name(kind) if kind else "not a tensor"
+        name = type_name(kind) if kind else "not a tensor"
         raise ModelError(
             f"{where} is {name}; only tensors of floats, integers and truth values are supported: declare it as FLOAT "
             "and leave out the Cast that follows it"

@@ -32,6 +32,11 @@ def _gemm(call: Call) -> Node:
             raise CombinedSamplesError(
                 "operand B is computed by the network and has no batch axis; it must be a constant"
             )
+    for index, name in enumerate("AB"):
+        constant = call.is_constant(index)
+        rank = call.constant(index, f"operand {name}").value.ndim if constant else call.rank(call.tensor(index))
+        if rank != 2:
+            raise UnsupportedError(f"multiplies matrices, and its operand {name} has {rank} axes")
     if call.is_constant(1) and not call.is_constant(0) and len(call.tensor(0).type.shape) == 1:
         return _dense_gemm(call, alpha, beta)
     a, b = (

@@ -16,7 +16,7 @@ from glyphc.ir.graph import Node
 from glyphc.ir.ops import Apply
 
 from .onnx_call import Call, Rule
-from .onnx_constants import F64, Named, UnsupportedError
+from .onnx_constants import F64, Named, UnsupportedError, type_name
 
 _RANGES: dict[int | None, tuple[int, int]] = {
     TensorProto.INT2: (-2, 1),
@@ -53,7 +53,7 @@ def _quantize_linear(call: Call) -> Node:
     scale, zero = _grid(call, x)
     kind = call.kind(2) if call.has(2) else call.integer("output_dtype", 0) or TensorProto.UINT8
     if kind not in _RANGES:
-        raise UnsupportedError(f"quantises to {TensorProto.DataType.Name(kind or 0)}; not to integers of 2 to 16 bits")
+        raise UnsupportedError(f"quantises to {type_name(kind or 0)}; not to integers of 2 to 16 bits")
     lo, hi = _RANGES[kind]
     clip = Function("clip", (float(lo), float(hi)))
     scaled = call.scale(x, Named(f"{call.location}.scale", 1 / scale), 0.0)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from glyphc.analysis import cost_file, noise
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate, instruction_costs
+from glyphc.analysis.kernels_cost import for_engine
+from glyphc.backends.engine import best_engine
 from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
@@ -28,12 +30,14 @@ from glyphc.ir.instructions import (
     ToTorus,
 )
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level, Scheme, TensorType
+from glyphc.measures import value_text
 from glyphc.passes.validate import ValidateNoise
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.run_record import RunRecord
@@ -91,7 +95,7 @@ def build(
     program: Program, title: str, stage: str | None = None, run: RunRecord | None = None, cost: CostModel | None = None
 ) -> Report:
     """The report of a program's final graph, or of the graph after a stage (which has no times and no timeline)."""
-    cost = cost or cost_file.current()
+    cost = for_engine(cost or cost_file.current(), best_engine(program.client.parameters, here=False)[0].name)
     graph = program.graph if stage is None else program.stages[stage]
     final = graph is program.graph
     estimates = estimate(program.schedule, cost)
@@ -261,14 +265,19 @@ def _facts(program: Program, estimates: Estimate) -> tuple[Fact, ...]:
     p, batch = program.client.parameters, program.client.batch
     passes = -(-program.requested_batch // batch)
     per_sample = estimates.seconds / batch
-    if isinstance(p, SlotParameters):
+    if isinstance(p, SlotParameters | IntegerParameters):
+        what = (
+            f"BFV, moduli {p.modulus_bits} bits"
+            if isinstance(p, IntegerParameters)
+            else f"CKKS, {p.depth} levels of {p.scaling_bits} bits"
+        )
         return (
             Fact("time", _seconds(estimates.seconds), f"predicted, a pass of {batch}"),
             Fact("per sample", _seconds(per_sample), f"{passes} pass{'es' if passes > 1 else ''}"),
             Fact("client", _seconds(estimates.client_seconds), f"upload {estimates.upload_bytes / 1e6:.0f} MB"),
             Fact("memory", f"{estimates.memory_bytes / 1e9:.1f} GB", f"keys {estimates.key_bytes / 1e6:.0f} MB"),
             Fact("security", "128-bit" if p.secure else "none", p.security),
-            Fact("ring", f"{p.ring:,}", f"CKKS, {p.depth} levels of {p.scaling_bits} bits"),
+            Fact("ring", f"{p.ring:,}", what),
             Fact("slots", f"{p.slots:,}", "a sample in each"),
         )
     facts = [
@@ -300,8 +309,23 @@ def _run_facts(run: RunRecord | None) -> tuple[Fact, ...]:
         Fact("mode", run.mode, run.security),
         Fact("samples", str(run.samples), f"{run.passes} pass(es), {_seconds(evaluated)} per sample evaluated"),
         *stages,
+        *_loss_facts(run),
         Fact("memory", f"{run.peak_memory / 1e9:.2f} GB", "peak of the process"),
     )
+
+
+def _loss_facts(run: RunRecord) -> list[Fact]:
+    """What every output lost, beside what it was to lose."""
+    promised = {loss.output: value_text(loss) for loss in run.promised}
+    several = len(run.losses) > 1
+    return [
+        Fact(
+            f"lost, {loss.output}" if several else "lost",
+            value_text(loss),
+            f"{loss.kind.value}; promised {promised.get(loss.output, 'nothing')}",
+        )
+        for loss in run.losses
+    ]
 
 
 def _predicted(program: Program, cost: CostModel) -> tuple[Span, ...]:

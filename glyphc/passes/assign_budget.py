@@ -21,7 +21,7 @@ from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, ErrorBudget, Output
 from glyphc.ir.series import Series
 from glyphc.ir.types import Level
-from glyphc.measures import Judge, Measure, worst
+from glyphc.measures import Judge, Measure, value_text, worst
 from glyphc.measures import text as loss_text
 
 from .base import Context, check_option
@@ -32,9 +32,11 @@ from .tolerance import Halves, TolerancePass
 from .trial import Trial
 
 F64 = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
 
-# Errors of the result that are tried, as shares of its range: half a bit apart.
-_SHARES = tuple(2.0 ** -(bits / 2) for bits in range(4, 33))
+# Errors of the result that are tried, as shares of its range: half a bit apart. The first are larger than the range:
+# where rounding alone spoils a result, no better series are asked for than match that.
+_SHARES = tuple(2.0 ** -(bits / 2) for bits in range(-6, 33))
 # A series' largest error may be so many times its rms error; at kinks it is about that.
 _PEAK = 8.0
 # Perturbation that sensitivities are measured with, as a share of a value's range.
@@ -46,6 +48,8 @@ _SEED = 0
 _RESERVE = 0.8
 # Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
 _HARDLY_WORSE = 1.25
+# Where more values than this share are undecided, all of them count.
+_UNDECIDED = 0.5
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,12 @@ class AssignBudget(TolerancePass):
         losses = tuple(replace(loss, held_out=halves.held_out) for loss in held.losses(trial.outputs_of(values)))
         warning = ""
         if not all(loss.kept for loss in losses):
-            alone = held.losses(trial.outputs(halves.second, {}))
-            warning = _reason(losses) + f"; rounding and noise alone, with exact functions: {_reason(alone)}"
+            exact = trial.outputs(halves.second, {})
+            own = held.beside(exact).losses(trial.outputs_of(values))
+            warning = (
+                f"{_reason(losses)}; rounding and noise alone, with exact functions: {_reason(held.losses(exact))}; "
+                f"the series beside that: {value_text(worst(own))}"
+            )
             warning += _short_of_room(found)
         candidates = tuple(Candidate(t.name, None, _reason(t.losses)) for t in tries)
         decision = Decision(self.name, chosen.name, candidates, warning, losses)
@@ -109,11 +117,13 @@ class AssignBudget(TolerancePass):
 
 @dataclass(frozen=True, eq=False)
 class _Try:
-    """Budgets, the series that they take, and what the outputs then lose."""
+    """Budgets, the series that they take, and what the outputs then lose; own: by the series alone, beside a network
+    that has the same rounding and noise, and exact functions."""
 
     budgets: Mapping[int, ErrorBudget]
     series: Mapping[int, Series]
     losses: tuple[Loss, ...]
+    own: tuple[Loss, ...]
 
     @property
     def degrees(self) -> tuple[int, ...]:
@@ -134,10 +144,13 @@ class _Try:
         }
 
     def tolerated(self, alone: tuple[Loss, ...]) -> bool:
-        """What rounding and noise alone lose beyond the limit no series wins back, nor hardly more than that."""
+        """Whether every output keeps to its limit, or loses more by rounding and noise alone, and that limits it.
+
+        No series wins back what these lose. Once the series add less than they do, precision changes little.
+        """
         return all(
-            loss.value <= _RESERVE * loss.limit + (_HARDLY_WORSE * a.value if a.value > loss.limit else 0.0)
-            for loss, a in zip(self.losses, alone, strict=True)
+            loss.value <= _RESERVE * loss.limit or (not a.kept and own.value <= a.value)
+            for loss, own, a in zip(self.losses, self.own, alone, strict=True)
         )
 
     @property
@@ -150,7 +163,8 @@ class _Try:
 class _Search:
     """For the cheapest series that keep to the limits on samples. degrees: those that there are parameters for.
 
-    finest: the smallest budgets that were tried.
+    finest: the smallest budgets that were tried. undecided: values of outputs that say nothing of series, as they stand
+    or fall with what is at a jump.
     """
 
     trial: Trial
@@ -158,11 +172,15 @@ class _Search:
     samples: Mapping[str, F64]
     degrees: tuple[int, ...]
     finest: dict[int, ErrorBudget] = field(default_factory=dict)
+    undecided: dict[str, Mask] = field(default_factory=dict)
 
     def run(self, nodes: list[Node]) -> tuple[list[_Try], _Try]:
         """What was tried, in order of precision, and the choice."""
         sensitivity = self._sensitivities(nodes)
-        alone = self.judge.losses(self.trial.outputs(self.samples, {}))
+        exact = self.trial.outputs(self.samples, {})
+        self.undecided = self._undecided(nodes, exact)
+        exact = self._forgiven(exact)
+        alone, beside = self.judge.losses(exact), self.judge.beside(exact)
         tries: list[_Try] = []
         for share in _SHARES:
             self.finest = budgets = {n.id: _budget(share / np.sqrt(len(nodes)), sensitivity[n.id]) for n in nodes}
@@ -171,12 +189,39 @@ class _Search:
             if tries and tries[-1].degrees == tuple(degrees.values()):
                 continue  # the same series as before
             series = {n.id: self.trial.fits.series(n, degrees[n.id]) for n in nodes}
-            tries.append(_Try(budgets, series, self.judge.losses(self.trial.outputs(self.samples, series))))
+            outputs = self._forgiven(self.trial.outputs(self.samples, series))
+            tries.append(_Try(budgets, series, self.judge.losses(outputs), beside.losses(outputs)))
             if tries[-1].tolerated(alone):
                 return tries, tries[-1]
         # no series will do: then precision that changes little is not worth its time
         best = min(t.lost for t in tries)
         return tries, next(t for t in tries if t.lost <= _HARDLY_WORSE * best)
+
+    def _undecided(self, nodes: list[Node], exact: Mapping[str, F64]) -> dict[str, Mask]:
+        """Which values of the outputs change where the operands of functions that jump move by a series' dead zone.
+
+        No series has a value there, so in all of them they are wrong alike, and would hide what else a series does.
+        """
+        zones = {n.id: self.trial.fits.series(n, DEGREES[0]).dead_zone * 2.0**self.trial.fits.bits for n in nodes}
+        found: dict[str, Mask] = {}
+        if not any(zones.values()):
+            return found
+        for sign in (-1.0, 1.0):
+            moved = {id: sign * zone for id, zone in zones.items()}
+            outputs = self.trial.outputs_of(self.trial.values(self.samples, {}, moved=moved))
+            for measure in self.judge.measures:
+                name = measure.output
+                found[name] = found.get(name, False) | measure.swayed(outputs[name], exact[name])
+        return {name: mask for name, mask in found.items() if mask.mean() <= _UNDECIDED}
+
+    def _forgiven(self, outputs: Mapping[str, F64]) -> dict[str, F64]:
+        """The outputs, those that are undecided without error."""
+        return {
+            name: np.where(self.undecided[name], self.judge.truth[name].values, values)
+            if name in self.undecided
+            else values
+            for name, values in outputs.items()
+        }
 
     def _cheapest(self, node: Node, budget: ErrorBudget) -> int:
         """The lowest degree within the budget, or the highest one."""

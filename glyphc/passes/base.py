@@ -38,10 +38,15 @@ class Pass(ABC):
 
     # Whether it is for graphs whose values stand in slots, for those in coefficient layouts, or for both (None).
     slots: ClassVar[bool | None] = None
+    # Whether it is for graphs whose values are integers in slots, and for no others.
+    integers: ClassVar[bool] = False
 
     def applies(self, graph: Graph) -> bool:
         """Whether the pass is about such a graph; a pipeline leaves it out for others."""
-        return self.slots in (None, any(node.type.encoding is Encoding.SLOTS for node in graph))
+        held = {node.type.encoding for node in graph}
+        if self.integers or Encoding.INTEGERS in held:
+            return Encoding.INTEGERS in held and (self.integers or self.slots is None)
+        return self.slots in (None, Encoding.SLOTS in held)
 
     @abstractmethod
     def run(self, graph: Graph, context: Context) -> Graph:

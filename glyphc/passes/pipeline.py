@@ -18,11 +18,13 @@ from .assign_layout import AssignLayout
 from .base import Context, Pass, parse_option
 from .calibrate import Calibrate
 from .expand import Expand
+from .fit_integers import FitIntegers
 from .fit_polynomials import FitPolynomials
 from .fold import Fold
 from .merge import Merge
 from .quantize import Quantize
 from .schemes import AssignScheme, InsertSwitches
+from .select_integers import SelectIntegers
 from .select_parameters import SelectParameters
 from .select_slots import SelectSlots
 from .steps import RankInputs
@@ -41,6 +43,8 @@ PASSES: dict[str, type[Pass]] = {
         InsertSwitches,
         FitPolynomials,
         SelectSlots,
+        FitIntegers,
+        SelectIntegers,
         Merge,
         AssignLayout,
         ValidateLayout,

@@ -6,9 +6,11 @@ from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import ClientSpec, Port, Schedule, with_frees
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import Input, Output
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level
+from glyphc.slots.integer_lowering import integer_schedule
 from glyphc.slots.lowering import slot_schedule
 from glyphc.ways import registry  # noqa: F401 (its modules bring the rules of their ops)
 from glyphc.ways.lowering import Lowering
@@ -20,6 +22,8 @@ def schedule(graph: Graph) -> Schedule:
         raise ParameterError("only a laid-out graph with parameters can be scheduled")
     if isinstance(graph.parameters, SlotParameters):
         return slot_schedule(graph)
+    if isinstance(graph.parameters, IntegerParameters):
+        return integer_schedule(graph)
     lowering = Lowering(graph)
     for node, op in graph.of(Output):
         lowering.output(node, op)

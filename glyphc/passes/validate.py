@@ -84,17 +84,21 @@ class ValidateLayout(Pass):
     def _check_terms(
         self, node: Node, source: Layout, target: Layout, occupied: Occupied, part: int, chunk: int, sample: int
     ) -> None:
-        """What the products with one part of one chunk put on the results of one sample."""
+        """What the products with one part of one chunk put on the results of one sample.
+
+        Term (k', feature) of the weights puts on output k what stands (k - k') strides before the feature's place, so
+        what an output meets follows from that difference: there are as many as outputs, twice, not outputs squared.
+        """
         place = chunk // target.chunks * target.batch_stride
+        first = target.exponent_of(0, sample) - place
         own = sample % source.chunks == chunk
-        outputs = np.array([target.exponent_of(k, sample) for k in range(target.features)], dtype=np.int64)
-        shifts = place + np.arange(target.features, dtype=np.int64) * target.stride
-        wanted = np.eye(len(outputs), dtype=bool) & own
+        differences = np.arange(1 - target.features, target.features, dtype=np.int64)
+        others = differences[differences != 0] if own else differences
+        even = target.parts == 1 or target.features == 1  # outputs are as far apart as the terms of the weights
         for feature in source.features_of(part):
-            # term (k', feature) of the weights reads position out_k - shift_k' + at for output k
-            at = (feature // source.parts) * source.stride
-            read = (outputs[:, None] - shifts[None, :] + at) % source.ring
-            if np.any(read[wanted] != source.exponent_of(feature, sample)) or np.any(occupied[read] & ~wanted):
+            at = first + (feature // source.parts) * source.stride
+            met = occupied[(at + others * target.stride) % source.ring]
+            if not even or met.any() or (own and at % source.ring != source.exponent_of(feature, sample)):
                 raise ParameterError(
                     f"{node}: products of feature {feature} (sample {sample}) collide in the layout {target}; this is "
                     "a bug of the layout planner, please report it"

@@ -68,7 +68,9 @@ def forward(network: Graph, last: Node, batch: int, builder: Builder, weights: M
     for node in network:
         if node.id in needed:
             operands = tuple(values[i] for i in node.operands)
+            builder.location = node.location
             values[node.id] = _batched(node.op, _Context(network, node, batch, builder, weights), operands)
+    builder.location = ""
     return Forward(values)
 
 
@@ -181,7 +183,9 @@ def _(op: Op, c: _Context, args: tuple[Node, ...]) -> Node:
 
 
 def backward(builder: Builder, last: Node, seed: Node, wanted: tuple[Node, ...]) -> dict[int, Node]:
-    """Gradients of sum(seed * last) by the ``wanted`` nodes, by node id; missing where nothing depends on a node.
+    """Gradients of sum(seed * last) by the ``wanted`` nodes and all on the way to them, by node id.
+
+    A node is missing where nothing depends on it.
 
     Appends nodes to the builder's graph. TrainingError when a gradient would have to pass an op that has none.
     """
@@ -202,7 +206,7 @@ def backward(builder: Builder, last: Node, seed: Node, wanted: tuple[Node, ...])
             if operand.id in active and part is not None:
                 known = gradients.get(operand.id)
                 gradients[operand.id] = part if known is None else builder.add(known, part)
-    return {n.id: gradients[n.id] for n in wanted if n.id in gradients}
+    return gradients
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ Array = npt.NDArray[Any]
 
 
 class Builder:
-    """A new graph of one "sample", the batch. Nodes are only appended."""
+    """A new graph of one "sample", the batch. Nodes are only appended; location: of those that are appended next."""
 
     def __init__(self) -> None:
         self.graph = Graph(Level.SOURCE, 1)
+        self.location = ""
 
     def node(self, op: Op, *operands: Node) -> Node:
-        return self.graph.add(op, operands)
+        return self.graph.add(op, operands, None, self.location)
 
     def input(self, name: str, shape: tuple[int, ...]) -> Node:
         return self.node(Input(name, shape))

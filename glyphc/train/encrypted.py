@@ -7,7 +7,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
-from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,15 @@ from glyphc.files import write_atomically
 from glyphc.program import INSECURE_WARNING, InsecureWarning
 from glyphc.progress import Reporter
 
+from . import predict
 from .checkpoint import Checkpoint, RunFolder, pack, unpack
 from .errors import TrainingError
 from .job import Job
-from .layers import STATE_LIMBS
 from .plan import Plan
+from .predict import batch_bytes, key_bytes, memory_bytes
 
 F64 = npt.NDArray[np.floating[Any]]
 _SECRET = "secret-key.bin"
-# Of encrypted batches that are kept in memory, beside the one in use.
-_MOST_BATCH_BYTES = 1e9
 
 
 class Encrypted:
@@ -147,7 +145,7 @@ class Encrypted:
 
         number = self._job.batches.number(step)
         if number not in self._batches:
-            while self._batches and (len(self._batches) + 1) * batch_bytes(self._plan) > _MOST_BATCH_BYTES:
+            while self._batches and (len(self._batches) + 1) * batch_bytes(self._plan) > predict.MOST_BATCH_BYTES:
                 self._batches.popitem(last=False)
             path = self._path(number)
             if path is not None and path.is_file():
@@ -160,7 +158,7 @@ class Encrypted:
         from glyphc.backends.openfhe.ckks_files import to_bytes
 
         x, y = self._job.batch(number)
-        data = self._plan.data(self._job.features(x, self._plan.layer), y)
+        data = self._plan.data(x.reshape(len(x), -1), y)
         batch = {name: self._encrypted(name, message, limbs) for name, (message, limbs) in data.items()}
         path = self._path(number)
         if path is not None:
@@ -194,42 +192,9 @@ def check_disk(plan: Plan, folder: RunFolder, batches: int) -> None:
     """Checkpoints come with the evaluation keys, which are gigabytes; fail before the first one."""
     place = folder.path.absolute().parent
     free = shutil.disk_usage(place).free if place.is_dir() else 0
-    needed = 1.1 * (_all_key_bytes(plan) + batches * batch_bytes(plan))
+    needed = 1.1 * (key_bytes(plan) + batches * batch_bytes(plan))
     if place.is_dir() and not folder.path.exists() and needed > free:
         raise EnvironmentSetupError(
             f"this run keeps keys and data of about {needed / 1e9:.1f} GB in {str(folder.path)!r} until it ends, "
             f"{free / 1e9:.1f} GB are free there; make room, or write the result to another disk"
         )
-
-
-def memory_bytes(plan: Plan) -> float:
-    """Predicted peak of a process that trains: transforms, keys, what a bootstrap works on, data and state."""
-    p = plan.parameters
-    limb = 8.0 * p.ring
-    # measured at N = 65536 within 10 %: 10.5 GB for 16,384 slots, 6.8 GB for 4,096
-    transforms = _diagonals(p.slots, p.level_budget[0]) + _diagonals(p.slots, p.level_budget[1])
-    work = 24 * (p.depth + 1) * 2 * limb + 0.3e9
-    state = 2.0 * STATE_LIMBS * limb * len(plan.server.state_names)
-    data = max(batch_bytes(plan), _MOST_BATCH_BYTES)
-    return transforms * 0.95 * (p.depth + 1) * limb + _all_key_bytes(plan) + work + 2 * state + data
-
-
-def _diagonals(slots: int, budget: int) -> int:
-    """Of the matrices that a transform is cut into."""
-    bits, more = divmod(slots.bit_length() - 1, budget)
-    return int(more * (2 ** (bits + 2) - 1) + (budget - more) * (2 ** (bits + 1) - 1))
-
-
-def batch_bytes(plan: Plan) -> float:
-    """The ciphertexts of a batch."""
-    limbs = sum(plan.server.fresh_limbs(name) for name in plan.server.data_names)
-    return 2.0 * limbs * plan.parameters.ring * 8
-
-
-def _all_key_bytes(plan: Plan) -> float:
-    """Keys of bootstraps (one for each rotation, products, three of OpenFHE's own), and the linear context's."""
-    from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
-
-    p = plan.parameters
-    linear = 2.0 * 2 * (p.linear_limbs + 2) * p.ring * 8
-    return (len(bootstrap_automorphisms(p)) + 1) * p.torus_key_bytes + (log2(max(plan.server.periods)) + 2) * linear

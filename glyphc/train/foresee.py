@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from .errors import TrainingError
 from .job import Job, check_loss
-from .plan import Plan
+from .plan import Plan, seen
 from .ranges import Ranges
-from .stages import Stage, magnitudes
+from .stages import Stage
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -28,8 +28,8 @@ class Forecast:
 def foresee(job: Job, plan: Plan) -> Forecast:
     """Train in the clear on the client. TrainingError when it diverges or leaves what encryption computes."""
     worst = _Reach("", 0.0, 1.0, 0)
-    for step, weights, features, y in _steps(job, plan.layer.operands[0]):
-        found = plan.reaches(weights, features, y).items()
+    for step, values in _steps(job):
+        found = plan.reaches(values).items()
         worst = max([worst, *(_Reach(what, v, limit, step) for what, (v, limit) in found)], key=lambda r: r.share)
     if worst.share > 1:
         raise TrainingError(
@@ -42,25 +42,22 @@ def foresee(job: Job, plan: Plan) -> Forecast:
 
 def trial_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:
     """What encrypted training has to compute: what the run in the clear sees, and a margin."""
-    seen: Ranges | None = None
-    for _, weights, features, y in _steps(job, stages[0].node.operands[0]):
-        found = Ranges.of(*magnitudes(stages, job.loss, weights, features, y))
-        seen = found if seen is None else seen.widened(found)
-    assert seen is not None
-    return seen.with_margin()
+    ranges: Ranges | None = None
+    for _, values in _steps(job):
+        found = seen(stages, values)
+        ranges = found if ranges is None else ranges.widened(found)
+    assert ranges is not None
+    return ranges.with_margin()
 
 
-def _steps(job: Job, node: int) -> Iterator[tuple[int, dict[str, F64], F64, F64]]:
-    """Step, weights before it, a node's values and targets; TrainingError when training diverges."""
-    seen: dict[int, F64] = {}
+def _steps(job: Job) -> Iterator[tuple[int, dict[int, F64]]]:
+    """Step, and values of all its nodes; TrainingError when training diverges."""
     state, first = job.program.initial(), 0.0
     for step in range(job.options.steps):
-        number = job.batches.number(step)
-        x, y = job.batch(number)
-        if number not in seen:
-            seen[number] = job.values(x, node)
-        yield step, dict(state.weights), seen[number], y
-        state, loss = job.program.run(state, job.named(x), y)
+        x, y = job.batch(job.batches.number(step))
+        values = job.program.values(state, job.named(x), y)
+        yield step, values
+        state, loss = job.program.after(state, values)
         first = first or loss
         check_loss(step, loss, first)
 

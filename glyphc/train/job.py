@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.analysis.security import check_insecure_ring
 from glyphc.errors import DataError
-from glyphc.ir.evaluate import evaluate_all
-from glyphc.ir.graph import Graph, Node
+from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Dense, Input
 from glyphc.ir.text import to_text
 
@@ -36,7 +36,7 @@ class Options:
 
     frozen: layers that keep their weights. initial: "model", "zeros" or "random" weights to start from. reach: sums
     and logits that encrypted training computes; None: what a trial run in the clear sees, and a margin.
-    insecure_ring: a small ring for tests; NOT SECURE.
+    insecure_ring: a small ring for tests; NOT SECURE. GlyphcError for one that there is not.
     """
 
     optimizer: SGD
@@ -48,6 +48,9 @@ class Options:
     seed: int = 0
     reach: float | None = None
     insecure_ring: int | None = None
+
+    def __post_init__(self) -> None:
+        check_insecure_ring(self.insecure_ring)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +87,6 @@ class Job:
     def named(self, features: F64) -> dict[str, F64]:
         """What the trained part reads, by the name of its input."""
         return {_input(self.split.head).name: features}
-
-    def features(self, x: F64, layer: Node) -> F64:
-        """What a dense layer of the trained part sees, shape (samples, features). x: as from ``batch``."""
-        return self.values(x, layer.operands[0])
-
-    def values(self, x: F64, node: int) -> F64:
-        """Of a node of the trained part, by its number, shape (samples, size). x: as from ``batch``."""
-        values = evaluate_all(self.split.head, self.named(x))[node]
-        return np.asarray(values, dtype=np.float64).reshape(len(x), -1)
 
     def fingerprint(self) -> str:
         """Equal for equal jobs, so that a run is only resumed as what it was; the number of steps may differ."""

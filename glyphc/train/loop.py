@@ -77,13 +77,15 @@ def train(
     reporter: Reporter | None = None,
     monitor: Monitor | None = None,
     write: Callable[[TrainingReport], None] | None = None,
+    planned: Callable[[Plan], None] = lambda plan: None,
 ) -> TrainingReport:
     """Train; returns the trained network.
 
     folder: where checkpoints go after every step; it must not exist, unless ``resume`` continues what is there, with
     the same result as an unbroken run. It is deleted at the end. monitor: told the loss on a step's batch before the
     step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
-    folder stays, and ``resume`` gets the same result from it without training again.
+    folder stays, and ``resume`` gets the same result from it without training again. planned: told the plan of an
+    encrypted or simulated run before keys are made.
 
     Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
     beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -92,7 +94,9 @@ def train(
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
-    run = _Run(job, mode, RunFolder(Path(folder)) if folder is not None else None, reporter or Silent(), monitor)
+    run = _Run(
+        job, mode, RunFolder(Path(folder)) if folder is not None else None, reporter or Silent(), monitor, planned
+    )
     report = run.run(resume)
     if write is not None:
         write(report)
@@ -103,13 +107,20 @@ def train(
 
 class _Run:
     def __init__(
-        self, job: Job, mode: Mode, folder: RunFolder | None, reporter: Reporter, monitor: Monitor | None
+        self,
+        job: Job,
+        mode: Mode,
+        folder: RunFolder | None,
+        reporter: Reporter,
+        monitor: Monitor | None,
+        planned: Callable[[Plan], None],
     ) -> None:
         self.job = job
         self.mode = mode
         self.folder = folder
         self.reporter = reporter
         self.monitor = monitor
+        self.planned = planned
         self.report = TrainingReport(job.network, mode, job.options.steps, f"none ({mode.value} mode, no encryption)")
         self._last = 0.0
 
@@ -148,6 +159,7 @@ class _Run:
         self.report.ranges = plan.ranges
         if self.job.ranges is not None or self.job.options.reach is not None:
             self.report.reach = foresee(self.job, plan).reach
+        self.planned(plan)
         if self.mode is Mode.SIMULATE:
             return _Simulated(self.job, plan)
         from .encrypted import Encrypted
@@ -254,7 +266,7 @@ class _Simulated:
         number = self._job.batches.number(step)
         x, y = self._job.batch(number)
         machine = self._machine(number, 1)
-        data = self._plan.data(self._job.features(x, self._plan.layer), y)
+        data = self._plan.data(x.reshape(len(x), -1), y)
         return {name: machine.encrypt(message, limbs) for name, (message, limbs) in data.items()}
 
     def parts(self) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -13,23 +14,22 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.security import is_secure, largest_modulus, more_digits
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
-from glyphc.ir.graph import Graph, Node
+from glyphc.ir.graph import Decision, Graph, Node
+from glyphc.ir.ops import Apply
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 
-from .arrange import Arrangement, arrange, most_samples
-from .chain import Between, Chain
+from .arrange import Arrangement, Wanted, arrange, most_samples
 from .errors import TrainingError
-from .first_layers import FeaturesApart, FirstLayer, SamplesApart
 from .frames import Frame
-from .heads import PASSED, Head, Softmax, approximated, label_data, make_head
-from .hidden_layers import Coarse, Grouped, HiddenLayer
-from .layers import GRADIENT_LIMBS, ONES, Scales, Trained, decode_state, encode_state, ones_data
+from .heads import PASSED, Approximated, Head, Softmax, approximated, label_data, make_head
 from .losses import Loss, SoftmaxCrossEntropy
+from .lower import AssignedStep
 from .optimizers import SGD
 from .ranges import Ranges
-from .stages import Stage, find_stages, magnitudes, slope
-from .step import State
+from .stages import Stage, find_stages
+from .step import State, StepProgram, make_step
 from .units import HALF_RANGE
+from .ways.layers import GRADIENT_LIMBS, ONES, Scales, Trained, decode_state, encode_state, ones_data
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -50,21 +50,22 @@ _HEADROOM, _MIN_LINEAR_BITS, _MAX_LINEAR_BITS = 28, 30, 36
 class Plan:
     """How layers are trained under encryption.
 
-    ranges: what sums and errors must stay within; beyond, bootstraps give garbage.
+    ranges: what sums and errors must stay within; beyond, bootstraps give garbage. decisions: why each layer got its
+    way.
     """
 
-    network: Graph
-    stages: tuple[Stage, ...]
-    loss: Loss
-    optimizer: SGD
-    batch: int
+    program: StepProgram
     ranges: Ranges
-    server: Chain
+    server: AssignedStep
+    decisions: tuple[Decision, ...]
 
     @property
-    def layer(self) -> Node:
-        """The first trained layer, whose input the client computes."""
-        return self.stages[0].node
+    def network(self) -> Graph:
+        return self.program.network
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.server.stages
 
     @property
     def parameters(self) -> Parameters:
@@ -72,11 +73,11 @@ class Plan:
 
     def data(self, features: F64, targets: F64) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of a batch's ciphertexts, by name, from (batch, features) and (batch, outputs)."""
-        chain = self.server
-        out = chain.first.data(features) | label_data(chain.head, targets)
-        if ONES in chain.data_limbs:
-            out |= ones_data(chain.first.target)
-        return {name: (out[name], limbs) for name, limbs in chain.data_limbs.items()}
+        step = self.server
+        out = step.layers[0].data(features) | label_data(step.head, targets)
+        if ONES in step.data_limbs:
+            out |= ones_data(step.layers[0].target)
+        return {name: (out[name], limbs) for name, limbs in step.data_limbs.items()}
 
     def state(self, state: State) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of the state's ciphertexts. ``state`` at step 0."""
@@ -93,12 +94,18 @@ class Plan:
             out |= {stage.weight.name: weight, stage.bias.name: bias}
         return out
 
-    def reaches(self, weights: dict[str, F64], features: F64, targets: F64) -> dict[str, tuple[float, float]]:
-        """Largest magnitudes that the bootstraps see, and how large they may be."""
-        sums, back = magnitudes(self.stages, self.loss, weights, features, targets)
+    def reaches(self, values: Mapping[int, F64]) -> dict[str, tuple[float, float]]:
+        """Largest magnitudes that the bootstraps see, and how large they may be. values: of a step's nodes, by id."""
         softmax = isinstance(self.server.head, Softmax)
-        found, limits = Ranges.of(sums, back).named(softmax), self.ranges.named(softmax)
+        found, limits = seen(self.stages, values).named(softmax), self.ranges.named(softmax)
         return {what: (found[what], limits[what]) for what in found}
+
+
+def seen(stages: tuple[Stage, ...], values: Mapping[int, F64]) -> Ranges:
+    """What bootstraps would see of a step. values: of all its nodes, by id; gradients are those of the mean loss."""
+    batch = len(values[stages[0].sums.id])
+    back = [batch * values[stage.back.id] for stage in stages if stage.back is not None]
+    return Ranges.of([values[stage.sums.id] for stage in stages], back)
 
 
 def make_plan(
@@ -112,111 +119,147 @@ def make_plan(
     cost: CostModel | None = None,
     arrangement: Arrangement | None = None,
 ) -> Plan:
+    """The plan for a network's own step program; see :func:`plan_step`."""
+    program = make_step(network, loss, optimizer, batch, frozen)
+    return plan_step(program, reach, insecure_ring, cost, arrangement)
+
+
+def plan_step(
+    program: StepProgram,
+    reach: float | Ranges,
+    insecure_ring: int | None = None,
+    cost: CostModel | None = None,
+    arrangement: Arrangement | None = None,
+) -> Plan:
     """Plan encrypted training, or raise TrainingError that says what stands in the way and what to do.
 
     DataError when the batch is too large. reach: ranges, or one for the sums of all layers. insecure_ring: for tests;
-    NOT SECURE. arrangement: the layouts, instead of those that are predicted to be fastest.
+    NOT SECURE. arrangement: the ways, instead of those that are predicted to be fastest.
     """
     if not isinstance(reach, Ranges) and not (isfinite(reach) and reach > 0):
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
     cost = cost or CostModel()
-    stages = find_stages(network, loss, frozen)
+    stages = find_stages(program)
     ranges = reach if isinstance(reach, Ranges) else Ranges.given(reach, len(stages), stages[-1].weight.shape[0])
-    arrangement = arrangement or _arranged(stages, loss, batch, insecure_ring or RING, cost)
-    activations = [_activation(stage, sums) for stage, sums in zip(stages[1:], ranges.sums, strict=False)]
-    chain = _chain(stages, arrangement, activations, loss, optimizer, ranges, insecure_ring, cost)
-    return Plan(network, stages, loss, optimizer, batch, ranges, chain)
+    arrangement = arrangement or _arranged(wanted(program, stages, insecure_ring or RING), cost)
+    between = [
+        (_InSlots.of(stage.values, sums), _InSlots.of(stage.slope, sums))
+        for stage, sums in zip(stages[1:], ranges.sums, strict=False)
+    ]
+    step = _assigned(program, stages, arrangement, between, ranges, insecure_ring, cost)
+    return Plan(program, ranges, step, arrangement.decisions)
 
 
-def _activation(stage: Stage, reach: float) -> tuple[tuple[tuple[Function, ...], float], ...]:
-    """Functions of phases for the activation and its slope, and what they are multiplied by to fit into slots."""
-    x = np.linspace(-reach, reach, 4001)
-    found = []
-    for chain in (stage.before, slope(stage)):
-        unit = _HALF / float(np.abs(compose(chain, x)).max() or 1.0)
-        scaled = (Function("affine", (reach / HALF_RANGE, 0.0)), *chain, Function("affine", (unit, 0.0)))
-        found.append((scaled, unit))
-    return tuple(found)
+@dataclass(frozen=True)
+class _InSlots:
+    """Functions of a phase whose results fit into slots; unit: what stands there for 1."""
+
+    functions: tuple[Function, ...]
+    unit: float
+
+    @staticmethod
+    def of(node: Node | None, reach: float) -> _InSlots:
+        """Of a node that is a function of sums up to ``reach``."""
+        assert node is not None and isinstance(node.op, Apply)
+        largest = float(np.abs(compose(node.op.functions, np.linspace(-reach, reach, 4001))).max())
+        unit = _HALF / (largest or 1.0)
+        phase, fit = Function("affine", (reach / HALF_RANGE, 0.0)), Function("affine", (unit, 0.0))
+        return _InSlots((phase, *node.op.functions, fit), unit)
 
 
-# -- layouts and parameters --
+# What lies between two layers: an activation, and its slope.
+_Between = tuple[_InSlots, _InSlots]
 
 
-def _arranged(stages: tuple[Stage, ...], loss: Loss, batch: int, ring: int, cost: CostModel) -> Arrangement:
-    inputs, widths = stages[0].weight.shape[1], tuple(s.weight.shape[0] for s in stages)
-    softmax = isinstance(loss, SoftmaxCrossEntropy)
-    found = arrange(inputs, widths, batch, ring, cost, softmax)
+# -- ways and parameters --
+
+
+def wanted(program: StepProgram, stages: tuple[Stage, ...], ring: int) -> Wanted:
+    """What is to be arranged for a step."""
+    return Wanted(
+        stages[0].weight.shape[1],
+        tuple(stage.weight.shape[0] for stage in stages),
+        program.batch,
+        ring,
+        isinstance(program.loss, SoftmaxCrossEntropy),
+        tuple((stage.product, program.graph.operands(stage.product)) for stage in stages),
+        tuple(_trained(program.optimizer, stage) for stage in stages),
+    )
+
+
+def _arranged(wanted: Wanted, cost: CostModel) -> Arrangement:
+    found = arrange(wanted, cost)
     if found is not None:
         return found
-    most = most_samples(inputs, widths, ring, cost, softmax)
-    layers = "-".join(map(str, (inputs, *widths)))
+    most = most_samples(wanted, cost)
+    layers = "-".join(map(str, (wanted.inputs, *wanted.widths)))
     if most:
         raise DataError(
-            f"a step takes at most {most} samples of layers {layers}, not {batch}; choose a smaller --batch"
+            f"a step takes at most {most} samples of layers {layers}, not {wanted.batch}; choose a smaller --batch"
         )
     raise TrainingError(f"layers {layers} are too large to be trained under encryption; use --mode clear")
 
 
-def _chain(
+def _assigned(
+    program: StepProgram,
     stages: tuple[Stage, ...],
     arrangement: Arrangement,
-    activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
-    loss: Loss,
-    optimizer: SGD,
+    between: list[_Between],
     ranges: Ranges,
     insecure_ring: int | None,
     cost: CostModel,
-) -> Chain:
-    degree, head, between = _functions(arrangement, activations, loss, ranges)
+) -> AssignedStep:
+    degree, head, series = _functions(program, stages, arrangement, between, ranges)
+    hidden = len(stages) > 1
     # grouped layers send back garbage that nothing but a mask removes
-    masks = any(arrangement.grouped)
-    slot_levels = max(2 if masks else 1 if between else 0, 2 if isinstance(head, Softmax) else 0)
-    decoded = 4 if between or arrangement.samples_apart else 3
-    parameters = secure_parameters(arrangement.slots, degree, insecure_ring, cost, decoded, slot_levels)
-    values = [1.0, *(units[0][1] for units in activations)]
+    slot_levels = max(2 if arrangement.masks else int(hidden), 2 if isinstance(head, Softmax) else 0)
+    values = [1.0, *(value.unit for value, _ in between)]
     # of a layer's errors: sent back to half of the slots' range, times slopes
-    errors = [_HALF / back * units[1][1] for units, back in zip(activations, ranges.back, strict=True)]
-    trained = [_trained(optimizer, stage) for stage in stages]
+    errors = [_HALF / back * slope.unit for (_, slope), back in zip(between, ranges.back, strict=True)]
     scales = [
         Scales(HALF_RANGE / sums, v, e, HALF_RANGE / back)
         for sums, v, e, back in zip(
             [*ranges.sums[:-1], head.reach], values, [*errors, 1 / head.error], [1.0, *ranges.back], strict=True
         )
     ]
-    inputs, first_units = stages[0].weight.shape[1], arrangement.units[0]
-    clean = masks or not between
-    first: FirstLayer = (
-        SamplesApart("1", inputs, first_units, trained[0], scales[0], clean)
-        if arrangement.samples_apart
-        else FeaturesApart("1", inputs, first_units, trained[0], scales[0])
+    layers = tuple(
+        way.layer(
+            str(at + 1),
+            stage.weight.shape[1],
+            arrangement.units[at - 1] if at else None,
+            arrangement.units[at],
+            _trained(program.optimizer, stage),
+            scales[at],
+            arrangement.clean,
+        )
+        for at, (way, stage) in enumerate(zip(arrangement.ways, stages, strict=True))
     )
-    hidden: list[HiddenLayer] = []
-    for at, grouped in enumerate(arrangement.grouped, 1):
-        kind = Grouped if grouped else Coarse
-        source, target = arrangement.units[at - 1 : at + 1]
-        hidden.append(kind(str(at + 1), source, target, trained[at], scales[at]))
-    return Chain(parameters, first, tuple(hidden), between, head, masks)
+    decoded = 4 if hidden or any(layer.wide for layer in layers) else 3
+    parameters = secure_parameters(arrangement.slots, degree, insecure_ring, cost, decoded, slot_levels)
+    return AssignedStep(program.graph, stages, layers, series, head, arrangement.masks, parameters)
 
 
 def _functions(
+    program: StepProgram,
+    stages: tuple[Stage, ...],
     arrangement: Arrangement,
-    activations: list[tuple[tuple[tuple[Function, ...], float], ...]],
-    loss: Loss,
+    between: list[_Between],
     ranges: Ranges,
-) -> tuple[int, Head, tuple[Between, ...]]:
-    """All series have one degree: the lowest at which all are good enough."""
-    softmax = isinstance(loss, SoftmaxCrossEntropy)
-    worst = _MAX_ERROR_HIDDEN if activations else _MAX_ERROR
+) -> tuple[int, Head, dict[int, Approximated]]:
+    """All series have one degree: the lowest at which all are good enough. Those between layers by their nodes."""
+    softmax = isinstance(program.loss, SoftmaxCrossEntropy)
+    worst = _MAX_ERROR_HIDDEN if between else _MAX_ERROR
+    functions: dict[int, tuple[Function, ...]] = {}
+    for stage, (value, slope) in zip(stages[1:], between, strict=True):
+        assert stage.back is not None and stage.slope is not None
+        functions |= {stage.values.id: value.functions, stage.slope.id: slope.functions, stage.back.id: PASSED}
     for degree in _DEGREES:
-        head = make_head(loss, arrangement.units[-1], ranges, degree, bool(activations))
-        between = tuple(
-            Between(approximated(value[0], degree), approximated(slope[0], degree), approximated(PASSED, degree))
-            for value, slope in activations
-        )
+        head = make_head(program.loss, arrangement.units[-1], ranges, degree, bool(between))
+        series = {node: approximated(chain, degree) for node, chain in functions.items()}
         head_good = all(s.max_error <= (_MAX_ERROR_SOFTMAX if softmax else worst) for s, _ in head.functions)
-        good = all(f[0].max_error <= worst for b in between for f in (b.activation, b.slope, b.passed))
+        good = all(found.max_error <= worst for found, _ in series.values())
         if head_good and (good or degree >= _HIGHEST_HIDDEN):
-            return degree, head, between
+            return degree, head, series
     reach = ranges.sums[-1]
     if softmax:
         raise TrainingError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from glyphc.ir.ops import Input
+
+from .errors import TrainingError
 from .foresee import trial_ranges
 from .job import Job
-from .plan import Plan, make_plan
+from .plan import Plan, plan_step
 from .stages import find_stages
 
 
@@ -13,8 +16,10 @@ def plan_of(job: Job) -> Plan:
 
     Without a given range, a trial run in the clear finds what every bootstrap has to compute.
     """
-    o, head, frozen = job.options, job.split.head, job.split.frozen
-    ranges = job.ranges or o.reach
+    stages = find_stages(job.program)
+    if not isinstance(stages[0].values.op, Input):
+        raise TrainingError(f"what lies before {stages[0].values} cannot be computed apart; use --mode clear")
+    ranges = job.ranges or job.options.reach
     if ranges is None:
-        ranges = trial_ranges(job, find_stages(head, job.loss, frozen))
-    return make_plan(head, job.loss, o.optimizer, job.batches.batch, ranges, frozen, o.insecure_ring)
+        ranges = trial_ranges(job, stages)
+    return plan_step(job.program, ranges, job.options.insecure_ring)

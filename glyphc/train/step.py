@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.evaluate import evaluate
+from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Affine, Dense, Input, Sub
+from glyphc.ir.ops import Affine, Dense, Input, Output, Sub
 from glyphc.ir.verify import verify
 
 from .autodiff import backward, forward
@@ -47,7 +48,10 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class StepProgram:
-    """graph: inputs are the batch, labels, rate, weights and velocities; outputs the loss, logits and the new ones."""
+    """graph: inputs are the batch, labels, rate, weights and velocities; outputs the loss, logits and the new ones.
+
+    gradients: nodes that hold the gradient of the loss by other nodes, by their ids.
+    """
 
     graph: Graph
     network: Graph
@@ -55,6 +59,7 @@ class StepProgram:
     optimizer: SGD
     batch: int
     slots: tuple[Slot, ...]
+    gradients: Mapping[int, Node]
 
     def initial(self) -> State:
         """The network's own weights, at rest."""
@@ -65,15 +70,24 @@ class StepProgram:
 
     def run(self, state: State, x: dict[str, F64], y: F64) -> tuple[State, float]:
         """One step in the clear. x: by input name, shape (batch, *shape); y: targets. Returns the loss before it."""
+        return self.after(state, self.values(state, x, y))
+
+    def values(self, state: State, x: dict[str, F64], y: F64) -> dict[int, F64]:
+        """Of all nodes, by id, in one step in the clear."""
         inputs = {name: value[None] for name, value in x.items()}
         inputs |= {LABELS: y[None], RATE: np.array([self.optimizer.rate(state.step)])}
         inputs |= {WEIGHT + name: value[None] for name, value in state.weights.items()}
         inputs |= {VELOCITY + name: value[None] for name, value in state.velocity.items()}
         wanted = {op.name for _, op in self.graph.of(Input)}
-        out = evaluate(self.graph, {name: value for name, value in inputs.items() if name in wanted})
-        weights = {name: out.get(WEIGHT + name, value[None])[0] for name, value in state.weights.items()}
-        velocity = {name: out[VELOCITY + name][0] for name in state.velocity}
-        return State(state.step + 1, weights, velocity), float(out[LOSS][0])
+        found = evaluate_all(self.graph, {name: value for name, value in inputs.items() if name in wanted})
+        return {node: value[0] for node, value in found.items()}
+
+    def after(self, state: State, values: dict[int, F64]) -> tuple[State, float]:
+        """The state that a step with these values of all nodes leads to, and the loss before it."""
+        out = {op.name: values[node.id] for node, op in self.graph.of(Output)}
+        weights = {name: out.get(WEIGHT + name, value) for name, value in state.weights.items()}
+        velocity = {name: out[VELOCITY + name] for name in state.velocity}
+        return State(state.step + 1, weights, velocity), float(out[LOSS])
 
 
 def make_step(network: Graph, loss: Loss, optimizer: SGD, batch: int, frozen: tuple[str, ...] = ()) -> StepProgram:
@@ -102,7 +116,7 @@ def make_step(network: Graph, loss: Loss, optimizer: SGD, batch: int, frozen: tu
     for name, node in outputs.items():
         b.output(name, node)
     verify(b.graph)
-    return StepProgram(b.graph, network, loss, optimizer, batch, slots)
+    return StepProgram(b.graph, network, loss, optimizer, batch, slots, gradients)
 
 
 def _update(b: Builder, slot: Slot, weight: Node, gradient: Node, rate: Node, optimizer: SGD) -> dict[str, Node]:

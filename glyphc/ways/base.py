@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Scheme
 
@@ -34,6 +35,7 @@ BGV = Space(Scheme.BGV, Encoding.LSB)
 TORUS = Space(Scheme.TORUS, Encoding.MSB)
 CLIENT = Space(Scheme.CLIENT, None)
 SLOTS = Space(Scheme.CKKS, Encoding.SLOTS)
+INTEGERS = Space(Scheme.BFV, Encoding.INTEGERS)
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,20 @@ class SlotPlan:
 
 
 @dataclass(frozen=True)
+class IntegerPlan:
+    """The same on exact integers in slots."""
+
+    parameters: IntegerParameters
+    node_seconds: Mapping[int, float]
+    client_seconds: float
+    upload_bytes: float
+
+
+@dataclass(frozen=True)
 class Question:
     """What offers are asked for beside a node. ring: N of coefficient layouts; batch: samples evaluated at once.
 
-    graph: which the node is of. slots: what the network would be in slots, or why it cannot be there.
+    graph: which the node is of. slots, integers: what the network would be in slots, or why it cannot be there.
     """
 
     ring: int
@@ -69,6 +81,7 @@ class Question:
     cost: CostModel
     graph: Graph | None = None
     slots: SlotPlan | str = "not weighed"
+    integers: IntegerPlan | str = "not weighed"
 
 
 @dataclass(frozen=True)

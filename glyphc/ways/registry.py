@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from glyphc.errors import GlyphcError
@@ -10,6 +12,8 @@ from glyphc.errors import GlyphcError
 from .base import Conversion, Way
 from .bgv import EncryptedProduct, FreshInput, InPlace, PlaintextProduct
 from .client import ClientTail, Decryption
+from .integers import CONVERSIONS as INTEGER_CONVERSIONS
+from .integers import WAYS as INTEGER_WAYS
 from .slots import CONVERSIONS as SLOT_CONVERSIONS
 from .slots import WAYS as SLOT_WAYS
 from .torus import PackedBootstrap, SwitchFromTorus, SwitchToTorus
@@ -28,22 +32,35 @@ GLYPH_WAYS: tuple[Way, ...] = (
     ClientTail(),
 )
 UNAVAILABLE_WAYS: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
-_CONVERSIONS: tuple[Conversion, ...] = (SwitchToTorus(), SwitchFromTorus(), Decryption(), *SLOT_CONVERSIONS)
+_CONVERSIONS: tuple[Conversion, ...] = (
+    SwitchToTorus(),
+    SwitchFromTorus(),
+    Decryption(),
+    *SLOT_CONVERSIONS,
+    *INTEGER_CONVERSIONS,
+)
 
 
 def ways() -> tuple[Way, ...]:
     """All ways; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    return (*GLYPH_WAYS, *SLOT_WAYS, *UNAVAILABLE_WAYS, *_plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
+    return (*GLYPH_WAYS, *SLOT_WAYS, *INTEGER_WAYS, *UNAVAILABLE_WAYS, *plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
 
 
 def conversions() -> tuple[Conversion, ...]:
     """All conversions; GlyphcError for a bad plug-in."""
-    return (*_CONVERSIONS, *_plug_ins(CONVERSIONS_GROUP, Conversion))  # type: ignore[type-abstract]
+    return (*_CONVERSIONS, *plug_ins(CONVERSIONS_GROUP, Conversion))  # type: ignore[type-abstract]
 
 
-def _plug_ins(group: str, kind: type[_T]) -> tuple[_T, ...]:
+@lru_cache(maxsize=8)
+def _points(scan: Callable[..., Iterable[EntryPoint]], group: str) -> tuple[EntryPoint, ...]:
+    """Sorted by name; what is installed is looked through once in a process, which takes tens of milliseconds."""
+    return tuple(sorted(scan(group=group), key=lambda p: p.name))
+
+
+def plug_ins(group: str, kind: type[_T]) -> tuple[_T, ...]:
+    """What other packages' entry points of a group add; GlyphcError for what is no ``kind``."""
     found = []
-    for point in sorted(entry_points(group=group), key=lambda p: p.name):
+    for point in _points(entry_points, group):
         loaded = point.load()
         made = loaded() if isinstance(loaded, type) else loaded
         if not isinstance(made, kind):

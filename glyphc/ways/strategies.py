@@ -14,6 +14,7 @@ from glyphc.errors import GlyphcError
 
 from .base import Way
 from .client import ClientTail
+from .integers import WAYS as INTEGER_WAYS
 from .registry import GLYPH_WAYS, UNAVAILABLE_WAYS
 from .slots import WAYS as SLOT_WAYS
 
@@ -28,7 +29,7 @@ class Replacement(Enum):
     SERIES = "a trigonometric series in a functional bootstrap"
     POLYNOMIAL = "a polynomial, by least squares"
     SQUARE = "a multiple of the square"
-    IDENTITY = "nothing: values stay as they are"
+    IDENTITY = "the identity: values stay as they are"
     TABLE = "a table"
     CIRCUIT = "a circuit of gates"
 
@@ -88,6 +89,7 @@ def _names(*ways: Way) -> frozenset[str]:
 
 
 _SLOTS = _names(*SLOT_WAYS, ClientTail())
+_INTEGERS = _names(*INTEGER_WAYS, ClientTail())
 _ALL = (
     Strategy("auto", "whatever is cheapest and keeps to the tolerance", None, Replacement.CHEAPEST, Numbers.EITHER),
     Strategy(
@@ -114,6 +116,23 @@ _ALL = (
         Numbers.REALS,
         degree=3,
         paper="Onoufriou, Mayfield, Leontidis: Fully Homomorphically Encrypted Deep Learning as a Service, 2021",
+    ),
+    Strategy(
+        "cryptonets",
+        "BFV on integers in slots, squares",
+        _INTEGERS,
+        Replacement.SQUARE,
+        Numbers.INTEGERS,
+        paper="Gilad-Bachrach, Dowlin, Laine, Lauter, Naehrig, Wernsing: CryptoNets: Applying Neural Networks to "
+        "Encrypted Data with High Throughput and Accuracy, 2016",
+    ),
+    Strategy(
+        "ghimes",
+        "BFV on integers in slots, layers without nonlinearities, computed one after another",
+        _INTEGERS,
+        Replacement.IDENTITY,
+        Numbers.INTEGERS,
+        paper="Ghimes, Vladuta, Patriciu, Savu: Applying Neural Network Approach to Homomorphic Encrypted Data, 2018",
     ),
     Strategy(
         "hesamifard",

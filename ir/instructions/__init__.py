@@ -1,12 +1,13 @@
 """Instructions on numbered ciphertexts, the contract between the compiler and the engines, in families.
 
 ``base``: what all have in common. ``coefficients``: inference, in BGV and on the torus. ``slots``: inference
-on numbers in slots. ``ckks``: training. ``text`` writes and reads all of them, ``check`` says whether a whole program
-can be executed.
+on numbers in slots. ``integers``: on exact ones. ``ckks``: training. ``text`` writes and reads them, ``check`` says
+whether a whole program can be executed.
 """
 
 from .base import NO_NODE, Code, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
 from .coefficients import Dot, DotProduct, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .integers import IntegerDot, IntegerProduct
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
 from .slots import Drop, SlotDot, SlotProduct
 
@@ -23,6 +24,8 @@ __all__ = [
     "Free",
     "FromTorus",
     "Instruction",
+    "IntegerDot",
+    "IntegerProduct",
     "Kind",
     "Load",
     "Polynomials",

@@ -28,6 +28,7 @@ class Kind(Enum):
     POWERS = "powers"  # the first half of a bootstrap: e^{2 pi i k x} of every phase
     CKKS = "ckks"  # real numbers in coefficients, on so many limbs
     NUMBERS = "numbers"  # one number of each sample in a slot, with levels
+    INTEGERS = "integers"  # an exact integer of each sample in a slot
     SLOTS = "slots"  # values in the middle of a bootstrap, in slots, with levels for products
 
     def __str__(self) -> str:
@@ -40,6 +41,7 @@ _NOUNS = {
     Kind.POWERS: "a bootstrap's first half",
     Kind.CKKS: "a CKKS ciphertext",
     Kind.NUMBERS: "numbers in slots",
+    Kind.INTEGERS: "integers in slots",
     Kind.SLOTS: "a slot form",
 }
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import IRError
+from ..integer_parameters import IntegerParameters
 from ..parameters import Parameters
 from ..slot_parameters import SlotParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
 from .coefficients import Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .integers import check_integers
 from .program import EncryptedMap, Polynomials, Schedule
 from .slots import check_slots
 
@@ -29,6 +31,8 @@ def check_schedule(schedule: Schedule) -> None:
     if isinstance(parameters, SlotParameters):
         inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
         check_slots(schedule.instructions, inputs, parameters.depth)
+    elif isinstance(parameters, IntegerParameters):
+        check_integers(schedule.instructions, {p.name: p.layout.ciphertexts for p in schedule.client.inputs})
     else:
         for name, polynomials in schedule.polynomials.items():
             check_polynomials(name, polynomials, parameters)

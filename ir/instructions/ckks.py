@@ -8,7 +8,7 @@ brought to the fewest limbs among them. ``Registers`` count from zero; every tar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -270,24 +270,36 @@ def check(code: Code, inputs: Mapping[str, int], kept: int, slot_levels: int = 0
     kept: limbs that bootstraps leave, but one. slot_levels: see ``Parameters``.
     """
     kinds = check_flow(code, Kind.CKKS)
-    # limbs, or slot levels
-    known: dict[Register, int] = {}
+    known = register_levels(code, inputs, kept, slot_levels)
     stored: dict[str, int] = {}
     for at, instruction in enumerate(code):
-        what = f"instruction {at} ({instruction.mnemonic})"
-        fewest = min((known[r] for r in instruction.reads), default=0)
         if isinstance(instruction, Store):
+            what = f"instruction {at} ({instruction.mnemonic})"
             if instruction.name in stored:
                 raise IRError(f"{what} stores {instruction.name!r} twice")
             if kinds[instruction.source] is not Kind.CKKS:
                 raise IRError(f"{what} reads register {instruction.source}, which holds {kinds[instruction.source]}")
-            stored[instruction.name] = fewest
+            stored[instruction.name] = known[instruction.source]
+    return stored
+
+
+def register_levels(
+    code: Iterable[Instruction], inputs: Mapping[str, int], kept: int, slot_levels: int = 0
+) -> dict[Register, int]:
+    """Limbs of every register, or slot levels where it holds a slot form; IRError when there are too few.
+
+    Arguments as of :func:`check`. The flow of registers is not checked.
+    """
+    known: dict[Register, int] = {}
+    for at, instruction in enumerate(code):
+        what = f"instruction {at} ({instruction.mnemonic})"
+        fewest = min((known[r] for r in instruction.reads), default=0)
         for target in instruction.writes:
             if instruction.result is Kind.SLOTS:
                 known[target] = _slot_levels(what, instruction, fewest, slot_levels)
             else:
                 known[target] = _limbs(what, instruction, fewest, inputs, kept)
-    return stored
+    return known
 
 
 def _slot_levels(what: str, instruction: Instruction, fewest: int, slot_levels: int) -> int:

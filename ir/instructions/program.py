@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..encodings import Labels, Ranks
+from ..integer_parameters import ProgramParameters
 from ..layout import Layout
 from ..ops import Op
-from ..parameters import Parameters
-from ..slot_parameters import SlotParameters
 from ..types import Encoding, FixedPoint
 from .base import Instruction
 
@@ -83,7 +82,7 @@ class ClientSpec:
     encrypted: the weights that it has to encrypt, not their values.
     """
 
-    parameters: Parameters | SlotParameters
+    parameters: ProgramParameters
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     batch: int
@@ -126,5 +125,5 @@ class Schedule:
     secret: dict[str, Polynomials] = field(default_factory=dict)
 
     @property
-    def parameters(self) -> Parameters | SlotParameters:
+    def parameters(self) -> ProgramParameters:
         return self.client.parameters

@@ -28,7 +28,8 @@ from . import seeds
 from .run import Count, Tally, data_of, feed, stretch
 from .targets import TARGETS
 
-_STRETCH = {True: 25, False: 400}
+# Inputs of one process: of a slow target, and of others.
+_STRETCH = {True: 100, False: 2000}
 
 
 def main() -> None:

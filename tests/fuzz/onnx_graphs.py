@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 
@@ -9,9 +10,13 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from glyphc.frontends.onnx_slices import check_slices
+
 from .mutate import integer, real
 
 Shape = tuple[int, ...]
+# Shapes of hostile models may ask for more: these numbers are written out.
+_MOST_NUMBERS = 1 << 12
 _UNARY = (
     *("Abs", "Acos", "Asin", "Atan", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Gelu", "HardSwish", "Identity"),
     *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign"),
@@ -80,7 +85,9 @@ class Graphs:
         return self.constant(np.array([self.int(v) for v in values], dtype=np.int64))
 
     def normal(self, *shape: int) -> str:
-        draws = [self.random.gauss(0, 0.7) for _ in range(int(np.prod(shape, dtype=np.int64)))]
+        if min(shape, default=1) < 1 or math.prod(shape) > _MOST_NUMBERS:
+            shape = ()
+        draws = [self.random.gauss(0, 0.7) for _ in range(math.prod(shape))]
         return self.constant(np.array(draws, dtype=np.float32).reshape(shape))
 
     # -- growing --
@@ -95,7 +102,9 @@ class Graphs:
         names = [f"v{len(self.values)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, name=f"n{len(self.nodes)}", **attributes))
         try:
-            known = onnx.shape_inference.infer_shapes(self.model(names)).graph.output
+            model = self.model(names)
+            check_slices(model)
+            known = onnx.shape_inference.infer_shapes(model).graph.output
             shapes = [tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in known]
         except Exception:
             shapes = [self.values.get(inputs[0], (0,))] * outputs
@@ -288,6 +297,7 @@ def random_model(random: Random, hostile: bool = True) -> ModelProto:
     names = list(graphs.values)
     model = graphs.model(list(dict.fromkeys([names[-1], *random.sample(names[1:], random.random() < 0.15)])))
     try:
+        check_slices(model)
         known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
         for output, found in zip(model.graph.output, known, strict=True):
             output.CopyFrom(found)

@@ -6,7 +6,9 @@ A hang is counted in seconds of processor time, so that other work on the machin
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -29,7 +31,10 @@ MEMORY_BYTES = 2 << 30
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = Path(__file__).with_name("seeds")
 _CODE = ("glyphc", "ir", "backends")
-_COVERAGE_EVERY = 64
+# Of a slow target's inputs, and of others: the lines of every so manieth one are looked at.
+_COVERAGE_EVERY = {True: 64, False: 256}
+# Later calls of a function in one process are not traced: they hardly show other lines, and take most of the time.
+_TRACED_CALLS = 16
 
 
 @dataclass
@@ -106,16 +111,18 @@ def data_of(target: Target, number: int) -> bytes:
     return target.make(Random(f"{target.name} {number}"))
 
 
-def feed(target: Target, data: bytes) -> set[str]:
-    """What an input reached; whatever is no refusal is raised."""
+def feed(target: Target, data: bytes, folder: Path | None = None) -> set[str]:
+    """What an input reached; whatever is no refusal is raised. folder: for its files, by default one of its own."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="glyphc-fuzz-") as own:
+            return feed(target, data, Path(own))
     reached: set[str] = set()
-    with tempfile.TemporaryDirectory(prefix="glyphc-fuzz-") as folder:
-        try:
-            target.feed(data, Path(folder), reached.add)
-            reached.add("done")
-        except target.refusals as e:
-            if not str(e).strip():
-                raise AssertionError("a refusal that says nothing") from e
+    try:
+        target.feed(data, folder, reached.add)
+        reached.add("done")
+    except target.refusals as e:
+        if not str(e).strip():
+            raise AssertionError("a refusal that says nothing") from e
     return reached
 
 
@@ -132,17 +139,31 @@ def stretch(target: Target, numbers: range, count: Count, lines: dict[str, set[i
 def _forked(target: Target, numbers: range, count: Count, lines: dict[str, set[int]], failures: Path | None) -> int:
     """How many inputs are through, the one that failed included."""
     sys.stdout.flush()
-    receive, send = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(receive)
-        code = 1
-        try:
-            _child(target, numbers, send)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(send)
+    with tempfile.TemporaryDirectory(prefix="glyphc-fuzz-") as folder:
+        receive, send = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(receive)
+            code = 1
+            try:
+                _child(target, numbers, send, Path(folder))
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(send)
+        return _watched(child, receive, target, numbers, count, lines, failures)
+
+
+def _watched(
+    child: int,
+    receive: int,
+    target: Target,
+    numbers: range,
+    count: Count,
+    lines: dict[str, set[int]],
+    failures: Path | None,
+) -> int:
+    """What a child tells of its inputs, or what became of it; how many are through."""
     through, last, text = 0, 0.0, b""
     kind = ""
     with os.fdopen(receive, "rb", buffering=0) as pipe:
@@ -189,8 +210,9 @@ def _count(count: Count, reached: list[str]) -> None:
         setattr(count, name, getattr(count, name) + (name in reached))
 
 
-def _child(target: Target, numbers: range, send: int) -> None:
+def _child(target: Target, numbers: range, send: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
+    gc.freeze()  # what the parent made is not searched for garbage again and again
     faulthandler.disable()  # the parent says what became of this process
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -198,21 +220,20 @@ def _child(target: Target, numbers: range, send: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + 2 * MEMORY_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before = _peak()
+    before = _usage()[1]
     lines = Lines()
     for number in numbers:
         entry: dict[str, object] = {}
         try:
             data = data_of(target, number)
-            with lines if number % _COVERAGE_EVERY == 0 else warnings.catch_warnings():
-                entry["reached"] = sorted(feed(target, data))
+            with lines if number % _COVERAGE_EVERY[target.slow] == 0 else contextlib.nullcontext():
+                entry["reached"] = sorted(feed(target, data, folder))
         except BaseException:
             entry |= {"reached": [], "failure": "traceback", "text": traceback.format_exc()[-4000:]}
-        over = _peak() - before > MEMORY_BYTES
+        entry["cpu"], peak = _usage()
+        over = peak - before > MEMORY_BYTES
         if over:
             entry["failure"] = "memory"
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        entry["cpu"] = usage.ru_utime + usage.ru_stime
         _write(send, entry)
         if over:
             break
@@ -225,9 +246,10 @@ def _write(send: int, entry: dict[str, object]) -> None:
         data = data[os.write(send, data) :]
 
 
-def _peak() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+def _usage() -> tuple[float, int]:
+    """Seconds of processor time, and the most bytes that were resident, of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def _cpu_seconds(process: int) -> float:
@@ -264,6 +286,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.found: dict[str, set[int]] = {}
+        self._calls: dict[types.CodeType, int] = {}
 
     def __enter__(self) -> Lines:
         sys.settrace(self._call)
@@ -278,6 +301,9 @@ class Lines:
             return None
         lines = self.found.setdefault(name, set())
         lines.add(frame.f_lineno)
+        calls = self._calls[frame.f_code] = self._calls.get(frame.f_code, 0) + 1
+        if calls > _TRACED_CALLS:
+            return None
 
         def line(frame: types.FrameType, event: str, arg: object) -> object:
             lines.add(frame.f_lineno)

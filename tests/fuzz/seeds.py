@@ -27,7 +27,8 @@ from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.text import record_text, to_text
 from glyphc.program import Program
 from glyphc.storage.container import Header, Reader, Writer
-from glyphc.storage.headers import HEADERS, ProgramHeader
+from glyphc.storage.headers import HEADERS, ProgramHeader, WeightsHeader
+from glyphc.storage.withheld import save_secrets
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD
@@ -87,6 +88,17 @@ def parts_of(half: ServerProgram) -> dict[str, bytes]:
         path = Path(folder) / "program.server"
         half.save(path)
         with Reader(path, ProgramHeader) as reader:
+            return {name: reader.read(name) for name in reader.parts}
+
+
+@lru_cache(maxsize=1)
+def secret_parts() -> Mapping[str, bytes]:
+    """Of the file with the weights of the second program."""
+    program = programs()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w"
+        save_secrets(path, program.stages, program.public_stages, program.fingerprint)
+        with Reader(path, WeightsHeader) as reader:
             return {name: reader.read(name) for name in reader.parts}
 
 
@@ -183,7 +195,18 @@ def models() -> tuple[bytes, ...]:
 
 def warm() -> None:
     """Make all of them, before processes are forked that would each make their own."""
-    for make in (programs, graph_texts, artifacts, halves, _planned, cost_text, arrays, containers, models):
+    for make in (
+        programs,
+        graph_texts,
+        artifacts,
+        halves,
+        _planned,
+        cost_text,
+        arrays,
+        containers,
+        models,
+        secret_parts,
+    ):
         make()
     for half in halves():
         assert half.fingerprint and half.schedule.instructions

@@ -1,4 +1,4 @@
-"""What all trained layers have in common: the state's ciphertexts, what is done with them, and a bias beside them.
+"""What all layouts of a trained layer have in common: the state's ciphertexts, what is done with them, a bias.
 
 A layer has the weights of ``outputs`` units for ``inputs`` values, and a bias, which counts as one more column. Its
 state is kept in a moving frame (``frames``): component c of part p is the ciphertext "LAYER:p:c".
@@ -6,17 +6,19 @@ state is kept in a moving frame (``frames``): component c of part p is the ciphe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 
 from glyphc.ir.instructions import Register
+from glyphc.ways.base import Question
 
-from .frames import Frame
-from .units import F64, I64, Units, coefficients, polynomial
-from .writer import Writer
+from ..frames import Frame
+from ..units import F64, I64, Units, coefficients, polynomial, power_of_two
+from ..writer import Writer
 
 # Limbs of the state: its product with data leaves the one that a bootstrap reads.
 STATE_LIMBS = 2
@@ -69,29 +71,99 @@ class Scales:
     back: float
 
 
-class Layer(Protocol):
-    """A trained layer under encryption: layout and instructions."""
+@dataclass(frozen=True, kw_only=True)
+class LayerQuestion(Question):
+    """What offers for a layer are asked for. inputs: numbers that it reads; source: where they stand, None for data.
+
+    count: its units; room: how many it needs places for, a power of two; grid: distance of two samples. tight: the next
+    layer wants units as close as samples allow. clean: see ``Layer``; trained: what of the layer is.
+    """
+
+    inputs: int
+    source: Units | None
+    count: int
+    room: int
+    grid: int
+    trained: Trained
+    tight: bool = False
+    clean: bool = False
 
     @property
-    def name(self) -> str: ...
+    def block(self) -> int:
+        """Coefficients from a unit to the next one that its samples take."""
+        return self.grid * power_of_two(self.batch)
+
+
+@dataclass(frozen=True)
+class Layer(ABC):
+    """A layer's weights in one layout, and with it all products that they take part in: forward, back and gradient.
+
+    inputs: numbers that it reads. source: where they stand; None where they are the client's data, in any layout.
+    target: where the sums stand. clean: errors of the sums have nothing beside them.
+
+    way: what the layout is called. first: whether it reads the client's data. wide: whether it takes what bootstraps
+    leave on a limb more. tight_source: whether it wants the units before it as close as samples allow. masks: whether
+    its errors come in groups that only masks tell apart.
+    """
+
+    way: ClassVar[str]
+    first: ClassVar[bool] = False
+    wide: ClassVar[bool] = True
+    tight_source: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
+
+    name: str
+    inputs: int
+    source: Units | None
+    target: Units
+    trained: Trained
+    scales: Scales
+    clean: bool = False
+
+    @staticmethod
+    @abstractmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        """How far apart units can stand at most, and how many groups they come in."""
+
+    @staticmethod
+    def refusal(question: LayerQuestion, period: int, groups: int) -> str:
+        """Why units cannot stand so; empty when they can."""
+        return ""
 
     @property
-    def target(self) -> Units: ...
-
-    @property
-    def trained(self) -> Trained: ...
-
-    @property
+    @abstractmethod
     def parts(self) -> tuple[Part, ...]:
         """The state's ciphertexts, for every component."""
 
     @property
+    @abstractmethod
     def periods(self) -> tuple[int, ...]:
         """Of its ``Pack`` and ``Unpack`` instructions."""
+
+    @abstractmethod
+    def forward(self, w: Writer, values: Register | None, step: int) -> Register:
+        """The sums as phases, on one limb. values: of the layer before, None for the client's data."""
+
+    @abstractmethod
+    def update(self, w: Writer, values: Register | None, errors: Sequence[Register], step: int) -> None:
+        """Store the state after the step. errors: of the sums, one register for each of the target's groups."""
 
     @property
     def data_limbs(self) -> dict[str, int]:
         """Limbs of the ciphertexts that the client makes of a batch, by name."""
+        return {}
+
+    def data(self, features: F64) -> dict[str, F64]:
+        """Messages of a batch, shape (batch, features), by the same names."""
+        return {}
+
+    def sent_back(self, w: Writer, errors: Sequence[Register], step: int) -> Register:
+        """Errors of the values, as what a bootstrap reads; of layers that read another one's values."""
+        raise NotImplementedError(f"{type(self).__name__} reads the client's data")
+
+    @property
+    def offset(self) -> Offset:
+        return Offset(self.target, self.scales)
 
 
 def state_names(layer: Layer) -> tuple[str, ...]:

@@ -5,31 +5,32 @@ Both kinds leave the sums at i*P + b*G (``Units``). docs/training.md derives the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from glyphc.ir.instructions import Register
 
-from .frames import Frame
+from ..frames import Frame
+from ..units import F64, I64, polynomial, power_of_two
+from ..writer import Writer
 from .layers import (
     GAIN,
     GRADIENT_LIMBS,
     STATE_LIMBS,
-    Offset,
+    Layer,
+    LayerQuestion,
     Part,
-    Scales,
-    Trained,
     component_name,
     load_state,
     store_state,
 )
-from .units import F64, I64, Units, polynomial, power_of_two
-from .writer import Writer
 
 
 @dataclass(frozen=True)
-class FeaturesApart:
+class FeaturesApart(Layer):
     """A ciphertext for each column j of the data (features, and ones for the bias), one or two for the state.
 
         data X_j, and reversed    b*G, -b*G
@@ -38,11 +39,18 @@ class FeaturesApart:
     D columns, rounded up to a power of two. A product of a column and its weights has nothing but useful terms.
     """
 
-    name: str
-    inputs: int
-    target: Units
-    trained: Trained
-    scales: Scales
+    way: ClassVar[str] = "features apart"
+    first: ClassVar[bool] = True
+    wide: ClassVar[bool] = False
+
+    @staticmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        return question.ring // question.room, 1
+
+    @staticmethod
+    def refusal(question: LayerQuestion, period: int, groups: int) -> str:
+        columns = power_of_two(question.inputs + 1)
+        return f"{columns} columns do not fit between units, {period} apart" if columns > period else ""
 
     @property
     def columns(self) -> int:
@@ -74,7 +82,6 @@ class FeaturesApart:
         return forward | {f"gradient:{c}": GRADIENT_LIMBS for c in columns if self._is_trained(c)}
 
     def data(self, features: F64) -> dict[str, F64]:
-        """Messages of a batch, shape (batch, features)."""
         t = self.target
         rows = np.hstack([features, np.ones((len(features), 1))])
         forward = rows * self.scales.phase / (GAIN * self.room)
@@ -86,8 +93,7 @@ class FeaturesApart:
                 out[f"gradient:{c}"] = polynomial(t.ring, -t.samples, gradient[:, c])
         return out
 
-    def forward(self, w: Writer, step: int) -> Register:
-        """The sums as phases."""
+    def forward(self, w: Writer, values: Register | None, step: int) -> Register:
         state = load_state(w, self, "all")
         pieces = [w.unpack(u, self.columns, self.room, self.stride) for u in state]
         pairs = []
@@ -96,16 +102,16 @@ class FeaturesApart:
             pairs += [(w.scaled(x, float(f)), piece[c]) for f, piece in zip(basis, pieces, strict=True) if f]
         return w.product(*pairs)
 
-    def update(self, w: Writer, errors: Register, step: int) -> None:
-        """errors: garbage beside them allowed, since packing removes what it leads to."""
-        errors = w.reduced(errors, STATE_LIMBS + 1)
+    def update(self, w: Writer, values: Register | None, errors: Sequence[Register], step: int) -> None:
+        """Garbage beside the errors is allowed, since packing removes what it leads to."""
+        whole = w.reduced(errors[0], STATE_LIMBS + 1)
         data = {c: w.load(f"gradient:{c}") for c in range(self.columns) if self._is_trained(c)}
         for i, u in enumerate(load_state(w, self, "all")):
             gradients: list[Register | None] = [None] * self.columns
             for c, x in data.items():
                 factor = float(self._frame(c).push(step)[i] / self._largest_push)
                 if factor:
-                    gradients[c] = w.product((w.scaled(x, factor), errors))
+                    gradients[c] = w.product((w.scaled(x, factor), whole))
             if any(g is not None for g in gradients):
                 u = w.sum((u, 1), (w.pack(gradients, self.room, self.stride), 1))
             w.store(u, component_name(self.name, "all", i))
@@ -124,7 +130,7 @@ class FeaturesApart:
 
 
 @dataclass(frozen=True)
-class SamplesApart:
+class SamplesApart(Layer):
     """A ciphertext for each sample (or several, if there are many features); the state has as many.
 
         sample b, features of group g     -(t*T + j)          T = units * P, rounded up to a power of two
@@ -135,13 +141,12 @@ class SamplesApart:
     automorphisms than ``FeaturesApart`` when there are fewer samples than features.
     """
 
-    name: str
-    inputs: int
-    target: Units
-    trained: Trained
-    scales: Scales
-    # errors have nothing beside them
-    clean: bool
+    way: ClassVar[str] = "samples apart"
+    first: ClassVar[bool] = True
+
+    @staticmethod
+    def spacing(question: LayerQuestion) -> tuple[int, int]:
+        return question.ring // question.room, 1
 
     @property
     def span(self) -> int:
@@ -160,7 +165,7 @@ class SamplesApart:
             held = np.arange(g * self._capacity, min(self.inputs, (g + 1) * self._capacity))
             rows, columns = np.meshgrid(np.arange(self.target.count), held, indexing="ij")
             found.append(Part(str(g), rows, columns, rows * self.target.period + self._places(columns), self._gain))
-        return (*found, self._offset.part)
+        return (*found, self.offset.part)
 
     @property
     def periods(self) -> tuple[int, ...]:
@@ -172,17 +177,16 @@ class SamplesApart:
         return {self._sample(b, g): GRADIENT_LIMBS for b in range(self.target.batch) for g in range(self.groups)}
 
     def data(self, features: F64) -> dict[str, F64]:
-        """Messages of a batch, shape (batch, features)."""
         out = {}
-        values = features * self._sample_gain
+        rows = features * self._sample_gain
         for g in range(self.groups):
             columns = np.arange(g * self._capacity, min(self.inputs, (g + 1) * self._capacity))
-            for b, row in enumerate(values):
+            for b, row in enumerate(rows):
                 out[self._sample(b, g)] = polynomial(self.target.ring, -self._places(columns), row[columns])
         return out
 
-    def forward(self, w: Writer, step: int) -> Register:
-        """The sums as phases; beyond the units' places stands garbage."""
+    def forward(self, w: Writer, values: Register | None, step: int) -> Register:
+        """Beyond the units' places stands garbage."""
         t, basis = self.target, self.trained.weight.basis(step)[0]
         state = [load_state(w, self, str(g)) for g in range(self.groups)]
         sums: list[Register | None] = []
@@ -193,16 +197,16 @@ class SamplesApart:
                 pairs += [(w.scaled(x, float(f)), u) for f, u in zip(basis, components, strict=True) if f]
             sums.append(w.product(*pairs))
         packed = w.pack(sums, t.period // t.grid, t.grid)
-        return w.sum((packed, 1), (w.product(*self._offset.pairs(w, self, step)), 1))
+        return w.sum((packed, 1), (w.product(*self.offset.pairs(w, self, step)), 1))
 
-    def update(self, w: Writer, errors: Register, step: int) -> None:
+    def update(self, w: Writer, values: Register | None, errors: Sequence[Register], step: int) -> None:
         t = self.target
-        self._offset.update(w, self, errors, step)
+        self.offset.update(w, self, errors[0], step)
         parts = t.room if self.clean else t.period // t.grid
         gradients: list[Register | None] = [None] * self.groups
         if self.trained.weight_trained:
             # sample b stands at (batch - 1 - b)*grid - i*period
-            turned = w.convolved(w.reverse(errors), ((t.batch - 1) * t.grid,), 1)
+            turned = w.convolved(w.reverse(errors[0]), ((t.batch - 1) * t.grid,), 1)
             pieces = w.unpack(turned, t.batch, parts, t.grid)
             for g in range(self.groups):
                 pairs = ((w.load(self._sample(b, g)), pieces[t.batch - 1 - b]) for b in range(t.batch))
@@ -211,10 +215,6 @@ class SamplesApart:
         for g, gradient in enumerate(gradients):
             push = self.trained.weight.push(step) * factor
             store_state(w, self, str(g), load_state(w, self, str(g)), gradient, push)
-
-    @property
-    def _offset(self) -> Offset:
-        return Offset(self.target, self.scales)
 
     @property
     def _capacity(self) -> int:
@@ -238,6 +238,3 @@ class SamplesApart:
     @staticmethod
     def _sample(b: int, g: int) -> str:
         return f"sample:{b}:{g}"
-
-
-FirstLayer = FeaturesApart | SamplesApart

@@ -1,0 +1,62 @@
+"""The definition of the instructions on integers: exact, modulo each plaintext prime. No encryption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.ir.instructions import IntegerDot
+from glyphc.ir.integer_parameters import IntegerParameters
+
+I64 = npt.NDArray[np.int64]
+Residues = tuple[I64, ...]
+
+
+def split(message: npt.NDArray[Any], moduli: Sequence[int]) -> Residues:
+    """Integers modulo each prime, in [0, t)."""
+    integers = np.asarray(message).astype(np.int64)
+    return tuple(np.asarray(integers % t) for t in moduli)
+
+
+def join(residues: Sequence[npt.NDArray[Any]], moduli: Sequence[int]) -> I64:
+    """The inverse: integers modulo the product of one prime or two, the smallest in magnitude (Garner's method)."""
+    first = np.asarray(residues[0]).astype(np.int64) % moduli[0]
+    if len(moduli) == 1:
+        value, product = first, moduli[0]
+    else:
+        inverse = pow(moduli[0], -1, moduli[1])
+        value = first + moduli[0] * (
+            (np.asarray(residues[1]).astype(np.int64) - first) % moduli[1] * inverse % moduli[1]
+        )
+        product = moduli[0] * moduli[1]
+    return np.asarray(np.where(value > product // 2, value - product, value))
+
+
+class ClearIntegers:
+    """Registers are residues modulo each prime, arrays of shape (slots,). Products stay below 2^60."""
+
+    def __init__(self, parameters: IntegerParameters) -> None:
+        self._moduli = parameters.moduli
+
+    def encrypt(self, message: npt.NDArray[Any]) -> Residues:
+        """Integers, shape (slots,), as this backend's ciphertext."""
+        return split(message, self._moduli)
+
+    def decrypt(self, ciphertext: Residues) -> I64:
+        """The integers, shape (slots,)."""
+        return join(ciphertext, self._moduli)
+
+    def integer_dot(self, sources: Sequence[Residues], instruction: IntegerDot) -> Residues:
+        totals = []
+        for at, t in enumerate(self._moduli):
+            total = np.full(sources[0][at].shape, instruction.bias % t, dtype=np.int64)
+            for source, weight in zip(sources, instruction.weights, strict=True):
+                total = (total + source[at] * (weight % t)) % t
+            totals.append(total)
+        return tuple(totals)
+
+    def integer_product(self, a: Residues, b: Residues) -> Residues:
+        return tuple(x * y % t for x, y, t in zip(a, b, self._moduli, strict=True))

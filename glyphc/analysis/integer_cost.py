@@ -1,0 +1,119 @@
+"""What a program on integers in slots costs: seconds on both sides, memory, keys, and what is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log2
+
+import numpy as np
+
+from glyphc.ir.instructions import Free, Instruction, IntegerDot, IntegerProduct, Load, Schedule, Store
+from glyphc.ir.integer_parameters import PRIME_BITS, IntegerParameters
+
+from .cost import PROCESS_BYTES, CostModel
+from .slot_cost import SlotEstimate
+
+REFERENCE_RING = 16384
+
+
+@dataclass(frozen=True)
+class IntegerRow:
+    """Seconds at N = 16384 on ciphertexts of so many limbs: a product by a constant, an addition, a product of
+    ciphertexts with its relinearisation, encryption and decryption. constant: to encode one, whatever the limbs."""
+
+    limbs: int
+    scaled: float
+    added: float
+    product: float
+    encrypt: float
+    decrypt: float
+    constant: float
+
+
+# CPU seconds, the fastest of several laps on a machine with much other work.
+ROWS: tuple[IntegerRow, ...] = (
+    IntegerRow(2, 0.00025, 0.00012, 0.085, 0.033, 0.005, 0.006),
+    IntegerRow(3, 0.0003, 0.00015, 0.105, 0.035, 0.008, 0.006),
+    IntegerRow(5, 0.0005, 0.0003, 0.15, 0.06, 0.015, 0.006),
+)
+# Precomputed tables of a context, in polynomials over all primes; and what a product takes meanwhile.
+_CONTEXT_POLYNOMIALS = 12
+_SCRATCH = 12
+
+
+def integer_estimate(schedule: Schedule, cost: CostModel) -> SlotEstimate:
+    """What one pass is expected to take."""
+    client = schedule.client
+    p = client.parameters
+    assert isinstance(p, IntegerParameters)
+    seconds = tuple(_seconds(i, p) for i in schedule.instructions)
+    by_node: dict[int, float] = {}
+    for instruction, each in zip(schedule.instructions, seconds, strict=True):
+        by_node[instruction.node] = by_node.get(instruction.node, 0.0) + each
+    sent, returned = (sum(port.layout.ciphertexts for port in ports) for ports in (client.inputs, client.outputs))
+    ciphertexts = len(p.moduli)
+    return SlotEstimate(
+        seconds,
+        by_node,
+        ciphertexts * (sent * _figure("encrypt", p) + returned * _figure("decrypt", p)),
+        key_bytes(p),
+        ciphertexts * sent * element_bytes(p),
+        ciphertexts * returned * 2 * element_bytes(p),
+        _peak_bytes(schedule, p),
+    )
+
+
+def element_bytes(p: IntegerParameters) -> int:
+    """Of one element of a ciphertext as it is sent; a fresh one is one element, the other is expanded from a seed."""
+    return p.ring * p.limbs * -(-PRIME_BITS // 8)
+
+
+def key_bytes(p: IntegerParameters) -> float:
+    """Of the relinearisation keys in memory: two elements for each digit, which is a prime. None without products."""
+    return 8.0 * 2 * p.ring * p.limbs * p.limbs * len(p.moduli) if p.products else 0.0
+
+
+def _figure(name: str, p: IntegerParameters) -> float:
+    limbs = np.array([row.limbs for row in ROWS], dtype=np.float64)
+    y = np.array([getattr(row, name) for row in ROWS])
+    slope = (y[-1] - y[0]) / (limbs[-1] - limbs[0])
+    beyond = max(0.0, p.limbs - limbs[-1]) - max(0.0, limbs[0] - p.limbs)
+    at = float(np.interp(p.limbs, limbs, y)) + slope * beyond
+    return float(max(at, 0.0) * p.ring * log2(p.ring) / (REFERENCE_RING * log2(REFERENCE_RING)))
+
+
+def _seconds(instruction: Instruction, p: IntegerParameters) -> float:
+    each = 0.0
+    match instruction:
+        case IntegerDot(weights=weights, bias=bias):
+            sizes = {abs(w) for w in weights if w}
+            each = len(weights) * _figure("added", p) + len(sizes - {1}) * _figure("scaled", p)
+            each += _figure("constant", p) if bias else 0.0
+        case IntegerProduct():
+            each = _figure("product", p)
+    return each * len(p.moduli)
+
+
+def _peak_bytes(schedule: Schedule, p: IntegerParameters) -> float:
+    """Predicted resident memory at the peak of a run."""
+    element = 8.0 * p.ring * p.limbs
+    ciphertext = 2 * element * len(p.moduli)
+    stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
+    held = peak = 0.0
+    for instruction in schedule.instructions:
+        match instruction:
+            case Free(registers=registers):
+                held -= ciphertext * sum(r not in stored for r in registers)
+            case Load() | IntegerDot() | IntegerProduct():
+                held += ciphertext
+        peak = max(peak, held)
+    constants = len(set(_constants(schedule))) * element * len(p.moduli)
+    tables = len(p.moduli) * _CONTEXT_POLYNOMIALS * element
+    return PROCESS_BYTES + tables + key_bytes(p) + constants + peak + _SCRATCH * element
+
+
+def _constants(schedule: Schedule) -> Iterator[int]:
+    for instruction in schedule.instructions:
+        if isinstance(instruction, IntegerDot):
+            yield from (abs(w) for w in instruction.weights if abs(w) > 1)

@@ -1,0 +1,76 @@
+"""Bounds on the noise of BFV ciphertexts, and the modulus that has room for it.
+
+A ciphertext of m holds Q/t m + e; it decrypts rightly as long as |t e / Q| < 1/2. Bounds hold but with negligible
+probability: of products of polynomials that are independent of each other, six deviations and more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2, sqrt
+
+from glyphc.backends.base import execute
+from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, Load
+from glyphc.ir.integer_parameters import PRIME_BITS
+
+# Of OpenFHE's errors.
+_DEVIATION = 3.19
+_DEVIATIONS = 6.0
+# Bits that are kept free.
+_RESERVE = 4.0
+
+
+class NoiseBounds:
+    """A machine whose registers are bounds on noise, as numbers."""
+
+    def __init__(self, ring: int, plaintext_modulus: int, limbs: int) -> None:
+        self._ring = ring
+        self._modulus = float(plaintext_modulus)
+        # of each digit, which is as large as a prime, and an error polynomial
+        digits = 2.0**PRIME_BITS * sqrt(ring * limbs / 12) * _DEVIATION
+        self._key_switch = _DEVIATIONS * digits
+
+    def fresh(self) -> float:
+        """Of an encryption under the secret key."""
+        return _DEVIATIONS * _DEVIATION + 1.0
+
+    def integer_dot(self, sources: Sequence[float], instruction: IntegerDot) -> float:
+        return sum(abs(w) * e for w, e in zip(instruction.weights, sources, strict=True)) + 1.0
+
+    def integer_product(self, a: float, b: float) -> float:
+        """Each noise times t k, where k, about sqrt(N/18) in size, counts by how often the other operand overflows Q:
+        t N/4.2 on average; and the key switch."""
+        return self._modulus * self._ring / 2 * (a + b) + self._key_switch
+
+
+def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, most: int) -> int:
+    """The fewest limbs at which every output decrypts rightly; ``most`` + 1 where that many are not enough.
+
+    code: without its ``Free``.
+    """
+    for limbs in range(1, most + 1):
+        machine = NoiseBounds(ring, plaintext_modulus, limbs)
+        inputs = {i.name: _Fresh(machine.fresh()) for i in code if isinstance(i, Load)}
+        outputs = execute(code, machine, inputs)
+        worst = max(noise for parts in outputs.values() for noise in parts)
+        if log2(worst) + log2(plaintext_modulus) + 1 + _RESERVE <= limbs * PRIME_BITS:
+            return limbs
+    return most + 1
+
+
+def multiplies(code: Sequence[Instruction]) -> bool:
+    """Whether ciphertexts are multiplied with each other."""
+    return any(isinstance(i, IntegerProduct) for i in code)
+
+
+class _Fresh(Sequence[float]):
+    """As many fresh ciphertexts as are asked for."""
+
+    def __init__(self, noise: float) -> None:
+        self._noise = noise
+
+    def __len__(self) -> int:
+        return 1 << 62
+
+    def __getitem__(self, number: object) -> float:  # type: ignore[override]
+        return self._noise

@@ -1,0 +1,162 @@
+"""A network on exact integers: weights and polynomials without scaling, plaintext primes that hold its results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import isqrt, log2
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.errors import ParameterError
+from glyphc.ir.functions import Function, compose
+from glyphc.ir.graph import Graph, Node, Rewriter
+from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
+from glyphc.ir.ops import Apply, Const, Input, IntegerPolynomial, Linear, Output
+from glyphc.ir.types import Encoding, FixedPoint
+
+F64 = npt.NDArray[np.floating[Any]]
+
+# Two primes, less what they may be off powers of two.
+MOST_BITS = 2 * MOST_PLAINTEXT_BITS - 0.5
+_HIGHEST_DEGREE = 8
+_EXACT = 1e-7
+
+
+class TooManyBitsError(ParameterError):
+    """Values that no 64 bits hold, so no plaintext modulus either."""
+
+
+def _limit(largest: float, node: Node) -> int:
+    """The next integer above a magnitude."""
+    if not largest < 2.0**62:
+        raise TooManyBitsError(f"{node} has values of more than 62 bits as integers")
+    return int(np.ceil(largest)) + 1
+
+
+def with_integers(graph: Graph, input_bits: int, weight_bits: int) -> Graph:
+    """The graph on integers: formats without offsets, weights of so many bits, polynomials of integers.
+
+    ParameterError where a function is no polynomial, or values take more than 62 bits.
+    """
+    rewriter = Rewriter(graph)
+    for node in graph:
+        operands = rewriter.operands(node)
+        fixed = node.type.fixed
+        if node.type.encoding is not Encoding.INTEGERS:
+            rewriter.keep(node)
+            continue
+        assert fixed is not None
+        match node.op:
+            case Input():
+                limit = 2 ** (input_bits - 1) - 1
+                scale = tuple(s * fixed.magnitude / limit for s in fixed.scale)
+                rewriter.keep(node, replace(node.type, fixed=FixedPoint(scale, fixed.offset, -limit, limit)))
+            case Linear():
+                _linear(rewriter, node, node.op, weight_bits)
+            case Apply(functions=functions):
+                op, made = _polynomial(node, functions, operands[0])
+                type = replace(node.type, fixed=made)
+                rewriter.replace(node, rewriter.new.add(op, operands, type, node.location, node.decisions))
+            case _:
+                rewriter.keep(node, replace(node.type, fixed=operands[0].type.fixed))
+    return rewriter.new
+
+
+def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> None:
+    """Real weights from those of the quantized graph, whose errors are far below a step here."""
+    fixed = node.type.fixed
+    assert fixed is not None
+    scale = np.array(fixed.scale)
+    real, sums = [], rewriter.old.constant(op.bias.name) * scale + np.array(fixed.offset)
+    for before, after, const in zip(rewriter.old.operands(node), rewriter.operands(node), op.weights, strict=True):
+        old, new = before.type.fixed, after.type.fixed
+        assert old is not None and new is not None
+        weight = rewriter.old.constant(const.name) * (scale.reshape(-1, 1) / np.array(old.scale))
+        # of integers: what an offset of the operand adds is part of the bias
+        sums = sums + (weight * (np.array(new.offset) - np.array(old.offset))).sum(axis=1)
+        real.append(weight * np.array(new.scale))
+    step = max(float(np.abs(w).max()) for w in real) / (2 ** (weight_bits - 1) - 1) or 1.0
+    integers = [np.rint(w / step).astype(np.int64) for w in real]
+    limit = _limit(float(_reach(fixed).max()) / step, node)
+    _limit(float(np.abs(sums).max()) / step, node)
+    names = [Const(rewriter.new.add_constant(c.name, w)) for c, w in zip(op.weights, integers, strict=True)]
+    bias = Const(rewriter.new.add_constant(op.bias.name, np.rint(sums / step).astype(np.int64)))
+    type = replace(node.type, fixed=FixedPoint((step,), (0.0,), -limit, limit))
+    new_op = Linear(tuple(names), bias)
+    rewriter.replace(node, rewriter.new.add(new_op, rewriter.operands(node), type, node.location, node.decisions))
+
+
+def _reach(fixed: FixedPoint) -> F64:
+    """How far from zero a format's real values lie, by column."""
+    return np.asarray(np.abs(np.array(fixed.offset)) + np.array(fixed.scale) * fixed.magnitude)
+
+
+def _polynomial(node: Node, functions: tuple[Function, ...], source: Node) -> tuple[IntegerPolynomial, FixedPoint]:
+    """The leading coefficient is 1 or -1, which is the scale of the result; all others are rounded."""
+    fixed = source.type.fixed
+    assert fixed is not None
+    real = polynomial_of(functions, float(_reach(fixed).max()))
+    if real is None:
+        raise ParameterError(
+            f"{node}: {' then '.join(map(str, functions))} is no polynomial of degree {_HIGHEST_DEGREE} or less, and "
+            "integers modulo t know nothing else; a strategy that replaces functions can be used (glyphc strategies)"
+        )
+    degree, step = len(real) - 1, fixed.scale[0]
+    unit = abs(float(real[-1])) * step**degree
+    if not unit or any(abs(c) * step**k / unit > 2.0**62 for k, c in enumerate(real)):
+        raise TooManyBitsError(f"{node}: its polynomial has coefficients of more than 62 bits as integers")
+    integers = tuple(round(float(c) * step**k / unit) for k, c in enumerate(real))
+    x = np.linspace(float(fixed.lo), float(fixed.hi), 4097)
+    largest = np.abs(np.polynomial.polynomial.polyval(x, np.array(integers, dtype=np.float64))).max()
+    limit = _limit(float(largest), node)
+    return IntegerPolynomial(functions, integers), FixedPoint((unit,), (0.0,), -limit, limit)
+
+
+def polynomial_of(functions: tuple[Function, ...], reach: float) -> F64 | None:
+    """Coefficients of x^0, x^1, ... of a composition that is a polynomial on [-reach, reach]; None where it is none."""
+    u = np.cos(np.pi * (np.arange(4 * _HIGHEST_DEGREE) + 0.5) / (4 * _HIGHEST_DEGREE))
+    y = compose(functions, u * reach)
+    if not np.all(np.isfinite(y)):
+        return None
+    size = float(np.abs(y).max()) or 1.0
+    for degree in range(1, _HIGHEST_DEGREE + 1):
+        c = np.polynomial.chebyshev.chebfit(u, y, degree)
+        if float(np.abs(np.polynomial.chebyshev.chebval(u, c) - y).max()) < _EXACT * size:
+            found = np.polynomial.chebyshev.cheb2poly(c) / reach ** np.arange(degree + 1.0)
+            # what is rounding beside the others is none
+            small = np.abs(found) * reach ** np.arange(degree + 1.0) < _EXACT * size
+            return np.asarray(np.where(small, 0.0, found))
+    return None
+
+
+def needed_bits(graph: Graph) -> float:
+    """log2 of the modulus that holds all results: on the way to them, values may wrap as they like."""
+    largest = 1.0
+    for node, _ in graph.of(Output):
+        source = graph.operands(node)[0]
+        while source.type.encoding is not Encoding.INTEGERS:
+            source = graph.operands(source)[0]
+        assert source.type.fixed is not None
+        largest = max(largest, float(source.type.fixed.magnitude))
+    return log2(2 * largest + 1)
+
+
+def plaintext_primes(ring: int, bits: float) -> tuple[int, ...]:
+    """The smallest primes, one or two, 1 modulo 2N, whose product has so many bits. ParameterError beyond two."""
+    if bits > MOST_BITS:
+        raise ParameterError(f"results of {bits:.1f} bits are more than the {MOST_BITS} that two primes hold")
+    count = 1 if bits <= MOST_PLAINTEXT_BITS - 0.5 else 2
+    found: list[int] = []
+    at = max(int(2.0 ** (bits / count)), 2 * ring) // (2 * ring) * 2 * ring + 1
+    while len(found) < count:
+        if at >= 2.0 ** (bits / count) and _is_prime(at):
+            found.append(at)
+        at += 2 * ring
+    return tuple(found)
+
+
+def _is_prime(number: int) -> bool:
+    """By trial division: at most 2^15 of them."""
+    return number > 1 and all(number % d for d in range(2, isqrt(number) + 1))

@@ -1,0 +1,161 @@
+"""The last pass on a step program: from its graph, with ways, series and parameters chosen, to instructions.
+
+What the new weights need is written depth first. A value has up to three forms: phases, which bootstraps read; slots,
+which they leave; and coefficients, which products take. Each op has a rule for the forms that it comes in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.instructions import Register, with_frees
+from glyphc.ir.instructions.ckks import Code, check
+from glyphc.ir.ops import Apply, MatMul, Mul, Scale, Sub
+from glyphc.ir.parameters import Parameters
+
+from .heads import Approximated, Head, label_name
+from .stages import Stage
+from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, state_names
+from .writer import Writer
+
+
+@dataclass(frozen=True, eq=False)
+class AssignedStep:
+    """A step program with everything chosen. layers: in their ways, one for each stage; head: of the loss.
+
+    series: of nodes that are functions of what a bootstrap reads, and of errors that are sent back, by id. masked:
+    errors have nothing beside them. What the server needs of it are ``parameters``, ``periods``, the limbs of the
+    ciphertexts, and ``code``.
+    """
+
+    graph: Graph
+    stages: tuple[Stage, ...]
+    layers: tuple[Layer, ...]
+    series: dict[int, Approximated]
+    head: Head
+    masked: bool
+    parameters: Parameters
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Of packing and unpacking, whose keys the server needs."""
+        return tuple(sorted({p for layer in self.layers for p in layer.periods}))
+
+    @cached_property
+    def data_limbs(self) -> dict[str, int]:
+        """Limbs of a batch's fresh ciphertexts, by name."""
+        limbs = {label_name(h): self.parameters.decoded_limbs for h in range(self.head.units.used_groups)}
+        if any(part.name == "bias" for layer in self.layers for part in layer.parts):
+            limbs |= {ONES: STATE_LIMBS + 1, REVERSED_ONES: GRADIENT_LIMBS}
+        for layer in self.layers:
+            limbs |= layer.data_limbs
+        return limbs
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        return tuple(self.data_limbs)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return tuple(name for layer in self.layers for name in state_names(layer))
+
+    def fresh_limbs(self, name: str) -> int:
+        """Limbs of the ciphertext of that name when it is fresh."""
+        return self.data_limbs.get(name, STATE_LIMBS)
+
+    def code(self, step: int) -> Code:
+        """The instructions of step 0, 1, ...: from the batch's and the state's ciphertexts to the state's next ones."""
+        lowering = _Lowering(self, step)
+        for stage, layer in zip(self.stages, self.layers, strict=True):
+            lowering.update(stage, layer)
+        code = tuple(with_frees(lowering.w.code))
+        limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
+        stored = check(code, limbs, self.parameters.decoded_limbs - 1, self.parameters.slot_levels)
+        assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored
+        return code
+
+
+class _Lowering:
+    def __init__(self, step: AssignedStep, number: int) -> None:
+        self.w = Writer()
+        self._step = step
+        self._number = number
+        pairs = list(zip(step.stages, step.layers, strict=True))
+        self._sums = {stage.sums.id: (stage, layer) for stage, layer in pairs}
+        self._back = {stage.back.id: (stage, layer) for stage, layer in pairs if stage.back is not None}
+        self._slots: dict[int, Register] = {}
+        self._values: dict[int, Register] = {}
+        self._errors: dict[int, list[Register]] = {}
+
+    def update(self, stage: Stage, layer: Layer) -> None:
+        """A layer's new weights."""
+        values = self._read(stage)
+        layer.update(self.w, values, self._gradient(stage.errors), self._number)
+
+    def _read(self, stage: Stage) -> Register | None:
+        """What a layer reads, in coefficients with nothing beside it; None where that is the client's data."""
+        if stage.back is None:
+            return None
+        node = stage.values
+        if node.id not in self._values:
+            (sums,) = node.operands
+            in_slots = self._in_slots(node)
+            kept = self._sums[sums][1].target.kept()
+            self._values[node.id] = self.w.decode(self.w.masked(in_slots, *kept))
+        return self._values[node.id]
+
+    def _phases(self, node: Node) -> Register:
+        """Sums of a layer, or errors that it sends back."""
+        if node.id in self._sums:
+            stage, layer = self._sums[node.id]
+            return layer.forward(self.w, self._read(stage), self._number)
+        stage, layer = self._back[node.id]
+        return layer.sent_back(self.w, self._gradient(stage.errors), self._number)
+
+    def _in_slots(self, node: Node) -> Register:
+        if node.id in self._slots:
+            return self._slots[node.id]
+        graph, series = self._step.graph, self._step.series
+        match node.op:
+            case Mul():
+                a, b = graph.operands(node)
+                found = {node.id: self.w.slot_product(self._in_slots(a), self._in_slots(b))}
+            case MatMul():
+                found = {node.id: self.w.bootstrap(self._phases(node), series[node.id])[0]}
+            case Apply():
+                # all functions of a value share one bootstrap
+                (source,) = graph.operands(node)
+                wanted = [user.id for user in graph.users(source) if user.id in series]
+                registers = self.w.bootstrap(self._phases(source), *(series[n] for n in wanted))
+                found = dict(zip(wanted, registers, strict=True))
+            case _:
+                raise AssertionError(f"{node} has no form in slots")
+        self._slots |= found
+        return self._slots[node.id]
+
+    def _gradient(self, node: Node) -> list[Register]:
+        """The gradient by a layer's sums in coefficients, a register for each group of units."""
+        if node.id not in self._errors:
+            self._errors[node.id] = self._new_gradient(node)
+        return self._errors[node.id]
+
+    def _new_gradient(self, node: Node) -> list[Register]:
+        graph = self._step.graph
+        match node.op:
+            case Scale():  # the mean over the batch: layers count it in
+                return self._gradient(graph.operands(node)[0])
+            case Sub():
+                return self._step.head.errors(self.w, self._phases(self._step.stages[-1].sums))
+            case Mul():
+                in_slots = self._in_slots(node)
+                if not self._step.masked:
+                    # what stands beside the useful places, packing removes from the gradients
+                    return [self.w.decode(in_slots)]
+                (sums,) = graph.operands(graph.operands(node)[1])
+                units = self._sums[sums.id][1].target
+                groups = range(units.used_groups)
+                return [self.w.decode(self.w.masked(in_slots, *units.kept(h))) for h in groups]
+            case _:
+                raise AssertionError(f"{node} is no gradient that a layer takes")
