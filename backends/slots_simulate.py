@@ -9,6 +9,7 @@ import numpy as np
 from glyphc.ir import slot_noise
 from glyphc.ir.instructions import SlotDot, SlotProduct
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.slot_range import wrapped
 
 from .slots_clear import F64, ClearSlots
 
@@ -25,6 +26,10 @@ class SimulatedSlots(ClearSlots):
 
     def encrypt(self, message: F64) -> F64:
         return self._noisy(super().encrypt(message), self._fresh)
+
+    def decrypt(self, ciphertext: F64) -> F64:
+        """The numbers, shape (slots,): garbage in all of them where one has left the modulus."""
+        return wrapped(super().decrypt(ciphertext), self.parameters)
 
     def slot_dot(self, sources: Sequence[F64], instruction: SlotDot) -> F64:
         return self._noisy(super().slot_dot(sources, instruction), self._rescaling)

@@ -79,7 +79,9 @@ def measure(network: str, engine: str, batch: int, ring: int | None) -> Result:
     def data(part: str) -> np.ndarray:
         return np.load(ROOT / "models" / "data" / f"{network.rpartition('-')[0]}-{part}.npy")
 
-    program = glyphc.compile(ROOT / "models" / f"{network}.onnx", data("train"), batch, insecure_ring=ring)
+    program = glyphc.compile(
+        ROOT / "models" / f"{network}.onnx", data("train"), batch, insecure_ring=ring, strategy="glyph"
+    )
     x = data("test")[: program.client.batch]
     cpu = CpuSeconds()
     report = run(program, x, reporter=cpu, engine=engine)

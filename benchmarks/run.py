@@ -73,7 +73,7 @@ def measure(name: str, batch: int, ring: int | None = None) -> Result:
 
     model = ROOT / "models" / f"{name}.onnx"
     start = time.perf_counter()
-    program = glyphc.compile(model, data("train"), batch, insecure_ring=ring)
+    program = glyphc.compile(model, data("train"), batch, insecure_ring=ring, strategy="glyph")
     compiled = time.perf_counter() - start
     x = data("test")[: program.client.batch]
     forecast = name.startswith("elnino")

@@ -12,7 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
-from glyphc.commands.arrays import check_output, input_files, keep_sources, load_arrays, load_inputs, save_arrays
+from glyphc.commands.arrays import check_output, input_files, keep_sources, load_inputs, save_arrays
 from glyphc.commands.compare import compare_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
@@ -54,7 +54,13 @@ def main() -> None:
 
 @main.command("compile")
 @click.argument("model", type=click.Path())
-@click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); they set value ranges.")
+@click.option(
+    "--calibration",
+    metavar="[NAME=]FILE",
+    multiple=True,
+    help="Representative samples (.npy, or .npz for several inputs; or NAME=FILE, once for each input); they set value "
+    "ranges.",
+)
 @click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
 @click.option(
@@ -76,7 +82,7 @@ def main() -> None:
     type=float,
     help="Factor by which hidden values may leave their calibrated range. [default: by its tail]",
 )
-@click.option("--strategy", help="Which ways of computing may be taken; 'glyphc strategies' lists them.")
+@click.option("--strategy", help="Ways of computing that may be taken; 'glyphc strategies' lists them. [default: auto]")
 @click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
 @click.option(
     "--retrain-data",
@@ -96,7 +102,7 @@ def main() -> None:
 )
 def compile_command(
     model: str,
-    calibration: str | None,
+    calibration: tuple[str, ...],
     batch: int | None,
     output: str | None,
     tolerance: float | None,
@@ -122,13 +128,13 @@ def compile_command(
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
-    keep_sources(path, model, calibration, retrain_data, retrain_labels)
+    keep_sources(path, model, *input_files(calibration), retrain_data, retrain_labels)
     check_writable(path)
     secrets = path.with_suffix(".weights")
     if encrypt_weights is not None:
-        keep_sources(secrets, model, calibration)
+        keep_sources(secrets, model, *input_files(calibration))
         check_writable(secrets)
-    samples = None if calibration is None else load_arrays(calibration, "calibration samples")
+    samples = load_inputs(calibration, "calibration samples") if calibration else None
     program = compile(
         model,
         samples,
@@ -219,8 +225,8 @@ def run_command(
         click.echo(graph_text(program.graph, estimates, report.node_seconds, mode=mode) + "\n")
     click.echo(run_summary(report))
     click.echo(f"wrote {output_path}")
-    if report.overruns:
-        click.echo(f"warning: {message(report.overruns, report.samples)}", err=True)
+    if report.overruns or report.lost:
+        click.echo(f"warning: {message(report.overruns, report.samples, report.lost)}", err=True)
 
 
 @main.command("measure")
@@ -293,9 +299,9 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> 
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    others = engine == "openfhe" and not slots
-    in_slots = slot_jobs() if others else ()
-    training = training_job() if others else None
+    openfhe = engine == "openfhe"
+    in_slots = slot_jobs() if openfhe else ()
+    training = training_job() if openfhe and not slots else None
     seconds = sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)
     minutes = (seconds + (TRAINING_SECONDS if training else 0.0)) / 60
     count = len(work) + len(in_slots) + bool(training)

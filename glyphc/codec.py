@@ -109,8 +109,21 @@ class Encoded(Sequence[I64 | F64]):
     def __getitem__(self, number: int | slice) -> I64 | F64 | Sequence[I64 | F64]:
         if isinstance(number, slice):
             return [self[n] for n in range(len(self))[number]]
-        packed = self.layout.pack_one(self.integers, range(len(self))[number])
-        return packed / self.unit if self.unit else packed
+        number = range(len(self))[number]
+        if not self.unit:
+            return self.layout.pack_one(self.integers, number)
+        return filled(self.integers[:, number] / self.unit, self.layout.ring)
+
+
+def filled(numbers: F64, slots: int) -> F64:
+    """The numbers of a pass, one for each sample, in so many slots: the others hold what the first one does.
+
+    Zeros are no sample: what polynomials make of them may be large, and spoil the pass. Of copies of all samples a bad
+    one would have many.
+    """
+    out = np.full(slots, numbers[0], dtype=np.float64)
+    out[: len(numbers)] = numbers
+    return out
 
 
 def chunks_of(port: Port, places: I64) -> int:
@@ -125,7 +138,7 @@ def encode(port: Port, samples: F64, places: I64 | None = None) -> Encoded:
     """
     numbers = samples.reshape(len(samples), -1) if port.ranks is None else port.ranks.of(samples)
     integers = quantize(numbers, port.fixed)
-    if places is not None:
+    if places is not None and port.encoding is not Encoding.SLOTS:
         spread = np.zeros((port.layout.batch, port.layout.features), dtype=integers.dtype)
         spread[places] = integers
         integers = spread

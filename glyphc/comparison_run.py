@@ -17,12 +17,16 @@ import psutil
 from glyphc import knowledge
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
+from glyphc.analysis.kernels_cost import for_engine
+from glyphc.backends.engine import best_engine
 from glyphc.codec import check_inputs
 from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result
 from glyphc.compiler import compile
 from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions import Load, Schedule
+from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.ops import Input
 from glyphc.measures import Judge, Limits, Measure
 from glyphc.overruns import message
@@ -161,16 +165,23 @@ def _compiled(task: Task, choice: Choice, reporter: Reporter) -> Program:
 
 
 def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, reporter: Reporter) -> Result:
-    each = estimate(program.schedule, task.cost)
+    cost = _cost(task, program)
+    each = estimate(program.schedule, cost)
     passes = -(-len(task.x) // program.client.batch)
+    full, rest = divmod(len(task.x), program.client.batch)
+    seconds, sent = full * each.seconds, float(full)
+    if rest:  # chunks that hold no sample are neither encrypted nor evaluated
+        part = for_samples(program.schedule, rest).schedule
+        seconds += estimate(part, cost).seconds
+        sent += _loads(part) / _loads(program.schedule)
     predicted = Predicted(
-        passes * each.seconds,
-        passes * each.client_seconds,
+        seconds,
+        sent * each.client_seconds,
         each.memory_bytes,
         each.key_bytes,
-        passes * each.upload_bytes,
+        sent * each.upload_bytes,
         passes * each.download_bytes,
-        0,
+        passes * knowledge.trips(program),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -192,9 +203,18 @@ def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, rep
     )
 
 
+def _cost(task: Task, program: Program) -> CostModel:
+    """Of the engine that a program is run on."""
+    return for_engine(task.cost, task.engine or best_engine(program.client.parameters)[0].name)
+
+
+def _loads(schedule: Schedule) -> int:
+    return sum(isinstance(i, Load) for i in schedule.instructions)
+
+
 def _too_much(task: Task, program: Program, predicted: Predicted) -> str:
     """Why a program is not run here, in words; empty where it fits."""
-    keys = task.cost.key_seconds(program.client.parameters)
+    keys = _cost(task, program).key_seconds(program.client.parameters)
     seconds = predicted.evaluate_seconds + predicted.client_seconds + keys
     if seconds > task.seconds:
         return f"predicted to take {seconds:.0f} s, more than the {task.seconds:.0f} s that it may"
@@ -264,7 +284,8 @@ def _child(connection: Connection, artifact: bytes, x: npt.NDArray[Any], engine:
         (outputs,) = report.outputs.values()
         seconds = tuple(report.seconds.items())
         measured = Measured(seconds, report.cpu_seconds, report.peak_memory, 0.0, False, ())
-        notes = (message(report.overruns, report.samples),) if report.overruns else ()
+        told = report.overruns or report.lost
+        notes = (message(report.overruns, report.samples, report.lost),) if told else ()
         connection.send((outputs, measured, notes))
     except MemoryError:
         connection.send(MemoryError("out of memory"))

@@ -101,10 +101,10 @@ def compile(
     encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
     that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
-    strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``). degree: of the polynomials,
-    for strategies that take it; by default the strategy's, or as the tolerance asks. retrain: samples and labels to
-    train the network again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of
-    it.
+    strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``), by default ``auto``:
+    whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
+    the strategy's, or as the tolerance asks. retrain: samples and labels to train the network again on, in the clear,
+    after the strategy has replaced its nonlinearities; reporter is told of it.
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -253,6 +253,8 @@ def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> l
             step = replace(step, strategy=chosen.name, degree=found)
         elif isinstance(step, FitPolynomials):
             step = replace(step, degree=found)
+        elif isinstance(step, FitIntegers):
+            step = replace(step, refresh=chosen.refresh is strategies.Refresh.CLIENT)
         out.append(step)
     return out
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from glyphc.errors import OverrunWarning
 from glyphc.progress import Reporter
 
 # In a log, what takes less than this is not worth a line, and a stage has about so many: one for each share of its
@@ -22,6 +27,17 @@ _LONG_STAGES = ("generate keys", "evaluate", "train")
 def reporter() -> Reporter:
     """Bars when stderr is a terminal, lines otherwise."""
     return _Bars() if sys.stderr.isatty() else _Lines()
+
+
+@contextmanager
+def overruns_told() -> Iterator[None]:
+    """What a library warns of values beyond their ranges goes to stderr, in so many words."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", OverrunWarning)
+        yield
+    for found in caught:
+        if issubclass(found.category, OverrunWarning):
+            click.echo(f"warning: {found.message}", err=True)
 
 
 class _Bars:

@@ -37,6 +37,7 @@ from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.select_slots import SelectSlots
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
@@ -116,7 +117,7 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
 def warnings(graph: Graph) -> list[str]:
     """What passes warn of, with the node; without one and once, where it is about the whole network."""
     found = ((n, d) for n in graph for d in n.decisions if d.warning)
-    whole = (AssignBudget.name, FitPolynomials.name, FitIntegers.name)
+    whole = (AssignBudget.name, FitPolynomials.name, FitIntegers.name, SelectSlots.name)
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
@@ -206,9 +207,11 @@ def totals(
     """
     p = program.client.parameters
     if isinstance(p, SlotParameters):
-        return slot_totals(program, estimates, p, _fitted(program, FitPolynomials.name, "polynomials"), _security(p))
+        lost = _fitted(program, FitPolynomials.name, SelectSlots.name, "polynomials")
+        return slot_totals(program, estimates, p, lost, _security(p))
     if isinstance(p, IntegerParameters):
-        return integer_totals(program, estimates, p, _fitted(program, FitIntegers.name, "integers"), _security(p))
+        lost = _fitted(program, FitIntegers.name, FitIntegers.name, "integers")
+        return integer_totals(program, estimates, p, lost, _security(p))
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
@@ -239,15 +242,39 @@ def totals(
         ),
     ]
     if budget is not None:
-        lines[2:2] = accuracy_lines(budget)
+        lines[2:2] = accuracy_lines(budget.losses, f"series: {budget.chosen}")
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
 
 
-def _fitted(program: Program, made_by: str, what: str) -> list[str]:
-    fits = next((d for n in program.graph for d in n.decisions if d.made_by == made_by), None)
-    return [] if fits is None else accuracy_lines(fits, what)
+def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list[str]:
+    """Accuracy lines of a program in slots: what functions became by one pass, what that loses by another."""
+    made = {d.made_by: d for n in program.graph for d in n.decisions}
+    if judged_by not in made:
+        return []
+    how = f"{what}: {made[fitted_by].chosen}" if fitted_by in made else f"no {what}"
+    return accuracy_lines(made[judged_by].losses, how)
+
+
+_COLUMNS_OF_BAND = (
+    "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
+    "            out: calibration samples that would leave limits made from the others",
+)
+_BAND = (
+    "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of them);",
+    f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
+    *_COLUMNS_OF_BAND[:-1],
+    _COLUMNS_OF_BAND[-1] + "; reserve: where a function",
+    "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
+    "            price in error.",
+)
+_SLOT_BAND = (
+    "guard band  beyond these limits polynomials explode: the sample goes wrong, and, far beyond, all samples of its",
+    "            pass. 'run --mode simulate' tells of both; a client sees results that cannot be.",
+    *_COLUMNS_OF_BAND[:-1],
+    _COLUMNS_OF_BAND[-1] + ".",
+)
 
 
 def guard_band(graph: Graph, final: Graph | None = None) -> str:
@@ -255,15 +282,8 @@ def guard_band(graph: Graph, final: Graph | None = None) -> str:
 
     Layers of one name are told apart by their nodes in the ``final`` graph, which the text above shows.
     """
-    lines = [
-        "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of "
-        "them);",
-        f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
-        "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
-        "            out: calibration samples that would leave limits made from the others; reserve: where a function",
-        "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
-        "            price in error.",
-    ]
+    in_slots = final is not None and isinstance(final.parameters, SlotParameters)
+    lines = list(_SLOT_BAND if in_slots else _BAND)
     rows = [("            layer", "limits", "calibration", "largest", "near", "held out", "reserve")]
     names = _layer_names(graph, final or graph)
     for node, _ in graph.of(Linear):
@@ -281,10 +301,10 @@ def guard_band(graph: Graph, final: Graph | None = None) -> str:
                 f"{half / allowed:.0%} of the way",
                 f"{near:.1%} of samples",
                 _held_out(calibration),
-                _reserve(calibration, fixed),
+                "" if in_slots else _reserve(calibration, fixed),
             )
         )
-    return "\n".join([*lines, align(rows)])
+    return "\n".join([*lines, align([row[:-1] for row in rows] if in_slots else rows)])
 
 
 def _held_out(calibration: Calibration) -> str:

@@ -99,10 +99,12 @@ class Measure:
         return np.broadcast_to(changed.reshape(*rows.shape[:-1], 1), rows.shape).reshape(wanted.shape)
 
     def margins(self, scores: F64) -> F64:
-        """How clearly scores decide, for every decision."""
-        rows = _rows(scores)
+        """How clearly scores decide, for every decision; along their last axis, as indices of the largest are taken."""
+        rows = scores if self.labels else _rows(scores)
         if rows.shape[-1] == 1:
-            return np.asarray(np.abs(rows[..., 0] - self.threshold))
+            return (
+                np.full(rows.shape[:-1], np.inf) if self.labels else np.asarray(np.abs(rows[..., 0] - self.threshold))
+            )
         two = np.partition(rows, -2, axis=-1)[..., -2:]
         return np.asarray(two[..., 1] - two[..., 0])
 
@@ -191,8 +193,9 @@ class Judge:
         changed = measure.decisions(got) != measure.decisions(truth.values)
         ties = 0
         few = changed.size < _FEW and 0 < self.limits.percent * changed.size < 100
-        if truth.scores is not None and few:
-            margins = measure.margins(truth.scores).reshape(changed.shape)
+        margins = measure.margins(truth.scores) if truth.scores is not None and few else np.zeros(0)
+        if margins.size == changed.size:  # decisions that are put together otherwise have no margins
+            margins = margins.reshape(changed.shape)
             near = changed & (margins <= _NEAR_TIE * np.median(margins))
             ties = int(near.sum())
             changed = changed & ~near

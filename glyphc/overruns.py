@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.evaluate import Value
+from glyphc.codec import filled
+from glyphc.ir.evaluate import Value, client_tail
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, Linear, Polynomial, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, ClientRefresh, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.slot_range import holds
+from glyphc.plausible import lost_text
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -44,7 +48,10 @@ def find(graph: Graph, values: Mapping[int, Value], modulus: float, first: int =
     but outputs reads is exact up to half of it: it overruns where it wraps. first: the number of the first sample.
     """
     found = []
-    for node, _ in graph.of(Linear):
+    shown = {graph.operands(node)[0].id for node, _ in graph.of(ClientRefresh)}
+    for node in graph:
+        if not (isinstance(node.op, Linear) or node.id in shown):
+            continue
         fixed = node.type.fixed
         if fixed is None or node.id not in values:
             continue
@@ -68,6 +75,24 @@ def _bootstrapped(graph: Graph, node: Node) -> bool:
     )
 
 
+def spoiled(graph: Graph, values: Mapping[int, Value]) -> bool:
+    """Whether numbers in slots leave the modulus of a result: then all samples of the pass are lost.
+
+    values: of the samples of one pass, by node id, in integers of their formats.
+    """
+    p = graph.parameters
+    if not isinstance(p, SlotParameters):
+        return False
+    for output, _ in graph.of(Output):
+        tail = client_tail(graph, output)
+        (source,) = graph.operands(tail[0] if tail else output)
+        assert source.type.fixed is not None
+        rows = np.asarray(values[source.id], dtype=np.float64) / max(source.type.fixed.magnitude, 1)
+        if not all(holds(filled(column, p.slots), p) for column in rows.reshape(len(rows), -1).T):
+            return True
+    return False
+
+
 def lines(overruns: Iterable[Overrun], samples: int) -> list[str]:
     """A line for each layer."""
     out = []
@@ -88,13 +113,21 @@ def _named(layer: Sequence[Overrun]) -> str:
     return f"sample{'s' if len(layer) > 1 else ''} {numbers}{more}"
 
 
-def message(overruns: Sequence[Overrun], samples: int) -> str:
-    """What a user has to know of them, as one paragraph with a line for each layer."""
-    wrong = len({o.sample for o in overruns})
+def message(overruns: Sequence[Overrun], samples: int, lost: Sequence[tuple[int, int]] = ()) -> str:
+    """What a user has to know of them, as one paragraph with a line for each layer.
+
+    lost: samples, from and to, of passes that such values spoil as a whole.
+    """
+    wrong = {o.sample for o in overruns}.union(*(range(*some) for some in lost))
+    whole = [
+        f"numbers in slots: what is so far out leaves the modulus, and takes its whole pass with it: under encryption "
+        f"{lost_text(lost)} are lost (NaN); leave the samples out that are named here"
+    ]
     return "\n  ".join(
         [
-            f"values leave their ranges: the results of {wrong} of {samples} samples are not to be relied on; compile "
-            "with calibration samples that cover such values, or with a larger --margin",
+            f"values leave their ranges: the results of {len(wrong)} of {samples} samples are not to be relied on; "
+            "compile with calibration samples that cover such values, or with a larger --margin",
             *lines(overruns, samples),
+            *(whole if lost else []),
         ]
     )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.accuracy import Loss, MeasureKind
-from glyphc.ir.graph import Decision, Graph
+from glyphc.ir.graph import Graph
 from glyphc.ir.types import Level
 from glyphc.measures import Judge, Limits
 from glyphc.measures import text as loss_text
@@ -56,15 +56,15 @@ def happened(program: Program, samples: Mapping[str, F64], outputs: Mapping[str,
         return judge(program, network, samples).losses(outputs)
 
 
-def accuracy_lines(budget: Decision, what: str = "series") -> list[str]:
-    """What every output loses in simulation, and how it is judged."""
+def accuracy_lines(losses: Sequence[Loss], how: str) -> list[str]:
+    """What every output loses in simulation, and how it is judged. how: what functions became."""
     lines = []
-    for loss in budget.losses:
-        output = f"output {loss.output}: " if len(budget.losses) > 1 else ""
+    for loss in losses:
+        output = f"output {loss.output}: " if len(losses) > 1 else ""
         which = f" of column {loss.column + 1} of {loss.columns}" if loss.columns > 1 else ""
         error = "" if loss.kind is MeasureKind.RELATIVE else f"; rms error {loss.error:.2g} % of the spread{which}"
         lines += [
-            f"accuracy    {output}simulated: {loss_text(loss)} ({what}: {budget.chosen})",
+            f"accuracy    {output}simulated: {loss_text(loss)} ({how})",
             f"            measure {loss.kind.value}, {loss.reason}{error}",
         ]
     return lines

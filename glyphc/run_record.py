@@ -29,8 +29,8 @@ class Step:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """program: its fingerprint. mode, security, overruns, promised, losses: as the run report has them. stages: seconds
-    of keys, encryption and so on, in order."""
+    """program: its fingerprint. mode, security, overruns, lost, promised, losses: as the run report has them. stages:
+    seconds of keys, encryption and so on, in order."""
 
     program: str
     mode: str
@@ -42,6 +42,7 @@ class RunRecord:
     peak_memory: int
     security: str
     overruns: tuple[Overrun, ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
     promised: tuple[Loss, ...] = ()
     losses: tuple[Loss, ...] = ()
 
@@ -66,6 +67,7 @@ class RunRecord:
             report.peak_memory,
             report.security,
             report.overruns,
+            report.lost,
             report.promised,
             report.losses,
         )
@@ -109,6 +111,7 @@ class RunRecord:
                     )
                     for o in data["overruns"]
                 ),
+                tuple((int(first), int(end)) for first, end in data["lost"]),
                 tuple(_loss(loss) for loss in data["promised"]),
                 tuple(_loss(loss) for loss in data["losses"]),
             )

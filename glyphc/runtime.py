@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from glyphc import overruns, promises
+from glyphc import overruns, plausible, promises
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
 from glyphc.analysis.kernels_cost import for_engine
@@ -27,11 +27,11 @@ from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session, best_engine
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
-from glyphc.codec import Encoded, check_inputs, decode, encode, with_labels
+from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import evaluate_all
-from glyphc.ir.instructions import Evaluate, Instruction, Load, Powers
+from glyphc.ir.instructions import Evaluate, Instruction, IntegerRefresh, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.ops import Output
@@ -59,11 +59,12 @@ class RunReport:
     """What a run did. seconds: by stage, in order; peak_memory: of the process so far, in bytes.
 
     overruns: hidden values that left their ranges, by layer and sample; in encryption, worked out beside it, from the
-    samples, without noise. promised: what every output was to lose, by the accuracy line of its compilation; losses:
-    what it lost on these samples, beside the float network, empty where there is none. timeline: of every instruction,
-    in the order they ran: its number in the schedule, when it began (seconds from the first one's beginning) and how
-    long it took. cpu_seconds: of evaluation, on all cores. learns: who learns what, of an encrypted run. engine: what
-    executed it, by name; and why not another one that would come first.
+    samples, without noise. lost: samples, from and to, of passes that are lost as a whole, or would be under
+    encryption (numbers in slots, see ``glyphc.plausible``). promised: what every output was to lose, by the accuracy
+    line of its compilation; losses: what it lost on these samples, beside the float network, empty where there is
+    none. timeline: of every instruction, in the order they ran: its number in the schedule, when it began (seconds from
+    the first one's beginning) and how long it took. cpu_seconds: of evaluation, on all cores. learns: who learns what,
+    of an encrypted run. engine: what executed it, by name; and why not another one that would come first.
     """
 
     outputs: dict[str, npt.NDArray[Any]]
@@ -77,6 +78,7 @@ class RunReport:
     peak_memory: int = 0
     security: str = ""
     overruns: tuple[Overrun, ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
     promised: tuple[Loss, ...] = ()
     losses: tuple[Loss, ...] = ()
     engine: str = ""
@@ -112,8 +114,8 @@ def run(
     runner.run()
     report = runner.report
     report.outputs = with_labels({op.name: op.labels for _, op in program.graph.of(Output)}, report.outputs)
-    if report.overruns:
-        warnings.warn(message(report.overruns, report.samples), OverrunWarning, stacklevel=3)
+    if report.overruns or report.lost:
+        warnings.warn(message(report.overruns, report.samples, report.lost), OverrunWarning, stacklevel=3)
     return report
 
 
@@ -204,6 +206,9 @@ class _Runner:
         with self.stage("evaluate"):
             values = evaluate_all(graph, self.samples)
         self.report.overruns = overruns.find(graph, values, _torus(self.client.parameters))
+        for rows in self.passes:
+            if overruns.spoiled(graph, {id: x[rows] for id, x in values.items()}):
+                self.report.lost += ((rows.start, rows.stop),)
         self.report.outputs = {op.name: np.asarray(values[n.id], dtype=np.float64) for n, op in graph.of(Output)}
 
     def _find_overruns(self) -> None:
@@ -252,10 +257,12 @@ class _Runner:
             suffix = f" (pass {number} of {len(self.passes)})" if len(self.passes) > 1 else ""
             outputs = self._pass(session, rows, suffix)
             with self.stage("decrypt"):
-                for port in self.client.outputs:
-                    messages = np.array([session.decrypt(c) for c in outputs[port.name]])
-                    count = rows.stop - rows.start
-                    results[port.name].append(decode(port, messages, count, self.client.places(count)))
+                ports = self.client.outputs
+                messages = {p.name: np.array([session.decrypt(c) for c in outputs[p.name]]) for p in ports}
+                found = plausible.decoded(self.client, messages, range(rows.start, rows.stop))
+                self.report.lost += found.doubts.lost
+                for name, values in found.outputs.items():
+                    results[name].append(values)
         self.report.outputs = {name: np.concatenate(parts) for name, parts in results.items()}
 
     def _pass(self, session: Session, rows: slice, suffix: str) -> dict[str, list[Any]]:
@@ -276,8 +283,9 @@ class _Runner:
         def observe(instruction: Instruction, seconds: float) -> None:
             nonlocal spent
             before, spent = spent, time.process_time()
-            if isinstance(instruction, Load):
-                self.report.seconds["encrypt"] += seconds
+            if isinstance(instruction, Load | IntegerRefresh):
+                stage = "encrypt" if isinstance(instruction, Load) else "refresh"
+                self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + seconds
                 self.report.seconds["evaluate"] -= seconds
                 return
             self.report.cpu_seconds += spent - before

@@ -81,6 +81,13 @@ class Labels:
         return np.array(self.texts) if self.texts else np.array(self.integers, dtype=np.int64)
 
     def of(self, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Labels of class indices, which may be approximate."""
+        """Labels of class indices, which may be approximate.
+
+        What is no number has no label: an empty text, or NaN among integers, which are floats then.
+        """
+        unknown = np.isnan(np.asarray(indices, dtype=np.float64))
+        if unknown.any():
+            known = self.of(np.where(unknown, 0, indices))
+            return np.where(unknown, "" if self.texts else np.nan, known)
         nearest = np.clip(np.rint(np.asarray(indices, dtype=np.float64)), 0, len(self) - 1)
         return np.asarray(self.array[nearest.astype(np.int64)])

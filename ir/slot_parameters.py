@@ -56,6 +56,24 @@ class SlotParameters:
         return self.first_bits + self.depth * self.scaling_bits
 
     @property
+    def residue_bytes(self) -> tuple[int, ...]:
+        """Bytes of a residue modulo each prime as it is sent, that which is left at the end first.
+
+        Primes lie on both sides of 2^bits: what they take does not depend on which ones OpenFHE finds.
+        """
+        return tuple(-(-(bits + 1) // 8) for bits in (self.first_bits, *[self.scaling_bits] * self.depth))
+
+    @property
+    def fresh_bytes(self) -> int:
+        """Bytes of a fresh ciphertext as it is sent: one of its elements; the other is expanded from a seed."""
+        return self.ring * sum(self.residue_bytes)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of an output as it is sent: both elements modulo the prime that is left."""
+        return 2 * self.ring * self.residue_bytes[0]
+
+    @property
     def towers_per_digit(self) -> int:
         return -(-self.limbs // self.large_digits)
 

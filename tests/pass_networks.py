@@ -66,10 +66,11 @@ def run(graph: Graph, passes: str, batch: int = 2) -> tuple[Graph, Context]:
 
 
 def upto(name: str) -> str:
-    """The default pipeline up to and with this pass, at a small ring."""
+    """The default pipeline up to and with this pass, with bootstraps at a small ring."""
     names = DEFAULT.split(",")
     text = ",".join(names[: names.index(name) + 1])
     text = text.replace("assign-layout", "assign-layout{ring=1024}").replace("merge", "merge{ring=1024}")
+    text = text.replace("assign-scheme", "assign-scheme{strategy=glyph}")
     return text.replace("select-parameters", "select-parameters{security=insecure}")
 
 

@@ -33,7 +33,7 @@ DATA = MODELS / "data"
 @pytest.fixture(scope="module")
 def digits() -> Program:
     """At 128-bit: simulated only."""
-    return glyphc.compile(MODELS / "digits-mlp.onnx", np.load(DATA / "digits-train.npy"), batch=64)
+    return glyphc.compile(MODELS / "digits-mlp.onnx", np.load(DATA / "digits-train.npy"), 64, strategy="glyph")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from pass_networks import SAMPLES, Network, mlp
 
 import glyphc
 from glyphc.analysis.cost import CostModel
+from glyphc.backends.engine import best_engine
+from glyphc.diagnostics import predicted
 from glyphc.errors import ParameterError
+from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Apply, Bootstrap, Input, Polynomial
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
@@ -76,18 +81,55 @@ def test_encrypted_weights_stay_in_bgv() -> None:
         glyphc.compile(mlp("relu"), SAMPLES, 4, strategy="slots", encrypt_weights="all")
 
 
-def test_two_outputs_that_share_an_input() -> None:
+def price(program: Program) -> float:
+    """Seconds of a batch, as the finished program is predicted to take where it runs: both sides, and the upload."""
+    found = predicted(program, CostModel(), best_engine(program.client.parameters, here=False)[0].name)
+    passes = -(-program.requested_batch // program.client.batch)
+    upload = CostModel().upload_seconds(found.upload_bytes)
+    return passes * (found.seconds + found.client_seconds + upload)
+
+
+def two_outputs() -> Graph:
     """One reader of the input would do better in BGV alone, but a program is of one family."""
     n = Network(6)
     n.output(n.dense(n.apply(n.dense(n.x, 8, "fc1"), "relu"), 4, "fc2"), "y")
     n.output(n.dense(n.x, 3, "lin"), "z")
+    return n.graph
+
+
+def linear() -> Graph:
+    """No function, no bootstrap."""
+    n = Network(6)
+    n.output(n.dense(n.x, 40, "fc"))
+    return n.graph
+
+
+def wide() -> Graph:
+    """As many products as take longer in slots than a bootstrap of a few values."""
+    n = Network(6)
+    n.output(n.dense(n.apply(n.dense(n.x, 1000, "fc1"), "relu"), 10, "fc2"))
+    return n.graph
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "taken"),
+    [
+        (two_outputs, 1, SlotParameters),
+        (two_outputs, 8192, SlotParameters),
+        (linear, 1, Parameters),
+        (linear, 8192, SlotParameters),
+        (wide, 1, Parameters),
+    ],
+)
+def test_auto_takes_what_is_cheaper_in_the_end(network: Callable[[], Graph], batch: int, taken: type) -> None:
+    """Compared once both programs are finished, when degrees, layouts and moduli are known."""
     x = SAMPLES.reshape(100, 6)
-    both = {
-        strategy: glyphc.compile(n.graph, x, 8192, strategy=strategy, logit_tolerance=0.2, cost=CostModel())
+    auto, *both = (
+        glyphc.compile(network(), x, batch, strategy=strategy, logit_tolerance=0.5, cost=CostModel())
         for strategy in ("auto", "slots", "glyph")
-    }
-    kinds = {strategy: type(program.client.parameters) for strategy, program in both.items()}
-    assert kinds["auto"] in (kinds["slots"], kinds["glyph"])
+    )
+    assert isinstance(auto.client.parameters, taken)
+    assert price(auto) == pytest.approx(min(map(price, both)))
 
 
 def test_slots_by_name_take_any_measure() -> None:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from cost_models import DEGREES, MACHINE, SIZES, N, large, small
 
+from glyphc import measure_slots
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import (
     FIGURES,
@@ -22,15 +23,19 @@ from glyphc.analysis.cost import (
 )
 from glyphc.analysis.kernels_cost import for_engine, shipped
 from glyphc.analysis.security import largest_modulus, secured
+from glyphc.analysis.slot_figures import FIGURES as SLOT_FIGURES
 from glyphc.backends.errors import BackendError
 from glyphc.cli import main
 from glyphc.cost_report import cost_text
 from glyphc.errors import EnvironmentSetupError, GlyphcError
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import INSECURE, Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.measure import Job, calibrate, job_seconds, jobs, measure, measure_apart, this_machine
 from glyphc.measure_kernels import measure_kernels
 from glyphc.measuring import Measurement
 from glyphc.progress import Silent
+
+SMALL_SLOTS = SlotParameters(1024, 7, 28, 32, 3, INSECURE)
 
 # -- measuring --
 
@@ -79,6 +84,24 @@ def test_measuring_a_small_ring(slots: int) -> None:
     # keys are polynomials over at least all levels and two parts, one for each digit
     levels = small(slots).depth + 1
     assert measurement.cost.key_bytes > 10 * 2 * 3 * levels * 8 * 1024
+
+
+def test_measuring_numbers_in_slots() -> None:
+    """Three numbers of limbs; what works on all of them takes longer on more."""
+    steps: list[str] = []
+    found = measure_slots.measure_slots(SMALL_SLOTS, lambda step, seconds: steps.append(step))
+    assert steps == ["2 limbs", "5 limbs", "8 limbs"]
+    assert [(row.ring, row.limbs) for row in found.rows] == [(1024, 2), (1024, 5), (1024, 8)]
+    assert all(0 < getattr(row, name) < 1 for row in found.rows for name in SLOT_FIGURES)
+
+
+def test_calibration_measures_numbers_in_slots() -> None:
+    work = jobs(CostModel(), [64], quick=True)[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "parameters", property(lambda self: small(64)))
+        model = calibrate(work, CostModel(), Silent(), (SMALL_SLOTS,)).model
+    assert {(row.ring, row.limbs) for row in model.slots} == {(1024, 2), (1024, 5), (1024, 8)}
+    assert cost_file.from_json(cost_file.to_json(model).encode()) == model
 
 
 def test_measuring_the_kernels() -> None:
@@ -143,6 +166,7 @@ def test_a_process_without_memory_is_told_apart(kind: type[Parameters], reason: 
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All measurements on a small ring."""
     monkeypatch.setattr(Job, "parameters", property(lambda self: small(min(self.configuration.slots, 512))))
+    monkeypatch.setattr(measure_slots, "slot_jobs", lambda: (SMALL_SLOTS,))
     yield
     assert not multiprocessing.active_children()
 

@@ -32,8 +32,8 @@ def changed(default: Any) -> Any:
             return "insecure"
         case 65536:
             return 2048
-        case "glyph":
-            return "auto"
+        case "auto":
+            return "glyph"
         case float():
             return default + 0.5
         case 0:

@@ -66,7 +66,7 @@ def test_decisions_keep_the_losers_with_their_reasons() -> None:
 
 
 def test_decisions_reach_the_final_graph() -> None:
-    program = glyphc.compile(mlp(), SAMPLES, insecure_ring=1024)
+    program = glyphc.compile(mlp(), SAMPLES, insecure_ring=1024, strategy="glyph")
     (bootstrap,) = [n for n, _ in program.graph.of(Bootstrap)]
     assert [d.made_by for d in bootstrap.decisions] == [
         "assign-scheme",

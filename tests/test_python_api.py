@@ -188,12 +188,13 @@ def test_calibration_samples_are_not_stored(train: F64, digits: Program) -> None
 
 def test_a_batch_of_more_than_one_pass(train: F64) -> None:
     """32 hidden values of 2048 samples fill a ciphertext, and a tensor may take sixteen of them."""
-    program = glyphc.compile(DIGITS, train, batch=50000)
+    program = glyphc.compile(DIGITS, train, batch=50000, strategy="glyph")
     assert program.requested_batch == 50000
     assert program.client.batch == 16 * 2048
 
 
-def test_stages_in_order(digits: Program) -> None:
+def test_stages_in_order(train: F64) -> None:
+    digits = glyphc.compile(DIGITS, train, 128, strategy="glyph")
     # there are no comparisons to encrypt as ranks
     taken = [p.name for p in PASSES.values() if p.slots is not True and not p.name.startswith(("validate-", "rank-"))]
     assert list(digits.stages) == ["source", *taken]

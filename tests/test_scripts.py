@@ -56,6 +56,15 @@ def test_a_network() -> None:
     assert json.loads(output.splitlines()[-1]) == "insecure"
 
 
+def test_strategies_side_by_side(tmp_path: Path) -> None:
+    page = tmp_path / "strategies.md"
+    benchmark("strategies.py", "breast-cancer-mlp", "--ring", 1024, "--batches", 16, "--output", page)
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| 16 |")]
+    assert [("slots" in row, "glyph" in row) for row in rows] == [(True, False), (False, True)]
+    assert sum("taken by auto" in row for row in rows) == 1
+    assert all("%" in row for row in rows)
+
+
 @pytest.mark.slow
 def test_the_round_trip_over_http(tmp_path: Path) -> None:
     call = "service.round_trip(Path(sys.argv[1]), 4, '--insecure-ring', 2048)"
@@ -68,6 +77,7 @@ def test_the_table_of_shipped_costs(tmp_path: Path) -> None:
     cost_file.save(path, CostModel())
     output = benchmark("shipped_costs.py", path)
     assert output.count("Configuration(\n") == len(CostModel().configurations)
+    assert output.count("    SlotRow(") == len(CostModel().slots)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from glyphc.backends.openfhe.slot_evaluator import SlotOpenFHE
 from glyphc.backends.slots_clear import ClearSlots
 from glyphc.backends.slots_simulate import SimulatedSlots
 from glyphc.codec import decode, encode
+from glyphc.diagnostics import predicted, totals
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.errors import IRError, IRSyntaxError
 from glyphc.ir.evaluate import evaluate
@@ -47,9 +48,13 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import parse, parse_record, record_text, to_text
 from glyphc.ir.types import Encoding, FixedPoint, Scheme
 from glyphc.ir.verify import verify
+from glyphc.passes.base import Context
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.plan_slots import plan_slots
+from glyphc.passes.select_slots import SelectSlots
 from glyphc.runtime import run
+from glyphc.slots.layout import laid_out
+from glyphc.slots.lowering import slot_schedule
 from glyphc.slots.noise import added_noise, predict_slots
 from glyphc.slots.polynomials import polynomial_depth
 from glyphc.slots.writer import SlotWriter
@@ -200,6 +205,41 @@ def test_clear_simulated_and_encrypted_agree(compiled: glyphc.Program) -> None:
         assert np.abs(found - clear).max() < 2.0**-12 * span
 
 
+@pytest.mark.parametrize("bits", [20, 32])
+def test_what_is_promised_has_the_noise_of_the_parameters(bits: int) -> None:
+    """Two layers without a nonlinearity: noise and rounding are all that is lost. 20 bits are too few: noise leads."""
+    n = Network(6)
+    n.output(n.dense(n.dense(n.x, 8, "fc1"), 3, "fc2"))
+    x = SAMPLES.reshape(100, 6)
+    made = glyphc.compile(n.graph, x, 50, insecure_ring=RING, strategy="slots", logit_tolerance=1.0)
+    chosen = made.graph.parameters
+    assert isinstance(chosen, SlotParameters)
+    parameters = replace(chosen, scaling_bits=bits, first_bits=bits + 4)
+    (loss,) = SelectSlots(logits=1.0).promised(made.graph, parameters, Context({"x": x}, source=n.graph))
+    assert loss.held_out
+    held_out = {"x": x[1::2]}
+    schedule = slot_schedule(laid_out(made.graph, parameters))
+    (port,), (result,) = schedule.client.inputs, schedule.client.outputs
+    try:
+        client, keys = generate_slot_keys(parameters)
+        inputs = {"x": [client.encrypt(np.asarray(m)) for m in encode(port, held_out["x"])]}
+        outputs = execute(schedule.instructions, SlotOpenFHE(schedule, keys), inputs)
+        found = decode(result, np.array([client.decrypt(c) for c in outputs["y"]]), 50)
+    finally:
+        release_all_keys()
+    error = float(np.sqrt(np.mean((found - evaluate(n.graph, held_out)["y"]) ** 2)))
+    assert 0.6 < error / loss.value < 1.6
+    (usual,) = SelectSlots(logits=1.0).promised(made.graph, chosen, Context({"x": x}, source=n.graph))
+    assert (loss.value > 2 * usual.value) == (bits == 20)
+
+
+def test_a_network_without_functions_has_an_accuracy_line() -> None:
+    n = Network(6)
+    n.output(n.dense(n.x, 3, "fc"))
+    made = glyphc.compile(n.graph, SAMPLES.reshape(100, 6), 4, insecure_ring=RING, strategy="slots")
+    assert "held-out calibration samples changes, 0.5 % tolerated (no polynomials)" in totals(made, predicted(made))
+
+
 def test_the_definition_is_the_graph_of_polynomials(compiled: glyphc.Program) -> None:
     """What the instructions compute on arrays, and what the evaluator says of the final graph."""
     x, parameters = SAMPLES[:8], compiled.client.parameters
@@ -318,7 +358,8 @@ def test_a_plan_has_the_price_of_the_program_or_a_reason() -> None:
         assert isinstance(other, SlotPlan)
         assert other.seconds == pytest.approx(found.seconds)
     assert "more than the tolerated" in str(plan_slots(quantized, context, FitPolynomials(logits=1e-9), inf))
-    assert "already" in str(plan_slots(quantized, context, fits, 1e-6))
+    assert "products with numbers alone" in str(plan_slots(quantized, context, fits, 1e-6))
+    assert "already" in str(plan_slots(quantized, context, fits, 0.05))
 
 
 @pytest.mark.slow

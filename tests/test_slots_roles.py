@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 import glyphc
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, ParameterError
 from glyphc.exchange.artifacts import Specification
@@ -19,6 +22,7 @@ from glyphc.exchange.server import Evaluator
 from glyphc.ir.parameters import SECURE
 from glyphc.progress import Silent
 from glyphc.runtime import run
+from glyphc.storage.container import MANIFEST
 from tests.pass_networks import SAMPLES, mlp
 from tests.roles import MODELS, Setting, make_setting
 
@@ -61,6 +65,19 @@ def test_an_evaluation_that_was_cut_short_is_taken_up(setting: Setting, tmp_path
     assert report.resumed > 16
     (y,) = setting.account.decrypt(tmp_path / "out", digest).values()
     assert np.abs(y - exact(setting, SAMPLES[:6])).max() < 2.0**-10 * np.ptp(y)
+
+
+def test_files_are_as_large_as_predicted(setting: Setting, tmp_path: Path) -> None:
+    """Ciphertexts to the byte; what names them and says where they lie comes on top."""
+    setting.account.encrypt(SAMPLES[:4], tmp_path / "in")
+    with Evaluator(setting.half, setting.keys) as evaluator:
+        evaluator.evaluate(tmp_path / "in", tmp_path / "out")
+    predicted = slot_estimate(setting.program.schedule, CostModel())
+    for name, size in (("in", predicted.upload_bytes), ("out", predicted.download_bytes)):
+        with ZipFile(tmp_path / name) as file:
+            parts = [part.file_size for part in file.infolist() if part.filename != MANIFEST]
+        assert sum(parts) == size
+        assert size < (tmp_path / name).stat().st_size < size + 512 * (len(parts) + 2)
 
 
 def test_outputs_are_flooded_on_request(setting: Setting, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 def test_a_way_of_another_package_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, "Oracle")
-    graph, _ = run(mlp(), upto("insert-switches").replace("assign-scheme", "assign-scheme{strategy=auto}"))
+    graph, _ = run(mlp(), upto("insert-switches").replace("strategy=glyph", "strategy=auto"))
     (node,) = [node for node, _ in graph.of(Apply)]
     assert (node.type.scheme, node.type.encoding) == (Scheme.BGV, Encoding.LSB)
     (decision,) = node.decisions

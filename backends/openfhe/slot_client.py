@@ -17,6 +17,9 @@ from .slot_evaluator import SlotKeys
 
 F64 = npt.NDArray[np.floating[Any]]
 
+# What OpenFHE says then.
+_NOISE = "approximation error is too high"
+
 
 @dataclass(frozen=True, eq=False)
 class SlotClient:
@@ -36,8 +39,16 @@ class SlotClient:
         return context.Encrypt(self.secret, plain)
 
     def decrypt(self, ciphertext: Any) -> F64:
-        """The numbers, shape (slots,)."""
-        plain = self.context.context.Decrypt(self.secret, ciphertext)
+        """The numbers, shape (slots,); all NaN where nothing but noise is left of them.
+
+        OpenFHE measures the noise by the imaginary parts, and refuses to decode less than five bits.
+        """
+        try:
+            plain = self.context.context.Decrypt(self.secret, ciphertext)
+        except RuntimeError as e:
+            if _NOISE not in str(e):
+                raise
+            return np.full(self.context.parameters.slots, np.nan)
         plain.SetLength(self.context.parameters.slots)
         return np.array(plain.GetRealPackedValueArray(), dtype=np.float64)
 

@@ -1,6 +1,6 @@
 """Ciphertexts of slot programs as bytes: fresh ones with a seed, live ones and outputs as they are. No secret here.
 
-A residue takes as many bytes as the parameters say, whichever primes OpenFHE finds: sizes are known without a context.
+Sizes are those of ``SlotParameters``, known without a context.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from glyphc.ir.slot_parameters import SlotParameters
-
 from .bridge import BridgeError, Mould
 from .library import fhe
 from .randomness import require_own
@@ -24,21 +22,6 @@ from .slot_contexts import SlotContext
 
 PUBLIC, MULTIPLICATION = "slots/public", "slots/multiplication"
 PARTS = (PUBLIC, MULTIPLICATION)
-
-
-def widths(p: SlotParameters) -> tuple[int, ...]:
-    """Bytes of a residue modulo each prime, that which is left at the end first. Primes lie on both sides of 2^bits."""
-    return tuple(-(-(bits + 1) // 8) for bits in (p.first_bits, *[p.scaling_bits] * p.depth))
-
-
-def fresh_size(p: SlotParameters) -> int:
-    """Bytes of a fresh ciphertext: one element; the other is expanded from a seed."""
-    return p.ring * sum(widths(p))
-
-
-def output_size(p: SlotParameters) -> int:
-    """Bytes of an output: both elements modulo the prime that is left."""
-    return 2 * p.ring * widths(p)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +90,13 @@ def uniform_towers(context: SlotContext, stream: Uniform) -> list[U64]:
 
 def pack_towers(context: SlotContext, towers: Sequence[U64]) -> bytes:
     """Towers of an element modulo the first primes."""
-    sizes = widths(context.parameters)
+    sizes = context.parameters.residue_bytes
     return b"".join(pack(tower, 1 << 8 * width) for tower, width in zip(towers, sizes, strict=False))
 
 
 def unpack_towers(context: SlotContext, data: bytes, limbs: int) -> list[U64]:
     """The inverse; ResidueError for another length, or a residue that is not below its prime."""
-    n, sizes = context.parameters.ring, widths(context.parameters)[:limbs]
+    n, sizes = context.parameters.ring, context.parameters.residue_bytes[:limbs]
     if len(data) != n * sum(sizes):
         raise ResidueError(f"{len(data)} bytes where {limbs} elements take {n * sum(sizes)}")
     towers, at = [], 0

@@ -34,7 +34,7 @@ class Estimate:
     """Of one pass of a batch: seconds by graph node, number of bootstraps; bytes of keys and at the peak of a run.
 
     measured_on: the machine that the figures are for. upload_bytes, download_bytes: of encrypted inputs and outputs.
-    client_seconds: of encryption and decryption, where they are known (0 where they were not measured).
+    client_seconds: of encryption, and of decryption where it takes a part of that.
     """
 
     node_seconds: dict[int, float]
@@ -76,6 +76,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         by_node[instruction.node] = by_node.get(instruction.node, 0.0) + seconds
         if isinstance(instruction, Powers | Evaluate):
             bootstrap += seconds
+    sent = sum(p.layout.ciphertexts for p in schedule.client.inputs)
     return Estimate(
         by_node,
         sum(isinstance(i, Powers) for i in schedule.instructions),
@@ -83,8 +84,8 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         cost.key_bytes(parameters) + weight_bytes(schedule.client, cost.limbs),
         peak_bytes(schedule, cost),
         cost.machine.text,
-        sum(p.layout.ciphertexts for p in schedule.client.inputs) * parameters.ring * -(-parameters.bgv_bits // 8),
-        0.0,
+        sent * parameters.ring * -(-parameters.bgv_bits // 8),
+        sent * cost.encryption(parameters.ring),
         sum(map(_output_residues, schedule.client.outputs)) * -(-parameters.bgv_bits // 8),
     )
 

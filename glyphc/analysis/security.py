@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from glyphc.errors import GlyphcError
-from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.slot_parameters import SlotParameters
 
 # Largest log2(QP) for 128-bit classical security by ring dimension, for secrets with uniform ternary coefficients: the
 # homomorphic encryption standard (Albrecht et al. 2018) up to 32768, OpenFHE's bound for 65536. OpenFHE enforces these.
@@ -46,10 +45,14 @@ def largest_modulus(ring: int, sparse: bool) -> int:
 
 
 def modulus_limit(parameters: ProgramParameters) -> int:
-    """The bound for these parameters' ring and secret: the one that bootstraps use is sparse."""
-    if isinstance(parameters, SlotParameters | IntegerParameters):
-        return MAX_LOG_QP_SLOTS.get(parameters.ring, 0)
-    return largest_modulus(parameters.ring, parameters.slots > 0)
+    """The bound for these parameters' ring and secret; 0 for rings without an estimate.
+
+    The secret that bootstraps use is sparse, all others are uniform ternary, that of a program without nonlinearities
+    included: at N = 65536 it gets the bound of the sparse one, which is the harder one to keep.
+    """
+    if isinstance(parameters, Parameters) and parameters.slots:
+        return largest_modulus(parameters.ring, sparse=True)
+    return (MAX_LOG_QP_SLOTS | MAX_LOG_QP_SPARSE).get(parameters.ring, 0)
 
 
 def is_secure(parameters: Parameters) -> bool:

@@ -55,8 +55,8 @@ def slot_estimate(schedule: Schedule, cost: CostModel) -> SlotEstimate:
         by_node,
         client_seconds,
         slot_key_bytes(p),
-        sent * fresh_bytes(p),
-        returned * 2 * p.ring * _width(p.first_bits),
+        sent * p.fresh_bytes,
+        returned * p.output_bytes,
         _peak_bytes(schedule, types, p),
     )
 
@@ -95,18 +95,9 @@ def slot_types(schedule: Schedule) -> dict[Register, SlotType]:
     return check_slots(schedule.instructions, parts, p.depth)
 
 
-def fresh_bytes(p: SlotParameters) -> int:
-    """Bytes of a fresh ciphertext as it is sent: one of its elements, the other is expanded from a seed."""
-    return p.ring * (_width(p.first_bits) + p.depth * _width(p.scaling_bits + 1))
-
-
 def slot_key_bytes(p: SlotParameters) -> float:
     """Of the relinearisation key in memory: two elements for each digit, over all primes of Q and P."""
     return 8.0 * 2 * p.ring * (p.limbs + p.auxiliary_primes) * p.large_digits
-
-
-def _width(bits: int) -> int:
-    return -(-bits // 8)
 
 
 def primitive_seconds(name: str, limbs: int, p: SlotParameters, cost: CostModel) -> float:

@@ -28,15 +28,16 @@ class SlotRow:
 
 FIGURES = tuple(f.name for f in fields(SlotRow) if f.name not in ("ring", "limbs"))
 
-# CPU seconds of two threads (the fastest of four laps, on a machine with much other work): on two idle cores, what is
-# parallel takes down to half of it.
+# Wall seconds of the fastest laps, as ``glyphc calibrate`` measures them (``glyphc/measure_slots.py``), on the machine
+# that the shipped bootstraps were measured on, with priority over other work there. Printed by
+# ``benchmarks/shipped_costs.py``.
 SLOT_ROWS: tuple[SlotRow, ...] = (
-    SlotRow(16384, 2, 0.000545, 0.00135, 0.00703, 0.00179, 0.0184, 0.00828),
-    SlotRow(16384, 6, 0.000996, 0.00285, 0.0171, 0.00532, 0.0141, 0.0191),
-    SlotRow(16384, 9, 0.00148, 0.00472, 0.0291, 0.00676, 0.0136, 0.0286),
-    SlotRow(32768, 2, 0.000472, 0.00118, 0.0135, 0.00396, 0.0481, 0.0171),
-    SlotRow(32768, 6, 0.0028, 0.00522, 0.0371, 0.0117, 0.0528, 0.0599),
-    SlotRow(32768, 15, 0.00622, 0.0136, 0.14, 0.0275, 0.0541, 0.138),
+    SlotRow(16384, 2, 0.000306, 0.000619, 0.00423, 0.00111, 0.012, 0.0086),
+    SlotRow(16384, 5, 0.000723, 0.00165, 0.00963, 0.0025, 0.012, 0.02),
+    SlotRow(16384, 8, 0.00123, 0.00404, 0.0171, 0.00342, 0.0123, 0.0324),
+    SlotRow(32768, 2, 0.000571, 0.00162, 0.00768, 0.00311, 0.0422, 0.0199),
+    SlotRow(32768, 8, 0.00326, 0.00837, 0.0465, 0.00869, 0.0442, 0.0771),
+    SlotRow(32768, 15, 0.00747, 0.0151, 0.128, 0.0174, 0.0463, 0.12),
 )
 
 

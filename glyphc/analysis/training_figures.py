@@ -46,17 +46,20 @@ class TrainingFigures:
 ROW_FIGURES = tuple(f.name for f in fields(TrainingRow) if f.name != "limbs")
 TORUS_FIGURES = tuple(f.name for f in fields(TrainingFigures) if f.name != "rows")
 
+# CPU seconds of one thread at N = 16384 (the fastest of three laps, on a machine with much other work), scaled to 65536
+# as N log N, times 0.43: that is what bootstraps take on two idle cores, which the rows of ``cost`` are of, beside what
+# they took when measured so. Parts that do not run in parallel (public, load, to_torus, from_torus) take twice that.
 TRAINING_FIGURES = TrainingFigures(
     rows=(
-        TrainingRow(2, 0.003, 0.010, 0.004, 0.0005, 0.003, 0.03, 0.02),
-        TrainingRow(3, 0.0045, 0.015, 0.006, 0.0007, 0.0045, 0.04, 0.03),
-        TrainingRow(4, 0.006, 0.020, 0.008, 0.001, 0.006, 0.05, 0.04),
+        TrainingRow(2, 0.0012, 0.011, 0.008, 0.0026, 0.011, 0.018, 0.0083),
+        TrainingRow(3, 0.0017, 0.019, 0.012, 0.0036, 0.014, 0.025, 0.013),
+        TrainingRow(4, 0.0022, 0.022, 0.016, 0.0051, 0.018, 0.032, 0.017),
     ),
-    to_torus=0.05,
-    from_torus=0.3,
-    series=0.8,
-    mask=0.15,
-    slot_product=0.2,
+    to_torus=0.026,
+    from_torus=0.087,
+    series=0.7,
+    mask=0.032,
+    slot_product=0.06,
 )
 
 

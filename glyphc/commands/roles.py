@@ -269,6 +269,7 @@ def decrypt_command(
     client_folder: Path, input_path: Path, output_path: str, request: Path | None, spec: Path | None
 ) -> None:
     """Decrypt what the server sent back."""
+    from glyphc.console import overruns_told
     from glyphc.storage.container import Reader
     from glyphc.storage.headers import InputsHeader
 
@@ -280,7 +281,9 @@ def decrypt_command(
     if request is not None:
         with Reader(request, InputsHeader) as reader:
             digest = reader.digest
-    save_arrays(output_path, account.decrypt(input_path, digest))
+    with overruns_told():
+        outputs = account.decrypt(input_path, digest)
+    save_arrays(output_path, outputs)
     _wrote(Path(output_path))
 
 

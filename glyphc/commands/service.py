@@ -151,7 +151,7 @@ def submit_command(
 ) -> None:
     """Encrypt samples, have a service evaluate them, and decrypt the results. The token is read from GLYPHC_TOKEN."""
     _needs("httpx")
-    from glyphc.console import reporter
+    from glyphc.console import overruns_told, reporter
     from glyphc.service.client import Client
 
     from .arrays import check_output, keep_sources, load_arrays, save_arrays
@@ -164,7 +164,7 @@ def submit_command(
     x = load_arrays(input_path, "input")
     progress = reporter()
     try:
-        with Client(url, token, ca=ca) as client:
+        with Client(url, token, ca=ca) as client, overruns_told():
             outputs = client.run(account, x, keys, progress)
     finally:
         progress.done()

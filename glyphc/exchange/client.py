@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,10 +15,11 @@ import numpy.typing as npt
 
 from glyphc.analysis.security import modulus_limit
 from glyphc.backends.engine import best_engine
-from glyphc.codec import check_inputs, decode, encode, with_labels
-from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, ParameterError
+from glyphc.codec import check_inputs, encode, with_labels
+from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, OverrunWarning, ParameterError
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.text import record_text
+from glyphc.plausible import Doubts, decoded, text
 from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
@@ -172,7 +174,8 @@ class Account:
         """Outputs by name, shape (samples, *shape), from a file of encrypted outputs; labels where there are some.
 
         ``request``: the digest of the inputs that these must be the outputs of. ArtifactError for a damaged file, or
-        one for another program, key or request, before anything is decrypted.
+        one for another program, key or request, before anything is decrypted. Warns (OverrunWarning) of results in
+        slots that cannot be; those of passes that are lost are NaN (``glyphc.plausible``).
         """
         with Reader(path, OutputsHeader) as reader:
             self._check(reader, request)
@@ -205,12 +208,19 @@ class Account:
                 raise reader.damaged(f"part {place.name}: {e}") from None
             messages.setdefault((place.pass_number, place.port.name), []).append(message)
         results: dict[str, list[F64]] = {p.name: [] for p in client.outputs}
+        doubts = Doubts()
         for number in passes:
             part = rows(client, header.samples, number)
-            count = part.stop - part.start
-            for port in client.outputs:
-                found = np.array(messages[number, port.name])
-                results[port.name].append(decode(port, found, count, client.places(count)))
+            found = decoded(
+                client,
+                {port.name: np.array(messages[number, port.name]) for port in client.outputs},
+                range(part.start, part.stop),
+            )
+            doubts += found.doubts
+            for name, values in found.outputs.items():
+                results[name].append(values)
+        if doubts:
+            warnings.warn(text(doubts, header.samples), OverrunWarning, stacklevel=3)
         return {name: np.concatenate(parts) for name, parts in results.items()}
 
 

@@ -184,9 +184,7 @@ class SlotAccess:
         return self._account.fresh(message, Uniform(seed, name))
 
     def output_size(self, place: Place, bits: int) -> int:
-        from glyphc.backends.openfhe.slot_wire import output_size
-
-        return output_size(self._parameters)
+        return self._parameters.output_bytes
 
     def output(self, data: bytes, place: Place, bits: int) -> Message:
         return self._account.output(data)

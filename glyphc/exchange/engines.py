@@ -89,9 +89,7 @@ def input_size(client: ClientSpec, modulus: int) -> int:
     """Bytes of a fresh ciphertext. modulus: as the header of the keys says."""
     p = client.parameters
     if isinstance(p, SlotParameters):
-        from glyphc.backends.openfhe.slot_wire import fresh_size
-
-        return fresh_size(p)
+        return p.fresh_bytes
     return p.ring * (((modulus - 1).bit_length() + 7) // 8)
 
 
@@ -182,9 +180,7 @@ class SlotEngine:
         return self.machine.moulds.read_fresh(data, Uniform(seed, name))
 
     def output_bits(self, noise: float) -> int:
-        from glyphc.backends.openfhe.slot_wire import widths
-
-        return 8 * widths(self._parameters)[0]
+        return 8 * self._parameters.residue_bytes[0]
 
     def write_output(self, ciphertext: Any, place: Place, bits: int, flood: float) -> bytes:
         from glyphc.backends.openfhe.slot_wire import write_output

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from glyphc.analysis.cost import CostModel
 from glyphc.analysis.slot_cost import slot_estimate
+from glyphc.analysis.slot_figures import slot_seconds
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, Input, Linear, Output, Polynomial, Reshape, Softmax
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Level, Scheme
 from glyphc.slots.lowering import slot_schedule
+from glyphc.slots.parameters import RINGS
 from glyphc.slots.polynomials import DEGREES, fit
 from glyphc.ways.base import SlotPlan
 
 from .base import Context
 from .fit_polynomials import FitPolynomials
 from .select_slots import SelectSlots
+
+# Of the operand of a product: one is left behind it.
+_FEWEST_LIMBS = 2
 
 
 def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_seconds: float) -> SlotPlan | str:
@@ -28,18 +36,30 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
         return problem
     if not context.samples:
         return "polynomials are fitted to calibration samples, and there are none"
+    least = _least_seconds(graph, context.cost)
+    if least > most_seconds:
+        return f"its products with numbers alone take {least:.1f} s"
     inside = in_slots(graph)
     try:
-        cheapest = _planned(SelectSlots().run(_with_degree(inside, DEGREES[0]), context), context, graph.batch)
+        selecting = SelectSlots(fitting.points, fitting.spread, fitting.logits, fitting.measures, fitting.samples)
+        unheard = replace(context, samples={})  # what these polynomials lose does not matter
+        cheapest = _planned(selecting.run(_with_degree(inside, DEGREES[0]), unheard), context, graph.batch)
         if cheapest.seconds > most_seconds:
             return f"takes {cheapest.seconds:.1f} s with polynomials of degree {DEGREES[0]} already"
-        fitted = fitting.run(inside, context)
-        warnings = [d.warning for n in fitted for d in n.decisions if d.made_by == fitting.name and d.warning]
-        if warnings:
-            return warnings[0]
-        return _planned(SelectSlots().run(fitted, context), context, graph.batch)
+        selected = selecting.run(fitting.run(inside, context), context)
+        own = (fitting.name, selecting.name)
+        warnings = [d.warning for n in selected for d in n.decisions if d.made_by in own and d.warning]
+        return warnings[0] if warnings else _planned(selected, context, graph.batch)
     except GlyphcError as e:
         return str(e)
+
+
+def _least_seconds(graph: Graph, cost: CostModel) -> float:
+    """What the products of linear maps take at least, before anything is laid out: networks may have millions."""
+    products = sum(int(np.count_nonzero(graph.constant(w.name))) for _, op in graph.of(Linear) for w in op.weights)
+    return products * min(
+        -(-graph.batch // (ring // 2)) * slot_seconds(cost.slots, "weighted", ring, _FEWEST_LIMBS) for ring in RINGS
+    )
 
 
 def not_in_slots(graph: Graph) -> str:

@@ -7,10 +7,15 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar
 
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.analysis.noise import public_norm
+from glyphc.analysis.security import secured
+from glyphc.backends.engine import best_engine
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Linear, Switch
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Encoding, Level, Scheme
 from glyphc.ways.base import Offer, Question, Way
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
@@ -18,12 +23,12 @@ from glyphc.ways.client import ClientTail
 from glyphc.ways.integers import WAYS as INTEGER_WAYS
 from glyphc.ways.registry import conversions, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
-from glyphc.ways.strategies import strategy
-from glyphc.ways.torus import PackedBootstrap
+from glyphc.ways.strategies import Refresh, strategy
+from glyphc.ways.torus import DEGREE, PackedBootstrap
 
-from .base import Context, Pass, check_ring
+from .base import Context, Pass, check_option, check_ring
 from .fit_integers import FitIntegers
-from .fit_polynomials import FitPolynomials
+from .fit_polynomials import SAMPLES, FitPolynomials
 from .plan_integers import plan_integers
 from .plan_slots import plan_slots
 from .tolerance import TolerancePass
@@ -31,7 +36,7 @@ from .tolerance import TolerancePass
 # The only ring of coefficient layouts that is not for tests.
 SECURE_RING = 65536
 # The strategy where none is asked for.
-DEFAULT_STRATEGY = "glyph"
+DEFAULT_STRATEGY = "auto"
 # Stands for every linear map.
 ALL = "all"
 _ENCODING = {
@@ -59,9 +64,11 @@ class AssignScheme(TolerancePass):
     encrypt_weights: str = ""
     strategy: str = DEFAULT_STRATEGY
     degree: int = 0
+    samples: int = SAMPLES
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_option(self.name, "samples", self.samples, 1, 1_000_000)
         check_ring(self.name, self.ring)
         strategy(self.strategy)
 
@@ -107,16 +114,19 @@ class AssignScheme(TolerancePass):
         """What all ways say. Slots are weighed against what the others would cost, as their plan takes a simulation."""
         chosen = strategy(self.strategy)
         allowed = tuple(way for way in ways() if chosen.allows(way))
-        question = Question(self.ring, graph.batch, context.cost, graph)
+        # what bootstraps cost where they will run
+        question = Question(self.ring, graph.batch, for_engine(context.cost, _engine(context.cost)), graph)
         others = tuple(way for way in allowed if way not in (*SLOT_WAYS, *INTEGER_WAYS))
         if self._on_integers(allowed):
             # they were asked for: what they lose is shown, not refused
-            exact = FitIntegers(self.points, self.spread, self.logits, self.measures)
+            exact = FitIntegers(
+                self.points, self.spread, self.logits, self.measures, refresh=chosen.refresh is Refresh.CLIENT
+            )
             question = replace(question, integers=plan_integers(graph, context, exact))
             return answers(graph, allowed, question), question
         if not any(way in SLOT_WAYS for way in allowed):
             return answers(graph, others, question), question
-        fitting = FitPolynomials(self.points, self.spread, self.logits, self.measures, degree=self.degree)
+        fitting = FitPolynomials(self.points, self.spread, self.logits, self.measures, self.samples, self.degree)
         only = not any(way.name == PackedBootstrap.name for way in others)
         if only:
             # they were asked for: what they lose is shown, not refused
@@ -162,6 +172,21 @@ class AssignScheme(TolerancePass):
                 f"pass {self.name!r}: there is no linear map {unknown[0]!r} to encrypt the weights of; there are: "
                 f"{', '.join(maps)}, or {ALL!r}"
             )
+
+
+def _engine(cost: CostModel) -> str:
+    """What would execute a program of bootstraps, judged by a typical one: parameters are not chosen yet."""
+    configuration = cost.configurations[-1]
+    typical = Parameters(
+        ring=SECURE_RING,
+        plaintext_bits=27,
+        bgv_bits=55,
+        slots=configuration.slots,
+        degree=DEGREE,
+        level_budget=configuration.level_budget,
+        large_digits=configuration.large_digits,
+    )
+    return best_engine(secured(typical), here=False)[0].name
 
 
 def _decided(name: str, chosen: Answer, said: Sequence[Answer]) -> tuple[Decision, ...]:

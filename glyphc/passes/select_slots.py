@@ -7,34 +7,45 @@ from typing import ClassVar
 
 from glyphc.analysis.slot_cost import slot_work
 from glyphc.errors import ParameterError
+from glyphc.ir.accuracy import Loss
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Input, Output, Polynomial
+from glyphc.ir.ops import Apply, Input, Output, Polynomial
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.types import Encoding, Level
+from glyphc.ir.types import Level
+from glyphc.measures import text as loss_text
+from glyphc.measures import worst
 from glyphc.slots.depth import network_depth
+from glyphc.slots.layout import laid_out
 from glyphc.slots.lowering import slot_schedule
 from glyphc.slots.noise import predict_slots
 from glyphc.slots.parameters import RINGS, smallest_scale
+from glyphc.slots.trial import simulated
 
-from .base import Context, Pass, check_option, check_ring
+from .base import Context, check_option, check_ring
+from .fit_polynomials import SAMPLES
+from .tolerance import Halves, TolerancePass
 
 
 @dataclass(frozen=True)
-class SelectSlots(Pass):
+class SelectSlots(TolerancePass):
     """Layouts, and the cheapest ring and moduli at which every output's noise stays below 2^-precision of its range.
 
-    ring: 0 for a choice among the secure ones; security as in ``select-parameters``.
+    With these it simulates what the outputs lose, all noise included, on calibration samples that no degree was chosen
+    with; samples: on how many at most. ring: 0 for a choice among the secure ones; security as in
+    ``select-parameters``.
     """
 
     name: ClassVar[str] = "select-slots"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = True
+    samples: int = SAMPLES
     precision: float = 15.0
     ring: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option(self.name, "samples", self.samples, 1, 1_000_000)
         check_option(self.name, "precision", self.precision, 4.0, 30.0)
         if self.ring:
             check_ring(self.name, self.ring)
@@ -52,14 +63,14 @@ class SelectSlots(Pass):
                 candidates.append(Candidate(f"N = {ring}", None, reason))
             priced = []
             for parameters in sized:
-                laid_out = _laid_out(graph, parameters)
-                passes = -(-graph.batch // laid_out.batch)
-                work = work or slot_work(slot_schedule(laid_out))
-                priced.append((passes * work.seconds(parameters, context.cost), laid_out, parameters))
+                placed = laid_out(graph, parameters)
+                passes = -(-graph.batch // placed.batch)
+                work = work or slot_work(slot_schedule(placed))
+                priced.append((passes * work.seconds(parameters, context.cost), placed, parameters))
             if priced:
                 found.append(min(priced, key=lambda item: item[0]))
-                seconds, laid_out, p = found[-1]
-                passes = -(-graph.batch // laid_out.batch)
+                seconds, placed, p = found[-1]
+                passes = -(-graph.batch // placed.batch)
                 reason = (
                     f"{p.modulus_bits} bits of moduli, {p.scaling_bits} of them a level, {p.large_digits} digits"
                     + (f", {passes} passes" if passes > 1 else "")
@@ -68,12 +79,25 @@ class SelectSlots(Pass):
         if not found:
             raise ParameterError(f"no ring holds the {depth} levels of this network in slots: " + candidates[-1].reason)
         _, best, parameters = min(found, key=lambda item: item[0])
-        decision = Decision(self.name, f"N = {parameters.ring}", tuple(candidates))
+        losses = self.promised(graph, parameters, context)
+        warning = ""
+        if not all(loss.kept for loss in losses):
+            warning = f"numbers in slots: {loss_text(worst(losses))}"
+        decision = Decision(self.name, f"N = {parameters.ring}", tuple(candidates), warning, losses)
         rewriter = Rewriter(best)
         for node in best:
             rewriter.keep(node, decisions=(decision,) if isinstance(node.op, Input) else ())
         rewriter.new.parameters = parameters
         return rewriter.new
+
+    def promised(self, graph: Graph, parameters: SlotParameters, context: Context) -> tuple[Loss, ...]:
+        """What the outputs lose; nothing where there are no samples."""
+        if not context.samples:
+            return ()
+        halves = Halves.of(context.samples, self.samples)
+        judge = self.judge(context.source or _with_functions(graph), halves.both)
+        losses = judge.on(halves.second).losses(simulated(graph, parameters, halves.second))
+        return tuple(replace(loss, held_out=halves.held_out) for loss in losses)
 
     def _precise(self, graph: Graph, parameters: SlotParameters) -> bool:
         noise = predict_slots(graph, parameters)
@@ -87,20 +111,18 @@ class SelectSlots(Pass):
         return True
 
 
+def _with_functions(graph: Graph) -> Graph:
+    """The graph with the functions that polynomials stand for: what to judge by where the network is not at hand."""
+    rewriter = Rewriter(graph)
+    for node in graph:
+        if isinstance(node.op, Polynomial):
+            new = rewriter.new.add(Apply(node.op.functions), rewriter.operands(node), node.type, node.location)
+            rewriter.replace(node, new)
+        else:
+            rewriter.keep(node)
+    return rewriter.new
+
+
 def _degree(node: Node) -> int:
     assert isinstance(node.op, Polynomial)
     return node.op.fit.degree
-
-
-def _laid_out(graph: Graph, parameters: SlotParameters) -> Graph:
-    """One ciphertext per feature, a sample in each slot; a batch of at most as many samples as there are slots."""
-    batch = min(graph.batch, parameters.slots)
-    rewriter = Rewriter(graph, Level.LAIDOUT, batch)
-    for node in graph:
-        layout = None
-        if node.type.encoding is Encoding.SLOTS:
-            size = node.type.size
-            layout = Layout(parameters.slots, batch, size, size, 1, 1, 1, True)
-        rewriter.keep(node, replace(node.type, layout=layout))
-    rewriter.new.parameters = parameters
-    return rewriter.new

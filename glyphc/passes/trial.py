@@ -9,7 +9,7 @@ a whole batch costs a few matrix products; :mod:`glyphc.backends.simulate` does 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import hypot
 from typing import Any
 
@@ -28,11 +28,10 @@ from glyphc.ir.series import OUTPUT_BITS, Series, evaluate_series, rms_slope
 from glyphc.ir.types import Scheme
 
 from .fit_series import DEGREES, SeriesFits, plaintext_bits
+from .float_maps import FloatMaps
 
 F64 = npt.NDArray[np.floating[Any]]
 
-# Weights with a smaller share of non-zero ones are multiplied as sparse matrices.
-_SPARSE = 1 / 8
 # The series whose slope stands for that of a function.
 _TYPICAL = DEGREES[1]
 
@@ -46,9 +45,9 @@ class Trial:
 
     graph: Graph
     seed: int = 0
-    _weights: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._maps = FloatMaps(self.graph)
         bits = plaintext_bits(self.graph)
         self.fits = SeriesFits(self.graph, bits)
         ring = max(n.type.layout.ring for n in self.graph if n.type.layout is not None)
@@ -84,7 +83,7 @@ class Trial:
 
         def step(node: Node, args: tuple[Value, ...]) -> Value | None:
             if isinstance(node.op, Linear):
-                return self._linear(node.op, args)
+                return self._maps.value(node.op, args)
             if isinstance(node.op, Switch) and node.op.target is Scheme.TORUS:
                 return drawn(args[0].astype(np.float64), self._white.get(node.id, 0.0))
             if isinstance(node.op, Apply):
@@ -112,24 +111,6 @@ class Trial:
         }
 
     # -- steps --
-
-    def _linear(self, op: Linear, args: tuple[Value, ...]) -> F64:
-        total = self.graph.constant(op.bias.name).astype(np.float64)
-        for x, const in zip(args, op.weights, strict=True):
-            # as columns: what sparse matrices multiply by
-            total = total + (self._weight(const.name) @ x.astype(np.float64).T).T
-        return np.asarray(total)
-
-    def _weight(self, name: str) -> Any:
-        if name not in self._weights:
-            weight = self.graph.constant(name)
-            if np.count_nonzero(weight) < _SPARSE * weight.size:
-                from scipy import sparse  # not needed for most graphs, and slow to load
-
-                self._weights[name] = sparse.csr_array(weight, dtype=np.float64)
-            else:
-                self._weights[name] = weight.astype(np.float64)
-        return self._weights[name]
 
     def _series(self, series: Series, x: Value) -> F64:
         """From phase to phase, as a bootstrap does it: beyond half the torus, values come back on the other side."""

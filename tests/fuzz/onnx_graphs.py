@@ -85,7 +85,7 @@ class Graphs:
         return self.constant(np.array([self.int(v) for v in values], dtype=np.int64))
 
     def normal(self, *shape: int) -> str:
-        if math.prod(shape) > _MOST_NUMBERS:
+        if min(shape, default=1) < 1 or math.prod(shape) > _MOST_NUMBERS:
             shape = ()
         draws = [self.random.gauss(0, 0.7) for _ in range(math.prod(shape))]
         return self.constant(np.array(draws, dtype=np.float32).reshape(shape))
