@@ -25,19 +25,22 @@ from glyphc.measures import text as loss_text
 from glyphc.passes.node_errors import twins
 from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
-from glyphc.promises import float_network, judge
+from glyphc.promises import float_network, judge, prepared_network
 from glyphc.runtime import Fresh, Mode, run
 
 F64 = npt.NDArray[np.floating[Any]]
 
 # More nodes than these are not made exact one by one: each takes an evaluation of the whole network.
 _MOST = 200
+# Share of a spread that reordering sums may change.
+_SAME = 1e-6
 
 
 @dataclass(frozen=True)
 class StageLoss:
     """Errors of one output against the float network's, in their own units; shares of the decisions.
 
+    stage: "replaced" is in float, too, with what stands for functions that a strategy or an expansion replaces.
     loss: by the output's own measure; it, rms and largest are None for the float network itself. same_class: as the
     float network's, and correct: as the labels say; None where y holds targets. error: rms difference from the targets;
     None where y holds labels.
@@ -57,6 +60,7 @@ class StageLoss:
 class NodeLoss:
     """Rms errors of a node's values against the float network's, as shares of the range of those, [lo, hi].
 
+    Where functions are replaced, the float network is the one with what stands for them: its nodes are the twins.
     All None for a bootstrap without a counterpart in the float network, e.g. one of merged branches.
     contributes: the share of the squared error of the outputs (with series) that goes when this node alone computes its
     function instead of a series; None where it was not worked out, and for what has no series.
@@ -94,10 +98,10 @@ def accuracy(program: Program, x: Any, y: Any, encrypted: Any = None) -> Accurac
     """
     program.require_weights()
     samples = check_inputs(program.client, x)
-    reference = float_network(program)
-    if reference is None:
+    network, prepared = float_network(program), prepared_network(program)
+    if network is None or prepared is None:
         raise GlyphcError("the program was compiled from a quantized graph: there is no float network to compare with")
-    return _Comparison(program, reference, samples).result(y, encrypted)
+    return _Comparison(program, network, prepared, samples).result(y, encrypted)
 
 
 def accuracy_text(found: Accuracy) -> str:
@@ -144,7 +148,9 @@ def _advice(found: Accuracy) -> list[str]:
         if s.loss is not None:
             errors[s.stage] = max(errors.get(s.stage, 0.0), s.loss.error)
     worst = max(found.nodes, key=lambda n: n.contributes or 0.0, default=None)
-    if errors["quantized"] > 0.7 * errors["series"]:
+    if errors.get("replaced", 0.0) > 0.7 * errors["series"]:
+        text = "most is lost by what replaces functions: try another strategy or degree, or training again"
+    elif errors["quantized"] > 0.7 * errors["series"]:
         text = "most is lost by fixed point: try more input_bits, activation_bits or weight_precision (pass quantize)"
     elif errors["simulated"] > 1.5 * errors["series"]:
         text = "most is lost by noise: try more activation_bits (pass quantize), so that bootstraps give larger values"
@@ -156,16 +162,19 @@ def _advice(found: Accuracy) -> list[str]:
 
 
 class _Comparison:
-    """A program on samples. exact: values of the float network's nodes, by id; twins: final node -> float node."""
+    """A program on samples. network: as given, beside which outputs are judged; prepared: in float, but with what
+    stands for functions that it replaces. exact: values of the nodes of the latter, by id; twins: final node -> that.
+    """
 
-    def __init__(self, program: Program, reference: Graph, samples: Mapping[str, F64]) -> None:
+    def __init__(self, program: Program, network: Graph, prepared: Graph, samples: Mapping[str, F64]) -> None:
         self.program, self.graph, self.samples = program, program.graph, dict(samples)
         self.count = len(next(iter(self.samples.values())))
         self.in_slots = isinstance(self.graph.parameters, SlotParameters)
-        self.exact = evaluate_all(reference, self.samples)
-        self.twins = twins(self.graph, reference)
+        self.exact = evaluate_all(prepared, self.samples)
+        self.twins = twins(self.graph, prepared)
         self.outputs = {op.name: node for node, op in self.graph.of(Output)}
-        self.judge = judge(program, reference, self.samples)
+        self.judge = judge(program, network, self.samples)
+        self.prepared = {op.name: np.asarray(self.exact[n.id], dtype=np.float64) for n, op in prepared.of(Output)}
 
     def result(self, y: Any, encrypted: Any) -> Accuracy:
         truth = {name: t.values for name, t in self.judge.truth.items()}
@@ -175,7 +184,10 @@ class _Comparison:
         quantized = evaluate_all(self.program.quantized if self.in_slots else self.graph, self.samples)
         series = evaluate_all(self.graph, self.samples, with_series(self.graph))
         noisy_outputs, noisy = self._simulated()
-        ways = {"float": truth, "quantized": self._results(quantized), "series": self._results(series)}
+        ways = {"float": truth}
+        if self._replaced():
+            ways["replaced"] = self.prepared
+        ways |= {"quantized": self._results(quantized), "series": self._results(series)}
         ways["simulated"] = noisy_outputs
         if encrypted is not None:
             ways["encrypted"] = self._given(encrypted)
@@ -195,6 +207,12 @@ class _Comparison:
         return Accuracy(self.count, stages, tuple(nodes))
 
     # -- the ways to evaluate --
+
+    def _replaced(self) -> bool:
+        """Whether what is quantized computes something else than the network as given, beyond rounding."""
+        measures, truth = self.judge.measures, self.judge.truth
+        errors = [m.errors(self.prepared[m.output], truth[m.output].values).max() for m in measures]
+        return not all(error <= _SAME for error in errors)
 
     def _results(self, values: Mapping[int, Value]) -> dict[str, F64]:
         return {name: np.asarray(values[node.id], dtype=np.float64) for name, node in self.outputs.items()}

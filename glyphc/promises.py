@@ -26,7 +26,13 @@ def promised(program: Program) -> tuple[Loss, ...]:
 
 
 def float_network(program: Program) -> Graph | None:
-    """The network that accuracy is measured beside; None for a program that was compiled from a quantized graph."""
+    """The network as it was given, which accuracy is measured beside; None for a program of a quantized graph."""
+    return next((g for g in program.stages.values() if g.level is Level.SOURCE), None)
+
+
+def prepared_network(program: Program) -> Graph | None:
+    """The last graph in float, with what stands for functions that it replaces: its nodes are those that are
+    quantized. None for a program of a quantized graph."""
     return next((g for g in reversed(program.stages.values()) if g.level is Level.SOURCE), None)
 
 
@@ -48,7 +54,7 @@ def judge(program: Program, network: Graph, samples: Mapping[str, F64]) -> Judge
 
 
 def happened(program: Program, samples: Mapping[str, F64], outputs: Mapping[str, F64]) -> tuple[Loss, ...]:
-    """What every output of a run on samples lost beside the float network; empty where there is none."""
+    """What every output of a run on samples lost beside the network as given; empty where there is none."""
     network = float_network(program)
     if network is None:
         return ()

@@ -80,6 +80,20 @@ def test_losses_stand_in_the_record(source: Graph, program: Program, tmp_path: P
     assert facts["lost, targets"] == f"{targets.value:.2g} %"
 
 
+def test_a_replaced_network_is_judged_beside_the_given_one() -> None:
+    """What squares do to a ReLU is a loss, in a run and by stage, as it is in the promise."""
+    n = Network(6)
+    n.output(n.dense(n.apply(n.dense(n.x, 8, "fc1"), "relu"), 1, "fc2"))
+    replaced = glyphc.compile(n.graph, SAMPLES, 64, strategy="cryptonets", insecure_ring=1024)
+    wanted = evaluate(n.graph, {"x": SAMPLES})["y"]
+    report = run(replaced, SAMPLES, "clear")
+    (loss,), (promise,) = report.losses, report.promised
+    off = float(np.sqrt(np.mean((report.outputs["y"] - wanted) ** 2)) / np.std(wanted))
+    assert loss.value == pytest.approx(100 * off, rel=1e-6)
+    assert loss.value > 5
+    assert promise.value == pytest.approx(loss.value, rel=0.5)
+
+
 def test_a_run_that_breaks_the_promise_says_so(program: Program) -> None:
     """Samples whose features are allowed, each by itself, and whose sums were never seen."""
     with pytest.warns(OverrunWarning):
