@@ -187,11 +187,18 @@ def held_out(input: npt.NDArray[Any], retraining: npt.NDArray[Any]) -> None:
     """GlyphcError where a sample to compare on is one to train on: results would look better than they are."""
     if input.shape[1:] != retraining.shape[1:]:
         return  # found out where the network takes them
-    seen = {row.tobytes() for row in np.asarray(retraining, dtype=np.float64).reshape(len(retraining), -1)}
-    rows = np.asarray(input, dtype=np.float64).reshape(len(input), -1)
-    shared = [at for at, row in enumerate(rows) if row.tobytes() in seen]
+    seen = set(_rows(retraining))
+    rows = _rows(input)
+    shared = [at for at, row in enumerate(rows) if row in seen]
     if shared:
         raise GlyphcError(
             f"{len(shared)} of the {len(rows)} samples to compare on are among those to retrain on, first sample "
             f"{shared[0]}: results would look better than they are. Hold samples out that are not trained on"
         )
+
+
+def _rows(samples: npt.NDArray[Any]) -> list[bytes]:
+    """Samples as bytes that are equal for copies, too: of another precision, or with another sign of zero."""
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(samples).astype(np.float32).reshape(len(samples), -1) + np.float32(0)
+    return [row.tobytes() for row in rounded]

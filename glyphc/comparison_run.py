@@ -20,7 +20,7 @@ from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.engine import best_engine
 from glyphc.codec import check_inputs
-from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result
+from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result, held_out
 from glyphc.compiler import compile
 from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
@@ -111,7 +111,12 @@ def compare(
     reporter: Reporter | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
-    """Work out all rows that ``comparison`` has not yet. keep: told of every step forward. say: of what is done now."""
+    """Work out all rows that ``comparison`` has not yet. keep: told of every step forward. say: of what is done now.
+
+    GlyphcError where samples to compare on are among those to retrain on, and as from ``Scorer``.
+    """
+    if task.retraining is not None:
+        held_out(task.x, task.retraining.x)
     scorer = Scorer(task.network, task.x, task.labels)
     for number, choice in enumerate(choices, 1):
         known = comparison.of(choice)

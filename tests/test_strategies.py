@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import glyphc
 from glyphc import comparison_run
+from glyphc.analysis.cost_file import current
 from glyphc.cli import main
 from glyphc.commands.strategies import load_retraining
 from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result, held_out, parse_choices
@@ -207,6 +208,16 @@ def test_samples_to_compare_on_are_never_trained_on() -> None:
     held_out(x[:10], x[10:])
     with pytest.raises(GlyphcError, match=r"3 of the 10 samples .* first sample 7"):
         held_out(x[:10], x[7:])
+    zeros = np.zeros((1, 6))
+    with pytest.raises(GlyphcError, match="2 of the 2 samples"):
+        held_out(np.concatenate([x[:1], zeros]), np.concatenate([x[:1], -zeros]).astype(np.float32))
+
+
+def test_a_comparison_itself_refuses_samples_that_are_trained_on() -> None:
+    x, labels = labelled(12)
+    task = comparison_run.Task(classifier(), x, x, labels, current(), Data(x[:3].astype(np.float32), labels[:3]))
+    with pytest.raises(GlyphcError, match="3 of the 12 samples"):
+        comparison_run.compare(task, (), Comparison("0", "m", 12, (), "machine"))
 
 
 def files(folder: Path, count: int = 24) -> list[str]:

@@ -100,13 +100,11 @@ def compare_command(
 
 def _start(task: Any, model: Path, record: Path | None, engine: str | None) -> Comparison:
     """What is known already: nothing, or what the record holds. GlyphcError for a record of something else."""
-    from glyphc.comparison import Comparison, digest, held_out
+    from glyphc.comparison import Comparison, digest
     from glyphc.comparison_run import Scorer
     from glyphc.ir.text import to_text
 
     retraining = task.retraining
-    if retraining is not None:
-        held_out(task.x, retraining.x)
     arrays = (task.calibration, task.x, task.labels)
     arrays += (None, None) if retraining is None else (retraining.x, retraining.labels)
     subject = digest(to_text(task.network).encode(), arrays, repr((task.options, engine)))
