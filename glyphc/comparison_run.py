@@ -27,7 +27,7 @@ from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import Load, Schedule
 from glyphc.ir.instructions.partial import for_samples
-from glyphc.ir.ops import Input
+from glyphc.ir.ops import Input, Output
 from glyphc.measures import Judge, Limits, Measure
 from glyphc.overruns import message
 from glyphc.program import INSECURE_WARNING, Program
@@ -70,17 +70,21 @@ class Scorer:
     def __init__(self, network: Graph, x: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         """DataError for other networks than those of one input and one output, and for labels that do not fit."""
         names = [op.name for _, op in network.of(Input)]
-        if len(names) != 1 or len(network.outputs) != 1:
+        outputs = [op for _, op in network.of(Output)]
+        if len(names) != 1 or len(outputs) != 1:
             raise DataError("networks with one input and one output can be compared")
         if len(x) != len(labels):
             raise DataError(f"{len(x)} samples take as many labels or targets, not {len(labels)}")
         judge = Judge.of(network, {names[0]: np.asarray(x, dtype=np.float64)}, Limits(100.0))
         self.measure: Measure = judge.measures[0]
         self.truth = judge.truth[self.measure.output].values
+        self.names = outputs[0].labels
+        labels = self._numbers(labels)
         decided = self.measure.decisions(self.truth)
-        self.classes = labels.size == decided.size and (
-            self.measure.kind is MeasureKind.CLASSES or labels.dtype.kind in "iub"
-        )
+        # one value of a sample may be a target, even a whole one; of several, labels say which
+        several = self.measure.kind is MeasureKind.CLASSES or self.truth.size > decided.size
+        classes = several or bool(np.isin(labels, (0, 1)).all())
+        self.classes = labels.size == decided.size and classes and bool(np.all(labels == np.rint(labels)))
         if self.classes:
             self.labels = labels.reshape(decided.shape)
         elif labels.size == self.truth.size:
@@ -91,8 +95,25 @@ class Scorer:
                 f"{list(labels.shape)}"
             )
 
+    def _numbers(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Labels by index where they are those of the output; else as they are. DataError for other texts."""
+        if self.names is not None and bool(np.isin(labels, self.names.array).all()):
+            return self.indices(labels)
+        if labels.dtype.kind not in "fiub":
+            known = "the output has none" if self.names is None else f"those of the output: {self.names.array.tolist()}"
+            raise DataError(f"labels are numbers, or labels of the output ({known}), not {labels.dtype}")
+        return labels
+
+    def indices(self, outputs: npt.NDArray[Any]) -> F64:
+        """Outputs of a run as the network gives them: of labels the indices, -1 for what is none."""
+        if self.names is None:
+            return np.asarray(outputs, dtype=np.float64)
+        places = {label: index for index, label in enumerate(self.names.array.tolist())}
+        found = [places.get(label, -1) for label in outputs.ravel().tolist()]
+        return np.array(found, dtype=np.float64).reshape(outputs.shape)
+
     def scores(self, outputs: F64) -> Scores:
-        """By name, e.g. the share of correct decisions."""
+        """By name, e.g. the share of correct decisions; outputs: as of ``indices``."""
         if self.classes:
             return ((ACCURACY, float(np.mean(self.measure.decisions(outputs) == self.labels))),)
         off = np.nan_to_num(outputs - self.labels, nan=_NOT_FINITE, posinf=_NOT_FINITE, neginf=-_NOT_FINITE)
@@ -201,7 +222,7 @@ def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, rep
         program.fingerprint,
         security,
         predicted,
-        scorer.scores(values),
+        scorer.scores(scorer.indices(values)),
         None,
         learns,
         program.notes,
@@ -232,10 +253,11 @@ def _too_much(task: Task, program: Program, predicted: Predicted) -> str:
 
 def _measured(task: Task, program: Program, scorer: Scorer) -> tuple[Measured, tuple[str, ...]]:
     """Run it, encrypted, apart; and in the clear, which it should agree with."""
-    outputs, report, notes = _apart(program.to_bytes(), task.x, task.engine)
+    found, report, notes = _apart(program.to_bytes(), task.x, task.engine)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        (clear,) = run(program, task.x, Mode.CLEAR).outputs.values()
+        (exact_outputs,) = run(program, task.x, Mode.CLEAR).outputs.values()
+    outputs, clear = scorer.indices(found), scorer.indices(exact_outputs)
     span = float(np.ptp(clear)) or 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         error = float(np.sqrt(np.mean((outputs - clear) ** 2))) / span
@@ -247,7 +269,9 @@ def _measured(task: Task, program: Program, scorer: Scorer) -> tuple[Measured, t
 # -- a process of its own --
 
 
-def _apart(artifact: bytes, x: npt.NDArray[Any], engine: str | None) -> tuple[F64, Measured, tuple[str, ...]]:
+def _apart(
+    artifact: bytes, x: npt.NDArray[Any], engine: str | None
+) -> tuple[npt.NDArray[Any], Measured, tuple[str, ...]]:
     """Outputs, figures and notes of an encrypted run in a new process, whose memory is its alone.
 
     GlyphcError as from ``run``, MemoryError when the system killed it, RuntimeError when it ended in any other way.

@@ -19,10 +19,11 @@ from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result, h
 from glyphc.comparison_report import page, table
 from glyphc.errors import ArtifactError, CalibrationError, DataError, GlyphcError, ModelError
 from glyphc.frontends.to_onnx import to_onnx
+from glyphc.ir.encodings import Labels
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
-from glyphc.ir.ops import Apply, Max, Polynomial
+from glyphc.ir.ops import Apply, ArgMax, Max, Output, Polynomial
 from glyphc.runtime import run
 from glyphc.substitution import substituted
 from glyphc.train.retraining import Data, retrain
@@ -218,6 +219,32 @@ def test_a_comparison_itself_refuses_samples_that_are_trained_on() -> None:
     task = comparison_run.Task(classifier(), x, x, labels, current(), Data(x[:3].astype(np.float32), labels[:3]))
     with pytest.raises(GlyphcError, match="3 of the 12 samples"):
         comparison_run.compare(task, (), Comparison("0", "m", 12, (), "machine"))
+
+
+def test_whole_targets_of_one_output_are_no_classes() -> None:
+    n = Network(6)
+    n.output(n.dense(n.x, 1, "fc"))
+    x, _ = labelled(12)
+    scorer = comparison_run.Scorer(n.graph, x, np.arange(12))
+    assert [name for name, _ in scorer.scores(scorer.truth)] == [comparison_run.RMS]
+    classes = comparison_run.Scorer(n.graph, x, (scorer.truth.ravel() > 0).astype(np.int64))
+    assert classes.scores(classes.truth) == ((comparison_run.ACCURACY, 1.0),)
+
+
+@pytest.mark.parametrize("names", [Labels(integers=(3, 5, 7)), Labels(texts=("a", "b", "c"))])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_labels_of_outputs_score_as_their_indices(names: Labels, by_name: bool) -> None:
+    """Labels are given as the run gives them, or by index; the float network and a run of it score alike."""
+    n = Network(6)
+    index = n.graph.add(ArgMax(False), (n.dense(n.x, 3, "fc"),), location="argmax")
+    n.graph.add(Output("label", names), (index,), location="label")
+    x, _ = labelled(24)
+    truth = evaluate(n.graph, {"x": x})["label"]
+    scorer = comparison_run.Scorer(n.graph, x, names.of(truth) if by_name else truth.astype(np.int64))
+    assert scorer.scores(scorer.truth) == ((comparison_run.ACCURACY, 1.0),)
+    assert scorer.scores(scorer.indices(names.of(truth))) == ((comparison_run.ACCURACY, 1.0),)
+    other = names.of((truth + (np.arange(24) < 6)) % 3)
+    assert scorer.scores(scorer.indices(other)) == ((comparison_run.ACCURACY, 0.75),)
 
 
 def files(folder: Path, count: int = 24) -> list[str]:
