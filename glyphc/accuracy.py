@@ -18,6 +18,7 @@ from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.evaluate import Value, dequantize, evaluate_all
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import Bootstrap, Input, Output, Polynomial, Reshape, Switch, Unpack
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.measures import Measure
@@ -148,8 +149,10 @@ def _advice(found: Accuracy) -> list[str]:
         if s.loss is not None:
             errors[s.stage] = max(errors.get(s.stage, 0.0), s.loss.error)
     worst = max(found.nodes, key=lambda n: n.contributes or 0.0, default=None)
-    if errors.get("replaced", 0.0) > 0.7 * errors["series"]:
+    if errors.get("replaced", 0.0) > 0.7 * errors["simulated"]:
         text = "most is lost by what replaces functions: try another strategy or degree, or training again"
+    elif "series" not in errors:
+        return []  # how many bits exact integers have is the choice of fit-integers
     elif errors["quantized"] > 0.7 * errors["series"]:
         text = "most is lost by fixed point: try more input_bits, activation_bits or weight_precision (pass quantize)"
     elif errors["simulated"] > 1.5 * errors["series"]:
@@ -169,7 +172,8 @@ class _Comparison:
     def __init__(self, program: Program, network: Graph, prepared: Graph, samples: Mapping[str, F64]) -> None:
         self.program, self.graph, self.samples = program, program.graph, dict(samples)
         self.count = len(next(iter(self.samples.values())))
-        self.in_slots = isinstance(self.graph.parameters, SlotParameters)
+        self.exactly = isinstance(self.graph.parameters, IntegerParameters)
+        self.in_slots = self.exactly or isinstance(self.graph.parameters, SlotParameters)
         self.exact = evaluate_all(prepared, self.samples)
         self.twins = twins(self.graph, prepared)
         self.outputs = {op.name: node for node, op in self.graph.of(Output)}
@@ -180,14 +184,18 @@ class _Comparison:
         truth = {name: t.values for name, t in self.judge.truth.items()}
         given = {name: self._answers(name, y) for name in truth}
         labels = {name: self._labels(name, answers) for name, answers in given.items()}
-        # in slots the final graph is one of polynomials; the nodes of the quantized one have the same numbers
-        quantized = evaluate_all(self.program.quantized if self.in_slots else self.graph, self.samples)
-        series = evaluate_all(self.graph, self.samples, with_series(self.graph))
+        # in slots the final graph is one of polynomials; the nodes of the quantized one have the same numbers. Of exact
+        # integers the final graph alone says how they are quantized, and there are no series
+        split = self.in_slots and not self.exactly
+        quantized = evaluate_all(self.program.quantized if split else self.graph, self.samples)
+        series = quantized if self.exactly else evaluate_all(self.graph, self.samples, with_series(self.graph))
         noisy_outputs, noisy = self._simulated()
         ways = {"float": truth}
         if self._replaced():
             ways["replaced"] = self.prepared
-        ways |= {"quantized": self._results(quantized), "series": self._results(series)}
+        ways["quantized"] = self._results(quantized)
+        if not self.exactly:
+            ways["series"] = self._results(series)
         ways["simulated"] = noisy_outputs
         if encrypted is not None:
             ways["encrypted"] = self._given(encrypted)
@@ -196,7 +204,7 @@ class _Comparison:
             for measure in self.judge.measures
             for way, values in ways.items()
         )
-        parts = self._contributions(ways["series"])
+        parts = self._contributions(self._results(series))
         nodes = []
         for node in self.graph:
             if node.id in self.twins and (node.id in noisy or self.in_slots or isinstance(node.op, Input)):

@@ -20,6 +20,9 @@ from glyphc.ir.instructions import (
     Evaluate,
     Free,
     FromTorus,
+    IntegerDot,
+    IntegerProduct,
+    IntegerRefresh,
     Load,
     Powers,
     Schedule,
@@ -164,10 +167,18 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("product", f"r{t}", products, f"+ {len(sources)} x numbers" if sources else "")
             case Drop(target=t, source=source, levels=levels):
                 row = ("drop", f"r{t}", f"r{source}", f"to {levels} level{'s' if levels != 1 else ''}")
+            case IntegerDot(target=t, sources=sources, bias=bias):
+                row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} integers, bias {bias}")
+            case IntegerProduct(target=t, a=a, b=b):
+                row = ("product", f"r{t}", f"r{a}*r{b}", "")
+            case IntegerRefresh(target=t, source=source, ratio=ratio):
+                row = ("client refresh", f"r{t}", f"r{source}", f"times {ratio:.3g}, rounded")
             case Store(source=source, name=name, part=part):
                 row = ("store", "", f"r{source}", f"{name}[{part}]")
             case Free(registers=registers):
                 row = ("free", "", _registers(registers), "")
+            case _:
+                raise AssertionError(f"there is no line for the instruction {i.mnemonic!r}")
         kind, made, read, what = (_elided(cell, limit) for cell in row)
         rows.append((kind, made, read, what, f"%{i.node}"))
     return align(rows)

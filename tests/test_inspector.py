@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx_models import MODELS
+from pass_networks import SAMPLES, mlp
 from PIL import Image
 from strategies import examples
 
@@ -24,6 +25,7 @@ from glyphc.inspector.build import build
 from glyphc.inspector.placing import HEIGHT, WIDTH, place
 from glyphc.inspector.report import Report
 from glyphc.inspector.write import to_html
+from glyphc.ir.evaluate import evaluate as network_outputs
 from glyphc.ir.instructions import Load
 from glyphc.ir.ops import Bootstrap, Switch
 from glyphc.program import Program
@@ -100,6 +102,42 @@ def test_json_has_every_node_and_what_is_known_of_it(artifact: Path, program: Pr
     assert sum(s["seconds"] for s in data["measured"]) == pytest.approx(
         2 * sum(n["measured"] or 0 for n in data["nodes"]), rel=0.01
     )
+
+
+@pytest.mark.parametrize("strategy", ["glyph", "slots", "cryptonets", "hesamifard"])
+def test_programs_of_every_family(strategy: str, tmp_path: Path) -> None:
+    """In every form: each instruction has a line of its own, and each node of the float network its errors."""
+    network = mlp("tanh")
+    program = glyphc.compile(network, SAMPLES, 4, strategy=strategy, insecure_ring=1024)
+    path = tmp_path / "p.glyphc"
+    program.save(path)
+    np.save(tmp_path / "x.npy", SAMPLES[:8])
+    np.save(tmp_path / "y.npy", network_outputs(network, {"x": SAMPLES[:8]})["y"])
+    shown = {
+        form: run("inspect", path, *options.split(), *(["-o", tmp_path / form] if form in ("html", "json") else []))
+        for form, options in {
+            "text": "",
+            "schedule": "--stage schedule",
+            "html": "--format html",
+            "json": "--format json",
+            "dot": "--format dot",
+            "accuracy": f"--accuracy {tmp_path / 'x.npy'} {tmp_path / 'y.npy'}",
+        }.items()
+    }
+    for result in shown.values():
+        assert result.exit_code == 0, (result.output, result.exception)
+    stored = [i.mnemonic for i in program.schedule.instructions if i.mnemonic != "free"]
+    lines = [line for line in shown["schedule"].output.splitlines()[1:] if not line.startswith("free")]
+    assert len(lines) == len(stored)
+    targets = [re.search(r"  (r\d+)", line) for line in lines if not line.startswith("store")]
+    written = [i.writes[0] for i in program.schedule.instructions if i.writes]
+    assert [match and match[1] for match in targets] == [f"r{register}" for register in written]
+    data = json.loads((tmp_path / "json").read_text())
+    assert data["predicted"]
+    assert {n["kind"] for n in data["nodes"]} >= {"input", "linear", "output"}
+    text = shown["accuracy"].output
+    assert all(f"@{name}" in text for name in ("x", "fc1", "fc2"))
+    assert ("replaced" in text) == (strategy in ("cryptonets", "hesamifard"))
 
 
 def test_times_are_those_of_the_cost_model(program: Program) -> None:

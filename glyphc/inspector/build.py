@@ -23,6 +23,9 @@ from glyphc.ir.instructions import (
     Free,
     FromTorus,
     Instruction,
+    IntegerDot,
+    IntegerProduct,
+    IntegerRefresh,
     Load,
     Powers,
     Split,
@@ -32,7 +35,19 @@ from glyphc.ir.instructions import (
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.ops import (
+    Apply,
+    Bootstrap,
+    ClientRefresh,
+    Dense,
+    Input,
+    IntegerPolynomial,
+    Linear,
+    Output,
+    Polynomial,
+    Switch,
+    Unpack,
+)
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.slot_parameters import SlotParameters
@@ -71,6 +86,8 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (Bootstrap, "bootstrap"),
     (Apply, "function"),
     (Polynomial, "function"),
+    (IntegerPolynomial, "function"),
+    (ClientRefresh, "client"),
     (Switch, "switch"),
     (Unpack, "unpack"),
 )
@@ -88,6 +105,9 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (SlotDot, "linear"),
     (SlotProduct, "function"),
     (Drop, "switch"),
+    (IntegerDot, "linear"),
+    (IntegerProduct, "function"),
+    (IntegerRefresh, "client"),
 )
 
 
@@ -344,7 +364,9 @@ def _measured(program: Program, run: RunRecord) -> tuple[Span, ...]:
 
 
 def _span(instruction: Instruction, start: float, seconds: float) -> Span:
-    kind = next(k for cls, k in _INSTRUCTIONS if isinstance(instruction, cls))
+    kind = next((k for cls, k in _INSTRUCTIONS if isinstance(instruction, cls)), None)
+    if kind is None:
+        raise AssertionError(f"the instruction {instruction.mnemonic!r} has no place in the timeline")
     return Span(start, seconds, kind, instruction.node, 1)
 
 

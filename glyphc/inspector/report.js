@@ -264,7 +264,7 @@ function panel() {
 
 // -- the timeline --
 
-const lanes = ["load", "linear", "unpack", "switch", "bootstrap", "store"];
+const lanes = ["load", "linear", "function", "unpack", "switch", "bootstrap", "client", "store"];
 
 function timeline(which) {
   const spans = data[which], w = 1000, laneHeight = 15;

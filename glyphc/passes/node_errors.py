@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, Linear, Reshape, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Linear, Reshape, Switch, Unpack
 
 from .trial import Trial
 
@@ -38,7 +38,14 @@ def node_errors(
 
 def twins(graph: Graph, reference: Graph) -> dict[int, int]:
     """Nodes of the final graph and those of the float network that compute the same value: same kind, same place."""
-    kinds = {Input: "input", Dense: "linear", Linear: "linear", Apply: "function", Bootstrap: "function"}
+    kinds = {
+        Input: "input",
+        Dense: "linear",
+        Linear: "linear",
+        Apply: "function",
+        Bootstrap: "function",
+        IntegerPolynomial: "function",
+    }
 
     def key(node: Node) -> tuple[str, str] | None:
         kind = kinds.get(type(node.op))
