@@ -106,8 +106,10 @@ class Parameters:
         # a single slot has one level that does nothing
         most = max(1, self.slots.bit_length() - 1)
         if self.slots and not self.linear_limbs and max(self.level_budget) > most:
-            levels = list(self.level_budget)
-            raise ValueError(f"level_budget={levels} is out of range; transforms of {self.slots} slots have 1 to {most}")
+            raise ValueError(
+                f"level_budget={list(self.level_budget)} is out of range; "
+                f"transforms of {self.slots} slots have 1 to {most} levels"
+            )
 
     @property
     def secure(self) -> bool:
