@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from glyphc.ir.ops import ClientRefresh
+from glyphc.ir.ops import ClientRefresh, Input
 
 if TYPE_CHECKING:
     from glyphc.program import Program
@@ -30,6 +30,8 @@ class Knowledge:
 
 
 _SHAPES = "shapes and number formats of all values"
+# A client that encrypts ranks has to know among what.
+_KNOTS = "thresholds that inputs are compared with"
 
 
 def trips(program: Program) -> int:
@@ -40,13 +42,12 @@ def trips(program: Program) -> int:
 def of_program(program: Program) -> Knowledge:
     """Of inference: no gradients are computed."""
     own = ("inputs", "results")
+    both = (_SHAPES, _KNOTS) if any(op.ranks is not None for _, op in program.graph.of(Input)) else (_SHAPES,)
     if count := trips(program):
-        return Knowledge(
-            (*own, f"activations of {count} layers, which tell of the weights"), ("weights",), (_SHAPES,), ()
-        )
+        return Knowledge((*own, f"activations of {count} layers, which tell of the weights"), ("weights",), both, ())
     if program.encrypted_weights:
-        return Knowledge((*own, "encrypted weights"), ("other weights",), (_SHAPES,), ("activations",))
-    return Knowledge(own, ("weights",), (_SHAPES,), ("activations",))
+        return Knowledge((*own, "encrypted weights"), ("other weights",), both, ("activations",))
+    return Knowledge(own, ("weights",), both, ("activations",))
 
 
 # Of training: gradients and weights stay under the client's key, activations are never decrypted.

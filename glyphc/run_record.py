@@ -12,10 +12,10 @@ from glyphc.files import write_atomically
 from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.overruns import Overrun
 from glyphc.program import Program
-from glyphc.runtime import RunReport
+from glyphc.runtime import Mode, RunReport
 
 FORMAT = "glyphc-run"
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class Step:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """program: its fingerprint. mode, security, overruns, lost, promised, losses: as the run report has them. stages:
-    seconds of keys, encryption and so on, in order."""
+    """program: its fingerprint. mode, engine, security, overruns, lost, promised, losses: as the run report has them.
+    stages: seconds of keys, encryption and so on, in order."""
 
     program: str
     mode: str
+    engine: str
     samples: int
     passes: int
     stages: tuple[tuple[str, float], ...]
@@ -45,6 +46,11 @@ class RunRecord:
     lost: tuple[tuple[int, int], ...] = ()
     promised: tuple[Loss, ...] = ()
     losses: tuple[Loss, ...] = ()
+
+    @property
+    def predicted_engine(self) -> str | None:
+        """The engine whose predictions these times can be compared with; None of a run that encrypted nothing."""
+        return self.engine if self.mode == Mode.ENCRYPTED.value else None
 
     @property
     def node_seconds_of_a_pass(self) -> dict[int, float]:
@@ -59,6 +65,7 @@ class RunRecord:
         return RunRecord(
             program.fingerprint,
             report.mode.value,
+            report.engine,
             report.samples,
             report.passes,
             stages,
@@ -93,6 +100,7 @@ class RunRecord:
             record = RunRecord(
                 str(data["program"]),
                 str(data["mode"]),
+                str(data["engine"]),
                 int(data["samples"]),
                 int(data["passes"]),
                 tuple((str(n), float(s)) for n, s in data["stages"]),

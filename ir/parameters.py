@@ -95,11 +95,21 @@ class Parameters:
             raise ValueError(f"unpack_strides are {len(self.unpack_strides)}, at most {_MOST_STRIDES} are possible")
 
     def check_powers(self) -> None:
-        """ValueError unless ring and slots are powers of two that fit each other: those of files, before their use."""
+        """ValueError unless ring and slots are powers of two that fit each other, and the levels of transforms these.
+
+        Parameters of files, before their use. Those of training may ask for more levels, which OpenFHE lowers.
+        """
         if self.ring & (self.ring - 1):
             raise ValueError(f"ring={self.ring} is not a power of two")
         if self.slots & (self.slots - 1) or 2 * self.slots > self.ring:
             raise ValueError(f"slots={self.slots} is neither 0 nor a power of two of at most {self.ring // 2}")
+        # a single slot has one level that does nothing
+        most = max(1, self.slots.bit_length() - 1)
+        if self.slots and not self.linear_limbs and max(self.level_budget) > most:
+            raise ValueError(
+                f"level_budget={list(self.level_budget)} is out of range; "
+                f"transforms of {self.slots} slots have 1 to {most} levels"
+            )
 
     @property
     def secure(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,20 @@ def test_a_record_survives(folder: Path, artifact: Path, program: Program) -> No
     assert len(record.steps) == 2 * len(computing)
     starts = [s.start for s in record.steps]
     assert starts == sorted(starts)
+
+
+def test_an_encrypted_record_is_beside_predictions_of_its_engine(folder: Path, program: Program) -> None:
+    from glyphc.diagnostics import predicted
+
+    simulated = RunRecord.load(folder / "run.json", program)
+    assert (simulated.engine, simulated.predicted_engine) == ("simulate", None)
+    found = {}
+    for engine in ("openfhe", "kernels"):
+        report = build(program, "x", run=replace(simulated, mode="encrypted", engine=engine))
+        assert [f.value for f in report.run if f.name == "engine"] == [engine]
+        found[engine] = sum(s.seconds for s in report.predicted)
+        assert found[engine] == pytest.approx(predicted(program, engine=engine).seconds, rel=1e-3)
+    assert found["openfhe"] != pytest.approx(found["kernels"], rel=1e-3)
 
 
 def test_records_of_other_programs(artifact: Path, folder: Path, program: Program) -> None:

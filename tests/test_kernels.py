@@ -15,7 +15,6 @@ from numba import njit
 from test_encrypted import MODELS, data
 
 import glyphc
-from glyphc.analysis.security import MAX_LOG_QP
 from glyphc.analysis.series import fit
 from glyphc.backends.errors import BackendError
 from glyphc.backends.kernels import selftest, threads
@@ -411,6 +410,22 @@ def test_shapes_keep_to_128_bits(degree: int, slots: int, budget: tuple[int, int
             assert prod(shape.primes[p] for p in spec.shape.chain[at : at + spec.shape.digit]) < auxiliary << 1
 
 
+@pytest.mark.parametrize(
+    ("slots", "budget"), [(128, (9, 9)), (16, (5, 5)), (16, (4, 5)), (1, (1, 1)), (512, (1, 2)), (512, (2, 1))]
+)
+def test_levels_that_no_transform_has_are_refused(slots: int, budget: tuple[int, int]) -> None:
+    """Too many for the slots, or so few that a level's diagonals take gigabytes."""
+    with pytest.raises(BackendError, match=f"transforms of {slots} slots in .* levels are not possible"):
+        check_shape(EngineShape(Parameters(1024, 20, 55, (), slots, 13, budget, security=INSECURE)))
+
+
+@pytest.mark.parametrize(("slots", "budget"), [(2, (1, 1)), (16, (4, 4)), (128, (2, 1))])
+def test_few_slots_have_few_levels(slots: int, budget: tuple[int, int]) -> None:
+    parameters = Parameters(1024, 20, 55, (), slots, 13, budget, security=INSECURE)
+    parameters.check_powers()
+    check_shape(EngineShape(parameters))
+
+
 def test_too_large_a_modulus_is_refused() -> None:
     shape = EngineShape(Parameters(ring=32768, plaintext_bits=20, bgv_bits=55, slots=64, degree=13))
     with pytest.raises(BackendError, match=r"ring dimension 32768 is known .* with none; use --engine openfhe"):
@@ -419,7 +434,9 @@ def test_too_large_a_modulus_is_refused() -> None:
         with pytest.raises(BackendError, match=message):
             check_shape(EngineShape(Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
     check_shape(EngineShape(Parameters(ring=8192, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
-    assert all(largest_modulus(n, sparse=False) <= bound for n, bound in MAX_LOG_QP.items())
+    # the standard's bounds for uniform ternary secrets (Albrecht et al. 2018), and OpenFHE's at 65536
+    standard = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1747}
+    assert all(largest_modulus(n, sparse=False) <= bound for n, bound in standard.items())
 
 
 def test_levels_that_nothing_computes_on_are_refused() -> None:

@@ -47,7 +47,7 @@ def test_jobs_cover_what_the_model_needs() -> None:
     assert {j.degree for j in all_jobs if j.configuration.slots == SIZES[0]} == set(DEGREES)
     for job in all_jobs:
         assert job.parameters.secure
-        assert job.parameters.modulus_bits <= largest_modulus(N, sparse=True)
+        assert job.parameters.modulus_bits <= largest_modulus(N)
         assert job_seconds(job, cost) > 0
     quick = jobs(cost, quick=True)
     assert [(j.configuration.slots, j.degree) for j in quick] == [(SIZES[0], 27), (SIZES[-1], 27)]
@@ -60,7 +60,7 @@ def test_jobs_cover_what_the_model_needs() -> None:
 def test_digits_are_added_for_security_only_as_needed() -> None:
     parameters = replace(large(degree=59), level_budget=(5, 5), large_digits=4)
     found = secured(parameters)
-    assert found.modulus_bits <= largest_modulus(N, sparse=True) < parameters.modulus_bits
+    assert found.modulus_bits <= largest_modulus(N) < parameters.modulus_bits
     assert replace(found, large_digits=4) == parameters
     assert secured(found) == found
     assert secured(small()) == small()

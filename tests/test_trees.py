@@ -35,6 +35,7 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
 from glyphc.ir.ops import Bootstrap, Input, Steps
+from glyphc.knowledge import of_program
 from glyphc.passes.base import Context
 from glyphc.passes.expand import Expand
 from glyphc.passes.pipeline import DEFAULT
@@ -274,6 +275,24 @@ def test_scaled_inputs_are_ranked_too_and_others_stay() -> None:
     assert np.allclose(evaluate(expanded, {"x": x.astype(np.float64)})["y"], reference(model, x)["y"], atol=1e-5)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize(("offset", "scale", "threshold", "tie"), [(1.0, 0.1, 2.0, 21.0), (0.0, 1 / 3, 1.0, 3.0)])
+@pytest.mark.parametrize("mode", ["BRANCH_LEQ", "BRANCH_LT"])
+def test_ties_behind_a_scaler(
+    offset: float, scale: float, threshold: float, tie: float, sign: float, mode: str
+) -> None:
+    """Scalers round to single precision, so that inputs around one that is a tie in theory are ties too."""
+    model = ensemble([[(0, mode, threshold * sign)]], np.array([[1.0], [2.0]]), "TreeEnsembleRegressor", n_targets=1)
+    model.graph.node[0].input[0] = "scaled"
+    scaler = {"offset": [offset] * 3, "scale": [scale * sign] * 3}
+    model.graph.node.insert(0, helper.make_node("Scaler", ["x"], ["scaled"], domain="ai.onnx.ml", **scaler))
+    bits = np.float32(tie).view(np.int32) + np.arange(-6, 7, dtype=np.int32)
+    x = np.repeat(bits.view(np.float32)[:, None], 3, axis=1)
+    ranked = RankInputs().run(read_onnx(model), Context())
+    assert not list(ranked.of(Steps))
+    assert np.array_equal(evaluate(ranked, {"x": x.astype(np.float64)})["y"], reference(model, x)["y"])
+
+
 # -- compiled --
 
 
@@ -314,6 +333,11 @@ def test_of_few_comparisons_the_client_encrypts_comparisons() -> None:
     assert len(list(program.graph.of(Bootstrap))) == 1
     found = program.run(test, mode="simulate")
     assert isinstance(found, dict) and np.array_equal(found["label"], reference(model, test)["label"])
+    ranked = [op.ranks for _, op in program.graph.of(Input)]
+    assert all(ranks is not None and ranks.knots for ranks in ranked)
+    assert "thresholds that inputs are compared with" in of_program(program).both
+    plain = compiled(model, train, passes=DEFAULT.replace("rank-inputs", "rank-inputs{ramp=0}"))
+    assert "thresholds that inputs are compared with" not in of_program(plain).both
 
 
 def test_trees_of_hidden_values() -> None:

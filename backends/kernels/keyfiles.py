@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from glyphc.ir import memory
@@ -29,8 +28,6 @@ from .keys import KeyRoom, ServerKeys, WeightKeys, whole_key
 from .keyswitch import KeyShape, SwitchingKey
 from .linear import Sum
 from .shape import EngineShape, KeySpec
-
-U8 = npt.NDArray[np.uint8]
 
 _PREFIX = "kernels/"
 

@@ -38,6 +38,8 @@ _MARGIN = 4
 _MOST_BABIES = 8
 # One decomposition serves so many terms of the trace: more would take more keys than time.
 _TRACE_RADIX = 4
+# Of a transform: a level of so many stages has some 2^9 diagonals of all slots each, gigabytes beyond that.
+_MOST_STAGES = 8
 # A conversion reads at most 15 primes, one of which may be the dropped level's.
 _MOST_SOURCES = 14
 # Raised whenever keys in files would be misread: another evaluation order, another way to expand seeds.
@@ -301,6 +303,13 @@ def shape_problem(shape: EngineShape) -> str | None:
         return "it keeps no levels after a bootstrap yet; use --engine openfhe"
     if shape.n < SMALLEST_RING:
         return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}; use --engine openfhe"
+    stages = parameters.slots.bit_length() - 1
+    budget = parameters.level_budget
+    if parameters.slots and not -(-stages // _MOST_STAGES) <= min(budget) <= max(budget) <= stages:
+        return (
+            f"transforms of {parameters.slots} slots in {budget[0]} and {budget[1]} levels are not possible; "
+            "use --engine openfhe"
+        )
     limit = largest_modulus(shape.n, sparse=parameters.slots > 0)
     if not parameters.secure or shape.modulus_bits <= limit:
         return None

@@ -10,11 +10,7 @@ from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import Parameters
 
-# Largest log2(QP) for 128-bit classical security by ring dimension, for secrets with uniform ternary coefficients: the
-# homomorphic encryption standard (Albrecht et al. 2018) up to 32768, OpenFHE's bound for 65536. OpenFHE enforces these.
-MAX_LOG_QP = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1747}
-
-# The same for the sparse secret that bootstraps use.
+# Largest log2(QP) for 128-bit classical security by ring dimension, for the sparse secret that bootstraps use.
 MAX_LOG_QP_SPARSE = {65536: LARGEST_SPARSE}
 
 # Of programs in slots, with uniform ternary secrets: where the newer model of the estimates still gives 128 bits (at
@@ -39,9 +35,9 @@ def check_insecure_ring(ring: int | None, name: str = "insecure_ring") -> None:
         raise GlyphcError(f"{name} must be one of {', '.join(map(str, INSECURE_RINGS))}, not {ring}")
 
 
-def largest_modulus(ring: int, sparse: bool) -> int:
-    """The bound in bits; 0 for rings that 128-bit security is not known for."""
-    return (MAX_LOG_QP_SPARSE if sparse else MAX_LOG_QP).get(ring, 0)
+def largest_modulus(ring: int) -> int:
+    """The bound in bits for the secret of bootstraps; 0 for rings that 128-bit security is not known for."""
+    return MAX_LOG_QP_SPARSE.get(ring, 0)
 
 
 def modulus_limit(parameters: ProgramParameters) -> int:
@@ -51,7 +47,7 @@ def modulus_limit(parameters: ProgramParameters) -> int:
     included: at N = 65536 it gets the bound of the sparse one, which is the harder one to keep.
     """
     if isinstance(parameters, Parameters) and parameters.slots:
-        return largest_modulus(parameters.ring, sparse=True)
+        return largest_modulus(parameters.ring)
     return (MAX_LOG_QP_SLOTS | MAX_LOG_QP_SPARSE).get(parameters.ring, 0)
 
 

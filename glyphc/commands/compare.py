@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--tolerance", type=float, help="As of 'compile', for strategies that heed it.")
 @click.option("--seconds", type=float, default=600, show_default=True, help="What takes longer is only predicted.")
 @click.option("--memory", type=float, help="Gigabytes; what takes more is only predicted. [default: what is free]")
-@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: openfhe]")
+@click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: the first that can]")
 @click.option("--record", type=click.Path(), help="Keep results in this file (.json); what is in it is not done again.")
 @click.option("--format", "form", type=click.Choice(["table", "html"]), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(), help="The file to write. [default: standard output]")

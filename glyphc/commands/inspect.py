@@ -153,7 +153,8 @@ def _text(
     if record is None:
         return graph_text(program.graph, predicted(program), columns=chosen)
     run = RunRecord.load(Path(record), program)
-    return graph_text(program.graph, predicted(program), run.node_seconds_of_a_pass, chosen, run.mode)
+    estimates = predicted(program, engine=run.predicted_engine)
+    return graph_text(program.graph, estimates, run.node_seconds_of_a_pass, chosen, run.mode)
 
 
 def _report(program: Program, title: str, stage: str | None, form: str, record: str | None) -> str:

@@ -152,8 +152,10 @@ class Evaluator:
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
         names = self.engine.part_names()
+        # a set: there may be over a hundred thousand
+        known = {*names, BINDING}
         wrong = next((n for n in names if n not in reader.parts), None) or next(
-            (n for n in reader.parts if n not in names and n != BINDING), None
+            (n for n in reader.parts if n not in known), None
         )
         if wrong is not None:
             raise reader.damaged(f"part {wrong} is missing, or does not belong there")

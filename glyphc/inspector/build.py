@@ -115,7 +115,9 @@ def build(
     program: Program, title: str, stage: str | None = None, run: RunRecord | None = None, cost: CostModel | None = None
 ) -> Report:
     """The report of a program's final graph, or of the graph after a stage (which has no times and no timeline)."""
-    cost = for_engine(cost or cost_file.current(), best_engine(program.client.parameters, here=False)[0].name)
+    engine = run.predicted_engine if run is not None else None
+    engine = engine or best_engine(program.client.parameters, here=False)[0].name
+    cost = for_engine(cost or cost_file.current(), engine)
     graph = program.graph if stage is None else program.stages[stage]
     final = graph is program.graph
     estimates = estimate(program.schedule, cost)
@@ -327,6 +329,7 @@ def _run_facts(run: RunRecord | None) -> tuple[Fact, ...]:
     evaluated = dict(run.stages).get("evaluate", 0.0) / max(1, run.samples)
     return (
         Fact("mode", run.mode, run.security),
+        Fact("engine", run.engine, "predictions are of the same" if run.predicted_engine else ""),
         Fact("samples", str(run.samples), f"{run.passes} pass(es), {_seconds(evaluated)} per sample evaluated"),
         *stages,
         *_loss_facts(run),

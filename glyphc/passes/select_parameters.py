@@ -117,10 +117,10 @@ def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tu
     ParameterError when there are none: it names the node whose bootstraps ask for most, and what to change.
     """
     bootstrapped = [node for node, _ in graph.of(Apply)]
-    if not bootstrapped or security == INSECURE or not largest_modulus(_ring(graph), sparse=True):
+    if not bootstrapped or security == INSECURE or not largest_modulus(_ring(graph)):
         return DEGREES
     needed = {d: p.modulus_bits for d, p in _by_degree(graph, context, security or SECURE).items()}
-    limit = largest_modulus(_ring(graph), sparse=True)
+    limit = largest_modulus(_ring(graph))
     found = tuple(d for d in DEGREES if needed[d] <= limit)
     if not found:
         widest = max(bootstrapped, key=lambda n: n.type.size)

@@ -120,19 +120,39 @@ class _Comparisons:
 
 
 def _comparisons(graph: Graph, op: Steps, operand: _Traced) -> _Comparisons:
-    """What a node compares of its inputs. A negative factor turns > into <, and that into 1 - [x >= threshold]."""
+    """What a node compares of its inputs. A negative factor turns > into <, and that into 1 - [x > another]."""
     x = operand.at(graph.constant(op.features.name).astype(np.int64))
     wanted = graph.constant(op.thresholds.name).astype(np.float64)
     constant = x.factor == 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        thresholds = np.where(constant, 0.0, (wanted - x.shift) / x.factor)
     turned = x.factor < 0
-    below = np.nextafter(thresholds.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
-    # x >= c of numbers in single precision: they are above the one before c
-    thresholds = np.where(turned, below, thresholds)
+    thresholds = np.where(constant, 0.0, _last_before(x.factor, x.shift, wanted))
     signs = np.where(constant, 0.0, np.where(turned, -1.0, 1.0))
     shifts = np.where(constant, (x.shift > wanted).astype(np.float64), np.where(turned, 1.0, 0.0))
     return _Comparisons(x, thresholds, signs, shifts)
+
+
+def _last_before(factor: F64, shift: F64, wanted: F64) -> F64:
+    """The largest x in single precision before factor * x + shift, rounded to it too, crosses what it is compared with.
+
+    Not (wanted - shift) / factor: behind a scale, several x come to lie on the threshold itself by rounding. Found by
+    bisection of all numbers in single precision, which are in the order of their bits.
+    """
+    top = int(np.array(np.finfo(np.float32).max).view(np.int32))
+    low, high = np.full(len(wanted), -top - 1), np.full(len(wanted), top)
+    while np.any(low < high):
+        middle = (low + high + 1) // 2
+        with np.errstate(over="ignore"):
+            above = (factor * _single(middle) + shift).astype(np.float32) > wanted
+        before = above == (factor < 0)
+        low, high = np.where(before, middle, low), np.where(before, high, middle - 1)
+    # where all of them are beyond: a number below all of single precision
+    return np.where(low < -top, -2.0 * float(np.finfo(np.float32).max), _single(np.maximum(low, -top)))
+
+
+def _single(order: I64) -> F64:
+    """Numbers in single precision by their place in order, 0 at place 0."""
+    bits = np.where(order < 0, np.iinfo(np.int32).min - order, order).astype(np.int32)
+    return bits.view(np.float32).astype(np.float64)
 
 
 def with_ranks(graph: Graph, ramp: int, comparisons: int) -> Graph:

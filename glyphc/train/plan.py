@@ -314,7 +314,7 @@ def secure_parameters(
             for found in more_digits(_with_linear_bits(replace(base, level_budget=budget, scaling_bits=bits))):
                 if is_secure(found) and found.linear_bits >= _MIN_LINEAR_BITS:
                     return found
-    limit = largest_modulus(base.ring, sparse=True)
+    limit = largest_modulus(base.ring)
     raise ParameterError(f"no secure parameters for bootstraps of degree {degree}: the moduli exceed {limit} bits")
 
 

@@ -25,6 +25,7 @@ import glyphc
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
+from glyphc.backends.engine import best_engine
 from glyphc.commands.arrays import load_arrays
 from glyphc.compiler import for_ring
 from glyphc.errors import ArtifactError, GlyphcError
@@ -231,6 +232,7 @@ def _spec(data: bytes, folder: Path, reached: Reached) -> None:
     places = sum(1 for _ in input_places(client, min(client.batch, 5), 0))
     assert places
     sum(1 for _ in output_places(client, min(client.batch, 5), 0))
+    best_engine(client.parameters, here=False)
     check_security(spec)
 
 
