@@ -291,22 +291,22 @@ def check_shape(shape: EngineShape) -> None:
     """BackendError for what :func:`shape_problem` finds."""
     problem = shape_problem(shape)
     if problem is not None:
-        raise BackendError(f"the engine 'kernels' does not take this program: {problem}")
+        raise BackendError(f"the engine 'kernels' does not take this program: {problem}; use --engine openfhe")
 
 
 def shape_problem(shape: EngineShape) -> str | None:
     """In a sentence: a modulus is too large for 128 bits, which OpenFHE does not see, or levels are missing."""
     parameters = shape.parameters
     if parameters.levels_kept or parameters.slot_levels:
-        return "it keeps no levels after a bootstrap yet; use --engine openfhe"
+        return "it keeps no levels after a bootstrap yet"
     if shape.n < SMALLEST_RING:
-        return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}; use --engine openfhe"
+        return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}"
     limit = largest_modulus(shape.n, sparse=parameters.slots > 0)
     if not parameters.secure or shape.modulus_bits <= limit:
         return None
     return (
         f"its keys would have a modulus of 2^{shape.modulus_bits:.0f}, where ring dimension {shape.n} is known to "
-        f"give 128 bits of security {f'up to 2^{limit:.0f}' if limit else 'with none'}; use --engine openfhe"
+        f"give 128 bits of security {f'up to 2^{limit:.0f}' if limit else 'with none'}"
     )
 
 
