@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
+from itertools import islice
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
@@ -464,3 +467,14 @@ def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.Monk
     assert selftest.problem() is None
     monkeypatch.setattr(selftest.llvm, "get_host_cpu_features", lambda: {"avx2": True})
     assert "use --engine openfhe" in str(selftest.problem())
+
+
+def test_uniform_rows_are_as_the_format_says() -> None:
+    """docs/service.md, "Keys of the engine kernels"."""
+    q, n, seed = 1099511590913, 64, bytes(range(32))
+    key = hashlib.sha256(b"kernels" + seed + b"dense").digest()
+    stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * 1000))
+    words = (int.from_bytes(stream[i : i + 8], "little") % 2 ** q.bit_length() for i in range(0, len(stream), 8))
+    wanted = list(islice((w for w in words if w < q), 2 * n))
+    rows = UniformRows(seed, "dense")
+    assert [int(x) for x in (*rows.row(n, q), *rows.row(n, q))] == wanted
