@@ -18,7 +18,7 @@ from numba import njit
 from test_encrypted import MODELS, data
 
 import glyphc
-from glyphc.analysis.security import MAX_LOG_QP
+from glyphc.analysis.security import MAX_LOG_QP, modulus_limit
 from glyphc.analysis.series import fit
 from glyphc.backends.errors import BackendError
 from glyphc.backends.kernels import selftest, threads
@@ -418,11 +418,18 @@ def test_too_large_a_modulus_is_refused() -> None:
     shape = EngineShape(Parameters(ring=32768, plaintext_bits=20, bgv_bits=55, slots=64, degree=13))
     with pytest.raises(BackendError, match=r"ring dimension 32768 is known .* with none; use --engine openfhe"):
         check_shape(shape)
-    for ring, message in ((4096, r"2\^19\d, where ring dimension 4096 .* with none"), (128, "smallest ring dimension")):
+    for ring, message in ((8192, r"2\^19\d, where ring dimension 8192 .* with none"), (128, "smallest ring dimension")):
         with pytest.raises(BackendError, match=message):
             check_shape(EngineShape(Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
-    check_shape(EngineShape(Parameters(ring=8192, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
-    assert all(largest_modulus(n, sparse=False) <= bound for n, bound in MAX_LOG_QP.items())
+    for ring in (16384, 65536):
+        check_shape(EngineShape(Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
+
+
+@pytest.mark.parametrize("slots", [0, 64])
+def test_the_bounds_are_those_of_all_engines(slots: int) -> None:
+    for ring in MAX_LOG_QP:
+        parameters = Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, slots=slots)
+        assert largest_modulus(ring, sparse=slots > 0) == modulus_limit(parameters)
 
 
 def test_levels_that_nothing_computes_on_are_refused() -> None:

@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import chain
 from math import ceil, log2
 
-from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, Parameters
+from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, MAX_LOG_QP_UNIFORM, Parameters
 
 from ..errors import BackendError
 from .basis import SMALLEST_RING, primes_below
@@ -29,7 +29,7 @@ DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
-# probability of 1e-15 per bootstrap (the sum of 33 uniform numbers).
+# probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14
 # The exponential: a Chebyshev series of this degree, and so many squarings.
 EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
@@ -310,9 +310,10 @@ def shape_problem(shape: EngineShape) -> str | None:
     )
 
 
-def largest_modulus(n: int, sparse: bool) -> float:
-    """The bound in bits; 0 where none is known. sparse: with the secret of bootstraps, else a uniform ternary one."""
-    if sparse:
-        return LARGEST_MODULUS if n >= 65536 else 0
-    # the standard's bound at 8192, and those at larger rings are above its multiples
-    return 218 * n / 8192 if n >= 8192 else 0
+def largest_modulus(n: int, sparse: bool) -> int:
+    """The bound in bits; 0 where none is known. sparse: with the secret of bootstraps, else a uniform ternary one.
+
+    That of ``analysis.security.modulus_limit``.
+    """
+    bounds = {65536: LARGEST_MODULUS}
+    return (bounds if sparse else MAX_LOG_QP_UNIFORM | bounds).get(n, 0)
