@@ -13,7 +13,7 @@ from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.kernels_cost import MODELLED, for_engine
 from glyphc.analysis.security import modulus_limit
 from glyphc.analysis.series import HALF_RANGE
-from glyphc.backends.engine import best_engine
+from glyphc.backends.engine import best_engine, engine
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
@@ -106,13 +106,19 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     others = {
         name: predicted(program, cost, name)
         for name in MODELLED
-        if name != best and isinstance(program.client.parameters, Parameters)
+        if name != best and isinstance(program.client.parameters, Parameters) and _can(name, program)
     }
     parts = [graph_text(program.graph, estimates), "", totals(program, estimates, best, others), *band]
     doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
     return "\n".join([*parts, "", *doubts] if doubts else parts)
+
+
+def _can(name: str, program: Program) -> bool:
+    """Whether an engine takes a program, and this processor the engine."""
+    found = engine(name)
+    return found.refusal(program.client.parameters) is None and found.processor_problem() is None
 
 
 def warnings(graph: Graph) -> list[str]:

@@ -29,6 +29,11 @@ class KernelsEngine(Engine):
 
         return problem()
 
+    def processor_problem(self) -> str | None:
+        from .selftest import processor_problem
+
+        return processor_problem()
+
     @property
     def machine(self) -> type:
         from .machine import KernelsMachine
