@@ -97,8 +97,8 @@ def test_digits_that_openfhe_cannot_cut_are_not_taken() -> None:
 def test_the_security_line_is_of_the_engine_that_would_run() -> None:
     parameters = Parameters(ring=65536, plaintext_bits=20, bgv_bits=55, slots=64, degree=13, level_budget=(2, 2))
     line = _security(parameters, "kernels")
-    keys = EngineShape(parameters).specs()
-    largest = max(prod(EngineShape(parameters).primes[p] for p in spec.shape.primes) for spec in keys)
+    shape = EngineShape(parameters)
+    largest = max(prod(shape.primes[p] for p in spec.shape.primes) for spec in shape.specs())
     assert f"log QP {log2(largest):.0f} under our bound of {LIMIT}" in line
     assert "our bound" not in _security(parameters, "openfhe")
 
