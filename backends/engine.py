@@ -68,6 +68,10 @@ class Engine(ABC):
         """Why it cannot be used on this machine, in a sentence; None when it can."""
         return None
 
+    def processor_problem(self) -> str | None:
+        """Why this processor cannot execute it, in a sentence; None when it can. Loads no OpenFHE."""
+        return None
+
     @property
     @abstractmethod
     def machine(self) -> type:
@@ -103,13 +107,13 @@ class Engine(ABC):
 def best_engine(parameters: ProgramParameters, here: bool = True) -> tuple[Engine, str]:
     """The first of ``PREFERRED`` that executes such programs, and in a sentence why earlier ones do not, or nothing.
 
-    here: on this machine; False looks at the parameters alone. The last engine is taken in any case: it then says
-    itself what is wrong.
+    here: with all that it needs; False, for predictions, looks at the parameters and the processor alone, and loads no
+    OpenFHE. The last engine is taken in any case: it then says itself what is wrong.
     """
     reasons = []
     for name in PREFERRED:
         found = engine(name)
-        reason = found.refusal(parameters) or (found.problem() if here else None)
+        reason = found.refusal(parameters) or (found.problem() if here else found.processor_problem())
         if reason is None:
             break
         reasons.append(f"{name}: {reason}")

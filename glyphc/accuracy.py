@@ -178,7 +178,9 @@ class _Comparison:
         self.twins = twins(self.graph, prepared)
         self.outputs = {op.name: node for node, op in self.graph.of(Output)}
         self.judge = judge(program, network, self.samples)
-        self.prepared = {op.name: np.asarray(self.exact[n.id], dtype=np.float64) for n, op in prepared.of(Output)}
+        self.prepared: dict[str, F64] = {
+            op.name: np.asarray(self.exact[n.id], dtype=np.float64) for n, op in prepared.of(Output)
+        }
 
     def result(self, y: Any, encrypted: Any) -> Accuracy:
         truth = {name: t.values for name, t in self.judge.truth.items()}

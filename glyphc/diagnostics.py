@@ -11,8 +11,9 @@ from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.kernels_cost import MODELLED, for_engine
+from glyphc.analysis.security import modulus_limit
 from glyphc.analysis.series import HALF_RANGE
-from glyphc.backends.engine import best_engine
+from glyphc.backends.engine import best_engine, engine
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
@@ -108,13 +109,19 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     others = {
         name: predicted(program, cost, name)
         for name in MODELLED
-        if name != best and isinstance(program.client.parameters, Parameters)
+        if name != best and isinstance(program.client.parameters, Parameters) and _can(name, program)
     }
     parts = [graph_text(program.graph, estimates), "", totals(program, estimates, best, others), *band]
     doubts = [f"warning     {text}" for text in warnings(program.graph)]
     if not program.secure:
         doubts.append(INSECURE_WARNING)
     return "\n".join([*parts, "", *doubts] if doubts else parts)
+
+
+def _can(name: str, program: Program) -> bool:
+    """Whether an engine takes a program, and this processor the engine."""
+    found = engine(name)
+    return found.refusal(program.client.parameters) is None and found.processor_problem() is None
 
 
 def warnings(graph: Graph) -> list[str]:
@@ -243,10 +250,11 @@ def totals(
             f"{e.key_bytes / 1e9:.1f} GB"
             for name, e in (others or {}).items()
         ),
-        f"security    {_security(p)}",
+        f"security    {_security(p, engine)}",
+        *(f"            on the engine {name}: {_security(p, name)}" for name in (others or {})),
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
         + (
-            f"; bootstrap: degree {p.degree}, {p.depth} levels of {p.scaling_bits} bits, {p.slots} slots, level budget "
+            f"; bootstrap: degree {p.degree}, {_levels(p, engine)}, {p.slots} slots, level budget "
             f"{p.level_budget[0]}+{p.level_budget[1]}"
             if p.slots
             else ""
@@ -478,9 +486,26 @@ def _fill(graph: Graph) -> str:
     return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 
-def _security(parameters: ProgramParameters) -> str:
+def _security(parameters: ProgramParameters, engine: str = "openfhe") -> str:
+    """What protects the keys that this engine takes, and who checks it."""
+    if not parameters.secure:
+        return "NOT SECURE: a small ring, for tests only"
+    if engine != "kernels" or not isinstance(parameters, Parameters):
+        return f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)"
+    from glyphc.backends.kernels.shape import EngineShape  # loads compiled code
+
+    bits = EngineShape(parameters).modulus_bits
     return (
-        f"128-bit ({parameters.security}, checked by OpenFHE when keys are made)"
-        if parameters.secure
-        else "NOT SECURE: a small ring, for tests only"
+        f"128-bit ({parameters.security} for the BGV context, checked by OpenFHE; keys of log QP {bits:.0f} under our "
+        f"bound of {modulus_limit(parameters)}, checked when they are made and when they are read)"
     )
+
+
+def _levels(parameters: Parameters, engine: str) -> str:
+    """The bootstrap's levels and their bits, which are the engine's own."""
+    if engine != "kernels":
+        return f"{parameters.depth} levels of {parameters.scaling_bits} bits"
+    from glyphc.backends.kernels.shape import EngineShape
+
+    levels = EngineShape(parameters).chain_bits[1:]
+    return f"{len(levels)} levels of {min(levels)} to {max(levels)} bits"

@@ -19,6 +19,10 @@ _DIGIT_SLACK_BITS = 5
 # The estimates are made by scripts/estimate_security.py and shown in docs/security.md.
 MAX_LOG_QP_SPARSE = 1462
 
+# By ring, for uniform ternary secrets below N = 65536: where the newer model of the estimates still gives 128 bits (at
+# the standard's bounds, made with an older one, it gives 126).
+MAX_LOG_QP_UNIFORM = {16384: 430, 32768: 864}
+
 # Levels that a series costs -> highest degree at that price (Paterson-Stockmeyer evaluation in OpenFHE). Degrees in
 # between are rarely worth choosing. A test compares with ``CryptoContext.GetFBTDepth``.
 MAX_DEGREES = {3: 13, 4: 27, 5: 59, 6: 119, 7: 247}

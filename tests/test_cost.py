@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from cost_models import CIPHERTEXT, DEGREES, SIZES, N, growing_models, large, models, shipped_row, small
+from cost_models import CIPHERTEXT, DEGREES, MACHINE, SIZES, N, growing_models, large, models, shipped_row, small
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from glyphc.analysis.cost import (
     calibrated,
 )
 from glyphc.analysis.estimate import estimate, instruction_seconds, peak_bytes
+from glyphc.analysis.kernels_cost import KERNELS, for_engine
 from glyphc.ir.instructions import (
     ClientSpec,
     Evaluate,
@@ -233,3 +234,19 @@ def test_measuring_what_ships_changes_nothing(keys: set[tuple[int, int]]) -> Non
     model, shipped = CostModel(configurations=result), CostModel()
     for slots in SIZES:
         assert model.bootstrap_seconds(slots, 27) == pytest.approx(shipped.bootstrap_seconds(slots, 27))
+
+
+def test_what_was_not_measured_of_the_kernels_is_scaled_to_the_users_machine() -> None:
+    twice = tuple(
+        replace(c, costs=tuple(replace(r, powers=2 * r.powers, evaluate=2 * r.evaluate) for r in c.costs))
+        for c in CONFIGURATIONS
+    )
+    model = CostModel(configurations=twice, machine=MACHINE)
+    kernels = for_engine(model, "kernels")
+    assert kernels.bootstrap_seconds(64, 27) == pytest.approx(2 * KERNELS.bootstrap_seconds(64, 27))
+    assert kernels.product == pytest.approx(2 * KERNELS.product)
+    assert kernels.configurations[0].costs[0].key_bytes == KERNELS.configurations[0].costs[0].key_bytes
+    assert "scaled" in kernels.machine.text
+    assert "a processor" in kernels.machine.text
+    assert for_engine(replace(model, kernels=KERNELS), "kernels").machine == KERNELS.machine
+    assert for_engine(CostModel(), "kernels").configurations == KERNELS.configurations

@@ -13,10 +13,12 @@ from click.testing import CliRunner
 from pass_networks import mlp
 
 import glyphc
+from glyphc.analysis.cost import CostModel
 from glyphc.backends import engine as registry
 from glyphc.backends.kernels import selftest
 from glyphc.backends.simulate import SimulatedMachine, SimulateEngine
 from glyphc.cli import main
+from glyphc.diagnostics import predicted, summary
 from glyphc.errors import GlyphcError
 from glyphc.ir.instructions import Instruction, Schedule
 from glyphc.ir.parameters import Parameters
@@ -114,13 +116,16 @@ def test_the_best_engine_is_the_first_that_takes_a_program(program: Program, mon
     assert registry.best_engine(parameters)[0].name == "kernels"
     kept = replace(parameters, levels_kept=2)
     found, reason = registry.best_engine(kept)
-    assert (found.name, reason) == (
-        "openfhe",
-        "kernels: it keeps no levels after a bootstrap yet; use --engine openfhe",
-    )
+    assert (found.name, reason) == ("openfhe", "kernels: it keeps no levels after a bootstrap yet")
     in_slots = registry.best_engine(SlotParameters(1024, 3, 28, 32, 2))
     assert in_slots[0].name == "openfhe"
-    assert "does not compute in slots" in in_slots[1]
-    monkeypatch.setattr(selftest, "problem", lambda: "no fused multiply-add here")
+    assert in_slots[1] == "kernels: it does not compute in slots"
+    monkeypatch.setattr(selftest.llvm, "get_host_cpu_features", lambda: {"avx2": True})
     report = run(program, X[:4])
-    assert (report.engine, report.engine_reason) == ("openfhe", "kernels: no fused multiply-add here")
+    assert report.engine == "openfhe"
+    assert "fused multiply-add" in report.engine_reason
+    # what is predicted is predicted of it
+    assert registry.best_engine(parameters, here=False)[0].name == "openfhe"
+    assert predicted(program, CostModel()) == predicted(program, CostModel(), "openfhe")
+    assert " on the engine openfhe, as measured on " in summary(program, CostModel())
+    assert "on the engine kernels" not in summary(program, CostModel())

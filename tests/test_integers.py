@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import glyphc
 from glyphc import knowledge
+from glyphc.analysis.cost import SHIPPED_MACHINE, CostModel
 from glyphc.backends.base import execute
 from glyphc.backends.errors import BackendError
 from glyphc.backends.integers_clear import ClearIntegers, join, split
@@ -21,6 +23,7 @@ from glyphc.backends.openfhe.integer_contexts import IntegerContexts
 from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
 from glyphc.backends.openfhe.keys import release_all_keys
 from glyphc.cli import main
+from glyphc.diagnostics import predicted
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate
@@ -267,6 +270,8 @@ def test_what_integers_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(GlyphcError, match="relu is no polynomial"):
         glyphc.compile(mlp("relu"), SAMPLES, 4, insecure_ring=RING, passes=_integer_passes())
     program = glyphc.compile(mlp("relu"), SAMPLES, 4, strategy="ghimes", insecure_ring=RING)
+    ours = replace(SHIPPED_MACHINE, processor="a processor")
+    assert predicted(program, CostModel(machine=ours)).measured_on == SHIPPED_MACHINE.text  # BFV is not measured there
     program.save(tmp_path / "net.glyphc")
     folders = [str(tmp_path / name) for name in ("client", "server")]
     given = ["keygen", str(tmp_path / "net.glyphc"), "--client", folders[0], "--server", folders[1], "--insecure"]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
+from itertools import islice
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 from test_encrypted import MODELS, data
 
 import glyphc
+from glyphc.analysis.security import modulus_limit
 from glyphc.analysis.series import fit
 from glyphc.backends.errors import BackendError
 from glyphc.backends.kernels import selftest, threads
@@ -430,13 +434,22 @@ def test_too_large_a_modulus_is_refused() -> None:
     shape = EngineShape(Parameters(ring=32768, plaintext_bits=20, bgv_bits=55, slots=64, degree=13))
     with pytest.raises(BackendError, match=r"ring dimension 32768 is known .* with none; use --engine openfhe"):
         check_shape(shape)
-    for ring, message in ((4096, r"2\^19\d, where ring dimension 4096 .* with none"), (128, "smallest ring dimension")):
+    for ring, message in ((8192, r"2\^19\d, where ring dimension 8192 .* with none"), (128, "smallest ring dimension")):
         with pytest.raises(BackendError, match=message):
             check_shape(EngineShape(Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
-    check_shape(EngineShape(Parameters(ring=8192, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
-    # the standard's bounds for uniform ternary secrets (Albrecht et al. 2018), and OpenFHE's at 65536
-    standard = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1747}
-    assert all(largest_modulus(n, sparse=False) <= bound for n, bound in standard.items())
+    for ring in (16384, 65536):
+        check_shape(EngineShape(Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, unpack_strides=(1,))))
+
+
+# The standard's bounds for uniform ternary secrets (Albrecht et al. 2018), and OpenFHE's at 65536.
+STANDARD = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881, 65536: 1747}
+
+
+@pytest.mark.parametrize("slots", [0, 64])
+def test_the_bounds_are_those_of_all_engines(slots: int) -> None:
+    for ring, bound in STANDARD.items():
+        parameters = Parameters(ring=ring, plaintext_bits=20, bgv_bits=55, slots=slots)
+        assert largest_modulus(ring, sparse=slots > 0) == modulus_limit(parameters) <= bound
 
 
 def test_levels_that_nothing_computes_on_are_refused() -> None:
@@ -481,3 +494,14 @@ def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.Monk
     assert selftest.problem() is None
     monkeypatch.setattr(selftest.llvm, "get_host_cpu_features", lambda: {"avx2": True})
     assert "use --engine openfhe" in str(selftest.problem())
+
+
+def test_uniform_rows_are_as_the_format_says() -> None:
+    """docs/service.md, "Keys of the engine kernels"."""
+    q, n, seed = 1099511590913, 64, bytes(range(32))
+    key = hashlib.sha256(b"kernels" + seed + b"dense").digest()
+    stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * 1000))
+    words = (int.from_bytes(stream[i : i + 8], "little") % 2 ** q.bit_length() for i in range(0, len(stream), 8))
+    wanted = list(islice((w for w in words if w < q), 2 * n))
+    rows = UniformRows(seed, "dense")
+    assert [int(x) for x in (*rows.row(n, q), *rows.row(n, q))] == wanted

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 import glyphc as package
+from glyphc.backends.kernels import selftest
 from glyphc.backends.openfhe.ckks_client import TrainingClient
 from glyphc.backends.openfhe.client import ClientKeys
 from glyphc.cli import main
@@ -462,3 +463,14 @@ def test_eval_says_where_programs_and_keys_come_from(setting: Setting, request_f
     assert "evaluation.keys" in result.output
     assert "glyphc keygen" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_keygen_says_which_engine_its_keys_serve(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting.program.save(tmp_path / "p.glyphc")
+    monkeypatch.setattr(selftest, "problem", lambda: "no fused multiply-add here")
+    folders = ["--client", str(tmp_path / "c"), "--server", str(tmp_path / "s")]
+    result = CliRunner().invoke(main, ["keygen", str(tmp_path / "p.glyphc"), *folders])
+    assert result.exit_code == 0, result.output
+    assert "keys are for the engine openfhe (kernels: no fused multiply-add here)" in result.output

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log2
+from fractions import Fraction
+from math import comb, factorial, log2, prod
+from pathlib import Path
 
 import pytest
 
 from glyphc.analysis.cost import CONFIGURATIONS, Configuration, CostModel
 from glyphc.analysis.security import MAX_LOG_QP_SPARSE, MOST_KEYS, is_secure, secured
+from glyphc.backends.kernels.shape import SPARSE_WEIGHT, WRAPS, EngineShape
 from glyphc.backends.openfhe.contexts import bootstrap_automorphisms, torus_context
 from glyphc.backends.openfhe.keymoulds import automorphism_mould
+from glyphc.diagnostics import _security
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
 from glyphc.train.plan import secure_parameters
 
@@ -88,3 +92,21 @@ def test_digits_that_openfhe_cannot_cut_are_not_taken() -> None:
     assert not parameters.digits_divide
     assert replace(parameters, large_digits=7).digits_divide
     assert secured(parameters).large_digits == 7
+
+
+def test_the_security_line_is_of_the_engine_that_would_run() -> None:
+    parameters = Parameters(ring=65536, plaintext_bits=20, bgv_bits=55, slots=64, degree=13, level_budget=(2, 2))
+    line = _security(parameters, "kernels")
+    shape = EngineShape(parameters)
+    largest = max(prod(shape.primes[p] for p in spec.shape.primes) for spec in shape.specs())
+    assert f"log QP {log2(largest):.0f} under our bound of {LIMIT}" in line
+    assert "our bound" not in _security(parameters, "openfhe")
+
+
+def test_how_often_a_raised_coefficient_leaves_the_kernels_range() -> None:
+    """The tail of the Irwin-Hall distribution, exactly; docs/security.md states it."""
+    n, below = SPARSE_WEIGHT + 1, Fraction(SPARSE_WEIGHT + 1, 2) - WRAPS
+    total = sum((-1) ** k * comb(n, k) * (below - k) ** n for k in range(int(below) + 1))
+    tail = float(2 * total / factorial(n))
+    stated = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    assert f"= **2^{log2(tail):.1f}** for a coefficient, **2^{log2(65536 * tail):.1f}**" in stated

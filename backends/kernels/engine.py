@@ -29,6 +29,11 @@ class KernelsEngine(Engine):
 
         return problem()
 
+    def processor_problem(self) -> str | None:
+        from .selftest import processor_problem
+
+        return processor_problem()
+
     @property
     def machine(self) -> type:
         from .machine import KernelsMachine
@@ -39,7 +44,7 @@ class KernelsEngine(Engine):
         from .shape import EngineShape, shape_problem
 
         if not isinstance(parameters, Parameters):
-            return "it does not compute in slots; use --engine openfhe"
+            return "it does not compute in slots"
         return shape_problem(EngineShape(parameters))
 
     @contextmanager
@@ -51,7 +56,9 @@ class KernelsEngine(Engine):
 
         parameters = schedule.parameters
         if not isinstance(parameters, Parameters):
-            raise BackendError(f"the engine 'kernels' does not take this program: {self.refusal(parameters)}")
+            raise BackendError(
+                "the engine 'kernels' does not take this program: it does not compute in slots; use --engine openfhe"
+            )
         # another run that ends would release contexts of OpenFHE's that this one encrypts with
         with key_tables(wait=True):
             with stages.stage("load kernels" if compiled() else FIRST_USE):

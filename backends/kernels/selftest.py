@@ -18,11 +18,19 @@ def _products(a, w, q, inverse, out):  # type: ignore[no-untyped-def]
         out[i] = reduce(product(a[i], w[i], q, inverse), q, inverse)
 
 
-def problem() -> str | None:
-    """Why the kernels cannot be used here, in a sentence; None when they can."""
+def processor_problem() -> str | None:
+    """What the processor lacks, in a sentence; None when it has all. Compiles nothing."""
     features = llvm.get_host_cpu_features()
     if not (features.get("fma") and features.get("avx2")) and not features.get("neon"):
         return "the kernels need a processor with fused multiply-add and AVX2; use --engine openfhe"
+    return None
+
+
+def problem() -> str | None:
+    """Why the kernels cannot be used here, in a sentence; None when they can."""
+    lacking = processor_problem()
+    if lacking is not None:
+        return lacking
     for q in _PRIMES:
         a = np.array([0, 1, q - 1, q - 1, q // 2, q // 2 + 1, 3, q - 2], dtype=np.float64)
         w = np.array([q - 1, q - 1, q - 1, 2, q // 2, q // 2, q // 3, q - 2], dtype=np.float64)

@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import chain
 from math import ceil, log2
 
-from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, Parameters
+from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, MAX_LOG_QP_UNIFORM, Parameters
 
 from ..errors import BackendError
 from .basis import SMALLEST_RING, primes_below
@@ -29,7 +29,7 @@ DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
-# probability of 1e-15 per bootstrap (the sum of 33 uniform numbers).
+# probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14
 # The exponential: a Chebyshev series of this degree, and so many squarings.
 EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
@@ -293,35 +293,33 @@ def check_shape(shape: EngineShape) -> None:
     """BackendError for what :func:`shape_problem` finds."""
     problem = shape_problem(shape)
     if problem is not None:
-        raise BackendError(f"the engine 'kernels' does not take this program: {problem}")
+        raise BackendError(f"the engine 'kernels' does not take this program: {problem}; use --engine openfhe")
 
 
 def shape_problem(shape: EngineShape) -> str | None:
     """In a sentence: a modulus is too large for 128 bits, which OpenFHE does not see, or levels are missing."""
     parameters = shape.parameters
     if parameters.levels_kept or parameters.slot_levels:
-        return "it keeps no levels after a bootstrap yet; use --engine openfhe"
+        return "it keeps no levels after a bootstrap yet"
     if shape.n < SMALLEST_RING:
-        return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}; use --engine openfhe"
+        return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}"
     stages = parameters.slots.bit_length() - 1
     budget = parameters.level_budget
     if parameters.slots and not -(-stages // _MOST_STAGES) <= min(budget) <= max(budget) <= stages:
-        return (
-            f"transforms of {parameters.slots} slots in {budget[0]} and {budget[1]} levels are not possible; "
-            "use --engine openfhe"
-        )
+        return f"transforms of {parameters.slots} slots in {budget[0]} and {budget[1]} levels are not possible"
     limit = largest_modulus(shape.n, sparse=parameters.slots > 0)
     if not parameters.secure or shape.modulus_bits <= limit:
         return None
     return (
         f"its keys would have a modulus of 2^{shape.modulus_bits:.0f}, where ring dimension {shape.n} is known to "
-        f"give 128 bits of security {f'up to 2^{limit:.0f}' if limit else 'with none'}; use --engine openfhe"
+        f"give 128 bits of security {f'up to 2^{limit:.0f}' if limit else 'with none'}"
     )
 
 
-def largest_modulus(n: int, sparse: bool) -> float:
-    """The bound in bits; 0 where none is known. sparse: with the secret of bootstraps, else a uniform ternary one."""
-    if sparse:
-        return LARGEST_MODULUS if n >= 65536 else 0
-    # the standard's bound at 8192, and those at larger rings are above its multiples
-    return 218 * n / 8192 if n >= 8192 else 0
+def largest_modulus(n: int, sparse: bool) -> int:
+    """The bound in bits; 0 where none is known. sparse: with the secret of bootstraps, else a uniform ternary one.
+
+    That of ``analysis.security.modulus_limit``.
+    """
+    bounds = {65536: LARGEST_MODULUS}
+    return (bounds if sparse else MAX_LOG_QP_UNIFORM | bounds).get(n, 0)

@@ -1,4 +1,4 @@
-"""OpenFHE as an engine: both roles in one process. The server alone takes :mod:`.server`."""
+"""OpenFHE as an engine: both roles in one process. The server alone takes :mod:`.evaluator`."""
 
 from __future__ import annotations
 

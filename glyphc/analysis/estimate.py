@@ -24,7 +24,7 @@ from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
-from .cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
+from .cost import ENCRYPTED_WEIGHT_POLYNOMIALS, SHIPPED_MACHINE, CostModel, split_automorphisms
 from .integer_cost import integer_estimate
 from .slot_cost import SlotEstimate, slot_estimate
 
@@ -64,7 +64,8 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
             0.0,
             found.key_bytes,
             found.memory_bytes,
-            cost.machine.text,
+            # figures of BFV ship with glyphc, 'glyphc measure' makes none
+            (SHIPPED_MACHINE if isinstance(parameters, IntegerParameters) else cost.machine).text,
             found.upload_bytes,
             found.client_seconds,
             found.download_bytes,
@@ -92,7 +93,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
 
 def _in_slots(schedule: Schedule, cost: CostModel) -> SlotEstimate:
     exact = isinstance(schedule.parameters, IntegerParameters)
-    return integer_estimate(schedule, cost) if exact else slot_estimate(schedule, cost)
+    return integer_estimate(schedule) if exact else slot_estimate(schedule, cost)
 
 
 def _output_residues(port: Port) -> int:

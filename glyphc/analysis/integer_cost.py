@@ -11,7 +11,7 @@ import numpy as np
 from glyphc.ir.instructions import Free, Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load, Schedule, Store
 from glyphc.ir.integer_parameters import PRIME_BITS, IntegerParameters
 
-from .cost import PROCESS_BYTES, CostModel
+from .cost import PROCESS_BYTES
 from .slot_cost import SlotEstimate
 
 REFERENCE_RING = 16384
@@ -42,8 +42,8 @@ _CONTEXT_POLYNOMIALS = 12
 _SCRATCH = 12
 
 
-def integer_estimate(schedule: Schedule, cost: CostModel) -> SlotEstimate:
-    """What one pass is expected to take."""
+def integer_estimate(schedule: Schedule) -> SlotEstimate:
+    """What one pass is expected to take, on the machine that ``ROWS`` were measured on, whatever the user's."""
     client = schedule.client
     p = client.parameters
     assert isinstance(p, IntegerParameters)

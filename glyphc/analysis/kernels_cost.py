@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .cost import BootstrapCost, Configuration, CostModel, Machine
+from .cost import (
+    CONFIGURATIONS,
+    REFERENCE_DEGREE,
+    SHIPPED_MACHINE,
+    BootstrapCost,
+    Configuration,
+    CostModel,
+    Machine,
+)
 
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
@@ -88,10 +96,39 @@ def shipped(engine: str) -> CostModel:
 
 
 def for_engine(model: CostModel, engine: str) -> CostModel:
-    """The model of an engine: the part of a user's model that was measured there, or what ships with glyphc."""
+    """The model of an engine: the part of a user's model that was measured there, or what ships with glyphc.
+
+    Where a user measured OpenFHE alone, the kernels' seconds are the shipped ones times measured over shipped of
+    OpenFHE's reference bootstrap, so that all prices are of one machine.
+    """
     if engine != "kernels":
         return model
-    return replace(model.kernels or KERNELS, slots=model.slots)
+    return replace(model.kernels or _scaled(model), slots=model.slots)
+
+
+def _scaled(model: CostModel) -> CostModel:
+    if model.machine == SHIPPED_MACHINE:
+        return KERNELS
+    slots = CONFIGURATIONS[0].slots
+    ratio = model.bootstrap_seconds(slots, REFERENCE_DEGREE) / CostModel().bootstrap_seconds(slots, REFERENCE_DEGREE)
+    configurations = tuple(
+        replace(c, costs=tuple(_scaled_row(row, ratio) for row in c.costs)) for c in KERNELS.configurations
+    )
+    return replace(
+        KERNELS,
+        product=KERNELS.product * ratio,
+        automorphism=KERNELS.automorphism * ratio,
+        switch=KERNELS.switch * ratio,
+        external=KERNELS.external * ratio,
+        configurations=configurations,
+        machine=replace(model.machine, processor=f"{model.machine.processor} (scaled from openfhe's)"),
+    )
+
+
+def _scaled_row(row: BootstrapCost, ratio: float) -> BootstrapCost:
+    """Bytes are those of any machine."""
+    seconds = {name: getattr(row, name) * ratio for name in ("powers", "evaluate", "key_seconds")}
+    return replace(row, measured=False, **seconds)
 
 
 def with_engine(model: CostModel, measured: CostModel) -> CostModel:

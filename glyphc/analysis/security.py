@@ -8,14 +8,13 @@ from dataclasses import replace
 from glyphc.errors import GlyphcError
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import MAX_LOG_QP_UNIFORM, Parameters
 
 # Largest log2(QP) for 128-bit classical security by ring dimension, for the sparse secret that bootstraps use.
 MAX_LOG_QP_SPARSE = {65536: LARGEST_SPARSE}
 
-# Of programs in slots, with uniform ternary secrets: where the newer model of the estimates still gives 128 bits (at
-# the standard's bounds, made with an older one, it gives 126).
-MAX_LOG_QP_SLOTS = {16384: 430, 32768: 864}
+# Of programs in slots, with uniform ternary secrets.
+MAX_LOG_QP_SLOTS = MAX_LOG_QP_UNIFORM
 
 # Small rings that tests may ask for by name.
 INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)

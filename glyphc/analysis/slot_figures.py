@@ -28,7 +28,7 @@ class SlotRow:
 
 FIGURES = tuple(f.name for f in fields(SlotRow) if f.name not in ("ring", "limbs"))
 
-# Wall seconds of the fastest laps, as ``glyphc calibrate`` measures them (``glyphc/measure_slots.py``), on the machine
+# Wall seconds of the fastest laps, as ``glyphc measure`` measures them (``glyphc/measure_slots.py``), on the machine
 # that the shipped bootstraps were measured on, with priority over other work there. Printed by
 # ``benchmarks/shipped_costs.py``.
 SLOT_ROWS: tuple[SlotRow, ...] = (

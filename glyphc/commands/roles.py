@@ -127,9 +127,10 @@ def keygen_command(
     make_folder(server_folder, 0o777)
     progress = reporter()
     try:
-        generate(spec, secret, keys, phrase, progress, hidden, engine)
+        served = generate(spec, secret, keys, phrase, progress, hidden, engine)
     finally:
         progress.done()
+    click.echo(f"the evaluation keys are for the engine {served}")
     spec.save(client_folder / SPEC_FILE)
     written = [secret, client_folder / SPEC_FILE, keys]
     if halves is not None:

@@ -63,8 +63,10 @@ def generate(
     reporter: Reporter,
     weights: Mapping[str, Polynomials] | None = None,
     engine: str | None = None,
-) -> None:
+) -> str:
     """Fresh keys: the secret to one file, the evaluation keys, which are for the server, to another.
+
+    Returns the engine that the evaluation keys serve, and in brackets why it is not an earlier one.
 
     weights: of a program with encrypted weights, ``Schedule.secret``; they go with the evaluation keys, which are then
     for this program alone. ArtifactError when they are missing. engine: which one the evaluation keys serve, by
@@ -77,7 +79,10 @@ def generate(
     from glyphc.backends.errors import BackendError
 
     parameters, encrypted, weights = with_files(spec.client.parameters), spec.client.encrypted, weights or {}
-    engine = engine or best_engine(parameters)[0].name
+    reason = ""
+    if engine is None:
+        found, reason = best_engine(parameters)
+        engine = found.name
     check_engine(engine, parameters)
     missing = next((m.name for m in encrypted if m.name not in weights), None)
     if missing is not None:
@@ -110,6 +115,7 @@ def generate(
     except BaseException:
         keys.unlink(missing_ok=True)  # of no use to anybody
         raise
+    return f"{engine} ({reason})" if reason else engine
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,8 @@ class _Ensemble:
 class _Path:
     """What holds on the way to a node: of each feature, above which comparison it is, and not above which.
 
-    Comparisons that others imply are left out: the fewer, the clearer is the sum. others: factors of further ones.
+    Comparisons that others imply are left out: the fewer, the clearer is the sum.
+    equal: of equalities, the feature, the value, and whether it holds.
     """
 
     above: dict[int, float] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def plan_integers(graph: Graph, context: Context, fitting: FitIntegers) -> Integ
     except GlyphcError as e:
         return str(e)
     assert isinstance(made.parameters, IntegerParameters)
-    found = integer_estimate(integer_schedule(made), context.cost)
+    found = integer_estimate(integer_schedule(made))
     passes = -(-graph.batch // made.batch)
     return IntegerPlan(
         made.parameters,

@@ -138,7 +138,8 @@ def _last_before(factor: F64, shift: F64, wanted: F64) -> F64:
     bisection of all numbers in single precision, which are in the order of their bits.
     """
     top = int(np.array(np.finfo(np.float32).max).view(np.int32))
-    low, high = np.full(len(wanted), -top - 1), np.full(len(wanted), top)
+    low: I64 = np.full(len(wanted), -top - 1)
+    high: I64 = np.full(len(wanted), top)
     while np.any(low < high):
         middle = (low + high + 1) // 2
         with np.errstate(over="ignore"):
