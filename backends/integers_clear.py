@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.instructions import IntegerDot
+from glyphc.ir.instructions import IntegerDot, IntegerRefresh
 from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.rescaling import rescaled
 
 I64 = npt.NDArray[np.int64]
 Residues = tuple[I64, ...]
@@ -57,6 +58,9 @@ class ClearIntegers:
                 total = (total + source[at] * (weight % t)) % t
             totals.append(total)
         return tuple(totals)
+
+    def integer_refresh(self, source: Residues, instruction: IntegerRefresh) -> Residues:
+        return self.encrypt(rescaled(self.decrypt(source), instruction.ratio))
 
     def integer_product(self, a: Residues, b: Residues) -> Residues:
         return tuple(x * y % t for x, y, t in zip(a, b, self._moduli, strict=True))

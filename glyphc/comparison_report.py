@@ -28,7 +28,7 @@ def _row(r: Result) -> tuple[str, ...]:
     if p is None:
         return (str(r.choice), outcome, *[""] * (len(_HEADING) - 2))
     error = "" if m is None else "exact" if m.exact else f"2^{log2(max(m.error, 2.0**-99)):.1f}"
-    client = None if m is None else m.stage("encrypt") + m.stage("decrypt")
+    client = None if m is None else m.stage("encrypt") + m.stage("refresh") + m.stage("decrypt")
     return (
         str(r.choice),
         outcome,

@@ -181,7 +181,7 @@ def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, rep
         each.key_bytes,
         sent * each.upload_bytes,
         passes * each.download_bytes,
-        0,
+        passes * knowledge.trips(program),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -253,6 +253,8 @@ def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> l
             step = replace(step, strategy=chosen.name, degree=found)
         elif isinstance(step, FitPolynomials):
             step = replace(step, degree=found)
+        elif isinstance(step, FitIntegers):
+            step = replace(step, refresh=chosen.refresh is strategies.Refresh.CLIENT)
         out.append(step)
     return out
 

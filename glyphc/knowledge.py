@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from glyphc.ir.ops import ClientRefresh
+
 if TYPE_CHECKING:
     from glyphc.program import Program
 
@@ -30,9 +32,18 @@ class Knowledge:
 _SHAPES = "shapes and number formats of all values"
 
 
+def trips(program: Program) -> int:
+    """How often the server waits for the client: once for each layer that it refreshes."""
+    return len(list(program.graph.of(ClientRefresh)))
+
+
 def of_program(program: Program) -> Knowledge:
     """Of inference: no gradients are computed."""
     own = ("inputs", "results")
+    if count := trips(program):
+        return Knowledge(
+            (*own, f"activations of {count} layers, which tell of the weights"), ("weights",), (_SHAPES,), ()
+        )
     if program.encrypted_weights:
         return Knowledge((*own, "encrypted weights"), ("other weights",), (_SHAPES,), ("activations",))
     return Knowledge(own, ("weights",), (_SHAPES,), ("activations",))

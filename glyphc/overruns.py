@@ -13,7 +13,7 @@ import numpy.typing as npt
 from glyphc.codec import filled
 from glyphc.ir.evaluate import Value, client_tail
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, ClientRefresh, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.slot_range import holds
 from glyphc.plausible import lost_text
@@ -48,7 +48,10 @@ def find(graph: Graph, values: Mapping[int, Value], modulus: float, first: int =
     but outputs reads is exact up to half of it: it overruns where it wraps. first: the number of the first sample.
     """
     found = []
-    for node, _ in graph.of(Linear):
+    shown = {graph.operands(node)[0].id for node, _ in graph.of(ClientRefresh)}
+    for node in graph:
+        if not (isinstance(node.op, Linear) or node.id in shown):
+            continue
         fixed = node.type.fixed
         if fixed is None or node.id not in values:
             continue

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from glyphc.analysis.estimate import Estimate
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import Output
+from glyphc.ir.ops import ClientRefresh, Output
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding
 from glyphc.program import Program
@@ -39,6 +39,7 @@ def integer_totals(
         _batch(program, p.slots),
         *accuracy,
         *_limits(program, p),
+        *_trips(program),
         *_costs(program, estimates, sent),
         f"security    {security}",
         f"parameters  BFV, ring {p.ring}, {p.slots} slots, t of {bits}, moduli {p.modulus_bits} bits, {keys}",
@@ -81,3 +82,13 @@ def _limits(program: Program, p: IntegerParameters) -> list[str]:
             "what calibration saw; beyond, it wraps ('run' tells of it)"
         )
     return lines
+
+
+def _trips(program: Program) -> list[str]:
+    names = [f"@{node.location}" for node, _ in program.graph.of(ClientRefresh)]
+    if not names:
+        return []
+    return [
+        f"trips       {len(names)} to the client and back for every pass: it decrypts the results of "
+        f"{', '.join(names)} and encrypts them again, so it sees them"
+    ]

@@ -23,6 +23,7 @@ from .ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientRefresh,
     Concat,
     Dense,
     Div,
@@ -50,6 +51,7 @@ from .ops import (
     Switch,
     Unpack,
 )
+from .rescaling import rescaled
 from .types import Encoding, FixedPoint
 
 Value = npt.NDArray[Any]
@@ -277,6 +279,11 @@ def _(op: IntegerPolynomial, node: Node, graph: Graph, args: tuple[Value, ...]) 
     for coefficient in reversed(op.coefficients):
         total = total * x + np.int64(coefficient)
     return total
+
+
+@_evaluate.register
+def _(op: ClientRefresh, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return rescaled(args[0], op.ratio)
 
 
 @_evaluate.register(Switch)

@@ -298,11 +298,20 @@ class IntegerPolynomial(Op):
     coefficients: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class ClientRefresh(Op):
+    """Integers that the client decrypts, multiplies by ``ratio``, rounds and encrypts again: the client sees them."""
+
+    mnemonic = "client-refresh"
+    levels = frozenset({Level.ASSIGNED, Level.LAIDOUT})
+    ratio: float
+
+
 _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, Affine, ReduceSum, ReduceMax, Hardmax)
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
-_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial, IntegerPolynomial)
+_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial, IntegerPolynomial, ClientRefresh)
 
 OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}
 

@@ -8,6 +8,7 @@ from .ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientRefresh,
     Input,
     IntegerPolynomial,
     Linear,
@@ -113,8 +114,8 @@ def _assigned(graph: Graph, node: Node) -> None:
         if (type.scheme is scheme) is not (type.encoding is encoding):
             what = "numbers" if encoding is Encoding.SLOTS else "integers"
             raise IRError(f"{node}: {scheme.value} values, and only these, have their {what} in slots")
-    if isinstance(node.op, IntegerPolynomial) and type.encoding is not Encoding.INTEGERS:
-        raise IRError(f"{node}: a polynomial of integers is evaluated on integers in slots")
+    if isinstance(node.op, IntegerPolynomial | ClientRefresh) and type.encoding is not Encoding.INTEGERS:
+        raise IRError(f"{node}: is for integers in slots")
     if isinstance(node.op, Polynomial) and type.encoding is not Encoding.SLOTS:
         raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")
     in_slots = type.encoding in (Encoding.SLOTS, Encoding.INTEGERS)

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import glyphc
+from glyphc import knowledge
 from glyphc.backends.base import execute
+from glyphc.backends.errors import BackendError
 from glyphc.backends.integers_clear import ClearIntegers, join, split
 from glyphc.backends.openfhe.integer_client import generate_integer_keys
+from glyphc.backends.openfhe.integer_contexts import IntegerContexts
 from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
 from glyphc.backends.openfhe.keys import release_all_keys
 from glyphc.cli import main
@@ -23,10 +26,10 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
-from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, Load, Store, with_frees
+from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load, Store, with_frees
 from glyphc.ir.instructions.integers import check_integers
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import Apply, IntegerPolynomial, Linear
+from glyphc.ir.ops import Apply, ClientRefresh, IntegerPolynomial, Linear
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.text import parse, to_text
 from glyphc.program import Program
@@ -209,6 +212,33 @@ def test_encrypted_results_equal_those_in_the_clear_bit_for_bit(name: str) -> No
     assert again.fingerprint == program.fingerprint
     assert parse(to_text(program.graph)) == program.graph
     np.testing.assert_array_equal(run(again, x[:16], "clear").outputs["y"], results["clear"])
+
+
+def test_the_client_refreshes_what_it_may_see_and_nothing_is_lost() -> None:
+    x = np.random.default_rng(5).normal(size=(80, 6))
+    program = glyphc.compile(deep(Function("tanh")), x, 16, strategy="hesamifard", insecure_ring=RING)
+    p = program.client.parameters
+    assert isinstance(p, IntegerParameters)
+    squares = glyphc.compile(deep(Function("tanh")), x, 16, strategy="cryptonets", insecure_ring=RING).client.parameters
+    assert isinstance(squares, IntegerParameters)
+    assert p.modulus.bit_length() + 8 < squares.modulus.bit_length()  # the client scales down
+    assert knowledge.trips(program) == len(list(program.graph.of(ClientRefresh))) == 2
+    assert "activations of 2 layers" in str(knowledge.of_program(program))
+    reports = {mode: run(program, x[:16], mode) for mode in ("clear", "simulate", "encrypted")}
+    results = {mode: report.outputs["y"] for mode, report in reports.items()}
+    np.testing.assert_array_equal(results["simulate"], results["clear"])
+    np.testing.assert_array_equal(results["encrypted"], results["clear"])
+    assert reports["encrypted"].seconds["refresh"] > 0
+    wanted = evaluate(program.stages["substitute"], {"x": x[:16]})["y"]
+    assert np.abs(results["clear"] - wanted).max() < 0.1 * np.ptp(wanted)
+    refreshes = [i for i in program.schedule.instructions if isinstance(i, IntegerRefresh)]
+    assert len(refreshes) == 5 + 4
+
+
+def test_a_server_without_a_client_refreshes_nothing() -> None:
+    contexts = IntegerContexts(parameters(), ())
+    with pytest.raises(BackendError, match="none to ask"):
+        IntegerOpenFHE(contexts).integer_refresh((), IntegerRefresh(1, 0, 0.5, 0))
 
 
 def test_polynomials_of_the_users_own_are_computed_exactly() -> None:

@@ -23,6 +23,7 @@ from glyphc.ir.ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientRefresh,
     Concat,
     Const,
     Dense,
@@ -179,7 +180,11 @@ def test_each_op_of_a_level_passes(level: Level) -> None:
     used = {type(n.op) for n in chain.graph}
     # a bootstrap does at the last level what apply did before; polynomials are of graphs in slots (test_slots,
     # test_integers)
-    assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {Polynomial, IntegerPolynomial}
+    assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {
+        Polynomial,
+        IntegerPolynomial,
+        ClientRefresh,
+    }
 
 
 @pytest.mark.parametrize("level", list(Level), ids=lambda level: level.value)

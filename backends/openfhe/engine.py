@@ -67,7 +67,11 @@ class OpenFHEEngine(Engine):
                 if isinstance(schedule.parameters, IntegerParameters):
                     with stages.stage("generate keys"):
                         on_integers = generate_integer_keys(schedule.parameters)
-                    yield Session(IntegerOpenFHE(on_integers.contexts), on_integers.encrypt, on_integers.decrypt)
+                    yield Session(
+                        IntegerOpenFHE(on_integers.contexts, on_integers.refresh),
+                        on_integers.encrypt,
+                        on_integers.decrypt,
+                    )
                     return
                 with stages.stage("generate keys"):
                     keys, evaluation_keys = generate_keys(schedule.parameters)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.rescaling import rescaled
 
 from ..coredumps import no_core_dumps
 from ..integers_clear import join, split
@@ -48,6 +49,10 @@ class IntegerClient:
             plain.SetLength(self.contexts.parameters.slots)
             found.append(np.array(plain.GetPackedValue(), dtype=np.int64))
         return join(found, self.contexts.parameters.moduli)
+
+    def refresh(self, ciphertext: tuple[Any, ...], ratio: float) -> tuple[Any, ...]:
+        """A fresh ciphertext of the integers times ratio, rounded: this side sees them."""
+        return self.encrypt(rescaled(self.decrypt(ciphertext), ratio))
 
 
 def generate_integer_keys(parameters: IntegerParameters) -> IntegerClient:

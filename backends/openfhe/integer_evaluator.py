@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from glyphc.ir.instructions import IntegerDot
+from glyphc.ir.instructions import IntegerDot, IntegerRefresh
 
+from ..errors import BackendError
 from .integer_contexts import IntegerContexts
 
 Ciphertexts = tuple[Any, ...]
+Refresh = Callable[[Ciphertexts, float], Ciphertexts]
 
 
 class IntegerOpenFHE:
     """Executes a program on integers. Registers are OpenFHE's ciphertexts, one for each plaintext prime."""
 
-    def __init__(self, contexts: IntegerContexts) -> None:
+    def __init__(self, contexts: IntegerContexts, refresh: Refresh | None = None) -> None:
+        """refresh: asks the client, where a program has it do something; ciphertexts and a ratio go to it."""
         self._contexts = contexts
+        self._refresh = refresh
         self._constants: dict[tuple[int, int], Any] = {}
 
     def integer_dot(self, sources: Sequence[Ciphertexts], instruction: IntegerDot) -> Ciphertexts:
@@ -26,6 +30,11 @@ class IntegerOpenFHE:
 
     def integer_product(self, a: Ciphertexts, b: Ciphertexts) -> Ciphertexts:
         return tuple(c.EvalMult(x, y) for c, x, y in zip(self._contexts.contexts, a, b, strict=True))
+
+    def integer_refresh(self, source: Ciphertexts, instruction: IntegerRefresh) -> Ciphertexts:
+        if self._refresh is None:
+            raise BackendError("this program asks the client on the way, and there is none to ask")
+        return self._refresh(source, instruction.ratio)
 
     def _dot(self, at: int, sources: Sequence[Any], instruction: IntegerDot) -> Any:
         """Sums of what has the same weight but for its sign, each multiplied once.

@@ -8,7 +8,7 @@ from math import log2
 
 import numpy as np
 
-from glyphc.ir.instructions import Free, Instruction, IntegerDot, IntegerProduct, Load, Schedule, Store
+from glyphc.ir.instructions import Free, Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load, Schedule, Store
 from glyphc.ir.integer_parameters import PRIME_BITS, IntegerParameters
 
 from .cost import PROCESS_BYTES, CostModel
@@ -53,6 +53,8 @@ def integer_estimate(schedule: Schedule, cost: CostModel) -> SlotEstimate:
         by_node[instruction.node] = by_node.get(instruction.node, 0.0) + each
     sent, returned = (sum(port.layout.ciphertexts for port in ports) for ports in (client.inputs, client.outputs))
     ciphertexts = len(p.moduli)
+    refreshed = sum(isinstance(i, IntegerRefresh) for i in schedule.instructions)
+    sent, returned = sent + refreshed, returned + refreshed
     return SlotEstimate(
         seconds,
         by_node,
@@ -105,7 +107,7 @@ def _peak_bytes(schedule: Schedule, p: IntegerParameters) -> float:
         match instruction:
             case Free(registers=registers):
                 held -= ciphertext * sum(r not in stored for r in registers)
-            case Load() | IntegerDot() | IntegerProduct():
+            case Load() | IntegerDot() | IntegerProduct() | IntegerRefresh():
                 held += ciphertext
         peak = max(peak, held)
     constants = len(set(_constants(schedule))) * element * len(p.moduli)

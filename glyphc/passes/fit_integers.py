@@ -28,6 +28,8 @@ F64 = npt.NDArray[np.floating[Any]]
 # Signed bits of inputs and of weights that are tried.
 _INPUT_BITS = range(4, 10)
 _WEIGHT_BITS = range(3, 11)
+# Of what the client encrypts again.
+_REFRESH_BITS = 9
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class FitIntegers(TolerancePass):
     """Integers for everything: inputs and weights of as few bits as the tolerated loss of accuracy allows.
 
     Nothing is ever scaled down, so results are as large as the products on the way to them: the fewer bits, the smaller
-    the plaintext modulus. One prime is taken where that keeps to the tolerance, else two. Options as in
+    the plaintext modulus. One prime is taken where that keeps to the tolerance, else two. refresh: whether the client
+    decrypts the results of nonlinearities, scales them down and encrypts them again. Other options as in
     ``assign-budget``. The bits are chosen on one half of the calibration samples beside the network that is computed;
     what is promised is the other half's loss beside the network that was given.
     """
@@ -45,6 +48,7 @@ class FitIntegers(TolerancePass):
     ensures: ClassVar[Level] = Level.ASSIGNED
     integers: ClassVar[bool] = True
     samples: int = 2048
+    refresh: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,12 +81,11 @@ class FitIntegers(TolerancePass):
             rewriter.keep(node, decisions=(decision,) if isinstance(node.op, Linear) else ())
         return rewriter.new
 
-    @staticmethod
-    def _tried(graph: Graph, judge: Judge, samples: Mapping[str, F64]) -> Iterator[_Try]:
+    def _tried(self, graph: Graph, judge: Judge, samples: Mapping[str, F64]) -> Iterator[_Try]:
         for input_bits in _INPUT_BITS:
             for weight_bits in _WEIGHT_BITS:
                 try:
-                    integers = with_integers(graph, input_bits, weight_bits)
+                    integers = with_integers(graph, input_bits, weight_bits, _REFRESH_BITS if self.refresh else 0)
                 except TooManyBitsError:
                     continue
                 bits = needed_bits(integers)

@@ -23,7 +23,7 @@ from glyphc.ways.client import ClientTail
 from glyphc.ways.integers import WAYS as INTEGER_WAYS
 from glyphc.ways.registry import conversions, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
-from glyphc.ways.strategies import strategy
+from glyphc.ways.strategies import Refresh, strategy
 from glyphc.ways.torus import DEGREE, PackedBootstrap
 
 from .base import Context, Pass, check_option, check_ring
@@ -119,7 +119,9 @@ class AssignScheme(TolerancePass):
         others = tuple(way for way in allowed if way not in (*SLOT_WAYS, *INTEGER_WAYS))
         if self._on_integers(allowed):
             # they were asked for: what they lose is shown, not refused
-            exact = FitIntegers(self.points, self.spread, self.logits, self.measures)
+            exact = FitIntegers(
+                self.points, self.spread, self.logits, self.measures, refresh=chosen.refresh is Refresh.CLIENT
+            )
             question = replace(question, integers=plan_integers(graph, context, exact))
             return answers(graph, allowed, question), question
         if not any(way in SLOT_WAYS for way in allowed):

@@ -15,6 +15,7 @@ from glyphc.ir.instructions import (
     Instruction,
     IntegerDot,
     IntegerProduct,
+    IntegerRefresh,
     Load,
     Port,
     Register,
@@ -23,7 +24,7 @@ from glyphc.ir.instructions import (
     with_frees,
 )
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import Input, IntegerPolynomial, Linear, Op, Output, Reshape
+from glyphc.ir.ops import ClientRefresh, Input, IntegerPolynomial, Linear, Op, Output, Reshape
 from glyphc.ir.types import Encoding
 
 
@@ -87,6 +88,11 @@ class _Lowering:
             case IntegerPolynomial(coefficients=coefficients):
                 source = self.feature(self.graph.operands(node)[0], feature)
                 return _Powers(self, source, node.id).polynomial(coefficients)
+            case ClientRefresh(ratio=ratio):
+                source = self.feature(self.graph.operands(node)[0], feature)
+                target = self._fresh()
+                self.code.append(IntegerRefresh(target, source, ratio, node.id))
+                return target
         raise ParameterError(f"{node} cannot be computed on integers in slots")
 
     def _linear(self, node: Node, op: Linear, feature: int) -> Register:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import log2, sqrt
 
 from glyphc.backends.base import execute
-from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, Load
+from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load
 from glyphc.ir.integer_parameters import PRIME_BITS
 
 # Of OpenFHE's errors.
@@ -29,6 +29,8 @@ class NoiseBounds:
         # of each digit, which is as large as a prime, and an error polynomial
         digits = 2.0**PRIME_BITS * sqrt(ring * limbs / 12) * _DEVIATION
         self._key_switch = _DEVIATIONS * digits
+        # the worst that the client had to decrypt on the way
+        self.refreshed = 0.0
 
     def fresh(self) -> float:
         """Of an encryption under the secret key."""
@@ -42,6 +44,10 @@ class NoiseBounds:
         t N/4.2 on average; and the key switch."""
         return self._modulus * self._ring / 2 * (a + b) + self._key_switch
 
+    def integer_refresh(self, source: float, instruction: IntegerRefresh) -> float:
+        self.refreshed = max(self.refreshed, source)
+        return self.fresh()
+
 
 def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, most: int) -> int:
     """The fewest limbs at which every output decrypts rightly; ``most`` + 1 where that many are not enough.
@@ -52,7 +58,7 @@ def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, mo
         machine = NoiseBounds(ring, plaintext_modulus, limbs)
         inputs = {i.name: _Fresh(machine.fresh()) for i in code if isinstance(i, Load)}
         outputs = execute(code, machine, inputs)
-        worst = max(noise for parts in outputs.values() for noise in parts)
+        worst = max(machine.refreshed, *(noise for parts in outputs.values() for noise in parts))
         if log2(worst) + log2(plaintext_modulus) + 1 + _RESERVE <= limbs * PRIME_BITS:
             return limbs
     return most + 1

@@ -13,7 +13,7 @@ from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
-from glyphc.ir.ops import Apply, Const, Input, IntegerPolynomial, Linear, Output
+from glyphc.ir.ops import Apply, ClientRefresh, Const, Input, IntegerPolynomial, Linear, Output
 from glyphc.ir.types import Encoding, FixedPoint
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -35,9 +35,10 @@ def _limit(largest: float, node: Node) -> int:
     return int(np.ceil(largest)) + 1
 
 
-def with_integers(graph: Graph, input_bits: int, weight_bits: int) -> Graph:
+def with_integers(graph: Graph, input_bits: int, weight_bits: int, refresh_bits: int = 0) -> Graph:
     """The graph on integers: formats without offsets, weights of so many bits, polynomials of integers.
 
+    refresh_bits: of what the client makes of a polynomial's results; 0 where it is not asked.
     ParameterError where a function is no polynomial, or values take more than 62 bits.
     """
     rewriter = Rewriter(graph)
@@ -58,10 +59,21 @@ def with_integers(graph: Graph, input_bits: int, weight_bits: int) -> Graph:
             case Apply(functions=functions):
                 op, made = _polynomial(node, functions, operands[0])
                 type = replace(node.type, fixed=made)
-                rewriter.replace(node, rewriter.new.add(op, operands, type, node.location, node.decisions))
+                new = rewriter.new.add(op, operands, type, node.location, node.decisions)
+                rewriter.replace(node, _refreshed(rewriter, new, refresh_bits) if refresh_bits else new)
             case _:
                 rewriter.keep(node, replace(node.type, fixed=operands[0].type.fixed))
     return rewriter.new
+
+
+def _refreshed(rewriter: Rewriter, node: Node, bits: int) -> Node:
+    """What the client makes of a value: integers of so many bits, never larger ones than there are."""
+    fixed = node.type.fixed
+    assert fixed is not None
+    limit = min(2 ** (bits - 1) - 1, fixed.magnitude)
+    ratio = limit / fixed.magnitude
+    type = replace(node.type, fixed=FixedPoint((fixed.scale[0] / ratio,), (0.0,), -limit, limit))
+    return rewriter.new.add(ClientRefresh(ratio), (node,), type, node.location)
 
 
 def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> None:
@@ -132,8 +144,12 @@ def polynomial_of(functions: tuple[Function, ...], reach: float) -> F64 | None:
 
 
 def needed_bits(graph: Graph) -> float:
-    """log2 of the modulus that holds all results: on the way to them, values may wrap as they like."""
+    """log2 of the modulus that holds results and what the client sees; on the way there, values may wrap."""
     largest = 1.0
+    for node, _ in graph.of(ClientRefresh):
+        before = graph.operands(node)[0].type.fixed
+        assert before is not None
+        largest = max(largest, float(before.magnitude))
     for node, _ in graph.of(Output):
         source = graph.operands(node)[0]
         while source.type.encoding is not Encoding.INTEGERS:

@@ -81,7 +81,8 @@ class Strategy:
     @property
     def changes_network(self) -> bool:
         """Whether it computes another network, which has to be trained again to be of use."""
-        return self.replacement in (Replacement.SQUARE, Replacement.IDENTITY)
+        exact = self.replacement is Replacement.POLYNOMIAL and self.numbers is Numbers.INTEGERS
+        return exact or self.replacement in (Replacement.SQUARE, Replacement.IDENTITY)
 
 
 def _names(*ways: Way) -> frozenset[str]:
@@ -136,14 +137,13 @@ _ALL = (
     ),
     Strategy(
         "hesamifard",
-        "leveled scheme with polynomials; the client decrypts and encrypts again where noise runs out",
-        frozenset(),
+        "BFV on integers in slots, polynomials; the client decrypts their results and encrypts them again",
+        _INTEGERS,
         Replacement.POLYNOMIAL,
         Numbers.INTEGERS,
         Refresh.CLIENT,
         degree=2,
         paper="Hesamifard, Takabi, Ghasemi: CryptoDL: Deep Neural Networks over Encrypted Data, 2017",
-        missing="the protocol by which a client refreshes ciphertexts is not there",
     ),
     Strategy(
         "nandakumar",

@@ -7,7 +7,7 @@ whether a whole program can be executed.
 
 from .base import NO_NODE, Code, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
 from .coefficients import Dot, DotProduct, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
-from .integers import IntegerDot, IntegerProduct
+from .integers import IntegerDot, IntegerProduct, IntegerRefresh
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
 from .slots import Drop, SlotDot, SlotProduct
 
@@ -26,6 +26,7 @@ __all__ = [
     "Instruction",
     "IntegerDot",
     "IntegerProduct",
+    "IntegerRefresh",
     "Kind",
     "Load",
     "Polynomials",

@@ -45,6 +45,22 @@ class IntegerProduct(Instruction):
         return (machine.integer_product(*operands),)
 
 
+@dataclass(frozen=True)
+class IntegerRefresh(Instruction):
+    """target = a fresh encryption of what source holds, times ratio and rounded. The client's to do: it sees it."""
+
+    operand: ClassVar[Kind] = Kind.INTEGERS
+    result: ClassVar[Kind] = Kind.INTEGERS
+    method: ClassVar[str] = "integer_refresh"
+    target: Register
+    source: Register
+    ratio: float
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.integer_refresh(operands[0], self),)
+
+
 def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int]) -> None:
     """IRError for code that cannot be executed. inputs: how many ciphertexts each input has."""
     check_flow(code, Kind.INTEGERS)
@@ -64,6 +80,9 @@ def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int]) -> No
                     raise IRError(f"{what} has {len(weights)} weights for {len(sources)} registers")
                 if not any(weights):
                     raise IRError(f"{what} multiplies by nothing but zeros")
+            case IntegerRefresh(ratio=ratio):
+                if not 0 < ratio <= 1:
+                    raise IRError(f"{what} multiplies by {ratio}, which is no share")
             case IntegerProduct() | Free():
                 pass
             case _:
