@@ -34,6 +34,8 @@ _EVIDENCE = 20
 _FEW = 200
 # The float network hardly decides where its margin is below this share of its usual (median) one.
 _NEAR_TIE = 2.0**-5
+# Of outputs with more columns, the spreads are not kept with what was found.
+_KEPT_SPREADS = 256
 # A value that changes by this share of its spread has gone a step of some function.
 _STEP = 0.2
 # Samples that the float network is evaluated on at a time.
@@ -180,8 +182,10 @@ class Judge:
             case MeasureKind.ABSOLUTE:
                 limit, value = self.limits.absolute, float(np.sqrt(np.mean((got - truth.values) ** 2)))
         error = 100 * float(errors[worst])
+        columns, spreads = len(errors), measure.spreads if len(errors) <= _KEPT_SPREADS else ()
         return Loss(
-            measure.output, measure.kind, value, limit, len(got), error, worst, len(errors), ties, measure.reason
+            *(measure.output, measure.kind, value, limit, len(got), error, worst, columns, ties, measure.reason),
+            spreads=spreads,
         )
 
     def _changed(self, measure: Measure, got: F64, truth: Truth) -> tuple[float, int]:

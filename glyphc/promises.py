@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,11 +38,12 @@ def prepared_network(program: Program) -> Graph | None:
 
 
 def judge(program: Program, network: Graph, samples: Mapping[str, F64]) -> Judge:
-    """Judges outputs on samples as they were judged at compile time, with the spreads that these samples have."""
+    """Judges outputs on samples as they were judged at compile time: by the spreads of the calibration samples, as few
+    samples may have others; by their own spreads where those were not kept."""
     losses = promised(program)
     usual = Limits(0.5)
     limits = {loss.kind: loss.limit for loss in losses}
-    return Judge.of(
+    found = Judge.of(
         network,
         samples,
         Limits(
@@ -51,6 +53,12 @@ def judge(program: Program, network: Graph, samples: Mapping[str, F64]) -> Judge
         ),
         {loss.output: loss.kind for loss in losses},
     )
+    known = {loss.output: loss.spreads for loss in losses}
+    measures = (
+        replace(m, spreads=known[m.output]) if len(known.get(m.output, ())) == len(m.spreads) else m
+        for m in found.measures
+    )
+    return replace(found, measures=tuple(measures))
 
 
 def happened(program: Program, samples: Mapping[str, F64], outputs: Mapping[str, F64]) -> tuple[Loss, ...]:

@@ -148,4 +148,5 @@ def _loss(data: dict[str, Any]) -> Loss:
         int(data["near_ties"]),
         str(data["reason"]),
         bool(data["held_out"]),
+        tuple(float(spread) for spread in data["spreads"]),
     )

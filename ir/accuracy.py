@@ -21,7 +21,8 @@ class Loss:
     value, limit: in the unit of ``kind``. error: rms error of the worst column in percent of its spread, whatever the
     kind; column: which one, of how many. near_ties: decisions that change and are not in ``value``, because the float
     network itself hardly decides there and the samples are too few to tell its rate. reason: why it is judged so.
-    held_out: whether nothing was chosen with these samples.
+    held_out: whether nothing was chosen with these samples. spreads: of the columns, on the calibration samples, which
+    errors are measured by; empty where there are too many to keep.
     """
 
     output: str
@@ -35,6 +36,7 @@ class Loss:
     near_ties: int = 0
     reason: str = ""
     held_out: bool = False
+    spreads: tuple[float, ...] = ()
 
     @property
     def kept(self) -> bool:
