@@ -253,8 +253,10 @@ def simulated(case: Case) -> Result:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = program.run({name: v[None] for name, v in x.items()}, mode="simulate")
-    found = found if isinstance(found, dict) else dict.fromkeys(case.expected, found)
+    found = found if isinstance(found, dict) else {program.client.outputs[0].name: found}
     for name, value in case.expected.items():
+        if name not in found:  # left out, as it does not depend on what is encrypted
+            continue
         expected = value.astype(np.float64)
         error = np.abs(np.asarray(found[name])[0] - expected)[counts[name]]
         rms = float(np.sqrt(np.mean(error**2))) / _span(expected) if error.size else 0.0

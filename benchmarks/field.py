@@ -1,6 +1,7 @@
 """What becomes of the files and estimators that people bring: read, compiled, error in simulation, refused and why.
 
-    python benchmarks/field.py [--cases FOLDER]... [--estimators] [--only NAME] [--ring 4096] [--output TABLE.md]
+    python benchmarks/field.py [--cases FOLDER]... [--estimators] [--only NAME] [--skip NAME] [--ring 4096]
+        [--output TABLE.md]
 
 A case is a folder with ``model.onnx``, ``calibration.npy`` (or ``cal.npy``, ``.npz``) and ``x.npy`` (or ``test.npy``).
 Where there is an ``expected.npy`` or ``.npz``, results are compared with it, otherwise with ONNX Runtime's on the same
@@ -22,6 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,7 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, action="append", default=[], help="folder of cases (repeatable)")
     parser.add_argument("--estimators", action="store_true", help="scikit-learn's estimators, too")
     parser.add_argument("--only", default="", help="subjects whose name contains this")
+    parser.add_argument("--skip", default=None, help="but not those whose name contains this")
     parser.add_argument("--ring", type=int, default=4096, help="small ring; 0 for parameters of 128-bit security")
     parser.add_argument("--memory", type=float, default=6.0, help="gigabytes that may be used")
     parser.add_argument("--output", type=Path, help="also write the table here")
@@ -250,8 +253,8 @@ def main() -> None:
     print("\n".join(head), flush=True)
     rows: list[Row] = []
     subjects = [s for root in arguments.cases for s in folders(root)]
-    for subject in (*subjects, *(estimators() if arguments.estimators else ())):
-        if arguments.only in subject.name:
+    for subject in chain(subjects, estimators() if arguments.estimators else ()):
+        if arguments.only in subject.name and (arguments.skip is None or arguments.skip not in subject.name):
             rows.append(judge(subject, arguments.ring or None))
             print(rows[-1], flush=True)
     good = sum(r.outcome == "compiled" and all(e <= 1 for _, e in r.errors) for r in rows)

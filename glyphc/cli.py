@@ -12,7 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
-from glyphc.commands.arrays import check_output, input_files, keep_sources, load_arrays, load_inputs, save_arrays
+from glyphc.commands.arrays import check_output, input_files, keep_sources, load_inputs, save_arrays
 from glyphc.commands.compare import compare_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
@@ -54,7 +54,13 @@ def main() -> None:
 
 @main.command("compile")
 @click.argument("model", type=click.Path())
-@click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); they set value ranges.")
+@click.option(
+    "--calibration",
+    metavar="[NAME=]FILE",
+    multiple=True,
+    help="Representative samples (.npy, or .npz for several inputs; or NAME=FILE, once for each input); they set value "
+    "ranges.",
+)
 @click.option("--batch", type=click.IntRange(1), help="Samples evaluated at once. [default: the model's, or 1]")
 @click.option("-o", "--output", type=click.Path(), help="The artifact to write. [default: MODEL with suffix .glyphc]")
 @click.option(
@@ -96,7 +102,7 @@ def main() -> None:
 )
 def compile_command(
     model: str,
-    calibration: str | None,
+    calibration: tuple[str, ...],
     batch: int | None,
     output: str | None,
     tolerance: float | None,
@@ -122,13 +128,13 @@ def compile_command(
     from glyphc.program import INSECURE_WARNING
 
     path = Path(output) if output else Path(model).with_suffix(".glyphc")
-    keep_sources(path, model, calibration, retrain_data, retrain_labels)
+    keep_sources(path, model, *input_files(calibration), retrain_data, retrain_labels)
     check_writable(path)
     secrets = path.with_suffix(".weights")
     if encrypt_weights is not None:
-        keep_sources(secrets, model, calibration)
+        keep_sources(secrets, model, *input_files(calibration))
         check_writable(secrets)
-    samples = None if calibration is None else load_arrays(calibration, "calibration samples")
+    samples = load_inputs(calibration, "calibration samples") if calibration else None
     program = compile(
         model,
         samples,

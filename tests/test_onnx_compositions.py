@@ -228,6 +228,32 @@ def test_heads_that_share_keys() -> None:
     assert np.allclose(evaluate(read_onnx(model), {"x": x.astype(np.float64)})["y"], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("nothing", [-np.inf, np.finfo(np.float32).min, -1e9])
+@pytest.mark.parametrize("kind", ["add", "where"])
+def test_scores_that_are_masked(kind: str, nothing: float) -> None:
+    """As exporters write causal masks; elements that are left out must not widen any range."""
+    if kind == "add":
+        constants = {"m": np.where(CAUSAL, 0, nothing).astype(np.float32)}
+        nodes = [node("Add", ["x", "m"], ["s"])]
+    else:
+        constants = {"m": CAUSAL, "n": np.float32(nothing)}
+        nodes = [node("Where", ["m", "x", "n"], ["s"])]
+    model = build([*nodes, node("Softmax", ["s"], ["y"], axis=-1)], constants, (4, 4))
+    x = floats(6, 4, 4, seed=3, size=2.0)
+    same(model, x)
+    values = glyphc.ir.evaluate.evaluate_all(read_onnx(model), {"x": x.astype(np.float64)})
+    assert max(float(np.abs(v).max()) for v in values.values()) < 100
+
+
+def test_masks_that_nothing_takes_away() -> None:
+    constants = {"m": np.where(CAUSAL, 0, -np.inf).astype(np.float32)}
+    nodes = [node("Add", ["x", "m"], ["s"]), node("Relu", ["s"], ["y"])]
+    with pytest.raises(ModelError, match="minus infinity"):
+        read_onnx(build(nodes, constants, (4, 4)))
+    with pytest.raises(ModelError, match="minus infinity"):
+        read_onnx(build([node("Add", ["x", "m"], ["y"])], constants, (4, 4)))
+
+
 # -- loops --
 
 
@@ -365,6 +391,22 @@ def test_fused_operators(op: str, constants: dict[str, Any], attributes: dict[st
     wanted = runtime(model, x)["y"]
     found = evaluate(read_onnx(model), {"x": x.astype(np.float64)})["y"]
     assert np.allclose(found, wanted, atol=2e-4)  # ONNX Runtime's own approximations
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_quantisation_with_a_scale_for_each_channel(encrypted: bool) -> None:
+    """QONNX's Quant: (clip(round(x / scale + zero)) - zero) * scale, with bits by attribute-like operands."""
+    scale = np.array([0.1, 0.3, 0.05], np.float32)
+    constants: dict[str, Any] = {"s": scale, "z": f32(0.0), "b": f32(4.0)}
+    made = node("Quant", ["x" if encrypted else "w", "s", "z", "b"], ["q"], domain="qonnx.custom_op.general")
+    x = floats(6, 3, seed=1)
+    wanted = np.clip(np.rint(x / scale), -8, 7) * scale
+    if not encrypted:
+        constants["w"] = x[:1]
+        wanted = x + np.clip(np.rint(x[:1] / scale), -8, 7) * scale
+    end = [node("Identity", ["q"], ["y"])] if encrypted else [node("Add", ["x", "q"], ["y"])]
+    model = build([made, *end], constants, (3,), sample_shapes={"y": (3,)})
+    assert np.allclose(evaluate(read_onnx(model), {"x": x.astype(np.float64)})["y"], wanted, atol=1e-6)
 
 
 # -- look-ups --

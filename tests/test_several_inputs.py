@@ -55,7 +55,8 @@ def test_from_python() -> None:
 def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(two_inputs(), "m.onnx")
-    np.savez("cal.npz", **samples(64, 1))
+    for name, values in samples(64, 1).items():
+        np.save(f"cal-{name}.npy", values)
     x = samples(4, 2)
     np.save("a.npy", x["a"])
     np.save("b.npy", x["b"])
@@ -65,7 +66,9 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert result.exit_code == code, result.output
         return result.output
 
-    run("compile", "m.onnx", "--calibration", "cal.npz", "--batch", "4", "--insecure-ring", "1024")
+    start = ("compile", "m.onnx", "--batch", "4", "--insecure-ring", "1024")
+    run(*start, "--calibration", "a=cal-a.npy", "--calibration", "b=cal-b.npy")
+    assert "NAME=FILE" in run(*start, "--calibration", "cal-a.npy", "--calibration", "cal-b.npy", code=2)
     simulate = ("run", "m.glyphc", "--mode", "simulate", "--output", "y.npy")
     run(*simulate, "--input", "a=a.npy", "--input", "b=b.npy")
     np.testing.assert_allclose(np.load("y.npy"), expected(x), atol=0.05)

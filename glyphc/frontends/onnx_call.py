@@ -305,11 +305,17 @@ class Call:
         """a + b, of one shape."""
         return self.add(Add(), a, b)
 
+    def per_sample(self, x: Node, constant: Named) -> Named:
+        """A constant that broadcasts to an ONNX tensor, as it does to one sample."""
+        return constant.per_sample(x.type.shape) if self.lead else constant
+
     def named(self, role: str, value: npt.ArrayLike) -> Named:
         """A constant of this node's own."""
         return Named(f"{self.location}.{role}", np.asarray(value, dtype=np.float64))
 
     def _private(self, role: str, value: npt.NDArray[Any]) -> Const:
+        if value.base is None:
+            value.setflags(write=False)  # then the graph takes it as it is, without a copy
         return Const(self.conversion.graph.add_constant(f"{self.location}.{role}", value))
 
 

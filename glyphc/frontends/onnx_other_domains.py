@@ -105,25 +105,32 @@ def _quant(call: Call) -> Node | tuple[Node, ...]:
     """Rounding to a grid of ``bit_width`` bits and back: (clip(round(x / scale + zero), lo, hi) - zero) * scale."""
     if call.text("rounding_mode", "ROUND") not in ("ROUND", "HALF_EVEN"):
         raise UnsupportedError(f"rounding_mode={call.text('rounding_mode', '')} is not supported")
-    scale, zero, bits = (call.constant(i, role).value for i, role in enumerate(("scale", "zero point", "bits"), 1))
-    if scale.size != 1 or zero.size != 1 or bits.size != 1:
-        raise UnsupportedError("one scale, zero point and number of bits for all elements are supported")
-    signed, narrow, width = call.integer("signed", 1), call.integer("narrow", 0), float(bits.flat[0])
-    step, origin = float(scale.flat[0]), float(zero.flat[0])
+    scale, zero, bits = (call.constant(i, role) for i, role in enumerate(("scale", "zero point", "bits"), 1))
+    if np.unique(bits.value).size != 1:
+        raise UnsupportedError("one number of bits for all elements is supported")
+    signed, narrow, width = call.integer("signed", 1), call.integer("narrow", 0), float(bits.value.flat[0])
     lowest = -(2.0 ** (width - 1)) + narrow if signed else 0.0
     highest = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1 - narrow
-    functions = (
-        Function("affine", (1 / step, origin)),
-        Function("round", (1.0,)),
-        Function("clip", (lowest, highest)),
-        Function("affine", (step, -origin * step)),
-    )
-    if not call.is_constant(0):
+    grid = (Function("round", (1.0,)), Function("clip", (lowest, highest)))
+    if call.is_constant(0):
+        given = call.constant(0, "its operand").value
+        weights = (compose(grid, given / scale.value + zero.value) - zero.value) * scale.value
+        pool = call.conversion.constants
+        pool.put(call.node.output[0], dict.fromkeys(pool.batches, weights))
+        return ()
+    if scale.value.size == zero.value.size == 1:
+        step, origin = float(scale.value.flat[0]), float(zero.value.flat[0])
+        functions = (Function("affine", (1 / step, origin)), *grid, Function("affine", (step, -origin * step)))
         return call.add(Apply(functions), call.tensor(0))
-    weights = compose(functions, call.constant(0, "its operand").value)
-    pool = call.conversion.constants
-    pool.put(call.node.output[0], dict.fromkeys(pool.batches, weights))
-    return ()
+    # a scale for each channel: the same rounding of values in units of their scales
+    shape = np.broadcast_shapes(scale.value.shape, zero.value.shape)
+    steps, origins = (np.broadcast_to(c.value, shape) for c in (scale, zero))
+    x = call.tensor(0)
+    factor, shift, back, offset = (
+        call.per_sample(x, call.named(role, v))
+        for role, v in (("factor", 1 / steps), ("shift", origins), ("step", steps), ("offset", -origins * steps))
+    )
+    return call.scale(call.add(Apply(grid), call.scale(x, factor, shift)), back, offset)
 
 
 _LINEAR = ("coefficients", "intercepts", "post_transform")

@@ -32,19 +32,16 @@ def convolution(weight: F64, channels: int, groups: int, axes: tuple[Window, ...
     kernels = weight.reshape(outputs, per_group, -1)
     window, tap = np.nonzero(valid)
     require_entries(len(window) * per_group * outputs)
-    place = flat[window, tap]
-    blocks = []
-    for output in range(outputs):
-        first = output // (outputs // groups) * per_group
-        columns = (first + np.arange(per_group))[:, None] * spatial + place
-        rows = np.broadcast_to(window, columns.shape)
-        entries = kernels[output][:, tap]
-        blocks.append(
-            sparse.csr_array(
-                (entries.reshape(-1), (rows.reshape(-1), columns.reshape(-1))), shape=(len(flat), channels * spatial)
-            )
-        )
-    return sparse.csr_array(sparse.vstack(blocks, format="csr"))
+    # all outputs of a group have their entries in the same places: row by row, in each the channels one after another
+    order = np.argsort(np.tile(window, per_group), kind="stable")
+    channel, at = np.divmod(order, len(window))
+    columns = channel * spatial + flat[window, tap][at]
+    counts = per_group * np.bincount(window, minlength=len(flat))
+    first = np.arange(outputs) // (outputs // groups) * per_group * spatial
+    indices = (first[:, None] + columns).reshape(-1)
+    entries = np.ascontiguousarray(kernels[:, channel, tap[at]]).reshape(-1)
+    indptr = np.concatenate([[0], np.cumsum(np.tile(counts, outputs))])
+    return sparse.csr_array((entries, indices, indptr), shape=(outputs * len(flat), channels * spatial))
 
 
 def means(channels: int, axes: tuple[Window, ...], with_padding: bool) -> sparse.csr_array:
