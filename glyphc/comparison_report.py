@@ -10,8 +10,8 @@ from glyphc.comparison import Comparison, Result
 from glyphc.diagnostics import align
 
 _HEADING = (
-    "strategy", "result", "simulated", "encrypted", "error", "evaluate", "CPU", "predicted", "client", "memory",
-    "predicted", "keys", "up", "down", "trips",
+    "strategy", "result", "simulated", "encrypted", "error", "evaluate", "CPU", "time predicted", "client", "memory",
+    "memory predicted", "keys", "up", "down", "trips",
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ svg .grid { stroke: #e2e8f0; } svg .run { fill: #2f6fb5; } svg .predicted { fill
   svg .grid { stroke: #334155; } svg .predicted { fill: #0f172a; }
 }
 """
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 520, 320, 70, 40, 14, 110
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 520, 330, 70, 40, 26, 130
 
 
 def page(found: Comparison) -> str:
@@ -188,6 +188,6 @@ def _plot(found: Comparison, label: str, x: Callable[[Result], float]) -> str:
     name = escape(shown[0].scores[0][0])
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(label)}</text>')
-    parts.append(f'<text x="4" y="{_TOP - 2}">{name}</text>')
+    parts.append(f'<text x="4" y="{_TOP - 14}">{name}</text>')
     what = f'role="img" aria-label="{name} against {escape(label)}" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}"'
     return f"<svg {what}>{''.join(parts)}</svg>"
