@@ -359,7 +359,9 @@ def _steps(network: Graph, output: Node) -> bool:
     (node,) = network.operands(output)
     while isinstance(node.op, Reshape):
         (node,) = network.operands(node)
-    return isinstance(node.op, Hardmax) or (isinstance(node.op, Apply) and node.op.functions[-1].name in _STEPS)
+    if isinstance(node.op, Apply):
+        return bool(node.op.functions) and node.op.functions[-1].name in _STEPS
+    return isinstance(node.op, Hardmax)
 
 
 def _spreads(values: F64) -> tuple[float, ...]:

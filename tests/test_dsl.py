@@ -86,7 +86,7 @@ def test_the_same_schedule_as_from_onnx(name: str) -> None:
         ("y = x -> reshape([2, 2]) -> reduce_sum", X.reshape(7, 2, 2).sum(-1)),
         ("y = x + 1 as z -> relu\nw = z", np.maximum(X + 1, 0)),
         ("activation half(t) on [-4, 4] = max(t, 0) / 2\ny = half(x)", np.maximum(X, 0) / 2),
-        ("activation steps on [-2, 2] = table [0, 1, 0]\ny = x -> steps", 1 - np.abs(X) / 2),
+        ("activation stairs on [-2, 2] = table [0, 1, 0]\ny = x -> stairs", 1 - np.abs(X) / 2),
         ("`none` = relu(x)\ny = `none` + 0", np.maximum(X, 0)),
         ("`odd name/0` = relu(x)\ny = `odd name/0`", np.maximum(X, 0)),
     ],

@@ -34,7 +34,7 @@ from glyphc.run_record import RunRecord
 
 RING = 4096
 FAST = (
-    "fold,calibrate,quantize,assign-scheme,insert-switches,assign-layout,"
+    "fold,calibrate,quantize,assign-scheme{strategy=glyph},insert-switches,assign-layout,"
     "select-parameters{max_error=3.0,rms_error=3.0},validate-security"
 )
 

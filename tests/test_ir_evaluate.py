@@ -33,9 +33,11 @@ from glyphc.ir.ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientRefresh,
     Const,
     Dense,
     Input,
+    IntegerPolynomial,
     Linear,
     MatMul,
     Op,
@@ -45,6 +47,7 @@ from glyphc.ir.ops import (
     Scale,
     Scatter,
     Softmax,
+    Steps,
     SumTo,
     Switch,
     Unpack,
@@ -170,6 +173,9 @@ FUNCTIONS = {
     Function("silu"): lambda x: x / (1 + math.exp(-x)),
     Function("sin"): math.sin,
     Function("sinh"): math.sinh,
+    Function("smooth_step", (-1.0, 3.0)): lambda x: (
+        3 * min(max((x + 1) / 4, 0), 1) ** 2 - 2 * min(max((x + 1) / 4, 0), 1) ** 3
+    ),
     Function("softplus"): lambda x: math.log1p(math.exp(x)),
     Function("softsign"): lambda x: x / (1 + abs(x)),
     Function("sqrt"): lambda x: math.sqrt(max(x, 0.0)),
@@ -491,8 +497,9 @@ def test_every_op_is_defined() -> None:
     """An op that is added to the table needs a definition, and a test in this file or in test_network_ops.py."""
     here = {Input, Output, Reshape, Dense, Scale, Linear, Apply, Softmax, ArgMax, Switch, Unpack, Bootstrap}
     training = {MatMul, SumTo, Scatter}  # test_train_gradients.py
-    slots = {Polynomial}  # test_slots.py
-    assert set(OPS.values()) == here | training | slots | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
+    trees = {Steps}  # test_trees.py
+    slots = {Polynomial, IntegerPolynomial, ClientRefresh}  # test_slots.py, test_integers.py
+    assert set(OPS.values()) == here | training | slots | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
 
 
 def test_op_without_a_definition() -> None:

@@ -125,7 +125,6 @@ def test_brevitas_weights_are_constants() -> None:
     [
         (qdq("x", "y"), {"s": f32(-1)[0], "z": np.array(0, dtype=np.int8)}, "scale is not positive"),
         ([quant(rounding_mode="FLOOR")], {"s": f32(1)[0], "z": f32(0)[0], "b": f32(3)[0]}, "rounding_mode=FLOOR"),
-        ([quant()], {"s": f32(1, 2), "z": f32(0)[0], "b": f32(3)[0]}, "one scale"),
     ],
 )
 def test_refused(nodes: list[NodeProto], constants: Constants, reason: str) -> None:

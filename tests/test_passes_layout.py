@@ -31,7 +31,7 @@ from glyphc.passes.validate import ValidateLayout
 from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
-BEFORE = "fold,calibrate,quantize,assign-scheme,insert-switches"
+BEFORE = "fold,calibrate,quantize,assign-scheme{strategy=glyph},insert-switches"
 
 
 def mlp(*widths: int, function: str = "relu") -> Graph:

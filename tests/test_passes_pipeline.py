@@ -28,6 +28,8 @@ def as_text(passes: list[Pass]) -> str:
 def changed(default: Any) -> Any:
     """Another valid value of an option."""
     match default:
+        case bool():
+            return not default
         case "HEStd_128_classic":
             return "insecure"
         case 65536:

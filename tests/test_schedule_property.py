@@ -97,7 +97,7 @@ class Case:
 
 
 PASSES = (
-    "fold,calibrate,quantize,validate-range,assign-scheme,insert-switches,assign-layout,validate-layout,"
+    "fold,calibrate,quantize,validate-range,assign-scheme{strategy=glyph},insert-switches,assign-layout,validate-layout,"
     "select-parameters{max_error=3.0,rms_error=3.0},validate-noise,validate-security"
 )
 

@@ -201,6 +201,7 @@ PARAMETERS: dict[str, tuple[float, ...]] = {
     "round": (0.5,),
     "selu": (1.67, 1.05),
     "shrink": (0.1, 0.4),
+    "smooth_step": (-1.0, 3.0),
     "swish": (1.5,),
     "table": (-3.0, 3.0, *np.tanh(np.linspace(-3, 3, 2001))),
     "table_with_jumps": (-3.0, 3.0, 1, -2.9, 1.0, *np.tanh(np.linspace(-3, 3, 2001))),

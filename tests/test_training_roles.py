@@ -241,7 +241,7 @@ def test_a_job_survives_its_file(prepared: Path) -> None:
 
 
 def headers(name: str) -> Any:
-    from glyphc.exchange import headers as module
+    from glyphc.storage import headers as module
 
     return getattr(module, name)
 
@@ -526,12 +526,12 @@ def forged(path: Path, text: str | None = None, parameters: str | None = None, *
     ("text", "message"),
     [
         ("import os", "line 1: instructions begin with"),
-        ("glyphc-ckks 1\n", "does not store the ciphertexts of the next state"),
+        ("glyphc-code 2 ckks\n", "does not store the ciphertexts of the next state"),
         (code_text((Load(0, "nothing"),), CKKS), "loads 'nothing', which is no input"),
         (code_text((Load(0, "STATE"), Store(0, "other")), CKKS), "does not store"),
         (code_text((Store(7, "STATE"),), CKKS), "reads register 7, which holds nothing"),
-        ('glyphc-ckks 1\n{"system":{"command":"true"}}\n', "line 2: 'system' is none of load"),
-        ('glyphc-ckks 1\n{"load":{"target":0,"name":["x"]}}\n', "line 2: Load: name"),
+        ('glyphc-code 2 ckks\n{"system":{"command":"true"}}\n', "line 2: 'system' is none of load"),
+        ('glyphc-code 2 ckks\n{"load":{"target":0,"name":["x"]}}\n', "line 2: Load: name"),
     ],
 )
 def test_hostile_code_is_refused(text: str, message: str, run: Path) -> None:
@@ -672,9 +672,9 @@ def test_parameters_that_openfhe_refuses_are_an_error(run: Path, monkeypatch: py
 
 
 def test_a_bomb_of_code_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.exchange import training_files
+    from glyphc.exchange import code_parts
 
-    monkeypatch.setattr(training_files, "_MOST_CODE_BYTES", 1000)
+    monkeypatch.setattr(code_parts, "MOST_BYTES", 1000)
     with pytest.raises(ArtifactError, match="inflates to more than"):
         run_training(run / "server")
 

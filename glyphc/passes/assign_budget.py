@@ -48,6 +48,9 @@ _SEED = 0
 _RESERVE = 0.8
 # Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
 _HARDLY_WORSE = 1.25
+# What lies at a jump itself, as a share of the dead zone of the finest series. The rest of a dead zone is no excuse: a
+# series that is a little finer decides it.
+_AT_A_JUMP = 2.0**-6
 # Where more values than this share are undecided, all of them count.
 _UNDECIDED = 0.5
 
@@ -198,11 +201,12 @@ class _Search:
         return tries, next(t for t in tries if t.lost <= _HARDLY_WORSE * best)
 
     def _undecided(self, nodes: list[Node], exact: Mapping[str, F64]) -> dict[str, Mask]:
-        """Which values of the outputs change where the operands of functions that jump move by a series' dead zone.
+        """Which values of the outputs change where operands of functions that jump move by a little, either way.
 
         No series has a value there, so in all of them they are wrong alike, and would hide what else a series does.
         """
-        zones = {n.id: self.trial.fits.series(n, DEGREES[0]).dead_zone * 2.0**self.trial.fits.bits for n in nodes}
+        width = _AT_A_JUMP * 2.0**self.trial.fits.bits
+        zones = {n.id: self.trial.fits.series(n, self.degrees[-1]).dead_zone * width for n in nodes}
         found: dict[str, Mask] = {}
         if not any(zones.values()):
             return found

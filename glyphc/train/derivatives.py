@@ -57,6 +57,7 @@ _RULES: dict[str, Callable[..., Chain]] = {
     "silu": lambda: (_f("silu_slope"),),
     "sin": lambda: (_f("cos"),),
     "sinh": lambda: (_f("cosh"),),
+    "smooth_step": lambda lo, hi: (_f("clip", lo, hi), _smooth_step_slope(lo, hi)),
     "softplus": lambda: (_f("sigmoid"),),
     "softsign": lambda: (_f("abs"), _f("affine", 1.0, 1.0), _f("pow", -2.0)),
     "sqrt": lambda: (_f("sqrt"), _f("reciprocal"), _f("affine", 0.5, 0.0)),
@@ -96,6 +97,12 @@ def chain_derivatives(functions: Chain) -> tuple[Chain, ...] | None:
 def _polynomial_slope(lo: float, hi: float, coefficients: tuple[float, ...]) -> Function:
     slope = np.polynomial.chebyshev.chebder(np.array(coefficients)) * (2.0 / (hi - lo))
     return Function("polynomial", (lo, hi, *map(float, slope)))
+
+
+def _smooth_step_slope(lo: float, hi: float) -> Function:
+    """6 t (1 - t) / (hi - lo) with t = (x - lo) / (hi - lo), between the ends."""
+    scale = 6.0 / (hi - lo) ** 3
+    return Function("quadratic", (-scale, scale * (lo + hi), -scale * lo * hi))
 
 
 def _table_slope(lo: float, hi: float, *values: float) -> Function:
