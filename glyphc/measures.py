@@ -310,7 +310,7 @@ def ends_in_sigmoid(graph: Graph, node: Node) -> bool:
     """Whether an output is a probability."""
     while isinstance(node.op, Output | Reshape):
         (node,) = graph.operands(node)
-    return isinstance(node.op, Apply) and node.op.functions[-1].name in ("sigmoid", "hard_sigmoid")
+    return isinstance(node.op, Apply) and any(f.name in ("sigmoid", "hard_sigmoid") for f in node.op.functions[-1:])
 
 
 def _tail(network: Graph, output: Node) -> list[Node]:
@@ -359,9 +359,9 @@ def _steps(network: Graph, output: Node) -> bool:
     (node,) = network.operands(output)
     while isinstance(node.op, Reshape):
         (node,) = network.operands(node)
-    if isinstance(node.op, Apply):
-        return bool(node.op.functions) and node.op.functions[-1].name in _STEPS
-    return isinstance(node.op, Hardmax)
+    return isinstance(node.op, Hardmax) or (
+        isinstance(node.op, Apply) and any(f.name in _STEPS for f in node.op.functions[-1:])
+    )
 
 
 def _spreads(values: F64) -> tuple[float, ...]:
