@@ -20,8 +20,7 @@ demo: $(VENV)/.models ## install, compile a small network, run it encrypted and 
 test: lint browser ## lint and the usual tests, as many at a time as there are cores
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
-# Property tests draw all their examples, and one after another come those that take gigabytes of memory and all cores.
-test-all: export GLYPHC_EXAMPLES := 1
+# One after another: each of these takes gigabytes of memory and all cores. GLYPHC_EXAMPLES=1 draws all examples of property tests.
 test-all: test ## the same, then the slow tests: encrypted runs at 128-bit
 	$(BIN)/python -m pytest -m slow --durations=20 $(ARGS)
 

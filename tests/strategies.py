@@ -81,7 +81,7 @@ ODD_NAMES = (
 )
 
 
-# The share of examples that a run draws: 'make test' some, so that it stays short; 'make test-all' and CI all.
+# The share of examples that a run draws: some, so that it stays short; all with GLYPHC_EXAMPLES=1.
 SHARE = float(os.environ.get("GLYPHC_EXAMPLES", "0.4"))
 
 
