@@ -189,7 +189,7 @@ def test_records_of_other_programs(artifact: Path, folder: Path, program: Progra
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "no record"), ("[]", "of this version"), ('{"format": "glyphc-run", "version": 4}', "damaged")],
+    [("{", "no record"), ("[]", "of this version"), ('{"format": "glyphc-run", "version": 5}', "damaged")],
 )
 def test_files_that_are_no_record(content: str, words: str, artifact: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
