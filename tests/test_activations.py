@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from strategies import examples
 
 import glyphc
 from glyphc.errors import ActivationError, CalibrationError, ModelError
@@ -23,7 +24,6 @@ from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function, check_tables
 from glyphc.ir.ops import Apply, Bootstrap
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 # What a table of POINTS values may miss of the range of a smooth function.

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.errors import ArtifactError
 from glyphc.files import write_atomically
@@ -32,7 +33,6 @@ from glyphc.storage.archive import ArchiveError, contents, read_entries
 from glyphc.storage.artifact import VERSION as ARTIFACT_VERSION
 from glyphc.storage.container import MANIFEST, VERSION, Header, Reader, Writer
 from tests.roles import ROOT
-from tests.strategies import examples
 
 MIB = 1 << 20
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from test_merge import Network
 
 import glyphc
@@ -26,7 +27,6 @@ from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Const, Dense, Output
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.program import Program
-from tests.strategies import examples
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "models" / "digits-mlp.onnx"

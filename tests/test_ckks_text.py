@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.ir.errors import IRError, IRSyntaxError
 from glyphc.ir.functions import Function
@@ -33,7 +34,6 @@ from glyphc.ir.instructions.text import CKKS, code_text, parse_code
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series
 from glyphc.ir.typed_json import TypedJSON
-from tests.strategies import examples
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 FUNCTIONS = st.one_of(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.codec import check_inputs, decode, encode
 from glyphc.errors import DataError
@@ -19,7 +20,6 @@ from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import ArgMax, Reshape, Softmax
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import FixedPoint
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 PARAMETERS = Parameters(ring=1024, plaintext_bits=20, bgv_bits=50)

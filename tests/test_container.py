@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import drawn
 
 from glyphc.errors import ArtifactError
 from glyphc.storage.container import MANIFEST, Header, Reader, Writer
-from tests.strategies import drawn
 
 
 @dataclass(frozen=True)

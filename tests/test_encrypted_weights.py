@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples, graphs
 
 import glyphc
 from glyphc.analysis.cost import CostModel
@@ -54,7 +55,6 @@ from glyphc.storage.headers import BINDING, KeysHeader
 from tests.onnx_models import build, node, randoms, run_onnxruntime
 from tests.roles import MODELS, Setting, compiled, make_setting, samples
 from tests.services import Place
-from tests.strategies import examples, graphs
 
 I64 = npt.NDArray[np.int64]
 N, T_BITS = 1024, 26

@@ -26,13 +26,13 @@ from onnx_models import (
     randoms,
     run_onnxruntime,
 )
+from strategies import drawn
 
 from glyphc.errors import ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.ops import Apply, ArgMax, Dense, Reshape, Scale, Softmax
 from glyphc.ir.types import Level
-from tests.strategies import drawn
 
 # -- supported ops -------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
+from strategies import examples
 from test_encrypted import MODELS, data
 
 import glyphc
@@ -37,7 +38,6 @@ from glyphc.ir.noise import DECODING_FLOOR, bootstrap
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 from glyphc.runtime import run
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from strategies import examples
 from test_passes_layout import assigned, mlp
 
 import glyphc
@@ -24,7 +25,6 @@ from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import DEFAULT
-from tests.strategies import examples
 
 RING = 2048
 NAMES = ("tanh", "relu", "sigmoid", "exp", "abs")

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx_models import Constants, W, build, f32, i64, node, randoms
+from strategies import examples
 
 from glyphc.errors import ModelError
 from glyphc.frontends.from_onnx import read_network, read_onnx
 from glyphc.ir.evaluate import evaluate
-from tests.strategies import examples
 
 Array = npt.NDArray[np.generic]
 

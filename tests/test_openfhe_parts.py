@@ -8,6 +8,7 @@ import openfhe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.analysis.series import fit
 from glyphc.backends.openfhe.bootstrap import Bootstrapper
@@ -22,7 +23,6 @@ from glyphc.ir.instructions import Polynomials
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
 from glyphc.ir.series import LARGEST_BITS, OUTPUT_BITS, Series, evaluate_series
 from glyphc.passes.fit_series import scaled
-from tests.strategies import examples
 
 I64 = npt.NDArray[np.int64]
 N = 1024

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from strategies import drawn
 from test_chunks import mlp, two_heads
 from test_schedule_property import F64, Case, CheckedMachine, cases, check_registers, relaxed, run_clear
 
@@ -29,7 +30,6 @@ from glyphc.runtime import run
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import InputsHeader, OutputsHeader
 from tests.roles import compiled, make_setting, samples
-from tests.strategies import drawn
 
 RING = 1024
 

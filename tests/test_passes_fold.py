@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import assume, given, note
 from hypothesis import strategies as st
-from strategies import graphs
+from strategies import examples, graphs
 
 from glyphc.errors import ModelError
 from glyphc.ir.errors import TooLargeError
@@ -40,7 +40,6 @@ from glyphc.ir.types import Level
 from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.fold import Fold
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 

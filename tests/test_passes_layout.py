@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from strategies import examples
 
 import glyphc
 from glyphc.errors import GlyphcError, ParameterError
@@ -28,7 +29,6 @@ from glyphc.passes.base import Context
 from glyphc.passes.layout_search import MIN_SLOTS, Room, Search
 from glyphc.passes.pipeline import DEFAULT, parse_pipeline, run_pipeline
 from glyphc.passes.validate import ValidateLayout
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 BEFORE = "fold,calibrate,quantize,assign-scheme{strategy=glyph},insert-switches"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import examples
 
 import glyphc
 from glyphc.analysis.series import HALF_RANGE
@@ -25,7 +26,6 @@ from glyphc.passes.base import Context
 from glyphc.passes.calibrate import Calibrate
 from glyphc.passes.fold import Fold
 from glyphc.passes.quantize import Quantize
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 

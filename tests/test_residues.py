@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.backends.openfhe.residues import ResidueError, Uniform, pack, unpack, unpack_towers, width
 from glyphc.backends.openfhe.ring import Factor, Ring
-from tests.strategies import examples
 
 U64 = npt.NDArray[np.uint64]
 MODULI = st.integers(2, 1 << 62)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, event, given, note, reject, settings
 from hypothesis import strategies as st
-from strategies import graphs, shapes_like
+from strategies import drawn, graphs, shapes_like
 
 import glyphc
 from glyphc.backends.base import execute
@@ -57,7 +57,6 @@ from glyphc.ir.ops import (
 )
 from glyphc.ir.types import Level
 from glyphc.program import Program
-from tests.strategies import drawn
 
 F64 = npt.NDArray[np.float64]
 Draw = Callable[[st.SearchStrategy[Any]], Any]

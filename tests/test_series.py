@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.analysis.series import DEAD_ZONE, HALF_RANGE, fit
 from glyphc.ir.functions import Function
 from glyphc.ir.parameters import MAX_DEGREES
 from glyphc.ir.series import Series, evaluate_series, rms_slope
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.float64]
 

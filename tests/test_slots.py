@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 import glyphc
 from glyphc.backends.base import execute
@@ -62,7 +63,6 @@ from glyphc.ways.base import SlotPlan
 from tests.pass_networks import SAMPLES, Network, mlp
 from tests.pass_networks import run as run_passes
 from tests.roles import MODELS
-from tests.strategies import examples
 
 F64 = npt.NDArray[np.floating]
 RING = 1024

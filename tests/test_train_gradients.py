@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.errors import DataError
 from glyphc.ir.evaluate import evaluate
@@ -46,7 +47,6 @@ from glyphc.train.errors import TrainingError
 from glyphc.train.losses import LOSSES, choose_loss
 from glyphc.train.optimizers import SCHEDULES, SGD, Cosine, parse_schedule
 from glyphc.train.step import State, make_step, with_weights
-from tests.strategies import examples
 
 BATCH = 3
 Body = Callable[[Graph, Node, Node], Node]

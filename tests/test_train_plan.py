@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.analysis.security import MAX_LOG_QP_SPARSE
 from glyphc.backends.base import execute_named
@@ -26,7 +27,6 @@ from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD, Cosine, Exponential
 from glyphc.train.plan import Plan, make_plan
 from glyphc.train.step import State, make_step
-from tests.strategies import examples
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 RING = 1024

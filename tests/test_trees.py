@@ -26,6 +26,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from strategies import examples
 
 import glyphc
 from glyphc.errors import ModelError
@@ -40,7 +41,6 @@ from glyphc.passes.base import Context
 from glyphc.passes.expand import Expand
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.steps import RankInputs
-from tests.strategies import examples
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 IRIS, CANCER, DIGITS, DIABETES = load_iris, load_breast_cancer, load_digits, load_diabetes

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pass_networks import SAMPLES, Network, mlp, run, upto
+from strategies import examples
 
 import glyphc
 from glyphc.analysis.cost import CostModel
@@ -24,7 +25,6 @@ from glyphc.passes.pipeline import parse_pipeline, run_pipeline
 from glyphc.ways import registry
 from glyphc.ways.base import BGV, CLIENT, TORUS, Context, Conversion, Offer, Question, Refusal, Space, Way
 from glyphc.ways.choice import Answer, Paths, choose
-from tests.strategies import examples
 
 CKKS = Space(Scheme.CKKS, Encoding.MSB)
 SPACES = (BGV, TORUS, CKKS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from glyphc.backends.openfhe.client import ClientKeys
 from glyphc.backends.openfhe.keygen import KeyMaker, fresh_ciphertext
@@ -26,7 +27,6 @@ from glyphc.backends.openfhe.wire import (
 )
 from glyphc.ir.noise import ROUNDING
 from glyphc.ir.parameters import INSECURE, Parameters
-from tests.strategies import examples
 
 N, T_BITS = 1024, 26
 T = 1 << T_BITS
