@@ -235,6 +235,9 @@ def reason(error: ModelError) -> str:
 
 # -- simulated --
 
+# Values that differ by less than this share of their size are as good as constant: single precision has little more.
+_CONSTANT = 1e-5
+
 
 def simulated(case: Case) -> Result:
     """The case compiled for a small ring and simulated with its noise, on the case's own values."""
@@ -266,7 +269,12 @@ def simulated(case: Case) -> Result:
 
 
 def _span(x: Array) -> float:
-    return float(np.ptp(x)) or float(np.abs(x).max()) or 1.0
+    """What errors are a share of: the range, or the size of values that are as good as constant.
+
+    Cases of saturated networks have results from 0.999999 to 1, where every error is a large share of the range.
+    """
+    span, size = float(np.ptp(x)), float(np.abs(x).max())
+    return (span if span > _CONSTANT * size else size) or 1.0
 
 
 def _away_from_jumps(graph: Graph, x: dict[str, Array], case: Case) -> dict[str, npt.NDArray[np.bool_]]:

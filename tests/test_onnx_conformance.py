@@ -64,10 +64,7 @@ def test_the_page_is_of_these_results() -> None:
 @pytest.mark.slow
 def test_nothing_fails_in_simulation() -> None:
     """Each operator itself, not what its definition expands to."""
-    # recurrent networks are not precise enough yet at the tolerance asked for, see the changelog
-    recurrent = ("RNN", "LSTM", "GRU", "Attention")
     passed = [r.case for r in results() if r.outcome == "passed" and not r.case.expanded]
-    passed = [c for c in passed if c.operator not in recurrent]
     found = [simulated(c) for c in passed]
     assert not [f"{r.case}: {r.reason}" for r in found if r.outcome == "failed"]
     assert sum(r.outcome == "passed" for r in found) > 500
