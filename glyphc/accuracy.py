@@ -13,7 +13,7 @@ from glyphc.approximate import with_series
 from glyphc.backends.recording import record
 from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import check_inputs, decode, encode
-from glyphc.diagnostics import align, expression
+from glyphc.diagnostics import expression
 from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.evaluate import Value, dequantize, evaluate_all
@@ -28,6 +28,7 @@ from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
 from glyphc.promises import float_network, judge, prepared_network
 from glyphc.runtime import Fresh, Mode, run
+from glyphc.text_tables import align
 
 F64 = npt.NDArray[np.floating[Any]]
 

@@ -7,7 +7,7 @@ from html import escape
 from math import floor, log2, log10
 
 from glyphc.comparison import Comparison, Result
-from glyphc.diagnostics import align
+from glyphc.text_tables import align
 
 _HEADING = (
     "strategy", "result", "simulated", "encrypted", "error", "evaluate", "CPU", "time predicted", "client", "memory",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glyphc.analysis.cost import BootstrapCost, Configuration, CostModel
 from glyphc.analysis.slot_figures import FIGURES
-from glyphc.diagnostics import align
+from glyphc.text_tables import align
 
 
 def cost_text(cost: CostModel, origin: str) -> str:

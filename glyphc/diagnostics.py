@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,8 +11,8 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import Estimate, estimate
 from glyphc.analysis.kernels_cost import MODELLED, for_engine
 from glyphc.analysis.security import modulus_limit
-from glyphc.analysis.series import HALF_RANGE
 from glyphc.backends.engine import best_engine, engine
+from glyphc.guard_band_report import guard_band
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     Dot,
@@ -37,7 +36,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.types import Calibration, FixedPoint, Level, TensorType
+from glyphc.ir.types import Level, TensorType
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
@@ -46,21 +45,11 @@ from glyphc.program import INSECURE_WARNING, Program
 from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
 from glyphc.slot_totals import integer_totals, slot_totals
+from glyphc.text_tables import align
 from glyphc.ways.noise import predicted_noise
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text with aligned columns; the first row is the heading. Empty columns are left out."""
-    keep = [c for c in range(len(rows[0])) if any(r[c] for r in rows[1:])]
-    widths = [max(len(r[c]) for r in rows) for c in keep]
-    lines = ["  ".join(r[c].ljust(w) for c, w in zip(keep, widths, strict=True)).rstrip() for r in rows]
-    return "\n".join(lines)
-
 
 # Signs of a cell in the listing of instructions, unless it is to be wide.
 _WIDTH = 40
-# Share of a range that rounding to integers may move its ends by.
-_ROUNDING = 1e-3
 COLUMNS = ("node", "shape", "scheme", "layout", "range", "precision", "error", "predicted", "measured", "from")
 
 
@@ -274,88 +263,6 @@ def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list
         return []
     how = f"{what}: {made[fitted_by].chosen}" if fitted_by in made else f"no {what}"
     return accuracy_lines(made[judged_by].losses, how)
-
-
-_COLUMNS_OF_BAND = (
-    "            Largest: the most extreme calibration value; near: samples that come within 20 % of that; held",
-    "            out: calibration samples that would leave limits made from the others",
-)
-_BAND = (
-    "guard band  values beyond these limits go wrong unnoticed under encryption ('run --mode simulate' tells of them);",
-    f"            {0.5 / HALF_RANGE:.2f} times as far from their middle, at half the torus, they wrap.",
-    *_COLUMNS_OF_BAND[:-1],
-    _COLUMNS_OF_BAND[-1] + "; reserve: where a function",
-    "            is nearly constant, how many times its calibrated range a value may reach harmlessly, and the",
-    "            price in error.",
-)
-_SLOT_BAND = (
-    "guard band  beyond these limits polynomials explode: the sample goes wrong, and, far beyond, all samples of its",
-    "            pass. 'run --mode simulate' tells of both; a client sees results that cannot be.",
-    *_COLUMNS_OF_BAND[:-1],
-    _COLUMNS_OF_BAND[-1] + ".",
-)
-
-
-def guard_band(graph: Graph, final: Graph | None = None) -> str:
-    """How close calibration came to the limits that cannot be seen under encryption.
-
-    Layers of one name are told apart by their nodes in the ``final`` graph, which the text above shows.
-    """
-    in_slots = final is not None and isinstance(final.parameters, SlotParameters)
-    lines = list(_SLOT_BAND if in_slots else _BAND)
-    rows = [("            layer", "limits", "calibration", "largest", "near", "held out", "reserve")]
-    names = _layer_names(graph, final or graph)
-    for node, _ in graph.of(Linear):
-        fixed, calibration = node.type.fixed, node.type.calibration
-        if fixed is None or calibration is None or not calibration.reach:
-            continue
-        centre, half = (calibration.hi + calibration.lo) / 2, (calibration.hi - calibration.lo) / 2
-        allowed = min(fixed.real_hi - centre, centre - fixed.real_lo)
-        near = sum(calibration.reach[8:]) / max(1, sum(calibration.reach))
-        rows.append(
-            (
-                f"            {names[node.id]}",
-                f"[{fixed.real_lo:.4g}, {fixed.real_hi:.4g}]",
-                f"[{calibration.lo:.4g}, {calibration.hi:.4g}]",
-                f"{half / allowed:.0%} of the way",
-                f"{near:.1%} of samples",
-                _held_out(calibration),
-                "" if in_slots else _reserve(calibration, fixed),
-            )
-        )
-    return "\n".join([*lines, align([row[:-1] for row in rows] if in_slots else rows)])
-
-
-def _held_out(calibration: Calibration) -> str:
-    guard = calibration.guard
-    return f"{guard.left} of {guard.held_out}" if guard is not None and guard.held_out else ""
-
-
-def _reserve(calibration: Calibration, fixed: FixedPoint) -> str:
-    """Where a format reaches beyond what is planned for, how far that is, and what it costs."""
-    guard = calibration.guard
-    if guard is None or not fixed.uniform:
-        return ""
-    centre, half = (calibration.hi + calibration.lo) / 2, (calibration.hi - calibration.lo) / 2
-    room = _ROUNDING * (guard.hi - guard.lo)
-    below = f"{(centre - fixed.real_lo) / half:.2g} below" if fixed.real_lo < guard.lo - room and half else ""
-    above = f"{(fixed.real_hi - centre) / half:.2g} above" if fixed.real_hi > guard.hi + room and half else ""
-    ends = ", ".join(filter(None, (below, above)))
-    return f"{ends}; error x {guard.price:.2f}" if ends else ""
-
-
-def _layer_names(graph: Graph, final: Graph) -> dict[int, str]:
-    """Of linear maps: where they come from; with the node that they are, or are a part of, if others share that."""
-    places = Counter(node.location for node, _ in graph.of(Linear))
-    became: dict[str, list[int]] = {}
-    for node, _ in final.of(Linear):
-        for place in node.location.split("|"):
-            became.setdefault(place, []).append(node.id)
-    names = {}
-    for node, op in graph.of(Linear):
-        name, nodes = node.location or op.mnemonic, became.get(node.location, [])
-        names[node.id] = f"{name} %{nodes.pop(0)}" if places[node.location] > 1 and nodes else name
-    return names
 
 
 def run_summary(report: RunReport) -> str:

@@ -11,7 +11,6 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
-import resource
 import signal
 import statistics
 import time
@@ -26,7 +25,6 @@ import psutil
 from glyphc.analysis.cost import (
     REFERENCE_DEGREE,
     REFERENCE_RING,
-    BootstrapCost,
     Configuration,
     CostModel,
     Machine,
@@ -42,7 +40,7 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.measure_kernels import measure_kernels
 from glyphc.measure_slots import SLOT_STEPS, SlotMeasurement, measure_slots
 from glyphc.measure_training import TRAINING_STEPS, TrainingJob, measure_training
-from glyphc.measuring import BOOTSTRAPS, FACTORS, PARTS, SWITCHES, Measurement, Observer, allocated, clock
+from glyphc.measuring import BOOTSTRAPS, FACTORS, PARTS, SWITCHES, Measurement, Observer, bootstrap_cost, clock
 from glyphc.progress import Reporter
 
 if TYPE_CHECKING:
@@ -312,34 +310,13 @@ def measure(parameters: Parameters, observe: Observer = lambda step, seconds: No
     with clock() as making:
         client, keys = generate_keys(parameters)
     observe("generate keys", making.seconds)
-    idle = psutil.Process().memory_info().rss
     edge = parameters.plaintext_modulus // 4
     message = np.random.default_rng(0).integers(-edge, edge, parameters.ring)
     ciphertext = client.encrypt(message)
     torus = Switcher(keys).to_torus(ciphertext, parameters.slots)
     bootstrapper = Bootstrapper(keys.contexts.torus, keys.contexts.torus_ring, parameters)
-    halves: list[tuple[float, float]] = []
-    powers_bytes = 0
-    for lap in range(1, BOOTSTRAPS + 1):
-        before = allocated()
-        with clock() as first:
-            powers = bootstrapper.powers(torus, parameters.degree)
-        powers_bytes = allocated() - before
-        with clock() as second:
-            bootstrapper.evaluate(powers, series)
-        del powers  # a program too drops them before it makes others
-        halves.append((first.seconds, second.seconds))
-        observe(f"bootstrap {lap}", first.seconds + second.seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    cost = BootstrapCost(
-        parameters.degree,
-        powers=min(p for p, _ in halves),
-        evaluate=min(e for _, e in halves),
-        key_seconds=making.seconds,
-        key_bytes=bootstrap_key_bytes(keys),
-        idle_bytes=idle,
-        work_bytes=max(peak - idle, powers_bytes),
-        powers_bytes=powers_bytes,
+    cost = bootstrap_cost(
+        bootstrapper, torus, parameters.degree, series, (making.seconds, bootstrap_key_bytes(keys)), observe
     )
     product, automorphism = _linear_seconds(client, keys, message)
     return Measurement(cost, product, automorphism, _switch_seconds(keys, ciphertext))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 from typing import TYPE_CHECKING
 
-import psutil
-
-from glyphc.analysis.cost import BootstrapCost
 from glyphc.ir.parameters import Parameters
-from glyphc.measuring import BOOTSTRAPS, FACTORS, PARTS, SWITCHES, Measurement, Observer, allocated, clock
+from glyphc.measuring import FACTORS, PARTS, SWITCHES, Measurement, Observer, bootstrap_cost, clock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,34 +39,12 @@ def measure_kernels(parameters: Parameters, observe: Observer = lambda step, sec
         evaluator = Evaluator(shape, party.server.basis, party.server.switching)
         bootstrapper = Bootstrapper(evaluator)
     observe("generate keys", making.seconds)
-    idle = psutil.Process().memory_info().rss
     edge = parameters.plaintext_modulus // 4
     message = np.random.default_rng(0).integers(-edge, edge, parameters.ring)
     linear = LinearAlgebra(evaluator, {}, {})
     torus = Ciphertext(linear.to_torus(party.encrypt(message)), 1.0)
-    halves: list[tuple[float, float]] = []
-    powers_bytes = 0
-    for lap in range(1, BOOTSTRAPS + 1):
-        before = allocated()
-        with clock() as first:
-            powers = bootstrapper.powers(torus, parameters.degree)
-        powers_bytes = allocated() - before
-        with clock() as second:
-            bootstrapper.evaluate(powers, series)
-        del powers  # a program too drops them before it makes others
-        halves.append((first.seconds, second.seconds))
-        observe(f"bootstrap {lap}", first.seconds + second.seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    cost = BootstrapCost(
-        parameters.degree,
-        powers=min(p for p, _ in halves),
-        evaluate=min(e for _, e in halves),
-        key_seconds=making.seconds,
-        key_bytes=key_bytes(shape),
-        idle_bytes=idle,
-        work_bytes=max(peak - idle, powers_bytes, 1),
-        powers_bytes=max(powers_bytes, 1),
-    )
+    made = making.seconds, key_bytes(shape)
+    cost = bootstrap_cost(bootstrapper, torus, parameters.degree, series, made, observe)
     product, automorphism, switch, external = _linear_seconds(party, evaluator, message)
     return Measurement(cost, product, automorphism, switch, external)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
 
 from glyphc.analysis.cost import BootstrapCost
+from glyphc.ir.series import Series
 
 # Told each step when it is done, and how many seconds it took.
 Observer = Callable[[str, float], None]
@@ -77,3 +82,47 @@ def fastest(work: Callable[[], object], count: int = LAPS) -> float:
         work()
         laps.append(time.perf_counter() - begun)
     return min(laps)
+
+
+class Bootstraps(Protocol):
+    """The bootstraps of an engine, in two halves."""
+
+    def powers(self, value: Any, degree: int, /) -> Any:
+        """What all functions of a value share."""
+
+    def evaluate(self, powers: Any, series: Series, /) -> Any:
+        """One function of it."""
+
+
+def bootstrap_cost(
+    bootstraps: Bootstraps, value: Any, degree: int, series: Series, keys: tuple[float, float], observe: Observer
+) -> BootstrapCost:
+    """Bootstraps of a value, measured: by the fastest of each half. keys: seconds to make them all, and their bytes.
+
+    Call it when the process holds keys and the value, and little else: what it holds then counts as that of the keys.
+    """
+    idle = psutil.Process().memory_info().rss
+    halves: list[tuple[float, float]] = []
+    powers_bytes = 0
+    for lap in range(1, BOOTSTRAPS + 1):
+        before = allocated()
+        with clock() as first:
+            powers = bootstraps.powers(value, degree)
+        powers_bytes = allocated() - before
+        with clock() as second:
+            bootstraps.evaluate(powers, series)
+        del powers  # a program too drops them before it makes others
+        halves.append((first.seconds, second.seconds))
+        observe(f"bootstrap {lap}", first.seconds + second.seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds, size = keys
+    return BootstrapCost(
+        degree,
+        powers=min(p for p, _ in halves),
+        evaluate=min(e for _, e in halves),
+        key_seconds=seconds,
+        key_bytes=size,
+        idle_bytes=idle,
+        work_bytes=max(peak - idle, powers_bytes, 1),
+        powers_bytes=max(powers_bytes, 1),
+    )

@@ -9,7 +9,7 @@ import click
 def engines_command() -> None:
     """List the engines: what each is, and whether it can be used here."""
     from glyphc.backends.engine import engine, engine_names
-    from glyphc.diagnostics import align
+    from glyphc.text_tables import align
 
     rows = [("engine", "encrypts", "usable here", "what it is")]
     for name in engine_names():

@@ -285,6 +285,11 @@ def _cast_like(call: Call) -> Node | tuple[Node, ...]:
 def _cast_to(call: Call, target: int) -> Node:
     """To floats, and between integers: nothing. To integers: towards zero. To truth values: of integers only."""
     x, source = call.tensor(0), call.kind(0) or TensorProto.FLOAT
+    if call.node.input[0] in call.conversion.labels:
+        # the value is an index of labels, which are whole numbers: cutting it off would only lose it to noise
+        if target == TensorProto.BOOL:
+            raise UnsupportedError("casts labels of classes to truth values, which has no encrypted counterpart")
+        return x
     if source == TensorProto.BOOL or (target in FLOATS and source in FLOATS | INTEGERS):
         return x
     if target in INTEGERS and target != TensorProto.BOOL:

@@ -9,60 +9,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Apply, Input, Linear, Reshape
+from glyphc.ir.ops import Apply
 
-from .base import BGV, CLIENT, SLOTS, TORUS, Conversion, Offer, Question, Refusal, SlotPlan, Way
-
-
-class _InSlots(Way):
-    """A way that a plan prices."""
-
-    def planned(self, node: Node, question: Question, what: str) -> Offer | Refusal:
-        plan = question.slots
-        if not isinstance(plan, SlotPlan):
-            return Refusal(plan)
-        p = plan.parameters
-        reason = f"{what}; N = {p.ring}, {p.depth} levels, the same for up to {p.slots:,} samples"
-        return Offer(SLOTS, SLOTS, plan.node_seconds.get(node.id, 0.0), reason)
+from .base import BGV, SLOTS, TORUS, Conversion, Offer, Question, Refusal, SlotPlan, Way
+from .planned import Planned, PlannedDecryption, PlannedInput, PlannedLinear, PlannedReshape
 
 
-class SlotInput(_InSlots):
+class _InSlots(Planned[SlotPlan]):
+    space = SLOTS
+
+    def plan(self, question: Question) -> SlotPlan | str:
+        return question.slots
+
+    def terms(self, plan: SlotPlan) -> str:
+        return f"N = {plan.parameters.ring}, {plan.parameters.depth} levels"
+
+
+class SlotInput(_InSlots, PlannedInput[SlotPlan]):
     """The client encrypts a ciphertext for each feature."""
 
     name = "ckks slots, fresh"
 
-    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
-        if not isinstance(node.op, Input):
-            return None
-        plan = question.slots
-        if not isinstance(plan, SlotPlan):
-            return Refusal(plan)
-        seconds = plan.client_seconds + question.cost.upload_seconds(plan.upload_bytes)
-        reason = f"{plan.client_seconds:.1f} s to encrypt and decrypt, {plan.upload_bytes / 1e6:.1f} MB to send"
-        return Offer(SLOTS, SLOTS, seconds, reason)
 
-
-class SlotReshape(_InSlots):
+class SlotReshape(_InSlots, PlannedReshape[SlotPlan]):
     """Moves nothing."""
 
     name = "in place, slots"
 
-    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
-        return self.planned(node, question, "moves nothing") if isinstance(node.op, Reshape) else None
 
-
-class SlotLinear(_InSlots):
+class SlotLinear(_InSlots, PlannedLinear[SlotPlan]):
     """Sums of ciphertexts times plaintext numbers."""
 
     name = "ckks slots"
-
-    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
-        if not isinstance(node.op, Linear):
-            return None
-        if node.op.encrypted:
-            return Refusal("the server would see the weights")
-        products = node.type.size * sum(o.type.size for o in operands)
-        return self.planned(node, question, f"{products:,} products with numbers, a level")
+    factors = "numbers, a level"
 
 
 class SlotPolynomial(_InSlots):
@@ -78,15 +57,11 @@ class SlotPolynomial(_InSlots):
         return self.planned(node, question, f"polynomials of {degrees}, fitted to the calibration data")
 
 
-class SlotDecryption(Conversion):
-    """Results leave the server in slots."""
+class SlotDecryption(PlannedDecryption):
+    """Numbers, with the noise of their arithmetic."""
 
     name = "decryption of slots"
     source = SLOTS
-    target = CLIENT
-
-    def offer(self, value: Node, question: Question) -> Offer | Refusal:
-        return Offer(self.source, self.target, 0.0, "decrypted by the client")
 
 
 class _NoWayBack(Conversion):
