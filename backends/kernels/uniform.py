@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 
@@ -13,15 +14,27 @@ from .keyswitch import KeyShape
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
+def _take(words, mask, q, highest, out):  # type: ignore[no-untyped-def]
+    """Masked words as residues, minus q above ``highest``; whether all of them are below q. No branches: vectorised."""
+    beyond = False
+    for i in range(out.shape[0]):
+        word = np.int64(words[i] & mask)
+        beyond |= word >= q
+        residue = np.float64(word)
+        out[i] = residue - np.float64(q) if residue > highest else residue
+    return not beyond
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
 def _accept(words, mask, q, highest, out, at):  # type: ignore[no-untyped-def]
     """Masked words below q, one after another, into out[at:]; how many places are filled then."""
     for i in range(words.shape[0]):
         if at == out.shape[0]:
             break
-        word = words[i] & mask
+        word = np.int64(words[i] & mask)
         if word < q:
-            residue = np.float64(np.int64(word))
-            out[at] = residue - np.float64(np.int64(q)) if residue > highest else residue
+            residue = np.float64(word)
+            out[at] = residue - np.float64(q) if residue > highest else residue
             at += 1
     return at
 
@@ -42,10 +55,16 @@ class UniformRows:
     def _draw(self, q: int, highest: float, out: F64) -> None:
         """Residues above ``highest`` are taken minus q."""
         mask = np.uint64((1 << q.bit_length()) - 1)
-        at = 0
+        words = self._words(len(out))
+        # primes are just below powers of two, so nearly always all words are
+        if _take(words, mask, np.int64(q), highest, out):
+            return
+        at = _accept(words, mask, np.int64(q), highest, out, 0)
         while at < len(out):
-            words = np.frombuffer(self._stream.update(bytes(8 * (len(out) - at))), dtype="<u8")
-            at = _accept(words, mask, np.uint64(q), highest, out, at)
+            at = _accept(self._words(len(out) - at), mask, np.int64(q), highest, out, at)
+
+    def _words(self, count: int) -> npt.NDArray[np.uint64]:
+        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
 
     def fill(self, basis: Basis, shape: KeyShape, out: F64) -> None:
         """The a of a key, centred: (digits, primes, n)."""

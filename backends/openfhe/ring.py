@@ -42,7 +42,7 @@ def _mul_shoup(a, w, w_shoup, q):  # type: ignore[no-untyped-def]
     return r - q if r >= q else r
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _ntt(a, roots, roots_shoup, q):  # type: ignore[no-untyped-def]
     """In-place Cooley-Tukey transform: natural order in, bit-reversed order out."""
     n = a.shape[0]
@@ -62,7 +62,7 @@ def _ntt(a, roots, roots_shoup, q):  # type: ignore[no-untyped-def]
         length >>= 1
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _intt(a, inv_roots, inv_roots_shoup, n_inv, n_inv_shoup, q):  # type: ignore[no-untyped-def]
     """In-place Gentleman-Sande transform, the inverse of :func:`_ntt`."""
     n = a.shape[0]
@@ -84,13 +84,13 @@ def _intt(a, inv_roots, inv_roots_shoup, n_inv, n_inv_shoup, q):  # type: ignore
         a[j] = _mul_shoup(a[j], n_inv, n_inv_shoup, q)
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _scale(a, c, c_shoup, q):  # type: ignore[no-untyped-def]
     for j in range(a.shape[0]):
         a[j] = _mul_shoup(a[j], c, c_shoup, q)
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _multiply(a, w, w_shoup, q):  # type: ignore[no-untyped-def]
     for j in range(a.shape[0]):
         a[j] = _mul_shoup(a[j], w[j], w_shoup[j], q)
