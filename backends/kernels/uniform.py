@@ -5,37 +5,43 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 
 from .basis import F64, Basis
 from .keyswitch import KeyShape
 
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def _take(words, mask, q, highest, out):  # type: ignore[no-untyped-def]
-    """Masked words as residues, minus q above ``highest``; whether all of them are below q. No branches: vectorised."""
-    beyond = False
-    for i in range(out.shape[0]):
-        word = np.int64(words[i] & mask)
-        beyond |= word >= q
-        residue = np.float64(word)
-        out[i] = residue - np.float64(q) if residue > highest else residue
-    return not beyond
+_BLOCK = 512
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _accept(words, mask, q, highest, out, at):  # type: ignore[no-untyped-def]
-    """Masked words below q, one after another, into out[at:]; how many places are filled then."""
-    for i in range(words.shape[0]):
-        if at == out.shape[0]:
-            break
-        word = np.int64(words[i] & mask)
-        if word < q:
-            residue = np.float64(word)
-            out[at] = residue - np.float64(q) if residue > highest else residue
-            at += 1
+    """Masked words below q, one after another, into out[at:]; how many places are filled then.
+
+    Nearly all words are below q: blocks in which all are take no branches. Residues above ``highest`` lose q.
+    """
+    whole = np.float64(q)
+    for start in range(0, words.shape[0], _BLOCK):
+        size = min(_BLOCK, words.shape[0] - start)
+        w = words[start : start + size]
+        beyond = False
+        for i in range(size):
+            beyond |= np.int64(w[i] & mask) >= q
+        if not beyond and at + size <= out.shape[0]:
+            o = out[at : at + size]
+            for i in range(size):
+                residue = np.float64(np.int64(w[i] & mask))
+                o[i] = residue - whole if residue > highest else residue
+            at += size
+            continue
+        for i in range(size):
+            if at == out.shape[0]:
+                break
+            word = np.int64(w[i] & mask)
+            if word < q:
+                residue = np.float64(word)
+                out[at] = residue - whole if residue > highest else residue
+                at += 1
     return at
 
 
@@ -54,17 +60,10 @@ class UniformRows:
 
     def _draw(self, q: int, highest: float, out: F64) -> None:
         """Residues above ``highest`` are taken minus q."""
-        mask = np.uint64((1 << q.bit_length()) - 1)
-        words = self._words(len(out))
-        # primes are just below powers of two, so nearly always all words are
-        if _take(words, mask, np.int64(q), highest, out):
-            return
-        at = _accept(words, mask, np.int64(q), highest, out, 0)
+        mask, at = np.uint64((1 << q.bit_length()) - 1), 0
         while at < len(out):
-            at = _accept(self._words(len(out) - at), mask, np.int64(q), highest, out, at)
-
-    def _words(self, count: int) -> npt.NDArray[np.uint64]:
-        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
+            words = np.frombuffer(self._stream.update(bytes(8 * (len(out) - at))), dtype="<u8")
+            at = _accept(words, mask, np.int64(q), highest, out, at)
 
     def fill(self, basis: Basis, shape: KeyShape, out: F64) -> None:
         """The a of a key, centred: (digits, primes, n)."""
