@@ -99,7 +99,7 @@ class AssignLayout(Pass):
         return Layout(self.ring, plan.batch, features, parts, stride, plan.block(chunks), stride, True, chunks)
 
     def _explain(self, graph: Graph, search: Search, context: Context) -> Decision:
-        asked = f"batch {graph.batch} on {context.planned_for}"
+        asked = f"engine {context.planned_for}, batch {graph.batch}"
         if search.best.batch < graph.batch:
             asked += f" in passes of {search.best.batch}"
         candidates = tuple(
