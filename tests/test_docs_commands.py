@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is one: its subcommand, options and number of arguments are read as the command line reads them."""
+"""Every command that the documentation shows is one: its options and arguments are read as the command line does."""
 
 from __future__ import annotations
 
