@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--print-between-passes", is_flag=True, help="Show the graph before the first and after every pass.")
 @click.option("--columns", is_flag=True, help="Aligned columns instead of the complete text form.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
-@click.option("--engine", help="By whose prices passes choose. [default: the first engine that can run the result]")
+@click.option("--engine", help="By whose prices layouts are chosen. [default: the first that can run the result]")
 @click.option("-o", "--output", type=click.Path(), help="The .gir file to write. [default: standard output]")
 def opt_command(
     model: str,
