@@ -507,6 +507,18 @@ def test_forks_and_threads_compute_the_same() -> None:
         threads.set_threads(0)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_keeps_the_order(count: int) -> None:
+    try:
+        threads.set_threads(count)
+        assert list(threads.each(lambda x: x * x, iter(range(40)))) == [x * x for x in range(40)]
+        assert list(threads.each(str, [])) == []
+        with pytest.raises(ZeroDivisionError):
+            list(threads.each(lambda x: 1 // (30 - x), range(40)))
+    finally:
+        threads.set_threads(0)
+
+
 @pytest.mark.parametrize(
     ("own", "openmp", "wanted"),
     [("3", "2", 3), ("", "5,2", 5), ("0", "4", 4), ("many", "", len(os.sched_getaffinity(0)))],
@@ -523,11 +535,12 @@ def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.Monk
     assert "use --engine openfhe" in str(selftest.problem())
 
 
-def test_uniform_rows_are_as_the_format_says() -> None:
-    """docs/service.md, "Keys of the engine kernels"."""
-    q, n, seed = 1099511590913, 64, bytes(range(32))
+@pytest.mark.parametrize("q", [1099511590913, (1 << 39) + 25, (1 << 40) - (1 << 30)])
+def test_uniform_rows_are_as_the_format_says(q: int) -> None:
+    """docs/service.md, "Keys of the engine kernels"; also where nearly no word, or every second one, is too large."""
+    n, seed = 1500, bytes(range(32))
     key = hashlib.sha256(b"kernels" + seed + b"dense").digest()
-    stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * 1000))
+    stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * 10000))
     words = (int.from_bytes(stream[i : i + 8], "little") % 2 ** q.bit_length() for i in range(0, len(stream), 8))
     wanted = list(islice((w for w in words if w < q), 2 * n))
     rows = UniformRows(seed, "dense")

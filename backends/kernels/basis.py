@@ -194,4 +194,5 @@ def subring_positions(basis: Basis, small: Basis) -> I64:
 def automorphism(basis: Basis, index: int) -> I32:
     """Where values of a(X^index) stand among those of a(X): image[p] = values[result[p]]."""
     exponents, positions = _exponents(basis.n, basis.rows, basis.columns)
-    return positions[(exponents * index % (2 * basis.n)) // 2].astype(np.int32)
+    # exponents are odd and modulo 2n, a power of two
+    return positions[(exponents * index & (2 * basis.n - 1)) >> 1].astype(np.int32)
