@@ -137,24 +137,70 @@ def describe(job: Job, how: str) -> None:
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
 
 
-why_option = click.option("--why", is_flag=True, help="Show why each layer is computed as it is.")
+_PLAN_OPTIONS = (
+    click.option("--why", is_flag=True, help="Show why each layer is computed as it is."),
+    click.option("--dry-run", is_flag=True, help="Say what the run is going to take, and stop before keys are made."),
+    click.option(
+        "--memory", type=float, help="Gigabytes that the run may take. [default: what is free; for a server 16]"
+    ),
+)
 
 
-def show_plan(plan: Plan, job: Job, why: bool) -> None:
+def plan_options(command: _F) -> _F:
+    """Add the options of what is said and checked before keys are made: those of :func:`planned_by`."""
+    for option in reversed(_PLAN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def bytes_of(memory: float | None) -> float | None:
+    """Of ``--memory``."""
+    if memory is not None and not memory > 0:
+        raise click.UsageError("--memory is a positive number of gigabytes")
+    return None if memory is None else memory * 1e9
+
+
+def planned_by(
+    job: Job,
+    why: bool,
+    dry_run: bool,
+    check: Callable[[Plan], None],
+    upload: Callable[[Plan], float] | None = None,
+) -> Callable[[Plan], None]:
+    """What is told the plan of a run: it shows it, and ends the command if that is all that was asked for.
+
+    check: of limits; upload: bytes of what the server gets, None where everything stays on one machine.
+    """
+
+    def planned(plan: Plan) -> None:
+        show_plan(plan, job, why, None if upload is None else upload(plan))
+        check(plan)
+        if dry_run:
+            click.echo("nothing was encrypted (--dry-run)")
+            raise click.exceptions.Exit(0)
+
+    return planned
+
+
+def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> None:
     """Say what an encrypted run is going to take, and why it is planned so."""
     from glyphc.analysis import cost_file
     from glyphc.diagnostics import why as explained
     from glyphc.progress import duration
-    from glyphc.train.predict import predict
+    from glyphc.train.predict import different_batches, predict
 
-    found = predict(plan, job.options.steps, cost_file.current())
+    steps = job.options.steps
+    found = predict(plan, steps, cost_file.current(), different_batches(job.batches, steps))
     at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
-    click.echo(f"predicted: {at}, {duration(found.seconds)} for {found.steps} on {found.machine}", err=True)
+    beside = f"keys {duration(found.key_seconds)} and encryption {duration(found.encrypt_seconds)} of it"
+    click.echo(f"predicted: {at}, {duration(found.seconds)} for {found.steps} on {found.machine} ({beside})", err=True)
+    batches = f"{found.batches} batches of {found.ciphertexts} ciphertexts, {found.batch_bytes / 1e6:.0f} MB each"
     click.echo(
-        f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, "
-        f"{found.batch_bytes / 1e6:.0f} MB a batch",
+        f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, {batches}",
         err=True,
     )
+    size, what = (found.disk_bytes, "on disk until it ends") if upload is None else (upload, "to upload")
+    click.echo(f"predicted: {size / 1e9:.2f} GB {what}", err=True)
     if why:
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):
             click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)

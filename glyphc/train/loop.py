@@ -78,6 +78,7 @@ def train(
     monitor: Monitor | None = None,
     write: Callable[[TrainingReport], None] | None = None,
     planned: Callable[[Plan], None] = lambda plan: None,
+    memory: float | None = None,
 ) -> TrainingReport:
     """Train; returns the trained network.
 
@@ -85,7 +86,7 @@ def train(
     the same result as an unbroken run. It is deleted at the end. monitor: told the loss on a step's batch before the
     step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
     folder stays, and ``resume`` gets the same result from it without training again. planned: told the plan of an
-    encrypted or simulated run before keys are made.
+    encrypted or simulated run before keys are made. memory: bytes that an encrypted run may take, None for what is free.
 
     Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
     beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -94,9 +95,8 @@ def train(
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
-    run = _Run(
-        job, mode, RunFolder(Path(folder)) if folder is not None else None, reporter or Silent(), monitor, planned
-    )
+    place = RunFolder(Path(folder)) if folder is not None else None
+    run = _Run(job, mode, place, reporter or Silent(), monitor, planned, memory)
     report = run.run(resume)
     if write is not None:
         write(report)
@@ -114,6 +114,7 @@ class _Run:
         reporter: Reporter,
         monitor: Monitor | None,
         planned: Callable[[Plan], None],
+        memory: float | None,
     ) -> None:
         self.job = job
         self.mode = mode
@@ -121,6 +122,7 @@ class _Run:
         self.reporter = reporter
         self.monitor = monitor
         self.planned = planned
+        self.memory = memory
         self.report = TrainingReport(job.network, mode, job.options.steps, f"none ({mode.value} mode, no encryption)")
         self._last = 0.0
 
@@ -164,7 +166,7 @@ class _Run:
             return _Simulated(self.job, plan)
         from .encrypted import Encrypted
 
-        return Encrypted(self.job, plan, self.folder, self.reporter)
+        return Encrypted(self.job, plan, self.folder, self.reporter, self.memory)
 
     def _after(self, runner: Runner, count: int) -> None:
         now = time.perf_counter()
