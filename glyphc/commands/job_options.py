@@ -11,6 +11,8 @@ import click
 from glyphc.errors import DataError, GlyphcError, ModelError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from glyphc.train.job import Job
     from glyphc.train.plan import Plan
 
@@ -45,9 +47,22 @@ _OPTIONS = (
     click.option(
         "--logit-range",
         type=float,
-        help="Encryption computes logits and sums of hidden layers up to this magnitude. [default: what a trial run in "
-        "the clear sees, and a margin]",
+        help="Encryption computes logits and sums of hidden layers up to this magnitude. [default: see --ranges]",
     ),
+    click.option(
+        "--ranges",
+        type=click.Choice(["trial", "sample", "bounds"]),
+        help="Where ranges come from: the same run in the clear; one on --trial-data; or what network and optimizer "
+        "can reach on any data, where nothing is run in the clear. [default: trial; sample with --trial-data]",
+    ),
+    click.option(
+        "--trial-data", type=click.Path(), help="Samples to find ranges on: public ones, or a few of the data."
+    ),
+    click.option("--trial-labels", type=click.Path(), help="Their labels."),
+    click.option(
+        "--margin", type=float, help="How many times larger ranges are. [default: 1.15; more for few samples]"
+    ),
+    click.option("--clip", type=float, help="Largest norm of what the trained layers read; longer samples are scaled."),
     click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE."),
 )
 
@@ -76,6 +91,11 @@ def job_of(
     init: str,
     seed: int,
     logit_range: float | None,
+    ranges: str | None,
+    trial_data: str | None,
+    trial_labels: str | None,
+    margin: float | None,
+    clip: float | None,
     insecure_ring: int | None,
 ) -> Job:
     """What these options ask for. What the model's training section says holds unless options say otherwise.
@@ -86,24 +106,23 @@ def job_of(
     from glyphc.analysis.security import check_insecure_ring
     from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
-    from glyphc.train.job import Options, make_job
+    from glyphc.train.job import Options, RangeSource, make_job
     from glyphc.train.optimizers import SGD, parse_schedule
     from glyphc.train.section import Defaults
 
-    from .arrays import load_arrays
-
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
+    if (trial_data is None) != (trial_labels is None):
+        raise click.UsageError("--trial-data and --trial-labels go together")
+    source = RangeSource(ranges or ("trial" if trial_data is None else "sample"))
+    if (source is RangeSource.SAMPLE) is (trial_data is None):
+        raise click.UsageError("--ranges sample takes --trial-data, and other ranges do not")
     check_insecure_ring(insecure_ring, "--insecure-ring")
     read = read_model(model)
-    x, y = load_arrays(data, "training samples"), load_arrays(labels, "labels")
-    for what, array in ((data, x), (labels, y)):
-        if isinstance(array, dict):
-            raise GlyphcError(f"{what!r} holds {len(array)} arrays; training takes one of samples and one of labels")
-        if array.ndim == 0:
-            raise DataError(f"{what!r} holds a single number; its first axis must be that of the samples")
-        if not len(array):
-            raise DataError(f"{what!r} holds no samples (an array of shape {list(array.shape)}); training needs some")
+    x, y = _samples(data, "training samples"), _samples(labels, "labels")
+    trial = None
+    if trial_data is not None and trial_labels is not None:
+        trial = (_samples(trial_data, "samples of the trial"), _samples(trial_labels, "labels of the trial"))
     size = len(x) if batch is None else batch
     per_epoch = -(-len(x) // max(size, 1))
     defaults = Defaults.of(read.training, per_epoch)
@@ -117,13 +136,40 @@ def job_of(
         usual.schedule if schedule is None else parse_schedule(schedule),
     )
     frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
-    options = Options(optimizer, count, batch, loss or defaults.loss, frozen, init, seed, logit_range, insecure_ring)
-    job = make_job(read.graph, x, y, options)
+    options = Options(
+        optimizer,
+        count,
+        batch,
+        loss or defaults.loss,
+        frozen,
+        init,
+        seed,
+        logit_range,
+        insecure_ring,
+        source,
+        margin,
+        clip,
+    )
+    job = make_job(read.graph, x, y, options, trial)
     try:
         to_onnx(job.network)
     except ModelError as e:  # found out now, not after hours of training
         raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
     return job
+
+
+def _samples(path: str, what: str) -> npt.NDArray[Any]:
+    """An array with at least one sample from a file."""
+    from .arrays import load_arrays
+
+    array: npt.NDArray[Any] | dict[str, npt.NDArray[Any]] = load_arrays(path, what)
+    if isinstance(array, dict):
+        raise GlyphcError(f"{path!r} holds {len(array)} arrays; training takes one of samples and one of labels")
+    if array.ndim == 0:
+        raise DataError(f"{path!r} holds a single number; its first axis must be that of the samples")
+    if not len(array):
+        raise DataError(f"{path!r} holds no samples (an array of shape {list(array.shape)}); training needs some")
+    return array
 
 
 def describe(job: Job, how: str) -> None:
@@ -133,6 +179,8 @@ def describe(job: Job, how: str) -> None:
     o = job.options
     steps = f"{o.steps} steps of {job.batches.batch} of {len(job.x)} samples"
     click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
+    if job.clipped:
+        click.echo(f"{job.clipped} of {len(job.x)} samples are scaled down to a norm of {job.radius:.3g}", err=True)
     if fixed := fixed_layers(job.network):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
 
@@ -187,6 +235,7 @@ def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> N
     from glyphc.analysis import cost_file
     from glyphc.diagnostics import why as explained
     from glyphc.progress import duration
+    from glyphc.train.planning import source_text
     from glyphc.train.predict import different_batches, predict
 
     steps = job.options.steps
@@ -201,6 +250,7 @@ def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> N
     )
     size, what = (found.disk_bytes, "on disk until it ends") if upload is None else (upload, "to upload")
     click.echo(f"predicted: {size / 1e9:.2f} GB {what}", err=True)
+    click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision}", err=True)
     if why:
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):
             click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)

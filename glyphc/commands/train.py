@@ -103,10 +103,10 @@ def _summary(report: TrainingReport) -> str:
     lines = [f"{'steps':18} {report.steps}", f"{'security':18} {security}"]
     if report.mode is Mode.ENCRYPTED:
         lines.append(f"{'who learns what':18} {TRAINING}")
+    if report.ranges is not None:
+        lines.append(f"{'ranges':18} {report.ranges} ({report.source})")
     if report.reach is not None:
-        lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
-    elif report.ranges is not None:
-        lines.append(f"{'ranges':18} {report.ranges} (a trial run in the clear, and a margin)")
+        lines.append(f"{'range used':18} {report.reach:.0%} in the trial run")
     if report.seconds:
         total = sum(report.seconds)
         lines.append(f"{'seconds':18} {total:.1f}, {total / len(report.seconds):.3g} for a step")

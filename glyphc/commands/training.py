@@ -42,8 +42,9 @@ def prepare_command(
 ) -> None:
     """The client: plan the training of a MODEL, make keys, encrypt the samples.
 
-    First the same run is done in the clear: what would diverge or leave what encryption computes is refused. The server
-    needs the whole of its folder: a program, evaluation keys, encrypted batches and weights. No secret is in it.
+    First the same run is done in the clear: what would diverge or leave what encryption computes is refused; or it is
+    done on other samples (--trial-data), or not at all (--ranges bounds). The server needs the whole of its folder: a
+    program, evaluation keys, encrypted batches and weights. No secret is in it.
     """
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
@@ -74,7 +75,9 @@ def prepare_command(
     click.echo(f"{'server':18} {os.fspath(server_folder)}: {batches}, {done.server_bytes:,} bytes")
     click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
     click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
-    click.echo(f"{'range used':18} {done.reach:.0%} (in a trial run in the clear)")
+    click.echo(f"{'ranges':18} {done.source}")
+    if done.reach is not None:
+        click.echo(f"{'range used':18} {done.reach:.0%} in the trial run")
 
 
 @training_group.command("run")

@@ -38,12 +38,11 @@ from glyphc.storage.headers import (
 )
 from glyphc.train.batches import Batches
 from glyphc.train.errors import TrainingError
-from glyphc.train.foresee import foresee
 from glyphc.train.job import Job, Options, job_of
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SCHEDULES, Schedule
 from glyphc.train.plan import Plan
-from glyphc.train.planning import plan_of
+from glyphc.train.planning import checked, plan_of, source_text
 from glyphc.train.predict import memory_bytes, require_memory
 from glyphc.train.ranges import Ranges
 from glyphc.train.step import with_weights
@@ -87,13 +86,15 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written. reach: see ``foresee``; server_bytes: of the server's folder."""
+    """What was written. server_bytes: of the server's folder; reach: how much of the ranges the run is going to use,
+    where that was tried; source: of the ranges, for people."""
 
     steps: int
     batches: int
     ciphertexts: int
     server_bytes: int
-    reach: float
+    reach: float | None
+    source: str
     parameters: Parameters
 
 
@@ -132,7 +133,7 @@ def prepare(
     check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
-    reach = foresee(job, plan).reach
+    reach = checked(job, plan)
     planned(plan)
     check_memory(plan, memory)
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
@@ -154,7 +155,9 @@ def prepare(
         raise ParameterError(str(e)) from None
     size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
     ciphertexts = len(program.outline.data)
-    return Prepared(program.outline.steps, program.outline.batches, ciphertexts, size, reach, plan.parameters)
+    return Prepared(
+        program.outline.steps, program.outline.batches, ciphertexts, size, reach, source_text(job), plan.parameters
+    )
 
 
 def check_memory(plan: Plan, memory: float | None) -> None:

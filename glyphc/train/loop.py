@@ -21,10 +21,9 @@ from glyphc.progress import Reporter, Silent, duration
 from glyphc.runtime import Mode
 
 from .checkpoint import Checkpoint, RunFolder
-from .foresee import foresee
 from .job import Job, check_loss
 from .plan import Plan
-from .planning import plan_of
+from .planning import checked, plan_of, source_text
 from .ranges import Ranges
 from .step import State, with_weights
 
@@ -35,7 +34,8 @@ Monitor = Callable[[int, float], None]
 @dataclass
 class TrainingReport:
     """network: with the trained weights. seconds: of each step that this run did. losses: of the batches seen, before
-    each step, if they were looked at. security: OpenFHE's level, or why there is none.
+    each step, if they were looked at. security: OpenFHE's level, or why there is none. source: of the
+    ranges, for people.
     """
 
     network: Graph
@@ -46,6 +46,7 @@ class TrainingReport:
     losses: list[float] = field(default_factory=list)
     reach: float | None = None
     ranges: Ranges | None = None
+    source: str = ""
 
 
 class Runner(Protocol):
@@ -86,7 +87,8 @@ def train(
     the same result as an unbroken run. It is deleted at the end. monitor: told the loss on a step's batch before the
     step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
     folder stays, and ``resume`` gets the same result from it without training again. planned: told the plan of an
-    encrypted or simulated run before keys are made. memory: bytes that an encrypted run may take, None for what is free.
+    encrypted or simulated run before keys are made. memory: bytes that an encrypted run may
+    take, None for what is free.
 
     Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
     beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -158,9 +160,9 @@ class _Run:
         if self.mode is Mode.CLEAR:
             return _Clear(self.job)
         plan = plan_of(self.job)
-        self.report.ranges = plan.ranges
+        self.report.ranges, self.report.source = plan.ranges, source_text(self.job)
         if self.job.ranges is not None or self.job.options.reach is not None:
-            self.report.reach = foresee(self.job, plan).reach
+            self.report.reach = checked(self.job, plan)
         self.planned(plan)
         if self.mode is Mode.SIMULATE:
             return _Simulated(self.job, plan)

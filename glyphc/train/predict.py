@@ -16,7 +16,7 @@ from .ways.layers import STATE_LIMBS
 
 # Of encrypted batches that are kept in memory, beside the one in use.
 MOST_BATCH_BYTES = 1e9
-# Encryption of a message beside reading one from a file: CPU seconds of both at N = 16384, on 2 to 4 limbs (5.5 to 6.4).
+# Encryption of a message beside reading one from a file: CPU seconds at N = 16384, on 2 to 4 limbs (5.5 to 6.4).
 _ENCRYPTION = 6.0
 # Rounding of files to blocks, and what a folder has beside keys and ciphertexts.
 _FOLDER = 1.1
