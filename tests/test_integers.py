@@ -143,7 +143,7 @@ def test_values_wrap_on_the_way_and_results_are_right_all_the_same() -> None:
 )
 def test_code_that_cannot_be_executed(code: tuple[Instruction, ...], problem: str) -> None:
     with pytest.raises(IRError, match=problem):
-        check_integers(code, {"x": 2})
+        check_integers(code, {"x": 2}, parameters())
 
 
 # -- noise --
@@ -235,13 +235,13 @@ def test_the_client_refreshes_what_it_may_see_and_nothing_is_lost() -> None:
     wanted = evaluate(program.stages["substitute"], {"x": x[:16]})["y"]
     assert np.abs(results["clear"] - wanted).max() < 0.1 * np.ptp(wanted)
     refreshes = [i for i in program.schedule.instructions if isinstance(i, IntegerRefresh)]
-    assert len(refreshes) == 5 + 4
+    assert [len(i.targets) for i in refreshes] == [5, 4]  # a layer in one trip
 
 
 def test_a_server_without_a_client_refreshes_nothing() -> None:
     contexts = IntegerContexts(parameters(), ())
     with pytest.raises(BackendError, match="none to ask"):
-        IntegerOpenFHE(contexts).integer_refresh((), IntegerRefresh(1, 0, 0.5, 0))
+        IntegerOpenFHE(contexts).client_request((), IntegerRefresh((1,), (0,), 0.5, 0))
 
 
 def test_polynomials_of_the_users_own_are_computed_exactly() -> None:
@@ -257,7 +257,7 @@ def test_polynomials_of_the_users_own_are_computed_exactly() -> None:
         np.testing.assert_array_equal(run(program, x[:8], "simulate").outputs["y"], clear)
         wanted = evaluate(n.graph, {"x": x[:8]})["y"]
         assert np.abs(clear - wanted).max() < 0.08 * np.ptp(wanted)
-        check_integers(with_frees(integer_code(program.graph)), {"x": 3})
+        check_integers(with_frees(integer_code(program.graph, RING)), {"x": 3}, program.client.parameters)
 
 
 def _integer_passes() -> str:

@@ -23,6 +23,8 @@ from glyphc.ir.instructions import (
     Free,
     FromTorus,
     Instruction,
+    IntegerBits,
+    IntegerBlocks,
     IntegerDot,
     IntegerProduct,
     IntegerRefresh,
@@ -38,6 +40,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
     Apply,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Dense,
     Input,
@@ -46,6 +49,7 @@ from glyphc.ir.ops import (
     Output,
     Polynomial,
     Switch,
+    TableLookup,
     Unpack,
 )
 from glyphc.ir.parameters import Parameters
@@ -87,7 +91,9 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (Apply, "function"),
     (Polynomial, "function"),
     (IntegerPolynomial, "function"),
+    (TableLookup, "function"),
     (ClientRefresh, "client"),
+    (ClientBits, "client"),
     (Switch, "switch"),
     (Unpack, "unpack"),
 )
@@ -107,7 +113,9 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Drop, "switch"),
     (IntegerDot, "linear"),
     (IntegerProduct, "function"),
+    (IntegerBlocks, "linear"),
     (IntegerRefresh, "client"),
+    (IntegerBits, "client"),
 )
 
 

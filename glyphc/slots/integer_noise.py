@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import log2, sqrt
 
 from glyphc.backends.base import execute
-from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load
+from glyphc.ir.instructions import ClientRequest, Instruction, IntegerBlocks, IntegerDot, IntegerProduct, Load
 from glyphc.ir.integer_parameters import PRIME_BITS
 
 # Of OpenFHE's errors.
@@ -44,9 +44,15 @@ class NoiseBounds:
         t N/4.2 on average; and the key switch."""
         return self._modulus * self._ring / 2 * (a + b) + self._key_switch
 
-    def integer_refresh(self, source: float, instruction: IntegerRefresh) -> float:
-        self.refreshed = max(self.refreshed, source)
-        return self.fresh()
+    def integer_blocks(self, sources: Sequence[float], instruction: IntegerBlocks) -> float:
+        """Weights that differ from slot to slot are a polynomial with coefficients of all sizes below t / 2."""
+        weighted = sum(sources) * sqrt(self._ring / 12) * self._modulus
+        blocks = self._ring // instruction.block
+        return blocks * (weighted + self._key_switch) + 1.0
+
+    def client_request(self, sources: Sequence[float], instruction: ClientRequest) -> list[float]:
+        self.refreshed = max(self.refreshed, *sources)
+        return [self.fresh()] * len(instruction.writes)
 
 
 def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, most: int) -> int:

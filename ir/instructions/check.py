@@ -32,7 +32,8 @@ def check_schedule(schedule: Schedule) -> None:
         inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
         check_slots(schedule.instructions, inputs, parameters.depth)
     elif isinstance(parameters, IntegerParameters):
-        check_integers(schedule.instructions, {p.name: p.layout.ciphertexts for p in schedule.client.inputs})
+        inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
+        check_integers(schedule.instructions, inputs, parameters)
     else:
         for name, polynomials in schedule.polynomials.items():
             check_polynomials(name, polynomials, parameters)
