@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.instructions import ClientRequest, IntegerBlocks, IntegerDot
+from glyphc.ir.client_requests import Request
+from glyphc.ir.instructions import IntegerBlocks, IntegerDot
 from glyphc.ir.integer_parameters import IntegerParameters
 
 I64 = npt.NDArray[np.int64]
@@ -68,8 +69,8 @@ class ClearIntegers:
             totals.append(np.tile(total, len(sources[0][at]) // instruction.block))
         return tuple(totals)
 
-    def client_request(self, sources: Sequence[Residues], instruction: ClientRequest) -> list[Residues]:
-        found = instruction.answer(np.array([self.decrypt(source) for source in sources]))
+    def client_request(self, sources: Sequence[Residues], request: Request) -> list[Residues]:
+        found = request.answer(np.array([self.decrypt(source) for source in sources]))
         return [self.encrypt(integers) for integers in found]
 
     def integer_product(self, a: Residues, b: Residues) -> Residues:

@@ -15,16 +15,15 @@ from glyphc.backends.engine import best_engine, engine
 from glyphc.guard_band_report import guard_band
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
+    ClientRequest,
     Dot,
     EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
-    IntegerBits,
     IntegerBlocks,
     IntegerDot,
     IntegerProduct,
-    IntegerRefresh,
     Load,
     Powers,
     Schedule,
@@ -183,11 +182,11 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("product", f"r{t}", f"r{a}*r{b}", "")
             case IntegerBlocks(target=t, sources=sources, block=block, bias=bias):
                 row = ("block sum", f"r{t}", _registers(sources), f"blocks of {block} slots, bias {bias}")
-            case IntegerRefresh(targets=targets, sources=sources, ratio=ratio):
-                row = ("client refresh", _registers(targets), _registers(sources), f"times {ratio:.3g}, rounded")
-            case IntegerBits(targets=targets, sources=sources, bits=bits, ratio=ratio, shift=shift):
-                what = f"{bits} bits of {ratio:.3g} v + {shift:.3g}"
-                row = ("client bits", _registers(targets), _registers(sources), what)
+            case ClientRequest(targets=targets, sources=sources, request=request):
+                what = f"times {request.ratio:.3g}, rounded"
+                if request.bits:
+                    what = f"{request.bits} bits of {request.ratio:.3g} v + {request.shift:.3g}"
+                row = ("client", _registers(targets), _registers(sources), what)
             case Store(source=source, name=name, part=part):
                 row = ("store", "", f"r{source}", f"{name}[{part}]")
             case Free(registers=registers):

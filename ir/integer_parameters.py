@@ -67,6 +67,21 @@ class IntegerParameters:
         return (*(pow(5, 1 << k, 2 * self.ring) for k in steps), 2 * self.ring - 1)
 
     @property
+    def element_bytes(self) -> int:
+        """Of one element of a ciphertext in one context, as it is sent."""
+        return self.ring * self.limbs * -(-PRIME_BITS // 8)
+
+    @property
+    def fresh_bytes(self) -> int:
+        """Of a fresh ciphertext for each prime: one element, the other is expanded from a seed."""
+        return self.element_bytes * len(self.moduli)
+
+    @property
+    def output_bytes(self) -> int:
+        """Of any other ciphertext."""
+        return 2 * self.fresh_bytes
+
+    @property
     def modulus(self) -> int:
         """Modulo what values are known."""
         return prod(self.moduli)

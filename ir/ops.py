@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
 
+from .client_requests import MOST_TABLE_BITS
 from .encodings import Labels, Ranks
 from .errors import IRError
 from .functions import Function
@@ -38,12 +39,8 @@ from .op import ALL, FIXED, Const, Constants, Op, Shape, linear_shape
 from .series import Series
 from .types import Encoding, Level, Scheme
 
-# Of the index of a table that is looked up by encrypted bits.
-MOST_TABLE_BITS = 10
-
 __all__ = [
     "CLIENT_OPS",
-    "MOST_TABLE_BITS",
     "OPS",
     "Add",
     "Affine",

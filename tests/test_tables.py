@@ -18,12 +18,13 @@ from glyphc.backends.openfhe.integer_client import generate_integer_keys
 from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
 from glyphc.backends.openfhe.keys import release_all_keys
 from glyphc.errors import GlyphcError
+from glyphc.ir.client_requests import Request
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import (
+    ClientRequest,
     Instruction,
-    IntegerBits,
     IntegerBlocks,
     IntegerDot,
     IntegerProduct,
@@ -100,7 +101,9 @@ def test_the_clients_bits_are_those_of_the_nearest_index(
     x = np.full((len(values), slots), 77)
     x[:, 0], x[:, 1] = values, [-v for v in values]
     groups = -(-len(values) * block // slots)
-    request = IntegerBits(tuple(range(groups * bits)), tuple(range(len(values))), ratio, shift, bits, block, 0)
+    request = Request(len(values), ratio, shift, bits, block)
+    request.check(slots)
+    assert request.results(slots) == groups * bits
     found = request.answer(x)
     assert found.shape == (groups * bits, slots)
     assert set(np.unique(found)) <= {0, 1}
@@ -145,9 +148,11 @@ def test_blocks_are_summed_up_in_every_block_of_ciphertexts(block: int) -> None:
     [
         (IntegerBlocks(1, (0,), ((1,) * 4,), RING // 4, 0, 0), "blocks of 256 slots"),
         (IntegerBlocks(1, (0,), ((1,) * 3,), 64, 0, 0), "a weight for each block"),
-        (IntegerBits((1, 2), (0,), 1.0, 0.0, 3, 64, 0), "makes 2 registers"),
-        (IntegerBits((1,), (0,), 1.0, 0.0, 11, 64, 0), "11 bits"),
-        (IntegerBits((1,), (0,), float("nan"), 0.0, 1, 64, 0), "nan"),
+        (ClientRequest((1, 2), (0,), Request(1, 1.0, 0.0, 3, 64), 0), "makes 2 registers"),
+        (ClientRequest((1,), (0,), Request(1, 1.0, 0.0, 11, 64), 0), "11 bits"),
+        (ClientRequest((1,), (0,), Request(1, float("nan"), 0.0, 1, 64), 0), "nan"),
+        (ClientRequest((1,), (0,), Request(2, 1.0, 0.0, 1, 64), 0), "not its request"),
+        (ClientRequest((1,), (0,), Request(1, 1.5), 0), "no share"),
     ],
 )
 def test_code_that_cannot_be_executed(instruction: Instruction, problem: str) -> None:

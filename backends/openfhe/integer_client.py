@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.instructions import ClientRequest
+from glyphc.ir.client_requests import Request
 from glyphc.ir.integer_parameters import IntegerParameters
 
 from ..coredumps import no_core_dumps
@@ -51,7 +51,7 @@ class IntegerClient:
             found.append(np.array(plain.GetPackedValue(), dtype=np.int64))
         return join(found, self.contexts.parameters.moduli)
 
-    def answer(self, ciphertexts: Sequence[tuple[Any, ...]], request: ClientRequest) -> list[tuple[Any, ...]]:
+    def answer(self, ciphertexts: Sequence[tuple[Any, ...]], request: Request) -> list[tuple[Any, ...]]:
         """Fresh ciphertexts of what a request asks for: this side sees the integers."""
         found = request.answer(np.array([self.decrypt(ciphertext) for ciphertext in ciphertexts]))
         return [self.encrypt(integers) for integers in found]

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from glyphc.ir.instructions import ClientRequest, IntegerBlocks, IntegerDot
+from glyphc.ir.client_requests import Request
+from glyphc.ir.instructions import IntegerBlocks, IntegerDot
 
 from ..errors import BackendError
 from .integer_contexts import IntegerContexts
 
 Ciphertexts = tuple[Any, ...]
-Answer = Callable[[Sequence[Ciphertexts], ClientRequest], Sequence[Ciphertexts]]
+Answer = Callable[[Sequence[Ciphertexts], Request], Sequence[Ciphertexts]]
 
 
 class IntegerOpenFHE:
@@ -21,8 +22,8 @@ class IntegerOpenFHE:
 
     def __init__(self, contexts: IntegerContexts, answer: Answer | None = None) -> None:
         """answer: asks the client, where a program has it do something with ciphertexts."""
+        self.answer = answer
         self._contexts = contexts
-        self._answer = answer
         self._constants: dict[tuple[int, int], Any] = {}
 
     def integer_dot(self, sources: Sequence[Ciphertexts], instruction: IntegerDot) -> Ciphertexts:
@@ -39,10 +40,10 @@ class IntegerOpenFHE:
             for at in range(len(self._contexts.contexts))
         )
 
-    def client_request(self, sources: Sequence[Ciphertexts], instruction: ClientRequest) -> Sequence[Ciphertexts]:
-        if self._answer is None:
+    def client_request(self, sources: Sequence[Ciphertexts], request: Request) -> Sequence[Ciphertexts]:
+        if self.answer is None:
             raise BackendError("this program asks the client on the way, and there is none to ask")
-        return self._answer(sources, instruction)
+        return self.answer(sources, request)
 
     def _blocks(self, at: int, sources: Sequence[Any], instruction: IntegerBlocks) -> Any:
         """A product with the weights slot by slot, then blocks are added up two by two."""

@@ -18,7 +18,7 @@ from glyphc.ir.instructions import (
     Schedule,
     Store,
 )
-from glyphc.ir.integer_parameters import PRIME_BITS, IntegerParameters
+from glyphc.ir.integer_parameters import IntegerParameters
 
 from .cost import PROCESS_BYTES
 from .slot_cost import SlotEstimate
@@ -59,7 +59,8 @@ def integer_estimate(schedule: Schedule) -> SlotEstimate:
     client = schedule.client
     p = client.parameters
     assert isinstance(p, IntegerParameters)
-    seconds = tuple(_seconds(i, p) for i in schedule.instructions)
+    encoded: set[int] = set()
+    seconds = tuple(_seconds(i, p, encoded) for i in schedule.instructions)
     by_node: dict[int, float] = {}
     for instruction, each in zip(schedule.instructions, seconds, strict=True):
         by_node[instruction.node] = by_node.get(instruction.node, 0.0) + each
@@ -73,15 +74,10 @@ def integer_estimate(schedule: Schedule) -> SlotEstimate:
         by_node,
         ciphertexts * (sent * _figure("encrypt", p) + returned * _figure("decrypt", p)),
         key_bytes(p),
-        ciphertexts * sent * element_bytes(p),
-        ciphertexts * returned * 2 * element_bytes(p),
+        sent * p.fresh_bytes,
+        returned * p.output_bytes,
         _peak_bytes(schedule, p),
     )
-
-
-def element_bytes(p: IntegerParameters) -> int:
-    """Of one element of a ciphertext as it is sent; a fresh one is one element, the other is expanded from a seed."""
-    return p.ring * p.limbs * -(-PRIME_BITS // 8)
 
 
 def key_bytes(p: IntegerParameters) -> float:
@@ -98,13 +94,15 @@ def _figure(name: str, p: IntegerParameters) -> float:
     return float(max(at, 0.0) * p.ring * log2(p.ring) / (REFERENCE_RING * log2(REFERENCE_RING)))
 
 
-def _seconds(instruction: Instruction, p: IntegerParameters) -> float:
+def _seconds(instruction: Instruction, p: IntegerParameters, encoded: set[int]) -> float:
+    """encoded: constants that earlier instructions have encoded; those of this one are added."""
     each = 0.0
     match instruction:
         case IntegerDot(weights=weights, bias=bias):
-            sizes = {abs(w) for w in weights if w}
-            each = len(weights) * _figure("added", p) + len(sizes - {1}) * _figure("scaled", p)
-            each += _figure("constant", p) if bias else 0.0
+            sizes = {abs(w) for w in weights if w} - {1}
+            each = len(weights) * _figure("added", p) + len(sizes) * _figure("scaled", p)
+            each += (len(sizes - encoded) + bool(bias)) * _figure("constant", p)
+            encoded |= sizes
         case IntegerBlocks(sources=sources, bias=bias):
             each = len(sources) * (_figure("constant", p) + _figure("scaled", p) + _figure("added", p))
             each += len(p.automorphisms) * (_figure("automorphism", p) + _figure("added", p))

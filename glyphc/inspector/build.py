@@ -17,17 +17,16 @@ from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
+    ClientRequest,
     Dot,
     EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
     Instruction,
-    IntegerBits,
     IntegerBlocks,
     IntegerDot,
     IntegerProduct,
-    IntegerRefresh,
     Load,
     Powers,
     Split,
@@ -114,8 +113,7 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (IntegerDot, "linear"),
     (IntegerProduct, "function"),
     (IntegerBlocks, "linear"),
-    (IntegerRefresh, "client"),
-    (IntegerBits, "client"),
+    (ClientRequest, "client"),
 )
 
 

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.accuracy import Loss
+from glyphc.ir.client_requests import MOST_TABLE_BITS
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Rewriter
 from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
-from glyphc.ir.ops import MOST_TABLE_BITS, Linear, Output
+from glyphc.ir.ops import Linear, Output
 from glyphc.ir.types import Level
 from glyphc.measures import Judge, worst
 from glyphc.measures import text as loss_text

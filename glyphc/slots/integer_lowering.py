@@ -13,21 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import ParameterError
+from glyphc.ir.client_requests import Request
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
+    ClientRequest,
     ClientSpec,
     Instruction,
-    IntegerBits,
     IntegerBlocks,
     IntegerDot,
     IntegerProduct,
-    IntegerRefresh,
     Load,
     Port,
     Register,
     Schedule,
     Store,
+    requests_of,
     with_frees,
 )
 from glyphc.ir.integer_parameters import IntegerParameters
@@ -48,7 +49,7 @@ def integer_schedule(graph: Graph) -> Schedule:
         source = graph.operands(tail[0] if tail else node)[0]
         outputs.append(_port(op.name, source, tuple(n.op for n in tail)))
     inputs = [_port(op.name, node) for node, op in graph.of(Input)]
-    client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch)
+    client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch, requests=requests_of(code))
     return Schedule(client, tuple(with_frees(code)), {})
 
 
@@ -139,14 +140,13 @@ class _Lowering:
             sources = tuple(self.feature(operand, i) for i in range(operand.type.size))
             match node.op:
                 case ClientRefresh(ratio=ratio):
-                    targets = tuple(self._fresh() for _ in sources)
-                    self.code.append(IntegerRefresh(targets, sources, ratio, node.id))
+                    request = Request(len(sources), ratio)
                 case ClientBits(ratio=ratio, shift=shift, bits=bits):
-                    groups = -(-len(sources) * self.block // self.slots)
-                    targets = tuple(self._fresh() for _ in range(groups * bits))
-                    self.code.append(IntegerBits(targets, sources, ratio, shift, bits, self.block, node.id))
+                    request = Request(len(sources), ratio, shift, bits, self.block)
                 case _:
                     raise AssertionError(f"{node} is nothing that the client does")
+            targets = tuple(self._fresh() for _ in range(request.results(self.slots)))
+            self.code.append(ClientRequest(targets, sources, request, node.id))
             self.answers[node.id] = targets
         return self.answers[node.id]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from glyphc.errors import GlyphcError
-from glyphc.ir.ops import MOST_TABLE_BITS
+from glyphc.ir.client_requests import MOST_TABLE_BITS
 
 from .base import Way
 from .client import ClientTail

@@ -6,21 +6,14 @@ may hold a feature in each block, its sample s in slot s of the block.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
+from ..client_requests import Request
 from ..errors import IRError
 from ..integer_parameters import IntegerParameters
-from ..ops import MOST_TABLE_BITS
-from ..rescaling import index_bits, rescaled, table_indices
 from .base import Free, Instruction, Kind, Load, Register, Store, check_flow
-
-I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -80,64 +73,27 @@ class IntegerProduct(Instruction):
         return (machine.integer_product(*operands),)
 
 
+@dataclass(frozen=True)
 class ClientRequest(Instruction):
-    """What the client does with the integers of some ciphertexts, all at once: a trip to it and back. It sees them.
-
-    Its results come back freshly encrypted.
-    """
+    """targets = what the client makes of the integers in sources, all at once: a trip to it and back. It sees them."""
 
     operand: ClassVar[Kind] = Kind.INTEGERS
     result: ClassVar[Kind] = Kind.INTEGERS
+    method: ClassVar[str] = "client_request"
     read_fields: ClassVar[tuple[str, ...]] = ("sources",)
     written_fields: ClassVar[tuple[str, ...]] = ("targets",)
-
-    @abstractmethod
-    def answer(self, values: I64) -> I64:
-        """Integers to encrypt, shape (targets, slots), from decrypted ones, shape (sources, slots)."""
+    targets: tuple[Register, ...]
+    sources: tuple[Register, ...]
+    request: Request
+    node: int
 
     def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
-        return tuple(machine.client_request(operands, self))
+        return tuple(machine.client_request(operands, self.request))
 
 
-@dataclass(frozen=True)
-class IntegerRefresh(ClientRequest):
-    """targets[j] = what sources[j] holds, times ratio and rounded."""
-
-    method: ClassVar[str] = "client_request"
-    targets: tuple[Register, ...]
-    sources: tuple[Register, ...]
-    ratio: float
-    node: int
-
-    def answer(self, values: I64) -> I64:
-        return rescaled(values, self.ratio)
-
-
-@dataclass(frozen=True)
-class IntegerBits(ClientRequest):
-    """The bits of a table's index for each source, whose first block holds something.
-
-    A register of bits has a source in each of its blocks: ``slots // block`` sources together have ``bits`` targets,
-    the lowest bit first. The index is that of :func:`..rescaling.table_indices`.
-    """
-
-    method: ClassVar[str] = "client_request"
-    targets: tuple[Register, ...]
-    sources: tuple[Register, ...]
-    ratio: float
-    shift: float
-    bits: int
-    block: int
-    node: int
-
-    def answer(self, values: I64) -> I64:
-        slots = values.shape[1]
-        per = slots // self.block
-        groups = -(-len(values) // per)
-        indices = np.zeros((groups * per, self.block), dtype=np.int64)
-        indices[: len(values)] = table_indices(values[:, : self.block], self.ratio, self.shift, self.bits)
-        found = index_bits(indices.reshape(groups, slots), self.bits)
-        return np.asarray(found.transpose(1, 0, 2).reshape(groups * self.bits, slots))
+def requests_of(code: Sequence[Instruction]) -> tuple[Request, ...]:
+    """What the client is asked, in order."""
+    return tuple(i.request for i in code if isinstance(i, ClientRequest))
 
 
 def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int], parameters: IntegerParameters) -> None:
@@ -165,18 +121,15 @@ def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int], param
                     raise IRError(f"{what} has not a weight for each block of its {len(sources)} registers")
                 if not parameters.block:
                     raise IRError(f"{what} sums up blocks, for which there are no keys")
-            case IntegerRefresh(targets=targets, sources=sources, ratio=ratio):
-                if not 0 < ratio <= 1:
-                    raise IRError(f"{what} multiplies by {ratio}, which is no share")
-                if not sources or len(targets) != len(sources):
-                    raise IRError(f"{what} makes {len(targets)} registers of {len(sources)}")
-            case IntegerBits(targets=targets, sources=sources, bits=bits, block=block, ratio=ratio, shift=shift):
-                if block != parameters.slots:
-                    _check_block(what, block, parameters)
-                if not 1 <= bits <= MOST_TABLE_BITS or not np.isfinite((ratio, shift)).all():
-                    raise IRError(f"{what} takes {bits} bits of {ratio} times a value plus {shift}")
-                if not sources or len(targets) != bits * -(-len(sources) * block // parameters.slots):
-                    raise IRError(f"{what} makes {len(targets)} registers of bits of {len(sources)} registers")
+            case ClientRequest(targets=targets, sources=sources, request=request):
+                try:
+                    request.check(parameters.slots)
+                except IRError as e:
+                    raise IRError(f"{what}: {e}") from None
+                if request.bits and request.block != parameters.slots:
+                    _check_block(what, request.block, parameters)
+                if (len(sources), len(targets)) != (request.ciphertexts, request.results(parameters.slots)):
+                    raise IRError(f"{what} makes {len(targets)} registers of {len(sources)}, which is not its request")
             case IntegerProduct() | Free():
                 pass
             case _:
