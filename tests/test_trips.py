@@ -26,10 +26,12 @@ from glyphc.exchange.ledger import LEDGER_FILE, Ledger
 from glyphc.exchange.server import Evaluator
 from glyphc.ir.graph import Graph
 from glyphc.runtime import run
+from glyphc.service.client import ServiceError
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import AnswerHeader, QuestionHeader
 from tests.pass_networks import Network
 from tests.roles import Setting, environment, make_setting
+from tests.services import Place
 
 X = np.random.default_rng(5).normal(size=(80, 6))
 
@@ -223,6 +225,39 @@ def test_too_much_noise_is_refused(asking: Setting, tmp_path: Path) -> None:
         pytest.raises(GlyphcError, match=r"room for --sanitize [0-9]"),
     ):
         evaluated(evaluator, tmp_path, flooding_bits=200)
+
+
+def test_a_service_asks_its_client_and_outlives_a_kill(asking: Setting, tmp_path: Path) -> None:
+    """A job waits for its client, also of a service that was killed meanwhile; other answers are refused."""
+    place = Place(tmp_path / "service", asking.half, "--insecure")
+    inputs, question, said = (tmp_path / name for name in ("in", "question", "answer"))
+    digest = asking.account.encrypt(X[:4], inputs)
+    service = place.start()
+    with service.client() as client:
+        client.upload_keys(asking.keys)
+        job = client.submit(inputs).id
+        assert client.wait(job).state == "waiting"
+        client.question(job, question)
+        answer(asking.account, question, said)
+        with pytest.raises(ServiceError, match="another question"):
+            client.answer(job, changed(said, tmp_path / "bad", AnswerHeader, question="0" * 64))
+        with service.client("bob") as bob, pytest.raises(ServiceError, match="no such job"):
+            bob.question(job, tmp_path / "bob")
+    service.kill()
+    with place.running() as again, again.client() as client:
+        assert client.status(job).state == "waiting"
+        client.answer(job, said)
+        with pytest.raises(ServiceError, match=r"asks nothing|another question|answered"):
+            client.answer(job, said)
+        assert client.wait(job).state == "waiting"
+        client.question(job, question)
+        answer(asking.account, question, said)
+        client.answer(job, said)
+        assert client.wait(job).state == "done"
+        client.fetch(job, tmp_path / "out")
+        (y,) = client.run(asking.account, X[4:6]).values()
+    (first,) = asking.account.decrypt(tmp_path / "out", digest).values()
+    np.testing.assert_array_equal(np.concatenate([first, y]), exact(asking, X[:6]))
 
 
 def call(*arguments: object) -> Result:

@@ -16,6 +16,8 @@ from typing import Any
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.files import remove_remnants
 from glyphc.ir.client_requests import Request
+from glyphc.ir.instructions import ClientSpec
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import AnswerHeader, QuestionHeader
 
@@ -88,23 +90,46 @@ class Trips:
         from glyphc.backends.openfhe.residues import ResidueError
 
         with Reader(path, AnswerHeader) as reader:
-            found = reader.header
-            if (found.program, found.key, found.request) != (header.program, header.key, header.request):
-                raise ArtifactError(f"{reader.name} answers for another program, other keys or other inputs")
-            if (found.pass_number, found.number) != (header.pass_number, header.number) or found.question != asked:
-                raise ArtifactError(
-                    f"{reader.name} answers another question than the one that the evaluation waits with, "
-                    f"{self.question.name!r}; send that one to the client ('glyphc refresh')"
-                )
-            seed = read_seed(found.seed, reader)
-            size = self.engine.parameters.fresh_bytes
-            names = [part_name(number) for number in range(request.results(self.engine.parameters.slots))]
-            reader.expect([(name, size) for name in names])
-            reader.verify()
+            _check_answer(reader, header, request, asked, self.engine.parameters)
+            seed = read_seed(reader.header.seed, reader)
             try:
-                return [self.engine.read_input(reader.read(name), seed, name) for name in names]
+                return [self.engine.read_input(reader.read(name), seed, name) for name in reader.parts]
             except ResidueError as e:
                 raise reader.damaged(str(e)) from None
+
+
+def check_answer(answer: Path, question: Path, client: ClientSpec, label: str | None = None) -> None:
+    """ArtifactError unless a file is a whole answer to a question that an evaluation of this program waits with."""
+    assert isinstance(client.parameters, IntegerParameters)
+    with Reader(question, QuestionHeader) as asked, Reader(answer, AnswerHeader, label) as reader:
+        request = client.requests[asked.header.number]
+        _check_answer(reader, asked.header, request, asked.digest, client.parameters)
+        read_seed(reader.header.seed, reader)
+
+
+def answers(answer: Path, question: Path) -> bool:
+    """Whether an answer that was checked is one to this question, and not to an earlier one."""
+    if not answer.exists() or not question.exists():
+        return False
+    with Reader(question, QuestionHeader) as asked, Reader(answer, AnswerHeader) as reader:
+        return reader.header.question == asked.digest
+
+
+def _check_answer(
+    reader: Reader[AnswerHeader], header: QuestionHeader, request: Request, asked: str, parameters: IntegerParameters
+) -> None:
+    """Binding, sizes and hashes. asked: the digest of the question."""
+    found = reader.header
+    if (found.program, found.key, found.request) != (header.program, header.key, header.request):
+        raise ArtifactError(f"{reader.name} answers for another program, other keys or other inputs")
+    if (found.pass_number, found.number) != (header.pass_number, header.number) or found.question != asked:
+        raise ArtifactError(
+            f"{reader.name} answers another question than the one that the evaluation waits with; send that one to the "
+            "client ('glyphc refresh')"
+        )
+    results = request.results(parameters.slots)
+    reader.expect([(part_name(number), parameters.fresh_bytes) for number in range(results)])
+    reader.verify()
 
 
 def check_room(noise: Sequence[float], flooding_bits: int) -> None:
