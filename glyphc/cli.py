@@ -87,6 +87,11 @@ def main() -> None:
 @click.option("--strategy", help="Ways of computing that may be taken; 'glyphc strategies' lists them. [default: auto]")
 @click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
 @click.option(
+    "--table-bits",
+    type=int,
+    help="Of the index of tables, for strategies that look functions up. [default: the strategy's]",
+)
+@click.option(
     "--retrain-data",
     type=click.Path(),
     help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
@@ -116,6 +121,7 @@ def compile_command(
     margin: float | None,
     strategy: str | None,
     degree: int | None,
+    table_bits: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
     engine: str | None,
@@ -156,6 +162,7 @@ def compile_command(
         one_sample=one_sample,
         strategy=strategy,
         degree=degree,
+        table_bits=table_bits,
         retrain=load_retraining(retrain_data, retrain_labels),
         engine=engine,
         reporter=reporter(),

@@ -22,9 +22,7 @@ def rows(found: Comparison) -> list[tuple[str, ...]]:
 
 def _row(r: Result) -> tuple[str, ...]:
     p, m = r.predicted, r.measured
-    outcome = (
-        r.outcome if r.outcome in ("run", "not run", "failed") else {"missing": "not yet"}.get(r.outcome, r.outcome)
-    )
+    outcome = str(r.outcome)
     if p is None:
         return (str(r.choice), outcome, *[""] * (len(_HEADING) - 2))
     error = "" if m is None else "exact" if m.exact else f"2^{log2(max(m.error, 2.0**-99)):.1f}"

@@ -77,6 +77,7 @@ def compile(
     strategy: str | None = None,
     examples: Any = None,
     degree: int | None = None,
+    table_bits: int | None = None,
     retrain: Data | None = None,
     engine: str | None = None,
     reporter: Reporter | None = None,
@@ -105,7 +106,8 @@ def compile(
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
     strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``), by default ``auto``:
     whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
-    the strategy's, or as the tolerance asks. retrain: samples and labels to train the network again on, in the clear,
+    the strategy's, or as the tolerance asks. table_bits: of the index of tables, for strategies that look functions up,
+    by default the strategy's. retrain: samples and labels to train the network again on, in the clear,
     after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose prices decide on layouts
     and parameters, by default those of the one that will execute the program here; every engine takes the result.
 
@@ -143,7 +145,7 @@ def compile(
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree, table_bits)
     stages = _Stages({name: source})
     changed = changes(source, strategy or DEFAULT_STRATEGY, degree, context.samples, retrain, reporter)
     if changed is not None:
@@ -248,9 +250,9 @@ def _with_margin(steps: list[Pass], margin: float | None) -> list[Pass]:
     return [replace(s, margin=margin) if isinstance(s, Quantize) else s for s in steps]
 
 
-def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> list[Pass]:
+def _with_strategy(steps: list[Pass], name: str | None, degree: int | None, table_bits: int | None) -> list[Pass]:
     """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
-    if name is None and degree is None:
+    if name is None and degree is None and table_bits is None:
         return steps
     if not any(isinstance(step, AssignScheme) for step in steps):
         raise GlyphcError(
@@ -258,15 +260,16 @@ def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> l
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
     chosen = strategies.strategy(name or DEFAULT_STRATEGY)
-    found = strategies.degree_of(chosen, degree)
+    found, tables = strategies.degree_of(chosen, degree), strategies.table_bits_of(chosen, table_bits)
     out = []
     for step in steps:
         if isinstance(step, AssignScheme):
-            step = replace(step, strategy=chosen.name, degree=found)
+            step = replace(step, strategy=chosen.name, degree=found, table_bits=tables)
         elif isinstance(step, FitPolynomials):
             step = replace(step, degree=found)
         elif isinstance(step, FitIntegers):
-            step = replace(step, refresh=chosen.refresh is strategies.Refresh.CLIENT)
+            refresh = chosen.refresh is strategies.Refresh.CLIENT and not tables
+            step = replace(step, refresh=refresh, table_bits=tables)
         out.append(step)
     return out
 

@@ -15,7 +15,7 @@ from glyphc import comparison_run
 from glyphc.analysis.cost_file import current
 from glyphc.cli import main
 from glyphc.commands.strategies import load_retraining
-from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result, held_out, parse_choices
+from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out, parse_choices
 from glyphc.comparison_report import page, table
 from glyphc.errors import ArtifactError, CalibrationError, DataError, GlyphcError, ModelError
 from glyphc.frontends.to_onnx import to_onnx
@@ -265,7 +265,7 @@ def test_a_comparison_runs_what_fits_and_goes_on_where_it_was(tmp_path: Path, mo
     assert first.exit_code == 0, first.output
     found = Comparison.load(record)
     ran, missing = found.results
-    assert (ran.outcome, missing.outcome) == ("run", "missing")
+    assert (ran.outcome, missing.outcome) == (Outcome.RUN, Outcome.MISSING)
     assert ran.measured is not None
     assert ran.predicted is not None
     assert ran.measured.error < 2**-10
@@ -286,7 +286,7 @@ def test_a_comparison_runs_what_fits_and_goes_on_where_it_was(tmp_path: Path, mo
     assert "known, run" in again.output
     late = Comparison.load(record).of(Choice("glyph"))
     assert late is not None
-    assert (late.outcome, late.measured) == ("not run", None)
+    assert (late.outcome, late.measured) == (Outcome.NOT_RUN, None)
     assert "more than the 0 s" in late.reason
     assert late.simulated
     np.save(tmp_path / "y.npy", np.zeros(24, dtype=np.int64))
@@ -320,11 +320,13 @@ class _Page(HTMLParser):
 def test_tables_and_pages_show_every_row_and_escape_names() -> None:
     predicted = Predicted(3.0, 1.0, 5e8, 1e6, 2e7, 1e5, 0)
     measured = Measured((("encrypt", 1.0), ("evaluate", 4.0)), 6.5, 450_000_000, 2.0**-12, False, (("accuracy", 0.97),))
-    ran = Result(Choice("onoufriou", 3), "run", "", "f", "s", predicted, (("accuracy", 0.96),), measured, "client: x")
+    ran = Result(
+        Choice("onoufriou", 3), Outcome.RUN, "", "f", "s", predicted, (("accuracy", 0.96),), measured, "client: x"
+    )
     results = (
         ran,
-        replace(ran, choice=Choice("glyph"), outcome="not run", reason="too <large>", measured=None),
-        Result(Choice("tbmpnet"), "missing", "not available yet: gates"),
+        replace(ran, choice=Choice("glyph"), outcome=Outcome.NOT_RUN, reason="too <large>", measured=None),
+        Result(Choice("tbmpnet"), Outcome.MISSING, "not available yet: gates"),
     )
     found = Comparison("0", "a<b>.onnx", 12, (("accuracy", 0.98),), "a machine", results)
     text = table(found)

@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from ..client_requests import Request
 from ..encodings import Labels, Ranks
 from ..integer_parameters import ProgramParameters
 from ..layout import Layout
@@ -79,7 +80,7 @@ class EncryptedMap:
 class ClientSpec:
     """All of a program that the client needs: no weights, no instructions.
 
-    encrypted: the weights that it has to encrypt, not their values.
+    encrypted: the weights that it has to encrypt, not their values. requests: what it is asked on the way, in order.
     """
 
     parameters: ProgramParameters
@@ -87,6 +88,7 @@ class ClientSpec:
     outputs: tuple[Port, ...]
     batch: int
     encrypted: tuple[EncryptedMap, ...] = ()
+    requests: tuple[Request, ...] = ()
 
     @property
     def chunks(self) -> int:
