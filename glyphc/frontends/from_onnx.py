@@ -6,7 +6,7 @@ that a node leaves axis 0 alone. Nodes that the IR cannot express are reported t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,7 +35,7 @@ from .onnx_constants import (
     load,
     opset,
 )
-from .onnx_inputs import ModelInputs, model_inputs
+from .onnx_inputs import ModelInputs, fix_sizes, model_inputs
 from .onnx_problems import Problem, grouped
 from .onnx_rules import COMPOSITIONS, RULES, SIZES
 from .onnx_shapes import shape_of
@@ -71,9 +71,15 @@ def read_onnx(source: Source, batch_axis: bool = True, one_sample: bool = False)
     return read_network(source, batch_axis, one_sample).graph
 
 
-def read_network(source: Source, batch_axis: bool = True, one_sample: bool = False) -> OnnxNetwork:
-    """:func:`read_onnx`, with notes."""
-    model, label = load(source)
+def read_network(
+    source: Source,
+    batch_axis: bool = True,
+    one_sample: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> OnnxNetwork:
+    """:func:`read_onnx`, with notes. shapes: of samples, by input, where they are known: sizes that the file leaves
+    open, see :func:`glyphc.frontends.onnx_inputs.fix_sizes`."""
+    model, label = load(source, (lambda graph: fix_sizes(graph, shapes)) if shapes else None)
     if not model.graph.output:
         raise ModelError(f"{label} has no output; declare one in the export")
     inputs = model_inputs(model.graph, label, batch_axis, one_sample)
@@ -81,6 +87,11 @@ def read_network(source: Source, batch_axis: bool = True, one_sample: bool = Fal
     if several and one_sample:
         inputs = model_inputs(model.graph, label, False, one_sample)
     notes = [f"input {name!r} of {label} is left out: no output depends on it" for name in inputs.unused]
+    if inputs.mixed:
+        notes.append(
+            f"some inputs of {label} have an open axis for the samples and others are fixed: taken for the network of "
+            f"one sample, of shape {', '.join(f'{i.name} {list(i.shape)}' for i in inputs.inputs)}"
+        )
     try:
         network = _read(model, label, inputs)
     except UnsupportedNodesError as e:

@@ -46,7 +46,8 @@ def _looked_up(call: Call, ids: Node, rows: F64) -> Node:
             ids, sparse.csr_array((rows.size * count, count)), np.tile(rows[0], count), (count, rows.shape[1])
         )
     memory.require(24 * count * rows.size, f"a look-up of {count} rows of {rows.shape[1]} numbers among {len(rows)}")
-    steps = call.steps(ids, np.repeat(np.arange(count), len(rows) - 1), np.tile(np.arange(len(rows) - 1) + 0.5, count))
+    features, thresholds = np.repeat(np.arange(count), len(rows) - 1), np.tile(np.arange(len(rows) - 1) + 0.5, count)
+    steps = call.steps(ids, features, thresholds, lookup=True)
     matrix = sparse.kron(sparse.eye_array(count), np.diff(rows, axis=0).T, "csr")
     return call.affine(steps, matrix, np.tile(rows[0], count), (count, rows.shape[1]))
 
