@@ -26,6 +26,7 @@ from .onnx_call import FIRST, KEEP_LABELS, Call, Conversion, Placed, Rule, Unkno
 from .onnx_compositions import Composition
 from .onnx_constants import (
     DEFAULT_DOMAINS,
+    Array,
     BatchAxisError,
     CombinedSamplesError,
     ConstantPool,
@@ -34,6 +35,7 @@ from .onnx_constants import (
     liveness,
     load,
     opset,
+    run_node,
 )
 from .onnx_inputs import ModelInputs, fix_sizes, model_inputs
 from .onnx_problems import Problem, grouped
@@ -279,18 +281,22 @@ class _Reader:
                     self.conversion.where[name] = result.where
 
     def _sizes(self, call: Call) -> None:
-        """Shape and Size: constants, but for the number of samples."""
+        """Shape, Size and what follows from them: constants, but for the number of samples."""
         name = call.node.input[0]
         x = self.values.get(name)
         if x is None:
             raise UnknownOperandError
         where = self.conversion.where.get(name, FIRST) if self.conversion.batch_axis else None
-        found = {}
+        found: dict[int, Array] = {}
         for batch in self.batches:
             full = np.array(shape_of(x, where, batch), dtype=np.int64)
-            end = call.integer("end", len(full))
-            part = full[call.integer("start", 0) : end]
-            found[batch] = part if call.node.op_type == "Shape" else np.array(full.prod(), dtype=np.int64)
+            if call.node.op_type == "Shape":
+                found[batch] = full[call.integer("start", 0) : call.integer("end", len(full))]
+            elif call.node.op_type == "Size":
+                found[batch] = np.array(full.prod(), dtype=np.int64)
+            else:
+                zeros = np.zeros(tuple(full), dtype=np.float32)
+                (found[batch],) = run_node(call.node, {name: zeros}, self.conversion.opset)
         self.constants.put(call.node.output[0], found)
 
     def _stand_in(self, node: NodeProto) -> None:
