@@ -14,8 +14,10 @@ from glyphc import __version__
 from glyphc.commands import roles, service
 from glyphc.commands.arrays import check_output, input_files, keep_sources, load_inputs, save_arrays
 from glyphc.commands.compare import compare_command
+from glyphc.commands.doctor import doctor_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
+from glyphc.commands.grouping import RoleGroup
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.strategies import load_retraining, strategies_command
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class _Group(click.Group):
+class _Group(RoleGroup):
     """Turns user errors into one paragraph on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -274,6 +276,7 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
 
 
 main.add_command(compare_command)
+main.add_command(doctor_command)
 main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
