@@ -92,6 +92,9 @@ def main() -> None:
     help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
 )
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
+@click.option(
+    "--engine", help="By whose prices layouts and parameters are chosen. [default: the first that can run it]"
+)
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -115,6 +118,7 @@ def compile_command(
     degree: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
+    engine: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -153,6 +157,7 @@ def compile_command(
         strategy=strategy,
         degree=degree,
         retrain=load_retraining(retrain_data, retrain_labels),
+        engine=engine,
         reporter=reporter(),
     )
     text = summary(program)
