@@ -113,6 +113,26 @@ def test_scatter_nd(width: int) -> None:
     same([node("ScatterND", ["x", "i", "u"], ["y"])], {"x": x, "i": at, "u": u}, False)
 
 
+@pytest.mark.parametrize("reduction", ["add", "mul", "max", "min"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_scatter_with_reduction(reduction: str, constant: bool) -> None:
+    """Several updates of one element follow one another."""
+    x, u = randoms(5, 3, 4), randoms(5, 3, 5, seed=2)
+    at = np.random.default_rng(1).integers(0, 4, (1, 3, 5))
+    made = node("ScatterElements", ["x", "i", "u"], ["y"], axis=2, reduction=reduction)
+    if constant:
+        model = model_of([made], {"x": x}, {"i": at, "u": u[:1]}, True)
+        u = np.broadcast_to(u[:1], u.shape)
+    else:
+        model = model_of([made], {"x": x, "u": u}, {"i": at}, True)
+    found = evaluate(read_onnx(model), {"x": x} if constant else {"x": x, "u": u})["y"]
+    wanted = x.astype(np.float64)
+    function = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[reduction]
+    for s, r, j in np.ndindex(5, 3, 5):
+        wanted[s, r, at[0, r, j]] = function(wanted[s, r, at[0, r, j]], u[s, r, j])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_choices_compile_and_refuse_other_ids() -> None:
     x = {"x": randoms(64, 3), "i": ids(3, 64, 2)}
     model = same([node("GatherElements", ["x", "i"], ["y"], axis=1)], x, True)

@@ -15,10 +15,10 @@ from scipy import sparse
 
 from glyphc.ir import memory
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Mul, ReduceSum
+from glyphc.ir.ops import Add, Max, Min, Mul, Op, ReduceSum
 
 from .onnx_call import Call, Convert, Result, Rule, Shape, places
-from .onnx_constants import BatchAxisError, CombinedSamplesError, UnsupportedError
+from .onnx_constants import BatchAxisError, CombinedSamplesError, Named, UnsupportedError
 from .onnx_shapes import moved
 
 I64 = npt.NDArray[np.int64]
@@ -173,11 +173,16 @@ def _scattered(call: Call, ids: Node, updates: I64, targets: I64) -> Node:
 
 def _scatter_elements(constant: Convert) -> Convert:
     def convert(call: Call) -> Results:
-        if call.is_constant(1):
+        reduction = call.text("reduction", "none")
+        if call.is_constant(1) and reduction == "none":
             return constant(call)
-        _refuse_reduction(call)
-        x, ids = call.tensor(0), call.tensor(1)
-        lines = _lines(x.type.shape, ids.type.shape, _axis(call, x.type.shape))
+        x = call.tensor(0)
+        axis = _axis(call, x.type.shape)
+        if call.is_constant(1):
+            return _reduced(call, reduction, _places_along(call, x, axis))
+        _refuse_reduction(reduction)
+        ids = call.tensor(1)
+        lines = _lines(x.type.shape, ids.type.shape, axis)
         return _scattered(call, ids, np.arange(ids.type.size)[:, None], lines[..., None])
 
     return convert
@@ -185,12 +190,18 @@ def _scatter_elements(constant: Convert) -> Convert:
 
 def _scatter_nd(constant: Convert) -> Convert:
     def convert(call: Call) -> Results:
-        if call.is_constant(1):
+        reduction = call.text("reduction", "none")
+        if call.is_constant(1) and reduction == "none":
             return constant(call)
-        _refuse_reduction(call)
         if call.lead:
-            raise BatchAxisError("replaces elements of all samples together")
-        x, ids = call.tensor(0), call.tensor(1)
+            raise BatchAxisError("changes elements of all samples together")
+        x = call.tensor(0)
+        if call.is_constant(1):
+            given = call.conversion.constants.raw(call.node.input[1]).astype(np.int64)
+            rows = places(x)[tuple(np.moveaxis(given, -1, 0))]
+            return _reduced(call, reduction, rows.reshape(-1))
+        _refuse_reduction(reduction)
+        ids = call.tensor(1)
         width = ids.type.shape[-1]
         flat, count = _flat_ids(call, ids, x.type.shape[:width])
         inner = math.prod(x.type.shape[width:])
@@ -200,9 +211,53 @@ def _scatter_nd(constant: Convert) -> Convert:
     return convert
 
 
-def _refuse_reduction(call: Call) -> None:
-    if call.text("reduction", "none") != "none":
-        raise UnsupportedError(f"reduction={call.text('reduction', '')!r} at encrypted places is not supported")
+def _refuse_reduction(reduction: str) -> None:
+    if reduction != "none":
+        raise UnsupportedError(f"reduction={reduction!r} at encrypted places is not supported")
+
+
+def _places_along(call: Call, x: Node, axis: int) -> I64:
+    """Flat places that constant indices name along an axis."""
+    given = call.constant(1, "its indices")
+    ids = (call.per_sample(x, given) if call.lead else given).value.astype(np.int64)
+    lines = _lines(x.type.shape, ids.shape, axis)
+    return np.asarray(lines[np.arange(len(lines)), ids.reshape(-1)])
+
+
+def _reduced(call: Call, reduction: str, targets: I64) -> Node:
+    """x with each update, in order, added to (or multiplied with, or compared with) the element at its target."""
+    x = call.tensor(0)
+    if call.is_constant(2):
+        given = call.constant(2, "its updates")
+        values = (call.per_sample(x, given) if call.lead else given).value.reshape(-1)
+    elif reduction == "add":
+        u = call.tensor(2)
+        shape = (x.type.size, u.type.size)
+        matrix = sparse.csr_array((np.ones(len(targets)), (targets, np.arange(len(targets)))), shape=shape)
+        return call.sum(x, call.affine(u, matrix, 0.0, x.type.shape))
+    order = np.argsort(targets, kind="stable")
+    _, first, counts = np.unique(targets[order], return_index=True, return_counts=True)
+    turn = np.empty(len(targets), dtype=np.int64)  # the how many-th update of its target each one is
+    turn[order] = np.arange(len(targets)) - np.repeat(first, counts)
+    for number in range(int(turn.max()) + 1):
+        at = np.flatnonzero(turn == number)
+        old = call.gather(x, targets[at])
+        new = call.gather(call.tensor(2), at) if not call.is_constant(2) else call.named(f"updates{number}", values[at])
+        place = np.arange(x.type.size)
+        place[targets[at]] = x.type.size + np.arange(len(at))
+        x = call.gather(call.stack([x, _combined(call, reduction, old, new)]), place.reshape(x.type.shape))
+    return x
+
+
+def _combined(call: Call, reduction: str, x: Node, y: Node | Named) -> Node:
+    if isinstance(y, Node):
+        pairs: dict[str, Op] = {"add": Add(), "mul": Mul(), "max": Max(), "min": Min()}
+        return call.add(pairs[reduction], x, y)
+    if reduction in ("add", "mul"):
+        return call.scale(x, 1.0, y) if reduction == "add" else call.scale(x, y, 0.0)
+    sign = 1.0 if reduction == "max" else -1.0  # max(x, c) = c + relu(x - c)
+    above = call.scale(x, sign, Named(f"{y.name}.below", -sign * y.value))
+    return call.scale(call.apply(above, "relu"), sign, y)
 
 
 def with_selections(rules: dict[str, Rule]) -> dict[str, Rule]:
