@@ -127,7 +127,7 @@ def compile(
 
         found = exported(model, calibration, examples)
         model, columns = found.model, found.columns
-    given = read_model(model, one_sample)
+    given = read_model(model, one_sample, _sample_shapes(calibration))
     batch = batch or given.batch or 1
     kinds = parse_kinds(measure or {})
     name, passes = remaining(given.graph, start, passes)
@@ -301,6 +301,12 @@ def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"
         )
+
+
+def _sample_shapes(calibration: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of one calibration sample by input, of what has a shape; "" for the only input."""
+    given = calibration if isinstance(calibration, Mapping) else {"": calibration}
+    return {name: tuple(np.shape(v))[1:] for name, v in given.items() if len(getattr(v, "shape", ())) > 0}
 
 
 def samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:

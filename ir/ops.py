@@ -12,7 +12,7 @@ from math import prod
 from typing import TypeVar
 
 from .client_requests import MOST_TABLE_BITS
-from .encodings import Labels, Ranks
+from .encodings import Ids, Labels, Ranks
 from .errors import IRError
 from .functions import Function
 from .network_ops import (
@@ -86,7 +86,7 @@ class Input(Op):
     """A tensor that the client provides (encrypted, except in the evaluator).
 
     ranks: what of it is encrypted, if not the tensor as it is: then the result is flat. columns: names of its elements,
-    where it is a row of a table that has some.
+    where it is a row of a table that has some. ids: which of its elements are looked up, and in how large a table.
     """
 
     mnemonic = "input"
@@ -95,12 +95,15 @@ class Input(Op):
     shape: Shape
     ranks: Ranks | None = None
     columns: tuple[str, ...] = ()
+    ids: Ids | None = None
 
     @property
     def arity(self) -> int:
         return 0
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if self.ids is not None:
+            self.ids.check(prod(self.shape))
         if self.ranks is None:
             return self.shape
         self.ranks.check(prod(self.shape))

@@ -65,8 +65,9 @@ def test_invalid_models() -> None:
 
 
 def test_versions() -> None:
-    old = build([node("Relu", ["x"], ["y"])], opset=6)
-    with pytest.raises(ModelError, match=r"opset 6.*onnx.version_converter"):
+    old = build([node("Relu", ["x"], ["y"])])
+    old.opset_import[0].version = 0
+    with pytest.raises(ModelError, match=r"opset 0.*onnx.version_converter"):
         read_onnx(old)
     new = build([node("Relu", ["x"], ["y"])])
     new.opset_import[0].version = 9999
@@ -87,10 +88,6 @@ def test_inputs_that_do_not_fit() -> None:
         read_onnx(build(relu, shape=(3, "width")))
     with pytest.raises(ModelError, match=r"axis 1 of input 'x' .*'unknown'"):
         read_onnx(build(relu, shape=(None,)))
-    shared = build([node("Add", ["x", "mask"], ["y"])], more_inputs=("mask",))
-    shared.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 1
-    with pytest.raises(ModelError, match=r"input 'mask' .* has no open axis for the samples"):
-        read_onnx(shared)
     no_input = build([node("Identity", ["c"], ["y"])], {"c": f32(1, 2, 3, 4)})
     del no_input.graph.input[:]
     with pytest.raises(ModelError, match=r"no output .* depends on an input \(inputs: none\)"):
