@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
@@ -99,12 +97,11 @@ class _Lowering:
         sources: list[Register] = []
         weights: list[int] = []
         first: Register | None = None
-        for operand, const in zip(self.graph.operands(node), op.weights, strict=True):
-            row = self.graph.constant(const.name)[feature]
-            first = self.feature(operand, 0) if first is None and not row.any() else first
-            used = np.flatnonzero(row)
+        for operand, weight in zip(self.graph.operands(node), op.weights, strict=True):
+            used, row = self.graph.matrix(weight).row(feature)
+            first = self.feature(operand, 0) if first is None and not len(used) else first
             sources += [self.feature(operand, int(i)) for i in used]
-            weights += [int(w) for w in row[used]]
+            weights += [int(w) for w in row]
         if not sources:
             # a constant, but computed from something
             assert first is not None
