@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all fuzz browser lint bench models clean
+.PHONY: help demo test test-all fuzz browser lint bench docs models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 
 bench: $(VENV)/.models ## run the benchmarks
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: $(VENV)/.dev ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
 
 models: $(VENV)/.train-models ## train the networks of models/ again
 	$(BIN)/python models/digits_mlp.py
