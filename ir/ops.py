@@ -35,7 +35,7 @@ from .network_ops import (
     Sub,
     SumTo,
 )
-from .op import ALL, FIXED, Const, Constants, Op, Shape, linear_shape
+from .op import ALL, FIXED, Const, Constants, Op, Shape, Sparse, Weight, linear_shape
 from .series import Series
 from .types import Encoding, Level, Scheme
 
@@ -72,11 +72,13 @@ __all__ = [
     "Scatter",
     "Shape",
     "Softmax",
+    "Sparse",
     "Steps",
     "Sub",
     "SumTo",
     "Switch",
     "Unpack",
+    "Weight",
     "register_op",
 ]
 
@@ -195,15 +197,16 @@ class ArgMax(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """Integer dense map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,).
+    """Integer linear map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,).
 
     norms: empty for weights that the server knows. Else weights and bias are encrypted, for the client knows them
-    alone, and these are bounds of the rms norms of the rows of each W_j: public, for the noise model.
+    alone, and these are bounds of the rms norms of the rows of each W_j: public, for the noise model. Such W_j are not
+    sparse: where their zeros are is a secret, too.
     """
 
     mnemonic = "linear"
     levels = FIXED
-    weights: tuple[Const, ...]
+    weights: tuple[Weight, ...]
     bias: Const
     norms: tuple[float, ...] = ()
 

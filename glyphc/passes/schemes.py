@@ -10,7 +10,8 @@ from typing import ClassVar
 from glyphc.analysis.noise import public_norm
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.ops import Linear, Switch
+from glyphc.ir.matrices import Full
+from glyphc.ir.ops import Linear, Sparse, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
 from glyphc.ways.base import Offer, Question, Way
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
@@ -148,8 +149,7 @@ class AssignScheme(TolerancePass):
         rewriter = Rewriter(graph)
         for node in graph:
             if isinstance(node.op, Linear) and self._hides(node):
-                weights = [graph.constant(w.name) for w in node.op.weights]
-                node = replace(node, op=replace(node.op, norms=tuple(map(public_norm, weights))))
+                node = replace(node, op=_encrypted(node.op, graph, rewriter.new))
             rewriter.keep(node)
         return rewriter.new
 
@@ -170,6 +170,16 @@ class AssignScheme(TolerancePass):
                 f"pass {self.name!r}: there is no linear map {unknown[0]!r} to encrypt the weights of; there are: "
                 f"{', '.join(maps)}, or {ALL!r}"
             )
+
+
+def _encrypted(op: Linear, old: Graph, new: Graph) -> Linear:
+    """The map with public norms, and with all entries of its matrices: where their zeros are is not public."""
+    matrices = [old.matrix(w) for w in op.weights]
+    weights = tuple(
+        new.add_matrix(f"{w.name}.all", Full(m.dense())) if isinstance(w, Sparse) else w
+        for w, m in zip(op.weights, matrices, strict=True)
+    )
+    return replace(op, weights=weights, norms=tuple(map(public_norm, matrices)))
 
 
 def _decided(name: str, chosen: Answer, said: Sequence[Answer]) -> tuple[Decision, ...]:
