@@ -33,6 +33,7 @@ from glyphc.ir.ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Const,
     Dense,
@@ -50,6 +51,7 @@ from glyphc.ir.ops import (
     Steps,
     SumTo,
     Switch,
+    TableLookup,
     Unpack,
 )
 from glyphc.ir.series import Series
@@ -499,7 +501,8 @@ def test_every_op_is_defined() -> None:
     training = {MatMul, SumTo, Scatter}  # test_train_gradients.py
     trees = {Steps}  # test_trees.py
     slots = {Polynomial, IntegerPolynomial, ClientRefresh}  # test_slots.py, test_integers.py
-    assert set(OPS.values()) == here | training | slots | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
+    tables = {ClientBits, TableLookup}  # test_tables.py
+    assert set(OPS.values()) == here | training | slots | tables | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
 
 
 def test_op_without_a_definition() -> None:
