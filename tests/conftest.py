@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,11 @@ from hypothesis import settings
 
 # Small rings gain nothing from threads. Tests at 128-bit run in processes of their own, with all cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Processes that tests start compile our modules once for all, also where no __pycache__ is wanted beside them.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="pycache-")
+    atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
 
 # Tests read the cost model that ships with glyphc, never the developer's own.
 os.environ["GLYPHC_COST_MODEL"] = ""
