@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all fuzz browser lint bench peers models clean
+.PHONY: help demo test test-all fuzz browser lint bench peers docs models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench: $(VENV)/.models ## run the benchmarks
 # Each in an environment of its own; together they take some 7 GB of disk.
 peers: $(VENV)/.models .peers/concrete-ml/.made .peers/tenseal/.made ## glyphc beside Concrete ML and TenSEAL on one network
 	$(BIN)/python benchmarks/peers/run.py $(ARGS)
+
+docs: $(VENV)/.dev ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
 
 models: $(VENV)/.train-models ## train the networks of models/ again
 	$(BIN)/python models/digits_mlp.py

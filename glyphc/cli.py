@@ -14,8 +14,10 @@ from glyphc import __version__
 from glyphc.commands import roles, service
 from glyphc.commands.arrays import check_output, input_files, keep_sources, load_inputs, save_arrays
 from glyphc.commands.compare import compare_command
+from glyphc.commands.doctor import doctor_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
+from glyphc.commands.grouping import RoleGroup
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.strategies import load_retraining, strategies_command
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class _Group(click.Group):
+class _Group(RoleGroup):
     """Turns user errors into one paragraph on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -90,6 +92,9 @@ def main() -> None:
     help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
 )
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
+@click.option(
+    "--engine", help="By whose prices layouts and parameters are chosen. [default: the first that can run it]"
+)
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -113,6 +118,7 @@ def compile_command(
     degree: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
+    engine: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -151,6 +157,7 @@ def compile_command(
         strategy=strategy,
         degree=degree,
         retrain=load_retraining(retrain_data, retrain_labels),
+        engine=engine,
         reporter=reporter(),
     )
     text = summary(program)
@@ -274,6 +281,7 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
 
 
 main.add_command(compare_command)
+main.add_command(doctor_command)
 main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)

@@ -12,6 +12,7 @@ import numpy as np
 from glyphc import secret_weights
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
 from glyphc.errors import CalibrationError, GlyphcError
@@ -77,6 +78,7 @@ def compile(
     examples: Any = None,
     degree: int | None = None,
     retrain: Data | None = None,
+    engine: str | None = None,
     reporter: Reporter | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
@@ -104,7 +106,8 @@ def compile(
     strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``), by default ``auto``:
     whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
     the strategy's, or as the tolerance asks. retrain: samples and labels to train the network again on, in the clear,
-    after the strategy has replaced its nonlinearities; reporter is told of it.
+    after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose prices decide on layouts
+    and parameters, by default those of the one that will execute the program here; every engine takes the result.
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -134,7 +137,9 @@ def compile(
     ]
     steps = _with_margin(steps, margin)
     network = source if source.level is Level.SOURCE else None
-    context = Context(samples(source, calibration), cost or cost_file.current(), network)
+    context = Context(
+        samples(source, calibration), cost or cost_file.current(), network, engine=check_modelled(engine or "")
+    )
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
@@ -155,6 +160,13 @@ def compile(
     program = Program(stages.graphs, requested_batch=batch, notes=notes)
     program.warn_if_insecure()
     return program
+
+
+def check_modelled(engine: str) -> str:
+    """The engine's name; GlyphcError unless its prices are known, or none is named."""
+    if engine not in ("", *MODELLED):
+        raise GlyphcError(f"programs are planned by the prices of the engines {' and '.join(MODELLED)}, not {engine!r}")
+    return engine
 
 
 def _with_batch(graph: Graph, batch: int) -> Graph:

@@ -167,7 +167,9 @@ def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(automorphi
     """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16."""
     graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
     cost = replace(context.cost, automorphism=automorphism)
-    graph = ValidateLayout().run(AssignLayout(ring=RING).run(graph, replace(context, cost=cost)), context)
+    graph = ValidateLayout().run(
+        AssignLayout(ring=RING).run(graph, replace(context, cost=cost, engine="openfhe")), context
+    )
     assert [n.type.layout.chunks for n, _ in graph.of(Apply) if n.type.layout] == wanted
     assert_products(graph, 0)
     (decision,) = next(n.decisions[-1:] for n, _ in graph.of(Apply))

@@ -71,7 +71,7 @@ class Merge(Pass):
 
     def _seconds(self, graph: Graph, context: Context) -> float:
         """Predicted seconds per sample."""
-        return Search.over(graph, self._room, context.cost).seconds_per_sample(context.cost)
+        return Search.over(graph, self._room, context.prices, context.models).seconds_per_sample(context.prices)
 
     def _together(self, graph: Graph, pair: tuple[Node, Node], context: Context) -> float | None:
         """The same with the pair merged; None when that is not possible."""

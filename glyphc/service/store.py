@@ -106,8 +106,9 @@ class Store:
         """After a restart: what was running waits again, what was being checked is checked by its last chunk again.
 
         What was being received is received anew. Files that nothing will ask for, such as those that killed workers
-        were writing, are removed.
+        were writing, are removed; and so are keys and jobs whose files are gone, as after a back-up that was put back.
         """
+        self._forget_what_is_gone()
         with self._transaction() as db:
             db.execute("UPDATE keys SET state=? WHERE state=?", (UPLOADING, CHECKING))
             waiting = db.execute("UPDATE jobs SET state=? WHERE state=?", (QUEUED, RUNNING)).rowcount
@@ -127,6 +128,16 @@ class Store:
                 keep = ("inputs", "checkpoint") if job.state == QUEUED else ("outputs",)
                 _clear(folder, keep)
         return waiting
+
+    def _forget_what_is_gone(self) -> None:
+        with self._transaction() as db:
+            for row in db.execute("SELECT * FROM keys WHERE state=?", (READY,)).fetchall():
+                if not self.key_path(row["client"], row["digest"]).is_file():
+                    db.execute("DELETE FROM keys WHERE client=? AND digest=?", (row["client"], row["digest"]))
+            for row in db.execute("SELECT * FROM jobs WHERE state!=?", (FAILED,)).fetchall():
+                file = "outputs" if row["state"] == DONE else "inputs"
+                if not (self.job_folder(Job(**dict(row))) / file).is_file():
+                    db.execute("DELETE FROM jobs WHERE id=?", (row["id"],))
 
     # -- keys --
 
