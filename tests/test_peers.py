@@ -81,7 +81,7 @@ def test_glyphc_with_files(tmp_path: Path, measured: ModuleType) -> None:
 @pytest.mark.parametrize(("name", "options"), [("concrete-ml", ["--epochs", "0"]), ("tenseal", [])])
 def test_peers(name: str, options: list[str], tmp_path: Path, runs: ModuleType) -> None:
     peer = runs.PEERS[name]
-    if not peer.python.exists():
+    if not peer.here:
         pytest.skip(f"make peers has made no environment of {name}")
     found = runs.measure(peer, peer.configurations[0], case(tmp_path), 1, options)
     assert set(found.wall) >= {"keys", "encrypt", "evaluate", "decrypt"}

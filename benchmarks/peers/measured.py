@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 
 @dataclass
@@ -92,14 +89,3 @@ def notes(results: list[Measured]) -> str:
         named = ", ".join(f"{name} {version}" for name, version in r.versions.items())
         lines.append(f"- {r.system}, {r.configuration}: {r.security}; {named}.")
     return "\n".join(lines)
-
-
-def processor() -> str:
-    """Its name, its cores, how busy it was, and the widest vectors it has."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = named.get("flags", "").split()
-    vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
-    name = named.get("model name", platform.processor() or sys.platform)
-    return f"{name}, {os.cpu_count()} cores, {vectors}; load average {os.getloadavg()[0]:.1f} at the end"

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measured import Measured, notes, processor, read, table
+from measured import Measured, notes, read, table
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path[1:1] = [str(HERE.parent), str(ROOT / "models")]
 # Environments of peers, each with what NAME.txt beside this file lists.
 ENVIRONMENTS = ROOT / ".peers"
 
@@ -43,6 +44,11 @@ class Peer:
     def python(self) -> Path:
         return Path(sys.executable) if not self.environment else ENVIRONMENTS / self.environment / "bin" / "python"
 
+    @property
+    def here(self) -> bool:
+        """Whether its environment is made, as a whole."""
+        return not self.environment or (ENVIRONMENTS / self.environment / ".made").exists()
+
 
 PEERS = {
     "glyphc": Peer("glyphc_mlp.py", "", (("--batch", "512"),), 512),
@@ -55,11 +61,9 @@ PEERS = {
 def write_case(path: Path) -> None:
     """Weights of the network and its data, as scripts read them: arrays w0, b0, ..., x_train, y_train, x_test, y_test;
     pixels are 0..1."""
+    import datasets
     import onnx
     from onnx import numpy_helper
-
-    sys.path.insert(0, str(ROOT / "models"))
-    import datasets
 
     split = datasets.mnist()
     graph = onnx.load(ROOT / "models" / "mnist-mlp.onnx").graph
@@ -85,6 +89,8 @@ def measure(peer: Peer, configuration: tuple[str, ...], case: Path, samples: int
 
 
 def main() -> None:
+    from engines import processor
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--samples", type=int, default=4, help="encrypted samples of systems without batches")
@@ -97,7 +103,7 @@ def main() -> None:
         write_case(case)
         for name in arguments.only:
             peer = PEERS[name]
-            if not peer.python.exists():
+            if not peer.here:
                 absent.append(name)
                 continue
             extra = ["--ring", str(arguments.ring)] if arguments.ring and not peer.environment else []
@@ -105,7 +111,8 @@ def main() -> None:
                 results.append(measure(peer, configuration, case, arguments.samples, extra))
                 print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     missing = f"\n\nNot measured, for want of an environment (`make peers`): {', '.join(absent)}." if absent else ""
-    page = f"{table(results)}\n\n{notes(results)}\n\n{processor()}.{missing}"
+    load = f"{processor()}; load average {os.getloadavg()[0]:.1f} at the end."
+    page = f"{table(results)}\n\n{notes(results)}\n\n{load}{missing}"
     print(page)
     if arguments.output:
         arguments.output.write_text(page + "\n")
