@@ -154,7 +154,7 @@ def _checked(source: ModelProto, label: str, prepare: Callable[[GraphProto], Non
     needed = needed_opset(model.graph, version)
     if version < BROADCASTS or needed > version:  # onnx's checker knows the nodes as the opset has them, or not at all
         model = infer(model)
-        modernise(model, version)
+        modernise(model, version, label)
         set_opset(model, max(CURRENT, needed))
     try:
         onnx.checker.check_model(checkable(model))
@@ -169,7 +169,7 @@ def _checked(source: ModelProto, label: str, prepare: Callable[[GraphProto], Non
             f"{label} is not a valid ONNX model: {one_line(e)}. Export it again; if a newer onnx than the "
             f"installed {onnx.__version__} wrote it, update the onnx package"
         ) from e
-    modernise(model, opset(model))
+    modernise(model, opset(model), label)
     return model
 
 
