@@ -125,6 +125,18 @@ def test_a_misfit_names_node_and_operator(name: str) -> None:
         read_onnx(MISFITS[name]())
 
 
+def test_an_expansion_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr("onnx.reference.ops.op_expand.common_reference_implementation", lambda *_: made.append(1))
+    shape = numpy_helper.from_array(np.array([1, 255, 1 << 20]), "shape")
+    expand = helper.make_node("Expand", ["x", "shape"], ["y"], name="culprit")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 2, 4]), ("y", None)))
+    model = helper.make_model(helper.make_graph([expand], "g", [x], [y], [shape]))
+    with pytest.raises(ModelError, match=r"'culprit' \(Expand\)"):
+        read_onnx(model)
+    assert made == []
+
+
 def test_what_is_no_utf_8() -> None:
     """Protobuf gives bytes for names of axes that are none, and attributes are bytes anyway."""
     data = onnx_bytes("Relu", 17, axis="QQQ")

@@ -356,6 +356,10 @@ def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int,
     """TooLargeError when a node's results, whose shapes onnx infers from those of its operands, are too large."""
     if node.op_type == "Slice":  # they are no larger than its operand, and onnx does not survive all of them
         return
+    if node.op_type == "Expand" and len(operands) == 2:
+        # onnx makes ones of the shape before it looks whether they fit: numpy's ValueError says so without them
+        given, shape = (operands[name] for name in node.input)
+        np.broadcast_shapes(given.shape, tuple(map(int, shape.reshape(-1))))
     try:
         inputs = [
             onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
