@@ -97,6 +97,17 @@ def main() -> None:
     help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
 )
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
+@click.option(
+    "--trips",
+    type=click.IntRange(0),
+    help="To the client, which sees hidden values there, that a batch may take. [default: for auto 0]",
+)
+@click.option("--memory", type=click.FloatRange(0, min_open=True), help="Gigabytes that a run may take at its peak.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["latency", "throughput", "traffic"]),
+    help="What 'auto' makes small, of several strategies. [default: latency, with less compared]",
+)
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -121,6 +132,9 @@ def compile_command(
     table_bits: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
+    trips: int | None,
+    memory: float | None,
+    prefer: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -161,6 +175,9 @@ def compile_command(
         table_bits=table_bits,
         retrain=load_retraining(retrain_data, retrain_labels),
         reporter=reporter(),
+        trips=trips,
+        memory=None if memory is None else memory * 1e9,
+        prefer=prefer,
     )
     text = summary(program)
     if program.encrypted_weights:
