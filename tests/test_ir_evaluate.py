@@ -29,11 +29,11 @@ from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
+    CLIENT_OPS,
     OPS,
     Apply,
     ArgMax,
     Bootstrap,
-    ClientRefresh,
     Const,
     Dense,
     Input,
@@ -50,6 +50,7 @@ from glyphc.ir.ops import (
     Steps,
     SumTo,
     Switch,
+    TableLookup,
     Unpack,
 )
 from glyphc.ir.series import Series
@@ -498,7 +499,7 @@ def test_every_op_is_defined() -> None:
     here = {Input, Output, Reshape, Dense, Scale, Linear, Apply, Softmax, ArgMax, Switch, Unpack, Bootstrap}
     training = {MatMul, SumTo, Scatter}  # test_train_gradients.py
     trees = {Steps}  # test_trees.py
-    slots = {Polynomial, IntegerPolynomial, ClientRefresh}  # test_slots.py, test_integers.py
+    slots = {Polynomial, IntegerPolynomial, TableLookup, *CLIENT_OPS}  # test_slots.py, test_integers.py, test_tables.py
     assert set(OPS.values()) == here | training | slots | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
 
 
