@@ -108,6 +108,9 @@ def main() -> None:
     type=click.Choice(["latency", "throughput", "traffic"]),
     help="What 'auto' makes small, of several strategies. [default: latency, with less compared]",
 )
+@click.option(
+    "--engine", help="By whose prices layouts and parameters are chosen. [default: the first that can run it]"
+)
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -135,6 +138,7 @@ def compile_command(
     trips: int | None,
     memory: float | None,
     prefer: str | None,
+    engine: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -174,6 +178,7 @@ def compile_command(
         degree=degree,
         table_bits=table_bits,
         retrain=load_retraining(retrain_data, retrain_labels),
+        engine=engine,
         reporter=reporter(),
         trips=trips,
         memory=None if memory is None else memory * 1e9,

@@ -12,6 +12,7 @@ import numpy as np
 from glyphc import secret_weights
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
 from glyphc.constraints import Constraints, best, check, parse_prefer
@@ -79,6 +80,7 @@ def compile(
     degree: int | None = None,
     table_bits: int | None = None,
     retrain: Data | None = None,
+    engine: str | None = None,
     reporter: Reporter | None = None,
     trips: int | None = None,
     memory: float | None = None,
@@ -110,10 +112,11 @@ def compile(
     whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
     the strategy's, or as the tolerance asks. table_bits: of the index of tables, for strategies that look functions up,
     by default the strategy's. retrain: samples and labels to train the network again on, in the clear,
-    after the strategy has replaced its nonlinearities; reporter is told of it. trips: to the client, which sees hidden
-    values there, that a batch may take at most: ``auto`` takes none unless it is told; memory: bytes at the peak of a
-    run; prefer: "latency", "throughput" or "traffic". With any of these ``auto`` compiles by several strategies and
-    takes what is best (``glyphc.constraints``).
+    after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose prices decide on layouts
+    and parameters, by default those of the one that will execute the program here; every engine takes the result.
+    trips: to the client, which sees hidden values there, that a batch may take at most: ``auto`` takes none unless it
+    is told; memory: bytes at the peak of a run; prefer: "latency", "throughput" or "traffic". With any of these
+    ``auto`` compiles by several strategies and takes what is best (``glyphc.constraints``).
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -142,6 +145,7 @@ def compile(
             degree=degree,
             table_bits=table_bits,
             retrain=retrain,
+            engine=engine,
             reporter=reporter,
         )
 
@@ -184,6 +188,7 @@ def _compile(
     degree: int | None,
     table_bits: int | None,
     retrain: Data | None,
+    engine: str | None,
     reporter: Reporter | None,
 ) -> Program:
     """By one strategy; arguments as of :func:`compile`."""
@@ -200,7 +205,7 @@ def _compile(
 
         found = exported(model, calibration, examples)
         model, columns = found.model, found.columns
-    given = read_model(model, one_sample)
+    given = read_model(model, one_sample, _sample_shapes(calibration))
     batch = batch or given.batch or 1
     kinds = parse_kinds(measure or {})
     name, passes = remaining(given.graph, start, passes)
@@ -212,7 +217,7 @@ def _compile(
     ]
     steps = _with_margin(steps, margin)
     network = source if source.level is Level.SOURCE else None
-    context = Context(samples(source, calibration), cost, network)
+    context = Context(samples(source, calibration), cost, network, engine=check_modelled(engine or ""))
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
@@ -231,6 +236,13 @@ def _compile(
         secret_weights.check(last, hidden)
     notes = given.notes if changed is None else (*given.notes, *changed.notes)
     return Program(stages.graphs, requested_batch=batch, notes=notes)
+
+
+def check_modelled(engine: str) -> str:
+    """The engine's name; GlyphcError unless its prices are known, or none is named."""
+    if engine not in ("", *MODELLED):
+        raise GlyphcError(f"programs are planned by the prices of the engines {' and '.join(MODELLED)}, not {engine!r}")
+    return engine
 
 
 def _with_batch(graph: Graph, batch: int) -> Graph:
@@ -363,6 +375,12 @@ def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"
         )
+
+
+def _sample_shapes(calibration: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of one calibration sample by input, of what has a shape; "" for the only input."""
+    given = calibration if isinstance(calibration, Mapping) else {"": calibration}
+    return {name: tuple(np.shape(v))[1:] for name, v in given.items() if len(getattr(v, "shape", ())) > 0}
 
 
 def samples(graph: Graph, calibration: Any) -> dict[str, npt.NDArray[np.float64]]:

@@ -34,6 +34,7 @@ from glyphc.ir.instructions import (
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.layout import Layout
+from glyphc.ir.op import weight_shape
 from glyphc.ir.ops import (
     Apply,
     Bootstrap,
@@ -343,7 +344,7 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Unpack):
         text = f"unpack {operands} into {op.parts}"
     elif isinstance(op, Linear | Dense):
-        shapes = [graph.constants[w.name].shape for w in op.weights]
+        shapes = [weight_shape(w, graph.constants) for w in op.weights]
         hidden = "encrypted " if isinstance(op, Linear) and op.encrypted else ""
         text = f"{hidden}{op.mnemonic}({operands}) {shapes[0][0]}x{'+'.join(str(columns) for _, columns in shapes)}"
     else:

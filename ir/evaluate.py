@@ -154,7 +154,7 @@ def _(op: Reshape, node: Node | None, graph: Graph | None, args: tuple[Value, ..
 @_evaluate.register(Dense)
 @_evaluate.register(Linear)
 def _(op: Dense | Linear, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    products = (x @ graph.constant(w.name).T for x, w in zip(args, op.weights, strict=True))
+    products = (graph.matrix(w).of(x) for x, w in zip(args, op.weights, strict=True))
     return np.asarray(sum(products) + graph.constant(op.bias.name))
 
 

@@ -12,7 +12,7 @@ from math import prod
 from typing import TypeVar
 
 from .client_requests import MOST_TABLE_BITS
-from .encodings import Labels, Ranks
+from .encodings import Ids, Labels, Ranks
 from .errors import IRError
 from .functions import Function
 from .network_ops import (
@@ -35,7 +35,7 @@ from .network_ops import (
     Sub,
     SumTo,
 )
-from .op import ALL, FIXED, Const, Constants, Op, Shape, linear_shape
+from .op import ALL, FIXED, Const, Constants, Op, Shape, Sparse, Weight, linear_shape
 from .series import Series
 from .types import Encoding, Level, Scheme
 
@@ -72,11 +72,13 @@ __all__ = [
     "Scatter",
     "Shape",
     "Softmax",
+    "Sparse",
     "Steps",
     "Sub",
     "SumTo",
     "Switch",
     "Unpack",
+    "Weight",
     "register_op",
 ]
 
@@ -86,7 +88,7 @@ class Input(Op):
     """A tensor that the client provides (encrypted, except in the evaluator).
 
     ranks: what of it is encrypted, if not the tensor as it is: then the result is flat. columns: names of its elements,
-    where it is a row of a table that has some.
+    where it is a row of a table that has some. ids: which of its elements are looked up, and in how large a table.
     """
 
     mnemonic = "input"
@@ -95,12 +97,15 @@ class Input(Op):
     shape: Shape
     ranks: Ranks | None = None
     columns: tuple[str, ...] = ()
+    ids: Ids | None = None
 
     @property
     def arity(self) -> int:
         return 0
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if self.ids is not None:
+            self.ids.check(prod(self.shape))
         if self.ranks is None:
             return self.shape
         self.ranks.check(prod(self.shape))
@@ -192,15 +197,16 @@ class ArgMax(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """Integer dense map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,).
+    """Integer linear map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,).
 
     norms: empty for weights that the server knows. Else weights and bias are encrypted, for the client knows them
-    alone, and these are bounds of the rms norms of the rows of each W_j: public, for the noise model.
+    alone, and these are bounds of the rms norms of the rows of each W_j: public, for the noise model. Such W_j are not
+    sparse: where their zeros are is a secret, too.
     """
 
     mnemonic = "linear"
     levels = FIXED
-    weights: tuple[Const, ...]
+    weights: tuple[Weight, ...]
     bias: Const
     norms: tuple[float, ...] = ()
 

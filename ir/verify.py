@@ -17,6 +17,7 @@ from .ops import (
     Polynomial,
     Reshape,
     Softmax,
+    Sparse,
     Switch,
     TableLookup,
     Unpack,
@@ -85,9 +86,11 @@ def _quantized(graph: Graph, node: Node) -> None:
         raise IRError(f"{node} keeps the integers as they are, so it cannot change their fixed-point format")
     if isinstance(node.op, Linear):
         constants = graph.constants
-        for name in node.op.constant_names():
+        for name in (*(w.name for w in node.op.weights), node.op.bias.name):
             if constants[name].dtype != "int64":
                 raise IRError(f"{node}: constant {name!r} is {constants[name].dtype}, not int64")
+        if node.op.encrypted and any(isinstance(w, Sparse) for w in node.op.weights):
+            raise IRError(f"{node} has encrypted weights that show where their zeros are")
         if len(node.op.norms) not in (0, len(node.op.weights)) or not all(0 < n < float("inf") for n in node.op.norms):
             raise IRError(f"{node} has {len(node.op.norms)} norms for {len(node.op.weights)} encrypted weights")
 

@@ -260,10 +260,10 @@ def test_calibration_is_counted_with_its_samples(monkeypatch: pytest.MonkeyPatch
 
 def test_maps_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(memory.VARIABLE, "10MB")
-    weight = np.ones((8, 8, 3, 3), dtype=np.float32)
-    model = build([node("Conv", ["x", "w"], ["y"], name="c", pads=[1, 1, 1, 1])], {"w": weight}, (8, 10, 10))
-    with pytest.raises(ModelError, match=r"pass 'fold'.*linear map 'c' from 800 to 800 values.*limit of 10 MB"):
-        compile(model, np.ones((2, 8, 10, 10)), insecure_ring=1024)
+    weight = np.ones((800, 800), dtype=np.float32)
+    model = build([node("Gemm", ["x", "w"], ["y"], name="c")], {"w": weight}, (800,))
+    with pytest.raises(ModelError, match=r"pass 'fold'.*linear map .*from 800 to 800 values.*limit of 10 MB"):
+        compile(model, np.ones((2, 800)), insecure_ring=1024)
 
 
 @pytest.mark.parametrize(

@@ -279,11 +279,13 @@ def test_two_processes_and_kills_lose_nothing(tmp_path: Path) -> None:
         question = Path(f"{out}.question")
         for number in range(3):
             given = [*evaluation, *(["--answer", answers[number - 1]] if number else [])]
-            if kills:
-                # killed at once, in the middle, and late: what is there afterwards is whole
-                for seconds in (0.8, 1.6, 2.4):
-                    killed(given, seconds)
+            # killed at once, in the middle, and late: what is there afterwards is whole
+            if kills and any(killed(given, seconds) == 0 for seconds in (0.8, 1.6, 2.4)):
+                continue
             said = call(*given)
+            if kills and "another question" in said.output:
+                # it had asked the next question before it was killed
+                continue
             assert said.exit_code == 0, said.output
             if number < 2:
                 assert f"trip {number + 1} of 2" in said.output

@@ -203,6 +203,13 @@ def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Pa
     help="Re-randomise outputs and add noise of 2^BITS times the predicted deviation (see docs/security.md).",
 )
 @click.option("--engine", help="Refuse keys of another engine than this one. [default: the one they were made for]")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Share the passes among the workers of a Dask cluster: its scheduler (tls://host:8786), or local:N for N "
+    "processes of this machine. Keeps no checkpoint.",
+)
+@click.option("--cluster-tls", type=_FOLDER, help="Folder with ca.pem, cert.pem and key.pem for the cluster.")
 @click.option("--question", type=_FILE, help="Where to ask the client. [default: OUTPUT with .question added]")
 @click.option("--answer", type=_FILE, help="What the client says to the question ('glyphc refresh').")
 def eval_command(
@@ -213,6 +220,8 @@ def eval_command(
     checkpoint: Path | None,
     sanitize: int | None,
     engine: str | None,
+    cluster: str | None,
+    cluster_tls: Path | None,
     question: Path | None,
     answer: Path | None,
 ) -> None:
@@ -253,6 +262,19 @@ def eval_command(
     # everything that can be refused is, before the keys are loaded
     check_request(input_path, half, check_keys(keys, half, engine=engine), keys_modulus(keys))
     progress = reporter()
+    if cluster is not None:
+        from glyphc.cluster import coordinator
+
+        coordinator.need_dask()
+        files = coordinator.Files(program or server_folder / PROGRAM_FILE, keys)
+        address = coordinator.Address.read(cluster, cluster_tls)
+        try:
+            report = coordinator.evaluate(address, files, input_path, output_path, sanitize or 0, progress)
+        finally:
+            progress.done()
+        click.echo(f"{report.passes} passes, {report.seconds['evaluate']:.2f} s")
+        _wrote(output_path)
+        return
     try:
         evaluator = Evaluator(half, keys, progress)
         place = checkpoint or output_path.with_name(output_path.name + ".checkpoint")

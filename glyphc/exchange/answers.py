@@ -70,8 +70,8 @@ def answer(account: Account, question: Path, output: Path) -> str:
         made = AnswerHeader(
             header.program, header.key, header.request, header.pass_number, header.number, reader.digest, seed.hex()
         )
+        messages = [(part_name(number), message) for number, message in enumerate(request.answer(values))]
         with Writer(output, made) as writer:
-            for number, message in enumerate(request.answer(values)):
-                name = part_name(number)
-                writer.add(name, engine.fresh(message, seed, name))
+            for (name, _), data in zip(messages, engine.fresh(messages, seed), strict=True):
+                writer.add(name, data)
         return writer.digest

@@ -352,6 +352,8 @@ def _check_ports(client: ClientSpec) -> None:
             raise IRError(f"{port.name!r} is laid out for another ring or batch")
         if port.ranks is not None:
             port.ranks.check(prod(port.shape))
+        if port.ids is not None:
+            port.ids.check(prod(port.shape))
         if len(port.columns) not in (0, prod(port.shape)):
             raise IRError(f"{port.name!r} has {len(port.columns)} names for the elements of {list(port.shape)}")
         if layout.features != port.size or layout.parts > next_power_of_two(layout.features):

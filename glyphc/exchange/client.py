@@ -173,9 +173,10 @@ class Account:
                 chosen = {n: v[rows(client, count, number)] for n, v in samples.items()}
                 places = client.places(len(next(iter(chosen.values()))))
                 encoded = {p.name: encode(p, chosen[p.name], places) for p in client.inputs}
-                for place in input_places(client, count, number):
-                    message = encoded[place.port.name][place.number]
-                    writer.add(place.name, self.engine.fresh(message, seed, place.name))
+                wanted = list(input_places(client, count, number))
+                messages = ((place.name, encoded[place.port.name][place.number]) for place in wanted)
+                for place, data in zip(wanted, self.engine.fresh(messages, seed), strict=True):
+                    writer.add(place.name, data)
                     reporter.advance(1, place.port.name)
         if client.requests and self.ledger is not None:
             record_sent(self.ledger, writer.digest, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -123,8 +123,8 @@ class SlotMaker:
 class ClientEngine(Protocol):
     """Encrypts and decrypts with a stored secret."""
 
-    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
-        """A fresh ciphertext of a message, shape (positions,), as the part ``name``."""
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
+        """Fresh ciphertexts of messages, shape (positions,) each, as parts of these names."""
 
     def output_size(self, place: Place, bits: int) -> int:
         """Bytes of an output whose residues are modulo 2^bits."""
@@ -160,11 +160,12 @@ class PackedAccess:
         ring = self.keys.contexts.bgv_ring
         return CiphertextMould.of(self.keys.encrypt(np.zeros(ring.n, dtype=np.int64)), ring)
 
-    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
+        from glyphc.backends.kernels.threads import each
         from glyphc.backends.openfhe.keygen import fresh_ciphertext
         from glyphc.backends.openfhe.residues import Uniform
 
-        return fresh_ciphertext(self.keys, message, Uniform(seed, name))
+        return each(lambda part: fresh_ciphertext(self.keys, part[1], Uniform(seed, part[0])), messages)
 
     def output_size(self, place: Place, bits: int) -> int:
         from glyphc.backends.openfhe.wire import output_size
@@ -187,10 +188,10 @@ class SlotAccess:
         self._parameters = parameters
         self._account = account_from_secret(parameters, ternary)
 
-    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
         from glyphc.backends.openfhe.residues import Uniform
 
-        return self._account.fresh(message, Uniform(seed, name))
+        return (self._account.fresh(message, Uniform(seed, name)) for name, message in messages)
 
     def output_size(self, place: Place, bits: int) -> int:
         return self._parameters.output_bytes
@@ -208,10 +209,10 @@ class IntegerAccess:
         self._parameters = parameters
         self._account = account_from_secret(parameters, ternary)
 
-    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
         from glyphc.backends.openfhe.residues import Uniform
 
-        return self._account.fresh(message, Uniform(seed, name))
+        return (self._account.fresh(message, Uniform(seed, name)) for name, message in messages)
 
     def output_size(self, place: Place, bits: int) -> int:
         return self.shown_size

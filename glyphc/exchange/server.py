@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -51,6 +51,16 @@ class Request:
     samples: int
     seed: bytes
     digest: str
+
+
+class Source(Protocol):
+    """Where the parts of encrypted inputs come from."""
+
+    def read(self, name: str) -> bytes:
+        """One part."""
+
+    def damaged(self, reason: str) -> ArtifactError:
+        """That a part cannot be what it says."""
 
 
 @dataclass
@@ -219,6 +229,17 @@ class Evaluator:
             run.integers(self.engine, question, answer)
         return run.run(output)
 
+    def evaluate_pass(
+        self, request: Request, number: int, source: Source, flooding_bits: int = 0
+    ) -> tuple[int, list[tuple[str, bytes]]]:
+        """One pass by itself: the bits of the modulus, and the parts of the file of encrypted outputs that hold it."""
+        run = _Evaluation(self, request, None, flooding_bits, self._reporter, CHECKPOINT_SECONDS)
+        run.pass_number = number
+        if isinstance(self.engine, IntegerEngine):
+            run.integers(self.engine, None, None)
+        run.evaluate_pass(source)
+        return run.bits, run.finished
+
     # -- what an evaluation uses --
 
     def predicted(self, schedule: Schedule) -> dict[int, float]:
@@ -300,7 +321,7 @@ class _Evaluation:
                 raise ArtifactError(f"{reader.name} was replaced while it was in use")
             try:
                 while self.pass_number < self.passes:
-                    self._pass(reader)
+                    self.evaluate_pass(reader)
             finally:
                 self.reporter.done()
             for name, data in self.finished:
@@ -321,7 +342,7 @@ class _Evaluation:
         header = QuestionHeader(r.program, r.key, r.digest, self.pass_number, self._trip(), self.flooding_bits)
         return self.trips.ask(header, request, sources, self.save)
 
-    def _pass(self, reader: Reader[InputsHeader]) -> None:
+    def evaluate_pass(self, source: Source) -> None:
         """One pass from where ``state`` stands; its outputs are reduced and kept."""
         number = self.pass_number
         self.reporter.note(f" (pass {number + 1} of {self.passes})" if self.passes > 1 else "")
@@ -333,7 +354,7 @@ class _Evaluation:
             self.reporter.advance(self.predicted[id(instruction)], "resumed")
         watch = _Watch(self, set(_live_powers(instructions[: self.state.done])))
         inputs = {
-            port.name: _Ciphertexts(self, reader, [p for p in self._inputs(number) if p.port == port])
+            port.name: _Ciphertexts(self, source, [p for p in self._inputs(number) if p.port == port])
             for port in self.client.inputs
         }
         outputs = execute(instructions, self.evaluator.engine.machine, inputs, watch.observe, self.state)
@@ -458,8 +479,8 @@ class _Watch:
 class _Ciphertexts(Sequence[Any]):
     """Input ciphertexts, read when they are needed."""
 
-    def __init__(self, run: _Evaluation, reader: Reader[InputsHeader], places: list[Place]) -> None:
-        self._run, self._reader, self._places = run, reader, places
+    def __init__(self, run: _Evaluation, source: Source, places: list[Place]) -> None:
+        self._run, self._source, self._places = run, source, places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -469,9 +490,9 @@ class _Ciphertexts(Sequence[Any]):
 
         name = self._places[number].name
         try:
-            return self._run.evaluator.engine.read_input(self._reader.read(name), self._run.request.seed, name)
+            return self._run.evaluator.engine.read_input(self._source.read(name), self._run.request.seed, name)
         except ResidueError as e:
-            raise self._reader.damaged(f"part {name}: {e}") from None
+            raise self._source.damaged(f"part {name}: {e}") from None
 
 
 def _live_powers(instructions: Sequence[Instruction]) -> Iterator[Register]:

@@ -11,29 +11,36 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+from .onnx_ancient import AncientNodes
+
 # Operators are read as this opset defines them, or a later one.
 CURRENT = 13
-# Before it, broadcasting was another one, and was said by attributes.
-OLDEST = 7
+OLDEST = 1
 
 _DOMAINS = ("", "ai.onnx")
 
 
 def modernise(model: ModelProto, version: int) -> None:
-    """Rewrite the nodes of a model of opset ``version`` (7 to 12) for opset 13; one of a later opset stays as it is."""
+    """Rewrite the nodes of a model of opset ``version`` for opset 13; one of a later opset stays as it is."""
     if version >= CURRENT:
         return
     _rewrite(model.graph, version)
+    set_opset(model, CURRENT)
+
+
+def set_opset(model: ModelProto, version: int) -> None:
+    """Say that a model uses an opset."""
     for known in model.opset_import:
         if known.domain in _DOMAINS:
-            known.version = CURRENT
+            known.version = version
 
 
 def _rewrite(graph: GraphProto, version: int) -> None:
     values = (*graph.value_info, *graph.input, *graph.output)
     known = {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
     nodes: list[NodeProto] = []
-    for node in graph.node:
+    ancient = AncientNodes(graph, version, known)
+    for node in [n for old in graph.node for n in ancient.of(old)]:
         for body in (b for a in node.attribute for b in (a.g, *a.graphs) if b.node):
             _rewrite(body, version)
         rule = _RULES.get(node.op_type) if node.domain in _DOMAINS else None

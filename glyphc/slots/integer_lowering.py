@@ -183,19 +183,20 @@ class _Lowering:
         first: Register | None = None
         bias = int(self.graph.constant(op.bias.name)[feature])
         several = len(op.weights) > 1
-        for operand, const in zip(self.graph.operands(node), op.weights, strict=True):
-            row = self.graph.constant(const.name)[feature]
+        for operand, weight in zip(self.graph.operands(node), op.weights, strict=True):
+            used, row = self.graph.matrix(weight).row(feature)
             source = self._source(operand)
             if isinstance(source.op, TableLookup) and self.block < self.slots:
+                whole = np.zeros(operand.type.size, dtype=np.int64)
+                whole[used] = row
                 if not several:
-                    return self._block_sum(self._looked_up(source), row, bias, node.id)
-                sources.append(self._block_sum(self._looked_up(source), row, 0, node.id))
+                    return self._block_sum(self._looked_up(source), whole, bias, node.id)
+                sources.append(self._block_sum(self._looked_up(source), whole, 0, node.id))
                 weights.append(1)
                 continue
-            first = self.feature(operand, 0) if first is None and not row.any() else first
-            used = np.flatnonzero(row)
+            first = self.feature(operand, 0) if first is None and not len(used) else first
             sources += [self.feature(operand, int(i)) for i in used]
-            weights += [int(w) for w in row[used]]
+            weights += [int(w) for w in row]
         if not sources:
             # a constant, but computed from something
             assert first is not None

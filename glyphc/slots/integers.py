@@ -13,6 +13,7 @@ from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
+from glyphc.ir.matrices import at
 from glyphc.ir.ops import (
     CLIENT_OPS,
     Apply,
@@ -136,21 +137,22 @@ def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> Non
     assert fixed is not None
     scale = np.array(fixed.scale)
     real, sums = [], rewriter.old.constant(op.bias.name) * scale + np.array(fixed.offset)
-    for before, after, const in zip(rewriter.old.operands(node), rewriter.operands(node), op.weights, strict=True):
+    for before, after, weight in zip(rewriter.old.operands(node), rewriter.operands(node), op.weights, strict=True):
         old, new = before.type.fixed, after.type.fixed
         assert old is not None and new is not None
-        weight = rewriter.old.constant(const.name) * (scale.reshape(-1, 1) / np.array(old.scale))
+        units = np.array(old.scale)
+        value = rewriter.old.matrix(weight).each(lambda w, i, j: w * (at(scale, i) / at(units, j)))  # noqa: B023
         # of integers: what an offset of the operand adds is part of the bias
-        sums = sums + (weight * (np.array(new.offset) - np.array(old.offset))).sum(axis=1)
-        real.append(weight * np.array(new.scale))
-    step = max(float(np.abs(w).max()) for w in real) / (2 ** (weight_bits - 1) - 1) or 1.0
-    integers = [np.rint(w / step).astype(np.int64) for w in real]
+        sums = sums + value.weighted(np.array(new.offset) - np.array(old.offset))
+        real.append(value.scaled(np.ones(1), np.array(new.scale)))
+    step = max(w.largest for w in real) / (2 ** (weight_bits - 1) - 1) or 1.0
+    integers = [w.scaled(np.array([step]), np.ones(1)).rounded() for w in real]
     limit = _limit(float(_reach(fixed).max()) / step, node)
     _limit(float(np.abs(sums).max()) / step, node)
-    names = [Const(rewriter.new.add_constant(c.name, w)) for c, w in zip(op.weights, integers, strict=True)]
+    weights = [rewriter.new.add_matrix(w.name, value) for w, value in zip(op.weights, integers, strict=True)]
     bias = Const(rewriter.new.add_constant(op.bias.name, np.rint(sums / step).astype(np.int64)))
     type = replace(node.type, fixed=FixedPoint((step,), (0.0,), -limit, limit))
-    new_op = Linear(tuple(names), bias)
+    new_op = Linear(tuple(weights), bias)
     rewriter.replace(node, rewriter.new.add(new_op, rewriter.operands(node), type, node.location, node.decisions))
 
 
