@@ -98,6 +98,17 @@ def main() -> None:
 )
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
 @click.option(
+    "--trips",
+    type=click.IntRange(0),
+    help="To the client, which sees hidden values there, that a batch may take. [default: for auto 0]",
+)
+@click.option("--memory", type=click.FloatRange(0, min_open=True), help="Gigabytes that a run may take at its peak.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["latency", "throughput", "traffic"]),
+    help="What 'auto' makes small, of several strategies. [default: latency, with less compared]",
+)
+@click.option(
     "--engine", help="By whose prices layouts and parameters are chosen. [default: the first that can run it]"
 )
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
@@ -124,6 +135,9 @@ def compile_command(
     table_bits: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
+    trips: int | None,
+    memory: float | None,
+    prefer: str | None,
     engine: str | None,
     passes: str | None,
     start: str | None,
@@ -166,6 +180,9 @@ def compile_command(
         retrain=load_retraining(retrain_data, retrain_labels),
         engine=engine,
         reporter=reporter(),
+        trips=trips,
+        memory=None if memory is None else memory * 1e9,
+        prefer=prefer,
     )
     text = summary(program)
     if program.encrypted_weights:

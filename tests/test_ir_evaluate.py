@@ -21,12 +21,11 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
+    CLIENT_OPS,
     OPS,
     Apply,
     ArgMax,
     Bootstrap,
-    ClientBits,
-    ClientRefresh,
     Const,
     Dense,
     Input,
@@ -357,8 +356,8 @@ def test_every_op_is_defined() -> None:
     here = {Input, Output, Reshape, Dense, Scale, Linear, Apply, Softmax, ArgMax, Switch, Unpack, Bootstrap}
     training = {MatMul, SumTo, Scatter}  # test_train_gradients.py
     trees = {Steps}  # test_trees.py
-    slots = {Polynomial, IntegerPolynomial, ClientRefresh}  # test_slots.py, test_integers.py
-    tables = {ClientBits, TableLookup}  # test_tables.py
+    slots = {Polynomial, IntegerPolynomial}  # test_slots.py, test_integers.py
+    tables = {TableLookup, *CLIENT_OPS}  # test_tables.py, test_integers.py
     assert set(OPS.values()) == here | training | slots | tables | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
 
 

@@ -16,7 +16,7 @@ from glyphc.analysis.cost_file import current
 from glyphc.cli import main
 from glyphc.commands.strategies import load_retraining
 from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out, parse_choices
-from glyphc.comparison_report import page, table
+from glyphc.comparison_report import markdown, page, table
 from glyphc.errors import ArtifactError, CalibrationError, DataError, GlyphcError, ModelError
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.encodings import Labels
@@ -61,7 +61,7 @@ def test_strategies_allow_ways_that_exist_and_name_papers() -> None:
     for each in STRATEGIES.values():
         assert each.names is None or each.names <= known
         assert each.missing or each.names is None or each.names
-        assert each.paper or each.name in ("auto", "slots")
+        assert each.paper or each.name in ("auto", "slots", "integers")
 
 
 def test_strategies_that_are_not_there_yet_say_why() -> None:
@@ -329,6 +329,11 @@ def test_tables_and_pages_show_every_row_and_escape_names() -> None:
         Result(Choice("tbmpnet"), Outcome.MISSING, "not available yet: gates"),
     )
     found = Comparison("0", "a<b>.onnx", 12, (("accuracy", 0.98),), "a machine", results)
+    heading, rule, *lines = markdown(found).split("\n\n")[0].splitlines()
+    assert len(lines) == 3
+    assert {line.count("|") for line in (heading, rule, *lines)} == {11}
+    assert "97.00% (96.00%) | 2^-12.0 | 4.0 (3.0) / 6.5 | 1.0 (1.0) | 0 | 0.45 (0.50)" in lines[0]
+    assert "not run" in lines[1]
     text = table(found)
     for part in ("97.00%", "96.00%", "2^-12.0", "4.0 s", "6.5 s", "450.0 MB", "not yet", "too <large>", "onoufriou:3"):
         assert part in text

@@ -31,6 +31,7 @@ class Replacement(Enum):
     POLYNOMIAL = "a polynomial, by least squares"
     SQUARE = "a multiple of the square"
     IDENTITY = "the identity: values stay as they are"
+    NOTHING = "nothing: functions have to be polynomials already"
     TABLE = "a table"
     CIRCUIT = "a circuit of gates"
 
@@ -119,6 +120,13 @@ _ALL = (
         Numbers.REALS,
     ),
     Strategy(
+        "integers",
+        "BFV on integers in slots, for networks whose functions are polynomials, or that have none",
+        _POLYNOMIALS,
+        Replacement.NOTHING,
+        Numbers.INTEGERS,
+    ),
+    Strategy(
         "onoufriou",
         "leveled CKKS on numbers in slots, polynomials of one degree",
         _SLOTS,
@@ -177,6 +185,8 @@ _ALL = (
     ),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _ALL}
+# What computes a network as it is, for ``auto`` to choose among where there are constraints.
+CANDIDATES = ("glyph", "slots", "integers", "nandakumar")
 AVAILABLE = tuple(strategy.name for strategy in _ALL if not strategy.missing)
 
 
