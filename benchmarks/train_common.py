@@ -164,7 +164,7 @@ class Case:
             show(f"weights, {first} − {second}", f"{distance(reports[first].network, reports[second].network):.2e}")
         show("largest change of a weight", f"{distance(main.network, job.network):.3f}")
         if main.reach is not None:
-            show("range used", f"{main.reach:.0%} of {o.reach:g}")
+            show("range used", f"{main.reach:.0%} in the trial run")
         if main.ranges is not None:
             show("ranges", str(main.ranges))
         if plans:

@@ -20,7 +20,7 @@ from glyphc.exchange.server import Evaluator
 from glyphc.storage import artifact, container
 from tests.roles import Setting, compiled, make_setting, samples
 
-STORED = Path(__file__).resolve().parent / "data" / "stored"
+STORED = Path(__file__).resolve().parent / "compat"
 PROGRAM, FILES = STORED / f"program-{artifact.VERSION}", STORED / f"container-{container.VERSION}"
 BATCH = 2
 
@@ -60,9 +60,13 @@ def test_a_program_runs_as_it_did() -> None:
         np.testing.assert_array_equal(program.run(samples(BATCH), mode="clear"), results["clear"])
 
 
-def test_results_are_decrypted_with_a_key_from_then() -> None:
+def test_results_are_decrypted_with_a_key_from_then(tmp_path: Path) -> None:
     assert FILES.is_dir(), "--update-golden stores files of a new version"
-    account = load_account(FILES)
+    client = tmp_path / "client"
+    shutil.copytree(FILES, client)
+    # git keeps no such modes, and a key that others may read is refused
+    (client / "secret.key").chmod(0o600)
+    account = load_account(client)
     (logits,) = account.decrypt(FILES / "request.out").values()
     with np.load(FILES / "results.npz") as results:
         np.testing.assert_array_equal(logits, results["decrypted"])

@@ -11,6 +11,8 @@ import click
 from glyphc.errors import DataError, GlyphcError, ModelError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from glyphc.train.job import Job
     from glyphc.train.plan import Plan
 
@@ -45,9 +47,22 @@ _OPTIONS = (
     click.option(
         "--logit-range",
         type=float,
-        help="Encryption computes logits and sums of hidden layers up to this magnitude. [default: what a trial run in "
-        "the clear sees, and a margin]",
+        help="Encryption computes logits and sums of hidden layers up to this magnitude. [default: see --ranges]",
     ),
+    click.option(
+        "--ranges",
+        type=click.Choice(["trial", "sample", "bounds"]),
+        help="Where ranges come from: the same run in the clear; one on --trial-data; or what network and optimizer "
+        "can reach on any data, where nothing is run in the clear. [default: trial; sample with --trial-data]",
+    ),
+    click.option(
+        "--trial-data", type=click.Path(), help="Samples to find ranges on: public ones, or a few of the data."
+    ),
+    click.option("--trial-labels", type=click.Path(), help="Their labels."),
+    click.option(
+        "--margin", type=float, help="How many times larger ranges are. [default: 1.15; more for few samples]"
+    ),
+    click.option("--clip", type=float, help="Largest norm of what the trained layers read; longer samples are scaled."),
     click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE."),
 )
 
@@ -76,6 +91,11 @@ def job_of(
     init: str,
     seed: int,
     logit_range: float | None,
+    ranges: str | None,
+    trial_data: str | None,
+    trial_labels: str | None,
+    margin: float | None,
+    clip: float | None,
     insecure_ring: int | None,
 ) -> Job:
     """What these options ask for. What the model's training section says holds unless options say otherwise.
@@ -86,24 +106,23 @@ def job_of(
     from glyphc.analysis.security import check_insecure_ring
     from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
-    from glyphc.train.job import Options, make_job
+    from glyphc.train.job import Options, RangeSource, make_job
     from glyphc.train.optimizers import SGD, parse_schedule
     from glyphc.train.section import Defaults
 
-    from .arrays import load_arrays
-
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
+    if (trial_data is None) != (trial_labels is None):
+        raise click.UsageError("--trial-data and --trial-labels go together")
+    source = RangeSource(ranges or ("trial" if trial_data is None else "sample"))
+    if (source is RangeSource.SAMPLE) is (trial_data is None):
+        raise click.UsageError("--ranges sample takes --trial-data, and other ranges do not")
     check_insecure_ring(insecure_ring, "--insecure-ring")
     read = read_model(model)
-    x, y = load_arrays(data, "training samples"), load_arrays(labels, "labels")
-    for what, array in ((data, x), (labels, y)):
-        if isinstance(array, dict):
-            raise GlyphcError(f"{what!r} holds {len(array)} arrays; training takes one of samples and one of labels")
-        if array.ndim == 0:
-            raise DataError(f"{what!r} holds a single number; its first axis must be that of the samples")
-        if not len(array):
-            raise DataError(f"{what!r} holds no samples (an array of shape {list(array.shape)}); training needs some")
+    x, y = _samples(data, "training samples"), _samples(labels, "labels")
+    trial = None
+    if trial_data is not None and trial_labels is not None:
+        trial = (_samples(trial_data, "samples of the trial"), _samples(trial_labels, "labels of the trial"))
     size = len(x) if batch is None else batch
     per_epoch = -(-len(x) // max(size, 1))
     defaults = Defaults.of(read.training, per_epoch)
@@ -117,13 +136,40 @@ def job_of(
         usual.schedule if schedule is None else parse_schedule(schedule),
     )
     frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
-    options = Options(optimizer, count, batch, loss or defaults.loss, frozen, init, seed, logit_range, insecure_ring)
-    job = make_job(read.graph, x, y, options)
+    options = Options(
+        optimizer,
+        count,
+        batch,
+        loss or defaults.loss,
+        frozen,
+        init,
+        seed,
+        logit_range,
+        insecure_ring,
+        source,
+        margin,
+        clip,
+    )
+    job = make_job(read.graph, x, y, options, trial)
     try:
         to_onnx(job.network)
     except ModelError as e:  # found out now, not after hours of training
         raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
     return job
+
+
+def _samples(path: str, what: str) -> npt.NDArray[Any]:
+    """An array with at least one sample from a file."""
+    from .arrays import load_arrays
+
+    array: npt.NDArray[Any] | dict[str, npt.NDArray[Any]] = load_arrays(path, what)
+    if isinstance(array, dict):
+        raise GlyphcError(f"{path!r} holds {len(array)} arrays; training takes one of samples and one of labels")
+    if array.ndim == 0:
+        raise DataError(f"{path!r} holds a single number; its first axis must be that of the samples")
+    if not len(array):
+        raise DataError(f"{path!r} holds no samples (an array of shape {list(array.shape)}); training needs some")
+    return array
 
 
 def describe(job: Job, how: str) -> None:
@@ -133,28 +179,78 @@ def describe(job: Job, how: str) -> None:
     o = job.options
     steps = f"{o.steps} steps of {job.batches.batch} of {len(job.x)} samples"
     click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
+    if job.clipped:
+        click.echo(f"{job.clipped} of {len(job.x)} samples are scaled down to a norm of {job.radius:.3g}", err=True)
     if fixed := fixed_layers(job.network):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
 
 
-why_option = click.option("--why", is_flag=True, help="Show why each layer is computed as it is.")
+_PLAN_OPTIONS = (
+    click.option("--why", is_flag=True, help="Show why each layer is computed as it is."),
+    click.option("--dry-run", is_flag=True, help="Say what the run is going to take, and stop before keys are made."),
+    click.option(
+        "--memory", type=float, help="Gigabytes that the run may take. [default: what is free; for a server 16]"
+    ),
+)
 
 
-def show_plan(plan: Plan, job: Job, why: bool) -> None:
+def plan_options(command: _F) -> _F:
+    """Add the options of what is said and checked before keys are made: those of :func:`planned_by`."""
+    for option in reversed(_PLAN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def bytes_of(memory: float | None) -> float | None:
+    """Of ``--memory``."""
+    if memory is not None and not memory > 0:
+        raise click.UsageError("--memory is a positive number of gigabytes")
+    return None if memory is None else memory * 1e9
+
+
+def planned_by(
+    job: Job,
+    why: bool,
+    dry_run: bool,
+    check: Callable[[Plan], None],
+    upload: Callable[[Plan], float] | None = None,
+) -> Callable[[Plan], None]:
+    """What is told the plan of a run: it shows it, and ends the command if that is all that was asked for.
+
+    check: of limits; upload: bytes of what the server gets, None where everything stays on one machine.
+    """
+
+    def planned(plan: Plan) -> None:
+        show_plan(plan, job, why, None if upload is None else upload(plan))
+        check(plan)
+        if dry_run:
+            click.echo("nothing was encrypted (--dry-run)")
+            raise click.exceptions.Exit(0)
+
+    return planned
+
+
+def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> None:
     """Say what an encrypted run is going to take, and why it is planned so."""
     from glyphc.analysis import cost_file
     from glyphc.diagnostics import why as explained
     from glyphc.progress import duration
-    from glyphc.train.predict import predict
+    from glyphc.train.planning import source_text
+    from glyphc.train.predict import different_batches, predict
 
-    found = predict(plan, job.options.steps, cost_file.current())
+    steps = job.options.steps
+    found = predict(plan, steps, cost_file.current(), different_batches(job.batches, steps))
     at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
-    click.echo(f"predicted: {at}, {duration(found.seconds)} for {found.steps} on {found.machine}", err=True)
+    beside = f"keys {duration(found.key_seconds)} and encryption {duration(found.encrypt_seconds)} of it"
+    click.echo(f"predicted: {at}, {duration(found.seconds)} for {found.steps} on {found.machine} ({beside})", err=True)
+    batches = f"{found.batches} batches of {found.ciphertexts} ciphertexts, {found.batch_bytes / 1e6:.0f} MB each"
     click.echo(
-        f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, "
-        f"{found.batch_bytes / 1e6:.0f} MB a batch",
+        f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, {batches}",
         err=True,
     )
+    size, what = (found.disk_bytes, "on disk until it ends") if upload is None else (upload, "to upload")
+    click.echo(f"predicted: {size / 1e9:.2f} GB {what}", err=True)
+    click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision}", err=True)
     if why:
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):
             click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)

@@ -9,16 +9,15 @@ import click
 
 from glyphc.errors import GlyphcError
 
-from .job_options import describe, job_of, job_options, show_plan, why_option
+from .job_options import bytes_of, describe, job_of, job_options, plan_options, planned_by
 
 if TYPE_CHECKING:
     from glyphc.train.loop import TrainingReport
-    from glyphc.train.plan import Plan
 
 
 @click.command("train")
 @job_options
-@why_option
+@plan_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="The trained model to write (.onnx).")
 @click.option(
     "--mode",
@@ -29,7 +28,16 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, from its last step.")
 @click.option("--monitor", is_flag=True, help="Show the loss before every step. Decrypts the weights: the client's.")
-def train_command(output: str, mode: str, resume: bool, monitor: bool, why: bool, **chosen: Any) -> None:
+def train_command(
+    output: str,
+    mode: str,
+    resume: bool,
+    monitor: bool,
+    why: bool,
+    dry_run: bool,
+    memory: float | None,
+    **chosen: Any,
+) -> None:
     """Train a MODEL (.onnx or .glyph); write it with its new weights, as ONNX.
 
     What the training section of a .glyph file says holds unless options say otherwise.
@@ -46,11 +54,15 @@ def train_command(output: str, mode: str, resume: bool, monitor: bool, why: bool
     from glyphc.files import check_writable, write_atomically
     from glyphc.frontends.to_onnx import to_onnx
     from glyphc.program import INSECURE_WARNING
+    from glyphc.train.encrypted import check_memory
     from glyphc.train.loop import train
 
     from .arrays import keep_sources
 
     path = Path(output)
+    if dry_run and mode != "encrypted":
+        raise click.UsageError("--dry-run is about encrypted runs; leave --mode out")
+    allowed = bytes_of(memory)
     if path.suffix != ".onnx":
         raise GlyphcError(f"the trained model {output!r} must end in .onnx")
     keep_sources(path, chosen["model"], chosen["data"], chosen["labels"])
@@ -68,12 +80,10 @@ def train_command(output: str, mode: str, resume: bool, monitor: bool, why: bool
         except ArtifactError as e:
             raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
 
-    def planned(plan: Plan) -> None:
-        if mode == "encrypted":
-            show_plan(plan, job, why)
-
+    shown = planned_by(job, why, dry_run, lambda plan: check_memory(plan, allowed))
+    planned = shown if mode == "encrypted" else lambda plan: None
     try:
-        report = train(job, mode, folder, resume, reporter(), show, write, planned)
+        report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed)
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)
@@ -93,10 +103,10 @@ def _summary(report: TrainingReport) -> str:
     lines = [f"{'steps':18} {report.steps}", f"{'security':18} {security}"]
     if report.mode is Mode.ENCRYPTED:
         lines.append(f"{'who learns what':18} {TRAINING}")
+    if report.ranges is not None:
+        lines.append(f"{'ranges':18} {report.ranges} ({report.source})")
     if report.reach is not None:
-        lines.append(f"{'range used':18} {report.reach:.0%} (in a trial run in the clear)")
-    elif report.ranges is not None:
-        lines.append(f"{'ranges':18} {report.ranges} (a trial run in the clear, and a margin)")
+        lines.append(f"{'range used':18} {report.reach:.0%} in the trial run")
     if report.seconds:
         total = sum(report.seconds)
         lines.append(f"{'seconds':18} {total:.1f}, {total / len(report.seconds):.3g} for a step")

@@ -10,7 +10,7 @@ import click
 
 from glyphc.errors import GlyphcError
 
-from .job_options import describe, job_of, job_options, show_plan, why_option
+from .job_options import bytes_of, describe, job_of, job_options, plan_options, planned_by
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -27,19 +27,29 @@ def training_group() -> None:
 
 @training_group.command("prepare")
 @job_options
-@why_option
+@plan_options
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
-def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, why: bool, **chosen: Any) -> None:
+def prepare_command(
+    client_folder: Path,
+    server_folder: Path,
+    passphrase: bool,
+    why: bool,
+    dry_run: bool,
+    memory: float | None,
+    **chosen: Any,
+) -> None:
     """The client: plan the training of a MODEL, make keys, encrypt the samples.
 
-    First the same run is done in the clear: what would diverge or leave what encryption computes is refused. The server
-    needs the whole of its folder: a program, evaluation keys, encrypted batches and weights. No secret is in it.
+    First the same run is done in the clear: what would diverge or leave what encryption computes is refused; or it is
+    done on other samples (--trial-data), or not at all (--ranges bounds). The server needs the whole of its folder: a
+    program, evaluation keys, encrypted batches and weights. No secret is in it.
     """
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
-    from glyphc.exchange.training_client import prepare
+    from glyphc.exchange.training_client import check_memory, prepare, program_of
+    from glyphc.exchange.training_room import folder_bytes
     from glyphc.program import INSECURE_WARNING
 
     check_apart(client_folder, server_folder)  # before anything is read or asked for
@@ -47,17 +57,27 @@ def prepare_command(client_folder: Path, server_folder: Path, passphrase: bool, 
     if job.options.insecure_ring is not None:
         click.echo(INSECURE_WARNING, err=True)
     describe(job, "to be done by the server")
-    phrase = _new_passphrase() if passphrase else None
+    allowed = bytes_of(memory)
+    phrase = _new_passphrase() if passphrase and not dry_run else None
+    planned = planned_by(
+        job,
+        why,
+        dry_run,
+        lambda plan: check_memory(plan, allowed),
+        lambda plan: folder_bytes(program_of(job, plan)),
+    )
     progress = reporter()
     try:
-        done = prepare(job, client_folder, server_folder, phrase, progress, lambda plan: show_plan(plan, job, why))
+        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed)
     finally:
         progress.done()
     batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
     click.echo(f"{'server':18} {os.fspath(server_folder)}: {batches}, {done.server_bytes:,} bytes")
     click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
     click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
-    click.echo(f"{'range used':18} {done.reach:.0%} (in a trial run in the clear)")
+    click.echo(f"{'ranges':18} {done.source}")
+    if done.reach is not None:
+        click.echo(f"{'range used':18} {done.reach:.0%} in the trial run")
 
 
 @training_group.command("run")

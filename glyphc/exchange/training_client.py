@@ -22,6 +22,7 @@ from glyphc.files import make_folder
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.ckks import MOST_STEPS
+from glyphc.ir.memory import VARIABLE, limit
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, record_text, to_text
 from glyphc.ir.typed_json import TypedJSON
@@ -37,13 +38,12 @@ from glyphc.storage.headers import (
 )
 from glyphc.train.batches import Batches
 from glyphc.train.errors import TrainingError
-from glyphc.train.foresee import foresee
 from glyphc.train.job import Job, Options, job_of
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SCHEDULES, Schedule
 from glyphc.train.plan import Plan
-from glyphc.train.planning import plan_of
-from glyphc.train.predict import memory_bytes
+from glyphc.train.planning import checked, plan_of, source_text
+from glyphc.train.predict import memory_bytes, require_memory
 from glyphc.train.ranges import Ranges
 from glyphc.train.step import with_weights
 
@@ -86,21 +86,28 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written. reach: see ``foresee``; server_bytes: of the server's folder."""
+    """What was written. server_bytes: of the server's folder; reach: how much of the ranges the run is going to use,
+    where that was tried; source: of the ranges, for people."""
 
     steps: int
     batches: int
     ciphertexts: int
     server_bytes: int
-    reach: float
+    reach: float | None
+    source: str
     parameters: Parameters
 
 
 def plan_steps(job: Job) -> tuple[Plan, TrainingProgram]:
     """The plan of a job and what the server executes for it."""
     plan = plan_of(job)
+    return plan, program_of(job, plan)
+
+
+def program_of(job: Job, plan: Plan) -> TrainingProgram:
+    """What the server executes for a job's plan."""
     numbers = tuple(job.batches.number(step) for step in range(job.options.steps))
-    return plan, TrainingProgram.of(plan.server, numbers)
+    return TrainingProgram.of(plan.server, numbers)
 
 
 def prepare(
@@ -110,10 +117,12 @@ def prepare(
     passphrase: str | None = None,
     reporter: Reporter | None = None,
     planned: Callable[[Plan], None] = lambda plan: None,
+    memory: float | None = None,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
-    planned: told the plan before keys are made.
+    planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
+    ``glyphc.ir.memory``.
 
     GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
     what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
@@ -124,8 +133,9 @@ def prepare(
     check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
-    reach = foresee(job, plan).reach
+    reach = checked(job, plan)
     planned(plan)
+    check_memory(plan, memory)
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
     places += [client / JOB_FILE, client / SECRET_FILE]
     for place in places:
@@ -145,7 +155,17 @@ def prepare(
         raise ParameterError(str(e)) from None
     size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
     ciphertexts = len(program.outline.data)
-    return Prepared(program.outline.steps, program.outline.batches, ciphertexts, size, reach, plan.parameters)
+    return Prepared(
+        program.outline.steps, program.outline.batches, ciphertexts, size, reach, source_text(job), plan.parameters
+    )
+
+
+def check_memory(plan: Plan, memory: float | None) -> None:
+    """EnvironmentSetupError for a server that takes more than ``memory`` bytes; None: those of ``glyphc.ir.memory``."""
+    if memory is None:
+        require_memory(plan, limit(), f"the limit ({VARIABLE})")
+    else:
+        require_memory(plan, memory, "allowed (--memory)")
 
 
 class _Preparation:

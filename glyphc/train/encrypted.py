@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint, RunFolder, pack, unpack
 from .errors import TrainingError
 from .job import Job
 from .plan import Plan
-from .predict import batch_bytes, key_bytes, memory_bytes
+from .predict import batch_bytes, different_batches, disk_bytes, require_memory
 
 F64 = npt.NDArray[np.floating[Any]]
 _SECRET = "secret-key.bin"
@@ -35,7 +35,9 @@ _SECRET = "secret-key.bin"
 class Encrypted:
     """Keys, encrypted batches and the encrypted state of a run; see ``loop.Runner``."""
 
-    def __init__(self, job: Job, plan: Plan, folder: RunFolder | None, reporter: Reporter) -> None:
+    def __init__(
+        self, job: Job, plan: Plan, folder: RunFolder | None, reporter: Reporter, memory: float | None = None
+    ) -> None:
         from glyphc.backends.errors import BackendError
 
         try:
@@ -54,9 +56,9 @@ class Encrypted:
         self._batches: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._state: dict[str, Any] = {}
         self._tables = ExitStack()
-        check_memory(plan)
+        check_memory(plan, memory)
         if folder is not None:
-            check_disk(plan, folder, min(job.batches.per_epoch, job.options.steps))
+            check_disk(plan, folder, different_batches(job.batches, job.options.steps))
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         from glyphc.backends.errors import BackendError
@@ -133,7 +135,7 @@ class Encrypted:
         start = self._plan.state(self._job.program.initial())
         self._state = {name: self._encrypted(name, message, limbs) for name, (message, limbs) in start.items()}
         if self._folder is not None:
-            needed = min(self._job.batches.per_epoch, self._job.options.steps)
+            needed = different_batches(self._job.batches, self._job.options.steps)
             self._reporter.stage("encrypt", needed)
             for number in range(needed):
                 self._new_batch(number)
@@ -177,22 +179,20 @@ class Encrypted:
             ) from None
 
 
-def check_memory(plan: Plan) -> None:
-    """Fail before minutes of work rather than be killed by the system in the middle of it."""
-    needed = memory_bytes(plan)
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise EnvironmentSetupError(
-            f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; use a "
-            "larger machine or stop other programs"
-        )
+def check_memory(plan: Plan, limit: float | None = None) -> None:
+    """Fail before minutes of work rather than be killed by the system in the middle of it. limit: None for what is
+    free."""
+    if limit is None:
+        require_memory(plan, psutil.virtual_memory().available, "available")
+    else:
+        require_memory(plan, limit, "allowed (--memory)")
 
 
 def check_disk(plan: Plan, folder: RunFolder, batches: int) -> None:
     """Checkpoints come with the evaluation keys, which are gigabytes; fail before the first one."""
     place = folder.path.absolute().parent
     free = shutil.disk_usage(place).free if place.is_dir() else 0
-    needed = 1.1 * (key_bytes(plan) + batches * batch_bytes(plan))
+    needed = disk_bytes(plan, batches)
     if place.is_dir() and not folder.path.exists() and needed > free:
         raise EnvironmentSetupError(
             f"this run keeps keys and data of about {needed / 1e9:.1f} GB in {str(folder.path)!r} until it ends, "

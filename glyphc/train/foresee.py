@@ -26,9 +26,12 @@ class Forecast:
 
 
 def foresee(job: Job, plan: Plan) -> Forecast:
-    """Train in the clear on the client. TrainingError when it diverges or leaves what encryption computes."""
+    """Train in the clear on the client. TrainingError when it diverges or leaves what encryption computes.
+
+    On the samples of the job's trial if it has some: then its own data are not trained on.
+    """
     worst = _Reach("", 0.0, 1.0, 0)
-    for step, values in _steps(job):
+    for step, values in _steps(job.rehearsal):
         found = plan.reaches(values).items()
         worst = max([worst, *(_Reach(what, v, limit, step) for what, (v, limit) in found)], key=lambda r: r.share)
     if worst.share > 1:
@@ -41,13 +44,13 @@ def foresee(job: Job, plan: Plan) -> Forecast:
 
 
 def trial_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:
-    """What encrypted training has to compute: what the run in the clear sees, and a margin."""
+    """The largest magnitudes that a run in the clear sees."""
     ranges: Ranges | None = None
     for _, values in _steps(job):
         found = seen(stages, values)
         ranges = found if ranges is None else ranges.widened(found)
     assert ranges is not None
-    return ranges.with_margin()
+    return ranges
 
 
 def _steps(job: Job) -> Iterator[tuple[int, dict[int, F64]]]:

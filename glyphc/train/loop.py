@@ -21,10 +21,9 @@ from glyphc.progress import Reporter, Silent, duration
 from glyphc.runtime import Mode
 
 from .checkpoint import Checkpoint, RunFolder
-from .foresee import foresee
 from .job import Job, check_loss
 from .plan import Plan
-from .planning import plan_of
+from .planning import checked, plan_of, source_text
 from .ranges import Ranges
 from .step import State, with_weights
 
@@ -35,7 +34,8 @@ Monitor = Callable[[int, float], None]
 @dataclass
 class TrainingReport:
     """network: with the trained weights. seconds: of each step that this run did. losses: of the batches seen, before
-    each step, if they were looked at. security: OpenFHE's level, or why there is none.
+    each step, if they were looked at. security: OpenFHE's level, or why there is none. source: of the
+    ranges, for people.
     """
 
     network: Graph
@@ -46,6 +46,7 @@ class TrainingReport:
     losses: list[float] = field(default_factory=list)
     reach: float | None = None
     ranges: Ranges | None = None
+    source: str = ""
 
 
 class Runner(Protocol):
@@ -78,6 +79,7 @@ def train(
     monitor: Monitor | None = None,
     write: Callable[[TrainingReport], None] | None = None,
     planned: Callable[[Plan], None] = lambda plan: None,
+    memory: float | None = None,
 ) -> TrainingReport:
     """Train; returns the trained network.
 
@@ -85,7 +87,8 @@ def train(
     the same result as an unbroken run. It is deleted at the end. monitor: told the loss on a step's batch before the
     step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
     folder stays, and ``resume`` gets the same result from it without training again. planned: told the plan of an
-    encrypted or simulated run before keys are made.
+    encrypted or simulated run before keys are made. memory: bytes that an encrypted run may
+    take, None for what is free.
 
     Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
     beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -94,9 +97,8 @@ def train(
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
-    run = _Run(
-        job, mode, RunFolder(Path(folder)) if folder is not None else None, reporter or Silent(), monitor, planned
-    )
+    place = RunFolder(Path(folder)) if folder is not None else None
+    run = _Run(job, mode, place, reporter or Silent(), monitor, planned, memory)
     report = run.run(resume)
     if write is not None:
         write(report)
@@ -114,6 +116,7 @@ class _Run:
         reporter: Reporter,
         monitor: Monitor | None,
         planned: Callable[[Plan], None],
+        memory: float | None,
     ) -> None:
         self.job = job
         self.mode = mode
@@ -121,6 +124,7 @@ class _Run:
         self.reporter = reporter
         self.monitor = monitor
         self.planned = planned
+        self.memory = memory
         self.report = TrainingReport(job.network, mode, job.options.steps, f"none ({mode.value} mode, no encryption)")
         self._last = 0.0
 
@@ -156,15 +160,15 @@ class _Run:
         if self.mode is Mode.CLEAR:
             return _Clear(self.job)
         plan = plan_of(self.job)
-        self.report.ranges = plan.ranges
+        self.report.ranges, self.report.source = plan.ranges, source_text(self.job)
         if self.job.ranges is not None or self.job.options.reach is not None:
-            self.report.reach = foresee(self.job, plan).reach
+            self.report.reach = checked(self.job, plan)
         self.planned(plan)
         if self.mode is Mode.SIMULATE:
             return _Simulated(self.job, plan)
         from .encrypted import Encrypted
 
-        return Encrypted(self.job, plan, self.folder, self.reporter)
+        return Encrypted(self.job, plan, self.folder, self.reporter, self.memory)
 
     def _after(self, runner: Runner, count: int) -> None:
         now = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, log2
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from glyphc.analysis.security import is_secure, largest_modulus, more_digits
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Decision, Graph, Node
+from glyphc.ir.noise import bootstrap
 from glyphc.ir.ops import Apply
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
+from glyphc.ir.series import rms_slope
 
 from .arrange import Arrangement, Wanted, arrange, most_samples
 from .errors import TrainingError
@@ -46,6 +48,19 @@ _HIGHEST_HIDDEN = 59
 _HEADROOM, _MIN_LINEAR_BITS, _MAX_LINEAR_BITS = 28, 30, 36
 
 
+@dataclass(frozen=True)
+class Precision:
+    """Of what bootstraps compute, as shares of their results' ranges. series: largest error; noise: deviation."""
+
+    degree: int
+    series: float
+    noise: float
+
+    def __str__(self) -> str:
+        series, noise = log2(self.series), log2(self.noise)
+        return f"degree {self.degree}, series within 2^{series:.1f} of their ranges, noise 2^{noise:.1f}"
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """How layers are trained under encryption.
@@ -70,6 +85,14 @@ class Plan:
     @property
     def parameters(self) -> Parameters:
         return self.server.parameters
+
+    @property
+    def precision(self) -> Precision:
+        """Of the worst of all bootstraps."""
+        server, p = self.server, self.parameters
+        series = [s for s, _ in (*server.head.functions, *server.series.values())]
+        noise = max(bootstrap(p.ring, rms_slope(s), p.scaling_bits) for s in series)
+        return Precision(p.degree, max(s.max_error for s in series), noise / _HALF)
 
     def data(self, features: F64, targets: F64) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of a batch's ciphertexts, by name, from (batch, features) and (batch, outputs)."""

@@ -1,25 +1,65 @@
-"""The plan of an encrypted job."""
+"""The plan of an encrypted job, and where its ranges come from."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from glyphc.ir.ops import Input
 
+from .bounds import Known, bounded_ranges
 from .errors import TrainingError
-from .foresee import trial_ranges
-from .job import Job
+from .foresee import foresee, trial_ranges
+from .job import Job, RangeSource
 from .plan import Plan, plan_step
-from .stages import find_stages
+from .ranges import Ranges
+from .stages import Stage, find_stages
 
 
 def plan_of(job: Job) -> Plan:
     """How the job is trained under encryption; TrainingError when that is not possible.
 
-    Without a given range, a trial run in the clear finds what every bootstrap has to compute.
+    Without a given range, what ``job.options.source`` says finds what every bootstrap has to compute.
     """
     stages = find_stages(job.program)
     if not isinstance(stages[0].values.op, Input):
         raise TrainingError(f"what lies before {stages[0].values} cannot be computed apart; use --mode clear")
     ranges = job.ranges or job.options.reach
     if ranges is None:
-        ranges = trial_ranges(job, stages)
+        ranges = found_ranges(job, stages).with_margin(job.margin)
     return plan_step(job.program, ranges, job.options.insecure_ring)
+
+
+def found_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:
+    """What was seen or follows, without a margin. Only a trial runs anything in the clear, and on what it may."""
+    if job.options.source is RangeSource.BOUNDS:
+        known = Known(job.widest, float(np.abs(job.y).max(initial=0)))
+        start = job.program.initial()
+        return bounded_ranges(job.loss, job.options.optimizer, stages, start, job.options.steps, known)
+    return trial_ranges(job.rehearsal, stages)
+
+
+def checked(job: Job, plan: Plan) -> float | None:
+    """How much of the plan's ranges a run is going to use, as a share, found out beforehand; None where nothing is run.
+
+    TrainingError when it would leave them, or diverge.
+    """
+    if job.options.source is not RangeSource.BOUNDS:
+        return foresee(job, plan).reach
+    if job.ranges is not None and min(plan.ranges.bits_beyond(found_ranges(job, plan.stages))) < 0:
+        raise TrainingError(
+            "so many steps could leave the ranges that this run was begun with; use as many as then, or start anew"
+        )
+    return None
+
+
+def source_text(job: Job) -> str:
+    """Where the ranges of a job's plan come from, for people."""
+    if job.options.reach is not None:
+        return "given"
+    wider = f"and {job.margin - 1:.0%} more ({np.log2(job.margin):.1f} bits)"
+    if job.options.source is RangeSource.BOUNDS:
+        norm = f"{job.widest:.3g}"
+        return f"what network and optimizer can reach on samples of norm {norm}, {wider}; nothing was run in the clear"
+    if job.trial is not None:
+        return f"a trial run in the clear on {len(job.trial.x)} other samples, {wider}"
+    return f"a trial run in the clear, {wider}"

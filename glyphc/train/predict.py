@@ -6,40 +6,51 @@ from dataclasses import dataclass
 from math import log2
 
 from glyphc.analysis.cost import CostModel
-from glyphc.analysis.training_cost import Bootstraps, step_seconds
+from glyphc.analysis.training_cost import Bootstraps, primitive_seconds, step_seconds
+from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 
+from .batches import Batches
 from .plan import Plan
 from .ways.layers import STATE_LIMBS
 
 # Of encrypted batches that are kept in memory, beside the one in use.
 MOST_BATCH_BYTES = 1e9
+# Encryption of a message beside reading one from a file: CPU seconds at N = 16384, on 2 to 4 limbs (5.5 to 6.4).
+_ENCRYPTION = 6.0
+# Rounding of files to blocks, and what a folder has beside keys and ciphertexts.
+_FOLDER = 1.1
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Of a run. step_seconds: of each step; bootstraps: in one; key_seconds: of making keys.
 
-    batch_bytes: of the ciphertexts of a batch in memory; machine: that the seconds are for.
+    encrypt_seconds: of all ``batches``, each once; batch_bytes: of the ciphertexts of a batch in memory; disk_bytes: of
+    a run's folder on one machine; machine: that the seconds are for.
     """
 
     steps: int
     step_seconds: float
     bootstraps: int
     key_seconds: float
+    encrypt_seconds: float
     key_bytes: float
     memory_bytes: float
+    ciphertexts: int
     batch_bytes: float
+    batches: int
+    disk_bytes: float
     machine: str
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, keys included."""
-        return self.key_seconds + self.steps * self.step_seconds
+        """Of the whole run, keys and encryption included."""
+        return self.key_seconds + self.encrypt_seconds + self.steps * self.step_seconds
 
 
-def predict(plan: Plan, steps: int, cost: CostModel) -> Prediction:
-    """What a run of so many steps is expected to take."""
+def predict(plan: Plan, steps: int, cost: CostModel, batches: int = 1) -> Prediction:
+    """What a run of so many steps on so many different batches is expected to take."""
     p, server = plan.parameters, plan.server
     code = server.code(min(1, steps - 1))
     held = dict.fromkeys(server.state_names, STATE_LIMBS)
@@ -48,11 +59,43 @@ def predict(plan: Plan, steps: int, cost: CostModel) -> Prediction:
         step_seconds(code, held, server.data_limbs, p.decoded_limbs, Bootstraps.of(p), p.ring, cost),
         sum(isinstance(i, Bootstrap | Refresh) for i in code),
         cost.key_seconds(p),
+        batches * _encryption_seconds(plan, cost),
         key_bytes(plan),
         memory_bytes(plan),
+        len(server.data_names),
         batch_bytes(plan),
+        batches,
+        disk_bytes(plan, batches),
         cost.machine.text,
     )
+
+
+def different_batches(batches: Batches, steps: int) -> int:
+    """Of a run: each is encrypted once."""
+    return min(batches.per_epoch, steps)
+
+
+def require_memory(plan: Plan, limit: float, where: str) -> None:
+    """EnvironmentSetupError when a run is predicted to take more than ``limit`` bytes. where: whose limit that is."""
+    needed = memory_bytes(plan)
+    if needed > limit:
+        raise EnvironmentSetupError(
+            f"this run needs about {needed / 1e9:.1f} GB of memory, {limit / 1e9:.1f} GB are {where}; use a smaller "
+            "--batch or a larger machine, or raise the limit with --memory"
+        )
+
+
+def disk_bytes(plan: Plan, batches: int) -> float:
+    """Of the folder of a run on one machine: evaluation keys and all batches."""
+    return _FOLDER * (key_bytes(plan) + batches * batch_bytes(plan))
+
+
+def _encryption_seconds(plan: Plan, cost: CostModel) -> float:
+    """Of a batch."""
+    p, server = plan.parameters, plan.server
+    unused, ring = Bootstraps.of(p), p.ring
+    limbs = map(server.fresh_limbs, server.data_names)
+    return _ENCRYPTION * sum(primitive_seconds("load", n, unused, ring, cost) for n in limbs)
 
 
 def memory_bytes(plan: Plan) -> float:

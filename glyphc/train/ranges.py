@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, log2
 from typing import Any
 
 import numpy as np
@@ -61,14 +61,19 @@ class Ranges:
             (min(low, other_low), max(high, other_high)),
         )
 
-    def with_margin(self) -> Ranges:
-        """What to plan for after a trial run."""
+    def with_margin(self, margin: float = MARGIN) -> Ranges:
+        """What to plan for. margin: how many times larger than what was seen or bounded."""
         low, high = self.exponentials
         return Ranges(
-            tuple(_up(MARGIN * v) for v in self.sums),
-            tuple(_up(MARGIN * v) for v in self.back),
-            (down(low / MARGIN), _up(MARGIN * high)),
+            tuple(_up(margin * v) for v in self.sums),
+            tuple(_up(margin * v) for v in self.back),
+            (down(low / margin), _up(margin * high)),
         )
+
+    def bits_beyond(self, other: Ranges) -> tuple[float, ...]:
+        """How many bits of precision each range loses beside one that just holds ``other``; below 0 if it does not."""
+        pairs = zip((*self.sums, *self.back), (*other.sums, *other.back), strict=True)
+        return tuple(log2(mine / max(theirs, _LEAST)) for mine, theirs in pairs)
 
     def __str__(self) -> str:
         return ", ".join(f"{what} {value:.3g}" for what, value in self.named(False).items())
