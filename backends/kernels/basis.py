@@ -195,4 +195,5 @@ def automorphism(basis: Basis, index: int) -> I32:
     """Where values of a(X^index) stand among those of a(X): image[p] = values[result[p]]."""
     exponents, positions = _exponents(basis.n, basis.rows, basis.columns)
     # exponents are odd and modulo 2n, a power of two
-    return positions[(exponents * index & (2 * basis.n - 1)) >> 1].astype(np.int32)
+    found: I32 = positions[(exponents * index & (2 * basis.n - 1)) >> 1].astype(np.int32)
+    return found
