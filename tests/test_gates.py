@@ -30,10 +30,9 @@ def bits_of(values: I64, width: int) -> npt.NDArray[np.bool_]:
 
 
 def signed(bits: npt.NDArray[np.bool_]) -> I64:
-    width = len(bits)
-    return sum((bits[k].astype(np.int64) << k for k in range(width)), np.int64(0)) - (
-        bits[-1].astype(np.int64) << width
-    )
+    places = 1 << np.arange(len(bits), dtype=np.int64)
+    places[-1] = -places[-1]
+    return np.asarray(places @ bits.astype(np.int64))
 
 
 def wrapped(values: I64, width: int) -> I64:

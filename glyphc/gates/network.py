@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from .circuit import Bit, Circuit
 from .words import Word, Words, constant
 
 I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
