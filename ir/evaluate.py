@@ -23,6 +23,7 @@ from .ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Concat,
     Dense,
@@ -49,9 +50,10 @@ from .ops import (
     Sub,
     SumTo,
     Switch,
+    TableLookup,
     Unpack,
 )
-from .rescaling import rescaled
+from .rescaling import index_bits, rescaled, table_indices
 from .types import Encoding, FixedPoint
 
 Value = npt.NDArray[Any]
@@ -281,6 +283,17 @@ def _(op: IntegerPolynomial, node: Node, graph: Graph, args: tuple[Value, ...]) 
 @_evaluate.register
 def _(op: ClientRefresh, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return rescaled(args[0], op.ratio)
+
+
+@_evaluate.register
+def _(op: ClientBits, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.moveaxis(index_bits(table_indices(args[0], op.ratio, op.shift, op.bits), op.bits), 0, 1)
+
+
+@_evaluate.register
+def _(op: TableLookup, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    places = 1 << np.arange(args[0].shape[1], dtype=np.int64)
+    return np.asarray(np.array(op.table, dtype=np.int64)[np.tensordot(args[0], places, axes=(1, 0)).astype(np.int64)])
 
 
 @_evaluate.register(Switch)

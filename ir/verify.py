@@ -8,6 +8,7 @@ from .ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Input,
     IntegerPolynomial,
@@ -18,6 +19,7 @@ from .ops import (
     Softmax,
     Sparse,
     Switch,
+    TableLookup,
     Unpack,
 )
 from .types import Encoding, Level, Scheme
@@ -117,7 +119,8 @@ def _assigned(graph: Graph, node: Node) -> None:
         if (type.scheme is scheme) is not (type.encoding is encoding):
             what = "numbers" if encoding is Encoding.SLOTS else "integers"
             raise IRError(f"{node}: {scheme.value} values, and only these, have their {what} in slots")
-    if isinstance(node.op, IntegerPolynomial | ClientRefresh) and type.encoding is not Encoding.INTEGERS:
+    exact = IntegerPolynomial | TableLookup | ClientRefresh | ClientBits
+    if isinstance(node.op, exact) and type.encoding is not Encoding.INTEGERS:
         raise IRError(f"{node}: is for integers in slots")
     if isinstance(node.op, Polynomial) and type.encoding is not Encoding.SLOTS:
         raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")

@@ -13,7 +13,6 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from strategies import examples
 from test_passes_layout import assigned, check, corrupted, laid_out, mlp, of
-from test_schedule_property import assert_exact, check_bootstraps, check_registers
 
 import glyphc
 from glyphc.backends.cleartext import NegacyclicFFT
@@ -31,6 +30,7 @@ from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.validate import ValidateLayout
 from glyphc.ways.weight_polynomials import weight_polynomials
+from tests.schedule_cases import assert_exact, check_bootstraps, check_registers
 
 I64 = npt.NDArray[np.int64]
 RING = 1024

@@ -287,12 +287,12 @@ class Call:
         s = shift if isinstance(shift, Named) else Named(f"{self.location}.shift", np.array(shift))
         return self.add(Scale(self.conversion.store(f), self.conversion.store(s)), x)
 
-    def steps(self, x: Node, features: npt.NDArray[Any], thresholds: F64) -> Node:
-        """Whether elements at flat places are greater than thresholds: 0 or 1, flat."""
+    def steps(self, x: Node, features: npt.NDArray[Any], thresholds: F64, lookup: bool = False) -> Node:
+        """Whether elements at flat places are greater than thresholds: 0 or 1, flat. lookup: they are ids."""
         if not np.isfinite(thresholds).all():
             raise UnsupportedError("compares with a number that is not finite")
         names = self._private("features", features.astype(np.int64)), self._private("thresholds", thresholds)
-        return self.add(Steps(*names), x)
+        return self.add(Steps(*names, lookup), x)
 
     def sum(self, a: Node, b: Node) -> Node:
         """a + b, of one shape."""

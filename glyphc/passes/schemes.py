@@ -49,8 +49,8 @@ class AssignScheme(TolerancePass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``. The tolerance
-    is what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``; table_bits: as
+    in ``fit-integers``. The tolerance is what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -60,6 +60,7 @@ class AssignScheme(TolerancePass):
     encrypt_weights: str = ""
     strategy: str = DEFAULT_STRATEGY
     degree: int = 0
+    table_bits: int = 0
     samples: int = SAMPLES
 
     def __post_init__(self) -> None:
@@ -115,8 +116,10 @@ class AssignScheme(TolerancePass):
         others = tuple(way for way in allowed if way not in (*SLOT_WAYS, *INTEGER_WAYS))
         if self._on_integers(allowed):
             # they were asked for: what they lose is shown, not refused
+            tables = self.table_bits or chosen.table_bits
+            refresh = chosen.refresh is Refresh.CLIENT and not tables
             exact = FitIntegers(
-                self.points, self.spread, self.logits, self.measures, refresh=chosen.refresh is Refresh.CLIENT
+                self.points, self.spread, self.logits, self.measures, refresh=refresh, table_bits=tables
             )
             question = replace(question, integers=plan_integers(graph, context, exact))
             return answers(graph, allowed, question), question

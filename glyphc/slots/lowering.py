@@ -33,7 +33,7 @@ def slot_schedule(graph: Graph) -> Schedule:
         lowering.output(source, op)
         outputs.append(replace(_port(op.name, source, tuple(n.op for n in tail)), labels=op.labels))
     inputs = [
-        replace(_port(op.name, node), shape=op.shape, ranks=op.ranks, columns=op.columns)
+        replace(_port(op.name, node), shape=op.shape, ranks=op.ranks, columns=op.columns, ids=op.ids)
         for node, op in graph.of(Input)
     ]
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch)
