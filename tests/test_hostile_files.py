@@ -223,8 +223,8 @@ def _product() -> ModelProto:
 
 
 def _convolution() -> ModelProto:
-    weight = np.ones((64, 32, 3, 3), dtype=np.float32)
-    return build([node("Conv", ["x", "w"], ["y"], name="culprit", pads=[1, 1, 1, 1])], {"w": weight}, (32, 60, 60))
+    weight = np.ones((1, 1, 200, 200), dtype=np.float32)
+    return build([node("Conv", ["x", "w"], ["y"], name="culprit")], {"w": weight}, (1, 400, 400))
 
 
 LARGE = {
