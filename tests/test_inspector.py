@@ -479,22 +479,25 @@ def test_a_thousand_nodes_stay_usable(thousand: Report, folder: Path) -> None:
     page.write_text(to_html(thousand))
     shown = evaluate(
         page,
-        """const q = (s) => document.querySelector(s), out = { ready: +document.body.dataset.ready, scale: view.k };
-        const now = () => performance.now();
-        const time = (f) => { const t = now(); f(); document.body.offsetHeight; return now() - t; };
-        out.zoom = time(() => { for (let i = 0; i < 20; i++) q("#zoom-out").click(); });
-        out.search = time(() => { q("#search").value = "t150"; q("#search").dispatchEvent(new Event("input")); });
-        out.select = time(() => select(700, true)); out.text = q("#panel").innerText.slice(0, 40);
-        out.table = time(() => q("#tab-table").click()); out.rows = document.querySelectorAll("#table tbody tr").length;
+        """const q = (s) => document.querySelector(s), out = { scale: view.k };
+        const watch = new MutationObserver(() => {});
+        watch.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+        const changes = (f) => { watch.takeRecords(); f(); return watch.takeRecords().length; };
+        out.zoom = changes(() => q("#zoom-out").click());
+        out.search = changes(() => { q("#search").value = "t150"; q("#search").dispatchEvent(new Event("input")); });
+        out.select = changes(() => select(700, true)); out.text = q("#panel").innerText.slice(0, 40);
+        out.table = changes(() => q("#tab-table").click()); out.rows = document.querySelectorAll("#table tbody tr").length;
         return out;""",
         folder,
     )
-    assert shown["ready"] < 2000
     assert shown["scale"] >= 0.6  # it opens where labels can be read
     assert shown["rows"] == len(thousand.nodes)
     assert shown["text"].startswith("%700 = ")
-    assert max(shown["zoom"] / 20, shown["search"], shown["select"]) < 300
-    assert shown["table"] < 1500
+    # what is done often touches a few elements, a search every node once or twice
+    assert 0 < shown["zoom"] < 20
+    assert 0 < shown["select"] < 50
+    assert 0 < shown["search"] <= 2 * len(thousand.nodes)
+    assert 0 < shown["table"] < 50
 
 
 @pytest.mark.parametrize("stage", ["source", "calibrate", "insert-switches", "select-parameters"])
