@@ -486,7 +486,8 @@ def test_a_thousand_nodes_stay_usable(thousand: Report, folder: Path) -> None:
         out.zoom = changes(() => q("#zoom-out").click());
         out.search = changes(() => { q("#search").value = "t150"; q("#search").dispatchEvent(new Event("input")); });
         out.select = changes(() => select(700, true)); out.text = q("#panel").innerText.slice(0, 40);
-        out.table = changes(() => q("#tab-table").click()); out.rows = document.querySelectorAll("#table tbody tr").length;
+        out.table = changes(() => q("#tab-table").click());
+        out.rows = document.querySelectorAll("#table tbody tr").length;
         return out;""",
         folder,
     )
