@@ -22,6 +22,8 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.instructions import Free, Load, Polynomials, Schedule, Split
 from glyphc.ir.layout import Layout, next_power_of_two
+from glyphc.ir.matrices import Full
+from glyphc.ir.op import weight_shape
 from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Op, Output, Unpack
 from glyphc.ir.types import Level
 from glyphc.passes.assign_layout import AssignLayout
@@ -63,7 +65,7 @@ def product(
     total = np.zeros((target.chunks, target.ring), dtype=np.int64)
     for number, ((source, x), weight) in enumerate(zip(operands, weights, strict=True)):
         ciphertexts = source.pack(x) + garbage(source, rng)
-        polynomials = weight_polynomials(weight, None if number else bias, source, target)
+        polynomials = weight_polynomials(Full(weight).parts(source.parts), None if number else bias, source, target)
         parts = min(source.parts, source.features)
         assert len(polynomials) == parts + (number == 0)
         for chunk in range(source.chunks):
@@ -87,7 +89,7 @@ def assert_products(graph: Graph, seed: int) -> None:
             source = operand.type.layout
             assert source is not None
             x = rng.integers(-9, 10, (source.batch, source.features))
-            w = rng.integers(1, 10, graph.constant(const.name).shape)
+            w = rng.integers(1, 10, weight_shape(const, graph.constants))
             operands.append((source, x))
             weights.append(w)
             result = result + x @ w.T

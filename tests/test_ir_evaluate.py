@@ -21,11 +21,11 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
+    CLIENT_OPS,
     OPS,
     Apply,
     ArgMax,
     Bootstrap,
-    ClientRefresh,
     Const,
     Dense,
     Input,
@@ -42,6 +42,7 @@ from glyphc.ir.ops import (
     Steps,
     SumTo,
     Switch,
+    TableLookup,
     Unpack,
 )
 from glyphc.ir.series import Series
@@ -355,8 +356,9 @@ def test_every_op_is_defined() -> None:
     here = {Input, Output, Reshape, Dense, Scale, Linear, Apply, Softmax, ArgMax, Switch, Unpack, Bootstrap}
     training = {MatMul, SumTo, Scatter}  # test_train_gradients.py
     trees = {Steps}  # test_trees.py
-    slots = {Polynomial, IntegerPolynomial, ClientRefresh}  # test_slots.py, test_integers.py
-    assert set(OPS.values()) == here | training | slots | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
+    slots = {Polynomial, IntegerPolynomial}  # test_slots.py, test_integers.py
+    tables = {TableLookup, *CLIENT_OPS}  # test_tables.py, test_integers.py
+    assert set(OPS.values()) == here | training | slots | tables | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
 
 
 def test_op_without_a_definition() -> None:

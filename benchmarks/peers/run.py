@@ -82,9 +82,7 @@ def measure(peer: Peer, configuration: tuple[str, ...], case: Path, samples: int
     """One run in a process of its own."""
     command = [peer.python, HERE / peer.script, case, *configuration, "--samples", peer.batch or samples, *extra]
     threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
-    done = subprocess.run(
-        [*map(str, command)], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads
-    )
+    done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads)
     return read(done.stdout)
 
 

@@ -105,6 +105,8 @@ def evaluate(
     ClusterError when the cluster is not there, not fit for the program, or fails; nothing is written then.
     """
     program = ServerProgram.load(files.program)
+    if program.schedule.client.requests:
+        raise ClusterError("this program asks its client on the way, which one server does: leave --cluster out")
     with Reader(files.keys, KeysHeader) as keys:
         engine = keys.header.engine
         request = check_request(inputs, program, keys.digest, keys.header.modulus)
