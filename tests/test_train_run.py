@@ -432,16 +432,6 @@ def test_estimator_encrypted() -> None:
     assert encrypted.report_.security == "insecure"
 
 
-def test_estimator_mistakes() -> None:
-    x, _ = samples()
-    with pytest.raises(TrainingError, match="not fitted"):
-        EncryptedLogisticRegression().predict(x)
-    with pytest.raises(DataError, match="one class only"):
-        EncryptedLogisticRegression("clear").fit(x, np.ones(60))
-    with pytest.raises(TrainingError, match="no parameter 'depth'"):
-        EncryptedLogisticRegression().set_params(depth=3)
-
-
 def test_estimator_of_three_classes() -> None:
     x, _ = samples(90)
     y = np.array(["low", "mid", "top"])[(x[:, 0] > 1).astype(int) + (x[:, 0] > 4)]
