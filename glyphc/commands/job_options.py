@@ -31,7 +31,7 @@ _OPTIONS = (
     click.option("--batch", type=click.IntRange(1), help="Samples in a step. [default: all]"),
     click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's end and the labels]"),
     click.option("--learning-rate", type=float, help="[default: 0.1]"),
-    click.option("--schedule", help="E.g. 'cosine{steps=50,final=0.1}'. [default: constant]"),
+    click.option("--schedule", help="E.g. 'cosine(epochs=5, final=0.1)'. [default: constant]"),
     click.option("--momentum", type=float, help="[default: 0]"),
     click.option("--nesterov", is_flag=True, help="Nesterov's momentum."),
     click.option("--weight-decay", type=float, help="Of weights, not of biases. [default: 0]"),
@@ -104,11 +104,12 @@ def job_of(
     written when it is trained.
     """
     from glyphc.analysis.security import check_insecure_ring
-    from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
     from glyphc.train.job import Options, RangeSource, make_job
-    from glyphc.train.optimizers import SGD, parse_schedule
-    from glyphc.train.section import Defaults
+    from glyphc.train.optimizers import SGD
+    from glyphc.train.section import Defaults, schedule_of
+
+    from .trained_model import trained_model
 
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
@@ -133,7 +134,7 @@ def job_of(
         _chosen(momentum, usual.momentum),
         nesterov or usual.nesterov,
         _chosen(weight_decay, usual.weight_decay),
-        usual.schedule if schedule is None else parse_schedule(schedule),
+        usual.schedule if schedule is None else schedule_of(schedule, per_epoch),
     )
     frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
     options = Options(
@@ -151,8 +152,10 @@ def job_of(
         clip,
     )
     job = make_job(read.graph, x, y, options, trial)
+    if read.dropouts:
+        click.echo(f"nothing is dropped at random in training: {', '.join(read.dropouts)} are left out", err=True)
     try:
-        to_onnx(job.network)
+        trained_model(model, job.network)
     except ModelError as e:  # found out now, not after hours of training
         raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
     return job

@@ -52,6 +52,8 @@ def prepare_command(
     from glyphc.exchange.training_room import folder_bytes
     from glyphc.program import INSECURE_WARNING
 
+    from .trained_model import onnx_file
+
     check_apart(client_folder, server_folder)  # before anything is read or asked for
     job = job_of(**chosen)
     if job.options.insecure_ring is not None:
@@ -68,7 +70,8 @@ def prepare_command(
     )
     progress = reporter()
     try:
-        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed)
+        source = onnx_file(chosen["model"])
+        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source)
     finally:
         progress.done()
     batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
@@ -117,12 +120,12 @@ def finish_command(
     client_folder: Path, server_folder: Path | None, state: Path | None, output: Path, steps: int | None
 ) -> None:
     """The client: decrypt the trained weights; write the model as ONNX."""
-    from glyphc.exchange.training_client import finish, secret_is_encrypted
+    from glyphc.exchange.training_client import finish, original_model, secret_is_encrypted
     from glyphc.exchange.training_files import CHECKPOINT, TRAINED
     from glyphc.files import check_writable, write_atomically
-    from glyphc.frontends.to_onnx import to_onnx
 
     from .arrays import keep_sources
+    from .trained_model import trained_model
 
     if (state is None) == (server_folder is None):
         raise click.UsageError("say where the weights are: --server FOLDER or --state FILE")
@@ -137,5 +140,5 @@ def finish_command(
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
     network, parameters = finish(client_folder, state, phrase, steps)
     _warn(parameters)
-    write_atomically(output, to_onnx(network).SerializeToString())
+    write_atomically(output, trained_model(original_model(client_folder), network).SerializeToString())
     _wrote(output)

@@ -118,11 +118,12 @@ def prepare(
     reporter: Reporter | None = None,
     planned: Callable[[Plan], None] = lambda plan: None,
     memory: float | None = None,
+    model: bytes | None = None,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
-    ``glyphc.ir.memory``.
+    ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
 
     GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
     what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
@@ -150,7 +151,7 @@ def prepare(
             make_folder(client, 0o700)
             make_folder(server, 0o777)
             check_room(program, server)
-            _Preparation(job, plan, program, client, server, passphrase, reporter).run()
+            _Preparation(job, plan, program, client, server, passphrase, reporter, model).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
     size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
@@ -178,7 +179,9 @@ class _Preparation:
         server: Path,
         passphrase: str | None,
         reporter: Reporter,
+        model: bytes | None,
     ) -> None:
+        self.model = model
         self.job, self.plan, self.program = job, plan, program
         self.client, self.server, self.passphrase = client, server, passphrase
         self.reporter = reporter
@@ -264,6 +267,8 @@ class _Preparation:
         with Writer(self.client / JOB_FILE, TrainingJobHeader(self.program.fingerprint, self.key), secret=True) as w:
             w.add("network", to_text(self.job.network).encode())
             w.add("job", _JSON.text(record, JobRecord).encode())
+            if self.model is not None:
+                w.add("model", self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,8 +331,13 @@ def finish(
             messages = _decrypted(reader, files, secret)
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
-    weights = {**files.job.program.initial().weights, **files.plan.decoded(messages, wanted)}
-    return with_weights(files.job.network, weights), files.plan.parameters
+    return with_weights(files.job.network, files.plan.weights(messages, wanted)), files.plan.parameters
+
+
+def original_model(client: Path) -> bytes | None:
+    """The ONNX file that the network of a prepared run was read from, if it was kept."""
+    with Reader(client / JOB_FILE, TrainingJobHeader) as reader:
+        return reader.read("model") if "model" in reader.parts else None
 
 
 def secret_is_encrypted(client: Path) -> bool:

@@ -23,6 +23,7 @@ from .batches import Batches
 from .errors import TrainingError
 from .frozen import Split, split
 from .losses import LOSSES, Loss, choose_loss
+from .normalise import with_biases
 from .optimizers import SGD
 from .ranges import MARGIN, Ranges
 from .step import StepProgram, make_step, weight_slots, with_weights
@@ -214,6 +215,7 @@ def make_job(
     """
     if options.steps < 1:
         raise TrainingError(f"at least one step, not {options.steps}")
+    network = with_biases(network)
     samples = _samples(network, x)
     loss = _loss(network, options.loss, labels)
     last = loss.attachment(network, network.outputs[0])
