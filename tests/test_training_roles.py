@@ -237,7 +237,7 @@ def test_a_job_survives_its_file(prepared: Path) -> None:
     assert files.job.options == job().options
     assert files.program.fingerprint == plan_steps(job())[1].fingerprint
     with Reader(prepared / "client" / JOB_FILE, headers("TrainingJobHeader")) as reader:
-        assert set(reader.parts) == {"network", "job"}
+        assert set(reader.parts) == {"network", "job", "model"}
 
 
 def headers(name: str) -> Any:

@@ -120,10 +120,10 @@ def job_of(
         raise click.UsageError("--ranges sample takes --trial-data, and other ranges do not")
     check_insecure_ring(insecure_ring, "--insecure-ring")
     read = read_model(model)
-    x, y = _samples(data, "training samples"), _samples(labels, "labels")
+    x, y = samples_from(data, "training samples"), samples_from(labels, "labels")
     trial = None
     if trial_data is not None and trial_labels is not None:
-        trial = (_samples(trial_data, "samples of the trial"), _samples(trial_labels, "labels of the trial"))
+        trial = (samples_from(trial_data, "samples of the trial"), samples_from(trial_labels, "labels of the trial"))
     size = len(x) if batch is None else batch
     per_epoch = -(-len(x) // max(size, 1))
     defaults = Defaults.of(read.training, per_epoch)
@@ -161,7 +161,7 @@ def job_of(
     return job
 
 
-def _samples(path: str, what: str) -> npt.NDArray[Any]:
+def samples_from(path: str, what: str) -> npt.NDArray[Any]:
     """An array with at least one sample from a file."""
     from .arrays import load_arrays
 

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -261,8 +261,10 @@ class _Preparation:
             ) from None
 
     def _job_file(self) -> None:
+        # requests are clipped as the samples were
+        options = replace(self.job.options, clip=self.job.radius)
         record = JobRecord(
-            self.job.options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch, self.plan.ranges
+            options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch, self.plan.ranges
         )
         with Writer(self.client / JOB_FILE, TrainingJobHeader(self.program.fingerprint, self.key), secret=True) as w:
             w.add("network", to_text(self.job.network).encode())
@@ -326,7 +328,7 @@ def finish(
         names = [part_name(at) for at in range(len(outline.state))]
         reader.expect([(name, reader.parts[name].size if name in reader.parts else 0) for name in names])
         reader.verify()
-        secret = _secret(client / SECRET_FILE, files, passphrase)
+        secret = stored_secret(client / SECRET_FILE, files, passphrase)
         try:
             messages = _decrypted(reader, files, secret)
         except BackendError as e:
@@ -349,7 +351,8 @@ def secret_is_encrypted(client: Path) -> bool:
     return needs_passphrase(path, TrainingSecretHeader)
 
 
-def _secret(path: Path, files: TrainingClientFiles, passphrase: str | None) -> bytes:
+def stored_secret(path: Path, files: TrainingClientFiles, passphrase: str | None) -> bytes:
+    """A run's secret key; ArtifactError for one of another run, SecretError for a wrong passphrase."""
     with Reader(path, TrainingSecretHeader) as reader:
         if reader.header.key != files.key or reader.header.parameters != record_text(files.plan.parameters):
             raise ArtifactError(f"{reader.name} is the secret key of another run")

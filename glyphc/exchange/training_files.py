@@ -26,7 +26,13 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.storage.container import Reader, Writer
-from glyphc.storage.headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
+from glyphc.storage.headers import (
+    TrainingAnswerHeader,
+    TrainingBatchHeader,
+    TrainingProgramHeader,
+    TrainingRequestHeader,
+    TrainingStateHeader,
+)
 
 from .artifacts import read_parameters
 from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha256
@@ -216,8 +222,16 @@ def stream_name(number: int) -> str:
     return f"training/{part_name(number)}"
 
 
-def check_run(reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], program: str, key: str) -> None:
-    """ArtifactError unless a batch or state belongs to this program and these keys."""
+_OfRun = (
+    Reader[TrainingBatchHeader]
+    | Reader[TrainingStateHeader]
+    | Reader[TrainingRequestHeader]
+    | Reader[TrainingAnswerHeader]
+)
+
+
+def check_run(reader: _OfRun, program: str, key: str) -> None:
+    """ArtifactError unless a batch, state, request or answer belongs to this program and these keys."""
     if reader.header.program != program:
         raise ArtifactError(f"{reader.name} belongs to another training program")
     if reader.header.key != key:

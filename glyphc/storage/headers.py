@@ -193,6 +193,33 @@ class TrainingStateHeader(Header):
 
 
 @dataclass(frozen=True)
+class TrainingRequestHeader(Header):
+    """Encrypted samples for the weights after ``step`` steps, and what to compute of them; parts "outline",
+    "code/000000", and for every pass its ciphertexts. seed: hexadecimal, public."""
+
+    kind = "a request to trained weights"
+    made_by = "'glyphc training request'"
+    read_by = "'glyphc training infer' reads it, on the server"
+    program: str
+    key: str
+    step: int
+    seed: str
+
+
+@dataclass(frozen=True)
+class TrainingAnswerHeader(Header):
+    """Encrypted logits, one part for every pass. request: SHA-256 of the request's manifest."""
+
+    kind = "an answer of trained weights"
+    made_by = "'glyphc training infer'"
+    read_by = "'glyphc training predict' reads it, with the client's folder"
+    program: str
+    key: str
+    step: int
+    request: str
+
+
+@dataclass(frozen=True)
 class TrainingJobHeader(Header):
     """What the client needs to read the trained weights; parts "network" and "job"."""
 
@@ -226,6 +253,8 @@ HEADERS: tuple[type[Header], ...] = (
     TrainingKeysHeader,
     TrainingBatchHeader,
     TrainingStateHeader,
+    TrainingRequestHeader,
+    TrainingAnswerHeader,
     TrainingJobHeader,
     TrainingSecretHeader,
 )

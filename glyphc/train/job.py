@@ -216,7 +216,7 @@ def make_job(
     if options.steps < 1:
         raise TrainingError(f"at least one step, not {options.steps}")
     network = with_biases(network)
-    samples = _samples(network, x)
+    samples = samples_of(network, x)
     loss = _loss(network, options.loss, labels)
     last = loss.attachment(network, network.outputs[0])
     y = loss.targets(labels, last.type.size)
@@ -229,7 +229,7 @@ def make_job(
         raise TrainingError("ranges from a sample take samples and labels for a trial, and other ranges none")
     tried = None
     if trial is not None:
-        tried = Trial(_samples(network, trial[0]), loss.targets(trial[1], last.type.size))
+        tried = Trial(samples_of(network, trial[0]), loss.targets(trial[1], last.type.size))
         if len(tried.x) != len(tried.y):
             raise DataError(f"{len(tried.x)} samples for a trial, but {len(tried.y)} labels")
     network = _initialised(network, loss, options)
@@ -268,7 +268,8 @@ def _input(network: Graph) -> Input:
     return inputs[0]
 
 
-def _samples(network: Graph, x: npt.ArrayLike) -> F64:
+def samples_of(network: Graph, x: npt.ArrayLike) -> F64:
+    """Samples as numbers of the network's input; DataError says why they do not fit."""
     op = _input(network)
     values = np.asarray(x)
     if values.dtype.kind not in "fiub" or values.ndim != len(op.shape) + 1 or values.shape[1:] != op.shape:

@@ -74,7 +74,9 @@ class SoftmaxCrossEntropy(Loss):
         y = np.asarray(labels)
         if y.ndim == 2 and y.shape[1] == outputs and y.dtype.kind in "fiub":
             if not ((y >= 0).all() and np.allclose(y.sum(axis=1), 1)):
-                raise DataError(f"one-hot labels for {self.name} are not negative and sum to 1 for every sample{_NUMBERS}")
+                raise DataError(
+                    f"one-hot labels for {self.name} are not negative and sum to 1 for every sample{_NUMBERS}"
+                )
             return y.astype(np.float64)
         return np.asarray(np.eye(outputs)[_classes(y, outputs)])
 
