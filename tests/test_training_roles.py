@@ -48,7 +48,7 @@ from glyphc.exchange.training_files import (
     TRAINED,
     ProgramFile,
     TrainingProgram,
-    _check_parameters,
+    check_parameters,
     batch_path,
 )
 from glyphc.exchange.training_room import folder_bytes
@@ -649,14 +649,14 @@ def test_parameters_are_accepted_within_bounds_alone(name: str, value: int) -> N
     headroom = (p["levels_kept"] + 1) * p["scaling_bits"] - p["linear_bits"] * (p["decoded_limbs"] - 1)
     # some values make no parameters at all
     with nullcontext() if value in ALLOWED[name] and headroom >= 8 else pytest.raises((IRError, ValueError)):
-        _check_parameters(replace(start, **{name: value}))
+        check_parameters(replace(start, **{name: value}))
 
 
 @settings(deadline=None)
 @given(st.tuples(st.integers(-1, 10), st.integers(-1, 10)))
 def test_both_transforms_have_levels(budget: tuple[int, int]) -> None:
     with nullcontext() if min(budget) >= 1 and max(budget) <= 8 else pytest.raises((IRError, ValueError)):
-        _check_parameters(replace(job_parameters(), level_budget=budget))
+        check_parameters(replace(job_parameters(), level_budget=budget))
 
 
 def test_parameters_that_openfhe_refuses_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

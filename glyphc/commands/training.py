@@ -10,7 +10,7 @@ import click
 
 from glyphc.errors import GlyphcError
 
-from .job_options import bytes_of, describe, job_of, job_options, plan_options, planned_by
+from .job_options import bytes_of, describe, job_of, job_options, owned_options, plan_options, planned_by
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -81,6 +81,91 @@ def prepare_command(
     click.echo(f"{'ranges':18} {done.source}")
     if done.reach is not None:
         click.echo(f"{'range used':18} {done.reach:.0%} in the trial run")
+
+
+@training_group.command("invite")
+@owned_options
+@plan_options
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
+@click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
+@click.option("--spec", type=_FILE, required=True, help="What owners of data need: to be written, for all of them.")
+@click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
+def invite_command(
+    client_folder: Path,
+    server_folder: Path,
+    spec: Path,
+    passphrase: bool,
+    why: bool,
+    dry_run: bool,
+    memory: float | None,
+    **chosen: Any,
+) -> None:
+    """The key holder: plan a training of a MODEL on data of several owners; make keys, and what owners need.
+
+    Owners encrypt their samples in batches ('glyphc training contribute'), which go into the server's folder of
+    batches. Nothing is known of the data but the norm that all are scaled down to, so ranges are those of
+    --ranges bounds, or of a trial on public samples.
+    """
+    from glyphc.console import reporter
+    from glyphc.exchange.secret import check_apart
+    from glyphc.exchange.training_client import check_memory, prepare, program_of
+    from glyphc.exchange.training_room import folder_bytes
+    from glyphc.program import INSECURE_WARNING
+
+    from .trained_model import onnx_file
+
+    check_apart(client_folder, server_folder)
+    job = job_of(**chosen)
+    if job.options.insecure_ring is not None:
+        click.echo(INSECURE_WARNING, err=True)
+    describe(job, "to be done by the server")
+    allowed = bytes_of(memory)
+    phrase = _new_passphrase() if passphrase and not dry_run else None
+    planned = planned_by(
+        job,
+        why,
+        dry_run,
+        lambda plan: check_memory(plan, allowed),
+        lambda plan: folder_bytes(program_of(job, plan)),
+    )
+    progress = reporter()
+    try:
+        source = onnx_file(chosen["model"])
+        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source, spec)
+    finally:
+        progress.done()
+    click.echo(f"{'server':18} {os.fspath(server_folder)}: {done.batches} batches are to come from owners")
+    click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
+    click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
+    click.echo(f"{'ranges':18} {done.source}")
+    _wrote(spec)
+
+
+@training_group.command("contribute")
+@click.option("--spec", type=_FILE, required=True, help="The key holder's specification.")
+@click.option("--data", type=click.Path(), required=True, help="Your samples (.npy or .npz).")
+@click.option("--labels", type=click.Path(), required=True, help="Their labels.")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The number of your first batch.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of your samples.")
+@click.option("-o", "--output", type=_FOLDER, required=True, help="A new folder for your batches, for the server.")
+def contribute_command(spec: Path, data: str, labels: str, first: int, seed: int, output: Path) -> None:
+    """An owner of data: encrypt samples under the key holder's public key, so that the server cannot read them."""
+    from glyphc.console import reporter
+    from glyphc.exchange.training_owners import contribute, spec_parameters
+
+    from .job_options import samples_from
+
+    _warn(spec_parameters(spec))
+    x, y = samples_from(data, "samples"), samples_from(labels, "labels")
+    progress = reporter()
+    try:
+        done = contribute(spec, x, y, output, first, seed, progress)
+    finally:
+        progress.done()
+    numbers = f"{done.numbers.start} to {done.numbers.stop - 1}"
+    click.echo(f"{'batches':18} {numbers}: {done.samples} samples, {done.size:,} bytes in {os.fspath(output)}")
+    if done.clipped:
+        click.echo(f"{'clipped':18} {done.clipped} samples were scaled down")
 
 
 @training_group.command("run")

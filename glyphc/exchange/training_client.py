@@ -60,6 +60,7 @@ from .training_files import (
     part_name,
     stream_name,
 )
+from .training_owners import write_spec
 from .training_room import check_room
 
 if TYPE_CHECKING:
@@ -119,11 +120,13 @@ def prepare(
     planned: Callable[[Plan], None] = lambda plan: None,
     memory: float | None = None,
     model: bytes | None = None,
+    spec: Path | None = None,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
     ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
+    spec: where to write what owners of data need, who encrypt the batches then.
 
     GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
     what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
@@ -138,7 +141,7 @@ def prepare(
     planned(plan)
     check_memory(plan, memory)
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
-    places += [client / JOB_FILE, client / SECRET_FILE]
+    places += [client / JOB_FILE, client / SECRET_FILE, *([] if spec is None else [spec])]
     for place in places:
         if place.exists():
             raise ArtifactError(f"{os.fspath(place)!r} exists already; use new folders, or remove it yourself")
@@ -151,7 +154,7 @@ def prepare(
             make_folder(client, 0o700)
             make_folder(server, 0o777)
             check_room(program, server)
-            _Preparation(job, plan, program, client, server, passphrase, reporter, model).run()
+            _Preparation(job, plan, program, client, server, passphrase, reporter, model, spec).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
     size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
@@ -180,8 +183,9 @@ class _Preparation:
         passphrase: str | None,
         reporter: Reporter,
         model: bytes | None,
+        spec: Path | None,
     ) -> None:
-        self.model = model
+        self.model, self.spec = model, spec
         self.job, self.plan, self.program = job, plan, program
         self.client, self.server, self.passphrase = client, server, passphrase
         self.reporter = reporter
@@ -192,7 +196,10 @@ class _Preparation:
 
         try:
             self._keys()
-            self._batches()
+            if self.spec is None:
+                self._batches()
+            else:
+                self._invite(self.spec)
             self._state()
         finally:
             release_all_keys()
@@ -239,6 +246,17 @@ class _Preparation:
                     stream = Uniform(seed, stream_name(at))
                     writer.add(part_name(at), self._encrypted(name, message, limbs, stream))
             self.reporter.advance(1, f"batch {number + 1} of {outline.batches}")
+
+    def _invite(self, path: Path) -> None:
+        """What owners need, instead of batches."""
+        from glyphc.backends.openfhe.residues import Uniform
+        from glyphc.backends.openfhe.training_public import PUBLIC_STREAM
+
+        (self.server / BATCHES).mkdir()
+        p, seed = self.plan.parameters, os.urandom(32)
+        public = self._fresh.write(np.zeros(p.ring), p.linear_limbs, Uniform(seed, PUBLIC_STREAM))
+        assert self.job.radius is not None
+        write_spec(path, self.plan, self.program, self.key, self.job.radius, public, seed)
 
     def _state(self) -> None:
         from glyphc.backends.openfhe.residues import Uniform

@@ -165,7 +165,7 @@ class ProgramFile:
         self.memory_bytes = reader.header.memory_bytes
         text = reader.read("outline").decode(errors="replace")
         try:
-            _check_parameters(self.parameters)
+            check_parameters(self.parameters)
             self.outline: Outline = _JSON.read(text, Outline)
             _check_outline(self.outline, self.parameters)
         except IRError as e:
@@ -242,7 +242,7 @@ def _fingerprint(parameters: Parameters, outline: str) -> str:
     return sha256(f"{record_text(parameters)}\n{outline}".encode())
 
 
-def _check_parameters(parameters: Parameters) -> None:
+def check_parameters(parameters: Parameters) -> None:
     """IRError for parameters that no plan has, before contexts are made from them."""
     values = [getattr(parameters, f.name) for f in fields(parameters)]
     numbers = [v for value in values for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]

@@ -160,10 +160,11 @@ class _Run:
 
     def _check_sizes(self, start: _State) -> None:
         """What could only be known with OpenFHE's moduli."""
-        outline, size = self.program.outline, self._wire.fresh_size
-        sizes = [(part_name(i), size(limbs)) for i, (_, limbs) in enumerate(outline.data)]
+        outline = self.program.outline
         for number in self._needed(start):
-            self._open(number).expect(sizes)
+            batch = self._open(number)
+            size = self._wire.fresh_size if batch.header.seed else self._wire.state_size
+            batch.expect([(part_name(i), size(limbs)) for i, (_, limbs) in enumerate(outline.data)])
         with Reader(start.path, TrainingStateHeader) as reader:
             reader.expect([(part_name(i), self._wire.state_size(limbs)) for i, (_, limbs) in enumerate(outline.state)])
 
@@ -181,7 +182,8 @@ class _Run:
             reader = Reader(batch_path(self.folder, number), TrainingBatchHeader)
             self._readers[number] = reader
             check_run(reader, self.program.fingerprint, self.key)
-            read_seed(reader.header.seed, reader)
+            if reader.header.seed:
+                read_seed(reader.header.seed, reader)
             if reader.header.number != number:
                 raise ArtifactError(f"{reader.name} holds batch {reader.header.number}, not {number}")
         return self._readers[number]
@@ -230,9 +232,11 @@ class _Batch(Mapping[str, Any]):
         from glyphc.backends.openfhe.residues import ResidueError, Uniform
 
         number, limbs = self._places[name]
-        stream = Uniform(read_seed(self._reader.header.seed, self._reader), stream_name(number))
+        data, wire, seed = self._reader.read(part_name(number)), self._run._wire, self._reader.header.seed
         try:
-            return self._run._wire.read_fresh(self._reader.read(part_name(number)), limbs, stream)
+            if not seed:  # under the public key
+                return wire.read(data, limbs)
+            return wire.read_fresh(data, limbs, Uniform(read_seed(seed, self._reader), stream_name(number)))
         except ResidueError as e:
             raise self._reader.damaged(f"part {part_name(number)}: {e}") from None
 

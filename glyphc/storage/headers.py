@@ -169,10 +169,11 @@ class TrainingKeysHeader(Header):
 
 @dataclass(frozen=True)
 class TrainingBatchHeader(Header):
-    """A batch, encrypted, one part per ciphertext. number: which batch; seed: hexadecimal, public."""
+    """A batch, encrypted, one part per ciphertext. number: which batch; seed: hexadecimal, public; empty for one under
+    the public key, whose ciphertexts are there with both halves."""
 
     kind = "an encrypted batch"
-    made_by = "'glyphc training prepare'"
+    made_by = "'glyphc training prepare' or 'contribute'"
     read_by = "'glyphc training run' reads it, in the server's folder"
     program: str
     key: str
@@ -190,6 +191,20 @@ class TrainingStateHeader(Header):
     program: str
     key: str
     step: int
+
+
+@dataclass(frozen=True)
+class OwnerSpecHeader(Header):
+    """What owners of data need to encrypt batches under a run's public key; no secret and no model. Parts "owners",
+    "public-key", and a placement for every ciphertext. seed: hexadecimal, public."""
+
+    kind = "a specification for data owners"
+    made_by = "'glyphc training invite'"
+    read_by = "'glyphc training contribute' reads it, where the data are"
+    program: str
+    key: str
+    parameters: str
+    seed: str
 
 
 @dataclass(frozen=True)
@@ -253,6 +268,7 @@ HEADERS: tuple[type[Header], ...] = (
     TrainingKeysHeader,
     TrainingBatchHeader,
     TrainingStateHeader,
+    OwnerSpecHeader,
     TrainingRequestHeader,
     TrainingAnswerHeader,
     TrainingJobHeader,
