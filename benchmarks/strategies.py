@@ -57,6 +57,8 @@ def measure(network: str, batch: int, share: float, ring: int | None, record: Pa
     x, labels = samples(network, round(share * batch))
     options: dict[str, Any] = {"batch": batch, "insecure_ring": ring}
     task = Task(graph, train, x, labels, cost_file.current(), options=options, seconds=seconds)
+    if record:
+        record.mkdir(parents=True, exist_ok=True)
     path = record / f"{network}-{len(x)}-of-{batch}.json" if record else None
     scorer = Scorer(graph, x, labels)
     start = Comparison(f"{network} {batch} {ring}", network, batch, scorer.scores(scorer.truth), this_machine().text)
@@ -89,7 +91,7 @@ def table(found: list[Found]) -> str:
 def cells(each: Found, r: Result) -> list[str]:
     """Of one row."""
     if r.predicted is None:
-        return [r.outcome, r.reason]
+        return [str(r.outcome), r.reason]
     p, m = r.predicted, r.measured
     scores = dict(r.scores)
     accuracy = f"{100 * scores[ACCURACY]:.2f}% ({100 * each.floats:.2f}%)"

@@ -14,8 +14,10 @@ from glyphc import __version__
 from glyphc.commands import roles, service
 from glyphc.commands.arrays import check_output, input_files, keep_sources, load_inputs, save_arrays
 from glyphc.commands.compare import compare_command
+from glyphc.commands.doctor import doctor_command
 from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
+from glyphc.commands.grouping import RoleGroup
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.strategies import load_retraining, strategies_command
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class _Group(click.Group):
+class _Group(RoleGroup):
     """Turns user errors into one paragraph on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -85,11 +87,30 @@ def main() -> None:
 @click.option("--strategy", help="Ways of computing that may be taken; 'glyphc strategies' lists them. [default: auto]")
 @click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
 @click.option(
+    "--table-bits",
+    type=int,
+    help="Of the index of tables, for strategies that look functions up. [default: the strategy's]",
+)
+@click.option(
     "--retrain-data",
     type=click.Path(),
     help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
 )
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
+@click.option(
+    "--trips",
+    type=click.IntRange(0),
+    help="To the client, which sees hidden values there, that a batch may take. [default: for auto 0]",
+)
+@click.option("--memory", type=click.FloatRange(0, min_open=True), help="Gigabytes that a run may take at its peak.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["latency", "throughput", "traffic"]),
+    help="What 'auto' makes small, of several strategies. [default: latency, with less compared]",
+)
+@click.option(
+    "--engine", help="By whose prices layouts and parameters are chosen. [default: the first that can run it]"
+)
 @click.option("--passes", help="The pipeline as text, e.g. 'fold,calibrate,quantize{input_bits=12},...'.")
 @click.option("--from", "start", metavar="STAGE", help="The level or pass that a .gir MODEL comes from.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
@@ -111,8 +132,13 @@ def compile_command(
     margin: float | None,
     strategy: str | None,
     degree: int | None,
+    table_bits: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
+    trips: int | None,
+    memory: float | None,
+    prefer: str | None,
+    engine: str | None,
     passes: str | None,
     start: str | None,
     insecure_ring: int | None,
@@ -150,8 +176,13 @@ def compile_command(
         one_sample=one_sample,
         strategy=strategy,
         degree=degree,
+        table_bits=table_bits,
         retrain=load_retraining(retrain_data, retrain_labels),
+        engine=engine,
         reporter=reporter(),
+        trips=trips,
+        memory=None if memory is None else memory * 1e9,
+        prefer=prefer,
     )
     text = summary(program)
     if program.encrypted_weights:
@@ -274,6 +305,7 @@ def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, sho
 
 
 main.add_command(compare_command)
+main.add_command(doctor_command)
 main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)

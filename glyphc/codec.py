@@ -65,6 +65,9 @@ def _check(port: Port, given: Any) -> F64:
         raise DataError(
             f"input {port.name!r} has NaN or infinity, first in sample {row}, feature {column}; repair the data"
         )
+    problem = port.ids.problem(values) if port.ids is not None else None
+    if problem is not None:
+        raise DataError(f"input {port.name!r}: {problem}. Under encryption it would give another row unnoticed")
     features: Sequence[int] = range(flat.shape[1])
     if port.ranks is not None:
         flat, features = np.array(port.ranks.of(values)), port.ranks.features

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from glyphc.analysis.estimate import Estimate
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import ClientRefresh, Output
+from glyphc.ir.ops import CLIENT_OPS, Output
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding
 from glyphc.program import Program
@@ -85,10 +85,12 @@ def _limits(program: Program, p: IntegerParameters) -> list[str]:
 
 
 def _trips(program: Program) -> list[str]:
-    names = [f"@{node.location}" for node, _ in program.graph.of(ClientRefresh)]
+    graph = program.graph
+    asked = [graph.operands(node)[0] for node in graph if isinstance(node.op, CLIENT_OPS)]
+    names = [f"@{node.location}" for node in asked]
     if not names:
         return []
     return [
         f"trips       {len(names)} to the client and back for every pass: it decrypts the results of "
-        f"{', '.join(names)} and encrypts them again, so it sees them"
+        f"{', '.join(names)} and encrypts them, or bits of them, again, so it sees them"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,15 @@ class Model:
     dropouts: tuple[str, ...] = ()
 
 
-def read_model(model: str | os.PathLike[str] | bytes | Any, one_sample: bool = False) -> Model:
+def read_model(
+    model: str | os.PathLike[str] | bytes | Any,
+    one_sample: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Model:
     """A network from the path of an .onnx, .glyph or .gir file, the bytes of an ONNX file, a ModelProto, or a Graph.
 
-    one_sample: whether an ONNX file describes one sample, see :func:`glyphc.frontends.from_onnx.read_onnx`.
+    one_sample: whether an ONNX file describes one sample, see :func:`glyphc.frontends.from_onnx.read_onnx`. shapes: of
+    samples, by input ("" for the only one), for what an ONNX file leaves open.
     Raises ModelError for what cannot be read, and for what a file asks for and compilation cannot give.
     """
     if isinstance(model, Graph):
@@ -50,7 +56,7 @@ def read_model(model: str | os.PathLike[str] | bytes | Any, one_sample: bool = F
             return Model(graph, graph.batch)
     from glyphc.frontends.from_onnx import read_network  # onnx is loaded only when it is needed
 
-    network = read_network(model, one_sample=one_sample)
+    network = read_network(model, one_sample=one_sample, shapes=shapes)
     return Model(network.graph, notes=network.notes, dropouts=network.dropouts)
 
 

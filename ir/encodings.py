@@ -62,6 +62,40 @@ class Ranks:
 
 
 @dataclass(frozen=True)
+class Ids:
+    """Elements of an input that name rows of tables: element ``elements[i]`` is an integer, ``lowest[i]`` at least and
+    ``highest[i]`` at most. ONNX Runtime refuses others; encrypted, they would silently give a row at an end.
+    """
+
+    elements: tuple[int, ...]
+    lowest: tuple[int, ...]
+    highest: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.elements or not len(self.elements) == len(self.lowest) == len(self.highest):
+            raise IRError(f"{len(self.elements)} ids have {len(self.lowest)} and {len(self.highest)} bounds")
+        if min(self.elements) < 0:
+            raise IRError("an element of an input has a number of at least 0")
+        if any(low > high for low, high in zip(self.lowest, self.highest, strict=True)):
+            raise IRError("an id has bounds that no number keeps to")
+
+    def check(self, size: int) -> None:
+        """IRError unless these are ids in a tensor of so many elements."""
+        if max(self.elements) >= size:
+            raise IRError(f"an id is element {max(self.elements)} of an input that has {size}")
+
+    def problem(self, x: npt.NDArray[Any]) -> str | None:
+        """What is wrong with the first of some samples, of any shape, that has an id outside its table; else None."""
+        ids = np.asarray(x, dtype=np.float64).reshape(len(x), -1)[:, np.array(self.elements)]
+        wrong = (ids != np.rint(ids)) | (ids < np.array(self.lowest)) | (ids > np.array(self.highest))
+        if not wrong.any():
+            return None
+        row, at = (int(n) for n in np.argwhere(wrong)[0])
+        bounds = f"an integer from {self.lowest[at]} to {self.highest[at]} names a row"
+        return f"sample {row} has id {ids[row, at]:.10g} at element {self.elements[at]}, where {bounds} of a table"
+
+
+@dataclass(frozen=True)
 class Labels:
     """What the index of a class stands for: texts, or integers."""
 

@@ -23,6 +23,7 @@ from .ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Concat,
     Dense,
@@ -49,9 +50,10 @@ from .ops import (
     Sub,
     SumTo,
     Switch,
+    TableLookup,
     Unpack,
 )
-from .rescaling import rescaled
+from .rescaling import index_bits, rescaled, table_indices
 from .types import Encoding, FixedPoint
 
 Value = npt.NDArray[Any]
@@ -152,7 +154,7 @@ def _(op: Reshape, node: Node | None, graph: Graph | None, args: tuple[Value, ..
 @_evaluate.register(Dense)
 @_evaluate.register(Linear)
 def _(op: Dense | Linear, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    products = (x @ graph.constant(w.name).T for x, w in zip(args, op.weights, strict=True))
+    products = (graph.matrix(w).of(x) for x, w in zip(args, op.weights, strict=True))
     return np.asarray(sum(products) + graph.constant(op.bias.name))
 
 
@@ -284,6 +286,17 @@ def _(op: IntegerPolynomial, node: Node, graph: Graph, args: tuple[Value, ...]) 
 @_evaluate.register
 def _(op: ClientRefresh, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return rescaled(args[0], op.ratio)
+
+
+@_evaluate.register
+def _(op: ClientBits, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.moveaxis(index_bits(table_indices(args[0], op.ratio, op.shift, op.bits), op.bits), 0, 1)
+
+
+@_evaluate.register
+def _(op: TableLookup, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    places = 1 << np.arange(args[0].shape[1], dtype=np.int64)
+    return np.asarray(np.array(op.table, dtype=np.int64)[np.tensordot(args[0], places, axes=(1, 0)).astype(np.int64)])
 
 
 @_evaluate.register(Switch)

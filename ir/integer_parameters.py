@@ -19,7 +19,8 @@ class IntegerParameters:
 
     ring: N; a ciphertext has N slots. moduli: primes, 1 modulo 2N; a value is known modulo their product, and has a
     ciphertext for each of them. limbs: primes of 60 bits of a ciphertext's modulus. products: whether ciphertexts are
-    multiplied, which takes a relinearisation key. Secrets are uniform ternary. security: as in ``Parameters``.
+    multiplied, which takes a relinearisation key. block: slots of a block where blocks are summed up, which takes keys
+    of automorphisms; 0 where none are. Secrets are uniform ternary. security: as in ``Parameters``.
     """
 
     ring: int
@@ -27,6 +28,7 @@ class IntegerParameters:
     limbs: int
     products: bool
     security: str = SECURE
+    block: int = 0
 
     def __post_init__(self) -> None:
         if self.security not in (SECURE, INSECURE):
@@ -40,6 +42,8 @@ class IntegerParameters:
                 raise ValueError(f"{t} is no plaintext modulus for slots at ring dimension {self.ring}")
         if not 1 <= self.limbs <= 16:
             raise ValueError(f"a ciphertext has 1 to 16 limbs, not {self.limbs}")
+        if self.block < 0 or self.block > self.ring // 2 or self.block & (self.block - 1):
+            raise ValueError(f"a block is a power of two of slots of one row, not {self.block}")
 
     def check_powers(self) -> None:
         """As of ``Parameters``; here they are refused when they are made."""
@@ -52,6 +56,30 @@ class IntegerParameters:
     def slots(self) -> int:
         """Numbers in a ciphertext."""
         return self.ring
+
+    @property
+    def automorphisms(self) -> tuple[int, ...]:
+        """Exponents k of X -> X^k that a sum over all blocks takes, one after another: rotations of both rows by 5^r,
+        each twice as far as the one before, and the exchange of the rows."""
+        if not self.block:
+            return ()
+        steps = range(self.block.bit_length() - 1, (self.ring // 2).bit_length() - 1)
+        return (*(pow(5, 1 << k, 2 * self.ring) for k in steps), 2 * self.ring - 1)
+
+    @property
+    def element_bytes(self) -> int:
+        """Of one element of a ciphertext in one context, as it is sent."""
+        return self.ring * self.limbs * -(-PRIME_BITS // 8)
+
+    @property
+    def fresh_bytes(self) -> int:
+        """Of a fresh ciphertext for each prime: one element, the other is expanded from a seed."""
+        return self.element_bytes * len(self.moduli)
+
+    @property
+    def output_bytes(self) -> int:
+        """Of any other ciphertext."""
+        return 2 * self.fresh_bytes
 
     @property
     def modulus(self) -> int:

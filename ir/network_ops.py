@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from .errors import IRError
-from .op import FLOAT, Const, Constants, Op, Shape, linear_shape
+from .op import FLOAT, Const, Constants, Op, Shape, Weight, check_compressed, linear_shape
 
 # The last part of the name of a bias that a model does not have.
 NO_BIAS = "no_bias"
@@ -17,11 +17,11 @@ NO_BIAS = "no_bias"
 
 @dataclass(frozen=True)
 class Dense(Op):
-    """y = sum_j x_j W_j^T + b over flat operands x_j, with float constants W_j of shape (out, in_j) and b of (out,)."""
+    """y = sum_j x_j W_j^T + b over flat operands x_j, with float matrices W_j of shape (out, in_j) and b of (out,)."""
 
     mnemonic = "dense"
     levels = FLOAT
-    weights: tuple[Const, ...]
+    weights: tuple[Weight, ...]
     bias: Const
 
     @property
@@ -157,13 +157,14 @@ class Gather(Op):
 class Steps(Op):
     """Comparisons: y[k] = 1 where x.flat[features[k]] > thresholds[k], else 0; flat. float64 and int64 constants.
 
-    x counts in single precision, as in ONNX.
+    x counts in single precision, as in ONNX. lookup: x holds ids, and the thresholds lie between the rows of a table.
     """
 
     mnemonic = "steps"
     levels = FLOAT
     features: Const
     thresholds: Const
+    lookup: bool = False
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
         features, thresholds = constants[self.features.name], constants[self.thresholds.name]
@@ -196,14 +197,7 @@ class Affine(Op):
         rows, columns = prod(self.shape), prod(shapes[0])
         if bias.shape != (rows,) or indptr.shape != (rows + 1,):
             raise IRError(f"a map to {list(self.shape)} needs {rows} rows and shifts, not those of {list(bias.shape)}")
-        if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-            raise IRError("the places of a sparse matrix are integers")
-        if data.ndim != 1 or data.shape != indices.shape:
-            raise IRError(f"a sparse matrix of {data.size} entries has {indices.size} places")
-        if indptr[0] != 0 or indptr[-1] != data.size or np.any(np.diff(indptr) < 0):
-            raise IRError("the rows of a sparse matrix must follow one another")
-        if indices.size and not 0 <= indices.min() <= indices.max() < columns:
-            raise IRError(f"a column of a sparse matrix lies beyond the {columns} elements of the operand")
+        check_compressed(data, indices, indptr, columns)
         return self.shape
 
 

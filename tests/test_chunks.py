@@ -13,7 +13,6 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from strategies import examples
 from test_passes_layout import assigned, check, corrupted, laid_out, mlp, of
-from test_schedule_property import assert_exact, check_bootstraps, check_registers
 
 import glyphc
 from glyphc.backends.cleartext import NegacyclicFFT
@@ -23,12 +22,15 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.instructions import Free, Load, Polynomials, Schedule, Split
 from glyphc.ir.layout import Layout, next_power_of_two
+from glyphc.ir.matrices import Full
+from glyphc.ir.op import weight_shape
 from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Op, Output, Unpack
 from glyphc.ir.types import Level
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.validate import ValidateLayout
 from glyphc.ways.weight_polynomials import weight_polynomials
+from tests.schedule_cases import assert_exact, check_bootstraps, check_registers
 
 I64 = npt.NDArray[np.int64]
 RING = 1024
@@ -63,7 +65,7 @@ def product(
     total = np.zeros((target.chunks, target.ring), dtype=np.int64)
     for number, ((source, x), weight) in enumerate(zip(operands, weights, strict=True)):
         ciphertexts = source.pack(x) + garbage(source, rng)
-        polynomials = weight_polynomials(weight, None if number else bias, source, target)
+        polynomials = weight_polynomials(Full(weight).parts(source.parts), None if number else bias, source, target)
         parts = min(source.parts, source.features)
         assert len(polynomials) == parts + (number == 0)
         for chunk in range(source.chunks):
@@ -87,7 +89,7 @@ def assert_products(graph: Graph, seed: int) -> None:
             source = operand.type.layout
             assert source is not None
             x = rng.integers(-9, 10, (source.batch, source.features))
-            w = rng.integers(1, 10, graph.constant(const.name).shape)
+            w = rng.integers(1, 10, weight_shape(const, graph.constants))
             operands.append((source, x))
             weights.append(w)
             result = result + x @ w.T
@@ -167,7 +169,9 @@ def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(automorphi
     """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16."""
     graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
     cost = replace(context.cost, automorphism=automorphism)
-    graph = ValidateLayout().run(AssignLayout(ring=RING).run(graph, replace(context, cost=cost)), context)
+    graph = ValidateLayout().run(
+        AssignLayout(ring=RING).run(graph, replace(context, cost=cost, engine="openfhe")), context
+    )
     assert [n.type.layout.chunks for n, _ in graph.of(Apply) if n.type.layout] == wanted
     assert_products(graph, 0)
     (decision,) = next(n.decisions[-1:] for n, _ in graph.of(Apply))

@@ -15,11 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import build, f32, i64, node, randoms
 
 import glyphc
-from glyphc.errors import ModelError
+from glyphc.errors import CalibrationError, DataError, ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.onnx_sorting import network
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.ops import Bootstrap, Input, Output, Steps
+from glyphc.ir.text import parse, to_text
 
 Floats = np.ndarray[Any, np.dtype[Any]]
 RNG = np.random.default_rng(5)
@@ -458,6 +459,25 @@ def test_an_embedding_takes_no_bootstrap_of_its_own() -> None:
     assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.01 * np.ptp(wanted)
     ((_, op),) = program.graph.of(Input)
     assert op.ranks is not None and set(op.ranks.counts) == {1}
+
+
+@pytest.mark.parametrize(
+    ("added", "ids", "text"), [(0, 9, "id 9 at element 1"), (2, 7, "id 7"), (0, -1, "id -1"), (0, 1.5, "id 1.5")]
+)
+def test_ids_outside_the_table_are_refused(added: int, ids: float, text: str) -> None:
+    """Encrypted, they would give the first or last row; told before, in every mode, on clients between machines too."""
+    nodes = [node("Add", ["x", "added"], ["more"]), node("Gather", ["table", "more"], ["y"])]
+    model = of_ids(nodes, {"table": floats(9, 2), "added": i64(added)}, 3)
+    good = RNG.integers(0, 9 - added, (32, 3)).astype(np.float64)
+    bad = good.copy()
+    bad[4, 1] = ids
+    with pytest.raises(CalibrationError, match=f"sample 4 has {text}"):
+        glyphc.compile(model, bad, 4, insecure_ring=1024)
+    program = glyphc.compile(model, good, 4, insecure_ring=1024)
+    for mode in ("clear", "simulate", "encrypted"):
+        with pytest.raises(DataError, match=f"'x': sample 4 has {text}.* from {-added} to {8 - added} "):
+            program.run(bad, mode=mode)
+    assert parse(to_text(program.graph)) == program.graph
 
 
 def test_a_look_up_of_what_the_network_computes() -> None:

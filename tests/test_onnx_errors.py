@@ -65,8 +65,9 @@ def test_invalid_models() -> None:
 
 
 def test_versions() -> None:
-    old = build([node("Relu", ["x"], ["y"])], opset=6)
-    with pytest.raises(ModelError, match=r"opset 6.*onnx.version_converter"):
+    old = build([node("Relu", ["x"], ["y"])])
+    old.opset_import[0].version = 0
+    with pytest.raises(ModelError, match=r"opset 0.*onnx.version_converter"):
         read_onnx(old)
     new = build([node("Relu", ["x"], ["y"])])
     new.opset_import[0].version = 9999
@@ -87,10 +88,6 @@ def test_inputs_that_do_not_fit() -> None:
         read_onnx(build(relu, shape=(3, "width")))
     with pytest.raises(ModelError, match=r"axis 1 of input 'x' .*'unknown'"):
         read_onnx(build(relu, shape=(None,)))
-    shared = build([node("Add", ["x", "mask"], ["y"])], more_inputs=("mask",))
-    shared.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 1
-    with pytest.raises(ModelError, match=r"input 'mask' .* has no open axis for the samples"):
-        read_onnx(shared)
     no_input = build([node("Identity", ["c"], ["y"])], {"c": f32(1, 2, 3, 4)})
     del no_input.graph.input[:]
     with pytest.raises(ModelError, match=r"no output .* depends on an input \(inputs: none\)"):
@@ -141,8 +138,8 @@ def test_all_unsupported_nodes_are_listed() -> None:
     nodes = [
         node("Gemm", ["x", "w"], ["a"], "good_fc"),
         node("Erf", ["a"], ["e0"], "good_erf"),
-        node("IsNaN", ["e0"], ["nan"], "bad_isnan"),
-        node("Cast", ["nan"], ["b"], "good_cast", to=TensorProto.FLOAT),
+        node("Bernoulli", ["e0"], ["drawn"], "bad_random"),
+        node("Cast", ["drawn"], ["b"], "good_cast", to=TensorProto.FLOAT),
         node("Mul", ["b", "b"], ["c"], "good_square"),
         node("Relu", ["c"], ["d"], "good_relu"),
         node("Softmax", ["d"], ["e"], "good_softmax"),
@@ -159,7 +156,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
     message = str(caught.value)
     listed = dict(re.findall(r"^  '(\S+)' \((\w+)\): \S", message, re.MULTILINE))
     assert listed == {
-        "bad_isnan": "IsNaN",
+        "bad_random": "Bernoulli",
         "bad_custom": "Swish",
         "bad_transposed": "Gemm",
         "#11": "LRN",
@@ -180,13 +177,13 @@ def test_nodes_behind_an_unsupported_one_are_checked() -> None:
         node("Add", ["c", "c"], ["d"], "twice"),
         node("Mod", ["d", "c"], ["m"], "mod", fmod=1),
         node("Greater", ["m", "c"], ["e"], "greater"),
-        node("IsInf", ["m"], ["y"], "infinite"),
+        node("Bernoulli", ["m"], ["y"], "random"),
     ]
     model = build(nodes, {"w": randoms(25, 5)}, (1, 5, 5))
     with pytest.raises(ModelError) as caught:
         read_onnx(model)
     listed = re.findall(r"^  '(\w+)' ", str(caught.value), re.MULTILINE)
-    assert listed == ["lrn", "mod", "infinite"]
+    assert listed == ["lrn", "mod", "random"]
 
 
 def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
@@ -411,11 +408,11 @@ def test_broken_constants() -> None:
         ),
         (
             [
-                node("IsNaN", ["x"], ["b"], "isnan"),
+                node("Bernoulli", ["x"], ["b"], "random"),
                 node("Cast", ["b"], ["y"], "cast", to=TensorProto.FLOAT),
             ],
             {"c": f32(1)},
-            ["isnan"],
+            ["random"],
         ),
     ],
 )

@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx_models import Constants, W, build, f32, i64, node, randoms
 from strategies import examples
 
+import glyphc
 from glyphc.errors import ModelError
 from glyphc.frontends.from_onnx import read_network, read_onnx
 from glyphc.ir.evaluate import evaluate
@@ -100,6 +101,83 @@ def test_old_opsets_mean_what_they_did(name: str) -> None:
     np.testing.assert_allclose(found["y"], onnx_results(model, {"x": x})["y"], atol=1e-5)
 
 
+# Nodes of opset 1 to 6, and what they mean today: the version, the nodes, today's nodes, constants, the input's shape.
+ANCIENT: dict[str, tuple[int, list[NodeProto], list[NodeProto], Constants, tuple[int, ...]]] = {
+    "add-along-channels": (
+        6,
+        [node("Add", ["x", "c"], ["y"], axis=1, broadcast=1)],
+        [node("Reshape", ["c", "s"], ["d"]), node("Add", ["x", "d"], ["y"])],
+        {"c": randoms(3), "s": i64(3, 1, 1)},
+        (3, 2, 2),
+    ),
+    "mul-along-last": (
+        1,
+        [node("Mul", ["x", "c"], ["y"], broadcast=1, consumed_inputs=[0, 0])],
+        [node("Mul", ["x", "c"], ["y"])],
+        {"c": randoms(2)},
+        (3, 2, 2),
+    ),
+    "prelu": (
+        6,
+        [node("PRelu", ["x", "c"], ["y"])],
+        [node("Reshape", ["c", "s"], ["d"]), node("PRelu", ["x", "d"], ["y"])],
+        {"c": randoms(3), "s": i64(3, 1, 1)},
+        (3, 2, 2),
+    ),
+    "gemm": (
+        6,
+        [node("Gemm", ["x", "w", "c"], ["y"], broadcast=1, transB=1)],
+        [node("Gemm", ["x", "w", "c"], ["y"], transB=1)],
+        {"w": randoms(2, 4), "c": randoms(2)},
+        (4,),
+    ),
+    "batchnorm-relu": (
+        1,
+        [
+            node("BatchNormalization", ["x", *"sbmv"], ["n"], is_test=1, consumed_inputs=[0, 0, 0, 1, 1]),
+            node("Dropout", ["n"], ["d"], is_test=1, ratio=0.5),
+            node("Relu", ["d"], ["y"], consumed_inputs=[0]),
+        ],
+        [node("BatchNormalization", ["x", *"sbmv"], ["n"]), node("Relu", ["n"], ["y"])],
+        {"s": randoms(3), "b": randoms(3, seed=2), "m": randoms(3, seed=3), "v": f32(1, 2, 3)},
+        (3, 2, 2),
+    ),
+    "reshape-cast-concat": (
+        3,
+        [
+            node("Reshape", ["x"], ["r"], shape=[0, 2, 2]),
+            node("Cast", ["r"], ["d"], to="FLOAT"),
+            node("Concat", ["d", "d"], ["y"]),
+        ],
+        [
+            node("Reshape", ["x", "s"], ["r"]),
+            node("Cast", ["r"], ["d"], to=TensorProto.FLOAT),
+            node("Concat", ["d", "d"], ["y"], axis=1),
+        ],
+        {"s": i64(0, 2, 2)},
+        (4,),
+    ),
+    "pad": (
+        1,
+        [node("Pad", ["x"], ["y"], paddings=[0, 1, 0, 2], value=1.5)],
+        [node("Pad", ["x", "p", "v"], ["y"])],
+        {"p": i64(0, 1, 0, 2), "v": np.float32(1.5)},
+        (3,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANCIENT)
+def test_opsets_before_broadcasting(name: str) -> None:
+    version, old, new, constants, shape = ANCIENT[name]
+    used = {i for n in old for i in n.input}
+    model = model_of(old, {"x": ["N", *shape]}, {k: v for k, v in constants.items() if k in used}, opset=version)
+    today = model_of(new, {"x": ["N", *shape]}, constants, opset=17)
+    x = randoms(3, *shape)
+    found = evaluate(read_onnx(model), {"x": x.astype(np.float64)})
+    np.testing.assert_allclose(found["y"], onnx_results(today, {"x": x})["y"], atol=1e-5)
+
+
 def test_messages_name_the_nodes_of_an_old_file() -> None:
     nodes = [node("Softmax", ["x"], ["s"], "users softmax", axis=0), node("Det", ["s"], ["y"], "users det")]
     with pytest.raises(ModelError, match=r"(?s)'users softmax' \(Flatten\)|'users det' \(Det\)") as caught:
@@ -108,6 +186,39 @@ def test_messages_name_the_nodes_of_an_old_file() -> None:
 
 
 # -- what onnx's checker minds and runtimes don't ------------------------------------------------------------
+
+
+def test_operators_newer_than_the_opset() -> None:
+    """As ONNX Runtime takes them."""
+    nodes = [node("Squeeze", ["x"], ["s"], axes=[1]), node("LayerNormalization", ["s", "g"], ["y"])]
+    model = model_of(nodes, {"x": ["N", 1, 4]}, {"g": randoms(4)}, opset=12)
+    x = randoms(3, 1, 4)
+    centred = x[:, 0] - x[:, 0].mean(axis=-1, keepdims=True)
+    wanted = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5) * randoms(4)
+    found = evaluate(read_onnx(model), {"x": x.astype(np.float64)})["y"]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_constants_that_are_not_listed_among_the_inputs() -> None:
+    model = model_of([node("Mul", ["x", "c"], ["y"])], {"x": ["N", 4]}, {"c": randoms(4)}, opset=9)
+    model.ir_version = 3
+    x = randoms(3, 4)
+    np.testing.assert_allclose(evaluate(read_onnx(model), {"x": x})["y"], x * randoms(4), rtol=1e-6)
+
+
+def test_domains_that_are_not_imported() -> None:
+    quant = node("Quant", ["x", "s", "z", "b"], ["y"], domain="qonnx.custom_op.general", signed=1)
+    model = model_of([quant], {"x": ["N", 4]}, {"s": f32(0.5), "z": f32(0), "b": f32(4)}, opset=11)
+    del model.opset_import[1:]
+    x = randoms(3, 4)
+    wanted = np.clip(np.round(x / 0.5), -8, 7) * 0.5
+    np.testing.assert_allclose(evaluate(read_onnx(model), {"x": x})["y"], wanted, atol=1e-6)
+
+
+def test_operators_that_onnx_has_not() -> None:
+    nodes = [node("RequantShift", ["x"], ["h"], "shift"), node("Relu", ["h"], ["y"])]
+    with pytest.raises(ModelError, match=r"does not have: RequantShift \(node 'shift'\)"):
+        read_onnx(model_of(nodes, {"x": ["N", 4]}, opset=11))
 
 
 def test_nodes_out_of_order() -> None:
@@ -180,8 +291,44 @@ def test_the_open_axis_that_is_called_batch_counts_the_samples() -> None:
 
 def test_a_sequence_of_open_length_is_no_batch() -> None:
     nodes = [node("Relu", ["x"], ["y"])]
-    with pytest.raises(ModelError, match=r"axis 1 of input 'x' .* 'sequence'"):
+    with pytest.raises(ModelError, match=r"axis 1 of input 'x' .* 'sequence'.* calibration samples"):
         read_onnx(model_of(nodes, {"x": [1, "sequence", 4]}))
+
+
+@pytest.mark.parametrize(
+    "shape", [["batch", "sequence", 4], [1, "sequence", 4], [None, None, None], ["sequence", "N", 4]]
+)
+def test_samples_say_what_a_file_leaves_open(shape: list[int | str | None]) -> None:
+    """And axes that are called alike are of one size."""
+    nodes = [node("Shape", ["m"], ["s"]), node("Expand", ["one", "s"], ["e"]), node("Mul", ["x", "e"], ["y"])]
+    inputs = {"x": shape, "m": shape}
+    model = model_of(nodes, inputs, {"one": f32(2.0)})
+    both = {"x": (5, 4)} if shape[1] == "sequence" else {"x": (5, 4), "m": (5, 4)}
+    network = read_network(model, shapes=both)
+    assert {tuple(n.type.shape) for n in network.graph.inputs} == {(5, 4)}
+    x = randoms(3, 5, 4)
+    np.testing.assert_allclose(evaluate(network.graph, {"x": x, "m": x})["y"], 2 * x, rtol=1e-6)
+
+
+def test_an_open_length_from_calibration() -> None:
+    model = model_of(
+        [node("ReduceMean", ["x"], ["h"], axes=[1]), node("Tanh", ["h"], ["y"])], {"x": ["N", "length", 4]}
+    )
+    x = randoms(32, 6, 4)
+    program = glyphc.compile(model, x, 4, insecure_ring=1024)
+    assert program.client.inputs[0].shape == (6, 4)
+
+
+def test_fixed_inputs_beside_an_open_batch() -> None:
+    """What is fixed belongs to each sample."""
+    model = model_of(
+        [node("MatMul", ["x", "a"], ["h"]), node("Add", ["h", "b"], ["y"])], {"x": ["batch", 4], "a": [4, 2], "b": [2]}
+    )
+    network = read_network(model)
+    assert any("one sample" in note for note in network.notes)
+    x, a, b = randoms(3, 1, 4), randoms(3, 4, 2), randoms(3, 2)
+    found = evaluate(network.graph, {"x": x, "a": a, "b": b})["y"]
+    np.testing.assert_allclose(found, x @ a + b[:, None], rtol=1e-5)
 
 
 # -- one sample ----------------------------------------------------------------------------------------------

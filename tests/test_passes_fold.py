@@ -34,6 +34,7 @@ from glyphc.ir.ops import (
     Reshape,
     Scale,
     Softmax,
+    Sparse,
     Sub,
 )
 from glyphc.ir.types import Level
@@ -488,10 +489,28 @@ def test_the_given_graph_is_not_changed() -> None:
 
 
 def test_maps_beyond_all_measure_are_refused_by_name() -> None:
-    """Before gigabytes are asked for: every element of a huge tensor once, as one map."""
+    """Before gigabytes are asked for: the sum of a huge tensor, as many times."""
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (50000,)))
+    total = graph.add(Reshape((1,)), (graph.add(ReduceSum(), (x,)),))
+    places = Const(graph.add_constant("i", np.zeros(50000, dtype=np.int64)))
+    copies = graph.add(Gather(places), (total,), location="copies")
+    graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (copies,)),))
+    with pytest.raises(TooLargeError, match=r"copies: a linear map from 50000 to 50000 values needs about 80 GB"):
+        Fold().run(graph, Context())
+
+
+def test_a_map_of_few_weights_is_held_by_these() -> None:
+    """Every element of a large tensor once, at another place: the matrix would have 400,000,000 entries."""
     graph = Graph(Level.SOURCE, 1)
     x = graph.add(Input("x", (20000,)))
-    twice = graph.add(Gather(Const(graph.add_constant("i", np.arange(20000)))), (x,), location="moved")
-    graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (twice,)),))
-    with pytest.raises(TooLargeError, match=r"map 'moved' from 20000 to 20000 values, with 400,000,000 entries"):
-        Fold().run(graph, Context())
+    places = np.random.default_rng(1).permutation(20000)
+    moved = graph.add(Gather(Const(graph.add_constant("i", places))), (x,), location="moved")
+    graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (moved,)),))
+    folded = Fold().run(graph, Context())
+    ((_, op),) = folded.of(Dense)
+    (weight,) = op.weights
+    assert isinstance(weight, Sparse)
+    assert sum(v.nbytes for v in folded.constants.values()) < 1_000_000
+    values = np.random.default_rng(2).normal(size=(3, 20000))
+    np.testing.assert_array_equal(evaluate(folded, {"x": values})["y"], np.maximum(values[:, places], 0))

@@ -71,7 +71,8 @@ class Case:
                 assert old in text, f"there is no {old!r} in\n{text}"
                 output.write_text(text.replace(old, new))
             else:
-                run = CliRunner().invoke(main, ["opt", str(graph), "--passes", what, *options, "-o", str(output)])
+                arguments = ["opt", str(graph), "--passes", what, "--engine", "kernels", *options, "-o", str(output)]
+                run = CliRunner().invoke(main, arguments)
                 if run.exit_code:
                     assert number == len(self.steps) - 1, run.output
                     return _without_seconds(run.stderr.replace(str(folder), "FOLDER"))

@@ -72,6 +72,14 @@ def test_the_round_trip_over_http(tmp_path: Path) -> None:
     assert 0 <= float(benchmark("-c", code, tmp_path).splitlines()[-1]) <= 1
 
 
+@pytest.mark.slow
+def test_load_with_a_kill(tmp_path: Path) -> None:
+    options = ("--clients", 1, "--jobs", 3, "--kills", 1, "--batch", 2, "--ring", 1024, "--workers", 1)
+    lines = benchmark("load.py", *options, "--output", tmp_path / "load.md").splitlines()
+    assert lines[2].startswith("| 1 | 1 | 3 | 0 | 0 |")
+    assert "NOT SECURE" in (tmp_path / "load.md").read_text()
+
+
 def test_the_table_of_shipped_costs(tmp_path: Path) -> None:
     path = tmp_path / "cost.json"
     cost_file.save(path, CostModel())
@@ -151,6 +159,10 @@ def test_convolutional_networks(
     module = models(name)
     if name == "mnist_lenet":
         monkeypatch.setattr(module, "augmented", lambda images: images)
+    if name == "digits_backbone":
+        digits = module.load_digits
+        monkeypatch.setattr(module, "load_digits", lambda **o: [values[: 10 * FEW] for values in digits(**o)])
+        monkeypatch.setattr(module, "COPIES", 1)
     fit = module.fit
     monkeypatch.setattr(module, "fit", lambda *a, **o: fit(*a, **{**o, "epochs": 1, "batch": 8}))
     module.main()

@@ -122,6 +122,42 @@ def test_a_job_whose_worker_dies_is_taken_up_again(place: Place, setting: Settin
         client.wait(client.submit(encrypted(setting, tmp_path / "next", 1)).id)
 
 
+def test_deaths_of_the_service_are_not_the_job_s(place: Place, setting: Setting, tmp_path: Path) -> None:
+    """However often the service is killed, its jobs are evaluated: only workers that die of a job give it up."""
+    data, place.data = place.data, place.folder / "often"
+    inputs = encrypted(setting, tmp_path / "in")
+    for restart in range(3):
+        service = place.start()
+        with service.client() as client:
+            if not restart:
+                client.upload_keys(setting.keys)
+            job = client.submit(inputs)
+            assert follow(client, job.id, restart + 1).state == "running"
+        service.kill()
+    with place.running() as service, service.client() as client:
+        follow(client, job.id, 4)
+        (worker,) = children(service.process.pid)
+        os.kill(worker, 9)
+        assert client.wait(job.id).state == "done"
+    place.data = data
+
+
+def test_a_service_that_is_asked_to_end_lets_jobs_end(place: Place, setting: Setting, tmp_path: Path) -> None:
+    data, place.data = place.data, place.folder / "drained"
+    service = place.start("--drain", "120")
+    with service.client() as client:
+        client.upload_keys(setting.keys)
+        job = client.submit(encrypted(setting, tmp_path / "in"))
+        follow(client, job.id, 1)
+    service.process.terminate()
+    assert service.process.wait(120) in (0, -15)
+    with place.running() as service, service.client() as client:
+        done = client.status(job.id)
+        assert (done.state, done.attempts) == ("done", 1)
+        client.fetch(job.id, tmp_path / "out")
+    place.data = data
+
+
 def test_a_check_of_keys_that_was_cut_short_is_done_again(place: Place, setting: Setting) -> None:
     key = setting.account.secret.key
     place.data = place.folder / "checking"

@@ -23,7 +23,7 @@ from glyphc.service import keys
 from glyphc.service.connections import _origin
 from glyphc.service.fair import FairPool
 from glyphc.service.settings import Limits, Settings, TokenError, Tokens, new_token, token_hash
-from glyphc.service.store import DONE, QUEUED, REFUSED, RUNNING, Job, Key, QuotaError, Store
+from glyphc.service.store import DONE, QUEUED, READY, REFUSED, RUNNING, Job, Key, QuotaError, Store
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import KeysHeader
 from tests.roles import compiled
@@ -272,6 +272,31 @@ def test_what_killed_runs_left_is_removed_at_the_start(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "data/clients/alice/keys").iterdir()] == ["known"]
     assert not store.job_folder(some_job("alice", 99)).exists()
     assert not (tmp_path / "data/clients/alice/incoming").exists()
+    store.close()
+
+
+def test_what_a_back_up_lacks_is_forgotten(tmp_path: Path) -> None:
+    """The database was copied, then files were deleted: nothing waits for them for ever."""
+    store = Store(tmp_path / "data")
+    for name in ("here", "gone"):
+        store.add_key("alice", name, 1)
+        store.key_path("alice", name).write_bytes(b"x")
+        store.set_key("alice", name, READY)
+    for number in range(4):
+        inputs = store.incoming("alice") / "inputs"
+        inputs.write_bytes(b"x")
+        store.add_job(some_job("alice", number), inputs)
+    waiting, lost, done, emptied = store.jobs("alice")
+    for job in (done, emptied):
+        store.begin_job(job.id)
+        (store.job_folder(job) / "outputs").write_bytes(b"x")
+        store.end_job(job)
+    store.key_path("alice", "gone").unlink()
+    (store.job_folder(lost) / "inputs").unlink()
+    (store.job_folder(emptied) / "outputs").unlink()
+    store.recover()
+    assert [key.digest for key in store.keys("alice")] == ["here"]
+    assert {job.id for job in store.jobs("alice")} == {waiting.id, done.id}
     store.close()
 
 

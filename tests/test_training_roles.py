@@ -48,8 +48,8 @@ from glyphc.exchange.training_files import (
     TRAINED,
     ProgramFile,
     TrainingProgram,
-    check_parameters,
     batch_path,
+    check_parameters,
 )
 from glyphc.exchange.training_room import folder_bytes
 from glyphc.exchange.training_server import run_training

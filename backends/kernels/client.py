@@ -16,7 +16,8 @@ import numpy.typing as npt
 from glyphc.ir.instructions import EncryptedMap, Polynomials
 from glyphc.ir.parameters import Parameters
 
-from ..openfhe.bridge import CiphertextMould, residues, rings_of
+from ..gaussian import gaussian
+from ..openfhe.bridge import CiphertextMould, rings_of
 from ..openfhe.client import ClientKeys, keys_from_secret, ternary_secret
 from ..openfhe.contexts import make_contexts
 from ..openfhe.keygen import Once, fresh_ciphertext
@@ -25,6 +26,7 @@ from ..openfhe.library import fhe
 from ..openfhe.randomness import require_own
 from ..openfhe.residues import Uniform
 from .exchange import Exchange
+from .fresh import Encryptor
 from .keyfiles import key_part, pack_key, part_names, weight_specs
 from .keygen import KeyMaker
 from .keys import ServerKeys, WeightKeys, make_basis
@@ -36,17 +38,15 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Party:
-    """One client's keys: client for encryption and decryption; maker for more keys; server for the other side."""
+    """One client's keys: encrypt makes a sum of message integers, shape (N,); client decrypts; maker makes more keys;
+    server is for the other side."""
 
+    encrypt: Encryptor
     client: ClientKeys
     maker: KeyMaker
     server: ServerKeys
     exchange: Exchange
     seed: bytes
-
-    def encrypt(self, message: I64) -> Sum:
-        """A sum of message integers, shape (N,)."""
-        return self.exchange.received(self.client.encrypt(message))
 
     def decrypt(self, x: Sum) -> I64:
         """The message of a sum."""
@@ -79,12 +79,12 @@ def generate_keys(parameters: Parameters) -> Party:
     client = keys_from_secret(parameters, ternary)
     basis = make_basis(shape)
     seed = os.urandom(32)
-    maker = KeyMaker(shape, basis, ternary, lambda: fresh_error(client, ternary))
+    maker = KeyMaker(shape, basis, ternary, lambda: gaussian(shape.n))
     switching = dict(maker.keys(seed))
     zero = client.encrypt(np.zeros(parameters.ring, dtype=np.int64))
     mould = CiphertextMould.of(zero, client.contexts.bgv_ring)
     exchange = Exchange(shape, basis, mould)
-    return Party(client, maker, ServerKeys(shape, basis, switching), exchange, seed)
+    return Party(Encryptor(shape, basis, ternary), client, maker, ServerKeys(shape, basis, switching), exchange, seed)
 
 
 class FileMaker:
@@ -120,7 +120,7 @@ class FileMaker:
         n = self._shape.n
         yield PUBLIC, fresh_ciphertext(self._client, np.zeros(n, dtype=np.int64), Uniform(seed, PUBLIC))
         basis = make_basis(self._shape)
-        maker = KeyMaker(self._shape, basis, self.ternary, lambda: fresh_error(self._client, self.ternary))
+        maker = KeyMaker(self._shape, basis, self.ternary, lambda: gaussian(n))
         for spec in self._shape.specs():
             yield key_part(spec), pack_key(basis, maker.make(spec, seed))
         for number, each in enumerate(self._encrypted):
@@ -139,6 +139,7 @@ def fresh_secret(parameters: Parameters) -> I64:
 
     Sparse ones come from a context of the same ring with one level.
     """
+    require_own()
     if not parameters.slots:
         contexts = make_contexts(parameters, bootstraps=False)
         return ternary_secret(contexts.bgv.KeyGen().secretKey, (contexts.bgv_ring,))
@@ -153,16 +154,3 @@ def fresh_secret(parameters: Parameters) -> I64:
     context: Any = fhe.GenCryptoContext(p)
     context.Enable(fhe.PKE)
     return ternary_secret(context.KeyGen().secretKey, rings_of(context))
-
-
-def fresh_error(client: ClientKeys, ternary: I64) -> I64:
-    """An error polynomial of OpenFHE's: an encryption of zero is t*e under the secret."""
-    ring = client.contexts.bgv_ring
-    zero = client.encrypt(np.zeros(ring.n, dtype=np.int64))
-    c0, c1 = residues(zero, ring.n, (ring.q,), 2)
-    phase = ring.to_coefficients(ring.add(c0, client.factor.times(c1)))
-    t = client.contexts.parameters.plaintext_modulus
-    error = ring.centre(ring.scale(phase, pow(t, -1, ring.q)))
-    if int(np.abs(error).max()) > 64:
-        raise ValueError("an encryption of zero carries no small error: the secret is not the context's")
-    return error

@@ -14,10 +14,10 @@ from ..errors import BackendError
 
 
 class KernelsEngine(Engine):
-    """Arithmetic of our own on doubles; OpenFHE makes secrets and errors, encrypts and decrypts."""
+    """Arithmetic of our own on doubles; OpenFHE makes the secret and decrypts."""
 
     name = "kernels"
-    summary = "vectorised arithmetic of our own (fused multiply-add); OpenFHE encrypts and decrypts"
+    summary = "vectorised arithmetic of our own (fused multiply-add); OpenFHE makes secrets and decrypts"
     encrypts = True
 
     def problem(self) -> str | None:

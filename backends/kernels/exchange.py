@@ -6,16 +6,19 @@ move between moduli by rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..openfhe.bridge import CiphertextMould
+from ..openfhe.bridge import CiphertextMould, residues
 from ..openfhe.rescaling import Rescaling
+from ..openfhe.residues import Uniform, unpack
 from ..openfhe.ring import U64, Ring
 from .basis import Basis, root_of_unity
 from .linear import Sum
 from .shape import EngineShape
+from .threads import each
 
 
 class Exchange:
@@ -33,11 +36,20 @@ class Exchange:
     def received(self, ciphertext: Any) -> Sum:
         """A sum from a BGV ciphertext of OpenFHE's."""
         ring = self._mould.ring
+        return self._sum(residues(ciphertext, ring.n, (ring.q,), 2))
+
+    def read(self, data: bytes, stream: Uniform) -> Sum:
+        """A sum from a fresh ciphertext in a file (see ``openfhe.wire.read_fresh``); ResidueError."""
+        ring = self._mould.ring
+        return self._sum([unpack(data, ring.n, ring.q), stream.draw(ring.n, ring.q)])
+
+    def _sum(self, elements: Sequence[U64]) -> Sum:
+        """Of both elements of a ciphertext, in OpenFHE's evaluation order."""
+        ring = self._mould.ring
         factor = -pow(self._modulus, -1, ring.q)
-        elements = [self._inward([ring.scale(c, factor)]) for c in self._mould.coefficients(ciphertext)]
-        out = np.array(elements, dtype=np.float64)
-        for element in out:
-            self._basis.forward(element, self._which)
+        moved = each(lambda c: self._inward([ring.scale(ring.to_coefficients(c), factor)]), elements)
+        out = np.array(list(moved), dtype=np.float64)
+        self._basis.forward(out.reshape(4, -1), np.tile(self._which, 2))
         return out
 
     def sent(self, x: Sum) -> Any:

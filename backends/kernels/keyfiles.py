@@ -18,10 +18,8 @@ from glyphc.ir.instructions import EncryptedMap
 from glyphc.ir.parameters import Parameters
 
 from ..errors import BackendError
-from ..openfhe.bridge import CiphertextMould
 from ..openfhe.keymoulds import BIAS, PUBLIC, WEIGHT_KEYS, weight_part
 from ..openfhe.residues import ResidueError, Uniform, width
-from ..openfhe.wire import read_fresh
 from .basis import F64, Basis
 from .exchange import Exchange
 from .keys import KeyRoom, ServerKeys, WeightKeys, whole_key
@@ -68,7 +66,6 @@ def load_keys(
     shape: EngineShape,
     basis: Basis,
     exchange: Exchange,
-    mould: CiphertextMould,
     seed: bytes,
     read: Callable[[str], bytes],
     observe: Callable[[str], None] = lambda name: None,
@@ -101,7 +98,7 @@ def load_keys(
         bias = None
         if each.bias:
             name = weight_part(number, each.products, BIAS)
-            bias = exchange.received(read_fresh(mould, read(name), Uniform(seed, name)))
+            bias = exchange.read(read(name), Uniform(seed, name))
             observe(name)
         weights[each.name] = WeightKeys(tuple(products), bias)
     return ServerKeys(shape, basis, switching, weights)

@@ -1,43 +1,77 @@
 """The client's side: keys of the kernels' shapes. Holds the secret; never imported by the server's modules.
 
-Errors and the secret come from OpenFHE: an encryption of zero is t*e - a*s, so whoever has the secret reads a fresh
-error off it. The uniform halves are expanded from a public seed. The sparse secret of the modulus raise is drawn here,
-from the operating system's randomness, and forgotten.
+The secret comes from OpenFHE, errors from the operating system's randomness (:mod:`..gaussian`). The uniform halves are
+expanded from a public seed. The sparse secret of the modulus raise is drawn here, from the operating system's
+randomness, too, and forgotten.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from .arithmetic import product, product_by, reduce
-from .basis import F64, Basis, automorphism, centred
+from .arithmetic import canonical, product, product_by, reduce
+from .basis import F64, I32, Basis, automorphism, centred
 from .keys import KeyRoom
 from .keyswitch import SwitchingKey
 from .shape import SPARSE_WEIGHT, EngineShape, KeySpec
 from .threads import run
+from .transforms import forward
 from .uniform import UniformRows
 
 I64 = npt.NDArray[np.int64]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _key_rows(first, last, a, error, source, target, gadget, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
-    """out = error - a*target + gadget*source, centred; rows are primes."""
-    for i in range(first, last):
-        q, inverse = moduli[which[i]], inverses[which[i]]
-        g = gadget[i]
+def _key_rows(  # type: ignore[no-untyped-def]
+    first, last, a, errors, source, source_rows, target, order, gadget, out, which, tables, moduli, inverses
+):
+    """out[d, i] = errors[d] - a[d, i]*target + gadget[d, i]*source, centred values modulo the i-th prime.
+
+    errors: coefficients. source: values, in the rows ``source_rows``. target: values modulo all primes; where ``order``
+    is not empty, at these places. k counts digits d and primes i.
+    """
+    head, tail = tables
+    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    primes = which.shape[0]
+    for k in range(first, last):
+        d, i = k // primes, k % primes
+        p = which[i]
+        q, inverse = moduli[p], inverses[p]
+        g = gadget[d, i]
         ratio = g * inverse
-        u, e, s, t, o = a[i], error[i], source[i], target[i], out[i]
+        u, e, s, t, o = a[d, i], errors[d], source[source_rows[i]], target[p], out[d, i]
         for j in range(o.shape[0]):
-            r = e[j] - product(u[j], t[j], q, inverse) + product_by(s[j], g, ratio, q)
-            r = reduce(r, q, inverse)
+            o[j] = np.float64(e[j])
+        forward(o, head[p], tail[p], buffer, q, inverse)
+        if order.shape[0]:
+            for j in range(o.shape[0]):
+                o[j] = o[j] - product(u[j], t[order[j]], q, inverse) + product_by(s[j], g, ratio, q)
+        else:
+            for j in range(o.shape[0]):
+                o[j] = o[j] - product(u[j], t[j], q, inverse) + product_by(s[j], g, ratio, q)
+        for j in range(o.shape[0]):
+            r = reduce(o[j], q, inverse)
             r = r - q if r > 0.5 * q else r
             o[j] = r + q if r < -0.5 * q else r
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _product_rows(first, last, a, b, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out = a*b, canonical; rows are primes."""
+    for i in range(first, last):
+        q, inverse = moduli[which[i]], inverses[which[i]]
+        x, y, o = a[i], b[i], out[i]
+        for j in range(o.shape[0]):
+            o[j] = canonical(product(x[j], y[j], q, inverse), q)
+
+
+_NOWHERE = np.empty(0, dtype=np.int32)
 
 
 class KeyMaker:
@@ -66,54 +100,65 @@ class KeyMaker:
         which = np.array(self._shape.linear_shape.primes, dtype=np.int64)
         w = self._basis.residues(weight, which)
         self._basis.forward(w, which)
-        ws = self._product(w, self._values("s", which), which)
-        return self._make(specs[0], w, seed), self._make(specs[1], ws, seed)
+        ws = self._product(w, np.ascontiguousarray(self._secrets["s"][which]), which)
+        rows = np.arange(len(which))
+        return self._make(specs[0], w, rows, seed), self._make(specs[1], ws, rows, seed)
 
     def make(self, spec: KeySpec, seed: bytes, out: F64 | None = None) -> SwitchingKey:
         """One key. out: its memory, (2, digits, primes, n)."""
-        return self._make(spec, self._values(spec.source, np.array(spec.shape.primes, dtype=np.int64)), seed, out)
+        which = np.array(spec.shape.primes, dtype=np.int64)
+        if spec.source != "s^2":
+            return self._make(spec, self._secrets[spec.source], which, seed, out)
+        s = np.ascontiguousarray(self._secrets["s"][which])
+        return self._make(spec, self._product(s, s, which), np.arange(len(which)), seed, out)
 
-    def _make(self, spec: KeySpec, source: F64, seed: bytes, out: F64 | None = None) -> SwitchingKey:
+    def _make(self, spec: KeySpec, source: F64, rows: I64, seed: bytes, out: F64 | None = None) -> SwitchingKey:
+        """rows: those of the source for each prime of the key."""
         basis, shape = self._basis, spec.shape
         which = np.array(shape.primes, dtype=np.int64)
-        target = self._values(spec.target, which)
         out = np.empty((2, shape.digits, len(which), basis.n)) if out is None else out
         UniformRows(seed, spec.name).fill(basis, shape, out[1])
-        auxiliary = 1
-        for p in shape.special:
-            auxiliary *= basis.primes[p]
+        target, order = self._target(spec.target)
+        auxiliary = prod(basis.primes[p] for p in shape.special)
+        gadget = np.zeros((shape.digits, len(which)))
         for d in range(shape.digits):
-            error = basis.residues(self._draw_error(), which)
-            basis.forward(error, which)
-            own = shape.chain[d * shape.digit : (d + 1) * shape.digit]
-            gadget = [centred(auxiliary, basis.primes[p]) if p in own else 0 for p in shape.primes]
-            numbers = np.array(gadget, dtype=np.float64)
-            moduli = basis.moduli, basis.inverses
-            run(_key_rows, len(which), out[1, d], error, source, target, numbers, out[0, d], which, *moduli)
+            for i in range(d * shape.digit, min((d + 1) * shape.digit, len(shape.chain))):
+                gadget[d, i] = centred(auxiliary, basis.primes[shape.chain[i]])
+        run(
+            _key_rows,
+            shape.digits * len(which),
+            out[1],
+            np.stack([self._draw_error() for _ in range(shape.digits)]),
+            source,
+            rows,
+            target,
+            order,
+            gadget,
+            out[0],
+            which,
+            (basis.head, basis.tail),
+            basis.moduli,
+            basis.inverses,
+        )
         return SwitchingKey(shape, out)
 
-    def _values(self, secret: str, which: I64) -> F64:
-        """Of a secret by its name (see ``KeySpec``), modulo some primes."""
-        if secret == "s^2":
-            s = self._values("s", which)
-            return self._product(s, s, which)
+    def _target(self, secret: str) -> tuple[F64, I32]:
+        """Of a secret by its name (see ``KeySpec``): values modulo all primes, and their places, if not in order."""
         if secret in self._secrets:
-            return np.ascontiguousarray(self._secrets[secret][which])
+            return self._secrets[secret], _NOWHERE
         index = int(secret.removeprefix("s(X^").removesuffix(")"))
-        return self._secrets["s"][which][:, automorphism(self._basis, index)]
+        return self._secrets["s"], automorphism(self._basis, index)
 
     def _product(self, a: F64, b: F64, which: I64) -> F64:
-        """Centred."""
-        out, none = np.empty_like(a), np.zeros_like(a)
-        moduli = self._basis.moduli, self._basis.inverses
-        # 0 - (-a)*b
-        run(_key_rows, len(which), -a, none, none, b, np.zeros(len(which)), out, which, *moduli)
+        """Canonical."""
+        out = np.empty_like(a)
+        run(_product_rows, len(which), a, b, out, which, self._basis.moduli, self._basis.inverses)
         return out
 
 
-def ternary_values(basis: Basis, polynomial: I64) -> F64:
-    """Modulo all primes of a basis."""
-    which = np.arange(len(basis.primes))
+def ternary_values(basis: Basis, polynomial: I64, which: I64 | None = None) -> F64:
+    """Modulo some primes of a basis, or all, canonical."""
+    which = np.arange(len(basis.primes)) if which is None else which
     values = basis.residues(polynomial, which)
     basis.forward(values, which)
     return values

@@ -19,6 +19,7 @@ from .basis import F64, I64, centred
 from .conversion import Division
 from .evaluator import Evaluator, permute
 from .keys import WeightKeys
+from .plaintexts import encoded
 from .threads import run
 
 # A sum: (2, 2, n), canonical values of both elements modulo both primes.
@@ -117,22 +118,18 @@ class LinearAlgebra:
         """Encode the polynomials of one linear map: so many factors, then perhaps a bias."""
         if weights in self._encoded:
             return
-        rows, n = self._polynomials[weights], self._evaluator.basis.n
-        encoded = np.empty((products, 2, n))
-        for row in range(products):
-            encoded[row] = self._values(rows.dense(row, n))
-        self._encoded[weights] = encoded
+        rows = self._polynomials[weights]
+        factors = Polynomials(rows.offsets[: products + 1], rows.exponents, rows.values)
+        self._encoded[weights] = encoded(self._evaluator.basis, factors, self._which, (1, 1))
         if len(rows) > products:
-            self._biases[weights] = self._message(rows.dense(products, n))
+            self._biases[weights] = self._message(rows.dense(products, self._evaluator.basis.n))
 
     def _values(self, integers: I64, factors: Sequence[int] = (1, 1)) -> F64:
-        """An integer polynomial times a factor for each prime, centred values, (2, n)."""
-        basis = self._evaluator.basis
-        x = basis.residues(integers, self._which)
-        basis.forward(x, self._which)
-        numbers = np.array([centred(f, q) for f, q in zip(factors, self._primes, strict=True)], dtype=np.float64)
-        run(scale_rows, 2, x, numbers, x, self._which, basis.moduli, basis.inverses)
-        return x
+        """An integer polynomial, (n,), times a factor for each prime, centred values, (2, n)."""
+        n = len(integers)
+        dense = Polynomials(np.array([0, n]), np.arange(n, dtype=np.int32), integers)
+        found: F64 = encoded(self._evaluator.basis, dense, self._which, factors)[0]
+        return found
 
     def _message(self, integers: I64) -> F64:
         """round(m*Q/t), the phases of messages m: (m*Q - r)/t with r = m*Q mod t, so -r/t modulo each prime."""

@@ -16,6 +16,7 @@ from .keys import stacked
 from .shape import LevelPlan
 from .slots import C128, coefficients
 from .threads import run
+from .transforms import forward
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -111,6 +112,31 @@ def _level_rows(  # type: ignore[no-untyped-def]
             _weigh(rotated, factors[g, :, i], shift, columns, rows, out[g, :, i], q, inverse)
 
 
+@njit(nogil=True, error_model="numpy", cache=True)
+def _diagonal_rows(first, last, plaintexts, places, positions, out, which, tables, moduli, inverses):  # type: ignore[no-untyped-def]
+    """Integer polynomials, (count, small n), |x| < 2^53, modulo primes: out[giant, baby, i] = the values at
+    ``positions``, |v| <= q/2, so that products have small bounds.
+
+    k counts polynomials and primes; places: giant and baby of each polynomial.
+    """
+    head, tail = tables
+    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    primes = which.shape[0]
+    x = np.empty(plaintexts.shape[1], dtype=np.float64)
+    for k in range(first, last):
+        row, i = k // primes, k % primes
+        p = which[i]
+        q, inverse = moduli[p], inverses[p]
+        source = plaintexts[row]
+        for j in range(x.shape[0]):
+            x[j] = reduce(source[j], q, inverse)
+        forward(x, head[p], tail[p], buffer, q, inverse)
+        o = out[places[row, 0], places[row, 1], i]
+        for j in range(o.shape[0]):
+            value = x[positions[j]]
+            o[j] = value - q if value > 0.5 * q else value
+
+
 class LevelTransform:
     """One level with its diagonals as plaintexts. Takes ciphertexts of one scale to those of another."""
 
@@ -158,13 +184,19 @@ class LevelTransform:
         # a diagonal of this period is a polynomial in a power of X: transformed in the ring of that power
         small = evaluator.subring(2 * period)
         positions = subring_positions(basis, small).reshape(-1, rows, basis.columns)[:, :: 1 << shift].reshape(size)
-        for (g, b), vector in vectors.items():
-            values = small.residues(np.rint(coefficients(np.resize(vector, period)) * plain), which)
-            small.forward(values, which)
-            out[g, b] = values[:, positions]
-        # centred, so that products have smaller bounds
-        q = basis.moduli[which][:, None]
-        out -= np.where(out > q / 2, q, 0.0)
+        plaintexts = np.stack([np.rint(coefficients(np.resize(v, period)) * plain) for v in vectors.values()])
+        run(
+            _diagonal_rows,
+            len(vectors) * len(which),
+            plaintexts,
+            np.array(list(vectors), dtype=np.int64),
+            positions,
+            out,
+            which,
+            (small.head, small.tail),
+            small.moduli,
+            small.inverses,
+        )
         return shift, out
 
     def __call__(self, x: Ciphertext) -> Ciphertext:

@@ -36,8 +36,13 @@ def coefficients(values: C128) -> F64:
     odd = np.zeros(2 * p, dtype=np.complex128)  # index t: the value at zeta^(2t + 1)
     odd[at // 2] = values
     odd[(4 * p - at) // 2] = values.conj()
-    k = np.arange(2 * p)
-    return np.asarray((np.fft.fft(odd) / (2 * p) * np.exp(-1j * np.pi * k / (2 * p))).real)
+    return np.asarray((np.fft.fft(odd) * _twist(p)).real)
+
+
+@lru_cache(maxsize=32)
+def _twist(p: int) -> C128:
+    """Where roots of X^(2p) - 1 are to be those of X^(2p) + 1; divided by 2p."""
+    return np.asarray(np.exp(-1j * np.pi * np.arange(2 * p) / (2 * p)) / (2 * p))
 
 
 def slot_values(polynomial: F64) -> C128:

@@ -7,10 +7,16 @@ pool belongs to a process (a forked one makes its own) and may have several call
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+# Results of ``each`` that are there together.
+_AT_ONCE = 16
 
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None
 _threads = 0
@@ -59,6 +65,19 @@ def run(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1
     work()
     for other in others:
         other.result()
+
+
+def each(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """function(item) for all items, in their order; some are kept at a time. It must not call :func:`run` itself."""
+    rest = iter(items)
+    while group := list(islice(rest, _AT_ONCE)):
+        found: dict[int, U] = {}
+
+        def work(first: int, last: int, group: list[T] = group, found: dict[int, U] = found) -> None:
+            found.update((at, function(group[at])) for at in range(first, last))
+
+        run(work, len(group))
+        yield from (found[at] for at in range(len(group)))
 
 
 def _executor(threads: int) -> ThreadPoolExecutor:

@@ -11,18 +11,37 @@ from numba import njit
 from .basis import F64, Basis
 from .keyswitch import KeyShape
 
+_BLOCK = 512
+
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _accept(words, mask, q, highest, out, at):  # type: ignore[no-untyped-def]
-    """Masked words below q, one after another, into out[at:]; how many places are filled then."""
-    for i in range(words.shape[0]):
-        if at == out.shape[0]:
-            break
-        word = words[i] & mask
-        if word < q:
-            residue = np.float64(np.int64(word))
-            out[at] = residue - np.float64(np.int64(q)) if residue > highest else residue
-            at += 1
+    """Masked words below q, one after another, into out[at:]; how many places are filled then.
+
+    Nearly all words are below q: blocks in which all are take no branches. Residues above ``highest`` lose q.
+    """
+    whole = np.float64(q)
+    for start in range(0, words.shape[0], _BLOCK):
+        size = min(_BLOCK, words.shape[0] - start)
+        w = words[start : start + size]
+        beyond = False
+        for i in range(size):
+            beyond |= np.int64(w[i] & mask) >= q
+        if not beyond and at + size <= out.shape[0]:
+            o = out[at : at + size]
+            for i in range(size):
+                residue = np.float64(np.int64(w[i] & mask))
+                o[i] = residue - whole if residue > highest else residue
+            at += size
+            continue
+        for i in range(size):
+            if at == out.shape[0]:
+                break
+            word = np.int64(w[i] & mask)
+            if word < q:
+                residue = np.float64(word)
+                out[at] = residue - whole if residue > highest else residue
+                at += 1
     return at
 
 
@@ -41,11 +60,10 @@ class UniformRows:
 
     def _draw(self, q: int, highest: float, out: F64) -> None:
         """Residues above ``highest`` are taken minus q."""
-        mask = np.uint64((1 << q.bit_length()) - 1)
-        at = 0
+        mask, at = np.uint64((1 << q.bit_length()) - 1), 0
         while at < len(out):
             words = np.frombuffer(self._stream.update(bytes(8 * (len(out) - at))), dtype="<u8")
-            at = _accept(words, mask, np.uint64(q), highest, out, at)
+            at = _accept(words, mask, np.int64(q), highest, out, at)
 
     def fill(self, basis: Basis, shape: KeyShape, out: F64) -> None:
         """The a of a key, centred: (digits, primes, n)."""

@@ -22,10 +22,16 @@ _RING = 256
 FIRST_USE = "compile kernels (on first use, half a minute)"
 
 
+def cache_folder() -> Path | None:
+    """Where compiled kernels are kept: beside the code, or for the user; None where numba finds no such place."""
+    path = forward_rows.stats.cache_path
+    return Path(path) if path else None
+
+
 def compiled() -> bool:
-    """Whether this process or an earlier one has compiled them: numba keeps them beside the code, or for the user."""
-    folder = Path(forward_rows.stats.cache_path or ".")
-    return any(folder.glob("transforms.forward_rows-*.nbi"))
+    """Whether this process or an earlier one has compiled them."""
+    folder = cache_folder()
+    return folder is not None and any(folder.glob("transforms.forward_rows-*.nbi"))
 
 
 def exercise() -> None:

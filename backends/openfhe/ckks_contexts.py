@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import LINEAR_DIGITS, Parameters
 
 from ..errors import BackendError
 from .bridge import BridgeError, Mould, rings_of
@@ -92,7 +92,7 @@ def _linear(parameters: Parameters) -> Any:
     p.SetScalingModSize(parameters.linear_bits)
     p.SetFirstModSize(parameters.linear_bits)
     p.SetKeySwitchTechnique(fhe.HYBRID)
-    p.SetNumLargeDigits(2)
+    p.SetNumLargeDigits(LINEAR_DIGITS)
     p.SetMultiplicativeDepth(parameters.linear_limbs - 1)
     context = fhe.GenCryptoContext(p)
     for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE):

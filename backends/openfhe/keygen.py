@@ -15,7 +15,8 @@ import numpy.typing as npt
 from glyphc.ir.parameters import Parameters
 
 from ..errors import BackendError
-from .bridge import BridgeError, Mould, residues, ring_in
+from ..gaussian import gaussian
+from .bridge import BridgeError, Mould, ring_in
 from .client import ClientKeys, keys_from_secret, ternary_secret
 from .contexts import Contexts, bootstrap_automorphisms, make_contexts
 from .keymoulds import (
@@ -164,11 +165,12 @@ def _packed(elements: Sequence[U64], moduli: Sequence[int]) -> bytes:
 
 
 def fresh_ciphertext(keys: ClientKeys, message: I64, stream: Uniform) -> bytes:
-    """A fresh encryption of message integers, shape (N,): c0 alone; c1 are the next residues of the stream.
+    """A fresh encryption of message integers, shape (N,), centred modulo t: c0 alone; c1 are the next residues of the
+    stream.
 
-    OpenFHE encrypts; moving from its uniform c1 to the stream's by c0 + (c1 - c1')*s keeps message and error.
+    As OpenFHE's, c0 + c1*s = m + t*e; the error e is that of :mod:`..gaussian`.
     """
     ring = keys.contexts.bgv_ring
-    c0, c1 = residues(keys.encrypt(message), ring.n, (ring.q,), 2)
-    difference = ring.subtract(c1, stream.draw(ring.n, ring.q))
-    return pack(ring.add(c0, keys.factor.times(difference)), ring.q)
+    t = keys.contexts.parameters.plaintext_modulus
+    phase = ring.to_evaluation(ring.reduce(message + t * gaussian(ring.n)))
+    return pack(ring.subtract(phase, keys.factor.times(stream.draw(ring.n, ring.q))), ring.q)

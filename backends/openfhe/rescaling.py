@@ -17,7 +17,7 @@ _61 = np.uint64(61)
 _HALF = np.uint64(1 << 60)
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _convert(x, inverses, inverses_shoup, wholes, wholes_shoup, fractions, sources, targets, out):  # type: ignore[no-untyped-def]
     limbs, n = x.shape
     for at in range(n):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numba import njit
 
 from .ring import U64
 
@@ -29,19 +30,40 @@ def width(q: int) -> int:
     return ((q - 1).bit_length() + 7) // 8
 
 
+@njit(nogil=True, cache=True)
+def _write(residues, size, out):  # type: ignore[no-untyped-def]
+    """Little-endian numbers of ``size`` bytes."""
+    for i in range(residues.shape[0]):
+        for k in range(size):
+            out[i * size + k] = np.uint8((residues[i] >> np.uint64(8 * k)) & np.uint64(255))
+
+
+@njit(nogil=True, cache=True)
+def _read(data, size, out):  # type: ignore[no-untyped-def]
+    """The inverse; returns the largest."""
+    largest = np.uint64(0)
+    for i in range(out.shape[0]):
+        value = np.uint64(0)
+        for k in range(size):
+            value |= np.uint64(data[i * size + k]) << np.uint64(8 * k)
+        out[i] = value
+        largest = max(largest, value)
+    return largest
+
+
 def pack(residues: U64, q: int) -> bytes:
     """Residues below q as ``len(residues) * width(q)`` bytes."""
-    return residues.astype("<u8").view(np.uint8).reshape(-1, 8)[:, : width(q)].tobytes()
+    out = np.empty(len(residues) * width(q), dtype=np.uint8)
+    _write(residues, width(q), out)
+    return out.tobytes()
 
 
 def unpack(data: bytes | memoryview, n: int, q: int) -> U64:
     """The inverse of :func:`pack`; ResidueError for another length, or a residue that is not below q."""
     if len(data) != n * width(q):
         raise ResidueError(f"{len(data)} bytes where {n} residues take {n * width(q)}")
-    wide = np.zeros((n, 8), dtype=np.uint8)
-    wide[:, : width(q)] = np.frombuffer(data, dtype=np.uint8).reshape(n, width(q))
-    residues = wide.reshape(-1).view("<u8").astype(np.uint64)
-    if n and int(residues.max()) >= q:
+    residues = np.empty(n, dtype=np.uint64)
+    if int(_read(np.frombuffer(data, dtype=np.uint8), width(q), residues)) >= q:
         raise ResidueError("a residue is not below its modulus")
     return residues
 

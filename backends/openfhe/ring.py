@@ -12,37 +12,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
-_MASK32 = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
+
+def _high_product(context: Any, a: Any, b: Any) -> Any:
+    """High 64 bits of the 128-bit product: one instruction, which numba's own integers do not reach."""
+    if not (a == b == types.uint64):
+        return None
+
+    def generate(_: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(x, wide) for x in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate
 
 
-@njit(inline="always")
-def _mulhi(a, b):  # type: ignore[no-untyped-def]
-    """High 64 bits of the 128-bit product (numba has no 128-bit integers)."""
-    a_lo, a_hi = a & _MASK32, a >> _32
-    b_lo, b_hi = b & _MASK32, b >> _32
-    lo = a_lo * b_lo
-    mid = a_hi * b_lo + (lo >> _32)
-    mid2 = a_lo * b_hi + (mid & _MASK32)
-    return a_hi * b_hi + (mid >> _32) + (mid2 >> _32)
+_mulhi: Any = intrinsic(_high_product)
 
 
 @njit(inline="always")
 def _mul_shoup(a, w, w_shoup, q):  # type: ignore[no-untyped-def]
     """``a * w mod q`` with the precomputed quotient ``w_shoup = floor(w * 2^64 / q)`` (Shoup's trick)."""
     r = a * w - _mulhi(a, w_shoup) * q
-    return r - q if r >= q else r
+    return min(r, r - q)  # which wraps around where it is negative: no branches that nobody can predict
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _ntt(a, roots, roots_shoup, q):  # type: ignore[no-untyped-def]
     """In-place Cooley-Tukey transform: natural order in, bit-reversed order out."""
     n = a.shape[0]
@@ -55,14 +60,14 @@ def _ntt(a, roots, roots_shoup, q):  # type: ignore[no-untyped-def]
             for j in range(start, start + length):
                 u = a[j]
                 v = _mul_shoup(a[j + length], w, ws, q)
-                s = u + v
-                a[j] = s - q if s >= q else s
-                a[j + length] = u - v if u >= v else u + q - v
+                s, d = u + v, u - v
+                a[j] = min(s, s - q)
+                a[j + length] = min(d, d + q)
         blocks <<= 1
         length >>= 1
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _intt(a, inv_roots, inv_roots_shoup, n_inv, n_inv_shoup, q):  # type: ignore[no-untyped-def]
     """In-place Gentleman-Sande transform, the inverse of :func:`_ntt`."""
     n = a.shape[0]
@@ -74,38 +79,53 @@ def _intt(a, inv_roots, inv_roots_shoup, n_inv, n_inv_shoup, q):  # type: ignore
             start = 2 * i * length
             for j in range(start, start + length):
                 u, v = a[j], a[j + length]
-                s = u + v
-                a[j] = s - q if s >= q else s
-                d = u - v if u >= v else u + q - v
-                a[j + length] = _mul_shoup(d, w, ws, q)
+                s, d = u + v, u - v
+                a[j] = min(s, s - q)
+                a[j + length] = _mul_shoup(min(d, d + q), w, ws, q)
         blocks >>= 1
         length <<= 1
     for j in range(n):
         a[j] = _mul_shoup(a[j], n_inv, n_inv_shoup, q)
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _scale(a, c, c_shoup, q):  # type: ignore[no-untyped-def]
     for j in range(a.shape[0]):
         a[j] = _mul_shoup(a[j], c, c_shoup, q)
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _multiply(a, w, w_shoup, q):  # type: ignore[no-untyped-def]
     for j in range(a.shape[0]):
         a[j] = _mul_shoup(a[j], w[j], w_shoup[j], q)
 
 
-def _shoup(values: list[int], q: int) -> U64:
-    return np.array([(v << 64) // q for v in values], dtype=np.uint64)
+@njit(nogil=True, cache=True)
+def _shoup(values, q):  # type: ignore[no-untyped-def]
+    """floor(v * 2^64 / q) of residues below q, bit by bit."""
+    out = np.empty_like(values)
+    for j in range(values.shape[0]):
+        rest, quotient = values[j], np.uint64(0)
+        for _ in range(64):
+            rest += rest
+            quotient += quotient + np.uint64(rest >= q)
+            rest = min(rest, rest - q)
+        out[j] = quotient
+    return out
 
 
-def _bit_reversed_powers(base: int, n: int, q: int) -> list[int]:
-    bits = n.bit_length() - 1
-    powers = [1] * n
-    for i in range(1, n):
-        powers[i] = powers[i - 1] * base % q
-    return [powers[int(f"{i:0{bits}b}"[::-1], 2)] for i in range(n)]
+@njit(nogil=True, cache=True)
+def _bit_reversed_powers(base, base_shoup, bits, q):  # type: ignore[no-untyped-def]
+    """base^rev(i) for i < 2^bits, where rev reverses so many bits."""
+    out = np.empty(1 << bits, dtype=np.uint64)
+    power = np.uint64(1)
+    for i in range(1 << bits):
+        reverse = 0
+        for bit in range(bits):
+            reverse |= (i >> bit & 1) << (bits - 1 - bit)
+        out[reverse] = power
+        power = _mul_shoup(power, base, base_shoup, q)
+    return out
 
 
 @dataclass(frozen=True)
@@ -170,7 +190,7 @@ class Factor:
 
     @staticmethod
     def of(ring: Ring, values: U64) -> Factor:
-        return Factor(ring, values, _shoup(values.tolist(), ring.q))
+        return Factor(ring, values, _shoup(values, np.uint64(ring.q)))
 
     def times(self, a: U64) -> U64:
         """The product with ``a`` (EVALUATION format) as a new array."""
@@ -212,17 +232,23 @@ class _Tables:
 @lru_cache(maxsize=8)
 def _tables(ring: Ring) -> _Tables:
     n, q = ring.n, ring.q
-    forward = _bit_reversed_powers(ring.psi, n, q)
-    inverse = _bit_reversed_powers(pow(ring.psi, -1, q), n, q)
+    forward, inverse = (_powers(base, n, q) for base in (ring.psi, pow(ring.psi, -1, q)))
     n_inv = pow(n, -1, q)
+    modulus = np.uint64(q)
     return _Tables(
-        np.array(forward, dtype=np.uint64),
-        _shoup(forward, q),
-        np.array(inverse, dtype=np.uint64),
-        _shoup(inverse, q),
+        forward,
+        _shoup(forward, modulus),
+        inverse,
+        _shoup(inverse, modulus),
         np.uint64(n_inv),
         np.uint64((n_inv << 64) // q),
     )
+
+
+def _powers(base: int, n: int, q: int) -> U64:
+    bits = n.bit_length() - 1
+    out: U64 = _bit_reversed_powers(np.uint64(base), np.uint64((base << 64) // q), bits, np.uint64(q))
+    return out
 
 
 def rescale(a: U64, source: Ring, target: Ring) -> U64:

@@ -153,8 +153,7 @@ class Machine:
 SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 
-# Seconds and bytes per coefficient of a fresh BGV ciphertext at N = 65536 (55 bits), and bytes a second of a network.
-_ENCRYPTION = 0.018
+# Bytes per coefficient of a fresh BGV ciphertext (55 bits), and bytes a second of a network.
 _FRESH_BYTES = 7
 _UPLOAD_RATE = 12.5e6
 
@@ -177,11 +176,12 @@ class CostModel:
     external: float = 0.0  # BGV ciphertext x encrypted weight; 0: two automorphisms
     engine: str = "openfhe"  # whose figures these are
     limbs: int = 1  # of a BGV ciphertext
+    fresh: float = 0.018  # the client's for a fresh BGV ciphertext
     kernels: CostModel | None = None  # the same for the engine ``kernels``, where it was measured (``kernels_cost``)
 
     def encryption(self, ring: int) -> float:
         """Seconds of the client for a fresh BGV ciphertext."""
-        return self.scaled(_ENCRYPTION, ring)
+        return self.scaled(self.fresh, ring)
 
     def fresh_bytes(self, ring: int) -> float:
         """Bytes of a fresh BGV ciphertext as it is sent: one of its elements, the other is expanded from a seed."""

@@ -120,6 +120,7 @@ def _scaled(model: CostModel) -> CostModel:
         automorphism=KERNELS.automorphism * ratio,
         switch=KERNELS.switch * ratio,
         external=KERNELS.external * ratio,
+        fresh=KERNELS.fresh * ratio,
         configurations=configurations,
         machine=replace(model.machine, processor=f"{model.machine.processor} (scaled from openfhe's)"),
     )

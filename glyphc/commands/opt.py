@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--print-between-passes", is_flag=True, help="Show the graph before the first and after every pass.")
 @click.option("--columns", is_flag=True, help="Aligned columns instead of the complete text form.")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
+@click.option("--engine", help="By whose prices layouts are chosen. [default: the first that can run the result]")
 @click.option("-o", "--output", type=click.Path(), help="The .gir file to write. [default: standard output]")
 def opt_command(
     model: str,
@@ -28,6 +29,7 @@ def opt_command(
     print_between_passes: bool,
     columns: bool,
     insecure_ring: int | None,
+    engine: str | None,
     output: str | None,
 ) -> None:
     """Run passes on MODEL (.gir, .glyph or .onnx) and write the resulting graph as text.
@@ -41,7 +43,7 @@ def opt_command(
     An unknown name is answered with the list of those that there are.
     """
     from glyphc.analysis import cost_file
-    from glyphc.compiler import check_ring, for_ring, samples
+    from glyphc.compiler import check_modelled, check_ring, for_ring, samples
     from glyphc.diagnostics import graph_text
     from glyphc.errors import GlyphcError
     from glyphc.files import check_writable, write_atomically
@@ -64,7 +66,7 @@ def opt_command(
     if insecure_ring is not None:
         click.echo(INSECURE_WARNING, err=True)
     data: Any = None if calibration is None else load_arrays(calibration, "calibration samples")
-    context = Context(samples(given.graph, data), cost_file.current())
+    context = Context(samples(given.graph, data), cost_file.current(), engine=check_modelled(engine or ""))
     show = graph_text if columns else to_text
 
     def observe(name: str, graph: Graph) -> None:

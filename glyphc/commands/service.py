@@ -58,6 +58,15 @@ def token_command(client: str, tokens: Path, days: int) -> None:
     show_default=True,
     help="Of one client, and of one address without a token.",
 )
+@click.option(
+    "--drain",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="That running jobs have when the service is asked to end (SIGTERM); then they wait at their checkpoints.",
+)
+@click.option("--json-logs", is_flag=True, help="A JSON object in each line of the log.")
 @click.option("--insecure", is_flag=True, help="Serve programs with small rings, for tests. NOT SECURE.")
 def serve_command(
     programs: Path,
@@ -78,6 +87,8 @@ def serve_command(
     uploads_each: int,
     connections: int,
     connections_each: int,
+    drain: float,
+    json_logs: bool,
     insecure: bool,
 ) -> None:
     """Evaluate programs for clients over HTTP. Needs no secret key and cannot decrypt."""
@@ -110,8 +121,9 @@ def serve_command(
         connections=connections,
         connections_each=connections_each,
         job_seconds=job_seconds,
+        drain_seconds=drain,
     )
-    settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits)
+    settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits, json_logs)
     where = Listen(host, int(port), os.fspath(tls_certificate or ""), os.fspath(tls_key or ""))
     # a process of its own, in which nothing that decrypts can be reached
     os.execv(sys.executable, [sys.executable, "-m", "glyphc.service", to_json(settings, where)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.instructions import EncryptedMap, Polynomials
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
@@ -41,7 +42,7 @@ class Maker(Protocol):
 
 
 def key_maker(
-    parameters: Parameters | SlotParameters,
+    parameters: ProgramParameters,
     encrypted: Sequence[EncryptedMap],
     weights: Mapping[str, Polynomials],
     engine: str = "openfhe",
@@ -52,6 +53,10 @@ def key_maker(
     """
     if isinstance(parameters, SlotParameters):
         return SlotMaker(parameters)
+    if isinstance(parameters, IntegerParameters):
+        from glyphc.backends.openfhe.integer_keygen import IntegerKeyMaker
+
+        return IntegerKeyMaker(parameters)
     if engine == "kernels":
         from glyphc.backends.kernels.client import FileMaker
 
@@ -118,8 +123,8 @@ class SlotMaker:
 class ClientEngine(Protocol):
     """Encrypts and decrypts with a stored secret."""
 
-    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
-        """A fresh ciphertext of a message, shape (positions,), as the part ``name``."""
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
+        """Fresh ciphertexts of messages, shape (positions,) each, as parts of these names."""
 
     def output_size(self, place: Place, bits: int) -> int:
         """Bytes of an output whose residues are modulo 2^bits."""
@@ -128,11 +133,15 @@ class ClientEngine(Protocol):
         """The message of an output; ResidueError when the bytes are none."""
 
 
-def client_engine(parameters: Parameters | SlotParameters, ternary: I64) -> ClientEngine:
+def client_engine(parameters: ProgramParameters, ternary: I64) -> ClientEngine:
     """The one for a program's family."""
-    return (
-        SlotAccess(parameters, ternary) if isinstance(parameters, SlotParameters) else PackedAccess(parameters, ternary)
-    )
+    match parameters:
+        case SlotParameters():
+            return SlotAccess(parameters, ternary)
+        case IntegerParameters():
+            return IntegerAccess(parameters, ternary)
+        case _:
+            return PackedAccess(parameters, ternary)
 
 
 class PackedAccess:
@@ -151,11 +160,12 @@ class PackedAccess:
         ring = self.keys.contexts.bgv_ring
         return CiphertextMould.of(self.keys.encrypt(np.zeros(ring.n, dtype=np.int64)), ring)
 
-    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
+        from glyphc.backends.kernels.threads import each
         from glyphc.backends.openfhe.keygen import fresh_ciphertext
         from glyphc.backends.openfhe.residues import Uniform
 
-        return fresh_ciphertext(self.keys, message, Uniform(seed, name))
+        return each(lambda part: fresh_ciphertext(self.keys, part[1], Uniform(seed, part[0])), messages)
 
     def output_size(self, place: Place, bits: int) -> int:
         from glyphc.backends.openfhe.wire import output_size
@@ -178,13 +188,43 @@ class SlotAccess:
         self._parameters = parameters
         self._account = account_from_secret(parameters, ternary)
 
-    def fresh(self, message: Message, seed: bytes, name: str) -> bytes:
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
         from glyphc.backends.openfhe.residues import Uniform
 
-        return self._account.fresh(message, Uniform(seed, name))
+        return (self._account.fresh(message, Uniform(seed, name)) for name, message in messages)
 
     def output_size(self, place: Place, bits: int) -> int:
         return self._parameters.output_bytes
 
     def output(self, data: bytes, place: Place, bits: int) -> Message:
         return self._account.output(data)
+
+
+class IntegerAccess:
+    """Exact integers in slots."""
+
+    def __init__(self, parameters: IntegerParameters, ternary: I64) -> None:
+        from glyphc.backends.openfhe.integer_keygen import account_from_secret
+
+        self._parameters = parameters
+        self._account = account_from_secret(parameters, ternary)
+
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
+        from glyphc.backends.openfhe.residues import Uniform
+
+        return (self._account.fresh(message, Uniform(seed, name)) for name, message in messages)
+
+    def output_size(self, place: Place, bits: int) -> int:
+        return self.shown_size
+
+    @property
+    def shown_size(self) -> int:
+        """Bytes of what the server shows."""
+        return self._parameters.output_bytes
+
+    def output(self, data: bytes, place: Place, bits: int) -> Message:
+        return self.integers(data)
+
+    def integers(self, data: bytes) -> I64:
+        """What it shows, shape (slots,); ResidueError when the bytes are none."""
+        return self._account.integers(data)

@@ -59,10 +59,9 @@ class KernelsServerEngine:
         check_shape(self._shape)
         self._basis = make_basis(self._shape)
         self._linear_keys = load_bgv(self._parameters, seed, read, observe)
-        mould = self._linear_keys.bgv_mould
-        self._exchange = Exchange(self._shape, self._basis, mould)
+        self._exchange = Exchange(self._shape, self._basis, self._linear_keys.bgv_mould)
         encrypted = self._schedule.client.encrypted
-        keys = load_keys(self._shape, self._basis, self._exchange, mould, seed, read, observe, encrypted)
+        keys = load_keys(self._shape, self._basis, self._exchange, seed, read, observe, encrypted)
         self.machine = KernelsMachine(self._schedule, keys)
         return self._linear_keys.contexts.bgv_ring.q
 
@@ -72,9 +71,8 @@ class KernelsServerEngine:
 
     def read_input(self, data: bytes, seed: bytes, name: str) -> Any:
         from glyphc.backends.openfhe.residues import Uniform
-        from glyphc.backends.openfhe.wire import read_fresh
 
-        return self._exchange.received(read_fresh(self._linear_keys.bgv_mould, data, Uniform(seed, name)))
+        return self._exchange.read(data, Uniform(seed, name))
 
     def output_bits(self, noise: float) -> int:
         from glyphc.backends.openfhe.wire import output_bits

@@ -6,7 +6,7 @@ that a node leaves axis 0 alone. Nodes that the IR cannot express are reported t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from .onnx_call import FIRST, KEEP_LABELS, Call, Conversion, Placed, Rule, Unkno
 from .onnx_compositions import Composition
 from .onnx_constants import (
     DEFAULT_DOMAINS,
+    Array,
     BatchAxisError,
     CombinedSamplesError,
     ConstantPool,
@@ -34,8 +35,9 @@ from .onnx_constants import (
     liveness,
     load,
     opset,
+    run_node,
 )
-from .onnx_inputs import ModelInputs, model_inputs
+from .onnx_inputs import ModelInputs, fix_sizes, model_inputs
 from .onnx_problems import Problem, grouped
 from .onnx_rules import COMPOSITIONS, RULES, SIZES
 from .onnx_shapes import shape_of
@@ -75,9 +77,15 @@ def read_onnx(source: Source, batch_axis: bool = True, one_sample: bool = False)
     return read_network(source, batch_axis, one_sample).graph
 
 
-def read_network(source: Source, batch_axis: bool = True, one_sample: bool = False) -> OnnxNetwork:
-    """:func:`read_onnx`, with notes."""
-    model, label = load(source)
+def read_network(
+    source: Source,
+    batch_axis: bool = True,
+    one_sample: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> OnnxNetwork:
+    """:func:`read_onnx`, with notes. shapes: of samples, by input, where they are known: sizes that the file leaves
+    open, see :func:`glyphc.frontends.onnx_inputs.fix_sizes`."""
+    model, label = load(source, (lambda graph: fix_sizes(graph, shapes)) if shapes else None)
     if not model.graph.output:
         raise ModelError(f"{label} has no output; declare one in the export")
     inputs = model_inputs(model.graph, label, batch_axis, one_sample)
@@ -85,6 +93,11 @@ def read_network(source: Source, batch_axis: bool = True, one_sample: bool = Fal
     if several and one_sample:
         inputs = model_inputs(model.graph, label, False, one_sample)
     notes = [f"input {name!r} of {label} is left out: no output depends on it" for name in inputs.unused]
+    if inputs.mixed:
+        notes.append(
+            f"some inputs of {label} have an open axis for the samples and others are fixed: taken for the network of "
+            f"one sample, of shape {', '.join(f'{i.name} {list(i.shape)}' for i in inputs.inputs)}"
+        )
     try:
         network = _read(model, label, inputs)
     except UnsupportedNodesError as e:
@@ -275,18 +288,22 @@ class _Reader:
                     self.conversion.where[name] = result.where
 
     def _sizes(self, call: Call) -> None:
-        """Shape and Size: constants, but for the number of samples."""
+        """Shape, Size and what follows from them: constants, but for the number of samples."""
         name = call.node.input[0]
         x = self.values.get(name)
         if x is None:
             raise UnknownOperandError
         where = self.conversion.where.get(name, FIRST) if self.conversion.batch_axis else None
-        found = {}
+        found: dict[int, Array] = {}
         for batch in self.batches:
             full = np.array(shape_of(x, where, batch), dtype=np.int64)
-            end = call.integer("end", len(full))
-            part = full[call.integer("start", 0) : end]
-            found[batch] = part if call.node.op_type == "Shape" else np.array(full.prod(), dtype=np.int64)
+            if call.node.op_type == "Shape":
+                found[batch] = full[call.integer("start", 0) : call.integer("end", len(full))]
+            elif call.node.op_type == "Size":
+                found[batch] = np.array(full.prod(), dtype=np.int64)
+            else:
+                zeros = np.zeros(tuple(full), dtype=np.float32)
+                (found[batch],) = run_node(call.node, {name: zeros}, self.conversion.opset)
         self.constants.put(call.node.output[0], found)
 
     def _stand_in(self, node: NodeProto) -> None:

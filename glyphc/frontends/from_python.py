@@ -19,6 +19,8 @@ from onnx import ModelProto
 from glyphc.errors import EnvironmentSetupError, GlyphcError, ModelError
 from glyphc.tables import column_names, is_table
 
+from .boosted_trees import TARGET_OPSET, register_converters, uses_boosting
+
 _KINDS = (
     "the path of an .onnx, .glyph or .gir file, an ONNX file's bytes, an onnx.ModelProto, a fitted scikit-learn "
     "estimator or pipeline, a torch.nn.Module, or a glyphc graph"
@@ -91,10 +93,17 @@ def _from_sklearn(estimator: Any, calibration: Any) -> Exported:
     one = [("X", FloatTensorType([None, int(features)]))]
     separate = [(c, FloatTensorType([None, 1])) for c in columns]
     by_name = bool(columns) and _selects_by_name(estimator)
+    boosted = uses_boosting(estimator)
+    if boosted:
+        register_converters()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            converted = to_onnx(estimator, initial_types=separate if by_name else one)
+            converted = to_onnx(
+                estimator,
+                initial_types=separate if by_name else one,
+                target_opset=dict(TARGET_OPSET) if boosted else None,
+            )
     except Exception as e:  # the converter raises whatever the estimators' converters raise
         reason = " ".join(str(e).split())[:300]
         raise ModelError(f"skl2onnx cannot convert the {name}: {reason}") from e

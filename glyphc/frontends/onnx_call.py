@@ -274,16 +274,17 @@ class Call:
         """matrix @ x + bias over all elements of one sample, for a sparse matrix (elements of ``shape``, of x)."""
         rows = sparse.csr_array(matrix)
         rows.sum_duplicates()
-        rows.eliminate_zeros()
+        if not rows.data.all():
+            rows.eliminate_zeros()
         shift = np.broadcast_to(np.asarray(bias, dtype=np.float64), rows.shape[:1])
         if not np.isfinite(rows.data).all() or not np.isfinite(shift).all():
             raise UnsupportedError("its weights are not finite")
         names = (
             self._private(role, value)
             for role, value in (
-                ("weight.data", rows.data.astype(np.float64)),
-                ("weight.indices", rows.indices.astype(np.int64)),
-                ("weight.indptr", rows.indptr.astype(np.int64)),
+                ("weight.data", rows.data.astype(np.float64, copy=False)),
+                ("weight.indices", rows.indices.astype(np.int64, copy=False)),
+                ("weight.indptr", rows.indptr.astype(np.int64, copy=False)),
                 ("bias", shift),
             )
         )
@@ -295,12 +296,12 @@ class Call:
         s = shift if isinstance(shift, Named) else Named(f"{self.location}.shift", np.array(shift))
         return self.add(Scale(self.conversion.store(f), self.conversion.store(s)), x)
 
-    def steps(self, x: Node, features: npt.NDArray[Any], thresholds: F64) -> Node:
-        """Whether elements at flat places are greater than thresholds: 0 or 1, flat."""
+    def steps(self, x: Node, features: npt.NDArray[Any], thresholds: F64, lookup: bool = False) -> Node:
+        """Whether elements at flat places are greater than thresholds: 0 or 1, flat. lookup: they are ids."""
         if not np.isfinite(thresholds).all():
             raise UnsupportedError("compares with a number that is not finite")
         names = self._private("features", features.astype(np.int64)), self._private("thresholds", thresholds)
-        return self.add(Steps(*names), x)
+        return self.add(Steps(*names, lookup), x)
 
     def sum(self, a: Node, b: Node) -> Node:
         """a + b, of one shape."""

@@ -18,8 +18,9 @@ from onnx.reference import ReferenceEvaluator
 from glyphc.errors import ModelError, one_line
 from glyphc.ir import memory
 
-from .onnx_opsets import OLDEST, modernise
-from .onnx_repairs import checkable, infer, reads, sort_nodes
+from .onnx_ancient import BROADCASTS
+from .onnx_opsets import CURRENT, OLDEST, modernise, set_opset
+from .onnx_repairs import checkable, complete_imports, infer, needed_opset, reads, sort_nodes, unknown_operators
 from .onnx_slices import check_slices
 
 Array = npt.NDArray[np.generic]
@@ -50,10 +51,11 @@ _RANDOM = frozenset(
 # -- loading --
 
 
-def load(source: Source) -> tuple[ModelProto, str]:
+def load(source: Source, prepare: Callable[[GraphProto], None] | None = None) -> tuple[ModelProto, str]:
     """The checked model with external data and all shapes that onnx can infer, and its name for messages.
 
-    A ModelProto passed in stays as it is. Raises ModelError.
+    A ModelProto passed in stays as it is. prepare: changes a copy of the graph before shapes are inferred. Raises
+    ModelError.
     """
     if isinstance(source, ModelProto):
         model, label = source, "the given ONNX model"
@@ -75,7 +77,7 @@ def load(source: Source) -> tuple[ModelProto, str]:
             "give the path of the .onnx file instead, or load it with its external data"
         )
     _check_opset(model, label)
-    return _checked(model, label), label
+    return _checked(model, label, prepare), label
 
 
 def _parsed(read: Callable[[], ModelProto], label: str) -> ModelProto:
@@ -123,11 +125,37 @@ def _check_opset(model: ModelProto, label: str) -> None:
         )
 
 
-def _checked(source: ModelProto, label: str) -> ModelProto:
+# Operators that a message names.
+_NAMED = 5
+
+
+def _require_known(model: ModelProto, label: str) -> None:
+    """ModelError for operators that ONNX has not: tools for some hardware put theirs among ONNX's own."""
+    unknown = unknown_operators(model)
+    if unknown:
+        names = ", ".join(f"{op} (node {name!r})" for op, name in list(unknown.items())[:_NAMED])
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        raise ModelError(
+            f"{label} is not a valid ONNX model: it uses operators that ONNX does not have: {names}{more}. Export the "
+            "network before a tool puts its own operators into it"
+        )
+
+
+def _checked(source: ModelProto, label: str, prepare: Callable[[GraphProto], None] | None) -> ModelProto:
     """The model as glyphc reads it: nodes in order, as the oldest opset that it knows has them, types inferred."""
     model = ModelProto()
     model.CopyFrom(source)
+    if prepare is not None:
+        prepare(model.graph)
     sort_nodes(model.graph)
+    complete_imports(model)
+    _require_known(model, label)
+    version = opset(model)
+    needed = needed_opset(model.graph, version)
+    if version < BROADCASTS or needed > version:  # onnx's checker knows the nodes as the opset has them, or not at all
+        model = infer(model)
+        modernise(model, version, label)
+        set_opset(model, max(CURRENT, needed))
     try:
         onnx.checker.check_model(checkable(model))
         if model.functions:
@@ -141,7 +169,7 @@ def _checked(source: ModelProto, label: str) -> ModelProto:
             f"{label} is not a valid ONNX model: {one_line(e)}. Export it again; if a newer onnx than the "
             f"installed {onnx.__version__} wrote it, update the onnx package"
         ) from e
-    modernise(model, opset(model))
+    modernise(model, opset(model), label)
     return model
 
 
@@ -328,6 +356,10 @@ def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int,
     """TooLargeError when a node's results, whose shapes onnx infers from those of its operands, are too large."""
     if node.op_type == "Slice":  # they are no larger than its operand, and onnx does not survive all of them
         return
+    if node.op_type == "Expand" and len(operands) == 2:
+        # onnx makes ones of the shape before it looks whether they fit: numpy's ValueError says so without them
+        given, shape = (operands[name] for name in node.input)
+        np.broadcast_shapes(given.shape, tuple(map(int, shape.reshape(-1))))
     try:
         inputs = [
             onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)

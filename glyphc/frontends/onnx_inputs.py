@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import GraphProto, ValueInfoProto
+from onnx import GraphProto, TensorShapeProto, ValueInfoProto
 
 from glyphc.errors import ModelError
 
@@ -29,11 +29,15 @@ class ModelInput:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """batch: the number of samples, if the file fixes it; unused: names of inputs that no output needs."""
+    """batch: the number of samples, if the file fixes it; unused: names of inputs that no output needs.
+
+    mixed: that some inputs have an open axis for the samples and others are fixed, so that all describe one sample.
+    """
 
     inputs: tuple[ModelInput, ...]
     batch: int | None
     unused: tuple[str, ...]
+    mixed: bool = False
 
 
 def model_inputs(graph: GraphProto, label: str, batch_axis: bool, one_sample: bool) -> ModelInputs:
@@ -60,17 +64,82 @@ def model_inputs(graph: GraphProto, label: str, batch_axis: bool, one_sample: bo
         counts = {s[0] if s else 0 for s in sizes.values()}
         batch = counts.pop() if len(counts) == 1 else 0
         batch_axis = bool(batch)
+    mixed = batch_axis and batch is None and any(all(s) for s in sizes.values())
+    if mixed:  # what is fixed belongs to each sample, and so does a batch of one
+        for value in used:
+            if not all(sizes[value.name]):
+                axis = _batch_of(value, sizes[value.name], label)
+                sizes[value.name] = tuple(n or int(a == axis) for a, n in enumerate(sizes[value.name]))
+        batch_axis = False
     if not batch_axis:
         for value in used:
             _refuse_open(value, sizes[value.name], (), label)
-        return ModelInputs(tuple(ModelInput(n, s, None) for n, s in sizes.items()), 1, unused)
+        return ModelInputs(tuple(ModelInput(n, s, None) for n, s in sizes.items()), 1, unused, mixed)
     found = []
     for value in used:
         shape = sizes[value.name]
-        axis = 0 if batch else _batch_of(value, shape, label, [v.name for v in used])
+        axis = 0 if batch else _batch_of(value, shape, label)
         _refuse_open(value, shape, (axis,), label)
         found.append(ModelInput(value.name, (*shape[:axis], *shape[axis + 1 :]), Where(axis) if axis else FIRST))
     return ModelInputs(tuple(found), 1 if one_sample and batch is None else batch, unused)
+
+
+def fix_sizes(graph: GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give open axes the sizes that samples have, but for the axis that counts them.
+
+    shapes: of one sample, by the name of the input; of the only one, "" is fine. Axes that are called alike have one
+    size in all inputs and outputs. What does not fit is left as it is, and told where samples are used.
+    """
+    stored = {t.name for t in graph.initializer}
+    given = [i for i in graph.input if i.name not in stored]
+    called: dict[str, int] = {}
+    for value in given:
+        shape = shapes.get(value.name, shapes.get("") if len(given) == 1 else None)
+        dims = value.type.tensor_type.shape.dim
+        if shape is None or all(d.dim_value > 0 for d in dims):
+            continue
+        whole = _whole(dims, shape)
+        if whole is not None:
+            called |= {_name(d): n for d, n in zip(dims, whole, strict=True) if n and _name(d)}
+            _fill(dims, whole)
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        _fill(dims, [called.get(_name(d), 0) for d in dims])
+
+
+_Dims = Sequence[TensorShapeProto.Dimension]
+
+
+def _whole(dims: _Dims, shape: Sequence[int]) -> list[int] | None:
+    """Sizes of all axes of an input with samples of a shape, 0 for the one that counts them; None if it has others."""
+    sizes = [max(0, d.dim_value) for d in dims]
+    axis = _called_batch(dims)
+    if len(shape) == len(dims) - 1:
+        axis = axis or 0
+        whole = [*shape[:axis], 0, *shape[axis:]]
+    elif len(shape) == len(dims) and axis is None:  # a file for one sample
+        whole = list(shape)
+    else:
+        return None
+    return whole if all(n in (m, 0) for n, m in zip(sizes, whole, strict=True) if m) else None
+
+
+def _fill(dims: _Dims, sizes: Sequence[int]) -> None:
+    for dim, size in zip(dims, sizes, strict=True):
+        if size and dim.dim_value <= 0:
+            dim.dim_value = size
+
+
+def _called_batch(dims: _Dims) -> int | None:
+    """The only open axis that is called like one of samples."""
+    called = [a for a, d in enumerate(dims) if d.dim_value <= 0 and _BATCH_NAMES.search(_name(d))]
+    return called[0] if len(called) == 1 else None
+
+
+def _name(dim: TensorShapeProto.Dimension) -> str:
+    """What an open axis is called; protobuf gives bytes for what is no UTF-8."""
+    name: str | bytes = dim.dim_param
+    return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
 def _check_type(value: ValueInfoProto, where: str) -> None:
@@ -85,21 +154,12 @@ def _check_type(value: ValueInfoProto, where: str) -> None:
         raise ModelError(f"{where} says nothing of its shape; declare one in the export, e.g. (N, 64)")
 
 
-def _batch_of(value: ValueInfoProto, shape: Sequence[int], label: str, names: Sequence[str]) -> int:
+def _batch_of(value: ValueInfoProto, shape: Sequence[int], label: str) -> int:
     """The axis that counts the samples: the one that is called so, or the first one."""
     where = f"input {value.name!r} of {label}"
     if not shape:
         raise ModelError(f"{where} has no batch axis; declare its shape in the export, e.g. (N, 64)")
-    dims = value.type.tensor_type.shape.dim
-    called = [a for a, d in enumerate(dims) if not shape[a] and _BATCH_NAMES.search(d.dim_param)]
-    if len(called) == 1:
-        return called[0]
-    if len(names) > 1 and all(shape):
-        raise ModelError(
-            f"{where} has no open axis for the samples ({list(shape)}), and another input has; export it with an open "
-            "batch, or make it a constant if it is the same for all samples"
-        )
-    return 0
+    return _called_batch(value.type.tensor_type.shape.dim) or 0
 
 
 def _refuse_open(value: ValueInfoProto, shape: Sequence[int], but: Sequence[int], label: str) -> None:
@@ -107,6 +167,6 @@ def _refuse_open(value: ValueInfoProto, shape: Sequence[int], but: Sequence[int]
         if not shape[axis] and axis not in but:
             raise ModelError(
                 f"axis {axis} of input {value.name!r} of {label} has no fixed size (it is "
-                f"{dim.dim_param or 'unknown'!r}); only the batch may be open. Export with fixed sizes, or set them "
-                "with onnx.tools.update_model_dims"
+                f"{_name(dim) or 'unknown'!r}); only the batch may be open. Give calibration samples, which say how "
+                "large it is, export with fixed sizes, or set them with onnx.tools.update_model_dims"
             )

@@ -206,6 +206,8 @@ def _per_item(call: Call, x: Node, matrix: Any, bias: F64 | float, count: int, o
     """The same map for every entry of axis 0."""
     if call.lead:
         return call.affine(x, matrix, bias, outputs)
+    if count == 1:
+        return call.affine(x, matrix, bias, (count, *outputs))
     require_entries(count * matrix.nnz)
     everywhere = sparse.kron(sparse.eye_array(count), matrix, format="csr")
     return call.affine(x, everywhere, np.tile(bias, count) if np.ndim(bias) else bias, (count, *outputs))

@@ -11,6 +11,7 @@ from glyphc.ir.graph import Node
 from .onnx_call import Call, Placed, Rule, places
 from .onnx_constants import F64, CombinedSamplesError, UnsupportedError
 from .onnx_labels import equal_to
+from .onnx_selections import gather
 from .onnx_shapes import moved
 
 # Rows of a table that can be looked up: there is a comparison for each, for every integer.
@@ -19,8 +20,10 @@ _MOST_ROWS = 65536
 
 def _gather(call: Call) -> Node | tuple[Placed, ...]:
     """Entries of an axis; of a constant by encrypted integers: rows of a table."""
-    if call.is_constant(1) or not call.is_constant(0):
+    if call.is_constant(1):
         return moved(call)
+    if not call.is_constant(0):
+        return gather(call)
     table, axis = call.constant(0, "its table").value, call.integer("axis", 0)
     ids = call.tensor(1)
     axis %= table.ndim
@@ -31,7 +34,7 @@ def _gather(call: Call) -> Node | tuple[Placed, ...]:
     shape = (*table.shape[:axis], *ids.type.shape, *table.shape[axis + 1 :])
     if not axis:
         return call.reshape(y, shape)
-    order = places(y).reshape(*ids.type.shape, *table.shape[:axis], *table.shape[axis + 1 :])
+    order = places(y).reshape((*ids.type.shape, *table.shape[:axis], *table.shape[axis + 1 :]))
     count = len(ids.type.shape)
     return call.gather(y, np.moveaxis(order, range(count), range(axis, axis + count)))
 
@@ -46,7 +49,8 @@ def _looked_up(call: Call, ids: Node, rows: F64) -> Node:
             ids, sparse.csr_array((rows.size * count, count)), np.tile(rows[0], count), (count, rows.shape[1])
         )
     memory.require(24 * count * rows.size, f"a look-up of {count} rows of {rows.shape[1]} numbers among {len(rows)}")
-    steps = call.steps(ids, np.repeat(np.arange(count), len(rows) - 1), np.tile(np.arange(len(rows) - 1) + 0.5, count))
+    features, thresholds = np.repeat(np.arange(count), len(rows) - 1), np.tile(np.arange(len(rows) - 1) + 0.5, count)
+    steps = call.steps(ids, features, thresholds, lookup=True)
     matrix = sparse.kron(sparse.eye_array(count), np.diff(rows, axis=0).T, "csr")
     return call.affine(steps, matrix, np.tile(rows[0], count), (count, rows.shape[1]))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
+from glyphc.ir import memory
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Apply, Div, ReduceMax, ReduceSum, Softmax
@@ -133,7 +134,30 @@ def _quant(call: Call) -> Node | tuple[Node, ...]:
     return call.scale(call.add(Apply(grid), call.scale(x, factor, shift)), back, offset)
 
 
+def _multi_threshold(call: Call) -> Node:
+    """How many thresholds of its channel, (channels or 1, thresholds), each number reaches; scaled and shifted."""
+    x, given = call.tensor(0), call.constant(1, "its thresholds").value
+    rank = call.rank(x)
+    axis = call.axis(x, rank - 1 if call.text("data_layout", "NCHW") in ("NHWC", "NC") else min(1, rank - 1))
+    channels = x.type.shape[axis] if x.type.shape else 1
+    if given.ndim != 2 or given.shape[0] not in (1, channels):
+        raise UnsupportedError(f"has thresholds of shape {list(given.shape)} for {channels} channels")
+    channel = np.moveaxis(np.arange(x.type.size).reshape(x.type.shape), axis, 0).reshape(channels, -1)
+    owner = np.empty(x.type.size, dtype=np.int64)
+    owner[channel] = np.arange(channels)[:, None] if given.shape[0] > 1 else 0
+    count = given.shape[1]
+    memory.require(24 * x.type.size * count, f"{count} comparisons of each of {x.type.size} numbers")
+    # at least a threshold: greater than the number in single precision before it
+    before = np.nextafter(given.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
+    steps = call.steps(x, np.repeat(np.arange(x.type.size), count), before[owner].reshape(-1))
+    scale, shift = call.real("out_scale", 1.0), call.real("out_bias", 0.0)
+    return call.affine(
+        steps, sparse.kron(sparse.eye_array(x.type.size), np.full((1, count), scale), "csr"), shift, x.type.shape
+    )
+
+
 _LINEAR = ("coefficients", "intercepts", "post_transform")
+_THRESHOLDS = Rule(_multi_threshold, ("data_layout", "out_bias", "out_dtype", "out_scale"))
 _QUANT = Rule(_quant, ("narrow", "rounding_mode", "signed"))
 
 # By domain and operator.
@@ -148,6 +172,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("ai.onnx.ml", "LinearRegressor"): Rule(_linear_regressor, (*_LINEAR, "targets")),
     ("ai.onnx.ml", "Normalizer"): Rule(_normalizer, ("norm",)),
     ("ai.onnx.ml", "Scaler"): Rule(_scaler, ("offset", "scale")),
+    ("finn.custom_op.general", "MultiThreshold"): _THRESHOLDS,
     ("onnx.brevitas", "Quant"): _QUANT,
+    ("qonnx.custom_op.general", "MultiThreshold"): _THRESHOLDS,
     ("qonnx.custom_op.general", "Quant"): _QUANT,
 }

@@ -239,10 +239,38 @@ def _scan(parts: Parts) -> None:
             parts.concatenated(values[::-1] if out_directions[n] else values, out_axes[n], to=parts.output(states + n))
 
 
+def _group_normalization(parts: Parts) -> None:
+    """Groups of channels normalised as one channel each; then a factor and a shift for each channel.
+
+    Of opset 18, which was withdrawn, for each group.
+    """
+    shape = parts.shape(0)
+    groups = parts.call.integer("num_groups", 0)
+    if len(shape) < 3 or groups < 1 or shape[1] % groups:
+        raise UnsupportedError(f"{groups} groups do not fit a tensor of shape {list(shape)}")
+    ones, zeros = (parts.constant(np.full(groups, v, dtype=np.float32)) for v in (1.0, 0.0))
+    grouped = parts.reshaped(parts.input(0), 0, groups, -1)
+    epsilon = parts.call.real("epsilon", 1e-5)
+    y = parts.reshaped(parts.add("InstanceNormalization", grouped, ones, zeros, epsilon=epsilon), 0, *shape[1:])
+    behind = [1] * (len(shape) - 2)
+    for index, op in ((1, "Mul"), (2, "Add")):
+        value = parts.call.constant(index, "its scale and bias").value.astype(np.float32)
+        if value.shape == (groups,):
+            value = np.repeat(value, shape[1] // groups)
+        if value.shape != shape[1:2]:
+            raise UnsupportedError(f"its scale or bias has shape {list(value.shape)}, not one number for each channel")
+        last = parts.output(0) if op == "Add" else ""
+        y = parts.add(op, y, parts.constant(value.reshape(-1, *behind)), to=last)
+
+
 def _if(parts: Parts) -> None:
-    """The branch that a constant chooses."""
+    """The branch that a constant chooses; of both, what an encrypted condition does."""
     if not parts.call.is_constant(0):
-        raise UnsupportedError("its condition is computed by the network; a choice of values is a Where")
+        both = [_inlined(parts, _graph(parts, name), []) for name in ("then_branch", "else_branch")]
+        for index, (yes, no) in enumerate(zip(*both, strict=True)):
+            if parts.output(index):
+                parts.add("Where", parts.input(0), yes, no, to=parts.output(index))
+        return
     chosen = "then_branch" if parts.call.integers(0, "its condition")[0] else "else_branch"
     for index, name in enumerate(_inlined(parts, _graph(parts, chosen), [])):
         if parts.output(index):
@@ -306,6 +334,7 @@ COMPOSITIONS: dict[tuple[str, str], Composition] = {
         ),
     ),
     ("", "Einsum"): Composition(_einsum, ("equation",)),
+    ("", "GroupNormalization"): Composition(_group_normalization, ("epsilon", "num_groups", "stash_type")),
     ("", "If"): Composition(_if, ("then_branch", "else_branch")),
     ("", "Loop"): Composition(_loop, ("body",)),
     ("", "Scan"): Composition(

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
+# The IR version from which on constants need not be listed among the inputs.
+_CONSTANTS_APART = 4
+
 
 def reads(node: NodeProto) -> Iterator[str]:
     """Names of a node's operands, those of nodes inside its bodies (If, Loop) included."""
@@ -61,15 +64,69 @@ def infer(model: ModelProto) -> ModelProto:
 
 
 def checkable(model: ModelProto) -> ModelProto:
-    """A model for onnx's checker, which wants shapes of all inputs and outputs, where runtimes need none."""
-    if not any(_shapeless(v) for v in (*model.graph.input, *model.graph.output)):
+    """A model for onnx's checker, which wants shapes of all inputs and outputs, and up to IR version 3 all constants
+    among the inputs, where runtimes need neither."""
+    inputs = {i.name for i in model.graph.input}
+    unlisted = model.ir_version < _CONSTANTS_APART and any(t.name not in inputs for t in model.graph.initializer)
+    if not unlisted and not any(_shapeless(v) for v in (*model.graph.input, *model.graph.output)):
         return model
     copy = ModelProto()
     copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, _CONSTANTS_APART)
     for value in filter(_shapeless, (*copy.graph.input, *copy.graph.output)):
         kind = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, []))
     return copy
+
+
+def complete_imports(model: ModelProto) -> None:
+    """Import every domain that nodes use, as files of the oldest IR versions and some exporters do not."""
+    known = {"" if o.domain == "ai.onnx" else o.domain for o in model.opset_import}
+    used = {"" if n.domain == "ai.onnx" else n.domain for n in _nodes(model.graph)}
+    for domain in sorted(used - known):
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+
+
+def needed_opset(graph: GraphProto, version: int) -> int:
+    """The oldest opset, ``version`` at least, that has all of ONNX's own operators in a graph.
+
+    Runtimes take operators that are newer than what a file says that it uses.
+    """
+    needed = version
+    for node in _nodes(graph):
+        if node.domain in ("", "ai.onnx"):
+            needed = max(needed, _since(node.op_type, version))
+    return needed
+
+
+def unknown_operators(model: ModelProto) -> dict[str, str]:
+    """Operators in ONNX's own domain that no opset has, nor the file itself as a function, and a node of each."""
+    own = {f.name for f in model.functions if f.domain in ("", "ai.onnx")}
+    found: dict[str, str] = {}
+    for at, node in enumerate(_nodes(model.graph)):
+        if node.domain in ("", "ai.onnx") and node.op_type not in own and not onnx.defs.has(node.op_type):
+            found.setdefault(node.op_type, node.name or f"#{at}")
+    return found
+
+
+def _since(op_type: str, version: int) -> int:
+    """The first opset from ``version`` on that has an operator and does not call it outdated; if none, ``version``."""
+    for tried in range(version, onnx.defs.onnx_opset_version() + 1):
+        try:
+            if not onnx.defs.get_schema(op_type, tried).deprecated:
+                return tried
+        except onnx.defs.SchemaError:
+            continue
+    return version
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """All nodes, those in bodies included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _nodes(body)
 
 
 def _shapeless(value: onnx.ValueInfoProto) -> bool:

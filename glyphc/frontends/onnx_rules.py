@@ -16,6 +16,7 @@ from . import (
 )
 from .onnx_call import Rule
 from .onnx_compositions import Composition
+from .onnx_selections import with_selections
 
 RULES: dict[str, Rule] = {
     **onnx_elementwise.RULES,
@@ -25,6 +26,7 @@ RULES: dict[str, Rule] = {
     **onnx_reductions.RULES,
     **onnx_resize.RULES,
     **onnx_shapes.RULES,
+    **with_selections(onnx_shapes.RULES),
 }
 # By domain and operator; ONNX's own domain is "".
 COMPOSITIONS: dict[tuple[str, str], Composition] = {
@@ -32,8 +34,8 @@ COMPOSITIONS: dict[tuple[str, str], Composition] = {
     **onnx_products.COMPOSITIONS,
     **onnx_recurrent.COMPOSITIONS,
 }
-# Sizes of the network's tensors, which are constants whatever the tensors hold.
-SIZES = ("Shape", "Size")
+# What depends on the sizes of the network's tensors alone, and is constant whatever they hold: they are finite.
+SIZES = ("EyeLike", "IsInf", "IsNaN", "Shape", "Size")
 
 # What ONNX's own domain has: no activation of the user's should be called that.
 OPERATORS = frozenset(RULES) | frozenset(SIZES) | {op for domain, op in COMPOSITIONS if not domain}

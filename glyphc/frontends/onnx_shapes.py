@@ -244,8 +244,6 @@ def _pad(call: Call) -> Node:
 
 
 def _scatter(call: Call) -> tuple[Placed, ...]:
-    if call.text("reduction", "none") != "none":
-        raise UnsupportedError(f"reduction={call.text('reduction', '')!r} is not supported, only 'none'")
     return moved(call, (0, 2))
 
 

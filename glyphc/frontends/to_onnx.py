@@ -197,7 +197,9 @@ def _(op: Dense, w: _Writer, node: Node, args: list[str]) -> None:
     for number, (x, weight) in enumerate(zip(args, op.weights, strict=True), 1):
         last = number == len(args)
         lacking = not op.has_bias and not w.graph.constant(op.bias.name).any()
-        operands = [x, w.constant(weight)] + ([] if total or lacking else [w.constant(op.bias)])
+        operands = [x, w.constant(Const(weight.name), w.graph.matrix(weight).dense())] + (
+            [] if total or lacking else [w.constant(op.bias)]
+        )
         gemm = (w.result if last and not total else w.step)("Gemm", operands, node, transB=1)
         total = (w.result if last else w.step)("Add", [total, gemm], node) if total else gemm
 

@@ -29,18 +29,22 @@ def convolution(weight: F64, channels: int, groups: int, axes: tuple[Window, ...
     flat, valid = taps(axes)
     spatial = math.prod(a.size for a in axes)
     outputs, per_group = weight.shape[:2]
-    kernels = weight.reshape(outputs, per_group, -1)
+    kernels = weight.reshape(outputs, -1)
     window, tap = np.nonzero(valid)
     require_entries(len(window) * per_group * outputs)
     # all outputs of a group have their entries in the same places: row by row, in each the channels one after another
     order = np.argsort(np.tile(window, per_group), kind="stable")
     channel, at = np.divmod(order, len(window))
-    columns = channel * spatial + flat[window, tap][at]
+    # scipy's own type of indices, so that it does not copy them
+    kind = np.int32 if channels * spatial < 2**31 and len(order) * outputs < 2**31 else np.int64
+    columns = (channel * spatial + flat[window, tap][at]).astype(kind)
     counts = per_group * np.bincount(window, minlength=len(flat))
-    first = np.arange(outputs) // (outputs // groups) * per_group * spatial
-    indices = (first[:, None] + columns).reshape(-1)
-    entries = np.ascontiguousarray(kernels[:, channel, tap[at]]).reshape(-1)
-    indptr = np.concatenate([[0], np.cumsum(np.tile(counts, outputs))])
+    first = (np.arange(outputs) // (outputs // groups) * per_group * spatial).astype(kind)
+    # written into flat arrays, which graphs keep without a copy
+    indices, entries = np.empty(outputs * len(order), kind), np.empty(outputs * len(order))
+    np.add(first[:, None], columns, out=indices.reshape(outputs, -1))
+    kernels.take(channel * flat.shape[1] + tap[at], axis=1, out=entries.reshape(outputs, -1), mode="clip")
+    indptr = np.concatenate([[0], np.cumsum(np.tile(counts, outputs))]).astype(kind)
     return sparse.csr_array((entries, indices, indptr), shape=(outputs * len(flat), channels * spatial))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Switch, Unpack
@@ -39,9 +38,9 @@ class AssignLayout(Pass):
         return Room(self.ring, self.max_chunks, self.memory)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        search = Search.over(graph, self.room, context.cost)
+        search = Search.over(graph, self.room, context.prices, context.models)
         plan = search.best
-        decision = self._explain(graph, search, context.cost)
+        decision = self._explain(graph, search, context)
         rewriter = Rewriter(graph, Level.LAIDOUT, plan.batch)
         unpacked: dict[int, Node] = {}
         for node in graph:
@@ -99,12 +98,12 @@ class AssignLayout(Pass):
         stride = gap // per_part
         return Layout(self.ring, plan.batch, features, parts, stride, plan.block(chunks), stride, True, chunks)
 
-    def _explain(self, graph: Graph, search: Search, cost: CostModel) -> Decision:
-        asked = f"batch {graph.batch}"
+    def _explain(self, graph: Graph, search: Search, context: Context) -> Decision:
+        asked = f"engine {context.planned_for}, batch {graph.batch}"
         if search.best.batch < graph.batch:
             asked += f" in passes of {search.best.batch}"
         candidates = tuple(
-            Candidate(p.label, p.seconds(cost), f"{asked}: {p.bootstraps} bootstraps, {p.fill:.0%} full")
+            Candidate(p.label, p.seconds(context.prices), f"{asked}: {p.bootstraps} bootstraps, {p.fill:.0%} full")
             for p in search.plans
         )
         return Decision(self.name, search.best.label, candidates)

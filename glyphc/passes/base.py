@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.analysis.cost import CostModel
+from glyphc.analysis.cost import REFERENCE_DEGREE, REFERENCE_RING, CostModel
+from glyphc.analysis.kernels_cost import MODELLED, for_engine
+from glyphc.analysis.security import secured
+from glyphc.backends.engine import best_engine
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Encoding, Level
 
 
@@ -20,13 +25,45 @@ class Context:
     """What passes may look at besides the graph.
 
     samples: calibration samples by input name. source: the float network, as the front end read it; None where only
-    later levels are at hand. floats: the same as the last pass left it that works on floats.
+    later levels are at hand. floats: the same as the last pass left it that works on floats. cost: what things cost on
+    all engines. engine: the one that a program is planned for, by name; by default the one that would execute it here.
     """
 
     samples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     cost: CostModel = field(default_factory=CostModel)
     source: Graph | None = None
     floats: Graph | None = None
+    engine: str = ""
+
+    @cached_property
+    def planned_for(self) -> str:
+        """The engine that a program is planned for."""
+        return self.engine or likely_engine(self.cost)
+
+    @cached_property
+    def prices(self) -> CostModel:
+        """What things cost there."""
+        return for_engine(self.cost, self.planned_for)
+
+    @property
+    def models(self) -> tuple[CostModel, ...]:
+        """What they cost on every engine: a program has to fit all of them."""
+        return tuple(for_engine(self.cost, name) for name in MODELLED)
+
+
+def likely_engine(cost: CostModel) -> str:
+    """What would execute a program of bootstraps, judged by a typical one: parameters are not chosen yet."""
+    configuration = cost.configurations[-1]
+    typical = Parameters(
+        ring=REFERENCE_RING,
+        plaintext_bits=27,
+        bgv_bits=55,
+        slots=configuration.slots,
+        degree=REFERENCE_DEGREE,
+        level_budget=configuration.level_budget,
+        large_digits=configuration.large_digits,
+    )
+    return best_engine(secured(typical), here=False)[0].name
 
 
 class Pass(ABC):

@@ -16,6 +16,7 @@ from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, prune
+from glyphc.ir.matrices import held_entries, matrix
 from glyphc.ir.ops import (
     Add,
     Affine,
@@ -32,6 +33,7 @@ from glyphc.ir.ops import (
     Scale,
     Softmax,
     Sub,
+    Weight,
 )
 from glyphc.ir.types import Level
 
@@ -174,7 +176,7 @@ class _Folder:
             case Dense():
                 total = _Affine((), self._constant(op.bias), node.location)
                 for weight, operand in zip(op.weights, operands, strict=True):
-                    mapped = operand.mapped(sparse.csr_array(self._constant(weight)), 0.0, node.location)
+                    mapped = operand.mapped(self._matrix(weight), 0.0, node.location)
                     total = mapped.plus(total, 1.0, node.location)
                 return total
             case Add() | Sub():
@@ -212,6 +214,9 @@ class _Folder:
             total = total.plus(x.mapped(place, 0.0, node.location), 1.0, node.location)
             at += size
         return total
+
+    def _matrix(self, weight: Weight) -> sparse.csr_array:
+        return self.old.matrix(weight).csr().astype(np.float64, copy=False)
 
     def _constant(self, const: Const) -> F64:
         return self.old.constant(const.name).astype(np.float64)
@@ -256,14 +261,14 @@ class _Folder:
             return self.emitted[x]
         terms = [t for t in x.terms if t[1].nnz] or list(x.terms[:1])
         label = x.location or terms[0][0].location or "identity"
-        entries = sum(m.shape[0] * m.shape[1] for _, m in terms)
-        self.entries += entries
+        held = [held_entries(m) for _, m in terms]
+        self.entries += sum(held)
         memory.require(
             self.entries * memory.MAP_ENTRY_BYTES,
             f"the linear map {label!r} from {' and '.join(str(m.shape[1]) for _, m in terms)} to {len(x.shift)} "
-            f"values, with {entries:,} entries, beside those before it",
+            f"values, with {sum(held):,} entries, beside those before it",
         )
-        weights = tuple(Const(self.new.add_constant(f"{label}.weight", m.toarray())) for _, m in terms)
+        weights = tuple(self.new.add_matrix(f"{label}.weight", matrix(m)) for _, m in terms)
         bias = self.new.add_constant(f"{label}.bias", x.shift)
         node = self.new.add(Dense(weights, Const(bias)), tuple(b for b, _ in terms), location=label)
         return self.emitted.setdefault(x, node)

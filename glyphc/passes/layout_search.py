@@ -20,7 +20,7 @@ These facts are tested with exact polynomial products (tests/test_ir_layout.py, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import hypot
@@ -158,8 +158,8 @@ class LayoutPlan:
         weights = sum(self._parts_of(o) * _polynomials(node) for node, o in maps) + len(maps)
         # values that several maps read are kept until the last of them
         alive = sum(min(self._parts_of(o), _ALIVE) if self._read_once(o) else self._parts_of(o) for _, o in maps)
-        # on one limb: two polynomials of 64-bit coefficients
-        held = 2 * 8 * self.ring * (weights + alive)
+        # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
+        held = 2 * 8 * self.ring * (weights + cost.limbs * alive)
         return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
 
     def _read_once(self, node: Node) -> bool:
@@ -280,14 +280,17 @@ class Search:
     best: LayoutPlan
 
     @staticmethod
-    def over(graph: Graph, room: Room, cost: CostModel) -> Search:
-        """Plans for as much of the graph's batch as there is room for; ParameterError if a layer is too wide."""
+    def over(graph: Graph, room: Room, cost: CostModel, models: Sequence[CostModel] = ()) -> Search:
+        """Plans for as much of the graph's batch as there is room for; ParameterError if a layer is too wide.
+
+        cost: of the engine that is planned for. models: of all engines that there must be room on; by default that one.
+        """
         chunks = 1 << (room.max_chunks.bit_length() - 1)  # chunks, like batches, come in powers of two
         batch = min(graph.batch, _capacity(graph, room.ring, chunks))
         while True:
             sizes = _sizes(graph, room.ring, batch, chunks)
             plans = tuple(_settled(LayoutPlan(graph, room.ring, batch, values), cost) for values in sizes)
-            fitting = [p for p in plans if p.memory_bytes(cost) <= room.memory * 1e9]
+            fitting = [p for p in plans if max(map(p.memory_bytes, models or (cost,))) <= room.memory * 1e9]
             if fitting or batch == 1:
                 return Search(plans, min(fitting or plans, key=lambda p: p.rank(cost)))
             batch = next_power_of_two(batch) // 2

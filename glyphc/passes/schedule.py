@@ -47,7 +47,7 @@ def chunk_order(graph: Graph) -> dict[int, tuple[int, ...]]:
 
 def _input_port(node: Node, op: Input) -> Port:
     assert node.type.fixed is not None and node.type.layout is not None
-    return Port(op.name, op.shape, node.type.fixed, node.type.layout, ranks=op.ranks, columns=op.columns)
+    return Port(op.name, op.shape, node.type.fixed, node.type.layout, ranks=op.ranks, columns=op.columns, ids=op.ids)
 
 
 def _port(graph: Graph, node: Node, op: Output) -> Port:

@@ -7,15 +7,11 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar
 
-from glyphc.analysis.cost import CostModel
-from glyphc.analysis.kernels_cost import for_engine
 from glyphc.analysis.noise import public_norm
-from glyphc.analysis.security import secured
-from glyphc.backends.engine import best_engine
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.ops import Linear, Switch
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.matrices import Full
+from glyphc.ir.ops import Linear, Sparse, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
 from glyphc.ways.base import Offer, Question, Way
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
@@ -24,7 +20,7 @@ from glyphc.ways.integers import WAYS as INTEGER_WAYS
 from glyphc.ways.registry import conversions, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.strategies import Refresh, strategy
-from glyphc.ways.torus import DEGREE, PackedBootstrap
+from glyphc.ways.torus import PackedBootstrap
 
 from .base import Context, Pass, check_option, check_ring
 from .fit_integers import FitIntegers
@@ -53,8 +49,8 @@ class AssignScheme(TolerancePass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``. The tolerance
-    is what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``; table_bits: as
+    in ``fit-integers``. The tolerance is what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -64,6 +60,7 @@ class AssignScheme(TolerancePass):
     encrypt_weights: str = ""
     strategy: str = DEFAULT_STRATEGY
     degree: int = 0
+    table_bits: int = 0
     samples: int = SAMPLES
 
     def __post_init__(self) -> None:
@@ -115,12 +112,14 @@ class AssignScheme(TolerancePass):
         chosen = strategy(self.strategy)
         allowed = tuple(way for way in ways() if chosen.allows(way))
         # what bootstraps cost where they will run
-        question = Question(self.ring, graph.batch, for_engine(context.cost, _engine(context.cost)), graph)
+        question = Question(self.ring, graph.batch, context.prices, graph)
         others = tuple(way for way in allowed if way not in (*SLOT_WAYS, *INTEGER_WAYS))
         if self._on_integers(allowed):
             # they were asked for: what they lose is shown, not refused
+            tables = self.table_bits or chosen.table_bits
+            refresh = chosen.refresh is Refresh.CLIENT and not tables
             exact = FitIntegers(
-                self.points, self.spread, self.logits, self.measures, refresh=chosen.refresh is Refresh.CLIENT
+                self.points, self.spread, self.logits, self.measures, refresh=refresh, table_bits=tables
             )
             question = replace(question, integers=plan_integers(graph, context, exact))
             return answers(graph, allowed, question), question
@@ -150,8 +149,7 @@ class AssignScheme(TolerancePass):
         rewriter = Rewriter(graph)
         for node in graph:
             if isinstance(node.op, Linear) and self._hides(node):
-                weights = [graph.constant(w.name) for w in node.op.weights]
-                node = replace(node, op=replace(node.op, norms=tuple(map(public_norm, weights))))
+                node = replace(node, op=_encrypted(node.op, graph, rewriter.new))
             rewriter.keep(node)
         return rewriter.new
 
@@ -174,19 +172,14 @@ class AssignScheme(TolerancePass):
             )
 
 
-def _engine(cost: CostModel) -> str:
-    """What would execute a program of bootstraps, judged by a typical one: parameters are not chosen yet."""
-    configuration = cost.configurations[-1]
-    typical = Parameters(
-        ring=SECURE_RING,
-        plaintext_bits=27,
-        bgv_bits=55,
-        slots=configuration.slots,
-        degree=DEGREE,
-        level_budget=configuration.level_budget,
-        large_digits=configuration.large_digits,
+def _encrypted(op: Linear, old: Graph, new: Graph) -> Linear:
+    """The map with public norms, and with all entries of its matrices: where their zeros are is not public."""
+    matrices = [old.matrix(w) for w in op.weights]
+    weights = tuple(
+        new.add_matrix(f"{w.name}.all", Full(m.dense())) if isinstance(w, Sparse) else w
+        for w, m in zip(op.weights, matrices, strict=True)
     )
-    return best_engine(secured(typical), here=False)[0].name
+    return replace(op, weights=weights, norms=tuple(map(public_norm, matrices)))
 
 
 def _decided(name: str, chosen: Answer, said: Sequence[Answer]) -> tuple[Decision, ...]:

@@ -136,7 +136,7 @@ def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tu
 def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Parameters]:
     """Parameters for series of up to each degree, with as many digits as 128-bit security asks for."""
     bits, slots = plaintext_bits(graph), _slots(graph)
-    configuration = context.cost.configuration(slots)
+    configuration = context.prices.configuration(slots)
     # a transform of 2^k slots has at most k levels
     most = max(1, slots.bit_length() - 1)
     encode, decode = configuration.level_budget

@@ -17,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.encodings import Ranks
+from glyphc.errors import CalibrationError, GlyphcError
+from glyphc.ir.encodings import Ids, Ranks
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Concat, Const, Gather, Input, Reshape, Scale, Steps
@@ -56,6 +57,11 @@ class RankInputs(Pass):
         return graph.level is not Level.SOURCE or any(True for _ in graph.of(Steps))
 
     def run(self, graph: Graph, context: Context) -> Graph:
+        graph = with_ids(graph)
+        for _, op in graph.of(Input):
+            problem = op.ids.problem(context.samples[op.name]) if op.ids and op.name in context.samples else None
+            if problem is not None:
+                raise CalibrationError(f"calibration samples of input {op.name!r}: {problem}")
         return with_ranks(graph, self.ramp, self.comparisons) if self.ramp else graph
 
 
@@ -154,6 +160,39 @@ def _single(order: I64) -> F64:
     """Numbers in single precision by their place in order, 0 at place 0."""
     bits = np.where(order < 0, np.iinfo(np.int32).min - order, order).astype(np.int32)
     return bits.view(np.float32).astype(np.float64)
+
+
+def with_ids(graph: Graph) -> Graph:
+    """The graph with inputs that know which of their elements are looked up, themselves or with an integer added."""
+    bounds: dict[int, dict[int, tuple[int, int]]] = {}
+    traced = _trace(graph) if any(op.lookup for _, op in graph.of(Steps)) else {}
+    for node, op in graph.of(Steps):
+        if not op.lookup or node.operands[0] not in traced:
+            continue
+        x = traced[node.operands[0]].at(graph.constant(op.features.name).astype(np.int64))
+        thresholds = graph.constant(op.thresholds.name).astype(np.float64)
+        # a row lies on either side of each threshold
+        ends = [np.rint((thresholds + side - x.shift) * x.factor).astype(np.int64) for side in (-0.5, 0.5)]
+        low, high = np.minimum(*ends), np.maximum(*ends)
+        keys = np.stack([x.source, x.element], axis=1)
+        for source, element in np.unique(keys[np.abs(x.factor) == 1], axis=0):
+            mine = (keys == (source, element)).all(axis=1)
+            known = bounds.setdefault(int(source), {})
+            before = known.get(int(element), (int(low[mine].min()), int(high[mine].max())))
+            known[int(element)] = max(before[0], int(low[mine].min())), min(before[1], int(high[mine].max()))
+    rewriter = Rewriter(graph)
+    for node in graph:
+        found = bounds.get(node.id)
+        if found is None or not isinstance(node.op, Input):
+            rewriter.keep(node)
+            continue
+        elements = sorted(found)
+        lowest, highest = zip(*(found[e] for e in elements), strict=True)
+        if any(a > b for a, b in zip(lowest, highest, strict=True)):
+            raise GlyphcError(f"input {node.op.name!r} has ids that are looked up in tables that have no row in common")
+        new = replace(node.op, ids=Ids(tuple(elements), lowest, highest))
+        rewriter.replace(node, rewriter.new.add(new, location=node.location))
+    return rewriter.new if bounds else graph
 
 
 def with_ranks(graph: Graph, ramp: int, comparisons: int) -> Graph:

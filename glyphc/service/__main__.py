@@ -42,13 +42,12 @@ def main(text: str) -> None:
 
     import uvicorn
 
-    from . import connections
+    from . import connections, logs
     from .app import make_app
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-
-    log = logging.getLogger("glyphc.service")
     settings, listen = from_json(text)
+    logs.begin(settings.json_logs)
+    log = logging.getLogger("glyphc.service")
     try:
         app = make_app(settings)
     except GlyphcError as e:
@@ -74,6 +73,8 @@ def main(text: str) -> None:
         proxy_headers=False,
         server_header=False,
         access_log=False,
+        # our own handler has all lines
+        log_config=None,
         log_level="info",
     )
     for each in sockets:

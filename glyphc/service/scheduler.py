@@ -8,18 +8,22 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import metrics
+from .logs import about
 from .settings import Settings
 from .store import Job, Store, no_room
 from .worker import Event, Order
 
 log = logging.getLogger("glyphc.service")
 _STREAM_LIMIT = 1 << 20
-# A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint, so often in all.
-_ATTEMPTS = 3
+# A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint: until so many have died of it
+# while this service ran, or it has begun so often, restarts of the service included.
+_DEATHS = 3
+_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Scheduler:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._progress: dict[str, Progress] = {}
         self._given_up: set[str] = set()
+        self._deaths: Counter[str] = Counter()
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -71,7 +76,16 @@ class Scheduler:
         self._loop_task = asyncio.get_running_loop().create_task(self._loop())
 
     async def stop(self) -> None:
-        """Kill the workers; what they were doing waits for the next start, at its checkpoint."""
+        """Begin no more jobs, wait ``drain_seconds`` for those that run, then kill the workers.
+
+        What they were doing waits for the next start, at its checkpoint.
+        """
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+        running = list(self._running.values())
+        if running and self._settings.limits.drain_seconds:
+            log.info("%d jobs may end within %g s", len(running), self._settings.limits.drain_seconds)
+            await asyncio.wait(running, timeout=self._settings.limits.drain_seconds)
         tasks = [t for t in (self._loop_task, *self._running.values()) if t is not None]
         for task in tasks:
             task.cancel()
@@ -117,7 +131,7 @@ class Scheduler:
             if len(self._running) >= self._settings.workers:
                 return
             if job.id not in self._running and await asyncio.to_thread(self._store.begin_job, job.id):
-                log.info("job %s of %s begins", job.id, job.client)
+                log.info("job %s of %s begins", job.id, job.client, extra=about(job.id, job.client))
                 self._progress[job.id] = Progress("begins")
                 self._running[job.id] = asyncio.get_running_loop().create_task(self._run(job))
 
@@ -133,12 +147,12 @@ class Scheduler:
     # -- one job --
 
     async def _run(self, job: Job) -> None:
-        error = ""
+        error, asks = "", False
         worker: Worker | None = None
         try:
             worker = await self._worker(job)
             async with _timeout(self._settings.limits.job_seconds):
-                error = await self._evaluate(worker, job)
+                error, asks = await self._evaluate(worker, job)
         except asyncio.TimeoutError:
             error = f"it took longer than {self._settings.limits.job_seconds:g} s"
         except asyncio.CancelledError:
@@ -148,15 +162,16 @@ class Scheduler:
                 await asyncio.shield(asyncio.to_thread(self._store.requeue_job, job.id))
             raise
         except WorkerDiedError as e:
-            log.warning("job %s: %s", job.id, e)
-            if job.attempts + 1 < _ATTEMPTS:
+            log.warning("job %s: %s", job.id, e, extra=about(job.id, job.client))
+            self._deaths[job.id] += 1
+            if self._deaths[job.id] < _DEATHS and job.attempts + 1 < _ATTEMPTS:
                 await self._drop(worker)
                 await asyncio.to_thread(self._store.requeue_job, job.id)
                 self._wake.set()
                 return
             error = str(e)
         except Exception:
-            log.exception("job %s", job.id)
+            log.exception("job %s", job.id, extra=about(job.id, job.client))
             error = "the service failed; its log says more"
         finally:
             self._running.pop(job.id, None)
@@ -165,9 +180,14 @@ class Scheduler:
             await self._drop(worker)
         elif worker is not None:
             worker.busy, worker.idle_since = False, time.monotonic()
+        if asks:
+            await asyncio.to_thread(self._store.ask_job, job)
+            self._wake.set()
+            return
         await self._record(job, self._without_paths(error))
-        log.info("job %s of %s: %s", job.id, job.client, error or "done")
+        log.info("job %s of %s: %s", job.id, job.client, error or "done", extra=about(job.id, job.client))
         metrics.FINISHED.labels("failed" if error else "done").inc()
+        self._deaths.pop(job.id, None)
         self._wake.set()
 
     async def _record(self, job: Job, error: str) -> None:
@@ -217,8 +237,8 @@ class Scheduler:
             if worker in self._workers:
                 self._workers.remove(worker)
 
-    async def _evaluate(self, worker: Worker, job: Job) -> str:
-        """Returns the error, or nothing."""
+    async def _evaluate(self, worker: Worker, job: Job) -> tuple[str, bool]:
+        """Returns the error, or nothing; and whether the client is to be asked."""
         folder = self._store.job_folder(job)
         inputs, outputs, checkpoint = (os.fspath(folder / n) for n in ("inputs", "outputs", "checkpoint"))
         stdin, stdout = worker.process.stdin, worker.process.stdout
@@ -232,10 +252,10 @@ class Scheduler:
             if event.kind == "progress":
                 self._progress[job.id] = Progress(event.what, event.share)
             elif event.kind == "error":
-                return event.what
-            elif event.kind == "done":
+                return event.what, False
+            elif event.kind in ("done", "waiting"):
                 metrics.SECONDS.observe(time.monotonic() - start)
-                return ""
+                return "", event.kind == "waiting"
         status = await worker.process.wait()
         raise WorkerDiedError(f"the evaluation ended with status {status}; it may have run out of memory")
 

@@ -36,7 +36,7 @@ class Limits:
     jobs), bodies_each (uploads at once). queue: waiting jobs of all. checks: files checked at once, of different
     clients. connections: at most; connections_each: of one client, or of one address without a token. head_seconds: for
     a request's head, and for small bodies; receive_seconds: for an upload in which nothing arrives, or less than
-    receive_rate bytes in a second.
+    receive_rate bytes in a second. drain_seconds: that running jobs have when the service is asked to end.
     """
 
     keys_total: int = 32 << 30
@@ -56,11 +56,15 @@ class Limits:
     receive_seconds: float = 60.0
     receive_rate: int = 8 << 10
     idle_seconds: float = 300.0
+    drain_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where programs, data and tokens are; how many evaluations run at once; whether outputs are flooded."""
+    """Where programs, data and tokens are; how many evaluations run at once; whether outputs are flooded.
+
+    json_logs: each line of the log is a JSON object.
+    """
 
     programs: Path
     data: Path
@@ -69,6 +73,7 @@ class Settings:
     sanitize: int = 0
     insecure: bool = False
     limits: Limits = Limits()
+    json_logs: bool = False
 
 
 def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:

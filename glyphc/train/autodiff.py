@@ -36,6 +36,7 @@ from glyphc.ir.ops import (
     Scale,
     Scatter,
     Softmax,
+    Sparse,
     Sub,
     SumTo,
 )
@@ -113,6 +114,8 @@ def _(op: Reshape, c: _Context, args: tuple[Node, ...]) -> Node:
 @_batched.register
 def _(op: Dense, c: _Context, args: tuple[Node, ...]) -> Node:
     b = c.builder
+    if any(isinstance(w, Sparse) for w in op.weights):
+        raise TrainingError(f"{c.node} has sparse weights, which are not trained; give the network as it was read")
     products = [b.matmul(x, c.weights[w.name], False, True) for x, w in zip(args, op.weights, strict=True)]
     return b.add(b.total(products), c.weights[op.bias.name])
 

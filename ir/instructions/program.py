@@ -8,7 +8,8 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from ..encodings import Labels, Ranks
+from ..client_requests import Request
+from ..encodings import Ids, Labels, Ranks
 from ..integer_parameters import ProgramParameters
 from ..layout import Layout
 from ..ops import Op
@@ -42,7 +43,7 @@ class Port:
     tail: what the client computes after decryption (outputs only). encoding: ``SLOTS`` where the layout's positions are
     slots, which hold the format's integers divided by its magnitude; otherwise they are coefficients, which hold the
     integers. ranks: what of an input is encrypted, if not the tensor as it is. labels: what an output's indices stand
-    for. columns: of an input, names of its elements.
+    for. columns: of an input, names of its elements; ids: which of these name rows of a table.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Port:
     ranks: Ranks | None = None
     labels: Labels | None = None
     columns: tuple[str, ...] = ()
+    ids: Ids | None = None
 
     @property
     def size(self) -> int:
@@ -79,7 +81,7 @@ class EncryptedMap:
 class ClientSpec:
     """All of a program that the client needs: no weights, no instructions.
 
-    encrypted: the weights that it has to encrypt, not their values.
+    encrypted: the weights that it has to encrypt, not their values. requests: what it is asked on the way, in order.
     """
 
     parameters: ProgramParameters
@@ -87,6 +89,7 @@ class ClientSpec:
     outputs: tuple[Port, ...]
     batch: int
     encrypted: tuple[EncryptedMap, ...] = ()
+    requests: tuple[Request, ...] = ()
 
     @property
     def chunks(self) -> int:

@@ -1,0 +1,284 @@
+"""Many clients on one service, which is killed again and again: jobs per hour, waiting times, memory, what was lost.
+
+    python benchmarks/load.py --clients 10 --jobs 200 --kills 50 [--ring 1024] [--batch 8] [--workers 2] [--output F.md]
+
+Service and workers are processes of their own, killed (SIGKILL) at random moments; a killed service is started again.
+Every result is decrypted and compared with the simulated run's error. Without --ring at 128-bit security, where a job
+takes seconds and a client's keys gigabytes; a small ring is insecure and shows what the service does, not how fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import glyphc
+from glyphc.exchange.client import Account, load_account
+from glyphc.measure import this_machine
+from glyphc.program import Program
+from glyphc.service.client import Client
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+# Times the deviation that a simulated run shows, beyond which a result counts as wrong.
+SIGMAS = 8.0
+
+
+@dataclass
+class Tally:
+    """waits: seconds from submission to result, by job; wrong: results beyond the bound; lost: jobs without one."""
+
+    waits: list[float] = field(default_factory=list)
+    wrong: int = 0
+    lost: list[str] = field(default_factory=list)
+    service_kills: int = 0
+    worker_kills: int = 0
+    peak: int = 0
+
+
+class Supervised:
+    """'glyphc serve', started again whenever it ends."""
+
+    def __init__(self, folder: Path, port: int, options: list[str]) -> None:
+        paths = ("--programs", folder / "programs", "--data", folder / "data", "--tokens", folder / "tokens")
+        self.command = [
+            sys.executable,
+            "-m",
+            "glyphc",
+            "serve",
+            *map(str, paths),
+            "--listen",
+            f"127.0.0.1:{port}",
+            *options,
+        ]
+        self.log = open(folder / "log", "a")  # noqa: SIM115
+        self.stopped = threading.Event()
+        self.process = self._start()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command, stdout=self.log, stderr=self.log, text=True)
+
+    def _watch(self) -> None:
+        while not self.stopped.is_set():
+            self.process.wait()
+            if not self.stopped.is_set():
+                self.process = self._start()
+
+    def processes(self) -> list[psutil.Process]:
+        """The service, then its workers."""
+        with suppress(psutil.Error):
+            service = psutil.Process(self.process.pid)
+            return [service, *service.children(recursive=True)]
+        return []
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+
+def kill(service: Supervised, tally: Tally, count: int, seconds: float, done: threading.Event) -> None:
+    """At random moments, on average so many seconds apart: a worker two times of three, else the service."""
+    chance = random.Random(0)
+    for _ in range(count):
+        if done.wait(chance.expovariate(1 / seconds)):
+            return
+        found = service.processes()
+        if len(found) > 1 and chance.random() < 2 / 3:
+            victim = chance.choice(found[1:])
+            tally.worker_kills += 1
+        elif found:
+            victim = found[0]
+            tally.service_kills += 1
+        else:
+            continue
+        with suppress(psutil.Error):
+            victim.kill()
+
+
+def watch_memory(service: Supervised, tally: Tally, done: threading.Event) -> None:
+    """Resident bytes of the service and all its workers."""
+    while not done.wait(0.5):
+        total = 0
+        for process in service.processes():
+            with suppress(psutil.Error):
+                total += process.memory_info().rss
+        tally.peak = max(tally.peak, total)
+
+
+def one_client(url: str, token: str, account: Account, work: queue.Queue[int], bench: Bench) -> None:
+    """Takes jobs until there are none. Encryption is under a lock: OpenFHE's contexts are the process's."""
+    folder = bench.folder / token[:8]
+    folder.mkdir()
+    with Client(url, token) as service:
+        while True:
+            try:
+                number = work.get_nowait()
+            except queue.Empty:
+                return
+            inputs, outputs = folder / f"{number}.in", folder / f"{number}.out"
+            try:
+                with bench.lock:
+                    account.encrypt(bench.x, inputs)
+                start = time.monotonic()
+                job = service.submit(inputs)
+                service.wait(job.id)
+                service.fetch(job.id, outputs)
+                wait = time.monotonic() - start
+                with bench.lock:
+                    (logits,) = account.decrypt(outputs, job.request).values()
+                bench.tally.waits.append(wait)
+                bench.tally.wrong += int(np.abs(logits - bench.expected).max() > bench.bound)
+            except glyphc.GlyphcError as e:
+                bench.tally.lost.append(f"{number}: {e}")
+            for path in (inputs, outputs):
+                path.unlink(missing_ok=True)
+            print(f"{len(bench.tally.waits)} done, {len(bench.tally.lost)} lost", end="\r", file=sys.stderr)
+
+
+@dataclass
+class Bench:
+    """What all clients share. expected: results in the clear, shape (batch, outputs); bound: allowed beyond them."""
+
+    folder: Path
+    x: Any
+    expected: Any
+    bound: float
+    tally: Tally = field(default_factory=Tally)
+    lock: Any = field(default_factory=threading.Lock)
+
+
+def run(
+    folder: Path, clients: int, jobs: int, kills: int, batch: int, ring: int | None, workers: int
+) -> tuple[Tally, float]:
+    """Everything; the tally, and seconds from the first job to the last."""
+    data = MODELS / "data"
+    x = np.load(data / "digits-test.npy")[:batch]
+    program = glyphc.compile(
+        MODELS / "digits-mlp.onnx", calibration=np.load(data / "digits-train.npy"), batch=batch, insecure_ring=ring
+    )
+    expected, simulated = program.run(x, mode="clear"), program.run(x, mode="simulate")
+    bench = Bench(folder, x, expected, SIGMAS * float(np.abs(simulated - expected).max()))
+    accounts, port = _accounts(folder, program, clients, ring), _free_port()
+    small = ["--insecure"] if ring else []
+    service = Supervised(folder, port, ["--workers", str(workers), *small])
+    done, url = threading.Event(), f"http://127.0.0.1:{port}"
+    try:
+        for token, client in accounts:
+            with Client(url, token) as api:
+                api.upload_keys(client / "server" / "evaluation.keys")
+        work: queue.Queue[int] = queue.Queue()
+        for number in range(jobs):
+            work.put(number)
+        threads = [
+            threading.Thread(target=one_client, args=(url, token, load_account(client / "client"), work, bench))
+            for token, client in accounts
+        ]
+        others = [threading.Thread(target=watch_memory, args=(service, bench.tally, done))]
+        if kills:
+            others.append(threading.Thread(target=kill, args=(service, bench.tally, kills, 3.0, done)))
+        start = time.monotonic()
+        for thread in (*threads, *others):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.monotonic() - start
+        done.set()
+        for thread in others:
+            thread.join()
+        return bench.tally, seconds
+    finally:
+        done.set()
+        service.stop()
+
+
+def _accounts(folder: Path, program: Program, count: int, ring: int | None) -> list[tuple[str, Path]]:
+    """Tokens and folders of so many clients, each with keys of its own."""
+    program.save(folder / "digits.glyphc")
+    (folder / "programs").mkdir()
+    spec, half = folder / "digits.spec", folder / "programs" / "digits.server"
+    _glyphc("split", folder / "digits.glyphc", "--client", spec, "--server", half)
+    found = []
+    for number in range(count):
+        client = folder / f"client-{number}"
+        small = ["--insecure"] if ring else []
+        _glyphc("keygen", spec, "--client", client / "client", "--server", client / "server", *small)
+        printed = _glyphc("token", f"client-{number}", "--tokens", folder / "tokens")
+        token = re.search(r"\S+", printed)
+        assert token is not None
+        found.append((token[0], client))
+    return found
+
+
+def _glyphc(*arguments: object) -> str:
+    command = [sys.executable, "-m", "glyphc", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=200, help="of all clients together")
+    parser.add_argument("--kills", type=int, default=0, help="of the service or a worker, at random moments")
+    parser.add_argument("--batch", type=int, default=8, help="samples in a job")
+    parser.add_argument("--ring", type=int, help="a small, insecure ring")
+    parser.add_argument("--workers", type=int, default=2, help="evaluations at once")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    o = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tally, seconds = run(Path(folder), o.clients, o.jobs, o.kills, o.batch, o.ring, o.workers)
+    for text in tally.lost:
+        print(f"lost {text}", file=sys.stderr)
+    waits = np.array(tally.waits or [np.nan])
+    security = f"ring {o.ring}, NOT SECURE" if o.ring else "128-bit security"
+    columns = {
+        "clients": f"{o.clients}",
+        "workers": f"{o.workers}",
+        "jobs": f"{len(tally.waits)}",
+        "lost": f"{len(tally.lost)}",
+        "wrong": f"{tally.wrong}",
+        "jobs an hour": f"{len(tally.waits) / seconds * 3600:,.0f}",
+        "wait p50 s": f"{np.percentile(waits, 50):.2f}",
+        "wait p99 s": f"{np.percentile(waits, 99):.2f}",
+        "peak GB": f"{tally.peak / 1e9:.2f}",
+        "service killed": f"{tally.service_kills}",
+        "worker killed": f"{tally.worker_kills}",
+    }
+    rows = (columns, dict.fromkeys(columns, "---"), columns.values())
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
+        f"\n\ndigits-mlp, {o.batch} samples a job, {security}; {this_machine().cores} cores of "
+        f"{this_machine().processor}; load at the end {os.getloadavg()[0]:.1f}\n"
+    )
+    print(table)
+    if o.output:
+        o.output.write_text(table)
+    sys.exit(bool(tally.lost or tally.wrong))
+
+
+if __name__ == "__main__":
+    main()
