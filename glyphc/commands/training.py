@@ -126,7 +126,7 @@ def invite_command(
         why,
         dry_run,
         lambda plan: check_memory(plan, allowed),
-        lambda plan: folder_bytes(program_of(job, plan)),
+        lambda plan: folder_bytes(program_of(job, plan), owned=True),
     )
     progress = reporter()
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import compute_class_weight
+from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
@@ -61,7 +61,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     weight_decay: float = 0.0
     logit_range: float | None = None
     standardise: bool = True
-    random_state: int | None = 0
+    random_state: int | np.random.RandomState | None = 0
     insecure_ring: int | None = None
     reporter: Reporter | None = None
     ranges: str = "trial"
@@ -73,6 +73,10 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _layers(self) -> tuple[tuple[int, ...], str]:
         """Units of hidden layers, and their activation."""
         return (), ""
+
+    def _seed(self) -> int:
+        given = self.random_state
+        return given if isinstance(given, int) else int(check_random_state(given or 0).randint(2**31 - 1))
 
     def _learn(
         self, x: F64, targets: F64, weights: F64, outputs: int, ending: str, loss: str, on: Graph | None
@@ -95,7 +99,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 None if self.batch is None else min(self.batch, len(x)),
                 loss,
                 initial="random" if hidden and on is None else "model",
-                seed=self.random_state or 0,
+                seed=self._seed(),
                 reach=self.logit_range,
                 insecure_ring=self.insecure_ring,
                 source=RangeSource(self.ranges),
