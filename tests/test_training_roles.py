@@ -494,9 +494,9 @@ def test_ciphertexts_are_read_when_they_are_loaded() -> None:
 
 
 def test_a_server_without_memory_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.exchange import training_server
+    from glyphc.exchange import training_machine
 
-    monkeypatch.setattr(training_server.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr(training_machine.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         run_training(run / "server")
 
