@@ -202,12 +202,9 @@ def _(op: Steps, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
 
 @_evaluate.register
 def _(op: Affine, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    from scipy import sparse  # not needed for most graphs, and slow to load
-
-    data, indices, indptr, bias = (graph.constant(c.name) for c in (op.data, op.indices, op.indptr, op.bias))
     x = args[0].reshape(len(args[0]), -1)
-    matrix = sparse.csr_array((data.astype(np.float64), indices, indptr), shape=(len(bias), x.shape[1]))
-    return np.asarray((matrix @ x.T).T + bias).reshape(len(x), *op.shape)
+    matrix = graph.matrix(op.matrix(x.shape[1], graph.constants))
+    return np.asarray(matrix.of(x) + graph.constant(op.bias.name)).reshape(len(x), *op.shape)
 
 
 @_evaluate.register

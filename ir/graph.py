@@ -19,6 +19,7 @@ from . import memory
 from .accuracy import Loss
 from .errors import IRError
 from .integer_parameters import ProgramParameters
+from .kronecker import Kronecker
 from .matrices import Compressed, Full, Matrix
 from .ops import Const, Input, Op, Output, Sparse, Weight
 from .types import Level, TensorType
@@ -130,12 +131,15 @@ class Graph:
         """Register the constants of a matrix, in the form that it has."""
         if isinstance(matrix, Full):
             return Const(self.add_constant(name, matrix.values))
-        rows = matrix.csr()
-        data, indices, indptr = (
-            Const(self.add_constant(part, _owned(value)))
-            for part, value in ((name, rows.data), (f"{name}.indices", rows.indices), (f"{name}.indptr", rows.indptr))
-        )
-        return Sparse(matrix.shape[1], data, indices, indptr)
+        columns = matrix.taps.shape[1] if isinstance(matrix, Kronecker) else matrix.shape[1]
+        parts = matrix.arrays()
+        # the weights themselves are called like the matrix
+        names = {next(iter(parts)): name}
+        found = {
+            part: Const(self.add_constant(names.get(part, f"{name}.{part}"), _shared(value)))
+            for part, value in parts.items()
+        }
+        return Sparse(columns, **found)
 
     def withhold(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         """Register a constant of known type and shape whose values are not in this graph."""
@@ -208,7 +212,12 @@ class Graph:
             return Full(self.constant(weight.name))
         if weight not in self._matrices:
             data, indices, indptr = (self.constant(c.name) for c in (weight.data, weight.indices, weight.indptr))
-            self._matrices[weight] = Compressed.of_parts(data, indices, indptr, weight.columns)
+            if weight.kernel is None:
+                found: Matrix = Compressed.of_parts(data, indices, indptr, weight.columns)
+            else:
+                kernel = self.constant(weight.kernel.name)
+                found = Kronecker.of_taps(kernel, data, indices, indptr, weight.columns)
+            self._matrices[weight] = found
         return self._matrices[weight]
 
     def live(self) -> frozenset[int]:
@@ -234,8 +243,8 @@ class Graph:
     __hash__ = None  # type: ignore[assignment]  # mutable while being built
 
 
-def _owned(value: Array) -> Array:
-    """An array that nobody holds but the caller, such that graphs may share it."""
+def _shared(value: Array) -> Array:
+    """An array of a matrix, which nobody changes, such that graphs may share it."""
     if value.base is None:
         value.setflags(write=False)
     return value

@@ -46,8 +46,22 @@ class Matrix(ABC):
 
     @property
     @abstractmethod
+    def held(self) -> int:
+        """Entries that are held."""
+
+    @property
+    @abstractmethod
     def largest(self) -> float:
         """The largest absolute value of an entry."""
+
+    @property
+    @abstractmethod
+    def finite(self) -> bool:
+        """Whether all entries are numbers."""
+
+    @property
+    @abstractmethod
+    def transposed(self) -> Matrix: ...
 
     @abstractmethod
     def times(self, x: Array) -> Array:
@@ -76,6 +90,10 @@ class Matrix(ABC):
     @abstractmethod
     def csr(self) -> csr_array:
         """In compressed rows."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Array]:
+        """What ``Sparse`` refers to, by its fields, weights first; of a dense matrix its entries alone."""
 
     @abstractmethod
     def parts(self, count: int) -> Parts:
@@ -137,8 +155,20 @@ class Full(Matrix):
         return int(np.count_nonzero(self.values))
 
     @property
+    def held(self) -> int:
+        return int(self.values.size)
+
+    @property
     def largest(self) -> float:
         return float(np.abs(self.values).max())
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.values).all())
+
+    @property
+    def transposed(self) -> Full:
+        return Full(self.values.T)
 
     def times(self, x: Array) -> Array:
         return np.asarray(self.values @ x)
@@ -164,6 +194,9 @@ class Full(Matrix):
         from scipy import sparse  # not needed for most networks, and slow to load
 
         return sparse.csr_array(self.values)
+
+    def arrays(self) -> dict[str, Array]:
+        return {"values": self.values}
 
     def parts(self, count: int) -> Parts:
         return _FullParts(self.values, count)
@@ -194,7 +227,9 @@ class Compressed(Matrix):
         """Of the parts of compressed rows, which are checked already."""
         from scipy import sparse  # not needed for most networks, and slow to load
 
-        return Compressed.canonical(sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns)))
+        # no tensor has 2^31 elements
+        places = (part.astype(np.int32, copy=False) for part in (indices, indptr))
+        return Compressed.canonical(sparse.csr_array((data, *places), shape=(len(indptr) - 1, columns)))
 
     @staticmethod
     def canonical(rows: csr_array) -> Compressed:
@@ -215,8 +250,20 @@ class Compressed(Matrix):
         return int(self.rows.nnz)
 
     @property
+    def held(self) -> int:
+        return self.count
+
+    @property
     def largest(self) -> float:
         return float(np.abs(self.rows.data).max()) if self.count else 0.0
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.rows.data).all())
+
+    @property
+    def transposed(self) -> Compressed:
+        return Compressed(self.rows.T.tocsr())
 
     def times(self, x: Array) -> Array:
         return np.asarray(self.rows @ x)
@@ -248,6 +295,9 @@ class Compressed(Matrix):
     def csr(self) -> csr_array:
         return self.rows
 
+    def arrays(self) -> dict[str, Array]:
+        return {"data": self.rows.data, "indices": self.rows.indices, "indptr": self.rows.indptr}
+
     def parts(self, count: int) -> Parts:
         # entries by part, row by row in each
         order = np.argsort(self.rows.indices % count, kind="stable")
@@ -258,17 +308,16 @@ class Compressed(Matrix):
         )
 
     @cached_property
-    def _numbers(self) -> I64:
-        """The row of each entry."""
-        return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.rows.indptr))
+    def _numbers(self) -> npt.NDArray[np.int32]:
+        return row_numbers(self.rows)
 
 
 @dataclass(frozen=True)
 class _CompressedParts(Parts):
     starts: I64
-    rows: I64
-    places: I64
-    values: I64
+    rows: Array
+    places: Array
+    values: Array
 
     def used(self, part: int) -> bool:
         return bool(self.starts[part] < self.starts[part + 1])
@@ -282,23 +331,20 @@ class _CompressedParts(Parts):
         )
 
 
-def matrix(values: Array | csr_array) -> Matrix:
-    """A matrix in the form that its zeros suggest."""
-    if isinstance(values, np.ndarray):
-        return Full(values)
-    rows, columns = values.shape
-    found = Compressed.canonical(values)
-    return found if _is_sparse(found.count, rows * columns) else Full(found.dense())
+def settled(found: Matrix) -> Matrix:
+    """The same matrix in the form that its zeros suggest."""
+    return found if isinstance(found, Full) or _is_sparse(found) else Full(found.dense())
 
 
-def held_entries(values: csr_array) -> int:
-    """Entries that a matrix is held with, zeros among them where it is dense."""
-    rows, columns = values.shape
-    return int(values.nnz) if _is_sparse(values.nnz, rows * columns) else rows * columns
+def held_entries(found: Matrix) -> int:
+    """Entries that a matrix is held with once it is settled, zeros among them where it is dense."""
+    rows, columns = found.shape
+    return found.held if _is_sparse(found) else rows * columns
 
 
-def _is_sparse(count: int, entries: int) -> bool:
-    return count < _SHARE * entries and entries >= _SMALL
+def _is_sparse(found: Matrix) -> bool:
+    rows, columns = found.shape
+    return rows * columns >= _SMALL and found.count < _SHARE * rows * columns
 
 
 def stacked(parts: Sequence[tuple[int, Matrix]], rows: int) -> Matrix:
@@ -309,7 +355,7 @@ def stacked(parts: Sequence[tuple[int, Matrix]], rows: int) -> Matrix:
         for first, m in parts:
             out[first : first + m.shape[0]] += m.dense()
         return Full(out)
-    return matrix(sum(_placed(m.csr(), (first, 0), (rows, columns)) for first, m in parts))
+    return settled(Compressed.canonical(sum(_placed(m.csr(), (first, 0), (rows, columns)) for first, m in parts)))
 
 
 def widened(narrow: Matrix, first: int, columns: int) -> Matrix:
@@ -319,7 +365,7 @@ def widened(narrow: Matrix, first: int, columns: int) -> Matrix:
         out = np.zeros((rows, columns), dtype=np.int64)
         out[:, first : first + narrow.shape[1]] = narrow.values
         return Full(out)
-    return matrix(_placed(narrow.csr(), (0, first), (rows, columns)))
+    return settled(Compressed.canonical(_placed(narrow.csr(), (0, first), (rows, columns))))
 
 
 def _placed(block: csr_array, at: tuple[int, int], shape: tuple[int, int]) -> csr_array:
@@ -329,6 +375,21 @@ def _placed(block: csr_array, at: tuple[int, int], shape: tuple[int, int]) -> cs
     before, after = at[0], shape[0] - at[0] - block.shape[0]
     indptr = np.concatenate([np.zeros(before, block.indptr.dtype), block.indptr, np.full(after, block.indptr[-1])])
     return sparse.csr_array((block.data, block.indices + at[1], indptr), shape=shape)
+
+
+def by_channel(values: F64, channels: int) -> F64 | None:
+    """One value for each of so many channels, shape (channels,), where all positions of a channel have the same."""
+    if values.size == 1:
+        return np.repeat(values, channels)
+    if values.size % channels:
+        return None
+    found = values.reshape(channels, -1)
+    return found[:, 0] if (found == found[:, :1]).all() else None
+
+
+def row_numbers(rows: csr_array) -> npt.NDArray[np.int32]:
+    """The row of each entry of compressed rows."""
+    return np.repeat(np.arange(rows.shape[0], dtype=np.int32), np.diff(rows.indptr))
 
 
 def at(values: F64, places: Array) -> F64:

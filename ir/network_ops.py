@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from .errors import IRError
-from .op import FLOAT, Const, Constants, Op, Shape, Weight, check_compressed, linear_shape
+from .op import FLOAT, Array, Const, Constants, Op, Shape, Sparse, Weight, check_compressed, check_taps, linear_shape
 
 # The last part of the name of a bias that a model does not have.
 NO_BIAS = "no_bias"
@@ -180,8 +180,8 @@ class Affine(Op):
     """y = M x + b over all elements of one sample in row-major order, as a tensor of ``shape``.
 
     M (size of y, size of x) is sparse, in compressed rows: row i has ``data[indptr[i]:indptr[i + 1]]`` in the columns
-    ``indices[...]``, and several entries at one place add up. b: float, one for each element of y. Convolutions,
-    transposed ones, mean pooling and padding are of this form.
+    ``indices[...]``, and several entries at one place add up. b: float, one for each element of y. With a kernel, which
+    convolutions, transposed ones and poolings have, these are the places of its taps in one channel, see ``Sparse``.
     """
 
     mnemonic = "affine"
@@ -191,11 +191,24 @@ class Affine(Op):
     indices: Const
     indptr: Const
     bias: Const
+    kernel: Const | None = None
+
+    def matrix(self, size: int, constants: Constants) -> Sparse:
+        """The matrix, for an operand of so many elements."""
+        columns = size if self.kernel is None else size // constants[self.kernel.name].shape[2]
+        return Sparse(columns, self.data, self.indices, self.indptr, self.kernel)
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
-        data, indices, indptr, bias = (constants[c.name] for c in (self.data, self.indices, self.indptr, self.bias))
+        parts: list[Array] = [constants[c.name] for c in (self.data, self.indices, self.indptr, self.bias)]
+        data, indices, indptr, bias = parts
         rows, columns = prod(self.shape), prod(shapes[0])
-        if bias.shape != (rows,) or indptr.shape != (rows + 1,):
+        if self.kernel is not None:
+            check_taps(constants[self.kernel.name], data)
+            _, outputs, inputs = constants[self.kernel.name].shape
+            if not outputs or not inputs or rows % outputs or columns % inputs:
+                raise IRError(f"a kernel from {inputs} to {outputs} channels does not map {columns} elements to {rows}")
+            rows, columns = rows // outputs, columns // inputs
+        if bias.shape != (prod(self.shape),) or indptr.shape != (rows + 1,):
             raise IRError(f"a map to {list(self.shape)} needs {rows} rows and shifts, not those of {list(bias.shape)}")
         check_compressed(data, indices, indptr, columns)
         return self.shape

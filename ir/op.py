@@ -33,18 +33,21 @@ class Sparse:
     """A reference to a sparse matrix (out, in) in compressed rows, whose parts are constants.
 
     Row i has the values ``data[indptr[i]:indptr[i + 1]]``, none of them at one place, in the columns
-    ``indices[...]`` that grow along the row.
+    ``indices[...]`` that grow along the row. With a kernel K of shape (taps, channels out, channels in) it is
+    sum_t K_t (x) S_t, a sum of Kronecker products: S_t is 1 where the compressed rows, of the positions of one channel,
+    hold t + 1. Convolutions and poolings are of this form; channels are numbered before positions.
     """
 
     columns: int
     data: Const
     indices: Const
     indptr: Const
+    kernel: Const | None = None
 
     @property
     def name(self) -> str:
-        """What the matrix is called: as its values are."""
-        return self.data.name
+        """What the matrix is called: as its weights are."""
+        return (self.kernel or self.data).name
 
 
 # The matrix of a linear map. Most zeros of a sparse one are held nowhere, in no pass.
@@ -76,7 +79,7 @@ def _named(value: object) -> Iterator[str]:
     if isinstance(value, Const):
         yield value.name
     elif isinstance(value, Sparse):
-        yield from (value.data.name, value.indices.name, value.indptr.name)
+        yield from _named((value.data, value.indices, value.indptr, value.kernel))
     elif isinstance(value, tuple):
         for item in value:
             yield from _named(item)
@@ -95,7 +98,21 @@ def weight_shape(weight: Weight, constants: Constants) -> Shape:
         ascends[indptr[(indptr > 0) & (indptr < indices.size)] - 1] = True
         if not ascends.all():
             raise IRError("the columns of a row of a sparse matrix must grow")
-    return (indptr.size - 1, weight.columns)
+    if weight.kernel is None:
+        return (indptr.size - 1, weight.columns)
+    kernel = constants[weight.kernel.name]
+    check_taps(kernel, data)
+    return ((indptr.size - 1) * kernel.shape[1], weight.columns * kernel.shape[2])
+
+
+def check_taps(kernel: Array, taps: Array) -> None:
+    """IRError unless these are a kernel, and numbers of its taps."""
+    if kernel.ndim != 3:
+        raise IRError(f"a kernel is (taps, channels out, channels in), not {list(kernel.shape)}")
+    # withheld ones are zeros
+    whole = taps.dtype.kind in "iu" or bool((taps == np.floor(taps)).all())
+    if taps.size and taps.any() and not (whole and 1 <= taps.min() <= taps.max() <= len(kernel)):
+        raise IRError(f"the places of a kernel are of its taps, which are numbered from 1 to {len(kernel)}")
 
 
 def check_compressed(data: Array, indices: Array, indptr: Array, columns: int) -> None:
