@@ -32,11 +32,14 @@ def integer_totals(
     program: Program, estimates: Estimate, p: IntegerParameters, accuracy: Sequence[str], security: str
 ) -> str:
     """Of BFV."""
-    sent = len(p.moduli) * sum(port.layout.ciphertexts for port in program.client.inputs)
+    sent = sum(port.layout.ciphertexts for port in program.client.inputs)
+    sent = len(p.moduli) * (sent + sum(request.results(p.slots) for request in program.client.requests))
     bits = " and ".join(f"{t.bit_length()} bits" for t in p.moduli)
     keys = "a relinearisation key for each t" if p.products else "no evaluation keys"
+    keys += f" and {len(p.automorphisms)} of automorphisms" if p.automorphisms else ""
     lines = [
-        _batch(program, p.slots),
+        # what stands side by side in blocks takes the room of larger batches
+        _batch(program, p.block or p.slots),
         *accuracy,
         *_limits(program, p),
         *_trips(program),

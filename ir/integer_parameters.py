@@ -13,6 +13,20 @@ PRIME_BITS = 60
 MOST_PLAINTEXT_BITS = 30
 
 
+def is_prime(number: int) -> bool:
+    """Of numbers below 2^30: strong probable primes to four bases are primes there (Jaeschke 1993)."""
+    if number < 2 or any(number % p == 0 for p in (2, 3, 5, 7)):
+        return number in (2, 3, 5, 7)
+    odd, twos = number - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in (2, 3, 5, 7):
+        powers = [pow(base, odd << k, number) for k in range(twos)]
+        if powers[0] != 1 and number - 1 not in powers:
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class IntegerParameters:
     """What a backend needs to make its contexts.
@@ -38,7 +52,7 @@ class IntegerParameters:
         if not 1 <= len(self.moduli) <= 2 or len(set(self.moduli)) < len(self.moduli):
             raise ValueError(f"one plaintext prime or two different ones are possible, not {self.moduli}")
         for t in self.moduli:
-            if t % (2 * self.ring) != 1 or not 2 * self.ring < t < 1 << MOST_PLAINTEXT_BITS:
+            if t % (2 * self.ring) != 1 or not 2 * self.ring < t < 1 << MOST_PLAINTEXT_BITS or not is_prime(t):
                 raise ValueError(f"{t} is no plaintext modulus for slots at ring dimension {self.ring}")
         if not 1 <= self.limbs <= 16:
             raise ValueError(f"a ciphertext has 1 to 16 limbs, not {self.limbs}")

@@ -137,12 +137,24 @@ def test_an_expansion_that_does_not_fit_is_refused_before_it_is_made(monkeypatch
     assert made == []
 
 
-def test_what_is_no_utf_8() -> None:
-    """Protobuf gives bytes for names of axes that are none, and attributes are bytes anyway."""
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"QQQ", "dim_param of a Dimension"),
+        (b"culprit", "name of a NodeProto"),
+        (b"Relu", "op_type of a NodeProto"),
+        (b"WWW", "name of a TensorProto"),
+    ],
+)
+def test_texts_that_are_no_utf_8(text: bytes, what: str) -> None:
+    """Protobuf gives bytes for them, which nothing expects."""
     data = onnx_bytes("Relu", 17, axis="QQQ")
-    assert [type(n.op) for n in read_onnx(data.replace(b"QQQ", b"\xff\xfe\xfd"))] == [
-        type(n.op) for n in read_onnx(data)
-    ]
+    read_onnx(data)
+    with pytest.raises(ModelError, match=f"given data is not an ONNX file, or is damaged: {what} is no text"):
+        read_onnx(data.replace(text, b"\xff" * len(text)))
+
+
+def test_attributes_that_are_no_utf_8() -> None:
     for data in (onnx_bytes("Cast", 5, to="QQQ"), onnx_bytes("Pad", 10, mode="QQQ", pads=[0, 1, 0, 1])):
         with pytest.raises(ModelError, match=r"(?s)given .*'culprit' \((Cast|Pad)\)"):
             read_onnx(data.replace(b"QQQ", b"\xff\xfe\xfd"))
@@ -153,7 +165,7 @@ def test_what_is_no_utf_8() -> None:
 def onnx_bytes(operator: str, opset: int, axis: str = "N", **attributes: object) -> bytes:
     node = helper.make_node(operator, ["x"], ["y"], name="culprit", **attributes)
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [axis, 4]), ("y", None)))
-    graph = helper.make_graph([node], "g", [x], [y])
+    graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(np.zeros(2), "WWW")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]).SerializeToString()
 
 

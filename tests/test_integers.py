@@ -29,7 +29,7 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientRequest, Instruction, IntegerDot, IntegerProduct, Load, Store, with_frees
 from glyphc.ir.instructions.integers import check_integers
-from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.integer_parameters import IntegerParameters, is_prime
 from glyphc.ir.ops import Apply, ClientRefresh, IntegerPolynomial, Linear
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.text import parse, to_text
@@ -83,6 +83,20 @@ def test_plaintext_primes_are_prime_and_give_slots() -> None:
                 assert pow(3, t - 1, t) == 1
     with pytest.raises(ParameterError, match=r"59\.5"):
         plaintext_primes(1024, 61.0)
+
+
+def test_composite_moduli_are_refused() -> None:
+    """OpenFHE looks for roots of unity that there are none of."""
+    sieve = np.ones(1 << 16, dtype=bool)
+    sieve[:2] = False
+    for p in range(2, 256):
+        if sieve[p]:
+            sieve[p * p :: p] = False
+    assert [is_prime(n) for n in range(1 << 16)] == sieve.tolist()
+    (t,) = plaintext_primes(RING, 20.0)
+    composite = next(n for n in range(t + 2 * RING, 1 << 30, 2 * RING) if n % 3 == 0)
+    with pytest.raises(ValueError, match="no plaintext modulus"):
+        IntegerParameters(RING, (composite,), 2, True, INSECURE)
 
 
 # -- instructions --

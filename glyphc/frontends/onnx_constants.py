@@ -22,6 +22,7 @@ from .onnx_ancient import BROADCASTS
 from .onnx_opsets import CURRENT, OLDEST, modernise, set_opset
 from .onnx_repairs import checkable, complete_imports, infer, needed_opset, reads, sort_nodes, unknown_operators
 from .onnx_slices import check_slices
+from .onnx_texts import require_texts
 
 Array = npt.NDArray[np.generic]
 F64 = npt.NDArray[np.float64]
@@ -76,6 +77,7 @@ def load(source: Source, prepare: Callable[[GraphProto], None] | None = None) ->
             f"{label} keeps weights in other files (e.g. {outside[0]!r}), and nothing says where those are; "
             "give the path of the .onnx file instead, or load it with its external data"
         )
+    require_texts(model, label)
     _check_opset(model, label)
     return _checked(model, label, prepare), label
 

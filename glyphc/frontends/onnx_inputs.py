@@ -100,11 +100,11 @@ def fix_sizes(graph: GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
             continue
         whole = _whole(dims, shape)
         if whole is not None:
-            called |= {_name(d): n for d, n in zip(dims, whole, strict=True) if n and _name(d)}
+            called |= {d.dim_param: n for d, n in zip(dims, whole, strict=True) if n and d.dim_param}
             _fill(dims, whole)
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
-        _fill(dims, [called.get(_name(d), 0) for d in dims])
+        _fill(dims, [called.get(d.dim_param, 0) for d in dims])
 
 
 _Dims = Sequence[TensorShapeProto.Dimension]
@@ -132,14 +132,8 @@ def _fill(dims: _Dims, sizes: Sequence[int]) -> None:
 
 def _called_batch(dims: _Dims) -> int | None:
     """The only open axis that is called like one of samples."""
-    called = [a for a, d in enumerate(dims) if d.dim_value <= 0 and _BATCH_NAMES.search(_name(d))]
+    called = [a for a, d in enumerate(dims) if d.dim_value <= 0 and _BATCH_NAMES.search(d.dim_param)]
     return called[0] if len(called) == 1 else None
-
-
-def _name(dim: TensorShapeProto.Dimension) -> str:
-    """What an open axis is called; protobuf gives bytes for what is no UTF-8."""
-    name: str | bytes = dim.dim_param
-    return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
 def _check_type(value: ValueInfoProto, where: str) -> None:
@@ -167,6 +161,6 @@ def _refuse_open(value: ValueInfoProto, shape: Sequence[int], but: Sequence[int]
         if not shape[axis] and axis not in but:
             raise ModelError(
                 f"axis {axis} of input {value.name!r} of {label} has no fixed size (it is "
-                f"{_name(dim) or 'unknown'!r}); only the batch may be open. Give calibration samples, which say how "
+                f"{dim.dim_param or 'unknown'!r}); only the batch may be open. Give calibration samples, which say how "
                 "large it is, export with fixed sizes, or set them with onnx.tools.update_model_dims"
             )

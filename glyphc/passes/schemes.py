@@ -11,9 +11,10 @@ from glyphc.analysis.noise import public_norm
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.matrices import Full
-from glyphc.ir.ops import Linear, Sparse, Switch
+from glyphc.ir.ops import Apply, Linear, Sparse, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
-from glyphc.ways.base import Offer, Question, Way
+from glyphc.slots.integers import polynomial_of
+from glyphc.ways.base import IntegerPlan, Offer, Question, Way
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
 from glyphc.ways.client import ClientTail
 from glyphc.ways.integers import WAYS as INTEGER_WAYS
@@ -137,7 +138,18 @@ class AssignScheme(TolerancePass):
             best = choose(graph, answers(graph, others, question), Paths(conversions(), question))
             plan = plan_slots(graph, context, fitting, inf if best is None else best.seconds)
         question = replace(question, slots=plan)
+        if self.ring == SECURE_RING and any(way in INTEGER_WAYS for way in allowed):
+            question = replace(question, integers=self._exactly(graph, context))
         return answers(graph, allowed, question), question
+
+    def _exactly(self, graph: Graph, context: Context) -> IntegerPlan | str:
+        """The plan on exact integers, where all functions are polynomials: nothing is replaced unasked."""
+        for node, op in graph.of(Apply):
+            fixed = graph.operands(node)[0].type.fixed
+            if fixed is None or polynomial_of(op.functions, fixed.reach) is None:
+                return f"{' then '.join(map(str, op.functions))} is no polynomial"
+        exact = FitIntegers(self.points, self.spread, self.logits, self.measures)
+        return plan_integers(graph, context, exact, strict=True)
 
     @staticmethod
     def _on_integers(allowed: Sequence[Way]) -> bool:

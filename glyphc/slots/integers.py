@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import isqrt, log2
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node, Rewriter
-from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
+from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS, is_prime
 from glyphc.ir.matrices import at
 from glyphc.ir.ops import (
     CLIENT_OPS,
@@ -225,12 +225,7 @@ def plaintext_primes(ring: int, bits: float) -> tuple[int, ...]:
     found: list[int] = []
     at = max(int(2.0 ** (bits / count)), 2 * ring) // (2 * ring) * 2 * ring + 1
     while len(found) < count:
-        if at >= 2.0 ** (bits / count) and _is_prime(at):
+        if at >= 2.0 ** (bits / count) and is_prime(at):
             found.append(at)
         at += 2 * ring
     return tuple(found)
-
-
-def _is_prime(number: int) -> bool:
-    """By trial division: at most 2^15 of them."""
-    return number > 1 and all(number % d for d in range(2, isqrt(number) + 1))

@@ -181,7 +181,8 @@ _ALL = (
         Refresh.BOOTSTRAP,
         paper="Yoo, Yoon: t-BMPNet: Trainable Bitwise Multilayer Perceptron Neural Network over Fully Homomorphic "
         "Encryption Scheme, 2021",
-        missing="circuits of gates are not there; at some 35 ms a gate they take hours for a sample of such networks",
+        missing="circuits of gates on words of bits are there (glyphc.gates), and no way of the compiler's takes them; "
+        "a sample of a network with some thousand weights takes over 100,000 gates of 35 ms, an hour and more",
     ),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _ALL}
