@@ -165,8 +165,8 @@ class Program:
 
         Without the values of weights that are to be encrypted: :meth:`save_weights` keeps those.
         """
-        stages = self.public_stages.items()
-        parts = {f"stages/{i:02d}-{name}.gir": to_text(g).encode() for i, (name, g) in enumerate(stages)}
+        stages, known = self.public_stages.items(), dict[int, str]()
+        parts = {f"stages/{i:02d}-{name}.gir": to_text(g, known).encode() for i, (name, g) in enumerate(stages)}
         manifest = {
             "format": FORMAT,
             "version": VERSION,

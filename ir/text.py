@@ -40,8 +40,10 @@ _OPS_BY_CLASS = {op.__name__: op for op in OPS.values()}
 # -- printing --
 
 
-def to_text(graph: Graph) -> str:
-    """The whole graph as text."""
+def to_text(graph: Graph, known: dict[int, str] | None = None) -> str:
+    """The whole graph as text. known: of constants that other graphs, which are kept, have had in theirs, by id of the
+    array; it grows by this graph's."""
+    known = {} if known is None else known
     lines = [f"glyph-ir {VERSION} level {graph.level.value} batch {graph.batch}"]
     if graph.parameters is not None:
         lines.append(f"parameters {_print(graph.parameters)}")
@@ -58,10 +60,12 @@ def to_text(graph: Graph) -> str:
         if name in withheld:
             lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] withheld")
             continue
-        # the highest level takes ten times as long on the places of a sparse matrix, and gains nothing
-        level = 9 if value.nbytes < _LARGE else 6
-        data = base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), level)).decode()
-        lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] {json.dumps(data)}")
+        if id(value) not in known:
+            # the highest level takes ten times as long on the places of a sparse matrix, and gains nothing
+            level = 9 if value.nbytes < _LARGE else 6
+            data = base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), level)).decode()
+            known[id(value)] = json.dumps(data)
+        lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] {known[id(value)]}")
     return "\n".join(lines) + "\n"
 
 

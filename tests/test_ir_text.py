@@ -313,7 +313,8 @@ def test_the_guilty_line_is_shown() -> None:
     assert str(caught.value).splitlines() == [
         "line 5, column 1: %2: unknown op 'aply'; known: dense, scale, add, sub, mul, div, max, min, concat, gather, "
         "steps, affine, reduce_sum, reduce_max, hardmax, matmul, sum_to, scatter, input, output, reshape, apply, "
-        "softmax, argmax, linear, switch, unpack, bootstrap, polynomial, integer-polynomial, client-refresh",
+        "softmax, argmax, linear, switch, unpack, bootstrap, polynomial, integer-polynomial, client-refresh, "
+        "client-bits, table-lookup",
         '%2 = aply %1 (functions=[Function(name="relu")]) : TensorType(shape=[2])',
     ]
 

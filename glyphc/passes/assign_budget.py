@@ -258,7 +258,9 @@ class _Search:
             assert node.type.fixed is not None
             size = _PROBE * (node.type.fixed.hi - node.type.fixed.lo)
             added = random.normal(0, size, plain[node.id].shape)
-            values = self.trial.reals(self.trial.values(few, series, {node.id: added}, noisy=False))
+            rest = {id: plain[id] for id in plain.keys() - _behind(self.trial.graph, node)}
+            found = self.trial.values(few, series, {node.id: added}, noisy=False, known=rest)
+            values = self.trial.reals(found)
             errors = [
                 measure.distance(values[source.id], plain_reals[source.id]) for source, measure in self._continuous()
             ]
@@ -274,6 +276,15 @@ class _Search:
             node = graph.operands(source)[0] if isinstance(source.op, ArgMax) else node
             found.append((node, measures[op.name]))
         return found
+
+
+def _behind(graph: Graph, node: Node) -> set[int]:
+    """A node and all that is computed from it, by id."""
+    found = {node.id}
+    for other in graph:
+        if not found.isdisjoint(other.operands):
+            found.add(other.id)
+    return found
 
 
 def _reason(losses: tuple[Loss, ...]) -> str:

@@ -70,11 +70,13 @@ class Trial:
         added: Mapping[int, F64] | None = None,
         noisy: bool = True,
         moved: Mapping[int, float] | None = None,
+        known: Mapping[int, Value] | None = None,
     ) -> dict[int, Value]:
         """Values of all nodes by id, in units of their integers; those that the client makes are real.
 
         series: by node id; nonlinearities without one compute their function. added: put on top of a nonlinearity's
-        result; moved: on top of its operand. noisy: False leaves the noise out.
+        result; moved: on top of its operand. noisy: False leaves the noise out. known: values that are taken as they
+        are.
         """
         random = np.random.default_rng(self.seed)
 
@@ -82,6 +84,8 @@ class Trial:
             return value + random.normal(0, deviation, value.shape) if noisy and deviation > 0 else value
 
         def step(node: Node, args: tuple[Value, ...]) -> Value | None:
+            if known is not None and node.id in known:
+                return known[node.id]
             if isinstance(node.op, Linear):
                 return self._maps.value(node.op, args)
             if isinstance(node.op, Switch) and node.op.target is Scheme.TORUS:

@@ -97,6 +97,7 @@ class Lowering:
     # of the polynomials of a step: which of the registers of its source they meet
     sources: dict[str, tuple[int, ...]] = field(default_factory=dict)
     met: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # groups by map and operand
+    sums: dict[tuple[int, int], list[Step]] = field(default_factory=dict)  # by map and chunk
     weights: dict[tuple[int, int], Parts] = field(default_factory=dict)  # matrices by map and operand
     count: int = 0
 
@@ -142,6 +143,12 @@ class Lowering:
 
     def steps(self, node: Node, chunk: int) -> list[Step]:
         """All that adds up to one chunk of a linear map."""
+        key = (node.id, chunk)
+        if key not in self.sums:
+            self.sums[key] = self._steps(node, chunk)
+        return self.sums[key]
+
+    def _steps(self, node: Node, chunk: int) -> list[Step]:
         chunks = layout(node).chunks
         steps = [
             Step(number, source, group)
