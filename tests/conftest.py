@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -52,6 +53,14 @@ def _own_activations() -> Iterator[None]:
     yield
     for name in set(glyphc.activations()) - set(before):
         glyphc.unregister_activation(name)
+
+
+@pytest.fixture(scope="session")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What tests of inspection look at (``tests.inspected.Inspected``)."""
+    from tests.inspected import Inspected
+
+    return Inspected(tmp_path_factory.mktemp("inspected"))
 
 
 # -- for the tests of wrong inputs --

@@ -16,7 +16,7 @@ import glyphc
 from glyphc.errors import CalibrationError, ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.errors import IRError
-from glyphc.ir.functions import Function, check_tables
+from glyphc.ir.functions import Function
 from glyphc.ir.ops import Apply, Bootstrap
 from tests.activation_models import F64, expected, model, samples
 
@@ -35,17 +35,6 @@ def test_tables_cover_what_calibration_may_see() -> None:
             with pytest.raises(IRError, match=r"table\(2 values over \[-1, 3\].* does not cover \[-?\d"):
                 table.domain(lo, hi)
         np.testing.assert_array_equal(table(np.array([-50.0, 50.0])), table(np.array([-1.0, 3.0])))
-
-
-def test_tables_behind_other_functions() -> None:
-    table, double = Function("table", (0.0, 1.0, 5.0, 6.0)), Function("affine", (2.0, 0.0))
-    check_tables((Function("sigmoid"), table), -50, 50)
-    check_tables((Function("log"), Function("sigmoid"), table), 0.1, 50)
-    check_tables((Function("log"), table), -1, 1)  # not finite: another check's business
-    check_tables((), 0, 1)
-    for functions, lo in (((table,), -1.0), ((Function("relu"), double, table), -1.0), ((double, table), 0.0)):
-        with pytest.raises(IRError, match=r"over \[0, 1\].* does not cover \["):
-            check_tables(functions, lo, 1)
 
 
 def test_tables_with_jumps_of_the_wrong_form() -> None:

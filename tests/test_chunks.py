@@ -15,8 +15,9 @@ from strategies import examples
 from test_passes_layout import assigned, check, corrupted, laid_out, mlp, of
 
 import glyphc
+from glyphc.analysis.kernels_cost import KERNELS, MODELLED, shipped
 from glyphc.backends.cleartext import NegacyclicFFT
-from glyphc.errors import ParameterError
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, Rewriter
@@ -164,18 +165,42 @@ def test_a_narrow_layer_takes_fewer_ciphertexts() -> None:
     assert (made.count("Powers"), made.count("ToTorus"), made.count("FromTorus")) == (5, 5, 5)
 
 
+@pytest.mark.parametrize("engine", MODELLED)
 @pytest.mark.parametrize(("automorphism", "wanted"), [(1e-6, [4, 1, 1]), (1.0, [4, 4, 4])])
-def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(automorphism: float, wanted: list[int]) -> None:
-    """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16."""
+def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(
+    automorphism: float, wanted: list[int], engine: str
+) -> None:
+    """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16.
+
+    The prices are those of the engine that is planned for.
+    """
     graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
-    cost = replace(context.cost, automorphism=automorphism)
+    prices = {name: replace(shipped(name), automorphism=1.0 - automorphism) for name in MODELLED}
+    prices[engine] = replace(prices[engine], automorphism=automorphism)
+    cost = replace(prices["openfhe"], kernels=prices["kernels"])
     graph = ValidateLayout().run(
-        AssignLayout(ring=RING).run(graph, replace(context, cost=cost, engine="openfhe")), context
+        AssignLayout(ring=RING).run(graph, replace(context, cost=cost, engine=engine)), context
     )
     assert [n.type.layout.chunks for n, _ in graph.of(Apply) if n.type.layout] == wanted
     assert_products(graph, 0)
     (decision,) = next(n.decisions[-1:] for n, _ in graph.of(Apply))
     assert ("2 left in chunks" in decision.chosen) == (automorphism == 1.0)
+    assert all(c.reason.startswith(f"engine {engine}, batch 64") for c in decision.candidates)
+
+
+@pytest.mark.parametrize("engine", MODELLED)
+def test_every_engine_has_room_for_a_plan(engine: str) -> None:
+    graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
+    larger = [replace(c, costs=tuple(replace(r, idle_bytes=1e11) for r in c.costs)) for c in KERNELS.configurations]
+    cost = replace(context.cost, kernels=replace(KERNELS, configurations=tuple(larger)))
+    laid = AssignLayout(ring=RING).run(graph, replace(context, engine=engine))
+    cut = AssignLayout(ring=RING, memory=1.5).run(graph, replace(context, cost=cost, engine=engine))
+    assert cut.batch < laid.batch == 64
+
+
+def test_engines_without_prices_are_refused() -> None:
+    with pytest.raises(GlyphcError, match="by the prices of the engines openfhe and kernels, not 'clear'"):
+        glyphc.compile(mlp(2, 2, 1), np.zeros((4, 2)), engine="clear", insecure_ring=RING)
 
 
 # -- the validator -------------------------------------------------------------------------------------------

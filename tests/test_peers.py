@@ -78,6 +78,7 @@ def test_glyphc_with_files(tmp_path: Path, measured: ModuleType) -> None:
     assert min(found.key_bytes, found.input_bytes, found.output_bytes) > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("concrete-ml", ["--epochs", "0"]), ("tenseal", [])])
 def test_peers(name: str, options: list[str], tmp_path: Path, runs: ModuleType) -> None:
     peer = runs.PEERS[name]

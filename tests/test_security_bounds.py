@@ -32,6 +32,19 @@ def test_the_bound_leaves_128_bits_after_the_margin() -> None:
     assert ESTIMATES[LIMIT] - MARGIN >= 128
 
 
+def test_contexts_without_bootstraps_are_bounded_by_a_weaker_instance() -> None:
+    """Of one secret, the table of docs/security.md: the larger the modulus, the fewer operations an attack takes."""
+    page = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if "| weight 192 |" in line]
+    lines = [[cell.strip(" *") for cell in row] for row in rows]
+    least = {int(bits): float(found) for _, ring, bits, *_, found, _ in lines if ring == "65,536"}
+    assert {bits: least[bits] for bits in ESTIMATES} == ESTIMATES
+    falling = [least[bits] for bits in sorted(least)]
+    assert falling == sorted(falling, reverse=True)
+    assert max(LINEAR, BGV) < min(least)
+    assert least[min(least)] - MARGIN > 256
+
+
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: str(c.slots))
 @pytest.mark.parametrize("degree", MAX_DEGREES.values())
 def test_every_degree_has_parameters(configuration: Configuration, degree: int) -> None:
