@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, TypeProto, numpy_helper
+from onnx import NodeProto, TensorProto, TypeProto, numpy_helper
 from scipy import sparse
 
 from glyphc.ir.encodings import Labels
@@ -297,10 +297,11 @@ class Call:
 
     def steps(self, x: Node, features: npt.NDArray[Any], thresholds: F64, lookup: bool = False) -> Node:
         """Whether elements at flat places are greater than thresholds: 0 or 1, flat. lookup: they are ids."""
+        double = self.kind(0) == TensorProto.DOUBLE
         if not np.isfinite(thresholds).all():
             raise UnsupportedError("compares with a number that is not finite")
         names = self._private("features", features.astype(np.int64)), self._private("thresholds", thresholds)
-        return self.add(Steps(*names, lookup), x)
+        return self.add(Steps(*names, lookup, double), x)
 
     def sum(self, a: Node, b: Node) -> Node:
         """a + b, of one shape."""
