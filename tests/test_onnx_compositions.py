@@ -410,6 +410,32 @@ def test_quantisation_with_a_scale_for_each_channel(encrypted: bool) -> None:
     assert np.allclose(evaluate(read_onnx(model), {"x": x.astype(np.float64)})["y"], wanted, atol=1e-6)
 
 
+def test_softmaxes_that_are_written_out() -> None:
+    """exp(x - log sum exp(x)) and exp(x - max x) reach over ranges that no series of exp could."""
+    nodes = [
+        node("ReduceLogSumExp", ["x"], ["l"], axes=[1], keepdims=1),
+        node("Sub", ["x", "l"], ["d"]),
+        node("Exp", ["d"], ["y"]),
+        node("ReduceMax", ["x"], ["m"], axes=[1], keepdims=1),
+        node("Sub", ["x", "m"], ["c"]),
+        node("Exp", ["c"], ["z"]),
+    ]
+    model = build(nodes, None, (4,), outputs=("y", "z"))
+    x = (RNG.normal(size=(64, 4)) * 20).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = glyphc.compile(model, x, 4, insecure_ring=2048)
+    found = program.run(x, mode="clear")
+    for name, value in runtime(model, x).items():
+        assert np.sqrt(np.mean((np.asarray(found[name]) - value) ** 2)) < 0.03
+
+
+def test_a_tensor_over_itself_is_one() -> None:
+    model = build([node("Div", ["x", "x"], ["o"]), node("Add", ["o", "x"], ["y"])], None, (4,))
+    x = np.abs(RNG.normal(size=(8, 4))).astype(np.float32) + 0.1
+    np.testing.assert_allclose(evaluate(read_onnx(model), {"x": x})["y"], x + 1, rtol=1e-6)
+
+
 # -- look-ups --
 
 

@@ -55,7 +55,8 @@ class Conversion:
     sample. where: of the values whose samples are not axis 0, where they are; their nodes have all axes, as they are
     for one sample. None: the file describes a single sample, and the value has no axis for it. labels: of values that
     are indices of classes in the graph, what they are in ONNX. masks: of values with elements that are minus infinity,
-    which are something else in the graph: where they are not. outputs: names of the model's outputs.
+    which are something else in the graph: where they are not. log_sums: of log sum exp(x), by node: the node x, shapes
+    aside. outputs: names of the model's outputs.
     """
 
     graph: Graph
@@ -68,6 +69,7 @@ class Conversion:
     where: dict[str, Where | None] = field(default_factory=dict)
     labels: dict[str, Labels] = field(default_factory=dict)
     masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    log_sums: dict[int, int] = field(default_factory=dict)
     outputs: frozenset[str] = frozenset()
 
     @property
