@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all fuzz browser lint bench docs models clean
+.PHONY: help demo test test-all fuzz browser lint bench peers docs models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 bench: $(VENV)/.models ## run the benchmarks
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+# Each in an environment of its own; together they take some 7 GB of disk.
+peers: $(VENV)/.models .peers/concrete-ml/.made .peers/tenseal/.made ## glyphc beside Concrete ML and TenSEAL on one network
+	$(BIN)/python benchmarks/peers/run.py $(ARGS)
+
 docs: $(VENV)/.dev ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
 
@@ -52,7 +56,7 @@ models: $(VENV)/.train-models ## train the networks of models/ again
 	$(BIN)/python models/digits_backbone.py
 
 clean: ## delete the virtual environment, the build folders and all caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -74,4 +78,10 @@ $(VENV)/.train-models: $(VENV)/.models
 $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@echo "Installing glyphc and its development tools into $(VENV)"
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+.peers/%/.made: benchmarks/peers/%.txt $(VENV)/.created
+	@echo "Making .peers/$*"
+	@$(BIN)/python -m venv --clear .peers/$*
+	@.peers/$*/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@

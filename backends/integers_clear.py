@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.instructions import IntegerDot, IntegerRefresh
+from glyphc.ir.client_requests import Request
+from glyphc.ir.instructions import IntegerBlocks, IntegerDot
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.rescaling import rescaled
 
 I64 = npt.NDArray[np.int64]
 Residues = tuple[I64, ...]
@@ -59,8 +59,19 @@ class ClearIntegers:
             totals.append(total)
         return tuple(totals)
 
-    def integer_refresh(self, source: Residues, instruction: IntegerRefresh) -> Residues:
-        return self.encrypt(rescaled(self.decrypt(source), instruction.ratio))
+    def integer_blocks(self, sources: Sequence[Residues], instruction: IntegerBlocks) -> Residues:
+        totals = []
+        for at, t in enumerate(self._moduli):
+            total: I64 = np.full(instruction.block, instruction.bias % t, dtype=np.int64)
+            for source, weights in zip(sources, instruction.weights, strict=True):
+                for block, weight in zip(source[at].reshape(-1, instruction.block), weights, strict=True):
+                    total = (total + block * (weight % t)) % t
+            totals.append(np.tile(total, len(sources[0][at]) // instruction.block))
+        return tuple(totals)
+
+    def client_request(self, sources: Sequence[Residues], request: Request) -> list[Residues]:
+        found = request.answer(np.array([self.decrypt(source) for source in sources]))
+        return [self.encrypt(integers) for integers in found]
 
     def integer_product(self, a: Residues, b: Residues) -> Residues:
         return tuple(x * y % t for x, y, t in zip(a, b, self._moduli, strict=True))

@@ -91,7 +91,7 @@ def table(found: list[Found]) -> str:
 def cells(each: Found, r: Result) -> list[str]:
     """Of one row."""
     if r.predicted is None:
-        return [r.outcome, r.reason]
+        return [str(r.outcome), r.reason]
     p, m = r.predicted, r.measured
     scores = dict(r.scores)
     accuracy = f"{100 * scores[ACCURACY]:.2f}% ({100 * each.floats:.2f}%)"

@@ -87,11 +87,27 @@ def main() -> None:
 @click.option("--strategy", help="Ways of computing that may be taken; 'glyphc strategies' lists them. [default: auto]")
 @click.option("--degree", type=int, help="Of polynomials, for strategies that compute them. [default: the strategy's]")
 @click.option(
+    "--table-bits",
+    type=int,
+    help="Of the index of tables, for strategies that look functions up. [default: the strategy's]",
+)
+@click.option(
     "--retrain-data",
     type=click.Path(),
     help="Samples to train the network again on, in the clear, with the strategy's polynomials, squares, ... in it.",
 )
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
+@click.option(
+    "--trips",
+    type=click.IntRange(0),
+    help="To the client, which sees hidden values there, that a batch may take. [default: for auto 0]",
+)
+@click.option("--memory", type=click.FloatRange(0, min_open=True), help="Gigabytes that a run may take at its peak.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["latency", "throughput", "traffic"]),
+    help="What 'auto' makes small, of several strategies. [default: latency, with less compared]",
+)
 @click.option(
     "--engine", help="By whose prices layouts and parameters are chosen. [default: the first that can run it]"
 )
@@ -116,8 +132,12 @@ def compile_command(
     margin: float | None,
     strategy: str | None,
     degree: int | None,
+    table_bits: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
+    trips: int | None,
+    memory: float | None,
+    prefer: str | None,
     engine: str | None,
     passes: str | None,
     start: str | None,
@@ -156,9 +176,13 @@ def compile_command(
         one_sample=one_sample,
         strategy=strategy,
         degree=degree,
+        table_bits=table_bits,
         retrain=load_retraining(retrain_data, retrain_labels),
         engine=engine,
         reporter=reporter(),
+        trips=trips,
+        memory=None if memory is None else memory * 1e9,
+        prefer=prefer,
     )
     text = summary(program)
     if program.encrypted_weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,50 @@ from glyphc.ir.typed_json import TypedJSON
 from glyphc.ways.strategies import STRATEGIES
 
 FORMAT = "glyphc-comparison"
-VERSION = 1
+VERSION = 2
 ALL = "all"
 _RETRAINED = "+retrained"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A row: a strategy with its options. degree: None for the strategy's own."""
+    """A row: a strategy with its options. size: the degree of its polynomials, or the bits of its tables' index; None
+    for the strategy's own."""
 
     strategy: str
-    degree: int | None = None
+    size: int | None = None
     retrained: bool = False
 
     def __str__(self) -> str:
-        degree = "" if self.degree is None else f":{self.degree}"
-        return f"{self.strategy}{degree}{_RETRAINED if self.retrained else ''}"
+        size = "" if self.size is None else f":{self.size}"
+        return f"{self.strategy}{size}{_RETRAINED if self.retrained else ''}"
+
+    @property
+    def degree(self) -> int | None:
+        """As ``glyphc.compile`` takes it."""
+        return None if STRATEGIES[self.strategy].takes_table_bits else self.size
+
+    @property
+    def table_bits(self) -> int | None:
+        """As ``glyphc.compile`` takes it."""
+        return self.size if STRATEGIES[self.strategy].takes_table_bits else None
+
+
+class Outcome(Enum):
+    """What became of a row."""
+
+    RUN = "run"
+    NOT_RUN = "not run"
+    REFUSED = "refused"
+    FAILED = "failed"
+    MISSING = "not yet"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 def parse_choices(text: str, retraining: bool) -> tuple[Choice, ...]:
-    """Rows from text: ``all``, or ``NAME[:DEGREE][+retrained]``, separated by commas. GlyphcError for anything else.
+    """Rows from text: ``all``, or ``NAME[:SIZE][+retrained]``, separated by commas. GlyphcError for anything else.
 
     retraining: whether there are samples to retrain on; ``all`` has rows with and without then.
     """
@@ -47,14 +72,14 @@ def parse_choices(text: str, retraining: bool) -> tuple[Choice, ...]:
             found += _all(retraining)
             continue
         plain = item.removesuffix(_RETRAINED)
-        name, colon, degree = plain.partition(":")
+        name, colon, size = plain.partition(":")
         if name not in STRATEGIES:
             raise GlyphcError(f"there is no strategy {name!r}; there are: {ALL}, {', '.join(STRATEGIES)}")
-        if colon and not (degree.isdecimal() and len(degree) < 4):
-            raise GlyphcError(f"{item!r} is not NAME:DEGREE; write e.g. onoufriou:7")
+        if colon and not (size.isdecimal() and len(size) < 4):
+            raise GlyphcError(f"{item!r} is not NAME:SIZE; write e.g. onoufriou:7 for degree 7")
         if plain != item and not retraining:
             raise GlyphcError(f"{item!r} takes samples to train again on: give --retrain-data and --retrain-labels")
-        found.append(Choice(name, int(degree) if colon else None, plain != item))
+        found.append(Choice(name, int(size) if colon else None, plain != item))
     if not found:
         raise GlyphcError(f"{text!r} names no strategy; write {ALL}, or names separated by commas")
     return tuple(dict.fromkeys(found))
@@ -103,14 +128,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row. outcome: ``run``, ``not run`` (it would not fit), ``refused``, ``failed`` or ``missing``.
+    """What was found of a row.
 
-    reason: of all outcomes but the first. program: its fingerprint. scores: in simulation, by the names of figures.
-    learns: who learns what. notes: of the compiler.
+    reason: of all outcomes but ``RUN``; ``NOT_RUN`` is what would not fit. program: its fingerprint. scores: in
+    simulation, by the names of figures. learns: who learns what. notes: of the compiler.
     """
 
     choice: Choice
-    outcome: str
+    outcome: Outcome
     reason: str = ""
     program: str = ""
     security: str = ""

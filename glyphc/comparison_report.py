@@ -1,4 +1,4 @@
-"""A comparison for people: aligned text, or one page with plots that needs nothing else."""
+"""A comparison for people: aligned text, Markdown, or one page with plots that needs nothing else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from math import floor, log2, log10
 
-from glyphc.comparison import Comparison, Result
+from glyphc.comparison import Comparison, Measured, Result
 from glyphc.text_tables import align
 
 _HEADING = (
@@ -22,12 +22,10 @@ def rows(found: Comparison) -> list[tuple[str, ...]]:
 
 def _row(r: Result) -> tuple[str, ...]:
     p, m = r.predicted, r.measured
-    outcome = (
-        r.outcome if r.outcome in ("run", "not run", "failed") else {"missing": "not yet"}.get(r.outcome, r.outcome)
-    )
+    outcome = str(r.outcome)
     if p is None:
         return (str(r.choice), outcome, *[""] * (len(_HEADING) - 2))
-    error = "" if m is None else "exact" if m.exact else f"2^{log2(max(m.error, 2.0**-99)):.1f}"
+    error = "" if m is None else _error(m)
     client = None if m is None else m.stage("encrypt") + m.stage("refresh") + m.stage("decrypt")
     return (
         str(r.choice),
@@ -68,6 +66,50 @@ def table(found: Comparison) -> str:
     lines += [f"{r.choice}: {text}" for r in found.results for text in _remarks(r)]
     lines += ["", "who learns what", *align_known(found)]
     return "\n".join(lines).rstrip()
+
+
+_MARKDOWN = (
+    "strategy", "accuracy (simulated)", "error", "evaluate s (predicted) / CPU s", "client s (predicted)", "trips",
+    "peak GB (predicted)", "keys MB", "up MB", "down MB",
+)  # fmt: skip
+
+
+def markdown(found: Comparison) -> str:
+    """A table of what was run, or predicted in brackets alone, and what it is of."""
+    lines = ["| " + " | ".join(_MARKDOWN) + " |", "|" + " --- |" * len(_MARKDOWN)]
+    lines += ["| " + " | ".join(_cells(r)) + " |" for r in found.results]
+    security = ", ".join(dict.fromkeys(r.security for r in found.results if r.security))
+    return (
+        "\n".join(lines) + f"\n\n{found.model}, {found.samples} held-out samples, float network "
+        f"{scores_text(found.floats)}; {found.machine}; {security}. error: rms beside the program in the clear, of the "
+        "outputs' range; client: to encrypt, answer and decrypt; peak: both sides in one process."
+    )
+
+
+def _cells(r: Result) -> tuple[str, ...]:
+    p, m = r.predicted, r.measured
+    if p is None:
+        return (str(r.choice), str(r.outcome), *[""] * (len(_MARKDOWN) - 2))
+    simulated = f"({scores_text(r.simulated)})"
+    fixed = (f"{p.key_bytes / 1e6:,.1f}", f"{p.upload_bytes / 1e6:.1f}", f"{p.download_bytes / 1e6:.1f}")
+    if m is None:
+        seconds = (f"({p.evaluate_seconds:.1f}) {r.outcome}", f"({p.client_seconds:.1f})", str(p.trips))
+        return (str(r.choice), simulated, "", *seconds, f"({p.memory_bytes / 1e9:.2f})", *fixed)
+    client = m.stage("encrypt") + m.stage("refresh") + m.stage("decrypt")
+    return (
+        str(r.choice),
+        f"{scores_text(m.scores)} {simulated}",
+        _error(m),
+        f"{m.stage('evaluate'):.1f} ({p.evaluate_seconds:.1f}) / {m.cpu_seconds:.1f}",
+        f"{client:.1f} ({p.client_seconds:.1f})",
+        str(p.trips),
+        f"{m.memory_bytes / 1e9:.2f} ({p.memory_bytes / 1e9:.2f})",
+        *fixed,
+    )
+
+
+def _error(m: Measured) -> str:
+    return "exact" if m.exact else f"2^{log2(max(m.error, 2.0**-99)):.1f}"
 
 
 def _remarks(r: Result) -> list[str]:

@@ -20,7 +20,7 @@ from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.engine import best_engine
 from glyphc.codec import check_inputs
-from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result, held_out
+from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out
 from glyphc.compiler import compile
 from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
@@ -141,7 +141,7 @@ def compare(
     scorer = Scorer(task.network, task.x, task.labels)
     for number, choice in enumerate(choices, 1):
         known = comparison.of(choice)
-        if known is not None and known.outcome != "not run":
+        if known is not None and known.outcome is not Outcome.NOT_RUN:
             say(f"{number} of {len(choices)}: {choice}: known, {known.outcome}")
             continue
         say(f"{number} of {len(choices)}: {choice}")
@@ -155,24 +155,24 @@ def compare(
 def _row(task: Task, choice: Choice, comparison: Comparison, scorer: Scorer, reporter: Reporter) -> Result:
     missing = STRATEGIES[choice.strategy].missing
     if missing:
-        return Result(choice, "missing", f"not available yet: {missing}")
+        return Result(choice, Outcome.MISSING, f"not available yet: {missing}")
     try:
         program = _compiled(task, choice, reporter)
         result = _predicted(task, choice, program, scorer, reporter)
     except GlyphcError as e:
-        return Result(choice, "refused", str(e))
+        return Result(choice, Outcome.REFUSED, str(e))
     same = next((r for r in comparison.results if r.program == result.program and r.measured is not None), None)
     if same is not None:
-        return replace(result, outcome="run", reason=f"the same program as {same.choice}", measured=same.measured)
+        return replace(result, outcome=Outcome.RUN, reason=f"the same program as {same.choice}", measured=same.measured)
     assert result.predicted is not None
     too_much = _too_much(task, program, result.predicted)
     if too_much:
-        return replace(result, outcome="not run", reason=too_much)
+        return replace(result, reason=too_much)
     try:
         measured, notes = _measured(task, program, scorer)
     except (GlyphcError, MemoryError, RuntimeError) as e:
-        return replace(result, outcome="failed", reason=str(e))
-    return replace(result, outcome="run", measured=measured, notes=(*result.notes, *notes))
+        return replace(result, outcome=Outcome.FAILED, reason=str(e))
+    return replace(result, outcome=Outcome.RUN, measured=measured, notes=(*result.notes, *notes))
 
 
 def _compiled(task: Task, choice: Choice, reporter: Reporter) -> Program:
@@ -185,6 +185,7 @@ def _compiled(task: Task, choice: Choice, reporter: Reporter) -> Program:
             cost=task.cost,
             strategy=choice.strategy,
             degree=choice.degree,
+            table_bits=choice.table_bits,
             retrain=task.retraining if choice.retrained else None,
             reporter=reporter,
         )
@@ -217,7 +218,7 @@ def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, rep
     security = program.client.parameters.security if program.secure else INSECURE_WARNING
     return Result(
         choice,
-        "",
+        Outcome.NOT_RUN,
         "",
         program.fingerprint,
         security,

@@ -15,6 +15,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
+from glyphc.constraints import Constraints, best, check, parse_prefer
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -77,9 +78,13 @@ def compile(
     strategy: str | None = None,
     examples: Any = None,
     degree: int | None = None,
+    table_bits: int | None = None,
     retrain: Data | None = None,
     engine: str | None = None,
     reporter: Reporter | None = None,
+    trips: int | None = None,
+    memory: float | None = None,
+    prefer: str | None = None,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
@@ -105,13 +110,88 @@ def compile(
     keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
     strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``), by default ``auto``:
     whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
-    the strategy's, or as the tolerance asks. retrain: samples and labels to train the network again on, in the clear,
+    the strategy's, or as the tolerance asks. table_bits: of the index of tables, for strategies that look functions up,
+    by default the strategy's. retrain: samples and labels to train the network again on, in the clear,
     after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose prices decide on layouts
     and parameters, by default those of the one that will execute the program here; every engine takes the result.
+    trips: to the client, which sees hidden values there, that a batch may take at most: ``auto`` takes none unless it
+    is told; memory: bytes at the peak of a run; prefer: "latency", "throughput" or "traffic". With any of these
+    ``auto`` compiles by several strategies and takes what is best (``glyphc.constraints``).
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
     """
+    limits = Constraints(trips, memory, parse_prefer(prefer))
+    _check_limits(limits)
+    known = cost or cost_file.current()
+
+    def compiled(name: str | None) -> Program:
+        return _compile(
+            model,
+            calibration,
+            batch,
+            tolerance=tolerance,
+            logit_tolerance=logit_tolerance,
+            measure=measure,
+            margin=margin,
+            passes=passes,
+            start=start,
+            insecure_ring=insecure_ring,
+            cost=known,
+            encrypt_weights=encrypt_weights,
+            one_sample=one_sample,
+            strategy=name,
+            examples=examples,
+            degree=degree,
+            table_bits=table_bits,
+            retrain=retrain,
+            engine=engine,
+            reporter=reporter,
+        )
+
+    if limits.any and strategy in (None, DEFAULT_STRATEGY):
+        program, note = best(compiled, limits, known)
+        program.notes = (*program.notes, note)
+    else:
+        program = compiled(strategy)
+        if limits.any:
+            check(program, limits, known)
+    program.warn_if_insecure()
+    return program
+
+
+def _check_limits(limits: Constraints) -> None:
+    """GlyphcError for limits that are none."""
+    if limits.trips is not None and limits.trips < 0:
+        raise GlyphcError(f"trips are a number from 0 on, not {limits.trips}")
+    if limits.memory_bytes is not None and not limits.memory_bytes > 0:
+        raise GlyphcError(f"the memory that a run may take is positive, not {limits.memory_bytes}")
+
+
+def _compile(
+    model: str | os.PathLike[str] | bytes | Any,
+    calibration: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None,
+    batch: int | None,
+    *,
+    tolerance: float | None,
+    logit_tolerance: float | None,
+    measure: Mapping[str, str] | None,
+    margin: float | None,
+    passes: str | None,
+    start: str | None,
+    insecure_ring: int | None,
+    cost: CostModel,
+    encrypt_weights: str | Collection[str] | None,
+    one_sample: bool,
+    strategy: str | None,
+    examples: Any,
+    degree: int | None,
+    table_bits: int | None,
+    retrain: Data | None,
+    engine: str | None,
+    reporter: Reporter | None,
+) -> Program:
+    """By one strategy; arguments as of :func:`compile`."""
     if batch is not None and batch < 1:
         raise GlyphcError(f"the batch must be at least 1, not {batch}")
     if start is not None and not is_graph(model):
@@ -137,13 +217,11 @@ def compile(
     ]
     steps = _with_margin(steps, margin)
     network = source if source.level is Level.SOURCE else None
-    context = Context(
-        samples(source, calibration), cost or cost_file.current(), network, engine=check_modelled(engine or "")
-    )
+    context = Context(samples(source, calibration), cost, network, engine=check_modelled(engine or ""))
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree, table_bits)
     stages = _Stages({name: source})
     changed = changes(source, strategy or DEFAULT_STRATEGY, degree, context.samples, retrain, reporter)
     if changed is not None:
@@ -157,9 +235,7 @@ def compile(
     if hidden:
         secret_weights.check(last, hidden)
     notes = given.notes if changed is None else (*given.notes, *changed.notes)
-    program = Program(stages.graphs, requested_batch=batch, notes=notes)
-    program.warn_if_insecure()
-    return program
+    return Program(stages.graphs, requested_batch=batch, notes=notes)
 
 
 def check_modelled(engine: str) -> str:
@@ -248,9 +324,9 @@ def _with_margin(steps: list[Pass], margin: float | None) -> list[Pass]:
     return [replace(s, margin=margin) if isinstance(s, Quantize) else s for s in steps]
 
 
-def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> list[Pass]:
+def _with_strategy(steps: list[Pass], name: str | None, degree: int | None, table_bits: int | None) -> list[Pass]:
     """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
-    if name is None and degree is None:
+    if name is None and degree is None and table_bits is None:
         return steps
     if not any(isinstance(step, AssignScheme) for step in steps):
         raise GlyphcError(
@@ -258,15 +334,16 @@ def _with_strategy(steps: list[Pass], name: str | None, degree: int | None) -> l
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
     chosen = strategies.strategy(name or DEFAULT_STRATEGY)
-    found = strategies.degree_of(chosen, degree)
+    found, tables = strategies.degree_of(chosen, degree), strategies.table_bits_of(chosen, table_bits)
     out = []
     for step in steps:
         if isinstance(step, AssignScheme):
-            step = replace(step, strategy=chosen.name, degree=found)
+            step = replace(step, strategy=chosen.name, degree=found, table_bits=tables)
         elif isinstance(step, FitPolynomials):
             step = replace(step, degree=found)
         elif isinstance(step, FitIntegers):
-            step = replace(step, refresh=chosen.refresh is strategies.Refresh.CLIENT)
+            refresh = chosen.refresh is strategies.Refresh.CLIENT and not tables
+            step = replace(step, refresh=refresh, table_bits=tables)
         out.append(step)
     return out
 

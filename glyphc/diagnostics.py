@@ -15,14 +15,15 @@ from glyphc.backends.engine import best_engine, engine
 from glyphc.guard_band_report import guard_band
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
+    ClientRequest,
     Dot,
     EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
+    IntegerBlocks,
     IntegerDot,
     IntegerProduct,
-    IntegerRefresh,
     Load,
     Powers,
     Schedule,
@@ -33,7 +34,20 @@ from glyphc.ir.instructions import (
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.op import weight_shape
+from glyphc.ir.ops import (
+    Apply,
+    Bootstrap,
+    Dense,
+    Input,
+    IntegerPolynomial,
+    Linear,
+    Output,
+    Polynomial,
+    Switch,
+    TableLookup,
+    Unpack,
+)
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level, TensorType
@@ -167,8 +181,13 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} integers, bias {bias}")
             case IntegerProduct(target=t, a=a, b=b):
                 row = ("product", f"r{t}", f"r{a}*r{b}", "")
-            case IntegerRefresh(target=t, source=source, ratio=ratio):
-                row = ("client refresh", f"r{t}", f"r{source}", f"times {ratio:.3g}, rounded")
+            case IntegerBlocks(target=t, sources=sources, block=block, bias=bias):
+                row = ("block sum", f"r{t}", _registers(sources), f"blocks of {block} slots, bias {bias}")
+            case ClientRequest(targets=targets, sources=sources, request=request):
+                what = f"times {request.ratio:.3g}, rounded"
+                if request.bits:
+                    what = f"{request.bits} bits of {request.ratio:.3g} v + {request.shift:.3g}"
+                row = ("client", _registers(targets), _registers(sources), what)
             case Store(source=source, name=name, part=part):
                 row = ("store", "", f"r{source}", f"{name}[{part}]")
             case Free(registers=registers):
@@ -316,6 +335,8 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Apply | Bootstrap):
         name = " then ".join(map(str, op.functions))
         text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands})"
+    elif isinstance(op, TableLookup):
+        text = f"table for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Polynomial | IntegerPolynomial):
         text = f"polynomial for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Switch):
@@ -323,7 +344,7 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Unpack):
         text = f"unpack {operands} into {op.parts}"
     elif isinstance(op, Linear | Dense):
-        shapes = [graph.constants[w.name].shape for w in op.weights]
+        shapes = [weight_shape(w, graph.constants) for w in op.weights]
         hidden = "encrypted " if isinstance(op, Linear) and op.encrypted else ""
         text = f"{hidden}{op.mnemonic}({operands}) {shapes[0][0]}x{'+'.join(str(columns) for _, columns in shapes)}"
     else:

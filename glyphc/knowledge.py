@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from glyphc.ir.ops import ClientRefresh, Input
+from glyphc.ir.ops import CLIENT_OPS, Input
 
 if TYPE_CHECKING:
     from glyphc.program import Program
@@ -35,8 +35,8 @@ _KNOTS = "thresholds that inputs are compared with"
 
 
 def trips(program: Program) -> int:
-    """How often the server waits for the client: once for each layer that it refreshes."""
-    return len(list(program.graph.of(ClientRefresh)))
+    """How often the server waits for the client in a pass: once for each layer that it refreshes or gives bits of."""
+    return sum(isinstance(node.op, CLIENT_OPS) for node in program.graph)
 
 
 def of_program(program: Program) -> Knowledge:

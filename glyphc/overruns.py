@@ -13,7 +13,7 @@ import numpy.typing as npt
 from glyphc.codec import filled
 from glyphc.ir.evaluate import Value, client_tail
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, ClientRefresh, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.ops import CLIENT_OPS, Apply, Bootstrap, ClientBits, Linear, Output, Polynomial, Switch, Unpack
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.slot_range import holds
 from glyphc.plausible import lost_text
@@ -48,7 +48,7 @@ def find(graph: Graph, values: Mapping[int, Value], modulus: float, first: int =
     but outputs reads is exact up to half of it: it overruns where it wraps. first: the number of the first sample.
     """
     found = []
-    shown = {graph.operands(node)[0].id for node, _ in graph.of(ClientRefresh)}
+    shown = {graph.operands(node)[0].id for node in graph if isinstance(node.op, CLIENT_OPS)}
     for node in graph:
         if not (isinstance(node.op, Linear) or node.id in shown):
             continue
@@ -67,9 +67,9 @@ def find(graph: Graph, values: Mapping[int, Value], modulus: float, first: int =
 
 
 def _bootstrapped(graph: Graph, node: Node) -> bool:
-    """Whether a function is applied to a value."""
+    """Whether a function is applied to a value, or a table looked up by it."""
     return any(
-        isinstance(u.op, Apply | Bootstrap | Polynomial)
+        isinstance(u.op, Apply | Bootstrap | Polynomial | ClientBits)
         or (isinstance(u.op, Switch | Unpack) and _bootstrapped(graph, u))
         for u in graph.users(node)
     )

@@ -31,7 +31,7 @@ from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import evaluate_all
-from glyphc.ir.instructions import Evaluate, Instruction, IntegerRefresh, Load, Powers
+from glyphc.ir.instructions import ClientRequest, Evaluate, Instruction, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.ops import Output
@@ -283,7 +283,7 @@ class _Runner:
         def observe(instruction: Instruction, seconds: float) -> None:
             nonlocal spent
             before, spent = spent, time.process_time()
-            if isinstance(instruction, Load | IntegerRefresh):
+            if isinstance(instruction, Load | ClientRequest):
                 stage = "encrypt" if isinstance(instruction, Load) else "refresh"
                 self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + seconds
                 self.report.seconds["evaluate"] -= seconds

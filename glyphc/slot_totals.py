@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from glyphc.analysis.estimate import Estimate
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import ClientRefresh, Output
+from glyphc.ir.ops import CLIENT_OPS, Output
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding
 from glyphc.program import Program
@@ -32,11 +32,14 @@ def integer_totals(
     program: Program, estimates: Estimate, p: IntegerParameters, accuracy: Sequence[str], security: str
 ) -> str:
     """Of BFV."""
-    sent = len(p.moduli) * sum(port.layout.ciphertexts for port in program.client.inputs)
+    sent = sum(port.layout.ciphertexts for port in program.client.inputs)
+    sent = len(p.moduli) * (sent + sum(request.results(p.slots) for request in program.client.requests))
     bits = " and ".join(f"{t.bit_length()} bits" for t in p.moduli)
     keys = "a relinearisation key for each t" if p.products else "no evaluation keys"
+    keys += f" and {len(p.automorphisms)} of automorphisms" if p.automorphisms else ""
     lines = [
-        _batch(program, p.slots),
+        # what stands side by side in blocks takes the room of larger batches
+        _batch(program, p.block or p.slots),
         *accuracy,
         *_limits(program, p),
         *_trips(program),
@@ -85,10 +88,12 @@ def _limits(program: Program, p: IntegerParameters) -> list[str]:
 
 
 def _trips(program: Program) -> list[str]:
-    names = [f"@{node.location}" for node, _ in program.graph.of(ClientRefresh)]
+    graph = program.graph
+    asked = [graph.operands(node)[0] for node in graph if isinstance(node.op, CLIENT_OPS)]
+    names = [f"@{node.location}" for node in asked]
     if not names:
         return []
     return [
         f"trips       {len(names)} to the client and back for every pass: it decrypts the results of "
-        f"{', '.join(names)} and encrypts them again, so it sees them"
+        f"{', '.join(names)} and encrypts them, or bits of them, again, so it sees them"
     ]

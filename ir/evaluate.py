@@ -23,6 +23,7 @@ from .ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Concat,
     Dense,
@@ -49,9 +50,10 @@ from .ops import (
     Sub,
     SumTo,
     Switch,
+    TableLookup,
     Unpack,
 )
-from .rescaling import rescaled
+from .rescaling import index_bits, rescaled, table_indices
 from .types import Encoding, FixedPoint
 
 Value = npt.NDArray[Any]
@@ -152,7 +154,7 @@ def _(op: Reshape, node: Node | None, graph: Graph | None, args: tuple[Value, ..
 @_evaluate.register(Dense)
 @_evaluate.register(Linear)
 def _(op: Dense | Linear, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    products = (x @ graph.constant(w.name).T for x, w in zip(args, op.weights, strict=True))
+    products = (graph.matrix(w).of(x) for x, w in zip(args, op.weights, strict=True))
     return np.asarray(sum(products) + graph.constant(op.bias.name))
 
 
@@ -201,12 +203,9 @@ def _(op: Steps, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
 
 @_evaluate.register
 def _(op: Affine, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
-    from scipy import sparse  # not needed for most graphs, and slow to load
-
-    data, indices, indptr, bias = (graph.constant(c.name) for c in (op.data, op.indices, op.indptr, op.bias))
     x = args[0].reshape(len(args[0]), -1)
-    matrix = sparse.csr_array((data.astype(np.float64), indices, indptr), shape=(len(bias), x.shape[1]))
-    return np.asarray((matrix @ x.T).T + bias).reshape(len(x), *op.shape)
+    matrix = graph.matrix(op.matrix(x.shape[1], graph.constants))
+    return np.asarray(matrix.of(x) + graph.constant(op.bias.name)).reshape(len(x), *op.shape)
 
 
 @_evaluate.register
@@ -285,6 +284,17 @@ def _(op: IntegerPolynomial, node: Node, graph: Graph, args: tuple[Value, ...]) 
 @_evaluate.register
 def _(op: ClientRefresh, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return rescaled(args[0], op.ratio)
+
+
+@_evaluate.register
+def _(op: ClientBits, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.moveaxis(index_bits(table_indices(args[0], op.ratio, op.shift, op.bits), op.bits), 0, 1)
+
+
+@_evaluate.register
+def _(op: TableLookup, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    places = 1 << np.arange(args[0].shape[1], dtype=np.int64)
+    return np.asarray(np.array(op.table, dtype=np.int64)[np.tensordot(args[0], places, axes=(1, 0)).astype(np.int64)])
 
 
 @_evaluate.register(Switch)

@@ -279,12 +279,3 @@ def compose(functions: tuple[Function, ...], x: F64) -> F64:
     for function in functions:
         x = function(x)
     return x
-
-
-def check_tables(functions: tuple[Function, ...], lo: float, hi: float) -> None:
-    """IRError if a table among ``functions`` does not cover what reaches it when [lo, hi] goes through them."""
-    x = np.linspace(lo, hi, 4097)
-    for function in functions:
-        if function.name in _TABLES and np.all(np.isfinite(x)):
-            function.domain(float(x.min()), float(x.max()))
-        x = function(x)

@@ -19,7 +19,9 @@ from . import memory
 from .accuracy import Loss
 from .errors import IRError
 from .integer_parameters import ProgramParameters
-from .ops import Input, Op, Output
+from .kronecker import Kronecker
+from .matrices import Compressed, Full, Matrix
+from .ops import Const, Input, Op, Output, Sparse, Weight
 from .types import Level, TensorType
 
 Array = npt.NDArray[Any]
@@ -78,6 +80,7 @@ class Graph:
         self._graph = nx.MultiDiGraph()
         self._constants: dict[str, Array] = {}
         self._withheld: set[str] = set()
+        self._matrices: dict[Sparse, Matrix] = {}
         self._constant_bytes = 0
 
     # -- building --
@@ -123,6 +126,20 @@ class Graph:
         memory.require(self._constant_bytes, f"constant {name!r} and those before it: data that")
         self._constants[unique] = _frozen(value)
         return unique
+
+    def add_matrix(self, name: str, matrix: Matrix) -> Weight:
+        """Register the constants of a matrix, in the form that it has."""
+        if isinstance(matrix, Full):
+            return Const(self.add_constant(name, matrix.values))
+        columns = matrix.taps.shape[1] if isinstance(matrix, Kronecker) else matrix.shape[1]
+        parts = matrix.arrays()
+        # the weights themselves are called like the matrix
+        names = {next(iter(parts)): name}
+        found = {
+            part: Const(self.add_constant(names.get(part, f"{name}.{part}"), _shared(value)))
+            for part, value in parts.items()
+        }
+        return Sparse(columns, **found)
 
     def withhold(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         """Register a constant of known type and shape whose values are not in this graph."""
@@ -189,6 +206,20 @@ class Graph:
             raise IRError(f"the values of constant {name!r} are not in this graph: they are encrypted weights")
         return self._constants[name]
 
+    def matrix(self, weight: Weight) -> Matrix:
+        """The matrix of a linear map; IRError when its values are withheld."""
+        if isinstance(weight, Const):
+            return Full(self.constant(weight.name))
+        if weight not in self._matrices:
+            data, indices, indptr = (self.constant(c.name) for c in (weight.data, weight.indices, weight.indptr))
+            if weight.kernel is None:
+                found: Matrix = Compressed.of_parts(data, indices, indptr, weight.columns)
+            else:
+                kernel = self.constant(weight.kernel.name)
+                found = Kronecker.of_taps(kernel, data, indices, indptr, weight.columns)
+            self._matrices[weight] = found
+        return self._matrices[weight]
+
     def live(self) -> frozenset[int]:
         """Ids of the nodes that an output depends on (and of all inputs)."""
         keep = {n.id for n in self.inputs}
@@ -210,6 +241,13 @@ class Graph:
         )
 
     __hash__ = None  # type: ignore[assignment]  # mutable while being built
+
+
+def _shared(value: Array) -> Array:
+    """An array of a matrix, which nobody changes, such that graphs may share it."""
+    if value.base is None:
+        value.setflags(write=False)
+    return value
 
 
 def _frozen(value: Array) -> Array:

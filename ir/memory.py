@@ -22,6 +22,8 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "": 1}
 ELEMENT_BYTES = 4096
 # An entry of a dense map: as float and as integer, working copies of both, and its place and value in a polynomial.
 MAP_ENTRY_BYTES = 7 * 8
+# An entry of a sparse map: its weight, row and column, as it is made, stacked and stored.
+SPARSE_ENTRY_BYTES = 3 * 24
 
 
 def limit() -> int:

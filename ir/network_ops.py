@@ -8,16 +8,16 @@ from math import prod
 import numpy as np
 
 from .errors import IRError
-from .op import FLOAT, Const, Constants, Op, Shape, linear_shape
+from .op import FLOAT, Array, Const, Constants, Op, Shape, Sparse, Weight, check_compressed, check_taps, linear_shape
 
 
 @dataclass(frozen=True)
 class Dense(Op):
-    """y = sum_j x_j W_j^T + b over flat operands x_j, with float constants W_j of shape (out, in_j) and b of (out,)."""
+    """y = sum_j x_j W_j^T + b over flat operands x_j, with float matrices W_j of shape (out, in_j) and b of (out,)."""
 
     mnemonic = "dense"
     levels = FLOAT
-    weights: tuple[Const, ...]
+    weights: tuple[Weight, ...]
     bias: Const
 
     @property
@@ -173,8 +173,8 @@ class Affine(Op):
     """y = M x + b over all elements of one sample in row-major order, as a tensor of ``shape``.
 
     M (size of y, size of x) is sparse, in compressed rows: row i has ``data[indptr[i]:indptr[i + 1]]`` in the columns
-    ``indices[...]``, and several entries at one place add up. b: float, one for each element of y. Convolutions,
-    transposed ones, mean pooling and padding are of this form.
+    ``indices[...]``, and several entries at one place add up. b: float, one for each element of y. With a kernel, which
+    convolutions, transposed ones and poolings have, these are the places of its taps in one channel, see ``Sparse``.
     """
 
     mnemonic = "affine"
@@ -184,20 +184,26 @@ class Affine(Op):
     indices: Const
     indptr: Const
     bias: Const
+    kernel: Const | None = None
+
+    def matrix(self, size: int, constants: Constants) -> Sparse:
+        """The matrix, for an operand of so many elements."""
+        columns = size if self.kernel is None else size // constants[self.kernel.name].shape[2]
+        return Sparse(columns, self.data, self.indices, self.indptr, self.kernel)
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
-        data, indices, indptr, bias = (constants[c.name] for c in (self.data, self.indices, self.indptr, self.bias))
+        parts: list[Array] = [constants[c.name] for c in (self.data, self.indices, self.indptr, self.bias)]
+        data, indices, indptr, bias = parts
         rows, columns = prod(self.shape), prod(shapes[0])
-        if bias.shape != (rows,) or indptr.shape != (rows + 1,):
+        if self.kernel is not None:
+            check_taps(constants[self.kernel.name], data)
+            _, outputs, inputs = constants[self.kernel.name].shape
+            if not outputs or not inputs or rows % outputs or columns % inputs:
+                raise IRError(f"a kernel from {inputs} to {outputs} channels does not map {columns} elements to {rows}")
+            rows, columns = rows // outputs, columns // inputs
+        if bias.shape != (prod(self.shape),) or indptr.shape != (rows + 1,):
             raise IRError(f"a map to {list(self.shape)} needs {rows} rows and shifts, not those of {list(bias.shape)}")
-        if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
-            raise IRError("the places of a sparse matrix are integers")
-        if data.ndim != 1 or data.shape != indices.shape:
-            raise IRError(f"a sparse matrix of {data.size} entries has {indices.size} places")
-        if indptr[0] != 0 or indptr[-1] != data.size or np.any(np.diff(indptr) < 0):
-            raise IRError("the rows of a sparse matrix must follow one another")
-        if indices.size and not 0 <= indices.min() <= indices.max() < columns:
-            raise IRError(f"a column of a sparse matrix lies beyond the {columns} elements of the operand")
+        check_compressed(data, indices, indptr, columns)
         return self.shape
 
 

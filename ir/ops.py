@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
 
+from .client_requests import MOST_TABLE_BITS
 from .encodings import Ids, Labels, Ranks
 from .errors import IRError
 from .functions import Function
@@ -34,11 +35,12 @@ from .network_ops import (
     Sub,
     SumTo,
 )
-from .op import ALL, FIXED, Const, Constants, Op, Shape, linear_shape
+from .op import ALL, FIXED, Const, Constants, Op, Shape, Sparse, Weight, linear_shape
 from .series import Series
 from .types import Encoding, Level, Scheme
 
 __all__ = [
+    "CLIENT_OPS",
     "OPS",
     "Add",
     "Affine",
@@ -70,11 +72,13 @@ __all__ = [
     "Scatter",
     "Shape",
     "Softmax",
+    "Sparse",
     "Steps",
     "Sub",
     "SumTo",
     "Switch",
     "Unpack",
+    "Weight",
     "register_op",
 ]
 
@@ -193,15 +197,16 @@ class ArgMax(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """Integer dense map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,).
+    """Integer linear map on fixed-point integers: y = sum_j x_j W_j^T + b with int64 W_j (out, in_j), b (out,).
 
     norms: empty for weights that the server knows. Else weights and bias are encrypted, for the client knows them
-    alone, and these are bounds of the rms norms of the rows of each W_j: public, for the noise model.
+    alone, and these are bounds of the rms norms of the rows of each W_j: public, for the noise model. Such W_j are not
+    sparse: where their zeros are is a secret, too.
     """
 
     mnemonic = "linear"
     levels = FIXED
-    weights: tuple[Const, ...]
+    weights: tuple[Weight, ...]
     bias: Const
     norms: tuple[float, ...] = ()
 
@@ -310,11 +315,53 @@ class ClientRefresh(Op):
     ratio: float
 
 
+@dataclass(frozen=True)
+class ClientBits(Op):
+    """Integers that the client decrypts, to encrypt the bits of a table's index for each: the client sees them.
+
+    The index of v is round(ratio * v + shift), no less than 0 and below 2^bits. Along a new first axis the result has
+    the bits of the index, the lowest first.
+    """
+
+    mnemonic = "client-bits"
+    levels = frozenset({Level.ASSIGNED, Level.LAIDOUT})
+    ratio: float
+    shift: float
+    bits: int
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if not 1 <= self.bits <= MOST_TABLE_BITS:
+            raise IRError(f"a table's index has 1 to {MOST_TABLE_BITS} bits, not {self.bits}")
+        return (self.bits, *shapes[0])
+
+
+@dataclass(frozen=True)
+class TableLookup(Op):
+    """The integer of a table whose index has the bits along the operand's first axis, the lowest first.
+
+    ``functions`` say what the table stands for.
+    """
+
+    mnemonic = "table-lookup"
+    levels = frozenset({Level.ASSIGNED, Level.LAIDOUT})
+    functions: tuple[Function, ...]
+    table: tuple[int, ...]
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        bits = shapes[0][0] if shapes[0] else 0
+        if not 1 <= bits <= MOST_TABLE_BITS or len(self.table) != 1 << bits:
+            raise IRError(f"a table of {len(self.table)} integers cannot be looked up by {bits} bits")
+        return shapes[0][1:]
+
+
+# What the client does on the way, and sees.
+CLIENT_OPS = (ClientRefresh, ClientBits)
+
 _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, Affine, ReduceSum, ReduceMax, Hardmax)
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
-_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial, IntegerPolynomial, ClientRefresh)
+_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial, IntegerPolynomial, ClientRefresh, ClientBits, TableLookup)
 
 OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}
 

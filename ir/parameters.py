@@ -10,6 +10,9 @@ SECURE = "HEStd_128_classic"
 # Size of the primes of the auxiliary modulus in hybrid key switching (OpenFHE's choice).
 AUXILIARY_PRIME_BITS = 60
 
+# In which keys of the context for training's products are cut.
+LINEAR_DIGITS = 2
+
 # Bits by which OpenFHE may overestimate a digit before it has chosen its primes: measured, see the tests.
 _DIGIT_SLACK_BITS = 5
 
@@ -156,4 +159,12 @@ class Parameters:
     def modulus_bits(self) -> int:
         """log2 of the largest modulus that any key of the program uses (Q times the auxiliary modulus P)."""
         torus = self.towers * self.scaling_bits + self.auxiliary_primes * AUXILIARY_PRIME_BITS
-        return max(torus, self.bgv_bits + AUXILIARY_PRIME_BITS)
+        return max(torus, self.bgv_bits + AUXILIARY_PRIME_BITS, self.linear_modulus_bits)
+
+    @property
+    def linear_modulus_bits(self) -> int:
+        """The same of the context that training multiplies in, whose keys have two digits; 0 without one."""
+        if not self.linear_limbs:
+            return 0
+        digit = -(-self.linear_limbs // LINEAR_DIGITS) * self.linear_bits + _DIGIT_SLACK_BITS
+        return self.linear_limbs * self.linear_bits - (-digit // AUXILIARY_PRIME_BITS) * AUXILIARY_PRIME_BITS

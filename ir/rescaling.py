@@ -11,3 +11,14 @@ import numpy.typing as npt
 def rescaled(integers: npt.NDArray[Any], ratio: float) -> npt.NDArray[np.int64]:
     """The nearest integers of a multiple, halves to even."""
     return np.asarray(np.rint(np.asarray(integers).astype(np.float64) * ratio)).astype(np.int64)
+
+
+def table_indices(integers: npt.NDArray[Any], ratio: float, shift: float, bits: int) -> npt.NDArray[np.int64]:
+    """The nearest index of a table with 2^bits entries: ratio * integer + shift, or the end of the table."""
+    nearest = np.rint(np.asarray(integers).astype(np.float64) * ratio + shift)
+    return np.asarray(np.clip(nearest, 0, (1 << bits) - 1)).astype(np.int64)
+
+
+def index_bits(indices: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int64]:
+    """The bits of indices along a new first axis, the lowest first."""
+    return np.stack([indices >> k & 1 for k in range(bits)])

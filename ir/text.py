@@ -32,6 +32,7 @@ from .ops import OPS, Const, Op
 from .types import Level, TensorType
 
 VERSION = 1
+_LARGE = 1 << 20
 _T = TypeVar("_T")
 _OPS_BY_CLASS = {op.__name__: op for op in OPS.values()}
 
@@ -57,7 +58,9 @@ def to_text(graph: Graph) -> str:
         if name in withheld:
             lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] withheld")
             continue
-        data = base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), 9)).decode()
+        # the highest level takes ten times as long on the places of a sparse matrix, and gains nothing
+        level = 9 if value.nbytes < _LARGE else 6
+        data = base64.b64encode(zlib.compress(np.ascontiguousarray(value).tobytes(), level)).decode()
         lines.append(f"const {json.dumps(name)} {value.dtype.name} [{shape}] {json.dumps(data)}")
     return "\n".join(lines) + "\n"
 

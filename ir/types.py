@@ -107,6 +107,11 @@ class FixedPoint:
             raise ValueError(f"empty integer range [{self.lo}, {self.hi}]")
 
     @property
+    def reach(self) -> float:
+        """How far from zero its real values lie at most."""
+        return max(abs(o) + s * self.magnitude for s, o in zip(self.scale, self.offset, strict=True))
+
+    @property
     def uniform(self) -> bool:
         """Whether one scale holds for all elements."""
         return len(self.scale) == 1

@@ -8,6 +8,7 @@ from .ops import (
     Apply,
     ArgMax,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Input,
     IntegerPolynomial,
@@ -16,7 +17,9 @@ from .ops import (
     Polynomial,
     Reshape,
     Softmax,
+    Sparse,
     Switch,
+    TableLookup,
     Unpack,
 )
 from .types import Encoding, Level, Scheme
@@ -83,9 +86,11 @@ def _quantized(graph: Graph, node: Node) -> None:
         raise IRError(f"{node} keeps the integers as they are, so it cannot change their fixed-point format")
     if isinstance(node.op, Linear):
         constants = graph.constants
-        for name in node.op.constant_names():
+        for name in (*(w.name for w in node.op.weights), node.op.bias.name):
             if constants[name].dtype != "int64":
                 raise IRError(f"{node}: constant {name!r} is {constants[name].dtype}, not int64")
+        if node.op.encrypted and any(isinstance(w, Sparse) for w in node.op.weights):
+            raise IRError(f"{node} has encrypted weights that show where their zeros are")
         if len(node.op.norms) not in (0, len(node.op.weights)) or not all(0 < n < float("inf") for n in node.op.norms):
             raise IRError(f"{node} has {len(node.op.norms)} norms for {len(node.op.weights)} encrypted weights")
 
@@ -114,7 +119,8 @@ def _assigned(graph: Graph, node: Node) -> None:
         if (type.scheme is scheme) is not (type.encoding is encoding):
             what = "numbers" if encoding is Encoding.SLOTS else "integers"
             raise IRError(f"{node}: {scheme.value} values, and only these, have their {what} in slots")
-    if isinstance(node.op, IntegerPolynomial | ClientRefresh) and type.encoding is not Encoding.INTEGERS:
+    exact = IntegerPolynomial | TableLookup | ClientRefresh | ClientBits
+    if isinstance(node.op, exact) and type.encoding is not Encoding.INTEGERS:
         raise IRError(f"{node}: is for integers in slots")
     if isinstance(node.op, Polynomial) and type.encoding is not Encoding.SLOTS:
         raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")

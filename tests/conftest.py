@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 # Small rings gain nothing from threads. Tests at 128-bit run in processes of their own, with all cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Processes that tests start compile our modules once for all, also where no __pycache__ is wanted beside them.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="pycache-")
+    atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
 
 # Tests read the cost model that ships with glyphc, never the developer's own.
 os.environ["GLYPHC_COST_MODEL"] = ""
@@ -32,3 +42,53 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def _own_activations() -> Iterator[None]:
+    """Activations that a test registers are gone after it."""
+    import glyphc
+
+    before = glyphc.activations()
+    yield
+    for name in set(glyphc.activations()) - set(before):
+        glyphc.unregister_activation(name)
+
+
+@pytest.fixture(scope="session")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What tests of inspection look at (``tests.inspected.Inspected``)."""
+    from tests.inspected import Inspected
+
+    return Inspected(tmp_path_factory.mktemp("inspected"))
+
+
+# -- for the tests of wrong inputs --
+
+
+@pytest.fixture(scope="session")
+def digits_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits network as the command compiles it."""
+    from tests.commands import succeeding
+    from tests.wrong_inputs import MODEL, TRAIN
+
+    path = tmp_path_factory.mktemp("artifact") / "digits.glyphc"
+    succeeding("compile", MODEL, "--calibration", TRAIN, "--batch", 8, "-o", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def linear_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A network of one layer and its artifact: they load faster, and take the same input as the digits."""
+    from tests.commands import succeeding
+    from tests.wrong_inputs import TRAIN, one_layer
+
+    net = one_layer(tmp_path_factory.mktemp("linear"))
+    succeeding("compile", net, "--calibration", TRAIN)
+    return net, net.with_suffix(".glyphc")
+
+
+@pytest.fixture(params=["absent", "older"])
+def older(request: pytest.FixtureRequest) -> bool:
+    """Whether the output of an earlier command stands where the failing one would write."""
+    return bool(request.param == "older")

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from onnx_models import MODELS
 from strategies import examples
-from test_schedule_property import Case, cases
 
 import glyphc
 from glyphc.accuracy import _gains, accuracy, accuracy_text
@@ -26,6 +25,7 @@ from glyphc.ir.ops import Bootstrap, Linear, Switch
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.schedule import chunk_order
 from glyphc.program import Program
+from tests.schedule_cases import Case, cases
 
 DATA = MODELS / "data"
 

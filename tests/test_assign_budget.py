@@ -130,6 +130,28 @@ def test_what_rounding_loses_is_told_once() -> None:
     )
     assert "0.01 % tolerated" not in summary(program)
     assert len(build(program, "x").notes) == 1
+    assert "higher degrees would not help: ask for more bits (input_bits, " in warning
+    assert max(degrees(program).values()) <= 27
+
+
+def test_what_limits_the_series_is_named() -> None:
+    """A jump among values that lie all around it: no degree decides those near by, and no bits would."""
+    program = compiled(chain("tanh", "sign"), logit_tolerance=1e-3)
+    (warning,) = [line for line in summary(program).splitlines() if line.startswith("warning")]
+    assert "higher degrees would not help" not in warning
+    assert re.search(r"by %\d+ \(apply @sign h1\) alone, whose series of degree \d+.* spans \[", warning)
+
+
+def test_what_rounding_nearly_uses_up_leaves_the_limit_to_the_series() -> None:
+    """The reserve cannot be kept then; but no more degrees than the limit asks for, and no warning."""
+    passes = DEFAULT.replace("quantize", "quantize{input_bits=5}")
+    options: Any = {"passes": passes, "insecure_ring": 1024}
+    tight = glyphc.compile(chain("tanh", "relu"), SAMPLES, 4, logit_tolerance=1e-6, **options)
+    alone = re.search(r"with exact functions: rms error ([\d.e-]+)", summary(tight))
+    assert alone is not None
+    program = glyphc.compile(chain("tanh", "relu"), SAMPLES, 4, logit_tolerance=float(alone[1]) / 0.92, **options)
+    assert "warning" not in summary(program)
+    assert max(degrees(program).values()) < 119
 
 
 @pytest.mark.parametrize("halves", [0, 40])

@@ -14,7 +14,7 @@ from glyphc.backends.engine import best_engine
 from glyphc.diagnostics import predicted
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph
-from glyphc.ir.ops import Apply, Bootstrap, Input, Polynomial
+from glyphc.ir.ops import Apply, Bootstrap, Input, Linear, Polynomial
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.program import Program
@@ -124,12 +124,16 @@ def wide() -> Graph:
 def test_auto_takes_what_is_cheaper_in_the_end(network: Callable[[], Graph], batch: int, taken: type) -> None:
     """Compared once both programs are finished, when degrees, layouts and moduli are known."""
     x = SAMPLES.reshape(100, 6)
-    auto, *both = (
+    names = ("auto", "slots", "glyph", *(("integers",) if network is linear else ()))
+    auto, *others = (
         glyphc.compile(network(), x, batch, strategy=strategy, logit_tolerance=0.5, cost=CostModel())
-        for strategy in ("auto", "slots", "glyph")
+        for strategy in names
     )
     assert isinstance(auto.client.parameters, taken)
-    assert price(auto) == pytest.approx(min(map(price, both)))
+    assert price(auto) == pytest.approx(min(map(price, others)))
+    # exact integers are weighed where there is nothing to replace
+    seconds, reason = said(auto, Linear)["bfv slots"]
+    assert (seconds is not None) if network is linear else ("relu is no polynomial" in reason)
 
 
 def test_slots_by_name_take_any_measure() -> None:

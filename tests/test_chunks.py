@@ -13,22 +13,25 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from strategies import examples
 from test_passes_layout import assigned, check, corrupted, laid_out, mlp, of
-from test_schedule_property import assert_exact, check_bootstraps, check_registers
 
 import glyphc
+from glyphc.analysis.kernels_cost import KERNELS, MODELLED, shipped
 from glyphc.backends.cleartext import NegacyclicFFT
-from glyphc.errors import ParameterError
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.instructions import Free, Load, Polynomials, Schedule, Split
 from glyphc.ir.layout import Layout, next_power_of_two
+from glyphc.ir.matrices import Full
+from glyphc.ir.op import weight_shape
 from glyphc.ir.ops import Apply, Const, Dense, Input, Linear, Op, Output, Unpack
 from glyphc.ir.types import Level
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.validate import ValidateLayout
 from glyphc.ways.weight_polynomials import weight_polynomials
+from tests.schedule_cases import assert_exact, check_bootstraps, check_registers
 
 I64 = npt.NDArray[np.int64]
 RING = 1024
@@ -63,7 +66,7 @@ def product(
     total = np.zeros((target.chunks, target.ring), dtype=np.int64)
     for number, ((source, x), weight) in enumerate(zip(operands, weights, strict=True)):
         ciphertexts = source.pack(x) + garbage(source, rng)
-        polynomials = weight_polynomials(weight, None if number else bias, source, target)
+        polynomials = weight_polynomials(Full(weight).parts(source.parts), None if number else bias, source, target)
         parts = min(source.parts, source.features)
         assert len(polynomials) == parts + (number == 0)
         for chunk in range(source.chunks):
@@ -87,7 +90,7 @@ def assert_products(graph: Graph, seed: int) -> None:
             source = operand.type.layout
             assert source is not None
             x = rng.integers(-9, 10, (source.batch, source.features))
-            w = rng.integers(1, 10, graph.constant(const.name).shape)
+            w = rng.integers(1, 10, weight_shape(const, graph.constants))
             operands.append((source, x))
             weights.append(w)
             result = result + x @ w.T
@@ -162,18 +165,42 @@ def test_a_narrow_layer_takes_fewer_ciphertexts() -> None:
     assert (made.count("Powers"), made.count("ToTorus"), made.count("FromTorus")) == (5, 5, 5)
 
 
+@pytest.mark.parametrize("engine", MODELLED)
 @pytest.mark.parametrize(("automorphism", "wanted"), [(1e-6, [4, 1, 1]), (1.0, [4, 4, 4])])
-def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(automorphism: float, wanted: list[int]) -> None:
-    """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16."""
+def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(
+    automorphism: float, wanted: list[int], engine: str
+) -> None:
+    """64 hidden values in four chunks: bringing them together takes 64 parts of each, the next layer 16.
+
+    The prices are those of the engine that is planned for.
+    """
     graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
-    cost = replace(context.cost, automorphism=automorphism)
+    prices = {name: replace(shipped(name), automorphism=1.0 - automorphism) for name in MODELLED}
+    prices[engine] = replace(prices[engine], automorphism=automorphism)
+    cost = replace(prices["openfhe"], kernels=prices["kernels"])
     graph = ValidateLayout().run(
-        AssignLayout(ring=RING).run(graph, replace(context, cost=cost, engine="openfhe")), context
+        AssignLayout(ring=RING).run(graph, replace(context, cost=cost, engine=engine)), context
     )
     assert [n.type.layout.chunks for n, _ in graph.of(Apply) if n.type.layout] == wanted
     assert_products(graph, 0)
     (decision,) = next(n.decisions[-1:] for n, _ in graph.of(Apply))
     assert ("2 left in chunks" in decision.chosen) == (automorphism == 1.0)
+    assert all(c.reason.startswith(f"engine {engine}, batch 64") for c in decision.candidates)
+
+
+@pytest.mark.parametrize("engine", MODELLED)
+def test_every_engine_has_room_for_a_plan(engine: str) -> None:
+    graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
+    larger = [replace(c, costs=tuple(replace(r, idle_bytes=1e11) for r in c.costs)) for c in KERNELS.configurations]
+    cost = replace(context.cost, kernels=replace(KERNELS, configurations=tuple(larger)))
+    laid = AssignLayout(ring=RING).run(graph, replace(context, engine=engine))
+    cut = AssignLayout(ring=RING, memory=1.5).run(graph, replace(context, cost=cost, engine=engine))
+    assert cut.batch < laid.batch == 64
+
+
+def test_engines_without_prices_are_refused() -> None:
+    with pytest.raises(GlyphcError, match="by the prices of the engines openfhe and kernels, not 'clear'"):
+        glyphc.compile(mlp(2, 2, 1), np.zeros((4, 2)), engine="clear", insecure_ring=RING)
 
 
 # -- the validator -------------------------------------------------------------------------------------------

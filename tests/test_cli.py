@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ import glyphc as package
 from glyphc.ir.graph import Graph
 from glyphc.ir.text import parse
 from glyphc.program import Program
+from tests.commands import command, environment
+from tests.commands import succeeding as glyphc
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
@@ -31,24 +32,6 @@ LABELS = MODELS / "data" / "digits-test-labels.npy"
 NOT_SECURE = "NOT SECURE"
 
 F64 = npt.NDArray[np.floating[Any]]
-
-
-def environment(**changes: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | changes
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "glyphc", *map(str, arguments)]
-
-
-def glyphc(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
-    """A command that must succeed."""
-    result = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=environment(**changes), timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
 
 
 def node_lines(text: str) -> list[int]:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import assume, event, given, note
 from hypothesis import strategies as st
 from strategies import examples, graphs
-from test_passes_fold import check_form
 
 from glyphc.errors import CalibrationError, GlyphcError, ModelError
 from glyphc.ir.evaluate import evaluate, evaluate_all
@@ -46,6 +45,7 @@ from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.expand import Expand
 from glyphc.passes.fold import Fold
+from tests.folded_networks import check_form
 
 Samples = Mapping[str, npt.NDArray[Any]]
 LEFT = (Input, Output, Dense, Scale, Add, Sub, Concat, Gather, Affine, ReduceSum, Reshape, Apply)

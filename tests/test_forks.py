@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pytest
 
 from glyphc.backends.errors import BackendError
+from glyphc.backends.gaussian import gaussian
 from glyphc.backends.openfhe import randomness
 from glyphc.backends.openfhe.bridge import residues
 from glyphc.backends.openfhe.client import ClientKeys
@@ -151,6 +152,13 @@ def test_fresh_encryptions(maker: KeyMaker) -> None:
         assert 2.5 < error.std() < 4  # OpenFHE's deviation is 3.19
         for other in errors[:at]:
             assert np.mean(error == other) < 0.2  # of two independent errors: 9 %
+
+
+def test_errors_of_our_own() -> None:
+    """They take fresh bytes of the system's each time: nothing is there that a child could inherit."""
+    gaussian(N)
+    errors = in_children(lambda: gaussian(N).tobytes(), 3)
+    assert len(set(errors)) == len(errors) == 4
 
 
 def test_grandchildren(maker: KeyMaker) -> None:

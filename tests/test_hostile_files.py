@@ -125,6 +125,50 @@ def test_a_misfit_names_node_and_operator(name: str) -> None:
         read_onnx(MISFITS[name]())
 
 
+def test_an_expansion_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr("onnx.reference.ops.op_expand.common_reference_implementation", lambda *_: made.append(1))
+    shape = numpy_helper.from_array(np.array([1, 255, 1 << 20]), "shape")
+    expand = helper.make_node("Expand", ["x", "shape"], ["y"], name="culprit")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 2, 4]), ("y", None)))
+    model = helper.make_model(helper.make_graph([expand], "g", [x], [y], [shape]))
+    with pytest.raises(ModelError, match=r"'culprit' \(Expand\)"):
+        read_onnx(model)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"QQQ", "dim_param of a Dimension"),
+        (b"culprit", "name of a NodeProto"),
+        (b"Relu", "op_type of a NodeProto"),
+        (b"WWW", "name of a TensorProto"),
+    ],
+)
+def test_texts_that_are_no_utf_8(text: bytes, what: str) -> None:
+    """Protobuf gives bytes for them, which nothing expects."""
+    data = onnx_bytes("Relu", 17, axis="QQQ")
+    read_onnx(data)
+    with pytest.raises(ModelError, match=f"given data is not an ONNX file, or is damaged: {what} is no text"):
+        read_onnx(data.replace(text, b"\xff" * len(text)))
+
+
+def test_attributes_that_are_no_utf_8() -> None:
+    for data in (onnx_bytes("Cast", 5, to="QQQ"), onnx_bytes("Pad", 10, mode="QQQ", pads=[0, 1, 0, 1])):
+        with pytest.raises(ModelError, match=r"(?s)given .*'culprit' \((Cast|Pad)\)"):
+            read_onnx(data.replace(b"QQQ", b"\xff\xfe\xfd"))
+    with pytest.raises(ModelError, match=r"'culprit' \(Cast\) is none of opset 5"):
+        read_onnx(onnx_bytes("Cast", 5, to="NONE"))
+
+
+def onnx_bytes(operator: str, opset: int, axis: str = "N", **attributes: object) -> bytes:
+    node = helper.make_node(operator, ["x"], ["y"], name="culprit", **attributes)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [axis, 4]), ("y", None)))
+    graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(np.zeros(2), "WWW")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]).SerializeToString()
+
+
 def test_a_fault_of_a_reader_names_node_operator_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a reader trips over; and a bug of ours (here a TypeError) stays one."""
     from glyphc.frontends import from_onnx
@@ -179,8 +223,8 @@ def _product() -> ModelProto:
 
 
 def _convolution() -> ModelProto:
-    weight = np.ones((64, 32, 3, 3), dtype=np.float32)
-    return build([node("Conv", ["x", "w"], ["y"], name="culprit", pads=[1, 1, 1, 1])], {"w": weight}, (32, 60, 60))
+    weight = np.ones((1, 1, 200, 200), dtype=np.float32)
+    return build([node("Conv", ["x", "w"], ["y"], name="culprit")], {"w": weight}, (1, 400, 400))
 
 
 LARGE = {
@@ -260,10 +304,10 @@ def test_calibration_is_counted_with_its_samples(monkeypatch: pytest.MonkeyPatch
 
 def test_maps_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(memory.VARIABLE, "10MB")
-    weight = np.ones((8, 8, 3, 3), dtype=np.float32)
-    model = build([node("Conv", ["x", "w"], ["y"], name="c", pads=[1, 1, 1, 1])], {"w": weight}, (8, 10, 10))
-    with pytest.raises(ModelError, match=r"pass 'fold'.*linear map 'c' from 800 to 800 values.*limit of 10 MB"):
-        compile(model, np.ones((2, 8, 10, 10)), insecure_ring=1024)
+    weight = np.ones((800, 800), dtype=np.float32)
+    model = build([node("Gemm", ["x", "w"], ["y"], name="c")], {"w": weight}, (800,))
+    with pytest.raises(ModelError, match=r"pass 'fold'.*linear map .*from 800 to 800 values.*limit of 10 MB"):
+        compile(model, np.ones((2, 800)), insecure_ring=1024)
 
 
 @pytest.mark.parametrize(

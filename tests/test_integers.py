@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,16 +20,16 @@ from glyphc.backends.openfhe.integer_client import generate_integer_keys
 from glyphc.backends.openfhe.integer_contexts import IntegerContexts
 from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
 from glyphc.backends.openfhe.keys import release_all_keys
-from glyphc.cli import main
 from glyphc.diagnostics import predicted
 from glyphc.errors import GlyphcError, ParameterError
+from glyphc.ir.client_requests import Request
 from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
-from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load, Store, with_frees
+from glyphc.ir.instructions import ClientRequest, Instruction, IntegerDot, IntegerProduct, Load, Store, with_frees
 from glyphc.ir.instructions.integers import check_integers
-from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.integer_parameters import IntegerParameters, is_prime
 from glyphc.ir.ops import Apply, ClientRefresh, IntegerPolynomial, Linear
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.text import parse, to_text
@@ -85,6 +83,20 @@ def test_plaintext_primes_are_prime_and_give_slots() -> None:
                 assert pow(3, t - 1, t) == 1
     with pytest.raises(ParameterError, match=r"59\.5"):
         plaintext_primes(1024, 61.0)
+
+
+def test_composite_moduli_are_refused() -> None:
+    """OpenFHE looks for roots of unity that there are none of."""
+    sieve = np.ones(1 << 16, dtype=bool)
+    sieve[:2] = False
+    for p in range(2, 256):
+        if sieve[p]:
+            sieve[p * p :: p] = False
+    assert [is_prime(n) for n in range(1 << 16)] == sieve.tolist()
+    (t,) = plaintext_primes(RING, 20.0)
+    composite = next(n for n in range(t + 2 * RING, 1 << 30, 2 * RING) if n % 3 == 0)
+    with pytest.raises(ValueError, match="no plaintext modulus"):
+        IntegerParameters(RING, (composite,), 2, True, INSECURE)
 
 
 # -- instructions --
@@ -143,7 +155,7 @@ def test_values_wrap_on_the_way_and_results_are_right_all_the_same() -> None:
 )
 def test_code_that_cannot_be_executed(code: tuple[Instruction, ...], problem: str) -> None:
     with pytest.raises(IRError, match=problem):
-        check_integers(code, {"x": 2})
+        check_integers(code, {"x": 2}, parameters())
 
 
 # -- noise --
@@ -234,14 +246,14 @@ def test_the_client_refreshes_what_it_may_see_and_nothing_is_lost() -> None:
     assert reports["encrypted"].seconds["refresh"] > 0
     wanted = evaluate(program.stages["substitute"], {"x": x[:16]})["y"]
     assert np.abs(results["clear"] - wanted).max() < 0.1 * np.ptp(wanted)
-    refreshes = [i for i in program.schedule.instructions if isinstance(i, IntegerRefresh)]
-    assert len(refreshes) == 5 + 4
+    refreshes = [i for i in program.schedule.instructions if isinstance(i, ClientRequest)]
+    assert [len(i.targets) for i in refreshes] == [5, 4]  # a layer in one trip
 
 
 def test_a_server_without_a_client_refreshes_nothing() -> None:
-    contexts = IntegerContexts(parameters(), ())
+    contexts = IntegerContexts(parameters(), (), ())
     with pytest.raises(BackendError, match="none to ask"):
-        IntegerOpenFHE(contexts).integer_refresh((), IntegerRefresh(1, 0, 0.5, 0))
+        IntegerOpenFHE(contexts).client_request((), Request(1, 0.5))
 
 
 def test_polynomials_of_the_users_own_are_computed_exactly() -> None:
@@ -257,7 +269,7 @@ def test_polynomials_of_the_users_own_are_computed_exactly() -> None:
         np.testing.assert_array_equal(run(program, x[:8], "simulate").outputs["y"], clear)
         wanted = evaluate(n.graph, {"x": x[:8]})["y"]
         assert np.abs(clear - wanted).max() < 0.08 * np.ptp(wanted)
-        check_integers(with_frees(integer_code(program.graph)), {"x": 3})
+        check_integers(with_frees(integer_code(program.graph, RING)), {"x": 3}, program.client.parameters)
 
 
 def _integer_passes() -> str:
@@ -266,19 +278,12 @@ def _integer_passes() -> str:
     return DEFAULT.replace("assign-scheme", "assign-scheme{strategy=cryptonets}")
 
 
-def test_what_integers_cannot_do_is_said(tmp_path: Path) -> None:
+def test_what_integers_cannot_do_is_said() -> None:
     with pytest.raises(GlyphcError, match="relu is no polynomial"):
         glyphc.compile(mlp("relu"), SAMPLES, 4, insecure_ring=RING, passes=_integer_passes())
     program = glyphc.compile(mlp("relu"), SAMPLES, 4, strategy="ghimes", insecure_ring=RING)
     ours = replace(SHIPPED_MACHINE, processor="a processor")
     assert predicted(program, CostModel(machine=ours)).measured_on == SHIPPED_MACHINE.text  # BFV is not measured there
-    program.save(tmp_path / "net.glyphc")
-    folders = [str(tmp_path / name) for name in ("client", "server")]
-    given = ["keygen", str(tmp_path / "net.glyphc"), "--client", folders[0], "--server", folders[1], "--insecure"]
-    refused = CliRunner().invoke(main, given)
-    assert refused.exit_code == 2
-    assert "'glyphc run'" in refused.output
-    assert [p.name for p in tmp_path.iterdir()] == ["net.glyphc"]
     deeper = deep(Function("pow", (4.0,)))
     with pytest.raises(GlyphcError, match="weights of 3 bits"):
         glyphc.compile(deeper, np.random.default_rng(1).normal(size=(40, 6)), 4, passes=_integer_passes())

@@ -17,13 +17,13 @@ from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
+    CLIENT_OPS,
     OPS,
     Add,
     Affine,
     Apply,
     ArgMax,
     Bootstrap,
-    ClientRefresh,
     Concat,
     Const,
     Dense,
@@ -50,6 +50,7 @@ from glyphc.ir.ops import (
     Sub,
     SumTo,
     Switch,
+    TableLookup,
     Unpack,
 )
 from glyphc.ir.series import Series
@@ -178,12 +179,13 @@ def test_each_op_of_a_level_passes(level: Level) -> None:
     verify(chain.graph)
     allowed = {op for op in OPS.values() if level in op.levels}
     used = {type(n.op) for n in chain.graph}
-    # a bootstrap does at the last level what apply did before; polynomials are of graphs in slots (test_slots,
-    # test_integers)
+    # a bootstrap does at the last level what apply did before; polynomials and tables are of graphs in slots
+    # (test_slots, test_integers, test_tables)
     assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {
         Polynomial,
         IntegerPolynomial,
-        ClientRefresh,
+        TableLookup,
+        *CLIENT_OPS,
     }
 
 

@@ -114,6 +114,33 @@ def test_transforms_are_their_definition(n: int, extreme: bool) -> None:
         assert [int(v) % q for v in x[0]] == a
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_longest_transform_stays_exact(sign: int) -> None:
+    """16 stages without a reduction: coefficients that are so large in the values at psi, by big integers, that every
+    sum on the way to this value is as large as it can be; and at the ends everywhere."""
+    n = 65536
+    q = next(primes_below(48, n))
+    basis, which = Basis.of(n, [q]), np.array([0])
+    monomial = np.zeros((1, n))
+    monomial[0, 1] = 1
+    basis.forward(monomial, which)
+    for at in (0, 12345, n - 1):
+        root = int(monomial[0, at])
+        power, powers = 1, []
+        for _ in range(n):
+            powers.append(power)
+            power = power * root % q
+        for a in ([sign * (q - 1)] * n, [sign * (q - 1) * (1 if p <= q // 2 else -1) for p in powers]):
+            x = np.array([a], dtype=np.float64)
+            basis.forward(x, which)
+            assert x.min() >= 0 and x.max() < q
+            assert int(x[0, at]) == sum(c * p for c, p in zip(a, powers, strict=True)) % q
+            y = np.empty_like(x)
+            basis.backward(x, which, basis.scaling([0]), y)
+            assert np.abs(y).max() < q
+            assert [int(v) % q for v in y[0, ::97]] == [v % q for v in a[::97]]
+
+
 def substituted(polynomial: I64, index: int) -> I64:
     """a(X^index) of a(X) modulo X^n + 1, n coefficients."""
     n = len(polynomial)
@@ -135,7 +162,7 @@ def test_automorphisms_substitute() -> None:
 
 
 def test_unusable_rings_and_primes_are_refused() -> None:
-    with pytest.raises(ValueError, match="power of two from 256 on, not 128"):
+    with pytest.raises(ValueError, match="power of two from 256 to 65536, not 128"):
         Basis.of(128, [])
     with pytest.raises(ValueError, match="no prime below"):
         Basis.of(N, [PRIMES[40] + 2])
@@ -480,6 +507,18 @@ def test_forks_and_threads_compute_the_same() -> None:
         threads.set_threads(0)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_keeps_the_order(count: int) -> None:
+    try:
+        threads.set_threads(count)
+        assert list(threads.each(lambda x: x * x, iter(range(40)))) == [x * x for x in range(40)]
+        assert list(threads.each(str, [])) == []
+        with pytest.raises(ZeroDivisionError):
+            list(threads.each(lambda x: 1 // (30 - x), range(40)))
+    finally:
+        threads.set_threads(0)
+
+
 @pytest.mark.parametrize(
     ("own", "openmp", "wanted"),
     [("3", "2", 3), ("", "5,2", 5), ("0", "4", 4), ("many", "", len(os.sched_getaffinity(0)))],
@@ -496,11 +535,12 @@ def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.Monk
     assert "use --engine openfhe" in str(selftest.problem())
 
 
-def test_uniform_rows_are_as_the_format_says() -> None:
-    """docs/service.md, "Keys of the engine kernels"."""
-    q, n, seed = 1099511590913, 64, bytes(range(32))
+@pytest.mark.parametrize("q", [1099511590913, (1 << 39) + 25, (1 << 40) - (1 << 30)])
+def test_uniform_rows_are_as_the_format_says(q: int) -> None:
+    """docs/service.md, "Keys of the engine kernels"; also where nearly no word, or every second one, is too large."""
+    n, seed = 1500, bytes(range(32))
     key = hashlib.sha256(b"kernels" + seed + b"dense").digest()
-    stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * 1000))
+    stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(8 * 10000))
     words = (int.from_bytes(stream[i : i + 8], "little") % 2 ** q.bit_length() for i in range(0, len(stream), 8))
     wanted = list(islice((w for w in words if w < q), 2 * n))
     rows = UniformRows(seed, "dense")

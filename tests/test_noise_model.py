@@ -21,6 +21,7 @@ from glyphc.codec import encode
 from glyphc.ir.evaluate import quantize
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.matrices import Full
 from glyphc.ir.noise import SIGMA, key_switch
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Output
 from glyphc.ir.parameters import INSECURE, Parameters
@@ -185,7 +186,7 @@ def test_white_noise_grows_by_the_chunks_that_are_merged() -> None:
     assert after is not None
     assert (before.chunks, after.chunks) == (4, 1)
     weight = p.graph.constant(op.weights[0].name).astype(np.int64)
-    polynomials = weight_polynomials(weight, None, before, after)
+    polynomials = weight_polynomials(Full(weight).parts(before.parts), None, before, after)
     fft, rng = NegacyclicFFT(before.ring), np.random.default_rng(2)
     total = np.zeros(before.ring)
     # where a chunk is moved to makes no difference to noise that stands everywhere

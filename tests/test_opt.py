@@ -10,7 +10,6 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from onnx_models import MODELS
 from strategies import examples
-from test_schedule_property import Case, cases
 
 import glyphc
 from glyphc.cli import main
@@ -21,6 +20,7 @@ from glyphc.ir.text import parse, to_text
 from glyphc.ir.types import Level
 from glyphc.passes.pipeline import PASSES
 from glyphc.program import Program
+from tests.schedule_cases import Case, cases
 
 RING = 4096
 DIGITS = MODELS / "digits-mlp.onnx"

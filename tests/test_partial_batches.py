@@ -11,7 +11,6 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from strategies import drawn
 from test_chunks import mlp, two_heads
-from test_schedule_property import F64, Case, CheckedMachine, cases, check_registers, relaxed, run_clear
 
 import glyphc
 from glyphc.backends.base import execute
@@ -30,6 +29,7 @@ from glyphc.runtime import run
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import InputsHeader, OutputsHeader
 from tests.roles import compiled, make_setting, samples
+from tests.schedule_cases import F64, Case, CheckedMachine, cases, check_registers, relaxed, run_clear
 
 RING = 1024
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import assume, given, note
 from hypothesis import strategies as st
@@ -28,118 +27,17 @@ from glyphc.ir.ops import (
     Gather,
     Input,
     Mul,
-    Op,
     Output,
     ReduceSum,
     Reshape,
-    Scale,
     Softmax,
+    Sparse,
     Sub,
 )
 from glyphc.ir.types import Level
-from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.fold import Fold
-
-F64 = npt.NDArray[np.float64]
-
-
-class Network:
-    """A source graph, written down step by step; every node is named after the step."""
-
-    def __init__(self, *shape: int) -> None:
-        self.graph = Graph(Level.SOURCE, 1)
-        self.rng = np.random.default_rng(7)
-        self.x = self.graph.add(Input("x", shape), location="x")
-
-    def _const(self, value: Any) -> Const:
-        return Const(self.graph.add_constant("c", np.asarray(value, dtype=np.float64)))
-
-    def add(self, op: Op, x: Node, name: str) -> Node:
-        return self.graph.add(op, (x,), location=name)
-
-    def dense(self, x: Node, width: int, name: str) -> Node:
-        weight, bias = self.rng.normal(size=(width, x.type.size)), self.rng.normal(size=width)
-        return self.add(Dense((self._const(weight),), self._const(bias)), x, name)
-
-    def scale(self, x: Node, factor: Any, shift: Any, name: str) -> Node:
-        return self.add(Scale(self._const(factor), self._const(shift)), x, name)
-
-    def apply(self, x: Node, name: str, *functions: Function) -> Node:
-        return self.add(Apply(functions or (Function(name),)), x, name)
-
-    def gather(self, x: Node, indices: npt.NDArray[np.int64], name: str) -> Node:
-        return self.add(Gather(Const(self.graph.add_constant("i", indices))), x, name)
-
-    def reshape(self, x: Node, *shape: int) -> Node:
-        return self.add(Reshape(shape), x, "reshape")
-
-    def output(self, x: Node, name: str = "y") -> None:
-        self.add(Output(name), x, name)
-
-    def fold(self) -> Graph:
-        """The folded graph, after all checks that hold for every network."""
-        folded = fold(self.graph)
-        check_form(folded)
-        x = {"x": self.rng.normal(size=(17, *self.x.type.shape))}
-        assert_same(evaluate(self.graph, x), evaluate(folded, x))
-        return folded
-
-
-def fold(graph: Graph) -> Graph:
-    folded = Fold().run(graph, Context())
-    verify(folded)
-    return folded
-
-
-def assert_same(wanted: dict[str, Any], got: dict[str, Any]) -> None:
-    assert list(got) == list(wanted)
-    for name, value in wanted.items():
-        assert got[name].shape == value.shape
-        np.testing.assert_allclose(got[name], value, rtol=1e-9, atol=1e-9, err_msg=name)
-
-
-def ops(graph: Graph) -> list[type[Op]]:
-    return [type(n.op) for n in graph]
-
-
-def origins(graph: Graph, node: Node) -> list[Node]:
-    """The operands, seen through reshapes."""
-    return [
-        origin
-        for operand in graph.operands(node)
-        for origin in (origins(graph, operand) if isinstance(operand.op, Reshape) else [operand])
-    ]
-
-
-def check_form(graph: Graph) -> None:
-    client = (Softmax, ArgMax, Output)
-    for node in graph:
-        read = origins(graph, node)
-        match node.op:
-            case Dense():
-                assert all(isinstance(n.op, Input | Apply) for n in read), f"{node} reads {read}"
-                assert len({n.id for n in read}) == len(read), f"{node} reads a value twice"
-                assert node.type.shape == (node.type.size,)
-            case Apply():
-                assert isinstance(graph.operands(node)[0].op, Dense), f"{node} reads {read}"
-                assert node.type.shape == (node.type.size,)
-            case Softmax() | ArgMax() | Output():
-                # what the client computes starts from something encrypted that was computed
-                assert not any(isinstance(n.op, Input) for n in read)
-            case Reshape():
-                source = graph.operands(node)[0].op
-                if not isinstance(source, Input):  # reshapes inside move nothing: only the client's are left
-                    assert all(isinstance(u.op, (*client, Reshape)) for u in graph.users(node))
-            case Input():
-                pass
-            case _:
-                pytest.fail(f"{node} is left")
-        if not isinstance(node.op, Input | Output):
-            assert graph.users(node), f"{node} is dead"
-    used = {name for n in graph for name in n.op.constant_names()}
-    assert set(graph.constants) == used
-
+from tests.folded_networks import Network, assert_same, check_form, fold, ops
 
 # -- random networks --
 
@@ -488,10 +386,28 @@ def test_the_given_graph_is_not_changed() -> None:
 
 
 def test_maps_beyond_all_measure_are_refused_by_name() -> None:
-    """Before gigabytes are asked for: every element of a huge tensor once, as one map."""
+    """Before gigabytes are asked for: the sum of a huge tensor, as many times."""
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (50000,)))
+    total = graph.add(Reshape((1,)), (graph.add(ReduceSum(), (x,)),))
+    places = Const(graph.add_constant("i", np.zeros(50000, dtype=np.int64)))
+    copies = graph.add(Gather(places), (total,), location="copies")
+    graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (copies,)),))
+    with pytest.raises(TooLargeError, match=r"copies: a linear map from 50000 to 50000 values needs about 80 GB"):
+        Fold().run(graph, Context())
+
+
+def test_a_map_of_few_weights_is_held_by_these() -> None:
+    """Every element of a large tensor once, at another place: the matrix would have 400,000,000 entries."""
     graph = Graph(Level.SOURCE, 1)
     x = graph.add(Input("x", (20000,)))
-    twice = graph.add(Gather(Const(graph.add_constant("i", np.arange(20000)))), (x,), location="moved")
-    graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (twice,)),))
-    with pytest.raises(TooLargeError, match=r"map 'moved' from 20000 to 20000 values, with 400,000,000 entries"):
-        Fold().run(graph, Context())
+    places = np.random.default_rng(1).permutation(20000)
+    moved = graph.add(Gather(Const(graph.add_constant("i", places))), (x,), location="moved")
+    graph.add(Output("y"), (graph.add(Apply((Function("relu"),)), (moved,)),))
+    folded = Fold().run(graph, Context())
+    ((_, op),) = folded.of(Dense)
+    (weight,) = op.weights
+    assert isinstance(weight, Sparse)
+    assert sum(v.nbytes for v in folded.constants.values()) < 1_000_000
+    values = np.random.default_rng(2).normal(size=(3, 20000))
+    np.testing.assert_array_equal(evaluate(folded, {"x": values})["y"], np.maximum(values[:, places], 0))

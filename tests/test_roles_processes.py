@@ -16,15 +16,8 @@ import pytest
 from glyphc.backends.openfhe.residues import pack
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import CheckpointHeader, OutputsHeader
+from tests.commands import succeeding as glyphc
 from tests.roles import Setting, compiled, environment, make_setting, samples
-
-
-def glyphc(*arguments: object, code: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "glyphc", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(**changes), timeout=120)
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
 
 
 @pytest.fixture(scope="module")

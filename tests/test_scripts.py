@@ -174,6 +174,10 @@ def test_convolutional_networks(
     module = models(name)
     if name == "mnist_lenet":
         monkeypatch.setattr(module, "augmented", lambda images: images)
+    if name == "digits_backbone":
+        digits = module.load_digits
+        monkeypatch.setattr(module, "load_digits", lambda **o: [values[: 10 * FEW] for values in digits(**o)])
+        monkeypatch.setattr(module, "COPIES", 1)
     fit = module.fit
     monkeypatch.setattr(module, "fit", lambda *a, **o: fit(*a, **{**o, "epochs": 1, "batch": 8}))
     module.main()

@@ -12,7 +12,8 @@ import pytest
 from glyphc.analysis.cost import CONFIGURATIONS, Configuration, CostModel
 from glyphc.analysis.security import MAX_LOG_QP_SPARSE, MOST_KEYS, is_secure, secured
 from glyphc.backends.kernels.shape import SPARSE_WEIGHT, WRAPS, EngineShape
-from glyphc.backends.openfhe.contexts import bootstrap_automorphisms, torus_context
+from glyphc.backends.openfhe.ckks_contexts import make_training_contexts
+from glyphc.backends.openfhe.contexts import bootstrap_automorphisms, make_contexts, torus_context
 from glyphc.backends.openfhe.keymoulds import automorphism_mould
 from glyphc.diagnostics import _security
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
@@ -22,11 +23,26 @@ LIMIT = MAX_LOG_QP_SPARSE[65536]
 # Estimated by scripts/estimate_security.py: log2(QP) and log2 of the operations of the best attack.
 ESTIMATES = {1416: 144.9, 1462: 141.06, 1553: 134.0}
 MARGIN = 13
+# The largest log2(QP) of the contexts without bootstraps, by docs/security.md.
+LINEAR, BGV = 264, 115
 SIXTEEN_GB = 16e9
 
 
 def test_the_bound_leaves_128_bits_after_the_margin() -> None:
     assert ESTIMATES[LIMIT] - MARGIN >= 128
+
+
+def test_contexts_without_bootstraps_are_bounded_by_a_weaker_instance() -> None:
+    """Of one secret, the table of docs/security.md: the larger the modulus, the fewer operations an attack takes."""
+    page = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if "| weight 192 |" in line]
+    lines = [[cell.strip(" *") for cell in row] for row in rows]
+    least = {int(bits): float(found) for _, ring, bits, *_, found, _ in lines if ring == "65,536"}
+    assert {bits: least[bits] for bits in ESTIMATES} == ESTIMATES
+    falling = [least[bits] for bits in sorted(least)]
+    assert falling == sorted(falling, reverse=True)
+    assert max(LINEAR, BGV) < min(least)
+    assert least[min(least)] - MARGIN > 256
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: str(c.slots))
@@ -72,6 +88,31 @@ def test_openfhe_takes_no_larger_moduli_than_is_said(
     moduli = automorphism_mould(context, context.KeyGen().secretKey, 5).moduli
     assert round(sum(map(log2, set(moduli))), 2) == parameters.modulus_bits
     assert len(moduli) * 8 * 1024 == parameters.torus_key_bytes
+
+
+@pytest.mark.parametrize(("limbs", "bits"), [(2, 36), (3, 36), (4, 36), (4, 31)])
+def test_openfhe_takes_no_larger_modulus_for_trainings_products(limbs: int, bits: int) -> None:
+    """They are under the sparse secret too, so the bound holds for them, and the table's first row."""
+    parameters = Parameters(
+        *(1024, 20, 54, (), 512, 27, (5, 5)), linear_bits=bits, linear_limbs=limbs, decoded_limbs=2, security=INSECURE
+    )
+    context = make_training_contexts(parameters).linear
+    moduli = automorphism_mould(context, context.KeyGen().secretKey, 5).moduli
+    assert round(sum(map(log2, set(moduli))), 2) <= parameters.linear_modulus_bits <= LINEAR
+
+
+def test_a_context_for_products_is_held_to_the_bound_too() -> None:
+    parameters = secured(Parameters(65536, 27, 55, (), 2048, 27, (5, 4)))
+    assert is_secure(replace(parameters, linear_bits=36, linear_limbs=4))
+    assert not is_secure(replace(parameters, linear_bits=36, linear_limbs=40))
+
+
+@pytest.mark.parametrize("plaintext_bits", [12, 26, 30])
+def test_openfhe_takes_no_larger_modulus_for_bgv(plaintext_bits: int) -> None:
+    parameters = Parameters(2048, plaintext_bits, 55, security=INSECURE)
+    context = make_contexts(parameters, bootstraps=False).bgv
+    moduli = automorphism_mould(context, context.KeyGen().secretKey, 5).moduli
+    assert round(sum(map(log2, set(moduli))), 2) <= parameters.modulus_bits == BGV
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from glyphc import comparison_run
 from glyphc.analysis.cost_file import current
 from glyphc.cli import main
 from glyphc.commands.strategies import load_retraining
-from glyphc.comparison import Choice, Comparison, Measured, Predicted, Result, held_out, parse_choices
-from glyphc.comparison_report import page, table
+from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out, parse_choices
+from glyphc.comparison_report import markdown, page, table
 from glyphc.errors import ArtifactError, CalibrationError, DataError, GlyphcError, ModelError
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.encodings import Labels
@@ -61,7 +61,7 @@ def test_strategies_allow_ways_that_exist_and_name_papers() -> None:
     for each in STRATEGIES.values():
         assert each.names is None or each.names <= known
         assert each.missing or each.names is None or each.names
-        assert each.paper or each.name in ("auto", "slots")
+        assert each.paper or each.name in ("auto", "slots", "integers")
 
 
 def test_strategies_that_are_not_there_yet_say_why() -> None:
@@ -265,7 +265,7 @@ def test_a_comparison_runs_what_fits_and_goes_on_where_it_was(tmp_path: Path, mo
     assert first.exit_code == 0, first.output
     found = Comparison.load(record)
     ran, missing = found.results
-    assert (ran.outcome, missing.outcome) == ("run", "missing")
+    assert (ran.outcome, missing.outcome) == (Outcome.RUN, Outcome.MISSING)
     assert ran.measured is not None
     assert ran.predicted is not None
     assert ran.measured.error < 2**-10
@@ -286,7 +286,7 @@ def test_a_comparison_runs_what_fits_and_goes_on_where_it_was(tmp_path: Path, mo
     assert "known, run" in again.output
     late = Comparison.load(record).of(Choice("glyph"))
     assert late is not None
-    assert (late.outcome, late.measured) == ("not run", None)
+    assert (late.outcome, late.measured) == (Outcome.NOT_RUN, None)
     assert "more than the 0 s" in late.reason
     assert late.simulated
     np.save(tmp_path / "y.npy", np.zeros(24, dtype=np.int64))
@@ -320,13 +320,20 @@ class _Page(HTMLParser):
 def test_tables_and_pages_show_every_row_and_escape_names() -> None:
     predicted = Predicted(3.0, 1.0, 5e8, 1e6, 2e7, 1e5, 0)
     measured = Measured((("encrypt", 1.0), ("evaluate", 4.0)), 6.5, 450_000_000, 2.0**-12, False, (("accuracy", 0.97),))
-    ran = Result(Choice("onoufriou", 3), "run", "", "f", "s", predicted, (("accuracy", 0.96),), measured, "client: x")
+    ran = Result(
+        Choice("onoufriou", 3), Outcome.RUN, "", "f", "s", predicted, (("accuracy", 0.96),), measured, "client: x"
+    )
     results = (
         ran,
-        replace(ran, choice=Choice("glyph"), outcome="not run", reason="too <large>", measured=None),
-        Result(Choice("tbmpnet"), "missing", "not available yet: gates"),
+        replace(ran, choice=Choice("glyph"), outcome=Outcome.NOT_RUN, reason="too <large>", measured=None),
+        Result(Choice("tbmpnet"), Outcome.MISSING, "not available yet: gates"),
     )
     found = Comparison("0", "a<b>.onnx", 12, (("accuracy", 0.98),), "a machine", results)
+    heading, rule, *lines = markdown(found).split("\n\n")[0].splitlines()
+    assert len(lines) == 3
+    assert {line.count("|") for line in (heading, rule, *lines)} == {11}
+    assert "97.00% (96.00%) | 2^-12.0 | 4.0 (3.0) / 6.5 | 1.0 (1.0) | 0 | 0.45 (0.50)" in lines[0]
+    assert "not run" in lines[1]
     text = table(found)
     for part in ("97.00%", "96.00%", "2^-12.0", "4.0 s", "6.5 s", "450.0 MB", "not yet", "too <large>", "onoufriou:3"):
         assert part in text

@@ -20,7 +20,8 @@ I64 = npt.NDArray[np.int64]
 
 # Enough for all n < 3.3e24 (Sorenson, Webster 2015).
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
-SMALLEST_RING = 256
+# Transforms of more than 16 stages would leave the range where products are exact.
+SMALLEST_RING, LARGEST_RING = 256, 65536
 
 
 def is_prime(n: int) -> bool:
@@ -99,8 +100,10 @@ class Basis:
 
     @staticmethod
     def of(n: int, primes: Sequence[int]) -> Basis:
-        if n < SMALLEST_RING or n & (n - 1):
-            raise ValueError(f"the kernels' ring dimension is a power of two from {SMALLEST_RING} on, not {n}")
+        if not SMALLEST_RING <= n <= LARGEST_RING or n & (n - 1):
+            raise ValueError(
+                f"the kernels' ring dimension is a power of two from {SMALLEST_RING} to {LARGEST_RING}, not {n}"
+            )
         for q in primes:
             if q % (2 * n) != 1 or q >> PRIME_BITS or not is_prime(q):
                 raise ValueError(f"{q} is no prime below 2^{PRIME_BITS} that is 1 modulo {2 * n}")
@@ -191,4 +194,6 @@ def subring_positions(basis: Basis, small: Basis) -> I64:
 def automorphism(basis: Basis, index: int) -> I32:
     """Where values of a(X^index) stand among those of a(X): image[p] = values[result[p]]."""
     exponents, positions = _exponents(basis.n, basis.rows, basis.columns)
-    return positions[(exponents * index % (2 * basis.n)) // 2].astype(np.int32)
+    # exponents are odd and modulo 2n, a power of two
+    found: I32 = positions[(exponents * index & (2 * basis.n - 1)) >> 1].astype(np.int32)
+    return found

@@ -79,16 +79,20 @@ class KeyMaker:
 
     def __init__(self, shape: EngineShape, basis: Basis, ternary: I64, draw_error: Callable[[], I64]) -> None:
         """ternary: the secret's coefficients, shape (N,). draw_error: gives fresh error polynomials, shape (N,)."""
-        self._shape, self._basis, self._draw_error = shape, basis, draw_error
-        self._secrets = {"s": ternary_values(basis, ternary)}
+        self._shape, self._basis, self._draw_error, self._ternary = shape, basis, draw_error, ternary
+        self._secrets: dict[str, F64] = {}
         if shape.parameters.slots:
             self._secrets["sparse"] = ternary_values(basis, _sparse(shape.n))
 
     def keys(self, seed: bytes) -> Iterator[tuple[str, SwitchingKey]]:
-        """All keys of a program by name. Their a are those of the seed (see ``keys.whole_key``)."""
+        """All keys of a program by name. Their a are those of the seed (see ``keys.whole_key``).
+
+        Once: the secrets' values modulo all primes are forgotten then, and with them the sparse secret.
+        """
         room = KeyRoom(self._shape)
         for spec in self._shape.specs():
             yield spec.name, self.make(spec, seed, room.of(spec))
+        self._secrets.clear()
 
     def weight_keys(
         self, specs: tuple[KeySpec, KeySpec], weight: I64, seed: bytes
@@ -100,7 +104,7 @@ class KeyMaker:
         which = np.array(self._shape.linear_shape.primes, dtype=np.int64)
         w = self._basis.residues(weight, which)
         self._basis.forward(w, which)
-        ws = self._product(w, np.ascontiguousarray(self._secrets["s"][which]), which)
+        ws = self._product(w, np.ascontiguousarray(self._values("s")[which]), which)
         rows = np.arange(len(which))
         return self._make(specs[0], w, rows, seed), self._make(specs[1], ws, rows, seed)
 
@@ -108,8 +112,8 @@ class KeyMaker:
         """One key. out: its memory, (2, digits, primes, n)."""
         which = np.array(spec.shape.primes, dtype=np.int64)
         if spec.source != "s^2":
-            return self._make(spec, self._secrets[spec.source], which, seed, out)
-        s = np.ascontiguousarray(self._secrets["s"][which])
+            return self._make(spec, self._values(spec.source), which, seed, out)
+        s = np.ascontiguousarray(self._values("s")[which])
         return self._make(spec, self._product(s, s, which), np.arange(len(which)), seed, out)
 
     def _make(self, spec: KeySpec, source: F64, rows: I64, seed: bytes, out: F64 | None = None) -> SwitchingKey:
@@ -144,10 +148,16 @@ class KeyMaker:
 
     def _target(self, secret: str) -> tuple[F64, I32]:
         """Of a secret by its name (see ``KeySpec``): values modulo all primes, and their places, if not in order."""
-        if secret in self._secrets:
-            return self._secrets[secret], _NOWHERE
+        if secret in ("s", "sparse"):
+            return self._values(secret), _NOWHERE
         index = int(secret.removeprefix("s(X^").removesuffix(")"))
-        return self._secrets["s"], automorphism(self._basis, index)
+        return self._values("s"), automorphism(self._basis, index)
+
+    def _values(self, secret: str) -> F64:
+        """Modulo all primes; kept while keys are made."""
+        if secret == "s" and secret not in self._secrets:
+            self._secrets[secret] = ternary_values(self._basis, self._ternary)
+        return self._secrets[secret]
 
     def _product(self, a: F64, b: F64, which: I64) -> F64:
         """Canonical."""

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from .arithmetic import canonical, product, product_by, reduce
-from .basis import F64, SMALLEST_RING, subring_positions
+from .basis import F64, SMALLEST_RING, automorphism, subring_positions
 from .evaluator import Ciphertext, Evaluator, collect_rows
 from .keys import stacked
 from .shape import LevelPlan
@@ -153,7 +153,7 @@ class LevelTransform:
         steps = [b * stride for b in babies if b]
         self._indices = [shape.rotation(s) for s in steps]
         self._identity = babies.index(0) if 0 in babies else -1
-        self._orders = np.stack([evaluator.order(i) for i in self._indices])
+        self._orders = np.stack([automorphism(basis, i) for i in self._indices])
         self._keys = stacked(evaluator.keys, shape.baby_keys(plan))
         self._giants = [shape.rotation(g * stride) for g in plan.giants if g]
         plain = basis.primes[plan.limbs - 1] * scale

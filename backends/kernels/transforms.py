@@ -35,7 +35,8 @@ def _pair(x, head, q, inverse):  # type: ignore[no-untyped-def]
 def _quads(x, start, stop, blocks, head, q, inverse):  # type: ignore[no-untyped-def]
     """Two stages on x[start:stop], which is whole blocks, of which the array has ``blocks`` now.
 
-    Each stage adds less than q to a bound: at most 12 stages from reduced elements leave |x| < 13 q < 2^52.
+    Each stage adds less than q to a bound, and multiplies by roots of at most q/2: from reduced elements on, the last
+    of 16 stages multiplies |x| < 16 q < 2^52 and leaves 17 q < 2^53. So nothing is reduced on the way.
     """
     quarter = x.shape[0] // (4 * blocks)
     i = start // (4 * quarter)
@@ -62,18 +63,22 @@ def _quads(x, start, stop, blocks, head, q, inverse):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _turn(x, buffer, q, inverse):  # type: ignore[no-untyped-def]
-    """Transpose a chunk into the buffer; |x| < 2^53 becomes reduced."""
+def _turn(x, buffer):  # type: ignore[no-untyped-def]
+    """Transpose a chunk into the buffer."""
     rows, columns = buffer.shape
     for b in range(columns):
         at = b * rows
         for r in range(rows):
-            buffer[r, b] = reduce(x[at + r], q, inverse)
+            buffer[r, b] = x[at + r]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _row_quads(x, tail, quarter, out, last, q, inverse):  # type: ignore[no-untyped-def]
-    """Two stages across rows. last: the result is canonical."""
+def _row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
+    """Two stages across rows, in place.
+
+    By the same names on both sides: LLVM takes arrays of two names that overlap for dependent, and loops over them are
+    not vectorised.
+    """
     rows, columns = x.shape
     inner = rows // (4 * quarter)
     for i in range(inner):
@@ -83,30 +88,47 @@ def _row_quads(x, tail, quarter, out, last, q, inverse):  # type: ignore[no-unty
         for j in range(4 * i * quarter, 4 * i * quarter + quarter):
             x0, x1 = x[j], x[j + quarter]
             x2, x3 = x[j + 2 * quarter], x[j + 3 * quarter]
-            y0, y1 = out[j], out[j + quarter]
-            y2, y3 = out[j + 2 * quarter], out[j + 3 * quarter]
-            if last:
-                for b in range(columns):
-                    u2 = product(x2[b], w1[b], q, inverse)
-                    u3 = product(x3[b], w1[b], q, inverse)
-                    s, d = x0[b] + u2, x0[b] - u2
-                    t = product(x1[b] + u3, w2[b], q, inverse)
-                    e = product(x1[b] - u3, w3[b], q, inverse)
-                    y0[b] = canonical(reduce(s + t, q, inverse), q)
-                    y1[b] = canonical(reduce(s - t, q, inverse), q)
-                    y2[b] = canonical(reduce(d + e, q, inverse), q)
-                    y3[b] = canonical(reduce(d - e, q, inverse), q)
-            else:
-                for b in range(columns):
-                    u2 = product(x2[b], w1[b], q, inverse)
-                    u3 = product(x3[b], w1[b], q, inverse)
-                    s, d = x0[b] + u2, x0[b] - u2
-                    t = product(x1[b] + u3, w2[b], q, inverse)
-                    e = product(x1[b] - u3, w3[b], q, inverse)
-                    y0[b] = s + t
-                    y1[b] = s - t
-                    y2[b] = d + e
-                    y3[b] = d - e
+            for b in range(columns):
+                u2 = product(x2[b], w1[b], q, inverse)
+                u3 = product(x3[b], w1[b], q, inverse)
+                s, d = x0[b] + u2, x0[b] - u2
+                t = product(x1[b] + u3, w2[b], q, inverse)
+                e = product(x1[b] - u3, w3[b], q, inverse)
+                x0[b] = s + t
+                x1[b] = s - t
+                x2[b] = d + e
+                x3[b] = d - e
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _last_row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
+    """The last two stages, in place, canonical. quarter: 1, as a variable: of rows at constant distances LLVM does not
+    find out that they are apart."""
+    rows, columns = x.shape
+    inner = rows // (4 * quarter)
+    for i in range(inner):
+        w1 = tail[inner - 1 + i]
+        w2 = tail[2 * inner - 1 + 2 * i]
+        w3 = tail[2 * inner + 2 * i]
+        for j in range(4 * i * quarter, 4 * i * quarter + quarter):
+            x0, x1 = x[j], x[j + quarter]
+            x2, x3 = x[j + 2 * quarter], x[j + 3 * quarter]
+            for b in range(columns):
+                u2 = product(x2[b], w1[b], q, inverse)
+                u3 = product(x3[b], w1[b], q, inverse)
+                s, d = x0[b] + u2, x0[b] - u2
+                t = product(x1[b] + u3, w2[b], q, inverse)
+                e = product(x1[b] - u3, w3[b], q, inverse)
+                x0[b] = canonical(reduce(s + t, q, inverse), q)
+                x1[b] = canonical(reduce(s - t, q, inverse), q)
+                x2[b] = canonical(reduce(d + e, q, inverse), q)
+                x3[b] = canonical(reduce(d - e, q, inverse), q)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    for j in range(source.shape[0]):
+        target[j] = source[j]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -118,6 +140,7 @@ def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
     # np.int64(0): a literal would make numba compile the stage for it alone
     n = x.shape[0]
     rows, columns = buffer.shape
+    flat = buffer.reshape(rows * columns)
     chunk = rows * columns
     ends = n // rows
     blocks = 1
@@ -137,17 +160,21 @@ def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
             _quads(x, start, start + chunk, local, head, q, inverse)
             local *= 4
         part = x[start : start + chunk]
-        _turn(part, buffer, q, inverse)
+        _turn(part, buffer)
         quarter = rows // 4
         while quarter > 1:
-            _row_quads(buffer, tail[c], quarter, buffer, False, q, inverse)
+            _row_quads(buffer, tail[c], quarter, q, inverse)
             quarter //= 4
-        _row_quads(buffer, tail[c], 1, part.reshape((rows, columns)), True, q, inverse)
+        _last_row_quads(buffer, tail[c], quarter, q, inverse)
+        _copy(flat, part)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _row_quads_back(x, tail, quarter, out, q, inverse):  # type: ignore[no-untyped-def]
-    """Two Gentleman-Sande stages across rows: |x| <= 2 q stays so, as only the full sum has to be reduced."""
+def _row_quads_back(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
+    """Two Gentleman-Sande stages across rows, in place, by the same names on both sides (see :func:`_row_quads`).
+
+    |x| <= 2 q stays so, as only the full sum has to be reduced.
+    """
     rows, columns = x.shape
     inner = rows // (4 * quarter)
     for i in range(inner):
@@ -157,16 +184,14 @@ def _row_quads_back(x, tail, quarter, out, q, inverse):  # type: ignore[no-untyp
         for j in range(4 * i * quarter, 4 * i * quarter + quarter):
             x0, x1 = x[j], x[j + quarter]
             x2, x3 = x[j + 2 * quarter], x[j + 3 * quarter]
-            y0, y1 = out[j], out[j + quarter]
-            y2, y3 = out[j + 2 * quarter], out[j + 3 * quarter]
             for b in range(columns):
                 s0, s1 = x0[b] + x1[b], x2[b] + x3[b]
                 d0 = product(x0[b] - x1[b], w2[b], q, inverse)
                 d1 = product(x2[b] - x3[b], w3[b], q, inverse)
-                y0[b] = reduce(s0 + s1, q, inverse)
-                y1[b] = d0 + d1
-                y2[b] = product(s0 - s1, w1[b], q, inverse)
-                y3[b] = product(d0 - d1, w1[b], q, inverse)
+                x0[b] = reduce(s0 + s1, q, inverse)
+                x1[b] = d0 + d1
+                x2[b] = product(s0 - s1, w1[b], q, inverse)
+                x3[b] = product(d0 - d1, w1[b], q, inverse)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -237,6 +262,7 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
     """
     n = x.shape[0]
     rows, columns = buffer.shape
+    flat = buffer.reshape(rows * columns)
     chunk = rows * columns
     ends = n // rows
     stages = 0
@@ -249,11 +275,10 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
     for c in range(n // chunk):
         start = c * chunk
         part = x[start : start + chunk]
-        source = part.reshape((rows, columns))
+        _copy(part, flat)
         quarter = np.int64(1)
         while quarter < rows:
-            _row_quads_back(source, tail[c], quarter, buffer, q, inverse)
-            source = buffer
+            _row_quads_back(buffer, tail[c], quarter, q, inverse)
             quarter *= 4
         _turn_back(buffer, part)
         local = ends // 4

@@ -12,7 +12,7 @@ from functools import cached_property
 from math import prod, sqrt
 from typing import Any
 
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import LINEAR_DIGITS, Parameters
 
 from ..errors import BackendError
 from .bridge import rings_of
@@ -70,7 +70,7 @@ def _linear(parameters: Parameters) -> Any:
     p.SetScalingModSize(parameters.linear_bits)
     p.SetFirstModSize(parameters.linear_bits)
     p.SetKeySwitchTechnique(fhe.HYBRID)
-    p.SetNumLargeDigits(2)
+    p.SetNumLargeDigits(LINEAR_DIGITS)
     p.SetMultiplicativeDepth(parameters.linear_limbs - 1)
     context = fhe.GenCryptoContext(p)
     for feature in (fhe.PKE, fhe.KEYSWITCH, fhe.LEVELEDSHE):

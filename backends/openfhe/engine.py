@@ -68,7 +68,7 @@ class OpenFHEEngine(Engine):
                     with stages.stage("generate keys"):
                         on_integers = generate_integer_keys(schedule.parameters)
                     yield Session(
-                        IntegerOpenFHE(on_integers.contexts, on_integers.refresh),
+                        IntegerOpenFHE(on_integers.contexts, on_integers.answer),
                         on_integers.encrypt,
                         on_integers.decrypt,
                     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.ir.client_requests import Request
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.rescaling import rescaled
 
 from ..coredumps import no_core_dumps
 from ..integers_clear import join, split
@@ -50,14 +51,16 @@ class IntegerClient:
             found.append(np.array(plain.GetPackedValue(), dtype=np.int64))
         return join(found, self.contexts.parameters.moduli)
 
-    def refresh(self, ciphertext: tuple[Any, ...], ratio: float) -> tuple[Any, ...]:
-        """A fresh ciphertext of the integers times ratio, rounded: this side sees them."""
-        return self.encrypt(rescaled(self.decrypt(ciphertext), ratio))
+    def answer(self, ciphertexts: Sequence[tuple[Any, ...]], request: Request) -> list[tuple[Any, ...]]:
+        """Fresh ciphertexts of what a request asks for: this side sees the integers."""
+        found = request.answer(np.array([self.decrypt(ciphertext) for ciphertext in ciphertexts]))
+        return [self.encrypt(integers) for integers in found]
 
 
 def generate_integer_keys(parameters: IntegerParameters) -> IntegerClient:
-    """Fresh keys; those for relinearisation, where there are products, lie in OpenFHE's table. BackendError when it
-    refuses."""
+    """Fresh keys; those for relinearisation and automorphisms, where there are any, lie in OpenFHE's tables.
+
+    BackendError when it refuses."""
     require_own()
     contexts = make_integer_contexts(parameters)
     secrets = []
@@ -65,5 +68,7 @@ def generate_integer_keys(parameters: IntegerParameters) -> IntegerClient:
         secret = context.KeyGen().secretKey
         if parameters.products:
             context.EvalMultKeyGen(secret)
+        if parameters.automorphisms:
+            context.EvalAutomorphismKeyGen(secret, list(parameters.automorphisms))
         secrets.append(secret)
     return IntegerClient(contexts, tuple(secrets))

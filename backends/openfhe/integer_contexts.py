@@ -10,6 +10,7 @@ from glyphc.ir.integer_parameters import PRIME_BITS, IntegerParameters
 from ..errors import BackendError
 from .bridge import rings_of
 from .library import fhe
+from .ring import Ring
 
 # Multiplications that OpenFHE's parameter generation is asked for, one after another: how many primes it makes of one
 # follows from its own bound, which knows nothing of ours.
@@ -18,15 +19,17 @@ _DEPTHS = range(24)
 
 @dataclass(frozen=True, eq=False)
 class IntegerContexts:
-    """parameters, and a context for each of their plaintext primes; no keys."""
+    """parameters, and a context for each of their plaintext primes, with the rings of its modulus chain; no keys."""
 
     parameters: IntegerParameters
     contexts: tuple[Any, ...]
+    rings: tuple[tuple[Ring, ...], ...]
 
 
 def make_integer_contexts(parameters: IntegerParameters) -> IntegerContexts:
     """Generate them; OpenFHE checks their security. BackendError when it refuses, or has other moduli."""
-    return IntegerContexts(parameters, tuple(_context(parameters, t) for t in parameters.moduli))
+    contexts = tuple(_context(parameters, t) for t in parameters.moduli)
+    return IntegerContexts(parameters, contexts, tuple(map(rings_of, contexts)))
 
 
 def _context(parameters: IntegerParameters, plaintext_modulus: int) -> Any:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from glyphc.ir.instructions import IntegerDot, IntegerRefresh
+import numpy as np
+
+from glyphc.ir.client_requests import Request
+from glyphc.ir.instructions import IntegerBlocks, IntegerDot
 
 from ..errors import BackendError
 from .integer_contexts import IntegerContexts
 
 Ciphertexts = tuple[Any, ...]
-Refresh = Callable[[Ciphertexts, float], Ciphertexts]
+Answer = Callable[[Sequence[Ciphertexts], Request], Sequence[Ciphertexts]]
 
 
 class IntegerOpenFHE:
     """Executes a program on integers. Registers are OpenFHE's ciphertexts, one for each plaintext prime."""
 
-    def __init__(self, contexts: IntegerContexts, refresh: Refresh | None = None) -> None:
-        """refresh: asks the client, where a program has it do something; ciphertexts and a ratio go to it."""
+    def __init__(self, contexts: IntegerContexts, answer: Answer | None = None) -> None:
+        """answer: asks the client, where a program has it do something with ciphertexts."""
+        self.answer = answer
         self._contexts = contexts
-        self._refresh = refresh
         self._constants: dict[tuple[int, int], Any] = {}
 
     def integer_dot(self, sources: Sequence[Ciphertexts], instruction: IntegerDot) -> Ciphertexts:
@@ -31,10 +34,32 @@ class IntegerOpenFHE:
     def integer_product(self, a: Ciphertexts, b: Ciphertexts) -> Ciphertexts:
         return tuple(c.EvalMult(x, y) for c, x, y in zip(self._contexts.contexts, a, b, strict=True))
 
-    def integer_refresh(self, source: Ciphertexts, instruction: IntegerRefresh) -> Ciphertexts:
-        if self._refresh is None:
+    def integer_blocks(self, sources: Sequence[Ciphertexts], instruction: IntegerBlocks) -> Ciphertexts:
+        return tuple(
+            self._blocks(at, [source[at] for source in sources], instruction)
+            for at in range(len(self._contexts.contexts))
+        )
+
+    def client_request(self, sources: Sequence[Ciphertexts], request: Request) -> Sequence[Ciphertexts]:
+        if self.answer is None:
             raise BackendError("this program asks the client on the way, and there is none to ask")
-        return self._refresh(source, instruction.ratio)
+        return self.answer(sources, request)
+
+    def _blocks(self, at: int, sources: Sequence[Any], instruction: IntegerBlocks) -> Any:
+        """A product with the weights slot by slot, then blocks are added up two by two."""
+        context, parameters = self._contexts.contexts[at], self._contexts.parameters
+        t = parameters.moduli[at]
+        total = None
+        for source, weights in zip(sources, instruction.weights, strict=True):
+            centred = (np.array(weights, dtype=np.int64) + t // 2) % t - t // 2
+            plain = context.MakePackedPlaintext(np.repeat(centred, instruction.block).tolist())
+            part = context.EvalMult(source, plain)
+            total = part if total is None else context.EvalAdd(total, part)
+        assert total is not None
+        keys = context.GetEvalAutomorphismKeyMap(total.GetKeyTag())
+        for exponent in parameters.automorphisms:
+            total = context.EvalAdd(total, context.EvalAutomorphism(total, exponent, keys))
+        return self._shifted(at, total, instruction.bias)
 
     def _dot(self, at: int, sources: Sequence[Any], instruction: IntegerDot) -> Any:
         """Sums of what has the same weight but for its sign, each multiplied once.
@@ -56,8 +81,14 @@ class IntegerOpenFHE:
         if total is None:
             # all weights are multiples of t
             total = context.EvalSub(sources[0], sources[0])
-        bias = (instruction.bias + t // 2) % t - t // 2
-        return context.EvalAdd(total, self._constant(at, bias, kept=False)) if bias else total
+        return self._shifted(at, total, instruction.bias)
+
+    def _shifted(self, at: int, total: Any, bias: int) -> Any:
+        t = self._contexts.parameters.moduli[at]
+        centred = (bias + t // 2) % t - t // 2
+        if not centred:
+            return total
+        return self._contexts.contexts[at].EvalAdd(total, self._constant(at, centred, kept=False))
 
     def _sum(self, context: Any, terms: Sequence[tuple[bool, Any]]) -> Any:
         """Of ciphertexts with signs; the first one is taken as it is, or negated."""

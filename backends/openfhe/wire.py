@@ -53,11 +53,6 @@ def read_live(mould: CiphertextMould, data: bytes) -> Any:
     return fhe.DeserializeCiphertextString(mould.mould.with_residues(elements), fhe.BINARY)
 
 
-def live_size(ring: Ring) -> int:
-    """Bytes of :func:`write_live`."""
-    return 2 * fresh_size(ring)
-
-
 def output_bits(plaintext_bits: int, noise: float) -> int:
     """log2 of the modulus of an output whose message carries noise of this deviation: whole bytes, as few as possible.
 

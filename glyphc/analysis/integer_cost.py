@@ -8,8 +8,17 @@ from math import log2
 
 import numpy as np
 
-from glyphc.ir.instructions import Free, Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load, Schedule, Store
-from glyphc.ir.integer_parameters import PRIME_BITS, IntegerParameters
+from glyphc.ir.instructions import (
+    ClientRequest,
+    Free,
+    Instruction,
+    IntegerBlocks,
+    IntegerDot,
+    IntegerProduct,
+    Schedule,
+    Store,
+)
+from glyphc.ir.integer_parameters import IntegerParameters
 
 from .cost import PROCESS_BYTES
 from .slot_cost import SlotEstimate
@@ -20,22 +29,25 @@ REFERENCE_RING = 16384
 @dataclass(frozen=True)
 class IntegerRow:
     """Seconds at N = 16384 on ciphertexts of so many limbs: a product by a constant, an addition, a product of
-    ciphertexts with its relinearisation, encryption and decryption. constant: to encode one, whatever the limbs."""
+    ciphertexts with its relinearisation, an automorphism, encryption and decryption. constant: to encode one, whatever
+    the limbs."""
 
     limbs: int
     scaled: float
     added: float
     product: float
+    automorphism: float
     encrypt: float
     decrypt: float
     constant: float
 
 
-# CPU seconds, the fastest of several laps on a machine with much other work.
+# Wall seconds of the fastest of several laps on two cores, with priority over other work.
 ROWS: tuple[IntegerRow, ...] = (
-    IntegerRow(2, 0.00025, 0.00012, 0.085, 0.033, 0.005, 0.006),
-    IntegerRow(3, 0.0003, 0.00015, 0.105, 0.035, 0.008, 0.006),
-    IntegerRow(5, 0.0005, 0.0003, 0.15, 0.06, 0.015, 0.006),
+    IntegerRow(2, 0.00024, 0.00016, 0.0101, 0.0011, 0.0099, 0.0033, 0.0036),
+    IntegerRow(3, 0.00031, 0.00023, 0.0170, 0.0025, 0.0122, 0.0036, 0.0036),
+    IntegerRow(4, 0.00039, 0.0003, 0.0206, 0.0038, 0.0136, 0.0039, 0.0039),
+    IntegerRow(7, 0.0007, 0.0005, 0.0503, 0.0107, 0.0200, 0.0047, 0.0044),
 )
 # Precomputed tables of a context, in polynomials over all primes; and what a product takes meanwhile.
 _CONTEXT_POLYNOMIALS = 12
@@ -47,33 +59,30 @@ def integer_estimate(schedule: Schedule) -> SlotEstimate:
     client = schedule.client
     p = client.parameters
     assert isinstance(p, IntegerParameters)
-    seconds = tuple(_seconds(i, p) for i in schedule.instructions)
+    encoded: set[int] = set()
+    seconds = tuple(_seconds(i, p, encoded) for i in schedule.instructions)
     by_node: dict[int, float] = {}
     for instruction, each in zip(schedule.instructions, seconds, strict=True):
         by_node[instruction.node] = by_node.get(instruction.node, 0.0) + each
     sent, returned = (sum(port.layout.ciphertexts for port in ports) for ports in (client.inputs, client.outputs))
     ciphertexts = len(p.moduli)
-    refreshed = sum(isinstance(i, IntegerRefresh) for i in schedule.instructions)
-    sent, returned = sent + refreshed, returned + refreshed
+    requests = [i for i in schedule.instructions if isinstance(i, ClientRequest)]
+    sent += sum(len(i.writes) for i in requests)
+    returned += sum(len(i.reads) for i in requests)
     return SlotEstimate(
         seconds,
         by_node,
         ciphertexts * (sent * _figure("encrypt", p) + returned * _figure("decrypt", p)),
         key_bytes(p),
-        ciphertexts * sent * element_bytes(p),
-        ciphertexts * returned * 2 * element_bytes(p),
+        sent * p.fresh_bytes,
+        returned * p.output_bytes,
         _peak_bytes(schedule, p),
     )
 
 
-def element_bytes(p: IntegerParameters) -> int:
-    """Of one element of a ciphertext as it is sent; a fresh one is one element, the other is expanded from a seed."""
-    return p.ring * p.limbs * -(-PRIME_BITS // 8)
-
-
 def key_bytes(p: IntegerParameters) -> float:
-    """Of the relinearisation keys in memory: two elements for each digit, which is a prime. None without products."""
-    return 8.0 * 2 * p.ring * p.limbs * p.limbs * len(p.moduli) if p.products else 0.0
+    """Of the keys in memory, for relinearisation and automorphisms: two elements for each digit, which is a prime."""
+    return 8.0 * 2 * p.ring * p.limbs * p.limbs * len(p.moduli) * (p.products + len(p.automorphisms))
 
 
 def _figure(name: str, p: IntegerParameters) -> float:
@@ -85,12 +94,18 @@ def _figure(name: str, p: IntegerParameters) -> float:
     return float(max(at, 0.0) * p.ring * log2(p.ring) / (REFERENCE_RING * log2(REFERENCE_RING)))
 
 
-def _seconds(instruction: Instruction, p: IntegerParameters) -> float:
+def _seconds(instruction: Instruction, p: IntegerParameters, encoded: set[int]) -> float:
+    """encoded: constants that earlier instructions have encoded; those of this one are added."""
     each = 0.0
     match instruction:
         case IntegerDot(weights=weights, bias=bias):
-            sizes = {abs(w) for w in weights if w}
-            each = len(weights) * _figure("added", p) + len(sizes - {1}) * _figure("scaled", p)
+            sizes = {abs(w) for w in weights if w} - {1}
+            each = len(weights) * _figure("added", p) + len(sizes) * _figure("scaled", p)
+            each += (len(sizes - encoded) + bool(bias)) * _figure("constant", p)
+            encoded |= sizes
+        case IntegerBlocks(sources=sources, bias=bias):
+            each = len(sources) * (_figure("constant", p) + _figure("scaled", p) + _figure("added", p))
+            each += len(p.automorphisms) * (_figure("automorphism", p) + _figure("added", p))
             each += _figure("constant", p) if bias else 0.0
         case IntegerProduct():
             each = _figure("product", p)
@@ -107,8 +122,10 @@ def _peak_bytes(schedule: Schedule, p: IntegerParameters) -> float:
         match instruction:
             case Free(registers=registers):
                 held -= ciphertext * sum(r not in stored for r in registers)
-            case Load() | IntegerDot() | IntegerProduct() | IntegerRefresh():
-                held += ciphertext
+            case Store():
+                pass
+            case _:
+                held += ciphertext * len(instruction.writes)
         peak = max(peak, held)
     constants = len(set(_constants(schedule))) * element * len(p.moduli)
     tables = len(p.moduli) * _CONTEXT_POLYNOMIALS * element

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from math import ceil, hypot, log2, sqrt
 
 import numpy as np
-import numpy.typing as npt
 
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.matrices import Matrix
 from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
 from glyphc.ir.ops import Bootstrap, Input, Linear, Reshape, Switch, Unpack
 from glyphc.ir.parameters import Parameters
@@ -105,8 +105,8 @@ def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> No
         if op.encrypted:  # the same for all who have the graph, whether they have the weights or not
             row, terms = op.norms[number], float(operand.type.size)
         else:
-            weight = graph.constant(op.weights[number].name).astype(np.float64)
-            row, terms = _row_norm(weight), float((weight != 0).sum(axis=1).mean())
+            weight = graph.matrix(op.weights[number])
+            row, terms = _row_norm(weight), weight.count / weight.shape[0]
         frobenius = row * sqrt(node.type.size)
         # weights were rounded to integers: an independent error of variance 1/12 for every term
         rounding = _rms(operand) * sqrt(terms / 12)
@@ -117,14 +117,14 @@ def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> No
     )
 
 
-def public_norm(weight: npt.NDArray[np.int64]) -> float:
+def public_norm(weight: Matrix) -> float:
     """The rms norm of the rows of a weight, rounded up to a quarter of a power of two: what ``Linear.norms`` tells."""
-    norm = max(1.0, _row_norm(weight.astype(np.float64)))
+    norm = max(1.0, _row_norm(weight))
     return float(2.0 ** (ceil(4 * log2(norm)) / 4))
 
 
-def _row_norm(weight: npt.NDArray[np.float64]) -> float:
-    return float(np.sqrt((weight**2).sum(axis=1).mean()))
+def _row_norm(weight: Matrix) -> float:
+    return float(np.sqrt(weight.energies().mean()))
 
 
 def _polynomials(operand: Node) -> int:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     default="all",
     show_default=True,
     metavar="NAMES",
-    help="Which, separated by commas: NAME[:DEGREE][+retrained]; 'glyphc strategies' lists the names.",
+    help="Which, separated by commas: NAME[:SIZE][+retrained], SIZE a degree or the bits of a table's index; 'glyphc "
+    "strategies' lists the names.",
 )
 @click.option("--retrain-data", type=click.Path(), help="Samples to train changed networks again on, in the clear.")
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--memory", type=float, help="Gigabytes; what takes more is only predicted. [default: what is free]")
 @click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: the first that can]")
 @click.option("--record", type=click.Path(), help="Keep results in this file (.json); what is in it is not done again.")
-@click.option("--format", "form", type=click.Choice(["table", "html"]), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "html"]), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(), help="The file to write. [default: standard output]")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
 def compare_command(
@@ -60,7 +61,7 @@ def compare_command(
     """
     from glyphc.analysis import cost_file
     from glyphc.comparison import parse_choices
-    from glyphc.comparison_report import page, table
+    from glyphc.comparison_report import markdown, page, table
     from glyphc.comparison_run import Task, compare
     from glyphc.console import reporter
     from glyphc.files import check_writable, write_atomically
@@ -90,7 +91,7 @@ def compare_command(
             found.save(Path(record))
 
     found = compare(task, choices, start, keep, reporter(), lambda text: click.echo(text, err=True))
-    text = page(found) if form == "html" else table(found)
+    text = {"html": page, "markdown": markdown, "table": table}[form](found)
     if output is None:
         click.echo(text)
         return

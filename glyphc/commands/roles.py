@@ -1,4 +1,4 @@
-"""The commands of the two roles on files: split, keygen, encrypt, eval, decrypt."""
+"""The commands of the two roles on files: split, keygen, encrypt, eval, refresh, decrypt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FILE = click.Path(path_type=Path)
 
 def register(group: click.Group) -> None:
     """Add the commands."""
-    for command in (split_command, keygen_command, encrypt_command, eval_command, decrypt_command):
+    for command in (split_command, keygen_command, encrypt_command, eval_command, refresh_command, decrypt_command):
         group.add_command(command)
 
 
@@ -203,6 +203,15 @@ def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Pa
     help="Re-randomise outputs and add noise of 2^BITS times the predicted deviation (see docs/security.md).",
 )
 @click.option("--engine", help="Refuse keys of another engine than this one. [default: the one they were made for]")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Share the passes among the workers of a Dask cluster: its scheduler (tls://host:8786), or local:N for N "
+    "processes of this machine. Keeps no checkpoint.",
+)
+@click.option("--cluster-tls", type=_FOLDER, help="Folder with ca.pem, cert.pem and key.pem for the cluster.")
+@click.option("--question", type=_FILE, help="Where to ask the client. [default: OUTPUT with .question added]")
+@click.option("--answer", type=_FILE, help="What the client says to the question ('glyphc refresh').")
 def eval_command(
     server_folder: Path,
     input_path: Path,
@@ -211,10 +220,16 @@ def eval_command(
     checkpoint: Path | None,
     sanitize: int | None,
     engine: str | None,
+    cluster: str | None,
+    cluster_tls: Path | None,
+    question: Path | None,
+    answer: Path | None,
 ) -> None:
     """Evaluate encrypted inputs with evaluation keys: the server's part. Needs no secret.
 
-    An evaluation that was cut short is taken up again at its checkpoint when the same command is given again.
+    An evaluation that was cut short is taken up again at its checkpoint when the same command is given again. A program
+    that asks its client on the way stops with a question in a file: send it to the client, which answers it by 'glyphc
+    refresh', and give the same command again with --answer.
     """
     from glyphc.console import reporter
     from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
@@ -247,16 +262,57 @@ def eval_command(
     # everything that can be refused is, before the keys are loaded
     check_request(input_path, half, check_keys(keys, half, engine=engine), keys_modulus(keys))
     progress = reporter()
+    if cluster is not None:
+        from glyphc.cluster import coordinator
+
+        coordinator.need_dask()
+        files = coordinator.Files(program or server_folder / PROGRAM_FILE, keys)
+        address = coordinator.Address.read(cluster, cluster_tls)
+        try:
+            report = coordinator.evaluate(address, files, input_path, output_path, sanitize or 0, progress)
+        finally:
+            progress.done()
+        click.echo(f"{report.passes} passes, {report.seconds['evaluate']:.2f} s")
+        _wrote(output_path)
+        return
     try:
         evaluator = Evaluator(half, keys, progress)
         place = checkpoint or output_path.with_name(output_path.name + ".checkpoint")
-        report = evaluator.evaluate(input_path, output_path, place, sanitize or 0)
+        asked = question or output_path.with_name(output_path.name + ".question")
+        report = evaluator.evaluate(input_path, output_path, place, sanitize or 0, question=asked, answer=answer)
     finally:
         progress.done()
     if report.resumed:
         click.echo(f"resumed after {report.resumed} instructions")
     for stage, seconds in {**evaluator.seconds, **report.seconds}.items():
         click.echo(f"{stage:<12}{seconds:8.2f} s")
+    if report.waiting is not None:
+        _wrote(report.waiting.question)
+        click.echo(
+            f"waiting for the client, trip {report.waiting.number} of {report.waiting.trips}: it answers "
+            f"{report.waiting.question} by 'glyphc refresh'; then give this command again with --answer"
+        )
+        return
+    _wrote(output_path)
+
+
+@click.command("refresh")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--question", type=_FILE, required=True, help="What an evaluation asks.")
+@click.option("--output", "output_path", type=_FILE, required=True, help="The answer to write.")
+@click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
+def refresh_command(client_folder: Path, question: Path, output_path: Path, spec: Path | None) -> None:
+    """Answer a question of an evaluation: decrypt intermediate values, and encrypt what follows from them anew.
+
+    Whoever does so sees these values. Each place of an evaluation is answered once, for inputs of this client's.
+    """
+    from glyphc.exchange.answers import answer
+
+    from .arrays import keep_sources
+
+    account = load_client(client_folder, spec)
+    keep_sources(output_path, os.fspath(question))
+    answer(account, question, output_path)
     _wrote(output_path)
 
 

@@ -28,6 +28,8 @@ def strategy_text(chosen: Strategy) -> str:
         degree = (
             f", of degree {chosen.degree} (--degree)" if chosen.degree else ", of the degree that the tolerance asks"
         )
+    if chosen.takes_table_bits:
+        degree = f", with an index of {chosen.table_bits} bits (--table-bits)"
     lines = [f"{chosen.name}: {chosen.summary}"]
     rows = [
         ("paper", chosen.paper),

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.errors import ArtifactError, GlyphcError
+from glyphc.errors import ArtifactError
 from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.instructions import ClientSpec, Polynomials, Schedule
 from glyphc.ir.instructions.check import check_schedule
 from glyphc.ir.instructions.numbered import Names, numbered, with_names
 from glyphc.ir.instructions.partial import for_samples
-from glyphc.ir.instructions.text import COEFFICIENTS, SLOTS, Family
+from glyphc.ir.instructions.text import COEFFICIENTS, INTEGERS, SLOTS, Family
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.parameters import Parameters
@@ -47,6 +47,8 @@ PROGRAM_FILE = "program.server"
 KEYS_FILE = "evaluation.keys"
 # Beyond this, integers are none in the float64 that slots are encoded from.
 _MOST_STEPS = 1 << 52
+# Trips to the client in one pass.
+_MOST_REQUESTS = 1 << 10
 # Each takes two parts of a file of keys.
 _MOST_ENCRYPTED = 1 << 16
 # A term of a polynomial in a file: its exponent's distance from the one before, and its value.
@@ -119,22 +121,24 @@ class _Outline:
 class ServerProgram:
     """What the server executes.
 
-    noise: predicted standard deviation of the ciphertext and bootstrap noise of each output, in its integers.
+    noise: predicted standard deviation of the ciphertext and bootstrap noise of each output, in its integers; shown: of
+    what each of the client's requests shows.
     fingerprint: SHA-256 of the specification and the outline, and so of all but the noise, which is a prediction.
     """
 
     schedule: Schedule
     noise: Mapping[str, float]
     fingerprint: str
+    shown: tuple[float, ...] = ()
 
     @staticmethod
-    def of(schedule: Schedule, noise: Mapping[str, float]) -> ServerProgram:
+    def of(schedule: Schedule, noise: Mapping[str, float], shown: tuple[float, ...] = ()) -> ServerProgram:
         """From a compiler's schedule and the noise by output: names become numbers, encrypted weights stay behind."""
         half = replace(numbered(schedule), secret={})
         outputs = zip(half.client.outputs, schedule.client.outputs, strict=True)
         outline, _ = _contents(half)
         by_number = {port.name: noise[old.name] for port, old in outputs}
-        return ServerProgram(half, by_number, _fingerprint(record_text(half.client), outline))
+        return ServerProgram(half, by_number, _fingerprint(record_text(half.client), outline), shown)
 
     @property
     def specification(self) -> Specification:
@@ -150,7 +154,7 @@ class ServerProgram:
     def save(self, path: Path) -> None:
         client = record_text(self.schedule.client)
         outline, contents = _contents(self.schedule)
-        noise = tuple(self.noise[port.name] for port in self.schedule.client.outputs)
+        noise = (*(self.noise[port.name] for port in self.schedule.client.outputs), *self.shown)
         with Writer(path, ProgramHeader(_fingerprint(client, outline))) as writer:
             writer.add("spec", client.encode())
             writer.add("outline", outline.encode())
@@ -168,7 +172,7 @@ class ServerProgram:
                 raise reader.damaged("its fingerprint is not that of its outline")
             try:
                 outline: _Outline = _JSON.read(text, _Outline)
-                noise = _read_noise(reader, client)
+                noise, shown = _read_noise(reader, client)
             except (IRError, UnicodeDecodeError) as e:
                 raise reader.damaged(f"its outline is unreadable ({e})") from None
             names = ["spec", "outline", "noise", code_part(0), *map(_weights_part, range(len(outline.weights)))]
@@ -179,21 +183,17 @@ class ServerProgram:
                 check_schedule(schedule)
             except CODE_FAULTS as e:
                 raise reader.damaged(f"its instructions are unusable ({e})") from None
-            return ServerProgram(schedule, noise, reader.header.program)
-
-
-def with_files(parameters: ProgramParameters) -> Parameters | SlotParameters:
-    """The parameters of a program whose keys and ciphertexts have a form in files; GlyphcError for others."""
-    if isinstance(parameters, IntegerParameters):
-        raise GlyphcError(
-            "programs on integers in slots have no keys and ciphertexts in files yet: they run in one process, by "
-            "'glyphc run'"
-        )
-    return parameters
+            return ServerProgram(schedule, noise, reader.header.program, shown)
 
 
 def _family(client: ClientSpec) -> Family:
-    return SLOTS if isinstance(with_files(client.parameters), SlotParameters) else COEFFICIENTS
+    match client.parameters:
+        case SlotParameters():
+            return SLOTS
+        case IntegerParameters():
+            return INTEGERS
+        case _:
+            return COEFFICIENTS
 
 
 def _fingerprint(client: str, outline: str) -> str:
@@ -257,11 +257,13 @@ def _polynomials(reader: Reader[ProgramHeader], number: int, known: _Weights) ->
     )
 
 
-def _read_noise(reader: Reader[ProgramHeader], client: ClientSpec) -> dict[str, float]:
+def _read_noise(reader: Reader[ProgramHeader], client: ClientSpec) -> tuple[dict[str, float], tuple[float, ...]]:
+    """Of outputs, and of what the client is shown."""
     noise: tuple[float, ...] = _JSON.read(reader.read("noise").decode(), tuple[float, ...])
-    if len(noise) != len(client.outputs) or not all(0 < n < math.inf for n in noise):
-        raise IRError("its noise is not that of its outputs")
-    return {port.name: n for port, n in zip(client.outputs, noise, strict=True)}
+    count = len(client.outputs)
+    if len(noise) != count + len(client.requests) or not all(0 < n < math.inf for n in noise):
+        raise IRError("its noise is not that of its outputs and requests")
+    return {port.name: n for port, n in zip(client.outputs, noise, strict=False)}, noise[count:]
 
 
 def _read_client(reader: Reader[Any]) -> ClientSpec:
@@ -284,13 +286,11 @@ def read_parameters(text: str, reader: Reader[Any]) -> Parameters:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
 
 
-def read_program_parameters(text: str, reader: Reader[Any]) -> Parameters | SlotParameters:
+def read_program_parameters(text: str, reader: Reader[Any]) -> ProgramParameters:
     """Parameters of a program as they stand in a header."""
     try:
         parameters = parse_parameters(text)
         parameters.check_powers()
-        if isinstance(parameters, IntegerParameters):
-            raise ValueError("integers in slots have no keys in files")
         return parameters
     except (IRError, ValueError) as e:
         raise reader.damaged(f"its parameters are unreadable ({e})") from None
@@ -313,12 +313,23 @@ def _check_ports(client: ClientSpec) -> None:
     A stranger's must not make a client allocate what it likes.
     """
     parameters = client.parameters
-    if isinstance(parameters, IntegerParameters):
-        raise IRError("its values are integers in slots, which have no form in files")
     parameters.check_powers()
-    in_slots = isinstance(parameters, SlotParameters)
-    bound = _MOST_STEPS if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus
-    positions = parameters.slots if isinstance(parameters, SlotParameters) else parameters.ring
+    match parameters:
+        case SlotParameters():
+            encodings, bound, positions = {Encoding.SLOTS}, _MOST_STEPS, parameters.slots
+        case IntegerParameters():
+            encodings, bound, positions = {Encoding.INTEGERS}, parameters.modulus // 2, parameters.slots
+        case _:
+            encodings, bound, positions = {Encoding.LSB, Encoding.MSB}, parameters.plaintext_modulus, parameters.ring
+    in_slots = not isinstance(parameters, Parameters)
+    if client.requests and not isinstance(parameters, IntegerParameters):
+        raise IRError("it asks the client for what other schemes do")
+    if len(client.requests) > _MOST_REQUESTS:
+        raise IRError(f"it asks the client {len(client.requests)} times")
+    for request in client.requests:
+        request.check(positions)
+        # decrypted, and encrypted again
+        memory.require(16 * positions * (request.ciphertexts + request.results(positions)), "a question to the client")
     if not client.inputs or not client.outputs:
         raise IRError("it has no input or no output")
     if client.batch < 1:
@@ -333,7 +344,7 @@ def _check_ports(client: ClientSpec) -> None:
         memory.require(4 * 8 * client.batch * port.layout.features, f"a batch of {port.name!r}")
     for port in (*client.inputs, *client.outputs):
         layout, fixed = port.layout, port.fixed
-        if (port.encoding is Encoding.SLOTS) is not in_slots:
+        if port.encoding not in encodings:
             raise IRError(f"{port.name!r} is encoded for another scheme than the parameters'")
         if in_slots and (layout.parts, layout.chunks, layout.stride) != (layout.features, 1, 1):
             raise IRError(f"{port.name!r} does not have one ciphertext for each feature")

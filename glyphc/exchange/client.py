@@ -24,9 +24,10 @@ from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
-from .artifacts import NAMES_FILE, SPEC_FILE, Specification, with_files
+from .artifacts import NAMES_FILE, SPEC_FILE, Specification
 from .client_engines import ClientEngine, client_engine, key_maker
 from .engines import check_engine, key_form
+from .ledger import LEDGER_FILE, record_sent
 from .parts import check_count, input_places, output_places, pass_count, rows
 from .secret import Secret, check_mode
 
@@ -78,7 +79,7 @@ def generate(
     """
     from glyphc.backends.errors import BackendError
 
-    parameters, encrypted, weights = with_files(spec.client.parameters), spec.client.encrypted, weights or {}
+    parameters, encrypted, weights = spec.client.parameters, spec.client.encrypted, weights or {}
     reason = ""
     if engine is None:
         found, reason = best_engine(parameters)
@@ -122,11 +123,13 @@ def generate(
 class Account:
     """A client that can encrypt and decrypt for one program: its specification and its secret.
 
-    ArtifactError when the secret was made for other parameters.
+    ledger: where it remembers what it sent, for programs that ask it on the way. ArtifactError when the secret was made
+    for other parameters.
     """
 
     spec: Specification
     secret: Secret
+    ledger: Path | None = None
 
     def __post_init__(self) -> None:
         if self.secret.parameters != self.spec.client.parameters:
@@ -175,6 +178,8 @@ class Account:
                 for place, data in zip(wanted, self.engine.fresh(messages, seed), strict=True):
                     writer.add(place.name, data)
                     reporter.advance(1, place.port.name)
+        if client.requests and self.ledger is not None:
+            record_sent(self.ledger, writer.digest, count)
         return writer.digest
 
     def decrypt(self, path: Path, request: str | None = None) -> dict[str, npt.NDArray[Any]]:
@@ -194,7 +199,7 @@ class Account:
         check_binding(reader, self.spec.program, self.secret.key)
         if request is not None and header.request != request:
             raise ArtifactError(f"{reader.name} holds the outputs of other inputs than those that were asked about")
-        if not 8 <= header.modulus_bits <= 56 or header.modulus_bits % 8:
+        if not 8 <= header.modulus_bits <= 64 or header.modulus_bits % 8:
             raise reader.damaged(f"a modulus of {header.modulus_bits} bits is not one that outputs have")
         check_count(reader, header.samples, self.spec.client, output_places)
 
@@ -245,4 +250,4 @@ def load_account(folder: Path, passphrase: str | None = None, spec: Path | None 
         raise DataError(f"there is no {SECRET_FILE} in {os.fspath(folder)!r}; make keys with 'glyphc keygen'")
     check_mode(folder / SECRET_FILE)
     known = Specification.load(spec or folder / SPEC_FILE).named(folder / NAMES_FILE)
-    return Account(known, Secret.load(folder / SECRET_FILE, passphrase))
+    return Account(known, Secret.load(folder / SECRET_FILE, passphrase), folder / LEDGER_FILE)

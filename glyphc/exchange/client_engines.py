@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.instructions import EncryptedMap, Polynomials
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
@@ -41,7 +42,7 @@ class Maker(Protocol):
 
 
 def key_maker(
-    parameters: Parameters | SlotParameters,
+    parameters: ProgramParameters,
     encrypted: Sequence[EncryptedMap],
     weights: Mapping[str, Polynomials],
     engine: str = "openfhe",
@@ -52,6 +53,10 @@ def key_maker(
     """
     if isinstance(parameters, SlotParameters):
         return SlotMaker(parameters)
+    if isinstance(parameters, IntegerParameters):
+        from glyphc.backends.openfhe.integer_keygen import IntegerKeyMaker
+
+        return IntegerKeyMaker(parameters)
     if engine == "kernels":
         from glyphc.backends.kernels.client import FileMaker
 
@@ -128,11 +133,15 @@ class ClientEngine(Protocol):
         """The message of an output; ResidueError when the bytes are none."""
 
 
-def client_engine(parameters: Parameters | SlotParameters, ternary: I64) -> ClientEngine:
+def client_engine(parameters: ProgramParameters, ternary: I64) -> ClientEngine:
     """The one for a program's family."""
-    return (
-        SlotAccess(parameters, ternary) if isinstance(parameters, SlotParameters) else PackedAccess(parameters, ternary)
-    )
+    match parameters:
+        case SlotParameters():
+            return SlotAccess(parameters, ternary)
+        case IntegerParameters():
+            return IntegerAccess(parameters, ternary)
+        case _:
+            return PackedAccess(parameters, ternary)
 
 
 class PackedAccess:
@@ -189,3 +198,33 @@ class SlotAccess:
 
     def output(self, data: bytes, place: Place, bits: int) -> Message:
         return self._account.output(data)
+
+
+class IntegerAccess:
+    """Exact integers in slots."""
+
+    def __init__(self, parameters: IntegerParameters, ternary: I64) -> None:
+        from glyphc.backends.openfhe.integer_keygen import account_from_secret
+
+        self._parameters = parameters
+        self._account = account_from_secret(parameters, ternary)
+
+    def fresh(self, messages: Iterable[tuple[str, Message]], seed: bytes) -> Iterator[bytes]:
+        from glyphc.backends.openfhe.residues import Uniform
+
+        return (self._account.fresh(message, Uniform(seed, name)) for name, message in messages)
+
+    def output_size(self, place: Place, bits: int) -> int:
+        return self.shown_size
+
+    @property
+    def shown_size(self) -> int:
+        """Bytes of what the server shows."""
+        return self._parameters.output_bytes
+
+    def output(self, data: bytes, place: Place, bits: int) -> Message:
+        return self.integers(data)
+
+    def integers(self, data: bytes) -> I64:
+        """What it shows, shape (slots,); ResidueError when the bytes are none."""
+        return self._account.integers(data)

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from glyphc.errors import GlyphcError
 from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
-from glyphc.ir.integer_parameters import ProgramParameters
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
-from .artifacts import with_files
 from .kernels_engine import KernelsServerEngine
 from .parts import Place
 
 if TYPE_CHECKING:
     from glyphc.backends.openfhe.evaluator import OpenFHEMachine
+    from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
+    from glyphc.backends.openfhe.integer_load import IntegerKeys
     from glyphc.backends.openfhe.keys import EvaluationKeys
     from glyphc.backends.openfhe.slot_evaluator import SlotKeys, SlotOpenFHE
 
@@ -64,15 +65,16 @@ def server_engine(schedule: Schedule, engine: str = "openfhe") -> ServerEngine:
     """The one for a program's family, and for keys of this engine (see :func:`check_engine`)."""
     if isinstance(schedule.parameters, SlotParameters):
         return SlotEngine(schedule, schedule.parameters)
+    if isinstance(schedule.parameters, IntegerParameters):
+        return IntegerEngine(schedule.parameters)
     return KernelsServerEngine(schedule) if engine == "kernels" else PackedEngine(schedule)
 
 
 def check_engine(engine: str, parameters: ProgramParameters) -> None:
     """GlyphcError when an engine makes no keys in files, or none for such a program."""
-    with_files(parameters)
     if engine not in KEY_ENGINES:
         raise GlyphcError(f"the engine {engine!r} has no keys in files; use one of: {', '.join(KEY_ENGINES)}")
-    if engine == "kernels" and isinstance(parameters, SlotParameters):
+    if engine == "kernels" and not isinstance(parameters, Parameters):
         raise GlyphcError("the engine 'kernels' does not compute in slots; use --engine openfhe")
 
 
@@ -88,7 +90,7 @@ def key_form(engine: str, parameters: ProgramParameters) -> str:
 def input_size(client: ClientSpec, modulus: int) -> int:
     """Bytes of a fresh ciphertext. modulus: as the header of the keys says."""
     p = client.parameters
-    if isinstance(p, SlotParameters):
+    if isinstance(p, SlotParameters | IntegerParameters):
         return p.fresh_bytes
     return p.ring * (((modulus - 1).bit_length() + 7) // 8)
 
@@ -194,6 +196,59 @@ class SlotEngine:
     def read_live(self, data: bytes, register: Register | None) -> Any:
         # outputs are on one limb
         return self.machine.moulds.read(data, 1) if register is None else self.machine.read(data, register)
+
+
+class IntegerEngine:
+    """Exact integers in slots: BFV. The machine asks the client by its ``answer``."""
+
+    def __init__(self, parameters: IntegerParameters) -> None:
+        self.parameters = parameters
+        self._keys: IntegerKeys
+        self.machine: IntegerOpenFHE
+
+    def part_names(self) -> tuple[str, ...]:
+        from glyphc.backends.openfhe.integer_wire import part_names
+
+        return part_names(self.parameters)
+
+    def warm_up(self, stage: Callable[[str], None]) -> None:
+        """Nothing."""
+
+    def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
+        from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
+        from glyphc.backends.openfhe.integer_load import load_integer_keys
+
+        self._keys = load_integer_keys(self.parameters, seed, read, observe)
+        self.machine = IntegerOpenFHE(self._keys.contexts)
+        return self._keys.contexts.rings[-1][-1].q
+
+    def clear(self) -> None:
+        """A few megabytes, which go when all contexts are released."""
+
+    def read_input(self, data: bytes, seed: bytes, name: str) -> Any:
+        from glyphc.backends.openfhe.residues import Uniform
+
+        return self._keys.moulds.read_fresh(data, Uniform(seed, name))
+
+    def output_bits(self, noise: float) -> int:
+        # residues are whole words
+        return 64
+
+    def write_output(self, ciphertext: Any, place: Place, bits: int, flood: float) -> bytes:
+        return self.write_shown(ciphertext, flood)
+
+    def write_shown(self, ciphertext: Any, flood: float) -> bytes:
+        """What the client is to decrypt. flood: as of outputs."""
+        from glyphc.backends.openfhe.integer_wire import flooded
+
+        keys = self._keys
+        return keys.moulds.write(flooded(keys.moulds, keys.publics, ciphertext, flood) if flood else ciphertext)
+
+    def write_live(self, ciphertext: Any, register: Register | None) -> bytes:
+        return self._keys.moulds.write(ciphertext)
+
+    def read_live(self, data: bytes, register: Register | None) -> Any:
+        return self._keys.moulds.read(data)
 
 
 def torus_registers(instructions: Sequence[Instruction]) -> frozenset[Register]:

@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from glyphc.backends.coredumps import no_core_dumps
 from glyphc.errors import ArtifactError, GlyphcError, SecretError
-from glyphc.ir.parameters import Parameters
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.text import record_text
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import SecretHeader
@@ -40,7 +39,7 @@ class Secret:
     """
 
     key: str
-    parameters: Parameters | SlotParameters
+    parameters: ProgramParameters
     ternary: npt.NDArray[np.int64] = field(repr=False)
 
     def save(self, path: Path, passphrase: str | None = None) -> None:

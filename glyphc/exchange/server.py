@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -18,14 +18,24 @@ from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.files import remove_remnants
-from glyphc.ir.instructions import Free, Instruction, Powers, Register, Schedule
+from glyphc.ir.client_requests import Request as ClientTask
+from glyphc.ir.instructions import ClientRequest, Free, Instruction, Powers, Register, Schedule
 from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
-from glyphc.storage.headers import BINDING, CheckpointHeader, InputsHeader, KeysHeader, OutputsHeader
+from glyphc.storage.headers import (
+    BINDING,
+    CheckpointHeader,
+    InputsHeader,
+    KeysHeader,
+    OutputsHeader,
+    QuestionHeader,
+)
 
-from .artifacts import ServerProgram, read_program_parameters, read_seed
-from .engines import KEY_ENGINES, check_engine, input_size, key_form, server_engine
+from .artifacts import ServerProgram, read_seed
+from .engines import IntegerEngine, input_size, server_engine
+from .key_checks import check_form, check_parameters, check_weights
 from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
+from .trips import AskedError, Trips, Waiting, check_room
 
 # A checkpoint is written when this much work would be lost without it.
 CHECKPOINT_SECONDS = 2.0
@@ -43,14 +53,26 @@ class Request:
     digest: str
 
 
+class Source(Protocol):
+    """Where the parts of encrypted inputs come from."""
+
+    def read(self, name: str) -> bytes:
+        """One part."""
+
+    def damaged(self, reason: str) -> ArtifactError:
+        """That a part cannot be what it says."""
+
+
 @dataclass
 class EvaluationReport:
-    """What an evaluation did. seconds: by stage; resumed: instructions that an earlier attempt had done."""
+    """What an evaluation did. seconds: by stage; resumed: instructions that an earlier attempt had done; waiting: for
+    the client, where it asked for something; then there are no outputs yet."""
 
     samples: int
     passes: int
     digest: str = ""
     resumed: int = 0
+    waiting: Waiting | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -60,14 +82,14 @@ def check_keys(path: Path, program: ServerProgram, label: str | None = None, eng
     engine: ArtifactError for keys of another one.
     """
     with Reader(path, KeysHeader, label) as reader:
-        _check_parameters(reader, program)
-        _check_engine(reader, program)
+        check_parameters(reader, program)
+        check_form(reader, program)
         if engine not in (None, reader.header.engine):
             raise ArtifactError(
                 f"{reader.name} holds keys for the engine {reader.header.engine!r}, not for {engine!r}; leave --engine "
                 f"out, or make keys with 'glyphc keygen --engine {engine}'"
             )
-        _check_weights(reader, program)
+        check_weights(reader, program)
         return reader.digest
 
 
@@ -114,9 +136,9 @@ class Evaluator:
         start = time.perf_counter()
         self._tables = ExitStack()
         with Reader(keys, KeysHeader) as reader:
-            _check_parameters(reader, program)
-            _check_engine(reader, program)
-            _check_weights(reader, program)
+            check_parameters(reader, program)
+            check_form(reader, program)
+            check_weights(reader, program)
             self.engine_name = reader.header.engine
             self._cost = for_engine(cost_file.current(), self.engine_name)
             self.key = reader.digest
@@ -190,16 +212,33 @@ class Evaluator:
         flooding_bits: int = 0,
         reporter: Reporter | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        question: Path | None = None,
+        answer: Path | None = None,
     ) -> EvaluationReport:
         """Evaluate a file of encrypted inputs to one of encrypted outputs.
 
         checkpoint: where to keep what is done; a file that is there from an attempt that was cut short is gone on with
         (ArtifactError if it is of another request), and removed at the end. flooding_bits: add noise of
-        2^flooding_bits times the predicted deviation to outputs, and re-randomise them; 0 does neither.
+        2^flooding_bits times the predicted deviation to outputs, and re-randomise them; 0 does neither. question: of a
+        program that asks its client, where to ask it; answer: what it said to the question that is there. Such a
+        program takes a checkpoint, too, and several calls (``EvaluationReport.waiting``).
         """
         request = check_request(inputs, self.program, self.key, self.modulus)
         run = _Evaluation(self, request, checkpoint, flooding_bits, reporter or self._reporter, checkpoint_seconds)
+        if isinstance(self.engine, IntegerEngine):
+            run.integers(self.engine, question, answer)
         return run.run(output)
+
+    def evaluate_pass(
+        self, request: Request, number: int, source: Source, flooding_bits: int = 0
+    ) -> tuple[int, list[tuple[str, bytes]]]:
+        """One pass by itself: the bits of the modulus, and the parts of the file of encrypted outputs that hold it."""
+        run = _Evaluation(self, request, None, flooding_bits, self._reporter, CHECKPOINT_SECONDS)
+        run.pass_number = number
+        if isinstance(self.engine, IntegerEngine):
+            run.integers(self.engine, None, None)
+        run.evaluate_pass(source)
+        return run.bits, run.finished
 
     # -- what an evaluation uses --
 
@@ -235,9 +274,39 @@ class _Evaluation:
         self.report = EvaluationReport(request.samples, self.passes)
         self.bits = evaluator.engine.output_bits(min(self.noise.values()))
         self.predicted: dict[int, float] = {}
+        self.trips: Trips | None = None
+
+    def integers(self, engine: IntegerEngine, question: Path | None, answer: Path | None) -> None:
+        """Have the machine ask the client. GlyphcError where noise was asked for that there is no room for, or there is
+        no place for questions."""
+        program = self.evaluator.program
+        if self.flooding_bits:
+            check_room([*self.noise.values(), *program.shown], self.flooding_bits)
+        if not self.client.requests:
+            return
+        if self.path is None or question is None:
+            raise GlyphcError("a program that asks its client takes a checkpoint and a file for questions")
+        self.trips = Trips(engine, question, answer, self.flooding_bits, program.shown)
+        engine.machine.answer = self._ask
 
     def run(self, output: Path) -> EvaluationReport:
         start = time.perf_counter()
+        try:
+            self._run(output)
+        except AskedError:
+            assert self.trips is not None
+            trips = len(self.client.requests)
+            number = self.pass_number * trips + self._trip() + 1
+            self.report.waiting = Waiting(self.trips.question, number, self.passes * trips)
+            return self.report
+        finally:
+            self.report.seconds["evaluate"] = time.perf_counter() - start
+        for path in (self.path, None if self.trips is None else self.trips.question):
+            if path is not None:
+                path.unlink(missing_ok=True)
+        return self.report
+
+    def _run(self, output: Path) -> None:
         self._resume()
         header = OutputsHeader(
             self.request.program,
@@ -252,18 +321,28 @@ class _Evaluation:
                 raise ArtifactError(f"{reader.name} was replaced while it was in use")
             try:
                 while self.pass_number < self.passes:
-                    self._pass(reader)
+                    self.evaluate_pass(reader)
             finally:
                 self.reporter.done()
             for name, data in self.finished:
                 writer.add(name, data)
         self.report.digest = writer.digest
-        self.report.seconds["evaluate"] = time.perf_counter() - start
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-        return self.report
 
-    def _pass(self, reader: Reader[InputsHeader]) -> None:
+    # -- the client --
+
+    def _trip(self) -> int:
+        """Which of the program's requests is next."""
+        done = self._schedule(self.pass_number).instructions[: self.state.done]
+        return sum(isinstance(i, ClientRequest) for i in done)
+
+    def _ask(self, sources: Sequence[Any], request: ClientTask) -> Sequence[Any]:
+        """What the client makes of ciphertexts; AskedError where it is still to be heard."""
+        assert self.trips is not None
+        r = self.request
+        header = QuestionHeader(r.program, r.key, r.digest, self.pass_number, self._trip(), self.flooding_bits)
+        return self.trips.ask(header, request, sources, self.save)
+
+    def evaluate_pass(self, source: Source) -> None:
         """One pass from where ``state`` stands; its outputs are reduced and kept."""
         number = self.pass_number
         self.reporter.note(f" (pass {number + 1} of {self.passes})" if self.passes > 1 else "")
@@ -275,7 +354,7 @@ class _Evaluation:
             self.reporter.advance(self.predicted[id(instruction)], "resumed")
         watch = _Watch(self, set(_live_powers(instructions[: self.state.done])))
         inputs = {
-            port.name: _Ciphertexts(self, reader, [p for p in self._inputs(number) if p.port == port])
+            port.name: _Ciphertexts(self, source, [p for p in self._inputs(number) if p.port == port])
             for port in self.client.inputs
         }
         outputs = execute(instructions, self.evaluator.engine.machine, inputs, watch.observe, self.state)
@@ -400,8 +479,8 @@ class _Watch:
 class _Ciphertexts(Sequence[Any]):
     """Input ciphertexts, read when they are needed."""
 
-    def __init__(self, run: _Evaluation, reader: Reader[InputsHeader], places: list[Place]) -> None:
-        self._run, self._reader, self._places = run, reader, places
+    def __init__(self, run: _Evaluation, source: Source, places: list[Place]) -> None:
+        self._run, self._source, self._places = run, source, places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -411,54 +490,11 @@ class _Ciphertexts(Sequence[Any]):
 
         name = self._places[number].name
         try:
-            return self._run.evaluator.engine.read_input(self._reader.read(name), self._run.request.seed, name)
+            return self._run.evaluator.engine.read_input(self._source.read(name), self._run.request.seed, name)
         except ResidueError as e:
-            raise self._reader.damaged(f"part {name}: {e}") from None
+            raise self._source.damaged(f"part {name}: {e}") from None
 
 
 def _live_powers(instructions: Sequence[Instruction]) -> Iterator[Register]:
     dead = {r for i in instructions if isinstance(i, Free) for r in i.registers}
     return (i.target for i in instructions if isinstance(i, Powers) and i.target not in dead)
-
-
-def _check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> None:
-    if read_program_parameters(reader.header.parameters, reader) != program.schedule.parameters:
-        raise ArtifactError(
-            f"{reader.name} was made for other parameters than the program's; make keys for this program with "
-            "'glyphc keygen'"
-        )
-
-
-def _check_engine(reader: Reader[KeysHeader], program: ServerProgram) -> None:
-    """ArtifactError unless the engine that the keys serve is known, and they have the form that it reads."""
-    engine, parameters = reader.header.engine, program.schedule.parameters
-    if engine not in KEY_ENGINES:
-        raise ArtifactError(
-            f"{reader.name} holds keys for the engine {engine[:40]!r}, which this glyphc reads none of; make keys with "
-            "'glyphc keygen'"
-        )
-    try:
-        check_engine(engine, parameters)
-    except GlyphcError as e:
-        raise ArtifactError(f"{reader.name} is of no use here: {e}") from None
-    if reader.header.shape != key_form(engine, parameters):
-        raise ArtifactError(
-            f"{reader.name} holds keys for the engine {engine!r} in another form than this glyphc's; make them again "
-            "with 'glyphc keygen'"
-        )
-
-
-def _check_weights(reader: Reader[KeysHeader], program: ServerProgram) -> None:
-    """ArtifactError unless the keys come with the encrypted weights of this very program, or neither has any."""
-    if program.schedule.client.encrypted:
-        if BINDING not in reader.parts:
-            raise ArtifactError(
-                f"{reader.name} comes without the program's encrypted weights; make keys with 'glyphc keygen' from the "
-                "compiled program and its file of weights (--weights)"
-            )
-        # a stranger's part may be of any size: nothing that cannot be the fingerprint is read
-        wanted = program.fingerprint.encode()
-        if reader.parts[BINDING].size != len(wanted) or reader.read(BINDING) != wanted:
-            raise ArtifactError(f"{reader.name} holds the encrypted weights of another program")
-    elif BINDING in reader.parts:
-        raise ArtifactError(f"{reader.name} holds the encrypted weights of another program; this one has none")

@@ -9,15 +9,17 @@ from pathlib import Path
 from glyphc.errors import ArtifactError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.numbered import Names
+from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import Output
 from glyphc.passes.schedule import schedule
 from glyphc.program import Program
+from glyphc.slots.integer_noise import integer_noise
 from glyphc.storage.archive import ArchiveError
 from glyphc.storage.artifact import is_artifact
 from glyphc.storage.withheld import without_secrets
 from glyphc.ways.noise import predicted_noise
 
-from .artifacts import SPEC_SUFFIX, ServerProgram, Specification, with_files
+from .artifacts import SPEC_SUFFIX, ServerProgram, Specification
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +31,15 @@ class Halves:
 
 
 def split(graph: Graph) -> Halves:
-    """From a program's final graph, with or without the values of weights that are to be encrypted.
-
-    GlyphcError for programs that have no form in files.
-    """
-    if graph.parameters is not None:
-        with_files(graph.parameters)
+    """From a program's final graph, with or without the values of weights that are to be encrypted."""
     graph = stripped(graph)
     whole = schedule(graph)
-    return Halves(ServerProgram.of(whole, output_noise(graph)), Names.of(whole.client))
+    if isinstance(whole.parameters, IntegerParameters):
+        exact = integer_noise(whole.instructions, whole.parameters)
+        server = ServerProgram.of(whole, exact.outputs, exact.shown)
+    else:
+        server = ServerProgram.of(whole, output_noise(graph))
+    return Halves(server, Names.of(whole.client))
 
 
 def stripped(graph: Graph) -> Graph:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from glyphc.errors import ModelError
 from glyphc.ir.functions import Function, parameter_count
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax
+from glyphc.ir.ops import Apply, ArgMax, Const, Dense, Input, Op, Output, Reshape, Scale, Softmax, Weight
 from glyphc.ir.types import Level
 
 from .dsl_layers import GENERIC, LAYERS
@@ -185,7 +185,7 @@ class _Writer:
             return function.name
         return f"{function.name}({', '.join(map(number, function.parameters))})"
 
-    def _dense(self, node: Node, operands: list[str], weights: tuple[Const, ...], bias: Const) -> str:
+    def _dense(self, node: Node, operands: list[str], weights: tuple[Weight, ...], bias: Const) -> str:
         units = str(node.type.size)
         arguments = []
         if len(weights) > 1:
@@ -212,9 +212,10 @@ class _Writer:
         value = self.graph.constant(const.name)
         return number(float(value)) if value.shape == () else self._tensor(const)
 
-    def _tensor(self, const: Const) -> str:
+    def _tensor(self, const: Weight) -> str:
         name = self._constants[const.name]
-        self.tensors[name] = _small(self.graph.constant(const.name))
+        value = self.graph.constant(const.name) if isinstance(const, Const) else self.graph.matrix(const).dense()
+        self.tensors[name] = _small(value)
         return name if _DOTTED.fullmatch(name) else quoted(name)
 
     def _fields(self, op: Op) -> list[str]:

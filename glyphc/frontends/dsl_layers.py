@@ -216,7 +216,7 @@ def generic(b: Builder, arguments: Arguments, op: type[Op]) -> Node:
         if field.name in arguments.given:
             plain = _plain(b, arguments, field.name, arguments.given[field.name], hints[field.name])
             values[field.name] = coerce(plain, hints[field.name], field.name)
-        elif hints[field.name] is Const:
+        elif hints[field.name] is Const:  # not optional ones
             name, value = b.tensor(arguments, field.name, None)
             stored = value.astype(np.int64) if field.name in _PLACES else value
             values[field.name] = b.constant(arguments, name, stored)
@@ -234,7 +234,7 @@ def _plain(b: Builder, arguments: Arguments, role: str, argument: Argument, hint
     if isinstance(argument, Many):
         inner = typing.get_args(hint)[0] if typing.get_args(hint) else hint
         return tuple(_plain(b, arguments, f"{role}.{i}", a, inner) for i, a in enumerate(argument.items))
-    if isinstance(argument, Constant) and hint is Const:
+    if isinstance(argument, Constant) and hint in (Const, Const | None):
         # places are integers, in the text as in a file
         whole = argument.integer or (not argument.name and role in _PLACES)
         value = argument.value.astype(np.int64) if whole else argument.value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glyphc.ir.graph import Node
+from glyphc.ir.matrices import Matrix
 from glyphc.ir.ops import Affine, Gather, ReduceMax, Reshape
 
 from .dsl_errors import MistakeError
@@ -16,8 +17,6 @@ from .dsl_rules import Builder, Layer, Shape, operand
 from .dsl_values import F64, Arguments, Kind, Parameter, Word
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from .onnx_windows import Window
 
 _PLACES = (Parameter("stride", Kind.SIZES), Parameter("padding", Kind.SIZES))
@@ -86,11 +85,10 @@ def _global_max_pool(b: Builder, a: Arguments) -> Node:
     return b.add(a, Reshape((channels, *[1] * len(spatial))), largest)
 
 
-def _mapped(b: Builder, a: Arguments, x: Node, name: str, matrix: csr_array, bias: F64, shape: Shape) -> Node:
+def _mapped(b: Builder, a: Arguments, x: Node, name: str, matrix: Matrix, bias: F64, shape: Shape) -> Node:
     """matrix @ x + bias for all elements of an image, as one of another shape."""
-    parts = {"data": matrix.data, "indices": matrix.indices.astype(np.int64), "indptr": matrix.indptr.astype(np.int64)}
-    data, indices, indptr = (b.constant(a, f"{name}.map.{part}", value) for part, value in parts.items())
-    return b.add(a, Affine(shape, data, indices, indptr, b.constant(a, f"{name}.shift", bias)), x)
+    parts = {part: b.constant(a, f"{name}.map.{part}", value) for part, value in matrix.arrays().items()}
+    return b.add(a, Affine(shape, bias=b.constant(a, f"{name}.shift", bias), **parts), x)
 
 
 def _image(a: Arguments, x: Node) -> Shape:

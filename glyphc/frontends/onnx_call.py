@@ -15,6 +15,7 @@ from scipy import sparse
 from glyphc.ir.encodings import Labels
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.matrices import Compressed, Matrix
 from glyphc.ir.ops import Add, Affine, Apply, Concat, Const, Dense, Gather, Op, Reshape, Scale, Steps
 
 from .onnx_constants import F64, CombinedSamplesError, ConstantPool, Named, UnsupportedError
@@ -272,24 +273,15 @@ class Call:
         return self.add(Dense((self.conversion.store(weight),), self.conversion.store(bias)), x)
 
     def affine(self, x: Node, matrix: Any, bias: F64 | float, shape: Shape) -> Node:
-        """matrix @ x + bias over all elements of one sample, for a sparse matrix (elements of ``shape``, of x)."""
-        rows = sparse.csr_array(matrix)
-        rows.sum_duplicates()
-        if not rows.data.all():
-            rows.eliminate_zeros()
-        shift = np.broadcast_to(np.asarray(bias, dtype=np.float64), rows.shape[:1])
-        if not np.isfinite(rows.data).all() or not np.isfinite(shift).all():
+        """matrix @ x + bias over all elements of one sample, for a matrix (elements of ``shape``, of x): sparse, or in
+        whatever form."""
+        if not isinstance(matrix, Matrix):
+            matrix = Compressed.canonical(sparse.csr_array(matrix, dtype=np.float64))
+        shift = np.broadcast_to(np.asarray(bias, dtype=np.float64), matrix.shape[:1])
+        if not matrix.finite or not np.isfinite(shift).all():
             raise UnsupportedError("its weights are not finite")
-        names = (
-            self._private(role, value)
-            for role, value in (
-                ("weight.data", rows.data.astype(np.float64, copy=False)),
-                ("weight.indices", rows.indices.astype(np.int64, copy=False)),
-                ("weight.indptr", rows.indptr.astype(np.int64, copy=False)),
-                ("bias", shift),
-            )
-        )
-        return self.add(Affine(shape, *names), x)
+        names = {part: self._private(f"weight.{part}", value) for part, value in matrix.arrays().items()}
+        return self.add(Affine(shape, bias=self._private("bias", shift), **names), x)
 
     def scale(self, x: Node, factor: Named | float, shift: Named | float) -> Node:
         """factor * x + shift for constants that broadcast to x; a plain number is named after the node."""

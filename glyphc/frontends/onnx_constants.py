@@ -22,6 +22,7 @@ from .onnx_ancient import BROADCASTS
 from .onnx_opsets import CURRENT, OLDEST, modernise, set_opset
 from .onnx_repairs import checkable, complete_imports, infer, needed_opset, reads, sort_nodes, unknown_operators
 from .onnx_slices import check_slices
+from .onnx_texts import require_texts
 
 Array = npt.NDArray[np.generic]
 F64 = npt.NDArray[np.float64]
@@ -76,6 +77,7 @@ def load(source: Source, prepare: Callable[[GraphProto], None] | None = None) ->
             f"{label} keeps weights in other files (e.g. {outside[0]!r}), and nothing says where those are; "
             "give the path of the .onnx file instead, or load it with its external data"
         )
+    require_texts(model, label)
     _check_opset(model, label)
     return _checked(model, label, prepare), label
 
@@ -154,7 +156,7 @@ def _checked(source: ModelProto, label: str, prepare: Callable[[GraphProto], Non
     needed = needed_opset(model.graph, version)
     if version < BROADCASTS or needed > version:  # onnx's checker knows the nodes as the opset has them, or not at all
         model = infer(model)
-        modernise(model, version)
+        modernise(model, version, label)
         set_opset(model, max(CURRENT, needed))
     try:
         onnx.checker.check_model(checkable(model))
@@ -169,7 +171,7 @@ def _checked(source: ModelProto, label: str, prepare: Callable[[GraphProto], Non
             f"{label} is not a valid ONNX model: {one_line(e)}. Export it again; if a newer onnx than the "
             f"installed {onnx.__version__} wrote it, update the onnx package"
         ) from e
-    modernise(model, opset(model))
+    modernise(model, opset(model), label)
     return model
 
 
@@ -356,6 +358,10 @@ def _require_results(node: NodeProto, operands: Mapping[str, Array], opset: int,
     """TooLargeError when a node's results, whose shapes onnx infers from those of its operands, are too large."""
     if node.op_type == "Slice":  # they are no larger than its operand, and onnx does not survive all of them
         return
+    if node.op_type == "Expand" and len(operands) == 2:
+        # onnx makes ones of the shape before it looks whether they fit: numpy's ValueError says so without them
+        given, shape = (operands[name] for name in node.input)
+        np.broadcast_shapes(given.shape, tuple(map(int, shape.reshape(-1))))
     try:
         inputs = [
             onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)

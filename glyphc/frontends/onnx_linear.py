@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from glyphc.ir import memory
 from glyphc.ir.graph import Node
+from glyphc.ir.kronecker import Kronecker
+from glyphc.ir.matrices import Matrix
 from glyphc.ir.ops import Add, Mul, ReduceSum, Reshape
 
 from .onnx_call import Call, Rule, Shape, places
@@ -170,7 +171,7 @@ def _conv_transpose(call: Call) -> Node:
     )
     per_group = weight.value.shape[1]
     # as a convolution from the result to x it has (inputs, outputs of one group, *kernel) already
-    matrix = convolution(weight.value, per_group * groups, groups, axes).T
+    matrix = convolution(weight.value, per_group * groups, groups, axes).transposed
     outputs = (per_group * groups, *(a.size for a in axes))
     return _per_item(call, x, matrix, _channel_bias(call, outputs), count, outputs)
 
@@ -202,14 +203,12 @@ def _channel_bias(call: Call, outputs: tuple[int, ...]) -> F64:
     return np.repeat(bias, math.prod(outputs[1:]))
 
 
-def _per_item(call: Call, x: Node, matrix: Any, bias: F64 | float, count: int, outputs: tuple[int, ...]) -> Node:
+def _per_item(call: Call, x: Node, matrix: Matrix, bias: F64 | float, count: int, outputs: tuple[int, ...]) -> Node:
     """The same map for every entry of axis 0."""
     if call.lead:
         return call.affine(x, matrix, bias, outputs)
-    if count == 1:
-        return call.affine(x, matrix, bias, (count, *outputs))
-    require_entries(count * matrix.nnz)
-    everywhere = sparse.kron(sparse.eye_array(count), matrix, format="csr")
+    require_entries(count * matrix.count)
+    everywhere = matrix if count == 1 else sparse.kron(sparse.eye_array(count), matrix.csr(), format="csr")
     return call.affine(x, everywhere, np.tile(bias, count) if np.ndim(bias) else bias, (count, *outputs))
 
 
@@ -232,8 +231,9 @@ def _global_average_pool(call: Call) -> Node:
     if len(item) < 2:
         raise UnsupportedError(f"samples have shape {list(item)}; channels and spatial axes are needed")
     size = math.prod(item[1:])
-    matrix = sparse.kron(sparse.eye_array(item[0]), np.full((1, size), 1 / size), format="csr")
-    return _per_item(call, x, matrix, 0.0, count, (item[0], *[1] * (len(item) - 1)))
+    places = np.arange(size)
+    everywhere = Kronecker.of_taps(np.eye(item[0])[None] / size, np.ones(size), places, np.array([0, size]), size)
+    return _per_item(call, x, everywhere, 0.0, count, (item[0], *[1] * (len(item) - 1)))
 
 
 # -- normalisation by constants --

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+from glyphc.errors import ModelError
+from glyphc.ir.errors import FILE_FAULTS
+
 from .onnx_ancient import AncientNodes
 
 # Operators are read as this opset defines them, or a later one.
@@ -20,11 +23,14 @@ OLDEST = 1
 _DOMAINS = ("", "ai.onnx")
 
 
-def modernise(model: ModelProto, version: int) -> None:
-    """Rewrite the nodes of a model of opset ``version`` for opset 13; one of a later opset stays as it is."""
+def modernise(model: ModelProto, version: int, label: str) -> None:
+    """Rewrite the nodes of a model of opset ``version`` for opset 13; one of a later opset stays as it is.
+
+    ModelError, with the model's ``label``, for a node that is none of its opset.
+    """
     if version >= CURRENT:
         return
-    _rewrite(model.graph, version)
+    _rewrite(model.graph, version, label)
     set_opset(model, CURRENT)
 
 
@@ -35,23 +41,33 @@ def set_opset(model: ModelProto, version: int) -> None:
             known.version = version
 
 
-def _rewrite(graph: GraphProto, version: int) -> None:
+def _rewrite(graph: GraphProto, version: int, label: str) -> None:
     values = (*graph.value_info, *graph.input, *graph.output)
     known = {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
     nodes: list[NodeProto] = []
     ancient = AncientNodes(graph, version, known)
-    for node in [n for old in graph.node for n in ancient.of(old)]:
-        for body in (b for a in node.attribute for b in (a.g, *a.graphs) if b.node):
-            _rewrite(body, version)
-        rule = _RULES.get(node.op_type) if node.domain in _DOMAINS else None
-        if rule is None or version >= rule[0]:
-            nodes.append(node)
-        else:
-            nodes += rule[1](_Old(node, graph, version, known))
+    for old in graph.node:
+        try:
+            nodes += [new for node in ancient.of(old) for new in _current(node, graph, version, known, label)]
+        except FILE_FAULTS as e:
+            raise ModelError(
+                f"{label} is not a valid ONNX model: node {old.name!r} ({old.op_type}) is none of opset {version}: its "
+                f"attributes and operands do not fit one another ({type(e).__name__}: {e})"
+            ) from e
     # kept alive by the list while the graph lets go of them
     nodes = [_copy(n) for n in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _current(
+    node: NodeProto, graph: GraphProto, version: int, known: dict[str, int], label: str
+) -> Iterable[NodeProto]:
+    """A node of opset 7 or later as opset 13 has it."""
+    for body in (b for a in node.attribute for b in (a.g, *a.graphs) if b.node):
+        _rewrite(body, version, label)
+    rule = _RULES.get(node.op_type) if node.domain in _DOMAINS else None
+    return (node,) if rule is None or version >= rule[0] else rule[1](_Old(node, graph, version, known))
 
 
 def _copy(node: NodeProto) -> NodeProto:

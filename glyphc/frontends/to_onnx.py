@@ -195,7 +195,9 @@ def _(op: Dense, w: _Writer, node: Node, args: list[str]) -> None:
     total = ""
     for number, (x, weight) in enumerate(zip(args, op.weights, strict=True), 1):
         last = number == len(args)
-        operands = [x, w.constant(weight)] + ([] if total else [w.constant(op.bias)])
+        operands = [x, w.constant(Const(weight.name), w.graph.matrix(weight).dense())] + (
+            [] if total else [w.constant(op.bias)]
+        )
         gemm = (w.result if last and not total else w.step)("Gemm", operands, node, transB=1)
         total = (w.result if last else w.step)("Add", [total, gemm], node) if total else gemm
 
@@ -203,8 +205,10 @@ def _(op: Dense, w: _Writer, node: Node, args: list[str]) -> None:
 @_write.register
 def _(op: Affine, w: _Writer, node: Node, args: list[str]) -> None:
     """A sparse map: what each element reads, times its weights, summed. So it stays sparse, and is no dense layer."""
-    data, indices, indptr, bias = (w.graph.constant(name) for name in op.constant_names())
-    rows, lengths = bias.size, np.diff(indptr)
+    (operand,) = w.graph.operands(node)
+    found = w.graph.matrix(op.matrix(operand.type.size, w.graph.constants)).csr()
+    data, indices, indptr = found.data, found.indices, found.indptr
+    rows, lengths = node.type.size, np.diff(indptr)
     most = max(int(lengths.max()), 1)
     if rows * most > _MOST_ENTRIES:
         raise ModelError(f"{node} is too large to be written as ONNX: {rows} elements that read up to {most} each")
@@ -214,7 +218,7 @@ def _(op: Affine, w: _Writer, node: Node, args: list[str]) -> None:
     weights[row, place], places[row, place] = data, indices
     flat = w.step("Flatten", args, node, axis=1)
     read = w.step("Gather", [flat, w.constant(op.indices, places)], node, axis=1)
-    products = w.step("Mul", [read, w.constant(op.data, weights)], node)
+    products = w.step("Mul", [read, w.constant(op.kernel or op.data, weights)], node)
     sums = w.step("ReduceSum", [products, w.numbers(node, "axes", np.array([-1]))], node, keepdims=0)
     total = w.step("Add", [sums, w.constant(op.bias)], node)
     w.result("Reshape", [total, w.numbers(node, "shape", np.array([-1, *op.shape]))], node)

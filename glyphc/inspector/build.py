@@ -17,15 +17,16 @@ from glyphc.diagnostics import expression, warnings
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
+    ClientRequest,
     Dot,
     EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
     Instruction,
+    IntegerBlocks,
     IntegerDot,
     IntegerProduct,
-    IntegerRefresh,
     Load,
     Powers,
     Split,
@@ -38,6 +39,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
     Apply,
     Bootstrap,
+    ClientBits,
     ClientRefresh,
     Dense,
     Input,
@@ -46,6 +48,7 @@ from glyphc.ir.ops import (
     Output,
     Polynomial,
     Switch,
+    TableLookup,
     Unpack,
 )
 from glyphc.ir.parameters import Parameters
@@ -87,7 +90,9 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (Apply, "function"),
     (Polynomial, "function"),
     (IntegerPolynomial, "function"),
+    (TableLookup, "function"),
     (ClientRefresh, "client"),
+    (ClientBits, "client"),
     (Switch, "switch"),
     (Unpack, "unpack"),
 )
@@ -107,7 +112,8 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Drop, "switch"),
     (IntegerDot, "linear"),
     (IntegerProduct, "function"),
-    (IntegerRefresh, "client"),
+    (IntegerBlocks, "linear"),
+    (ClientRequest, "client"),
 )
 
 

@@ -48,6 +48,10 @@ _SEED = 0
 _RESERVE = 0.8
 # Where nothing keeps to the tolerance: what loses at most so many times as much as the best is as good.
 _HARDLY_WORSE = 1.25
+# Beside what rounding and noise lose, so large a share of it by the series hardly shows.
+_HARDLY_SEEN = 0.25
+# Of more nonlinearities it is not worked out which one loses most.
+_MOST_BLAMED = 40
 # What lies at a jump itself, as a share of the dead zone of the finest series. The rest of a dead zone is no excuse: a
 # series that is a little finer decides it.
 _AT_A_JUMP = 2.0**-6
@@ -89,12 +93,16 @@ class AssignBudget(TolerancePass):
         warning = ""
         if not all(loss.kept for loss in losses):
             exact = trial.outputs(halves.second, {})
-            own = held.beside(exact).losses(trial.outputs_of(values))
+            alone, beside = held.losses(exact), held.beside(exact)
+            own = beside.losses(trial.outputs_of(values))
             warning = (
-                f"{_reason(losses)}; rounding and noise alone, with exact functions: {_reason(held.losses(exact))}; "
+                f"{_reason(losses)}; rounding and noise alone, with exact functions: {_reason(alone)}; "
                 f"the series beside that: {value_text(worst(own))}"
             )
-            warning += _short_of_room(found)
+            if worst(own).excess <= worst(alone).excess:
+                warning += _RATHER_BITS
+            else:
+                warning += _most_lost(trial, found, chosen, beside, halves.second) + _short_of_room(found)
         candidates = tuple(Candidate(t.name, None, _reason(t.losses)) for t in tries)
         decision = Decision(self.name, chosen.name, candidates, warning, losses)
         errors = node_errors(trial, values, halves.second, context.floats)
@@ -147,14 +155,20 @@ class _Try:
         }
 
     def tolerated(self, alone: tuple[Loss, ...]) -> bool:
-        """Whether every output keeps to its limit, or loses more by rounding and noise alone, and that limits it.
+        """Whether every output keeps to its limit, or as far as rounding and noise let it.
 
-        No series wins back what these lose. Once the series add less than they do, precision changes little.
+        No series wins back what these lose alone. Where that is more than the limit, precision changes little once the
+        series add less; where it is nearly the limit, the reserve cannot be kept, but the limit itself.
         """
-        return all(
-            loss.value <= _RESERVE * loss.limit or (not a.kept and own.value <= a.value)
-            for loss, own, a in zip(self.losses, self.own, alone, strict=True)
-        )
+
+        def enough(loss: Loss, own: Loss, a: Loss) -> bool:
+            if loss.value <= _RESERVE * loss.limit or a.value <= _RESERVE * loss.limit:
+                return loss.value <= _RESERVE * loss.limit
+            if a.kept:
+                return loss.kept or own.value <= _HARDLY_SEEN * a.value
+            return own.value <= a.value
+
+        return all(map(enough, self.losses, self.own, alone))
 
     @property
     def lost(self) -> float:
@@ -265,6 +279,30 @@ class _Search:
 def _reason(losses: tuple[Loss, ...]) -> str:
     loss = worst(losses)
     return (f"output {loss.output!r}: " if len(losses) > 1 else "") + loss_text(loss)
+
+
+_RATHER_BITS = (
+    "; so higher degrees would not help: ask for more bits (input_bits, activation_bits, weight_precision of the pass "
+    "quantize) or for a larger --tolerance"
+)
+
+
+def _most_lost(trial: Trial, search: _Search, chosen: _Try, beside: Judge, samples: Mapping[str, F64]) -> str:
+    """Which nonlinearity loses most where it alone is a series, and what makes it hard."""
+    ids = list(chosen.series)
+    if not 1 < len(ids) <= _MOST_BLAMED:
+        return ""
+    alone = {id: worst(beside.losses(trial.outputs(samples, {id: chosen.series[id]}))) for id in ids}
+    node = trial.graph.node(max(ids, key=lambda id: alone[id].excess))
+    read, degree = trial.fits.source(node), chosen.series[node.id].degree
+    highest = ""
+    if degree == search.degrees[-1]:
+        highest = f", the highest there is{' room for' if degree != DEGREES[-1] else ''},"
+    return (
+        f", {value_text(alone[node.id])} by {node} alone, whose series of degree {degree}{highest} spans "
+        f"[{read.real_lo:.4g}, {read.real_hi:.4g}]: a narrower range (clipped inputs, weight decay, a smaller "
+        "--margin) makes it more precise"
+    )
 
 
 def _short_of_room(search: _Search) -> str:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from glyphc.errors import CalibrationError, ParameterError
 from glyphc.ir.accuracy import Loss
+from glyphc.ir.client_requests import MOST_TABLE_BITS
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Rewriter
 from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
@@ -18,7 +19,7 @@ from glyphc.ir.ops import Linear, Output
 from glyphc.ir.types import Level
 from glyphc.measures import Judge, worst
 from glyphc.measures import text as loss_text
-from glyphc.slots.integers import MOST_BITS, TooManyBitsError, needed_bits, with_integers
+from glyphc.slots.integers import MOST_BITS, Precision, TooManyBitsError, needed_bits, with_integers
 
 from .base import Context, check_option
 from .tolerance import Halves, TolerancePass
@@ -38,9 +39,10 @@ class FitIntegers(TolerancePass):
 
     Nothing is ever scaled down, so results are as large as the products on the way to them: the fewer bits, the smaller
     the plaintext modulus. One prime is taken where that keeps to the tolerance, else two. refresh: whether the client
-    decrypts the results of nonlinearities, scales them down and encrypts them again. Other options as in
-    ``assign-budget``. The bits are chosen on one half of the calibration samples beside the network that is computed;
-    what is promised is the other half's loss beside the network that was given.
+    decrypts the results of nonlinearities, scales them down and encrypts them again. table_bits: of the index of the
+    table that stands for each nonlinearity and is looked up by bits of the client's; 0 for polynomials. Other options
+    as in ``assign-budget``. The bits are chosen on one half of the calibration samples beside the network that is
+    computed; what is promised is the other half's loss beside the network that was given.
     """
 
     name: ClassVar[str] = "fit-integers"
@@ -49,10 +51,12 @@ class FitIntegers(TolerancePass):
     integers: ClassVar[bool] = True
     samples: int = 2048
     refresh: bool = False
+    table_bits: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
+        check_option(self.name, "table_bits", self.table_bits, 0, MOST_TABLE_BITS)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         if not context.samples or context.floats is None:
@@ -84,8 +88,10 @@ class FitIntegers(TolerancePass):
     def _tried(self, graph: Graph, judge: Judge, samples: Mapping[str, F64]) -> Iterator[_Try]:
         for input_bits in _INPUT_BITS:
             for weight_bits in _WEIGHT_BITS:
+                refreshed = _REFRESH_BITS if self.refresh else 0
+                precision = Precision(input_bits, weight_bits, refreshed, self.table_bits)
                 try:
-                    integers = with_integers(graph, input_bits, weight_bits, _REFRESH_BITS if self.refresh else 0)
+                    integers = with_integers(graph, precision)
                 except TooManyBitsError:
                     continue
                 bits = needed_bits(integers)

@@ -1,21 +1,22 @@
-"""Canonical form: flat tensors, one dense map of all that a nonlinearity needs, nothing dead."""
+"""Canonical form: flat tensors, one linear map of all that a nonlinearity needs, nothing dead."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from glyphc.errors import ModelError
 from glyphc.ir import memory
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, prune
+from glyphc.ir.matrices import Compressed, Matrix, held_entries, settled
+from glyphc.ir.matrix_algebra import added, composed, diagonal, identity, is_identity, negative
 from glyphc.ir.ops import (
     Add,
     Affine,
@@ -40,8 +41,6 @@ from .base import Context, Pass
 F64 = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
-# An entry of a product of sparse matrices, while it is made and when it is there.
-_SPARSE_ENTRY_BYTES = 2 * 16
 # Of source names that a value is made of: all values keep theirs, so that many more would take quadratic space.
 _MOST_NAMES = 256
 # Functions of one value in a row that become one: no network has so many, and each is one more for every later pass.
@@ -52,43 +51,35 @@ _MOST_COMPOSED = 256
 class _Affine:
     """sum of matrix @ base over ``terms``, plus shift: a flat value that is not emitted yet.
 
-    Bases are nodes of the new graph (inputs and nonlinearities), each at most once; matrices are sparse, (size, base
-    size). Everything affine between two nonlinearities gathers here and becomes one dense map.
+    Bases are nodes of the new graph (inputs and nonlinearities), each at most once; matrices are (size, base size).
+    Everything affine between two nonlinearities gathers here and becomes one linear map.
     """
 
-    terms: tuple[tuple[Node, sparse.csr_array], ...]
+    terms: tuple[tuple[Node, Matrix], ...]
     shift: F64
     location: str = ""
 
     @staticmethod
     def of(base: Node) -> _Affine:
-        return _Affine(((base, sparse.eye_array(base.type.size, format="csr")),), np.zeros(base.type.size))
+        return _Affine(((base, identity(base.type.size)),), np.zeros(base.type.size))
 
     @property
     def identity(self) -> bool:
         """Whether this is a base itself."""
-        if len(self.terms) != 1 or self.shift.any():
-            return False
-        (base, matrix) = self.terms[0]
-        unit = sparse.eye_array(base.type.size, format="csr")
-        return bool(matrix.shape == unit.shape and (matrix != unit).nnz == 0)
+        return len(self.terms) == 1 and not self.shift.any() and is_identity(self.terms[0][1])
 
-    def mapped(self, matrix: Any, shift: F64 | float, location: str) -> _Affine:
+    def mapped(self, matrix: Matrix, shift: F64 | float, location: str) -> _Affine:
         """matrix @ self + shift."""
-        for base, m in self.terms:
-            # entries of the product before those at one place are added up
-            count = min(int(np.diff(m.indptr)[matrix.indices].sum()), matrix.shape[0] * m.shape[1])
-            what = f"a linear map from {base.type.size} to {matrix.shape[0]} values"
-            memory.require(count * _SPARSE_ENTRY_BYTES, f"{location or self.location}: {what}")
-        terms = tuple((base, _without_zeros(matrix @ m)) for base, m in self.terms)
-        return _Affine(terms, matrix @ self.shift + shift, _join(self.location, location))
+        terms = tuple((base, composed(matrix, m, location or self.location)) for base, m in self.terms)
+        return _Affine(terms, matrix.times(self.shift) + shift, _join(self.location, location))
 
     def plus(self, other: _Affine, sign: float, location: str) -> _Affine:
         """self + sign * other."""
         matrices = {base.id: (base, m) for base, m in self.terms}
         for base, m in other.terms:
             known = matrices.get(base.id)
-            matrices[base.id] = (base, sign * m if known is None else _without_zeros(known[1] + sign * m))
+            own = m if sign == 1 else negative(m)
+            matrices[base.id] = (base, own if known is None else added(known[1], m, sign))
         shift = self.shift + sign * other.shift
         return _Affine(tuple(matrices.values()), shift, _join(self.location, other.location, location))
 
@@ -99,19 +90,13 @@ def _join(*locations: str) -> str:
     return "+".join(parts if len(parts) <= _MOST_NAMES else [*parts[:_MOST_NAMES], "..."])
 
 
-def _without_zeros(matrix: Any) -> sparse.csr_array:
-    out = sparse.csr_array(matrix)
-    out.eliminate_zeros()
-    return out
-
-
-def _selection(indices: npt.NDArray[np.int64], size: int) -> sparse.csr_array:
+def _selection(indices: npt.NDArray[np.int64], size: int) -> Matrix:
     """The matrix that picks elements of a flat tensor."""
     flat = indices.reshape(-1)
-    return sparse.csr_array((np.ones(len(flat)), (np.arange(len(flat)), flat)), shape=(len(flat), size))
+    return Compressed.of_parts(np.ones(len(flat)), flat, np.arange(len(flat) + 1), size)
 
 
-def _broadcast(shape: Shape, target: Shape) -> sparse.csr_array:
+def _broadcast(shape: Shape, target: Shape) -> Matrix:
     size = int(np.prod(shape, dtype=np.int64))
     return _selection(np.broadcast_to(np.arange(size).reshape(shape), target), size)
 
@@ -170,11 +155,11 @@ class _Folder:
                 return x
             case Scale():
                 factor, shift = (self._elementwise(c, shapes[0]) for c in (op.factor, op.shift))
-                return x.mapped(sparse.diags_array(factor, format="csr"), shift, node.location)
+                return x.mapped(diagonal(factor), shift, node.location)
             case Dense():
                 total = _Affine((), self._constant(op.bias), node.location)
                 for weight, operand in zip(op.weights, operands, strict=True):
-                    mapped = operand.mapped(sparse.csr_array(self._constant(weight)), 0.0, node.location)
+                    mapped = operand.mapped(self.old.matrix(weight), 0.0, node.location)
                     total = mapped.plus(total, 1.0, node.location)
                 return total
             case Add() | Sub():
@@ -187,14 +172,13 @@ class _Folder:
                 indices = self.old.constant(op.indices.name).astype(np.int64)
                 return x.mapped(_selection(indices, len(x.shift)), 0.0, node.location)
             case Affine():
-                data, indices, indptr = (self.old.constant(c.name) for c in (op.data, op.indices, op.indptr))
-                matrix = sparse.csr_array(
-                    (data.astype(np.float64), indices, indptr), shape=(node.type.size, len(x.shift))
-                )
+                matrix = self.old.matrix(op.matrix(len(x.shift), self.old.constants))
                 return x.mapped(matrix, self._constant(op.bias), node.location)
             case ReduceSum():
                 rows, width = node.type.size, shapes[0][-1]
-                return x.mapped(sparse.kron(sparse.eye_array(rows), np.ones((1, width)), "csr"), 0.0, node.location)
+                ends = np.arange(rows + 1) * width
+                matrix = Compressed.of_parts(np.ones(rows * width), np.arange(rows * width), ends, rows * width)
+                return x.mapped(matrix, 0.0, node.location)
             case Concat():
                 return self._concat(node, operands)
             case Apply():
@@ -206,9 +190,8 @@ class _Folder:
         at = 0
         for x in operands:
             size = len(x.shift)
-            place = sparse.csr_array(
-                (np.ones(size), (np.arange(at, at + size), np.arange(size))), shape=(node.type.size, size)
-            )
+            ends = np.clip(np.arange(node.type.size + 1) - at, 0, size)
+            place = Compressed.of_parts(np.ones(size), np.arange(size), ends, size)
             total = total.plus(x.mapped(place, 0.0, node.location), 1.0, node.location)
             at += size
         return total
@@ -238,32 +221,32 @@ class _Folder:
 
     def _composed(
         self,
-        term: tuple[Node, sparse.csr_array],
+        term: tuple[Node, Matrix],
         functions: Callable[[tuple[Function, ...]], tuple[Function, ...]],
         x: _Affine,
         node: Node,
-    ) -> tuple[Node, sparse.csr_array]:
+    ) -> tuple[Node, Matrix]:
         base, matrix = term
         assert isinstance(base.op, Apply)
         location = _join(base.location, x.location, node.location)
         new = self.new.add(Apply(functions(base.op.functions)), self.new.operands(base), location=location)
-        return new, sparse.csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
+        return new, matrix.each(lambda w, i, j: np.ones(w.shape) * (w != 0))
 
     def _emit(self, x: _Affine, force: bool = False) -> Node:
         if x.identity and not force:
             return x.terms[0][0]
         if x in self.emitted:
             return self.emitted[x]
-        terms = [t for t in x.terms if t[1].nnz] or list(x.terms[:1])
+        terms = [t for t in x.terms if t[1].count] or list(x.terms[:1])
         label = x.location or terms[0][0].location or "identity"
-        entries = sum(m.shape[0] * m.shape[1] for _, m in terms)
-        self.entries += entries
+        held = [held_entries(m) for _, m in terms]
+        self.entries += sum(held)
         memory.require(
             self.entries * memory.MAP_ENTRY_BYTES,
             f"the linear map {label!r} from {' and '.join(str(m.shape[1]) for _, m in terms)} to {len(x.shift)} "
-            f"values, with {entries:,} entries, beside those before it",
+            f"values, with {sum(held):,} entries, beside those before it",
         )
-        weights = tuple(Const(self.new.add_constant(f"{label}.weight", m.toarray())) for _, m in terms)
+        weights = tuple(self.new.add_matrix(f"{label}.weight", settled(m)) for _, m in terms)
         bias = self.new.add_constant(f"{label}.bias", x.shift)
         node = self.new.add(Dense(weights, Const(bias)), tuple(b for b, _ in terms), location=label)
         return self.emitted.setdefault(x, node)
@@ -290,12 +273,16 @@ def _common_step(x: _Affine, functions: tuple[Function, ...]) -> tuple[float, fl
     nonlinear = bool(x.terms) and all(isinstance(base.op, Apply) for base, _ in x.terms)
     if not nonlinear or np.any(x.shift != x.shift[0]):
         return None
-    if np.any(sum(np.diff(m.indptr) for _, m in x.terms) != 1):
+    # most maps have far more entries
+    if sum(m.count for _, m in x.terms) != len(x.shift):
         return None
-    factors = np.concatenate([m.data for _, m in x.terms])
+    matrices = [(base, m.csr()) for base, m in x.terms]
+    if np.any(sum(np.diff(m.indptr) for _, m in matrices) != 1):
+        return None
+    factors = np.concatenate([m.data for _, m in matrices])
     if np.any(factors != factors[0]) or not factors[0]:
         return None
-    complete = all(len(np.unique(m.indices)) == base.type.size for base, m in x.terms)
+    complete = all(len(np.unique(m.indices)) == base.type.size for base, m in matrices)
     if not complete and not all(map(_defined_everywhere, functions)):
         return None
     return float(factors[0]), float(x.shift[0])

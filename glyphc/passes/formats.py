@@ -139,7 +139,7 @@ class Formats:
             for operand, weight in zip(self.graph.operands(node), op.weights, strict=True):
                 x = quantize(self.values[operand.id].astype(np.float64), self._of_operand(operand))
                 # zeros are exact: a convolution's rows have few weights
-                energy += (self.graph.constant(weight.name) != 0) @ (x.astype(np.float64) ** 2).mean(axis=0)
+                energy += self.graph.matrix(weight).reached((x.astype(np.float64) ** 2).mean(axis=0))
             norm = up(max(float(np.sqrt(energy.max())), 1.0))
             # rounding every weight errs by 1/sqrt(12) of a unit, so the sum by norm/sqrt(12)
             units = norm / np.sqrt(12) * 2.0**self.weight_precision
@@ -180,12 +180,12 @@ class Formats:
         """Rms error of every row of a dense map from what its operands may err: by rounding, and by their series."""
         assert isinstance(node.op, Dense)
         variance = np.zeros(node.type.size)
-        for operand, const in zip(self.graph.operands(node), node.op.weights, strict=True):
+        for operand, weight in zip(self.graph.operands(node), node.op.weights, strict=True):
             fixed = self._of_operand(operand)
             step = np.array(fixed.scale) / np.sqrt(12)
             if not isinstance(operand.op, Input | Reshape):
                 step = np.maximum(step, _SERIES * (fixed.hi - fixed.lo) * np.array(fixed.scale))
-            variance += ((self.graph.constant(const.name).astype(np.float64) * step) ** 2).sum(axis=1)
+            variance += self.graph.matrix(weight).energies(step)
         return np.asarray(np.sqrt(variance))
 
     def _is_result(self, node: Node) -> bool:
@@ -207,7 +207,7 @@ class Formats:
                 span = guard.hi - guard.lo
                 for operand, weight in zip(user.operands, user.op.weights, strict=True):
                     if operand == node.id:
-                        norm = np.sqrt((self.graph.constant(weight.name).astype(np.float64) ** 2).sum(axis=1).max())
+                        norm = np.sqrt(self.graph.matrix(weight).energies().max())
                         share = max(share, float(norm) * step / np.sqrt(12) / span)
         return share
 

@@ -25,6 +25,7 @@ from glyphc.analysis.noise import public_norm
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
+from glyphc.ir.matrices import Full, Matrix, stacked, widened
 from glyphc.ir.ops import Apply, Const, Linear, Switch
 from glyphc.ir.types import Calibration, FixedPoint, Guard, Level, TensorType
 
@@ -162,11 +163,9 @@ class _Rows:
         fixed = _format(self.type)
         return Function("affine", (fixed.scale[0] * self.unit, fixed.offset[0]))
 
-    def widened(self, weight: I64, size: int) -> I64:
+    def widened(self, narrow: Matrix, size: int) -> Matrix:
         """A map of these rows as one of all ``size`` rows."""
-        out = np.zeros((len(weight), size), dtype=np.int64)
-        out[:, self.first : self.first + weight.shape[1]] = weight
-        return out
+        return widened(narrow, self.first, size)
 
 
 def _merged(graph: Graph, pair: tuple[Node, Node], *decisions: Decision) -> Graph:
@@ -215,24 +214,26 @@ def _origin(node: Node, graph: Graph, rows: dict[int, _Rows]) -> _Rows | None:
 def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: tuple[Decision, ...]) -> Node:
     """One map with the rows of both."""
     size = sum(n.type.size for n in pair)
-    weights: dict[int, I64] = {}
+    rows: dict[int, list[tuple[int, Matrix]]] = {}
     operands: dict[int, Node] = {}
     biases = []
     first = 0
     for node in pair:
         assert isinstance(node.op, Linear)
-        last = first + node.type.size
-        for operand, const in zip(rewriter.operands(node), node.op.weights, strict=True):
-            weight = rewriter.old.constant(const.name)
+        for operand, weight in zip(rewriter.operands(node), node.op.weights, strict=True):
             operands[operand.id] = operand
-            all_rows = weights.setdefault(operand.id, np.zeros((size, weight.shape[1]), dtype=np.int64))
-            all_rows[first:last] += weight
+            rows.setdefault(operand.id, []).append((first, rewriter.old.matrix(weight)))
         biases.append(rewriter.old.constant(node.op.bias.name))
-        first = last
+        first += node.type.size
+    # one encrypted part hides the whole
+    hidden = any(isinstance(n.op, Linear) and n.op.encrypted for n in pair)
+    weights = [stacked(parts, size) for parts in rows.values()]
+    if hidden:
+        weights = [Full(w.dense()) for w in weights]
     location = "|".join(n.location for n in pair)
     new = rewriter.new
-    consts = tuple(_constant(rewriter, f"{location}.weight", w) for w in weights.values())
-    bias = _constant(rewriter, f"{location}.bias", np.concatenate(biases))
+    references = tuple(new.add_matrix(_unused(rewriter, f"{location}.weight"), w) for w in weights)
+    bias = Const(new.add_constant(_unused(rewriter, f"{location}.bias"), np.concatenate(biases)))
     type = replace(
         pair[0].type,
         shape=(size,),
@@ -241,19 +242,17 @@ def _stacked(pair: tuple[Node, Node], rewriter: Rewriter, unit: int, decisions: 
     )
     # nodes of one shape were decided on alike
     made = tuple(dict.fromkeys(d for n in pair for d in n.decisions)) + decisions
-    # one encrypted part hides the whole
-    hidden = any(isinstance(n.op, Linear) and n.op.encrypted for n in pair)
-    norms = tuple(public_norm(w) for w in weights.values()) if hidden else ()
-    return new.add(Linear(consts, bias, norms), tuple(operands.values()), type, location, made)
+    norms = tuple(map(public_norm, weights)) if hidden else ()
+    return new.add(Linear(references, bias, norms), tuple(operands.values()), type, location, made)
 
 
-def _constant(rewriter: Rewriter, name: str, value: I64) -> Const:
-    """A new constant, under no name that one of the old graph may still be copied to."""
+def _unused(rewriter: Rewriter, name: str) -> str:
+    """A name for a new constant that none of the old graph may still be copied to."""
     unique, count = name, 0
     while unique in rewriter.old.constants or unique in rewriter.new.constants:
         count += 1
         unique = f"{name}.{count}"
-    return Const(rewriter.new.add_constant(unique, value))
+    return unique
 
 
 def _calibration(pair: tuple[Node, Node], unit: int) -> Calibration | None:
@@ -323,8 +322,8 @@ def _keep(node: Node, rewriter: Rewriter, origins: list[_Rows | None]) -> None:
     weights = list(node.op.weights)
     for at, (rows, operand) in enumerate(zip(origins, operands, strict=True)):
         if rows is not None:
-            wide = rows.widened(rewriter.old.constant(weights[at].name), operand.type.size)
-            weights[at] = _constant(rewriter, weights[at].name, wide)
+            wide = rows.widened(rewriter.old.matrix(weights[at]), operand.type.size)
+            weights[at] = rewriter.new.add_matrix(_unused(rewriter, weights[at].name), wide)
     op = replace(node.op, weights=tuple(weights))
     rewriter.replace(node, rewriter.new.add(op, operands, node.type, node.location, node.decisions))
 

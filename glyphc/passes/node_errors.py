@@ -10,7 +10,18 @@ import numpy.typing as npt
 
 from glyphc.ir.evaluate import Value, evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Apply, Bootstrap, Dense, Input, IntegerPolynomial, Linear, Reshape, Switch, Unpack
+from glyphc.ir.ops import (
+    Apply,
+    Bootstrap,
+    Dense,
+    Input,
+    IntegerPolynomial,
+    Linear,
+    Reshape,
+    Switch,
+    TableLookup,
+    Unpack,
+)
 
 from .trial import Trial
 
@@ -45,6 +56,7 @@ def twins(graph: Graph, reference: Graph) -> dict[int, int]:
         Apply: "function",
         Bootstrap: "function",
         IntegerPolynomial: "function",
+        TableLookup: "function",
     }
 
     def key(node: Node) -> tuple[str, str] | None:

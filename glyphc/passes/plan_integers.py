@@ -16,15 +16,22 @@ from .plan_slots import in_slots, not_in_slots
 from .select_integers import SelectIntegers
 
 
-def plan_integers(graph: Graph, context: Context, fitting: FitIntegers) -> IntegerPlan | str:
-    """The plan for a quantized graph, or why there is none."""
+def plan_integers(graph: Graph, context: Context, fitting: FitIntegers, strict: bool = False) -> IntegerPlan | str:
+    """The plan for a quantized graph, or why there is none.
+
+    strict: none where results lose more than is tolerated.
+    """
     if problem := not_in_slots(graph):
         return problem
+    if not context.samples:
+        return "bits of integers are chosen on calibration samples, and there are none"
     try:
         fitted = fitting.run(in_slots(graph, Scheme.BFV, Encoding.INTEGERS), context)
         made = SelectIntegers().run(fitted, context)
     except GlyphcError as e:
         return str(e)
+    if strict and (lost := next((d.warning for n in fitted for d in n.decisions if d.warning), "")):
+        return lost
     assert isinstance(made.parameters, IntegerParameters)
     found = integer_estimate(integer_schedule(made))
     passes = -(-graph.batch // made.batch)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.analysis.slot_figures import slot_seconds
@@ -56,7 +54,7 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
 
 def _least_seconds(graph: Graph, cost: CostModel) -> float:
     """What the products of linear maps take at least, before anything is laid out: networks may have millions."""
-    products = sum(int(np.count_nonzero(graph.constant(w.name))) for _, op in graph.of(Linear) for w in op.weights)
+    products = sum(graph.matrix(w).count for _, op in graph.of(Linear) for w in op.weights)
     return products * min(
         -(-graph.batch // (ring // 2)) * slot_seconds(cost.slots, "weighted", ring, _FEWEST_LIMBS) for ring in RINGS
     )

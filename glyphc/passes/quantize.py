@@ -139,18 +139,15 @@ class Quantize(Pass):
         scale = np.array(fixed.scale)
         constant = rewriter.old.constant(op.bias.name).astype(np.float64) - np.array(fixed.offset)
         weights = []
-        for operand, const in zip(operands, op.weights, strict=True):
+        for operand, weight in zip(operands, op.weights, strict=True):
             source = operand.type.fixed
             assert source is not None
-            weight = rewriter.old.constant(const.name).astype(np.float64)
-            constant = constant + (weight * np.array(source.offset)).sum(axis=1)
-            weights.append(np.rint(weight * np.array(source.scale) / scale[:, None]).astype(np.int64))
-        bias = np.rint(constant / scale).astype(np.int64)
-        names = [
-            Const(rewriter.new.add_constant(c.name, value))
-            for c, value in zip((*op.weights, op.bias), (*weights, bias), strict=True)
-        ]
+            real = rewriter.old.matrix(weight)
+            constant = constant + real.weighted(np.array(source.offset))
+            integers = real.scaled(scale, np.array(source.scale)).rounded()
+            weights.append(rewriter.new.add_matrix(weight.name, integers))
+        bias = Const(rewriter.new.add_constant(op.bias.name, np.rint(constant / scale).astype(np.int64)))
         assert node.type.calibration is not None
         type = replace(node.type, fixed=fixed, calibration=replace(node.type.calibration, guard=guard))
-        linear = Linear(tuple(names[:-1]), names[-1])
+        linear = Linear(tuple(weights), bias)
         rewriter.replace(node, rewriter.new.add(linear, operands, type, node.location, node.decisions))

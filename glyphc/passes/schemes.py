@@ -10,9 +10,11 @@ from typing import ClassVar
 from glyphc.analysis.noise import public_norm
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.ops import Linear, Switch
+from glyphc.ir.matrices import Full
+from glyphc.ir.ops import Apply, Linear, Sparse, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
-from glyphc.ways.base import Offer, Question, Way
+from glyphc.slots.integers import polynomial_of
+from glyphc.ways.base import IntegerPlan, Offer, Question, Way
 from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
 from glyphc.ways.client import ClientTail
 from glyphc.ways.integers import WAYS as INTEGER_WAYS
@@ -48,8 +50,8 @@ class AssignScheme(TolerancePass):
     """Give each value the cheapest feasible scheme, and keep the losers with their reasons.
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
-    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``. The tolerance
-    is what polynomials may lose.
+    strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``; table_bits: as
+    in ``fit-integers``. The tolerance is what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -59,6 +61,7 @@ class AssignScheme(TolerancePass):
     encrypt_weights: str = ""
     strategy: str = DEFAULT_STRATEGY
     degree: int = 0
+    table_bits: int = 0
     samples: int = SAMPLES
 
     def __post_init__(self) -> None:
@@ -114,8 +117,10 @@ class AssignScheme(TolerancePass):
         others = tuple(way for way in allowed if way not in (*SLOT_WAYS, *INTEGER_WAYS))
         if self._on_integers(allowed):
             # they were asked for: what they lose is shown, not refused
+            tables = self.table_bits or chosen.table_bits
+            refresh = chosen.refresh is Refresh.CLIENT and not tables
             exact = FitIntegers(
-                self.points, self.spread, self.logits, self.measures, refresh=chosen.refresh is Refresh.CLIENT
+                self.points, self.spread, self.logits, self.measures, refresh=refresh, table_bits=tables
             )
             question = replace(question, integers=plan_integers(graph, context, exact))
             return answers(graph, allowed, question), question
@@ -133,7 +138,18 @@ class AssignScheme(TolerancePass):
             best = choose(graph, answers(graph, others, question), Paths(conversions(), question))
             plan = plan_slots(graph, context, fitting, inf if best is None else best.seconds)
         question = replace(question, slots=plan)
+        if self.ring == SECURE_RING and any(way in INTEGER_WAYS for way in allowed):
+            question = replace(question, integers=self._exactly(graph, context))
         return answers(graph, allowed, question), question
+
+    def _exactly(self, graph: Graph, context: Context) -> IntegerPlan | str:
+        """The plan on exact integers, where all functions are polynomials: nothing is replaced unasked."""
+        for node, op in graph.of(Apply):
+            fixed = graph.operands(node)[0].type.fixed
+            if fixed is None or polynomial_of(op.functions, fixed.reach) is None:
+                return f"{' then '.join(map(str, op.functions))} is no polynomial"
+        exact = FitIntegers(self.points, self.spread, self.logits, self.measures)
+        return plan_integers(graph, context, exact, strict=True)
 
     @staticmethod
     def _on_integers(allowed: Sequence[Way]) -> bool:
@@ -145,8 +161,7 @@ class AssignScheme(TolerancePass):
         rewriter = Rewriter(graph)
         for node in graph:
             if isinstance(node.op, Linear) and self._hides(node):
-                weights = [graph.constant(w.name) for w in node.op.weights]
-                node = replace(node, op=replace(node.op, norms=tuple(map(public_norm, weights))))
+                node = replace(node, op=_encrypted(node.op, graph, rewriter.new))
             rewriter.keep(node)
         return rewriter.new
 
@@ -167,6 +182,16 @@ class AssignScheme(TolerancePass):
                 f"pass {self.name!r}: there is no linear map {unknown[0]!r} to encrypt the weights of; there are: "
                 f"{', '.join(maps)}, or {ALL!r}"
             )
+
+
+def _encrypted(op: Linear, old: Graph, new: Graph) -> Linear:
+    """The map with public norms, and with all entries of its matrices: where their zeros are is not public."""
+    matrices = [old.matrix(w) for w in op.weights]
+    weights = tuple(
+        new.add_matrix(f"{w.name}.all", Full(m.dense())) if isinstance(w, Sparse) else w
+        for w, m in zip(op.weights, matrices, strict=True)
+    )
+    return replace(op, weights=weights, norms=tuple(map(public_norm, matrices)))
 
 
 def _decided(name: str, chosen: Answer, said: Sequence[Answer]) -> tuple[Decision, ...]:

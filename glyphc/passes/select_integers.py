@@ -13,7 +13,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE, SECURE
 from glyphc.ir.types import Encoding, Level
-from glyphc.slots.integer_lowering import integer_code
+from glyphc.slots.integer_lowering import block_summed, integer_code
 from glyphc.slots.integer_noise import limbs_for, multiplies
 from glyphc.slots.integers import needed_bits, plaintext_primes
 
@@ -38,9 +38,9 @@ class SelectIntegers(Pass):
             check_ring(self.name, self.ring)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        code = integer_code(graph)
         candidates: list[Candidate] = []
         for ring in (self.ring,) if self.ring else tuple(MAX_LOG_QP_SLOTS):
+            code = integer_code(graph, ring)
             moduli = plaintext_primes(ring, needed_bits(graph))
             most = 16 if self.ring else MAX_LOG_QP_SLOTS[ring] // PRIME_BITS
             limbs = limbs_for(code, ring, max(moduli), most)
@@ -48,7 +48,7 @@ class SelectIntegers(Pass):
                 candidates.append(Candidate(f"N = {ring}", None, f"more than {most} primes are not 128-bit secure"))
                 continue
             security = INSECURE if self.ring else SECURE
-            parameters = IntegerParameters(ring, moduli, limbs, multiplies(code), security)
+            parameters = IntegerParameters(ring, moduli, limbs, multiplies(code), security, block_summed(code))
             bits = " x ".join(f"{t.bit_length()} bits" for t in moduli)
             candidates.append(Candidate(f"N = {ring}", None, f"t of {bits}, a modulus of {parameters.modulus_bits}"))
             return _laid_out(graph, parameters, Decision(self.name, f"N = {ring}", tuple(candidates)))

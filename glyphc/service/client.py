@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import ArtifactError, GlyphcError
+from glyphc.exchange.answers import answer
 from glyphc.exchange.artifacts import Specification
 from glyphc.exchange.client import Account
 from glyphc.files import write_atomically
@@ -40,7 +41,8 @@ class ServiceError(GlyphcError):
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What the service says of a job. state: queued, running, done or failed; share: of the current stage, 0 to 1."""
+    """What the service says of a job. state: queued, running, waiting (for this client), done or failed; share: of the
+    current stage, 0 to 1."""
 
     id: str
     request: str
@@ -153,18 +155,26 @@ class Client:
         return _status(self._ask("GET", f"/v1/jobs/{job}", params={"wait": wait}).json())
 
     def wait(self, job: str, observe: Callable[[JobStatus], None] = lambda status: None) -> JobStatus:
-        """Wait until a job is done; ServiceError if it fails."""
+        """Wait until a job is done, or asks its client something; ServiceError if it fails."""
         while True:
             status = self.status(job, _WAIT_SECONDS)
             observe(status)
             if status.state == "failed":
                 raise ServiceError(f"the evaluation failed: {status.error}")
-            if status.state == "done":
+            if status.state in ("done", "waiting"):
                 return status
 
     def fetch(self, job: str, output: Path) -> None:
         """Write a done job's encrypted outputs to a file."""
         write_atomically(output, self._ask("GET", f"/v1/jobs/{job}/result").content)
+
+    def question(self, job: str, output: Path) -> None:
+        """Write what a waiting job asks to a file."""
+        write_atomically(output, self._ask("GET", f"/v1/jobs/{job}/question").content)
+
+    def answer(self, job: str, answer: Path) -> JobStatus:
+        """Send the answer to what a waiting job asks (``glyphc.exchange.answers``)."""
+        return _status(self._ask("PUT", f"/v1/jobs/{job}/answer", body=answer).json())
 
     def delete(self, job: str) -> None:
         """Stop a job, or forget it and its results."""
@@ -179,7 +189,8 @@ class Client:
     ) -> dict[str, F64]:
         """Encrypt samples, have them evaluated, decrypt: outputs by name, shape (samples, *shape).
 
-        keys: the file of evaluation keys, to upload if the service does not have them.
+        keys: the file of evaluation keys, to upload if the service does not have them. Where the program asks its
+        client on the way, this one answers, and sees what it is asked (docs/security.md).
         """
         reporter = reporter or Silent()
         if not self.has_keys(account.secret.key):
@@ -194,7 +205,11 @@ class Client:
             digest = account.encrypt(x, inputs, reporter)
             job = self.submit(inputs)
             reporter.stage("evaluate", 1.0)
-            self.wait(job.id, _Follower(reporter))
+            follower = _Follower(reporter)
+            while self.wait(job.id, follower).state == "waiting":
+                self.question(job.id, Path(folder) / "question")
+                answer(account, Path(folder) / "question", Path(folder) / "answer")
+                self.answer(job.id, Path(folder) / "answer")
             self.fetch(job.id, outputs)
             self.delete(job.id)
             reporter.stage("decrypt", 1.0)

@@ -97,7 +97,8 @@ class Gate:
     def _kind(self, method: str, path: str) -> _Kind:
         if method == "PATCH" and path.startswith("/v1/keys/"):
             return _Kind(self._limits.chunk, True)
-        if method == "POST" and path == "/v1/jobs":
+        answer = method == "PUT" and path.startswith("/v1/jobs/") and path.endswith("/answer")
+        if answer or (method == "POST" and path == "/v1/jobs"):
             return _Kind(self._limits.inputs, True)
         return _Kind(_SMALL, False)
 

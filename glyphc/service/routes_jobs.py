@@ -12,13 +12,14 @@ from fastapi.responses import FileResponse
 
 from glyphc.errors import ArtifactError
 from glyphc.exchange.server import check_request, keys_modulus
+from glyphc.exchange.trips import check_answer
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import InputsHeader
 
 from .context import BODY, OCTETS, UPLOAD, ClientDep, Service, ServiceDep, busy, problems
 from .limits import receive_file
 from .models import IdPath, JobInfo, Wait
-from .store import DONE, QUEUED, READY, RUNNING, Job, QuotaError, Store
+from .store import DONE, QUEUED, READY, RUNNING, WAITING, Job, QuotaError, Store
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _RETRY_SECONDS = 10
@@ -71,6 +72,35 @@ def result(id: IdPath, service: ServiceDep, client: ClientDep) -> FileResponse:
     if job.state != DONE or not path.is_file():
         raise HTTPException(409, f"the job is {job.state}{f': {job.error}' if job.error else ''}")
     return FileResponse(path, media_type="application/octet-stream")
+
+
+@router.get(
+    "/{id}/question", response_class=FileResponse, responses=problems(404, 409, 422) | {200: {"content": OCTETS}}
+)
+def question(id: IdPath, service: ServiceDep, client: ClientDep) -> FileResponse:
+    """What a job that is ``waiting`` asks its client: a file of encrypted intermediate values."""
+    job = _find(service.store, client, id)
+    path = service.store.job_folder(job) / "question"
+    if job.state != WAITING or not path.is_file():
+        raise HTTPException(409, f"the job asks nothing: it is {job.state}")
+    return FileResponse(path, media_type="application/octet-stream")
+
+
+@router.put("/{id}/answer", status_code=202, responses=problems(404, 408, 409, 413, 422, 503), openapi_extra=BODY)
+async def answer(id: IdPath, request: Request, service: ServiceDep, client: ClientDep) -> JobInfo:
+    """Answer what a job asks; it goes on when a worker is free. An answer to another question is refused."""
+    store = service.store
+    job = await asyncio.to_thread(_find, store, client, id)
+    if job.state != WAITING:
+        raise HTTPException(409, f"the job asks nothing: it is {job.state}")
+    path = store.incoming(client) / secrets.token_hex(8)
+    try:
+        await receive_file(request, path, service.settings.limits)
+        await service.checks.run(client, _answered, service, job, path)
+    finally:
+        path.unlink(missing_ok=True)
+    service.scheduler.wake()
+    return _info(service, await asyncio.to_thread(_find, store, client, id))
 
 
 @router.delete("/{id}", status_code=204, responses=problems(404, 422))
@@ -129,6 +159,17 @@ def _file(service: Service, client: str, path: Path) -> Job:
         return store.add_job(job, path, service.settings.limits)
     except QuotaError as e:
         raise _refusal(e) from None
+
+
+def _answered(service: Service, job: Job, path: Path) -> None:
+    """Check an answer as a whole, and queue its job."""
+    _, program = service.programs[job.program]
+    try:
+        check_answer(path, service.store.job_folder(job) / "question", program.schedule.client, UPLOAD)
+    except ArtifactError as e:
+        raise HTTPException(422, str(e)) from None
+    if not service.store.answer_job(job, path):
+        raise HTTPException(409, "the job was answered already")
 
 
 def _info(service: Service, job: Job) -> JobInfo:

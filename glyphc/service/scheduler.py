@@ -147,12 +147,12 @@ class Scheduler:
     # -- one job --
 
     async def _run(self, job: Job) -> None:
-        error = ""
+        error, asks = "", False
         worker: Worker | None = None
         try:
             worker = await self._worker(job)
             async with _timeout(self._settings.limits.job_seconds):
-                error = await self._evaluate(worker, job)
+                error, asks = await self._evaluate(worker, job)
         except asyncio.TimeoutError:
             error = f"it took longer than {self._settings.limits.job_seconds:g} s"
         except asyncio.CancelledError:
@@ -180,6 +180,10 @@ class Scheduler:
             await self._drop(worker)
         elif worker is not None:
             worker.busy, worker.idle_since = False, time.monotonic()
+        if asks:
+            await asyncio.to_thread(self._store.ask_job, job)
+            self._wake.set()
+            return
         await self._record(job, self._without_paths(error))
         log.info("job %s of %s: %s", job.id, job.client, error or "done", extra=about(job.id, job.client))
         metrics.FINISHED.labels("failed" if error else "done").inc()
@@ -233,8 +237,8 @@ class Scheduler:
             if worker in self._workers:
                 self._workers.remove(worker)
 
-    async def _evaluate(self, worker: Worker, job: Job) -> str:
-        """Returns the error, or nothing."""
+    async def _evaluate(self, worker: Worker, job: Job) -> tuple[str, bool]:
+        """Returns the error, or nothing; and whether the client is to be asked."""
         folder = self._store.job_folder(job)
         inputs, outputs, checkpoint = (os.fspath(folder / n) for n in ("inputs", "outputs", "checkpoint"))
         stdin, stdout = worker.process.stdin, worker.process.stdout
@@ -248,10 +252,10 @@ class Scheduler:
             if event.kind == "progress":
                 self._progress[job.id] = Progress(event.what, event.share)
             elif event.kind == "error":
-                return event.what
-            elif event.kind == "done":
+                return event.what, False
+            elif event.kind in ("done", "waiting"):
                 metrics.SECONDS.observe(time.monotonic() - start)
-                return ""
+                return "", event.kind == "waiting"
         status = await worker.process.wait()
         raise WorkerDiedError(f"the evaluation ended with status {status}; it may have run out of memory")
 

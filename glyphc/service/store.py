@@ -36,6 +36,9 @@ NO_LIMITS = Limits(
 
 UPLOADING, CHECKING, READY, REFUSED = "uploading", "checking", "ready", "refused"
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+# For the client, which the program asks something.
+WAITING = "waiting"
+_UNFINISHED = ("inputs", "checkpoint", "question", "answer")
 
 
 class QuotaError(Exception):
@@ -125,7 +128,7 @@ class Store:
             if job is None:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                keep = ("inputs", "checkpoint") if job.state == QUEUED else ("outputs",)
+                keep = _UNFINISHED if job.state in (QUEUED, WAITING) else ("outputs",)
                 _clear(folder, keep)
         return waiting
 
@@ -237,7 +240,7 @@ class Store:
 
     def uses_key(self, client: str, digest: str) -> bool:
         """Whether an unfinished job needs these keys."""
-        return any(j.key == digest and j.state in (QUEUED, RUNNING) for j in self.jobs(client))
+        return any(j.key == digest and j.state in (QUEUED, RUNNING, WAITING) for j in self.jobs(client))
 
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
@@ -266,6 +269,21 @@ class Store:
     def requeue_job(self, id: str) -> None:
         with self._transaction() as db:
             db.execute("UPDATE jobs SET state=? WHERE id=? AND state=?", (QUEUED, id, RUNNING))
+
+    def ask_job(self, job: Job) -> None:
+        """It waits for the client, as often as its program asks: earlier attempts do not count any more."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET state=?, attempts=0 WHERE id=? AND state=?", (WAITING, job.id, RUNNING))
+
+    def answer_job(self, job: Job, answer: Path) -> bool:
+        """The client has answered, by a file (which is moved): the job waits for a worker. Whether it was waiting."""
+        with self._transaction() as db:
+            (state,) = db.execute("SELECT state FROM jobs WHERE id=?", (job.id,)).fetchone() or ("",)
+            if state != WAITING:
+                return False
+            answer.replace(self.job_folder(job) / "answer")
+            db.execute("UPDATE jobs SET state=? WHERE id=?", (QUEUED, job.id))
+            return True
 
     def remove_job(self, job: Job) -> None:
         with self._transaction() as db:

@@ -18,6 +18,7 @@ from typing import Any
 from glyphc.errors import CheckpointError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.server import Evaluator
+from glyphc.exchange.trips import answers
 from glyphc.progress import Silent
 
 _PR_SET_PDEATHSIG = 1
@@ -43,7 +44,8 @@ class Order:
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker says. kind: progress, ready (keys loaded), done, error. share: of the work that is done."""
+    """What a worker says. kind: progress, ready (keys loaded), done, waiting (for the client), error. share: of the
+    work that is done."""
 
     kind: str
     what: str = ""
@@ -104,9 +106,14 @@ def main(program_path: str, keys_path: str) -> None:
 
 def _evaluate(evaluator: Evaluator, order: Order, out: Any) -> None:
     inputs, output, checkpoint = Path(order.inputs), Path(order.output), Path(order.checkpoint)
+    question, answer = (inputs.with_name(name) for name in ("question", "answer"))
     for attempt in range(2):
         try:
-            report = evaluator.evaluate(inputs, output, checkpoint, order.flooding_bits, _Speaker(out))
+            # after a crash it may be the answer to an earlier question
+            said = answer if answers(answer, question) else None
+            report = evaluator.evaluate(
+                inputs, output, checkpoint, order.flooding_bits, _Speaker(out), question=question, answer=said
+            )
         except CheckpointError as e:
             if attempt:
                 raise
@@ -116,6 +123,9 @@ def _evaluate(evaluator: Evaluator, order: Order, out: Any) -> None:
             Event("error", str(e)).say(out)
             return
         else:
+            if report.waiting is not None:
+                Event("waiting", f"trip {report.waiting.number} of {report.waiting.trips}").say(out)
+                return
             Event("done", report.digest, 1.0, report.resumed).say(out)
             return
 

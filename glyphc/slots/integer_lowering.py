@@ -1,4 +1,8 @@
-"""From a graph whose values are integers in slots to instructions: one ciphertext per feature, depth first."""
+"""From a graph whose values are integers in slots to instructions: one ciphertext per feature, depth first.
+
+What is looked up in a table has several features in the blocks of a register: the client, which encrypts the bits, puts
+them side by side, so that one look-up serves as many features as there are blocks.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +10,58 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from glyphc.errors import ParameterError
+from glyphc.ir.client_requests import Request
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
+    ClientRequest,
     ClientSpec,
     Instruction,
+    IntegerBlocks,
     IntegerDot,
     IntegerProduct,
-    IntegerRefresh,
     Load,
     Port,
     Register,
     Schedule,
     Store,
+    requests_of,
     with_frees,
 )
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import ClientRefresh, Input, IntegerPolynomial, Linear, Op, Output, Reshape
+from glyphc.ir.layout import next_power_of_two
+from glyphc.ir.ops import ClientBits, ClientRefresh, Input, IntegerPolynomial, Linear, Op, Output, Reshape, TableLookup
 from glyphc.ir.types import Encoding
+
+from .table_lookup import Lookup
 
 
 def integer_schedule(graph: Graph) -> Schedule:
     """The instructions of a laid-out graph with parameters for integers."""
     assert isinstance(graph.parameters, IntegerParameters)
-    code = integer_code(graph)
+    code = integer_code(graph, graph.parameters.slots)
     outputs = []
     for node, op in graph.of(Output):
         tail = client_tail(graph, node)
         source = graph.operands(tail[0] if tail else node)[0]
         outputs.append(_port(op.name, source, tuple(n.op for n in tail)))
     inputs = [_port(op.name, node) for node, op in graph.of(Input)]
-    client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch)
+    client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch, requests=requests_of(code))
     return Schedule(client, tuple(with_frees(code)), {})
 
 
-def integer_code(graph: Graph) -> tuple[Instruction, ...]:
-    """The instructions alone: they need no layout."""
-    lowering = _Lowering(graph)
+def block_of(batch: int, slots: int) -> int:
+    """Slots that the samples of one feature take, where others stand beside them; all slots where none can."""
+    block = next_power_of_two(min(batch, slots))
+    return block if block <= slots // 2 else slots
+
+
+def integer_code(graph: Graph, slots: int) -> tuple[Instruction, ...]:
+    """The instructions alone: they need no layout, but the slots of a ciphertext."""
+    lowering = _Lowering(graph, slots, block_of(graph.batch, slots))
     for node, op in graph.of(Output):
         tail = client_tail(graph, node)
         source = graph.operands(tail[0] if tail else node)[0]
@@ -54,6 +71,11 @@ def integer_code(graph: Graph) -> tuple[Instruction, ...]:
     return tuple(lowering.code)
 
 
+def block_summed(code: Sequence[Instruction]) -> int:
+    """Slots of the blocks that are summed up; 0 where none are."""
+    return next((i.block for i in code if isinstance(i, IntegerBlocks)), 0)
+
+
 def _port(name: str, node: Node, tail: tuple[Op, ...] = ()) -> Port:
     assert node.type.fixed is not None and node.type.layout is not None
     return Port(name, node.type.shape, node.type.fixed, node.type.layout, tail, Encoding.INTEGERS)
@@ -61,17 +83,21 @@ def _port(name: str, node: Node, tail: tuple[Op, ...] = ()) -> Port:
 
 @dataclass
 class _Lowering:
-    """registers: of every feature that was computed, by node id and feature."""
+    """registers: of every feature that was computed, by node id and feature. blocks: of every node whose features
+    stand side by side in blocks; answers: of every node that the client computes."""
 
     graph: Graph
+    slots: int
+    block: int
     code: list[Instruction] = field(default_factory=list)
     registers: dict[tuple[int, int], Register] = field(default_factory=dict)
+    blocks: dict[int, tuple[Register, ...]] = field(default_factory=dict)
+    answers: dict[int, tuple[Register, ...]] = field(default_factory=dict)
     count: int = 0
 
     def feature(self, node: Node, feature: int) -> Register:
         """The register of one feature of a node, computed when it is first asked for."""
-        while isinstance(node.op, Reshape):
-            (node,) = self.graph.operands(node)
+        node = self._source(node)
         key = (node.id, feature)
         if key not in self.registers:
             self.registers[key] = self._compute(node, feature)
@@ -88,28 +114,93 @@ class _Lowering:
             case IntegerPolynomial(coefficients=coefficients):
                 source = self.feature(self.graph.operands(node)[0], feature)
                 return _Powers(self, source, node.id).polynomial(coefficients)
-            case ClientRefresh(ratio=ratio):
-                source = self.feature(self.graph.operands(node)[0], feature)
-                target = self._fresh()
-                self.code.append(IntegerRefresh(target, source, ratio, node.id))
-                return target
+            case ClientRefresh():
+                return self._answered(node)[feature]
+            case TableLookup():
+                found = self._looked_up(node)
+                if self.block == self.slots:
+                    return found[feature]
+                row = np.zeros(node.type.size, dtype=np.int64)
+                row[feature] = 1
+                return self._block_sum(found, row, 0, node.id)
         raise ParameterError(f"{node} cannot be computed on integers in slots")
+
+    def _source(self, node: Node) -> Node:
+        """The node whose features a node has as they are."""
+        while isinstance(node.op, Reshape):
+            (node,) = self.graph.operands(node)
+        return node
+
+    # -- the client --
+
+    def _answered(self, node: Node) -> tuple[Register, ...]:
+        """What the client makes of all features of a value, in one trip."""
+        if node.id not in self.answers:
+            operand = self.graph.operands(node)[0]
+            sources = tuple(self.feature(operand, i) for i in range(operand.type.size))
+            match node.op:
+                case ClientRefresh(ratio=ratio):
+                    request = Request(len(sources), ratio)
+                case ClientBits(ratio=ratio, shift=shift, bits=bits):
+                    request = Request(len(sources), ratio, shift, bits, self.block)
+                case _:
+                    raise AssertionError(f"{node} is nothing that the client does")
+            targets = tuple(self._fresh() for _ in range(request.results(self.slots)))
+            self.code.append(ClientRequest(targets, sources, request, node.id))
+            self.answers[node.id] = targets
+        return self.answers[node.id]
+
+    # -- tables --
+
+    def _looked_up(self, node: Node) -> tuple[Register, ...]:
+        """Registers with features side by side in blocks."""
+        if node.id not in self.blocks:
+            assert isinstance(node.op, TableLookup)
+            bits = self._source(self.graph.operands(node)[0])
+            registers, count = self._answered(bits), bits.type.shape[0]
+            groups = (registers[at : at + count] for at in range(0, len(registers), count))
+            self.blocks[node.id] = tuple(Lookup(self, group, node.id).of(node.op.table) for group in groups)
+        return self.blocks[node.id]
+
+    def _block_sum(self, sources: Sequence[Register], row: npt.NDArray[np.int64], bias: int, node: int) -> Register:
+        """A weighted sum of features that stand in blocks."""
+        per = self.slots // self.block
+        weights = np.zeros(len(sources) * per, dtype=np.int64)
+        weights[: len(row)] = row
+        rows = weights.reshape(len(sources), per)
+        kept = [at for at in range(len(sources)) if rows[at].any()] or [0]
+        target = self._fresh()
+        chosen = tuple(tuple(int(w) for w in rows[at]) for at in kept)
+        registers = tuple(sources[at] for at in kept)
+        self.code.append(IntegerBlocks(target, registers, chosen, self.block, bias, node))
+        return target
+
+    # -- linear maps --
 
     def _linear(self, node: Node, op: Linear, feature: int) -> Register:
         sources: list[Register] = []
         weights: list[int] = []
         first: Register | None = None
-        for operand, const in zip(self.graph.operands(node), op.weights, strict=True):
-            row = self.graph.constant(const.name)[feature]
-            first = self.feature(operand, 0) if first is None and not row.any() else first
-            used = np.flatnonzero(row)
+        bias = int(self.graph.constant(op.bias.name)[feature])
+        several = len(op.weights) > 1
+        for operand, weight in zip(self.graph.operands(node), op.weights, strict=True):
+            used, row = self.graph.matrix(weight).row(feature)
+            source = self._source(operand)
+            if isinstance(source.op, TableLookup) and self.block < self.slots:
+                whole = np.zeros(operand.type.size, dtype=np.int64)
+                whole[used] = row
+                if not several:
+                    return self._block_sum(self._looked_up(source), whole, bias, node.id)
+                sources.append(self._block_sum(self._looked_up(source), whole, 0, node.id))
+                weights.append(1)
+                continue
+            first = self.feature(operand, 0) if first is None and not len(used) else first
             sources += [self.feature(operand, int(i)) for i in used]
-            weights += [int(w) for w in row[used]]
+            weights += [int(w) for w in row]
         if not sources:
             # a constant, but computed from something
             assert first is not None
             sources, weights = [first, first], [1, -1]
-        bias = int(self.graph.constant(op.bias.name)[feature])
         return self.dot(sources, weights, bias, node.id)
 
     def dot(self, sources: Sequence[Register], weights: Sequence[int], bias: int, node: int) -> Register:

@@ -7,11 +7,13 @@ probability: of products of polynomials that are independent of each other, six 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log2, sqrt
 
 from glyphc.backends.base import execute
-from glyphc.ir.instructions import Instruction, IntegerDot, IntegerProduct, IntegerRefresh, Load
-from glyphc.ir.integer_parameters import PRIME_BITS
+from glyphc.ir.client_requests import Request
+from glyphc.ir.instructions import Instruction, IntegerBlocks, IntegerDot, IntegerProduct, Load
+from glyphc.ir.integer_parameters import PRIME_BITS, IntegerParameters
 
 # Of OpenFHE's errors.
 _DEVIATION = 3.19
@@ -29,8 +31,8 @@ class NoiseBounds:
         # of each digit, which is as large as a prime, and an error polynomial
         digits = 2.0**PRIME_BITS * sqrt(ring * limbs / 12) * _DEVIATION
         self._key_switch = _DEVIATIONS * digits
-        # the worst that the client had to decrypt on the way
-        self.refreshed = 0.0
+        # the worst of what the client has to decrypt on the way, trip by trip
+        self.shown: list[float] = []
 
     def fresh(self) -> float:
         """Of an encryption under the secret key."""
@@ -44,9 +46,15 @@ class NoiseBounds:
         t N/4.2 on average; and the key switch."""
         return self._modulus * self._ring / 2 * (a + b) + self._key_switch
 
-    def integer_refresh(self, source: float, instruction: IntegerRefresh) -> float:
-        self.refreshed = max(self.refreshed, source)
-        return self.fresh()
+    def integer_blocks(self, sources: Sequence[float], instruction: IntegerBlocks) -> float:
+        """Weights that differ from slot to slot are a polynomial with coefficients of all sizes below t / 2."""
+        weighted = sum(sources) * sqrt(self._ring / 12) * self._modulus
+        blocks = self._ring // instruction.block
+        return blocks * (weighted + self._key_switch) + 1.0
+
+    def client_request(self, sources: Sequence[float], request: Request) -> list[float]:
+        self.shown.append(max(sources))
+        return [self.fresh()] * request.results(self._ring)
 
 
 def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, most: int) -> int:
@@ -56,12 +64,33 @@ def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, mo
     """
     for limbs in range(1, most + 1):
         machine = NoiseBounds(ring, plaintext_modulus, limbs)
-        inputs = {i.name: _Fresh(machine.fresh()) for i in code if isinstance(i, Load)}
-        outputs = execute(code, machine, inputs)
-        worst = max(machine.refreshed, *(noise for parts in outputs.values() for noise in parts))
+        outputs = execute(code, machine, _inputs(code, machine))
+        worst = max(0.0, *machine.shown, *(noise for parts in outputs.values() for noise in parts))
         if log2(worst) + log2(plaintext_modulus) + 1 + _RESERVE <= limbs * PRIME_BITS:
             return limbs
     return most + 1
+
+
+@dataclass(frozen=True)
+class IntegerNoise:
+    """Deviations at decryption, in units of messages, at most: of each output by name, of what each request shows."""
+
+    outputs: dict[str, float]
+    shown: tuple[float, ...]
+
+
+def integer_noise(code: Sequence[Instruction], parameters: IntegerParameters) -> IntegerNoise:
+    """Of a program with its parameters. Exact results do not show it, but who has the secret can see it."""
+    t = max(parameters.moduli)
+    machine = NoiseBounds(parameters.ring, t, parameters.limbs)
+    outputs = execute(code, machine, _inputs(code, machine))
+    unit = t * 2.0**-parameters.modulus_bits / _DEVIATIONS
+    found = {name: max(parts) * unit for name, parts in outputs.items()}
+    return IntegerNoise(found, tuple(noise * unit for noise in machine.shown))
+
+
+def _inputs(code: Sequence[Instruction], machine: NoiseBounds) -> dict[str, _Fresh]:
+    return {i.name: _Fresh(machine.fresh()) for i in code if isinstance(i, Load)}
 
 
 def multiplies(code: Sequence[Instruction]) -> bool:

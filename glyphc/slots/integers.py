@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import isqrt, log2
+from dataclasses import dataclass, replace
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,20 @@ import numpy.typing as npt
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node, Rewriter
-from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
-from glyphc.ir.ops import Apply, ClientRefresh, Const, Input, IntegerPolynomial, Linear, Output
+from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS, is_prime
+from glyphc.ir.matrices import at
+from glyphc.ir.ops import (
+    CLIENT_OPS,
+    Apply,
+    ClientBits,
+    ClientRefresh,
+    Const,
+    Input,
+    IntegerPolynomial,
+    Linear,
+    Output,
+    TableLookup,
+)
 from glyphc.ir.types import Encoding, FixedPoint
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -35,11 +47,25 @@ def _limit(largest: float, node: Node) -> int:
     return int(np.ceil(largest)) + 1
 
 
-def with_integers(graph: Graph, input_bits: int, weight_bits: int, refresh_bits: int = 0) -> Graph:
-    """The graph on integers: formats without offsets, weights of so many bits, polynomials of integers.
+@dataclass(frozen=True)
+class Precision:
+    """Signed bits of the integers that a network is computed on.
 
-    refresh_bits: of what the client makes of a polynomial's results; 0 where it is not asked.
-    ParameterError where a function is no polynomial, or values take more than 62 bits.
+    refreshed: of what the client makes of a polynomial's results, 0 where it is not asked. index: of a table's index,
+    where a table stands for each function, 0 where it does not; entries: of the table's integers.
+    """
+
+    inputs: int
+    weights: int
+    refreshed: int = 0
+    index: int = 0
+    entries: int = 9
+
+
+def with_integers(graph: Graph, precision: Precision) -> Graph:
+    """The graph on integers: formats without offsets, integer weights, polynomials of integers or tables.
+
+    ParameterError where a function is no polynomial and there are no tables, or values take more than 62 bits.
     """
     rewriter = Rewriter(graph)
     for node in graph:
@@ -51,16 +77,19 @@ def with_integers(graph: Graph, input_bits: int, weight_bits: int, refresh_bits:
         assert fixed is not None
         match node.op:
             case Input():
-                limit = 2 ** (input_bits - 1) - 1
+                limit = 2 ** (precision.inputs - 1) - 1
                 scale = tuple(s * fixed.magnitude / limit for s in fixed.scale)
                 rewriter.keep(node, replace(node.type, fixed=FixedPoint(scale, fixed.offset, -limit, limit)))
             case Linear():
-                _linear(rewriter, node, node.op, weight_bits)
+                _linear(rewriter, node, node.op, precision.weights)
+            case Apply(functions=functions) if precision.index:
+                rewriter.replace(node, _looked_up(rewriter, node, functions, precision))
             case Apply(functions=functions):
                 op, made = _polynomial(node, functions, operands[0])
                 type = replace(node.type, fixed=made)
                 new = rewriter.new.add(op, operands, type, node.location, node.decisions)
-                rewriter.replace(node, _refreshed(rewriter, new, refresh_bits) if refresh_bits else new)
+                bits = precision.refreshed
+                rewriter.replace(node, _refreshed(rewriter, new, bits) if bits else new)
             case _:
                 rewriter.keep(node, replace(node.type, fixed=operands[0].type.fixed))
     return rewriter.new
@@ -76,27 +105,54 @@ def _refreshed(rewriter: Rewriter, node: Node, bits: int) -> Node:
     return rewriter.new.add(ClientRefresh(ratio), (node,), type, node.location)
 
 
+def _looked_up(rewriter: Rewriter, node: Node, functions: tuple[Function, ...], precision: Precision) -> Node:
+    """A table in place of a function, over the range that calibration asks for; beyond it, the client takes its end."""
+    before, (source,) = rewriter.old.operands(node)[0], rewriter.operands(node)
+    old, new, calibration = before.type.fixed, source.type.fixed, before.type.calibration
+    assert old is not None and new is not None
+    if not new.uniform:
+        raise ParameterError(f"{node}: a table cannot be looked up by values with a scale for each column")
+    reach = float(_reach(old).max())
+    guard = None if calibration is None else calibration.guard
+    lo, hi = (-reach, reach) if guard is None else (guard.lo, guard.hi)
+    limit = 2 ** (precision.entries - 1) - 1
+    last = (1 << precision.index) - 1
+    step = (hi - lo) / last or 1.0
+    y = compose(functions, lo + step * np.arange(last + 1))
+    if not np.all(np.isfinite(y)):
+        raise ParameterError(f"{node}: {' then '.join(map(str, functions))} is not finite on [{lo:g}, {hi:g}]")
+    unit = float(np.abs(y).max()) / limit or 1.0
+    table = tuple(int(v) for v in np.rint(y / unit))
+    op = ClientBits(new.scale[0] / step, (new.offset[0] - lo) / step, precision.index)
+    bit = FixedPoint((1.0,), (0.0,), 0, 1)
+    type = replace(node.type, shape=(precision.index, *node.type.shape), fixed=bit, calibration=None)
+    bits = rewriter.new.add(op, (source,), type, node.location)
+    made = replace(node.type, fixed=FixedPoint((unit,), (0.0,), -limit, limit))
+    return rewriter.new.add(TableLookup(functions, table), (bits,), made, node.location, node.decisions)
+
+
 def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> None:
     """Real weights from those of the quantized graph, whose errors are far below a step here."""
     fixed = node.type.fixed
     assert fixed is not None
     scale = np.array(fixed.scale)
     real, sums = [], rewriter.old.constant(op.bias.name) * scale + np.array(fixed.offset)
-    for before, after, const in zip(rewriter.old.operands(node), rewriter.operands(node), op.weights, strict=True):
+    for before, after, weight in zip(rewriter.old.operands(node), rewriter.operands(node), op.weights, strict=True):
         old, new = before.type.fixed, after.type.fixed
         assert old is not None and new is not None
-        weight = rewriter.old.constant(const.name) * (scale.reshape(-1, 1) / np.array(old.scale))
+        units = np.array(old.scale)
+        value = rewriter.old.matrix(weight).each(lambda w, i, j: w * (at(scale, i) / at(units, j)))  # noqa: B023
         # of integers: what an offset of the operand adds is part of the bias
-        sums = sums + (weight * (np.array(new.offset) - np.array(old.offset))).sum(axis=1)
-        real.append(weight * np.array(new.scale))
-    step = max(float(np.abs(w).max()) for w in real) / (2 ** (weight_bits - 1) - 1) or 1.0
-    integers = [np.rint(w / step).astype(np.int64) for w in real]
+        sums = sums + value.weighted(np.array(new.offset) - np.array(old.offset))
+        real.append(value.scaled(np.ones(1), np.array(new.scale)))
+    step = max(w.largest for w in real) / (2 ** (weight_bits - 1) - 1) or 1.0
+    integers = [w.scaled(np.array([step]), np.ones(1)).rounded() for w in real]
     limit = _limit(float(_reach(fixed).max()) / step, node)
     _limit(float(np.abs(sums).max()) / step, node)
-    names = [Const(rewriter.new.add_constant(c.name, w)) for c, w in zip(op.weights, integers, strict=True)]
+    weights = [rewriter.new.add_matrix(w.name, value) for w, value in zip(op.weights, integers, strict=True)]
     bias = Const(rewriter.new.add_constant(op.bias.name, np.rint(sums / step).astype(np.int64)))
     type = replace(node.type, fixed=FixedPoint((step,), (0.0,), -limit, limit))
-    new_op = Linear(tuple(names), bias)
+    new_op = Linear(tuple(weights), bias)
     rewriter.replace(node, rewriter.new.add(new_op, rewriter.operands(node), type, node.location, node.decisions))
 
 
@@ -146,7 +202,9 @@ def polynomial_of(functions: tuple[Function, ...], reach: float) -> F64 | None:
 def needed_bits(graph: Graph) -> float:
     """log2 of the modulus that holds results and what the client sees; on the way there, values may wrap."""
     largest = 1.0
-    for node, _ in graph.of(ClientRefresh):
+    for node in graph:
+        if not isinstance(node.op, CLIENT_OPS):
+            continue
         before = graph.operands(node)[0].type.fixed
         assert before is not None
         largest = max(largest, float(before.magnitude))
@@ -167,12 +225,7 @@ def plaintext_primes(ring: int, bits: float) -> tuple[int, ...]:
     found: list[int] = []
     at = max(int(2.0 ** (bits / count)), 2 * ring) // (2 * ring) * 2 * ring + 1
     while len(found) < count:
-        if at >= 2.0 ** (bits / count) and _is_prime(at):
+        if at >= 2.0 ** (bits / count) and is_prime(at):
             found.append(at)
         at += 2 * ring
     return tuple(found)
-
-
-def _is_prime(number: int) -> bool:
-    """By trial division: at most 2^15 of them."""
-    return number > 1 and all(number % d for d in range(2, isqrt(number) + 1))

@@ -93,14 +93,13 @@ class _Lowering:
         sources: list[Register] = []
         weights: list[float] = []
         target = _magnitude(node.type.fixed)
-        for operand, const in zip(self.graph.operands(node), op.weights, strict=True):
-            row = self.graph.constant(const.name)[feature]
-            used = np.flatnonzero(row)
+        for operand, weight in zip(self.graph.operands(node), op.weights, strict=True):
+            used, row = self.graph.matrix(weight).row(feature)
             if not len(used) and not sources:
-                used = np.arange(1)  # a constant, but computed from something
+                used, row = np.zeros(1, dtype=np.int64), np.zeros(1)  # a constant, but computed from something
             sources += [self.feature(operand, int(i)) for i in used]
             scale = _magnitude(operand.type.fixed) * self._factor(operand) / target
-            weights += [float(w) * scale for w in row[used]]
+            weights += [float(w) * scale for w in row]
         self.writer.node = node.id
         return self.writer.dot(sources, weights, float(self.graph.constant(op.bias.name)[feature]) / target)
 

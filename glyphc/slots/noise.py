@@ -53,8 +53,8 @@ def _unit(node: Node) -> float:
 
 def _linear(graph: Graph, node: Node, op: Linear, operands: list[Noise], parameters: SlotParameters) -> Noise:
     white, approximation = (slot_noise.rescaling(parameters) * _unit(node)) ** 2, 0.0
-    for source, const in zip(operands, op.weights, strict=True):
-        gain = float((graph.constant(const.name).astype(np.float64) ** 2).sum(axis=1).mean())
+    for source, weight in zip(operands, op.weights, strict=True):
+        gain = float(graph.matrix(weight).energies().mean())
         white += gain * source.white**2
         approximation += gain * source.approximation**2
     return Noise(float(np.sqrt(white)), 0.0, float(np.sqrt(approximation)))

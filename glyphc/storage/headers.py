@@ -17,6 +17,7 @@ BINDING = "weights/program"
 # What the parts of evaluation keys are called (see ``glyphc.backends.openfhe.keymoulds``, which needs OpenFHE).
 KEY_PART = re.compile(
     r"slots/(public|multiplication)|"
+    r"integers/((public|multiplication)-[01]|automorphism-[01]-[0-9]{1,9})|"
     r"kernels/(sparse|dense|(linear|multiplication)-[0-9]{1,9}|automorphism-[0-9]{1,9}-[0-9]{1,3})|"
     r"bgv/public|torus/multiplication|(bgv|torus)/automorphism-[0-9]{1,9}|weights/[0-9]{5,9}/[0-9]{5,9}/(ws?|bias)|"
     + re.escape(BINDING)
@@ -141,6 +142,39 @@ class CheckpointHeader(Header):
     instructions: int
 
 
+@dataclass(frozen=True)
+class QuestionHeader(Header):
+    """What the client is asked in the middle of an evaluation, one part per ciphertext: request ``number`` of the
+    program, in a pass. flooding_bits: as of outputs."""
+
+    kind = "a question to the client"
+    made_by = "'glyphc eval'"
+    read_by = "'glyphc refresh --question' answers it"
+    program: str
+    key: str
+    request: str
+    pass_number: int
+    number: int
+    flooding_bits: int
+
+
+@dataclass(frozen=True)
+class AnswerHeader(Header):
+    """The client's answer, one part per fresh ciphertext. question: the digest of what it answers. seed: hexadecimal,
+    public."""
+
+    kind = "an answer of the client"
+    made_by = "'glyphc refresh'"
+    read_by = "'glyphc eval --answer' goes on with it"
+    program: str
+    key: str
+    request: str
+    pass_number: int
+    number: int
+    question: str
+    seed: str
+
+
 # -- training: program is the fingerprint of a training program, key the digest of the run's evaluation keys --
 
 
@@ -222,6 +256,8 @@ HEADERS: tuple[type[Header], ...] = (
     InputsHeader,
     OutputsHeader,
     CheckpointHeader,
+    QuestionHeader,
+    AnswerHeader,
     TrainingProgramHeader,
     TrainingKeysHeader,
     TrainingBatchHeader,

@@ -36,6 +36,7 @@ from glyphc.ir.ops import (
     Scale,
     Scatter,
     Softmax,
+    Sparse,
     Sub,
     SumTo,
 )
@@ -113,6 +114,8 @@ def _(op: Reshape, c: _Context, args: tuple[Node, ...]) -> Node:
 @_batched.register
 def _(op: Dense, c: _Context, args: tuple[Node, ...]) -> Node:
     b = c.builder
+    if any(isinstance(w, Sparse) for w in op.weights):
+        raise TrainingError(f"{c.node} has sparse weights, which are not trained; give the network as it was read")
     products = [b.matmul(x, c.weights[w.name], False, True) for x, w in zip(args, op.weights, strict=True)]
     return b.add(b.total(products), c.weights[op.bias.name])
 
@@ -157,14 +160,17 @@ def _(op: Gather, c: _Context, args: tuple[Node, ...]) -> Node:
 @_batched.register
 def _(op: Affine, c: _Context, args: tuple[Node, ...]) -> Node:
     """A fixed map: the same block for every sample."""
-    data, indices, indptr, bias = (c.network.constant(name) for name in op.constant_names())
+    size = prod(args[0].type.shape[1:])
+    bias = c.network.constant(op.bias.name)
+    one = c.network.matrix(op.matrix(size, c.network.constants)).csr()
+    data, indices, indptr = one.data, one.indices, one.indptr
     if c.batch * data.size > _MOST_ENTRIES:
         raise TrainingError(
             f"{c.node} maps a sample with {data.size} numbers, too many for a batch of {c.batch} samples; train in "
             f"batches of at most {max(_MOST_ENTRIES // data.size, 1)}"
         )
     samples = np.arange(c.batch)[:, None]
-    columns = samples * prod(args[0].type.shape[1:]) + indices
+    columns = samples * size + indices
     ends = samples * data.size + indptr[1:]
     parts = (np.tile(data, c.batch), columns.ravel(), np.append(0, ends), np.tile(bias, c.batch))
     return c.builder.affine(args[0], parts, c.shape)
@@ -250,11 +256,8 @@ def _(op: Scale, p: _Pull) -> Gradients:
 
 @_pull.register
 def _(op: Affine, p: _Pull) -> Gradients:
-    from scipy import sparse  # slow to load, and few networks need it
-
-    data, indices, indptr, bias = (p.b.graph.constant(name) for name in op.constant_names())
     shape = p.args[0].type.shape
-    back = sparse.csr_array((data, indices, indptr), shape=(bias.size, prod(shape))).T.tocsr()
+    back = p.b.graph.matrix(op.matrix(prod(shape), p.b.graph.constants)).csr().T.tocsr()
     return (p.b.affine(p.g, (back.data, back.indices, back.indptr, np.zeros(prod(shape))), shape),)
 
 

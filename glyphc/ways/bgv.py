@@ -180,7 +180,7 @@ def _weights(lowering: Lowering, node: Node, op: Linear, step: Step) -> str:
         weight, source = lowering.weight(node, step.operand), layout(operand)
         bias = lowering.graph.constant(op.bias.name).astype(np.int64) if first else None
         parts = lowering.parts(operand, step.group)
-        used = [p for p in parts if weight[:, p :: source.parts].any()] or parts[:1]
+        used = [p for p in parts if weight.used(p)] or parts[:1]
         lowering.sources[name] = tuple(parts.index(p) for p in used)
         lowering.polynomials[name] = weight_polynomials(weight, bias, source, layout(node), tuple(used))
     return name

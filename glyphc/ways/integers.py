@@ -54,6 +54,17 @@ class IntegerPolynomials(_OnIntegers):
         return self.planned(node, question, "a polynomial with integer coefficients")
 
 
+class IntegerTables(_OnIntegers):
+    """A table in place of a function, looked up by bits that the client encrypts."""
+
+    name = "table by the client's bits in slots"
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        if not isinstance(node.op, Apply):
+            return None
+        return self.planned(node, question, "a trip to the client, which sees the values, and products of bits")
+
+
 class IntegerDecryption(PlannedDecryption):
     """Exact results."""
 
@@ -61,5 +72,10 @@ class IntegerDecryption(PlannedDecryption):
     source = INTEGERS
 
 
-WAYS: tuple[Way, ...] = (IntegerInput(), IntegerReshape(), IntegerLinear(), IntegerPolynomials())
+# What functions become.
+POLYNOMIAL_WAYS: tuple[Way, ...] = (IntegerPolynomials(),)
+TABLE_WAYS: tuple[Way, ...] = (IntegerTables(),)
+# What every network on integers takes.
+COMMON_WAYS: tuple[Way, ...] = (IntegerInput(), IntegerReshape(), IntegerLinear())
+WAYS: tuple[Way, ...] = (*COMMON_WAYS, *POLYNOMIAL_WAYS, *TABLE_WAYS)
 CONVERSIONS: tuple[Conversion, ...] = (IntegerDecryption(),)

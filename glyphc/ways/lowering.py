@@ -9,17 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import EncryptedMap, Instruction, Polynomials, Register, Store
 from glyphc.ir.layout import Layout
+from glyphc.ir.matrices import Parts
 from glyphc.ir.ops import Input, Linear, Op, Output, Reshape, Unpack
-
-I64 = npt.NDArray[np.int64]
 
 # Parts of a value that are alive at once: inputs are loaded so many at a time, and a large unpacking is split in two
 # steps, where what comes of each piece of the first is used up before the next one is split.
@@ -101,6 +97,7 @@ class Lowering:
     # of the polynomials of a step: which of the registers of its source they meet
     sources: dict[str, tuple[int, ...]] = field(default_factory=dict)
     met: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # groups by map and operand
+    weights: dict[tuple[int, int], Parts] = field(default_factory=dict)  # matrices by map and operand
     count: int = 0
 
     def fresh(self, number: int = 1) -> tuple[Register, ...]:
@@ -170,8 +167,8 @@ class Lowering:
         assert isinstance(node.op, Linear)
         if node.op.encrypted:
             return list(range(groups))  # where its zeros are is a secret, too
-        weight, parts = self.weight(node, number), layout(operand).parts
-        met = [g for g in range(groups) if any(weight[:, p::parts].any() for p in self.parts(operand, g))]
+        weight = self.weight(node, number)
+        met = [g for g in range(groups) if any(weight.used(p) for p in self.parts(operand, g))]
         return met or [0]
 
     def groups(self, node: Node) -> int:
@@ -191,9 +188,14 @@ class Lowering:
         parts = min(layout(node).parts, node.type.size)
         return list(range(parts) if group < 0 else range(group, parts, self.groups(node)))
 
-    def weight(self, node: Node, number: int) -> I64:
+    def weight(self, node: Node, number: int) -> Parts:
+        """The matrix of an operand of a linear map, in the parts of that operand."""
         assert isinstance(node.op, Linear)
-        return self.graph.constant(node.op.weights[number].name).astype(np.int64, copy=False)
+        key = (node.id, number)
+        if key not in self.weights:
+            parts = layout(self.graph.operands(node)[number]).parts
+            self.weights[key] = self.graph.matrix(node.op.weights[number]).parts(parts)
+        return self.weights[key]
 
 
 def layout(node: Node) -> Layout:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from glyphc.errors import GlyphcError
+from glyphc.ir.client_requests import MOST_TABLE_BITS
 
 from .base import Way
 from .client import ClientTail
-from .integers import WAYS as INTEGER_WAYS
+from .integers import COMMON_WAYS, POLYNOMIAL_WAYS, TABLE_WAYS
 from .registry import GLYPH_WAYS, UNAVAILABLE_WAYS
 from .slots import WAYS as SLOT_WAYS
 
@@ -30,6 +31,7 @@ class Replacement(Enum):
     POLYNOMIAL = "a polynomial, by least squares"
     SQUARE = "a multiple of the square"
     IDENTITY = "the identity: values stay as they are"
+    NOTHING = "nothing: functions have to be polynomials already"
     TABLE = "a table"
     CIRCUIT = "a circuit of gates"
 
@@ -57,7 +59,8 @@ class Strategy:
     """A policy.
 
     names: of the ways that a program may take, None for all. degree: of polynomials where the user names none; 0: as
-    the tolerance asks. missing: why it cannot be chosen yet.
+    the tolerance asks. table_bits: of the index of its tables, where the user names none. missing: why it cannot be
+    chosen yet.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Strategy:
     numbers: Numbers
     refresh: Refresh = Refresh.NONE
     degree: int = 0
+    table_bits: int = 0
     paper: str = ""
     missing: str = ""
 
@@ -77,6 +81,11 @@ class Strategy:
     def takes_degree(self) -> bool:
         """Whether the degree of its polynomials is the user's to choose."""
         return self.replacement is Replacement.POLYNOMIAL
+
+    @property
+    def takes_table_bits(self) -> bool:
+        """Whether the size of its tables is the user's to choose."""
+        return self.replacement is Replacement.TABLE
 
     @property
     def changes_network(self) -> bool:
@@ -90,7 +99,8 @@ def _names(*ways: Way) -> frozenset[str]:
 
 
 _SLOTS = _names(*SLOT_WAYS, ClientTail())
-_INTEGERS = _names(*INTEGER_WAYS, ClientTail())
+_POLYNOMIALS = _names(*COMMON_WAYS, *POLYNOMIAL_WAYS, ClientTail())
+_TABLES = _names(*COMMON_WAYS, *TABLE_WAYS, ClientTail())
 _ALL = (
     Strategy("auto", "whatever is cheapest and keeps to the tolerance", None, Replacement.CHEAPEST, Numbers.EITHER),
     Strategy(
@@ -110,6 +120,13 @@ _ALL = (
         Numbers.REALS,
     ),
     Strategy(
+        "integers",
+        "BFV on integers in slots, for networks whose functions are polynomials, or that have none",
+        _POLYNOMIALS,
+        Replacement.NOTHING,
+        Numbers.INTEGERS,
+    ),
+    Strategy(
         "onoufriou",
         "leveled CKKS on numbers in slots, polynomials of one degree",
         _SLOTS,
@@ -121,7 +138,7 @@ _ALL = (
     Strategy(
         "cryptonets",
         "BFV on integers in slots, squares",
-        _INTEGERS,
+        _POLYNOMIALS,
         Replacement.SQUARE,
         Numbers.INTEGERS,
         paper="Gilad-Bachrach, Dowlin, Laine, Lauter, Naehrig, Wernsing: CryptoNets: Applying Neural Networks to "
@@ -130,7 +147,7 @@ _ALL = (
     Strategy(
         "ghimes",
         "BFV on integers in slots, layers without nonlinearities, computed one after another",
-        _INTEGERS,
+        _POLYNOMIALS,
         Replacement.IDENTITY,
         Numbers.INTEGERS,
         paper="Ghimes, Vladuta, Patriciu, Savu: Applying Neural Network Approach to Homomorphic Encrypted Data, 2018",
@@ -138,7 +155,7 @@ _ALL = (
     Strategy(
         "hesamifard",
         "BFV on integers in slots, polynomials; the client decrypts their results and encrypts them again",
-        _INTEGERS,
+        _POLYNOMIALS,
         Replacement.POLYNOMIAL,
         Numbers.INTEGERS,
         Refresh.CLIENT,
@@ -147,13 +164,13 @@ _ALL = (
     ),
     Strategy(
         "nandakumar",
-        "BGV, a table in place of each nonlinearity, looked up by the bits of a value",
-        frozenset(),
+        "BFV on integers in slots, a table in place of each nonlinearity, looked up by bits of the client's",
+        _TABLES,
         Replacement.TABLE,
         Numbers.INTEGERS,
         Refresh.CLIENT,
+        table_bits=7,
         paper="Nandakumar, Ratha, Pankanti, Halevi: Towards Deep Neural Network Training on Encrypted Data, 2019",
-        missing="looking up tables by encrypted bits is not there, nor is the client that would give the bits",
     ),
     Strategy(
         "tbmpnet",
@@ -164,10 +181,13 @@ _ALL = (
         Refresh.BOOTSTRAP,
         paper="Yoo, Yoon: t-BMPNet: Trainable Bitwise Multilayer Perceptron Neural Network over Fully Homomorphic "
         "Encryption Scheme, 2021",
-        missing="circuits of gates are not there; at some 35 ms a gate they take hours for a sample of such networks",
+        missing="circuits of gates on words of bits are there (glyphc.gates), and no way of the compiler's takes them; "
+        "a sample of a network with some thousand weights takes over 100,000 gates of 35 ms, an hour and more",
     ),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _ALL}
+# What computes a network as it is, for ``auto`` to choose among where there are constraints.
+CANDIDATES = ("glyph", "slots", "integers", "nandakumar")
 AVAILABLE = tuple(strategy.name for strategy in _ALL if not strategy.missing)
 
 
@@ -196,3 +216,18 @@ def degree_of(chosen: Strategy, degree: int | None) -> int:
     if not 1 <= degree <= HIGHEST_DEGREE:
         raise GlyphcError(f"polynomials of degree 1 to {HIGHEST_DEGREE} can be computed, not {degree}")
     return degree
+
+
+def table_bits_of(chosen: Strategy, bits: int | None) -> int:
+    """The bits of the index of a strategy's tables, 0 where it has none; GlyphcError for bits that it does not take.
+
+    bits: the user's, None where there are none.
+    """
+    if bits is None:
+        return chosen.table_bits
+    if not chosen.takes_table_bits:
+        takers = ", ".join(name for name in AVAILABLE if STRATEGIES[name].takes_table_bits)
+        raise GlyphcError(f"the strategy {chosen.name!r} looks up no tables; these do: {takers}")
+    if not 1 <= bits <= MOST_TABLE_BITS:
+        raise GlyphcError(f"tables with an index of 1 to {MOST_TABLE_BITS} bits can be looked up, not of {bits}")
+    return bits

@@ -61,7 +61,9 @@ class LookUpTable(Way):
     def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
         if not isinstance(node.op, Apply):
             return None
-        return Refusal("no lowering yet; needs the bits of a small exact index, which values here are not")
+        return Refusal(
+            "needs the bits of a small exact index, which values here are not, and only the client could give"
+        )
 
 
 class ClientRefresh(Way):

@@ -7,26 +7,27 @@ import numpy.typing as npt
 
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.layout import Layout
+from glyphc.ir.matrices import Parts
 
 I64 = npt.NDArray[np.int64]
 
 
 def weight_polynomials(
-    weight: I64, bias: I64 | None, source: Layout, target: Layout, used: tuple[int, ...] | None = None
+    weight: Parts, bias: I64 | None, source: Layout, target: Layout, used: tuple[int, ...] | None = None
 ) -> Polynomials:
-    """Polynomials of a dense map, W_r = sum_{k, q} w[k, r + q*parts] X^(k*s_out - q*s_in), and the bias at the end.
+    """Polynomials of a linear map, W_r = sum_{k, q} w[k, r + q*parts] X^(k*s_out - q*s_in), and the bias at the end.
 
-    weight: (out, in), bias: (out,) or none. used: the parts r, by default all that hold a feature. The results of the
-    samples of a source chunk stand at the source's distances; the caller moves them to their places in the target.
+    weight: a matrix (out, in) in the source's parts; bias: (out,) or none. used: the parts r, by default all that hold
+    a feature. The results of the samples of a source chunk stand at the source's distances; the caller moves them to
+    their places in the target.
     """
     n = source.ring
     rows: list[tuple[I64, I64]] = []
-    outputs = np.arange(weight.shape[0], dtype=np.int64) * target.stride
     for part in range(min(source.parts, source.features)) if used is None else used:
-        block = weight[:, part :: source.parts]
-        inputs = np.arange(block.shape[1], dtype=np.int64) * source.stride
-        rows.append(_wrap((outputs[:, None] - inputs[None, :]).ravel(), block.ravel(), n))
+        outputs, inputs, values = weight.entries(part)
+        rows.append(_wrap(outputs * target.stride - inputs * source.stride, values, n))
     if bias is not None:
+        outputs = np.arange(len(bias), dtype=np.int64) * target.stride
         samples = np.arange(source.per_chunk, dtype=np.int64) * source.batch_stride
         positions = samples[:, None] + outputs[None, :]
         rows.append(_wrap(positions.ravel(), np.broadcast_to(bias, positions.shape).ravel(), n))

@@ -7,12 +7,13 @@ whether a whole program can be executed.
 
 from .base import NO_NODE, Code, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
 from .coefficients import Dot, DotProduct, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
-from .integers import IntegerDot, IntegerProduct, IntegerRefresh
+from .integers import ClientRequest, IntegerBlocks, IntegerDot, IntegerProduct, requests_of
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
 from .slots import Drop, SlotDot, SlotProduct
 
 __all__ = [
     "NO_NODE",
+    "ClientRequest",
     "ClientSpec",
     "Code",
     "Dot",
@@ -24,9 +25,9 @@ __all__ = [
     "Free",
     "FromTorus",
     "Instruction",
+    "IntegerBlocks",
     "IntegerDot",
     "IntegerProduct",
-    "IntegerRefresh",
     "Kind",
     "Load",
     "Polynomials",
@@ -40,5 +41,6 @@ __all__ = [
     "Store",
     "ToTorus",
     "check_flow",
+    "requests_of",
     "with_frees",
 ]

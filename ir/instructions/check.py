@@ -13,7 +13,7 @@ from ..parameters import Parameters
 from ..slot_parameters import SlotParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
 from .coefficients import Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
-from .integers import check_integers
+from .integers import check_integers, requests_of
 from .program import EncryptedMap, Polynomials, Schedule
 from .slots import check_slots
 
@@ -32,7 +32,10 @@ def check_schedule(schedule: Schedule) -> None:
         inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
         check_slots(schedule.instructions, inputs, parameters.depth)
     elif isinstance(parameters, IntegerParameters):
-        check_integers(schedule.instructions, {p.name: p.layout.ciphertexts for p in schedule.client.inputs})
+        inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
+        check_integers(schedule.instructions, inputs, parameters)
+        if requests_of(schedule.instructions) != schedule.client.requests:
+            raise IRError("what its instructions ask of the client is not what the client was told")
     else:
         for name, polynomials in schedule.polynomials.items():
             check_polynomials(name, polynomials, parameters)

@@ -1,4 +1,8 @@
-"""Instructions on exact integers in slots, modulo the plaintext modulus: no levels, no rescaling, no rounding."""
+"""Instructions on exact integers in slots, modulo the plaintext modulus: no levels, no rescaling, no rounding.
+
+Slots stand in two rows of N/2. A *block* is so many neighbouring slots of a row, a power of two of them: one register
+may hold a feature in each block, its sample s in slot s of the block.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..client_requests import Request
 from ..errors import IRError
+from ..integer_parameters import IntegerParameters
 from .base import Free, Instruction, Kind, Load, Register, Store, check_flow
 
 
@@ -29,6 +35,28 @@ class IntegerDot(Instruction):
 
 
 @dataclass(frozen=True)
+class IntegerBlocks(Instruction):
+    """target = the sum over sources j and blocks b of weights[j][b] times block b of sources[j], + bias: in each block.
+
+    block: how many slots are one.
+    """
+
+    operand: ClassVar[Kind] = Kind.INTEGERS
+    result: ClassVar[Kind] = Kind.INTEGERS
+    method: ClassVar[str] = "integer_blocks"
+    read_fields: ClassVar[tuple[str, ...]] = ("sources",)
+    target: Register
+    sources: tuple[Register, ...]
+    weights: tuple[tuple[int, ...], ...]
+    block: int
+    bias: int
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.integer_blocks(operands, self),)
+
+
+@dataclass(frozen=True)
 class IntegerProduct(Instruction):
     """target = a * b, relinearised."""
 
@@ -46,22 +74,29 @@ class IntegerProduct(Instruction):
 
 
 @dataclass(frozen=True)
-class IntegerRefresh(Instruction):
-    """target = a fresh encryption of what source holds, times ratio and rounded. The client's to do: it sees it."""
+class ClientRequest(Instruction):
+    """targets = what the client makes of the integers in sources, all at once: a trip to it and back. It sees them."""
 
     operand: ClassVar[Kind] = Kind.INTEGERS
     result: ClassVar[Kind] = Kind.INTEGERS
-    method: ClassVar[str] = "integer_refresh"
-    target: Register
-    source: Register
-    ratio: float
+    method: ClassVar[str] = "client_request"
+    read_fields: ClassVar[tuple[str, ...]] = ("sources",)
+    written_fields: ClassVar[tuple[str, ...]] = ("targets",)
+    targets: tuple[Register, ...]
+    sources: tuple[Register, ...]
+    request: Request
     node: int
 
     def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
-        return (machine.integer_refresh(operands[0], self),)
+        return tuple(machine.client_request(operands, self.request))
 
 
-def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int]) -> None:
+def requests_of(code: Sequence[Instruction]) -> tuple[Request, ...]:
+    """What the client is asked, in order."""
+    return tuple(i.request for i in code if isinstance(i, ClientRequest))
+
+
+def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int], parameters: IntegerParameters) -> None:
     """IRError for code that cannot be executed. inputs: how many ciphertexts each input has."""
     check_flow(code, Kind.INTEGERS)
     stored: set[tuple[str, int]] = set()
@@ -80,10 +115,27 @@ def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int]) -> No
                     raise IRError(f"{what} has {len(weights)} weights for {len(sources)} registers")
                 if not any(weights):
                     raise IRError(f"{what} multiplies by nothing but zeros")
-            case IntegerRefresh(ratio=ratio):
-                if not 0 < ratio <= 1:
-                    raise IRError(f"{what} multiplies by {ratio}, which is no share")
+            case IntegerBlocks(sources=sources, weights=rows, block=block):
+                _check_block(what, block, parameters)
+                if not sources or len(rows) != len(sources) or {len(r) for r in rows} != {parameters.slots // block}:
+                    raise IRError(f"{what} has not a weight for each block of its {len(sources)} registers")
+                if not parameters.block:
+                    raise IRError(f"{what} sums up blocks, for which there are no keys")
+            case ClientRequest(targets=targets, sources=sources, request=request):
+                try:
+                    request.check(parameters.slots)
+                except IRError as e:
+                    raise IRError(f"{what}: {e}") from None
+                if request.bits and request.block != parameters.slots:
+                    _check_block(what, request.block, parameters)
+                if (len(sources), len(targets)) != (request.ciphertexts, request.results(parameters.slots)):
+                    raise IRError(f"{what} makes {len(targets)} registers of {len(sources)}, which is not its request")
             case IntegerProduct() | Free():
                 pass
             case _:
                 raise IRError(f"{what} does not work on integers in slots")
+
+
+def _check_block(what: str, block: int, parameters: IntegerParameters) -> None:
+    if not 1 <= block <= parameters.slots // 2 or block & (block - 1) or parameters.block not in (0, block):
+        raise IRError(f"{what} has blocks of {block} slots, the program of {parameters.block}")

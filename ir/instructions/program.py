@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from ..client_requests import Request
 from ..encodings import Ids, Labels, Ranks
 from ..integer_parameters import ProgramParameters
 from ..layout import Layout
@@ -80,7 +81,7 @@ class EncryptedMap:
 class ClientSpec:
     """All of a program that the client needs: no weights, no instructions.
 
-    encrypted: the weights that it has to encrypt, not their values.
+    encrypted: the weights that it has to encrypt, not their values. requests: what it is asked on the way, in order.
     """
 
     parameters: ProgramParameters
@@ -88,6 +89,7 @@ class ClientSpec:
     outputs: tuple[Port, ...]
     batch: int
     encrypted: tuple[EncryptedMap, ...] = ()
+    requests: tuple[Request, ...] = ()
 
     @property
     def chunks(self) -> int:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from ..errors import IRSyntaxError
 from ..typed_json import TypedJSON
-from . import ckks, coefficients, slots
+from . import ckks, coefficients, integers, slots
 from .base import Code, Free, Instruction, Load, Store
 
 VERSION = 2
@@ -36,6 +36,7 @@ class Family:
 
 COEFFICIENTS = Family("coefficients", coefficients)
 SLOTS = Family("slots", slots)
+INTEGERS = Family("integers", integers)
 CKKS = Family("ckks", ckks)
 
 

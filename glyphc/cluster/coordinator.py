@@ -1,0 +1,339 @@
+"""Hands the passes of an evaluation to workers of a Dask cluster, and gathers their outputs in one file.
+
+A worker that dies has its tasks run by others; a scheduler that goes away is waited for, and what was not done is
+handed out again. The outputs are those of one machine, bit for bit, unless they are sanitized.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from glyphc.analysis import cost_file
+from glyphc.analysis.estimate import estimate
+from glyphc.analysis.kernels_cost import for_engine
+from glyphc.errors import EnvironmentSetupError
+from glyphc.exchange.artifacts import ServerProgram
+from glyphc.exchange.parts import input_places, pass_count
+from glyphc.exchange.server import EvaluationReport, Request, check_request
+from glyphc.progress import Reporter, Silent
+from glyphc.storage.container import Reader, Writer
+from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader
+
+from . import worker
+from .worker import FileKind
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CHUNK = 16 << 20
+# How long a scheduler may be away, and how often a task may lose its worker.
+AWAY_SECONDS = 120.0
+LOSSES = 10
+LOCAL = "local"
+
+
+class ClusterError(EnvironmentSetupError):
+    """The cluster cannot be reached, is not fit for this program, or a worker could not do its task."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the cluster is. local: worker processes of this one, 0 for one elsewhere; url: of its scheduler.
+
+    tls: a folder with ca.pem, cert.pem and key.pem, or None.
+    """
+
+    local: int
+    url: str
+    tls: Path | None
+
+    @staticmethod
+    def read(text: str, tls: Path | None = None) -> Address:
+        """``local``, ``local:N``, or a scheduler's address; ClusterError for others.
+
+        Dask executes what its peers send: without TLS only this machine's own addresses are taken.
+        """
+        if text == LOCAL or text.startswith(LOCAL + ":"):
+            count = text.partition(":")[2] or str(os.cpu_count() or 1)
+            if not count.isdecimal() or not 0 < int(count) <= 64:
+                raise ClusterError(f"--cluster {text!r}: local:N takes a number of worker processes, 1 to 64")
+            return Address(int(count), "", None)
+        url = urlsplit(text)
+        if url.scheme not in ("tcp", "tls") or not url.hostname or not url.port:
+            raise ClusterError(f"--cluster {text!r} is neither local[:N] nor a scheduler such as tls://host:8786")
+        if url.scheme == "tcp" and not _loopback(url.hostname):
+            raise ClusterError(
+                f"--cluster {text!r}: workers and scheduler execute what is sent to them, so beyond this machine they "
+                "have to show certificates: start them with tls:// and name a folder of ca.pem, cert.pem and key.pem "
+                "with --cluster-tls"
+            )
+        if url.scheme == "tls" and tls is None:
+            raise ClusterError(f"--cluster {text!r} needs --cluster-tls, a folder of ca.pem, cert.pem and key.pem")
+        return Address(0, text, tls)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What all workers need: a program and a client's evaluation keys, by path and digest."""
+
+    program: Path
+    keys: Path
+
+    def each(self) -> Iterator[tuple[FileKind, Path, str]]:
+        """Kind, path, digest."""
+        with Reader(self.program, ProgramHeader) as program:
+            yield FileKind.PROGRAM, self.program, program.digest
+        with Reader(self.keys, KeysHeader) as keys:
+            yield FileKind.KEYS, self.keys, keys.digest
+
+
+def evaluate(
+    address: Address, files: Files, inputs: Path, output: Path, flooding_bits: int = 0, reporter: Reporter | None = None
+) -> EvaluationReport:
+    """Evaluate a file of encrypted inputs to one of encrypted outputs, as ``Evaluator.evaluate`` does by itself.
+
+    ClusterError when the cluster is not there, not fit for the program, or fails; nothing is written then.
+    """
+    program = ServerProgram.load(files.program)
+    if program.schedule.client.requests:
+        raise ClusterError("this program asks its client on the way, which one server does: leave --cluster out")
+    with Reader(files.keys, KeysHeader) as keys:
+        engine = keys.header.engine
+        request = check_request(inputs, program, keys.digest, keys.header.modulus)
+    job = _Job(program, files, engine, request, flooding_bits, reporter or Silent())
+    start = time.perf_counter()
+    last = time.monotonic()
+    with _scheduler(address) as url:
+        while job.missing:
+            try:
+                with _connected(url, address) as client:
+                    job.work(client)
+            except (OSError, TimeoutError) as e:
+                # the scheduler is gone, or not there yet
+                if time.monotonic() - max(last, job.last_success) > AWAY_SECONDS:
+                    raise ClusterError(f"the cluster at {url} cannot be reached: {e}") from None
+                time.sleep(1.0)
+    digest = job.write(output)
+    seconds = {"evaluate": time.perf_counter() - start}
+    return EvaluationReport(request.samples, job.passes, digest, seconds=seconds)
+
+
+class _Job:
+    """done: outputs of finished passes; bits: of their modulus."""
+
+    def __init__(
+        self,
+        program: ServerProgram,
+        files: Files,
+        engine: str,
+        request: Request,
+        flooding_bits: int,
+        reporter: Reporter,
+    ) -> None:
+        self.program, self.files, self.engine, self.request = program, files, engine, request
+        self.flooding_bits, self.reporter = flooding_bits, reporter
+        self.client = program.schedule.client
+        self.passes = pass_count(self.client, request.samples)
+        self.done: dict[int, list[tuple[str, bytes]]] = {}
+        self.bits = 0
+        self.last_success = 0.0
+        self._told = 0
+
+    @property
+    def missing(self) -> list[int]:
+        return [number for number in range(self.passes) if number not in self.done]
+
+    def work(self, cluster: Client) -> None:
+        """All that is missing; OSError when the scheduler goes away meanwhile."""
+        from distributed import as_completed
+
+        names = self._fit(cluster)
+        digests = {
+            kind: self._distribute(cluster, names, kind, path, digest) for kind, path, digest in self.files.each()
+        }
+        if self._told != len(names):
+            self.reporter.stage(f"evaluate on {len(names)} workers", self.passes)
+            self.reporter.advance(len(self.done), "done before")
+            self._told = len(names)
+        known = digests[FileKind.PROGRAM], digests[FileKind.KEYS]
+        request = astuple(self.request)[1:]
+        with Reader(self.request.inputs, InputsHeader) as reader:
+            futures = {
+                cluster.submit(
+                    worker.evaluate,
+                    *known,
+                    request,
+                    number,
+                    self._parts(reader, number),
+                    self.flooding_bits,
+                    pure=False,
+                ): number
+                for number in self.missing
+            }
+        for future in as_completed(futures, loop=cluster.loop):
+            self._finished(futures[future], future)
+
+    def _finished(self, number: int, future: Any) -> None:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        try:
+            error, bits, parts = future.result()
+        except KilledWorker as e:
+            raise ClusterError(
+                f"pass {number + 1}: {LOSSES} workers died of it; they may have run out of memory"
+            ) from e
+        except FutureCancelledError as e:
+            raise ConnectionError("the scheduler has lost what it was asked") from e
+        if error:
+            raise ClusterError(f"pass {number + 1}: {error}")
+        if self.bits not in (0, bits):
+            raise ClusterError("workers disagree on the outputs' modulus; do they run the same glyphc?")
+        self.bits, self.done[number] = bits, parts
+        self.last_success = time.monotonic()
+        self.reporter.advance(1, f"pass {number + 1}")
+        future.release()
+
+    def _parts(self, reader: Reader[InputsHeader], number: int) -> dict[str, bytes]:
+        return {
+            place.name: reader.read(place.name) for place in input_places(self.client, self.request.samples, number)
+        }
+
+    def _fit(self, cluster: Client) -> list[str]:
+        """Addresses of the workers; ClusterError where they are not all fit for this program."""
+        cluster.wait_for_workers(1, timeout=AWAY_SECONDS)
+        found = cluster.run(worker.describe)
+        versions, here = {str(about["version"]) for about in found.values()}, version("glyphc")
+        if versions != {here}:
+            raise ClusterError(f"workers have glyphc {', '.join(sorted(versions))}, here it is {here}")
+        unfit = [name for name, about in found.items() if self.engine not in str(about["engines"]).split(",")]
+        if unfit:
+            raise ClusterError(f"worker {unfit[0]} cannot use the engine {self.engine!r}, which the keys are for")
+        each = estimate(self.program.schedule, for_engine(cost_file.current(), self.engine)).memory_bytes
+        hosts = Counter(about["host"] for about in found.values())
+        for host, count in hosts.items():
+            memory = max(int(about["memory"]) for about in found.values() if about["host"] == host)
+            if not self.done and count * each > memory:
+                raise ClusterError(
+                    f"{count} workers on {host} need about {count * each / 1e9:.1f} GB of memory, "
+                    f"{memory / 1e9:.1f} GB are available; start {int(memory // each)} there"
+                )
+        return list(found)
+
+    def _distribute(self, cluster: Client, names: list[str], kind: FileKind, path: Path, digest: str) -> str:
+        """The digest of a file that all workers have from then on; one of each host receives it."""
+        absolute = os.fspath(path.resolve())
+        for name in names:
+            if self._asked(cluster, name, worker.holds, kind.value, digest, absolute):
+                continue
+            size = path.stat().st_size
+            self.reporter.stage(f"send {kind.value} to {name}", size)
+            with open(path, "rb") as file:
+                offset = 0
+                while offset < size:
+                    chunk = file.read(CHUNK)
+                    offset = self._asked(cluster, name, worker.receive, digest, offset, chunk, size)
+                    self.reporter.advance(len(chunk), kind.value)
+            if not self._asked(cluster, name, worker.holds, kind.value, digest, absolute):
+                raise ClusterError(f"worker {name} could not keep the {kind.value}")
+        return digest
+
+    @staticmethod
+    def _asked(cluster: Client, name: str, function: Any, *arguments: object) -> Any:
+        return cluster.run(function, *arguments, workers=[name])[name]
+
+    def write(self, output: Path) -> str:
+        """The file of outputs; its digest."""
+        r = self.request
+        with Writer(
+            output, OutputsHeader(r.program, r.key, r.digest, r.samples, self.bits, self.flooding_bits)
+        ) as writer:
+            for number in range(self.passes):
+                for name, data in self.done[number]:
+                    writer.add(name, data)
+        return writer.digest
+
+
+@contextmanager
+def _scheduler(address: Address) -> Iterator[str]:
+    """The address of the scheduler; one of this process's own where the workers are."""
+    if not address.local:
+        yield address.url
+        return
+    from distributed import LocalCluster
+
+    threads = max(1, (os.cpu_count() or 1) // address.local)
+    with (
+        _environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)),
+        LocalCluster(
+            n_workers=address.local,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            silence_logs=50,
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+@contextmanager
+def _connected(url: str, address: Address) -> Iterator[Client]:
+    import dask
+    from distributed import Client
+    from distributed.security import Security
+
+    security = None
+    if address.tls is not None:
+        ca, certificate, key = (os.fspath(address.tls / f"{name}.pem") for name in ("ca", "cert", "key"))
+        security = Security(tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True)
+    with dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}):
+        client = Client(url, security=security, timeout=10, set_as_default=False)
+    try:
+        yield client
+    finally:
+        with suppress(OSError, TimeoutError):
+            client.close(timeout=5)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Variables that processes started meanwhile inherit."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def need_dask() -> None:
+    """ClusterError where Dask is not installed."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        raise ClusterError("--cluster needs Dask: pip install 'glyphc[cluster]'") from None

@@ -1,0 +1,180 @@
+"""Matrices with the structure of convolutions: sums of Kronecker products of weights and places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import memory
+from .errors import IRError
+from .matrices import F64, I64, Array, Compressed, Each, Matrix, Parts, by_channel, row_numbers
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+# Sums of integers below this are exact in double precision.
+_EXACT = 2.0**53
+# Elements of a tensor that are multiplied at once: a few copies of them are made.
+_BLOCK = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class Kronecker(Matrix):
+    """A sum of Kronecker products, sum_t K_t (x) S_t: what a convolution is, and all that moves over channels alike.
+
+    kernel: all K_t, shape (taps, channels out, channels in). taps: the places of all S_t, compressed rows of shape
+    (positions out, positions in) that hold t + 1 where S_t is 1. Rows and columns are numbered by channel first.
+    """
+
+    kernel: Array
+    taps: csr_array
+
+    @staticmethod
+    def of_taps(kernel: Array, data: Array, indices: Array, indptr: Array, positions: int) -> Kronecker:
+        """From the parts of the compressed rows of the places of taps; IRError for a tap that there is not."""
+        from scipy import sparse
+
+        taps = data.astype(np.int32)
+        if taps.size and not 1 <= taps.min() <= taps.max() <= len(kernel):
+            raise IRError(f"a convolution's places are of its taps 1 to {len(kernel)}")
+        places = (part.astype(np.int32, copy=False) for part in (indices, indptr))
+        rows = sparse.csr_array((taps, *places), shape=(len(indptr) - 1, positions))
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sort_indices()
+            if not rows.has_canonical_format:
+                raise IRError("a convolution has one tap at a place")
+        return Kronecker(kernel, rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.taps.shape
+        return rows * self.kernel.shape[1], columns * self.kernel.shape[2]
+
+    @cached_property
+    def count(self) -> int:
+        return int(self._uses @ np.count_nonzero(self.kernel, axis=(1, 2)))
+
+    @property
+    def held(self) -> int:
+        return int(self.kernel.size + self.taps.nnz)
+
+    @property
+    def largest(self) -> float:
+        used = self.kernel[self._uses > 0]
+        return float(np.abs(used).max()) if used.size else 0.0
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.kernel).all())
+
+    def times(self, x: Array) -> Array:
+        if self.kernel.dtype.kind == "i" and x.dtype.kind == "i":
+            reach = np.abs(self.kernel.astype(np.float64)).sum(axis=(0, 2)).max() * np.abs(x.astype(np.float64)).max()
+            if reach < _EXACT:  # the same integers, by the libraries that multiply fast
+                exact = Kronecker(self.kernel.astype(np.float64), self.taps).times(x.astype(np.float64))
+                return exact.astype(np.int64)
+        (outputs, inputs), positions = self.kernel.shape[1:], self.taps.shape[1]
+        columns = 1 if x.ndim == 1 else x.shape[1]
+        most = max(1, _BLOCK // max(*self.shape, 1))
+        if columns > most:
+            return np.concatenate([self.times(x[:, at : at + most]) for at in range(0, columns, most)], axis=1)
+        # what one position holds side by side: the places of a tap are then a selection of rows
+        image = np.ascontiguousarray(x.reshape(inputs, positions, columns).swapaxes(0, 1)).reshape(positions, -1)
+        total = np.zeros((outputs, self.taps.shape[0], columns), dtype=np.result_type(self.kernel, x))
+        for number, places in enumerate(self._places):
+            read = np.asarray(places @ image).reshape(-1, inputs, columns)
+            total += np.tensordot(self.kernel[number], read, axes=(1, 1))
+        return total.reshape(-1, *x.shape[1:])
+
+    def of(self, x: Array) -> Array:
+        return self.times(x.T).T
+
+    def each(self, function: Each) -> Matrix:
+        return Compressed(self.csr()).each(function)
+
+    def sums(self) -> Array:
+        return self.times(np.ones(self.shape[1], dtype=self.kernel.dtype))
+
+    def row(self, i: int) -> tuple[I64, Array]:
+        channel, position = divmod(i, self.taps.shape[0])
+        first, last = self.taps.indptr[position : position + 2]
+        places, taps = self.taps.indices[first:last], self.taps.data[first:last] - 1
+        columns = np.arange(self.kernel.shape[2])[:, None] * self.taps.shape[1] + places
+        entries = self.kernel[taps, channel].T.reshape(-1)
+        return columns.reshape(-1)[entries != 0], entries[entries != 0]
+
+    def dense(self) -> Array:
+        return Compressed(self.csr()).dense()
+
+    def csr(self) -> csr_array:
+        from scipy import sparse
+
+        _, outputs, inputs = self.kernel.shape
+        columns, places = self.taps.shape[1], self.taps
+        count = outputs * inputs * places.nnz
+        memory.require(count * memory.SPARSE_ENTRY_BYTES, f"a map with {count:,} weights")
+        # every output channel reads the same places: position by position, in each the channels one after another
+        order = np.argsort(np.tile(row_numbers(places), inputs), kind="stable")
+        channel, at = np.divmod(order, places.nnz)
+        indices = np.tile(channel * columns + places.indices[at], outputs)
+        counts = np.tile(inputs * np.diff(places.indptr), outputs)
+        data = self.kernel[places.data[at] - 1, :, channel].T.reshape(-1)
+        found = sparse.csr_array((data, indices, np.concatenate([[0], np.cumsum(counts)])), shape=self.shape)
+        found.eliminate_zeros()
+        return found
+
+    def arrays(self) -> dict[str, Array]:
+        places = self.taps
+        return {"kernel": self.kernel, "data": places.data, "indices": places.indices, "indptr": places.indptr}
+
+    def parts(self, count: int) -> Parts:
+        return Compressed(self.csr()).parts(count)
+
+    def floats(self) -> Matrix:
+        return Kronecker(self.kernel.astype(np.float64), self.taps)
+
+    def scaled(self, rows: F64, columns: F64) -> Matrix:
+        by_row = by_channel(rows, self.kernel.shape[1])
+        by_column = by_channel(columns, self.kernel.shape[2])
+        if by_row is None or by_column is None:
+            return super().scaled(rows, columns)
+        return Kronecker(self.kernel.astype(np.float64) * by_column / by_row[:, None], self.taps)
+
+    def rounded(self) -> Matrix:
+        return Kronecker(np.rint(self.kernel).astype(np.int64), self.taps)
+
+    def weighted(self, columns: F64) -> F64:
+        return self.times(np.broadcast_to(columns, self.shape[1:]))
+
+    def energies(self, columns: F64 | float = 1.0) -> F64:
+        squares = Kronecker(self.kernel.astype(np.float64) ** 2, self.taps)
+        return squares.times(np.broadcast_to(np.square(columns), self.shape[1:]))
+
+    def reached(self, x: F64) -> F64:
+        return Kronecker((self.kernel != 0).astype(np.float64), self.taps).times(x)
+
+    @property
+    def transposed(self) -> Kronecker:
+        return Kronecker(self.kernel.swapaxes(1, 2), self.taps.T.tocsr())
+
+    @cached_property
+    def _uses(self) -> I64:
+        """At how many places each tap stands."""
+        return np.bincount(self.taps.data - 1, minlength=len(self.kernel))
+
+    @cached_property
+    def _places(self) -> list[csr_array]:
+        """S_t of each tap."""
+        from scipy import sparse
+
+        order = np.argsort(self.taps.data, kind="stable")
+        ends = np.cumsum(self._uses)
+        numbers, columns = row_numbers(self.taps)[order], self.taps.indices[order]
+        return [
+            sparse.csr_array((np.ones(last - first), (numbers[first:last], columns[first:last])), shape=self.taps.shape)
+            for first, last in zip(ends - self._uses, ends, strict=True)
+        ]

@@ -1,0 +1,123 @@
+"""Programs that keep to constraints, and the best of several strategies by what is preferred (small rings)."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import glyphc
+from glyphc import knowledge
+from glyphc.analysis.cost import CostModel
+from glyphc.cli import main
+from glyphc.constraints import capacity
+from glyphc.diagnostics import predicted
+from glyphc.errors import GlyphcError, ParameterError
+from glyphc.frontends.to_onnx import to_onnx
+from glyphc.ir.functions import Function
+from glyphc.ir.graph import Graph
+from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.ops import Apply, ClientBits
+from glyphc.ir.parameters import Parameters
+from glyphc.program import Program
+from tests.pass_networks import Network
+
+RING = 1024
+X = np.random.default_rng(3).normal(size=(80, 6))
+
+
+def network(function: str) -> Graph:
+    n = Network(6)
+    hidden = n.graph.add(Apply((Function(function, _PARAMETERS[function]),)), (n.dense(n.x, 5, "a"),), location="f")
+    n.output(n.dense(hidden, 3, "b"))
+    return n.graph
+
+
+_PARAMETERS: dict[str, tuple[float, ...]] = {"relu": (), "quadratic": (1.0, 0.0, 0.0)}
+
+
+@lru_cache(maxsize=32)
+def compiled(function: str, strategy: str | None, **limits: object) -> Program:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return glyphc.compile(
+            network(function), X, 4, strategy=strategy, insecure_ring=RING, cost=CostModel(), tolerance=20.0, **limits
+        )  # type: ignore[arg-type]
+
+
+def prices(program: Program) -> dict[str, float]:
+    """Worked out by hand, of a batch of four."""
+    found = predicted(program, CostModel())
+    seconds = found.seconds + found.client_seconds + CostModel().upload_seconds(found.upload_bytes)
+    return {
+        "latency": seconds,
+        "throughput": seconds / capacity(program),
+        "traffic": found.upload_bytes + found.download_bytes,
+    }
+
+
+@pytest.mark.parametrize("prefer", ["latency", "throughput", "traffic"])
+def test_the_best_by_what_is_preferred(prefer: str) -> None:
+    """Squares: bootstraps, numbers and integers in slots all compute the network."""
+    each = {name: compiled("quadratic", name) for name in ("glyph", "slots", "integers")}
+    best = min(each, key=lambda name: prices(each[name])[prefer])
+    program = compiled("quadratic", None, prefer=prefer)
+    assert program.fingerprint == each[best].fingerprint
+    note = program.notes[-1]
+    assert f"auto takes {best}" in note
+    assert all(f"{name}: " in note for name in (*each, "nandakumar"))
+
+
+def test_slots_hold_more_samples_than_a_batch() -> None:
+    assert capacity(compiled("quadratic", "glyph")) == 4
+    assert capacity(compiled("quadratic", "slots")) == RING // 2
+    assert capacity(compiled("quadratic", "integers")) == RING
+    looked_up = compiled("relu", "nandakumar")
+    assert isinstance(looked_up.client.parameters, IntegerParameters)
+    assert capacity(looked_up) == looked_up.client.parameters.block == 4
+
+
+def test_hidden_values_are_shown_to_nobody_who_did_not_allow_it() -> None:
+    program = compiled("relu", None, prefer="traffic")
+    assert "nandakumar: shows hidden values to the client" in program.notes[-1]
+    assert "integers: " in program.notes[-1]
+    assert "relu is no polynomial" in program.notes[-1]
+    assert knowledge.trips(program) == 0
+    allowed = compiled("relu", None, prefer="latency", trips=1)
+    assert "nandakumar: " in allowed.notes[-1]
+    assert "shows" not in allowed.notes[-1]
+    if any(allowed.graph.of(ClientBits)):
+        assert knowledge.trips(allowed) == 1
+    with pytest.raises(ParameterError, match="takes 1 trips to the client, 0 are allowed"):
+        compiled("relu", "nandakumar", trips=0)
+    assert knowledge.trips(compiled("relu", "nandakumar", trips=1)) == 1
+
+
+def test_memory_is_a_limit() -> None:
+    least = min(predicted(compiled("relu", name), CostModel()).memory_bytes for name in ("glyph", "slots"))
+    program = compiled("relu", None, memory=least)
+    assert predicted(program, CostModel()).memory_bytes <= least
+    with pytest.raises(ParameterError, match=r"no strategy keeps .*glyph: .*GB of memory.*slots: "):
+        compiled("relu", None, memory=1.0)
+    with pytest.raises(ParameterError, match="GB of memory"):
+        compiled("relu", "glyph", memory=1.0)
+    assert isinstance(compiled("relu", "glyph", memory=1e12).client.parameters, Parameters)
+    for limits in ({"memory": 0.0}, {"trips": -1}, {"prefer": "fun"}):
+        with pytest.raises(GlyphcError, match=r"positive|from 0 on|nothing to prefer"):
+            compiled("relu", None, **limits)
+
+
+def test_the_command_says_what_was_compared(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(to_onnx(network("relu")).SerializeToString())
+    np.save(tmp_path / "x.npy", X)
+    given = [str(tmp_path / "net.onnx"), "--calibration", str(tmp_path / "x.npy"), "--insecure-ring", str(RING)]
+    done = CliRunner().invoke(main, ["compile", *given, "--batch", "4", "--tolerance", "20", "--prefer", "traffic"])
+    assert done.exit_code == 0, done.output
+    assert "auto takes" in done.output
+    refused = CliRunner().invoke(main, ["compile", *given, "--memory", "0.001"])
+    assert refused.exit_code == ParameterError.exit_code
+    assert "no strategy keeps" in refused.output
