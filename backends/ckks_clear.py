@@ -12,7 +12,7 @@ import numpy as np
 
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
-from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap
+from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap, public_encryption
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series, evaluate_series, rms_slope
 
@@ -118,6 +118,10 @@ class SimulatedCKKS(ClearCKKS):
 
     def encrypt(self, message: F64, limbs: int) -> F64:
         return super().encrypt(message, limbs) + self._noise(SIGMA * self._unit)
+
+    def encrypt_publicly(self, message: F64, limbs: int) -> F64:
+        """The same under a public key, which is noisier."""
+        return super().encrypt(message, limbs) + self._noise(public_encryption(self._ring) * self._unit)
 
     def scaled(self, source: F64, factor: float) -> F64:
         rounded = np.rint(factor / self._unit) * self._unit

@@ -23,7 +23,8 @@ GLYPH, TEXT = ".glyph", ".gir"
 @dataclass(frozen=True, eq=False)
 class Model:
     """What compilation or training starts from. batch: what the file asks for, if it does; notes: what a user should
-    know of a compiled program; training: the file's section; network: all that a ``.glyph`` file says."""
+    know of a compiled program; training: the file's section; network: all that a ``.glyph`` file says;
+    dropouts: places where values would be dropped at random in training."""
 
     graph: Graph
     batch: int | None = None
@@ -31,6 +32,7 @@ class Model:
     notes: tuple[str, ...] = ()
     training: Training | None = None
     network: Network | None = None
+    dropouts: tuple[str, ...] = ()
 
 
 def read_model(
@@ -55,7 +57,7 @@ def read_model(
     from glyphc.frontends.from_onnx import read_network  # onnx is loaded only when it is needed
 
     network = read_network(model, one_sample=one_sample, shapes=shapes)
-    return Model(network.graph, notes=network.notes)
+    return Model(network.graph, notes=network.notes, dropouts=network.dropouts)
 
 
 def is_graph(model: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from .errors import IRError
 from .op import FLOAT, Array, Const, Constants, Op, Shape, Sparse, Weight, check_compressed, check_taps, linear_shape
+
+# The last part of the name of a bias that a model does not have.
+NO_BIAS = "no_bias"
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Dense(Op):
     @property
     def arity(self) -> int:
         return len(self.weights)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the model has one; if not, front ends fill in zeros under a name of their own."""
+        return re.search(rf"\.{NO_BIAS}(\.\d+)?$", self.bias.name) is None
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
         return linear_shape(shapes, self.weights, self.bias, constants)

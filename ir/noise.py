@@ -52,3 +52,11 @@ def external_products(ring: int, bgv_bits: float, products: float) -> float:
 def bootstrap(ring: int, slope: float, scaling_bits: int = SCALING_BITS) -> float:
     """Standard deviation of a series' value after a bootstrap, for a series of this rms slope."""
     return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / MEASURED_AT * 2.0 ** (SCALING_BITS - scaling_bits)
+
+
+def public_encryption(ring: int) -> float:
+    """Deviation of the error of an encryption under a public key, in units of the modulus' last place.
+
+    e0 + v e + e1 s: v has N coefficients of variance 2/3, s is sparse.
+    """
+    return SIGMA * sqrt(1 + 2 * ring / 3 + SECRET_WEIGHT)

@@ -82,6 +82,15 @@ def test_a_dry_run_tells_and_makes_nothing(command: str, tmp_path: Path) -> None
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_momentum_that_cannot_be_kept_is_refused_before_keys(tmp_path: Path) -> None:
+    given = inputs(tmp_path)
+    out = ("-o", tmp_path / "out.onnx", "--momentum", 0.9)
+    invoke("train", *given, *out, "--dry-run")
+    given = tuple(150 if option == 5 else option for option in given)
+    result = invoke("train", *given, *out, "--learning-rate", 0.001, "--dry-run", code=2)
+    assert "a momentum of 0.9 cannot be kept under encryption for more than 131 steps" in result.stderr
+
+
 def test_memory_is_limited(tmp_path: Path) -> None:
     given = inputs(tmp_path)
     out = ("-o", tmp_path / "out.onnx")

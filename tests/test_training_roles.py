@@ -48,8 +48,8 @@ from glyphc.exchange.training_files import (
     TRAINED,
     ProgramFile,
     TrainingProgram,
-    _check_parameters,
     batch_path,
+    check_parameters,
 )
 from glyphc.exchange.training_room import folder_bytes
 from glyphc.exchange.training_server import run_training
@@ -237,7 +237,7 @@ def test_a_job_survives_its_file(prepared: Path) -> None:
     assert files.job.options == job().options
     assert files.program.fingerprint == plan_steps(job())[1].fingerprint
     with Reader(prepared / "client" / JOB_FILE, headers("TrainingJobHeader")) as reader:
-        assert set(reader.parts) == {"network", "job"}
+        assert set(reader.parts) == {"network", "job", "model"}
 
 
 def headers(name: str) -> Any:
@@ -494,9 +494,9 @@ def test_ciphertexts_are_read_when_they_are_loaded() -> None:
 
 
 def test_a_server_without_memory_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.exchange import training_server
+    from glyphc.exchange import training_machine
 
-    monkeypatch.setattr(training_server.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr(training_machine.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         run_training(run / "server")
 
@@ -649,14 +649,14 @@ def test_parameters_are_accepted_within_bounds_alone(name: str, value: int) -> N
     headroom = (p["levels_kept"] + 1) * p["scaling_bits"] - p["linear_bits"] * (p["decoded_limbs"] - 1)
     # some values make no parameters at all
     with nullcontext() if value in ALLOWED[name] and headroom >= 8 else pytest.raises((IRError, ValueError)):
-        _check_parameters(replace(start, **{name: value}))
+        check_parameters(replace(start, **{name: value}))
 
 
 @settings(deadline=None)
 @given(st.tuples(st.integers(-1, 10), st.integers(-1, 10)))
 def test_both_transforms_have_levels(budget: tuple[int, int]) -> None:
     with nullcontext() if min(budget) >= 1 and max(budget) <= 8 else pytest.raises((IRError, ValueError)):
-        _check_parameters(replace(job_parameters(), level_budget=budget))
+        check_parameters(replace(job_parameters(), level_budget=budget))
 
 
 def test_parameters_that_openfhe_refuses_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

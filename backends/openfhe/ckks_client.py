@@ -15,7 +15,7 @@ from glyphc.ir.parameters import Parameters
 from ..coredumps import no_core_dumps
 from ..errors import BackendError
 from .bridge import BridgeError, Mould, residues
-from .ckks_contexts import TrainingContexts, make_training_contexts, setup_training_bootstrap
+from .ckks_contexts import TrainingContexts, encrypted_in, make_training_contexts, setup_training_bootstrap
 from .ckks_evaluator import TrainingKeys, automorphisms_of
 from .client import ternary_secret
 from .library import fhe
@@ -36,17 +36,7 @@ class TrainingClient:
 
     def encrypt(self, message: F64, limbs: int) -> Any:
         """A ciphertext of N real numbers on ``limbs`` limbs; ValueError for what the limbs, or 62 bits, do not hold."""
-        p, rings = self.contexts.parameters, self.contexts.linear_rings[:limbs]
-        mould = Mould.of(self.zero(limbs), p.ring, tuple(r.q for r in rings))
-        if len(mould.towers) != 2 * limbs:
-            raise BridgeError(f"an encryption of zero on {limbs} limbs has {len(mould.towers)} towers")
-        integers = np.rint(np.asarray(message, dtype=np.float64) * self.contexts.scales[limbs - 1])
-        if np.abs(integers).max() >= min(2.0**62, prod(r.q for r in rings) / 2):
-            raise ValueError(f"a message of magnitude {np.abs(message).max():.3g} is too large for {limbs} limbs")
-        towers = list(mould.residues())
-        for at, ring in enumerate(rings):  # c0 + m
-            towers[at] = ring.add(towers[at], ring.to_evaluation(ring.reduce(integers.astype(np.int64))))
-        return fhe.DeserializeCiphertextString(mould.with_residues(towers), fhe.BINARY)
+        return encrypted_in(self.contexts, self.zero(limbs), message, limbs)
 
     def zero(self, limbs: int) -> Any:
         """A fresh encryption of zero."""

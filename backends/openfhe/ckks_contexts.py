@@ -12,13 +12,17 @@ from functools import cached_property
 from math import prod, sqrt
 from typing import Any
 
+import numpy as np
+
 from glyphc.ir.parameters import LINEAR_DIGITS, Parameters
 
 from ..errors import BackendError
-from .bridge import rings_of
+from .bridge import BridgeError, Mould, rings_of
 from .contexts import security_level, setup_bootstrap_in, torus_context
 from .library import fhe
 from .ring import Ring
+
+F64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,24 @@ def make_training_contexts(parameters: Parameters) -> TrainingContexts:
     except RuntimeError as e:
         raise BackendError(f"OpenFHE refuses the parameters {parameters}: {e}") from None
     return TrainingContexts(parameters, torus, rings_of(torus), linear, rings_of(linear))
+
+
+def encrypted_in(contexts: TrainingContexts, zero: Any, message: F64, limbs: int) -> Any:
+    """An encryption of zero on ``limbs`` limbs with N real numbers added.
+
+    ValueError for what the limbs, or 62 bits, do not hold.
+    """
+    rings = contexts.linear_rings[:limbs]
+    mould = Mould.of(zero, contexts.parameters.ring, tuple(r.q for r in rings))
+    if len(mould.towers) != 2 * limbs:
+        raise BridgeError(f"an encryption of zero on {limbs} limbs has {len(mould.towers)} towers")
+    integers = np.rint(np.asarray(message, dtype=np.float64) * contexts.scales[limbs - 1])
+    if np.abs(integers).max() >= min(2.0**62, prod(r.q for r in rings) / 2):
+        raise ValueError(f"a message of magnitude {np.abs(message).max():.3g} is too large for {limbs} limbs")
+    towers = list(mould.residues())
+    for at, ring in enumerate(rings):  # c0 + m
+        towers[at] = ring.add(towers[at], ring.to_evaluation(ring.reduce(integers.astype(np.int64))))
+    return fhe.DeserializeCiphertextString(mould.with_residues(towers), fhe.BINARY)
 
 
 def setup_training_bootstrap(contexts: TrainingContexts, public_key: Any) -> None:

@@ -97,7 +97,7 @@ def main() -> None:
     found = Measured("Concrete ML", words, {}, arguments.samples, len(x), "128 bits, its default")
     network = Quantised(sizes, 3) if retrained else Plain(sizes)
     load(network, case)
-    if retrained:
+    if retrained and arguments.epochs:
         retrain(network, train, case["y_train"], arguments.epochs)
     network.eval()
     with found.stage("compile"):

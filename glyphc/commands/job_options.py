@@ -31,7 +31,7 @@ _OPTIONS = (
     click.option("--batch", type=click.IntRange(1), help="Samples in a step. [default: all]"),
     click.option("--loss", type=click.Choice(_LOSSES), help="[default: what goes with the model's end and the labels]"),
     click.option("--learning-rate", type=float, help="[default: 0.1]"),
-    click.option("--schedule", help="E.g. 'cosine{steps=50,final=0.1}'. [default: constant]"),
+    click.option("--schedule", help="E.g. 'cosine(epochs=5, final=0.1)'. [default: constant]"),
     click.option("--momentum", type=float, help="[default: 0]"),
     click.option("--nesterov", is_flag=True, help="Nesterov's momentum."),
     click.option("--weight-decay", type=float, help="Of weights, not of biases. [default: 0]"),
@@ -67,6 +67,16 @@ _OPTIONS = (
 )
 
 
+_OWNED = click.option("--samples", type=click.IntRange(1), required=True, help="Of all owners together.")
+
+
+def owned_options(command: _F) -> _F:
+    """The same but for the data, which others have, and how many there are."""
+    for option in reversed((_OPTIONS[0], _OWNED, *_OPTIONS[3:])):
+        command = option(command)
+    return command
+
+
 def job_options(command: _F) -> _F:
     """Add the argument and the options that :func:`job_of` takes."""
     for option in reversed(_OPTIONS):
@@ -76,8 +86,10 @@ def job_options(command: _F) -> _F:
 
 def job_of(
     model: str,
-    data: str,
-    labels: str,
+    *,
+    data: str | None = None,
+    labels: str | None = None,
+    samples: int | None = None,
     epochs: int | None,
     steps: int | None,
     batch: int | None,
@@ -98,17 +110,18 @@ def job_of(
     clip: float | None,
     insecure_ring: int | None,
 ) -> Job:
-    """What these options ask for. What the model's training section says holds unless options say otherwise.
+    """What these options ask for, of data and labels, or of so many samples that others have.
 
-    Every mistake that can be known without training is told here, e.g. ModelError for a network that could not be
-    written when it is trained.
+    What the model's training section says holds unless options say otherwise. Every mistake that can be known without
+    training is told here, e.g. ModelError for a network that could not be written when it is trained.
     """
     from glyphc.analysis.security import check_insecure_ring
-    from glyphc.frontends.to_onnx import to_onnx
     from glyphc.sources import read_model
-    from glyphc.train.job import Options, RangeSource, make_job
-    from glyphc.train.optimizers import SGD, parse_schedule
-    from glyphc.train.section import Defaults
+    from glyphc.train.job import Options, RangeSource, make_job, make_owned_job
+    from glyphc.train.optimizers import SGD
+    from glyphc.train.section import Defaults, schedule_of
+
+    from .trained_model import trained_model
 
     if epochs is not None and steps is not None:
         raise click.UsageError("give --epochs or --steps, not both")
@@ -119,12 +132,15 @@ def job_of(
         raise click.UsageError("--ranges sample takes --trial-data, and other ranges do not")
     check_insecure_ring(insecure_ring, "--insecure-ring")
     read = read_model(model)
-    x, y = _samples(data, "training samples"), _samples(labels, "labels")
+    own = None if data is None else samples_from(data, "training samples")
+    y = None if labels is None else samples_from(labels, "labels")
+    total = len(own) if own is not None else samples
+    assert total is not None
     trial = None
     if trial_data is not None and trial_labels is not None:
-        trial = (_samples(trial_data, "samples of the trial"), _samples(trial_labels, "labels of the trial"))
-    size = len(x) if batch is None else batch
-    per_epoch = -(-len(x) // max(size, 1))
+        trial = (samples_from(trial_data, "samples of the trial"), samples_from(trial_labels, "labels of the trial"))
+    size = total if batch is None else batch
+    per_epoch = -(-total // max(size, 1))
     defaults = Defaults.of(read.training, per_epoch)
     count = steps if steps is not None else (epochs or defaults.epochs) * per_epoch
     usual = defaults.optimizer
@@ -133,7 +149,7 @@ def job_of(
         _chosen(momentum, usual.momentum),
         nesterov or usual.nesterov,
         _chosen(weight_decay, usual.weight_decay),
-        usual.schedule if schedule is None else parse_schedule(schedule),
+        usual.schedule if schedule is None else schedule_of(schedule, per_epoch),
     )
     frozen = defaults.frozen if freeze is None else tuple(filter(None, (name.strip() for name in freeze.split(","))))
     options = Options(
@@ -150,15 +166,20 @@ def job_of(
         margin,
         clip,
     )
-    job = make_job(read.graph, x, y, options, trial)
+    if own is not None and y is not None:
+        job = make_job(read.graph, own, y, options, trial)
+    else:
+        job = make_owned_job(read.graph, total, options, trial)
+    if read.dropouts:
+        click.echo(f"nothing is dropped at random in training: {', '.join(read.dropouts)} are left out", err=True)
     try:
-        to_onnx(job.network)
+        trained_model(model, job.network)
     except ModelError as e:  # found out now, not after hours of training
         raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
     return job
 
 
-def _samples(path: str, what: str) -> npt.NDArray[Any]:
+def samples_from(path: str, what: str) -> npt.NDArray[Any]:
     """An array with at least one sample from a file."""
     from .arrays import load_arrays
 
@@ -177,7 +198,7 @@ def describe(job: Job, how: str) -> None:
     from glyphc.train.step import fixed_layers
 
     o = job.options
-    steps = f"{o.steps} steps of {job.batches.batch} of {len(job.x)} samples"
+    steps = f"{o.steps} steps of {job.batches.batch} of {job.batches.samples} samples"
     click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
     if job.clipped:
         click.echo(f"{job.clipped} of {len(job.x)} samples are scaled down to a norm of {job.radius:.3g}", err=True)

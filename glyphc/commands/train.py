@@ -52,12 +52,12 @@ def train_command(
     from glyphc.console import reporter
     from glyphc.errors import ArtifactError
     from glyphc.files import check_writable, write_atomically
-    from glyphc.frontends.to_onnx import to_onnx
     from glyphc.program import INSECURE_WARNING
     from glyphc.train.encrypted import check_memory
     from glyphc.train.loop import train
 
     from .arrays import keep_sources
+    from .trained_model import trained_model
 
     path = Path(output)
     if dry_run and mode != "encrypted":
@@ -76,7 +76,7 @@ def train_command(
 
     def write(report: TrainingReport) -> None:
         try:
-            write_atomically(path, to_onnx(report.network).SerializeToString())
+            write_atomically(path, trained_model(chosen["model"], report.network).SerializeToString())
         except ArtifactError as e:
             raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
 

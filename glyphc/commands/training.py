@@ -10,7 +10,7 @@ import click
 
 from glyphc.errors import GlyphcError
 
-from .job_options import bytes_of, describe, job_of, job_options, plan_options, planned_by
+from .job_options import bytes_of, describe, job_of, job_options, owned_options, plan_options, planned_by
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -52,6 +52,8 @@ def prepare_command(
     from glyphc.exchange.training_room import folder_bytes
     from glyphc.program import INSECURE_WARNING
 
+    from .trained_model import onnx_file
+
     check_apart(client_folder, server_folder)  # before anything is read or asked for
     job = job_of(**chosen)
     if job.options.insecure_ring is not None:
@@ -68,7 +70,8 @@ def prepare_command(
     )
     progress = reporter()
     try:
-        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed)
+        source = onnx_file(chosen["model"])
+        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source)
     finally:
         progress.done()
     batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
@@ -78,6 +81,91 @@ def prepare_command(
     click.echo(f"{'ranges':18} {done.source}")
     if done.reach is not None:
         click.echo(f"{'range used':18} {done.reach:.0%} in the trial run")
+
+
+@training_group.command("invite")
+@owned_options
+@plan_options
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
+@click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
+@click.option("--spec", type=_FILE, required=True, help="What owners of data need: to be written, for all of them.")
+@click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
+def invite_command(
+    client_folder: Path,
+    server_folder: Path,
+    spec: Path,
+    passphrase: bool,
+    why: bool,
+    dry_run: bool,
+    memory: float | None,
+    **chosen: Any,
+) -> None:
+    """The key holder: plan a training of a MODEL on data of several owners; make keys, and what owners need.
+
+    Owners encrypt their samples in batches ('glyphc training contribute'), which go into the server's folder of
+    batches. Nothing is known of the data but the norm that all are scaled down to, so ranges are those of
+    --ranges bounds, or of a trial on public samples.
+    """
+    from glyphc.console import reporter
+    from glyphc.exchange.secret import check_apart
+    from glyphc.exchange.training_client import check_memory, prepare, program_of
+    from glyphc.exchange.training_room import folder_bytes
+    from glyphc.program import INSECURE_WARNING
+
+    from .trained_model import onnx_file
+
+    check_apart(client_folder, server_folder)
+    job = job_of(**chosen)
+    if job.options.insecure_ring is not None:
+        click.echo(INSECURE_WARNING, err=True)
+    describe(job, "to be done by the server")
+    allowed = bytes_of(memory)
+    phrase = _new_passphrase() if passphrase and not dry_run else None
+    planned = planned_by(
+        job,
+        why,
+        dry_run,
+        lambda plan: check_memory(plan, allowed),
+        lambda plan: folder_bytes(program_of(job, plan), owned=True),
+    )
+    progress = reporter()
+    try:
+        source = onnx_file(chosen["model"])
+        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source, spec)
+    finally:
+        progress.done()
+    click.echo(f"{'server':18} {os.fspath(server_folder)}: {done.batches} batches are to come from owners")
+    click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
+    click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
+    click.echo(f"{'ranges':18} {done.source}")
+    _wrote(spec)
+
+
+@training_group.command("contribute")
+@click.option("--spec", type=_FILE, required=True, help="The key holder's specification.")
+@click.option("--data", type=click.Path(), required=True, help="Your samples (.npy or .npz).")
+@click.option("--labels", type=click.Path(), required=True, help="Their labels.")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The number of your first batch.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of your samples.")
+@click.option("-o", "--output", type=_FOLDER, required=True, help="A new folder for your batches, for the server.")
+def contribute_command(spec: Path, data: str, labels: str, first: int, seed: int, output: Path) -> None:
+    """An owner of data: encrypt samples under the key holder's public key, so that the server cannot read them."""
+    from glyphc.console import reporter
+    from glyphc.exchange.training_owners import contribute, spec_parameters
+
+    from .job_options import samples_from
+
+    _warn(spec_parameters(spec))
+    x, y = samples_from(data, "samples"), samples_from(labels, "labels")
+    progress = reporter()
+    try:
+        done = contribute(spec, x, y, output, first, seed, progress)
+    finally:
+        progress.done()
+    numbers = f"{done.numbers.start} to {done.numbers.stop - 1}"
+    click.echo(f"{'batches':18} {numbers}: {done.samples} samples, {done.size:,} bytes in {os.fspath(output)}")
+    if done.clipped:
+        click.echo(f"{'clipped':18} {done.clipped} samples were scaled down")
 
 
 @training_group.command("run")
@@ -117,12 +205,12 @@ def finish_command(
     client_folder: Path, server_folder: Path | None, state: Path | None, output: Path, steps: int | None
 ) -> None:
     """The client: decrypt the trained weights; write the model as ONNX."""
-    from glyphc.exchange.training_client import finish, secret_is_encrypted
+    from glyphc.exchange.training_client import finish, original_model, secret_is_encrypted
     from glyphc.exchange.training_files import CHECKPOINT, TRAINED
     from glyphc.files import check_writable, write_atomically
-    from glyphc.frontends.to_onnx import to_onnx
 
     from .arrays import keep_sources
+    from .trained_model import trained_model
 
     if (state is None) == (server_folder is None):
         raise click.UsageError("say where the weights are: --server FOLDER or --state FILE")
@@ -137,5 +225,88 @@ def finish_command(
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
     network, parameters = finish(client_folder, state, phrase, steps)
     _warn(parameters)
-    write_atomically(output, to_onnx(network).SerializeToString())
+    write_atomically(output, trained_model(original_model(client_folder), network).SerializeToString())
+    _wrote(output)
+
+
+@training_group.command("request")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--data", type=click.Path(), required=True, help="Samples (.npy or .npz).")
+@click.option("-o", "--output", type=_FILE, required=True, help="The request to write, for the server.")
+@click.option("--steps", type=click.IntRange(0), help="Ask the weights after so many steps. [default: after all]")
+def request_command(client_folder: Path, data: str, output: Path, steps: int | None) -> None:
+    """The client: encrypt samples for weights that stay encrypted."""
+    from glyphc.exchange.training_client import secret_is_encrypted
+    from glyphc.exchange.training_predict import make_request
+    from glyphc.files import check_writable
+
+    from .arrays import keep_sources
+    from .job_options import samples_from
+
+    keep_sources(output, data)
+    check_writable(output)
+    samples = samples_from(data, "samples")
+    phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    done = make_request(client_folder, samples, output, phrase, steps)
+    click.echo(f"{'samples':18} {done.samples} in {done.passes} passes of {done.ciphertexts} ciphertexts")
+    if done.clipped:
+        click.echo(f"{'clipped':18} {done.clipped}, as in training")
+    _wrote(output)
+
+
+@training_group.command("infer")
+@click.option("--server", "server_folder", type=_FOLDER, required=True, help="The server's folder.")
+@click.option("--request", type=_FILE, required=True, help="A client's request.")
+@click.option("--state", type=_FILE, help="The encrypted weights. [default: those in the folder that it asks for]")
+@click.option("-o", "--output", type=_FILE, required=True, help="The answer to write, for the client.")
+def infer_command(server_folder: Path, request: Path, state: Path | None, output: Path) -> None:
+    """The server: predict on encrypted samples with weights that were trained encrypted. Nothing is decrypted."""
+    from glyphc.console import reporter
+    from glyphc.exchange.training_files import PROGRAM, program_parameters
+    from glyphc.exchange.training_infer import infer
+    from glyphc.files import check_writable
+
+    from .arrays import keep_sources
+
+    keep_sources(output, os.fspath(request), *([] if state is None else [os.fspath(state)]))
+    check_writable(output)
+    _warn(program_parameters(server_folder / PROGRAM))
+    progress = reporter()
+    try:
+        report = infer(server_folder, request, output, state, progress)
+    finally:
+        progress.done()
+    total = sum(report.seconds)
+    click.echo(f"{'passes':18} {report.passes}")
+    click.echo(f"{'seconds':18} {total:.1f}, {total / report.passes:.3g} for a pass")
+    _wrote(output)
+
+
+@training_group.command("predict")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--request", type=_FILE, required=True, help="The request that was answered.")
+@click.option("--answer", type=_FILE, required=True, help="The server's answer.")
+@click.option("--samples", type=click.IntRange(1), help="How many samples were asked for. [default: as many as labels]")
+@click.option("--labels", type=click.Path(), help="Their labels: shows loss and accuracy.")
+@click.option("-o", "--output", type=_FILE, required=True, help="The network's outputs to write (.npy).")
+def predict_command(
+    client_folder: Path, request: Path, answer: Path, samples: int | None, labels: str | None, output: Path
+) -> None:
+    """The client: decrypt predictions. The weights stay encrypted."""
+    from glyphc.exchange.training_client import secret_is_encrypted
+    from glyphc.exchange.training_predict import read_answer
+
+    from .arrays import check_output, keep_sources, save_arrays
+    from .job_options import samples_from
+
+    keep_sources(output, os.fspath(request), os.fspath(answer), *([] if labels is None else [labels]))
+    check_output(os.fspath(output), 1)
+    given = None if labels is None else samples_from(labels, "labels")
+    phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    found = read_answer(client_folder, request, answer, samples, given, phrase)
+    if found.loss is not None:
+        click.echo(f"{'loss':18} {found.loss:.6g}")
+    if found.accuracy is not None:
+        click.echo(f"{'accuracy':18} {found.accuracy:.2%} of {len(found.outputs)}")
+    save_arrays(os.fspath(output), {"outputs": found.outputs})
     _wrote(output)

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ from .training_files import (
     part_name,
     stream_name,
 )
+from .training_owners import write_spec
 from .training_room import check_room
 
 if TYPE_CHECKING:
@@ -118,11 +119,14 @@ def prepare(
     reporter: Reporter | None = None,
     planned: Callable[[Plan], None] = lambda plan: None,
     memory: float | None = None,
+    model: bytes | None = None,
+    spec: Path | None = None,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
-    ``glyphc.ir.memory``.
+    ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
+    spec: where to write what owners of data need, who encrypt the batches then.
 
     GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
     what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
@@ -137,7 +141,7 @@ def prepare(
     planned(plan)
     check_memory(plan, memory)
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
-    places += [client / JOB_FILE, client / SECRET_FILE]
+    places += [client / JOB_FILE, client / SECRET_FILE, *([] if spec is None else [spec])]
     for place in places:
         if place.exists():
             raise ArtifactError(f"{os.fspath(place)!r} exists already; use new folders, or remove it yourself")
@@ -150,7 +154,7 @@ def prepare(
             make_folder(client, 0o700)
             make_folder(server, 0o777)
             check_room(program, server)
-            _Preparation(job, plan, program, client, server, passphrase, reporter).run()
+            _Preparation(job, plan, program, client, server, passphrase, reporter, model, spec).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
     size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
@@ -178,7 +182,10 @@ class _Preparation:
         server: Path,
         passphrase: str | None,
         reporter: Reporter,
+        model: bytes | None,
+        spec: Path | None,
     ) -> None:
+        self.model, self.spec = model, spec
         self.job, self.plan, self.program = job, plan, program
         self.client, self.server, self.passphrase = client, server, passphrase
         self.reporter = reporter
@@ -189,7 +196,10 @@ class _Preparation:
 
         try:
             self._keys()
-            self._batches()
+            if self.spec is None:
+                self._batches()
+            else:
+                self._invite(self.spec)
             self._state()
         finally:
             release_all_keys()
@@ -237,6 +247,17 @@ class _Preparation:
                     writer.add(part_name(at), self._encrypted(name, message, limbs, stream))
             self.reporter.advance(1, f"batch {number + 1} of {outline.batches}")
 
+    def _invite(self, path: Path) -> None:
+        """What owners need, instead of batches."""
+        from glyphc.backends.openfhe.residues import Uniform
+        from glyphc.backends.openfhe.training_public import PUBLIC_STREAM
+
+        (self.server / BATCHES).mkdir()
+        p, seed = self.plan.parameters, os.urandom(32)
+        public = self._fresh.write(np.zeros(p.ring), p.linear_limbs, Uniform(seed, PUBLIC_STREAM))
+        assert self.job.radius is not None
+        write_spec(path, self.plan, self.program, self.key, self.job.radius, public, seed)
+
     def _state(self) -> None:
         from glyphc.backends.openfhe.residues import Uniform
 
@@ -258,12 +279,16 @@ class _Preparation:
             ) from None
 
     def _job_file(self) -> None:
+        # requests are clipped as the samples were
+        options = replace(self.job.options, clip=self.job.radius)
         record = JobRecord(
-            self.job.options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch, self.plan.ranges
+            options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch, self.plan.ranges
         )
         with Writer(self.client / JOB_FILE, TrainingJobHeader(self.program.fingerprint, self.key), secret=True) as w:
             w.add("network", to_text(self.job.network).encode())
             w.add("job", _JSON.text(record, JobRecord).encode())
+            if self.model is not None:
+                w.add("model", self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,13 +346,18 @@ def finish(
         names = [part_name(at) for at in range(len(outline.state))]
         reader.expect([(name, reader.parts[name].size if name in reader.parts else 0) for name in names])
         reader.verify()
-        secret = _secret(client / SECRET_FILE, files, passphrase)
+        secret = stored_secret(client / SECRET_FILE, files, passphrase)
         try:
             messages = _decrypted(reader, files, secret)
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
-    weights = {**files.job.program.initial().weights, **files.plan.decoded(messages, wanted)}
-    return with_weights(files.job.network, weights), files.plan.parameters
+    return with_weights(files.job.network, files.plan.weights(messages, wanted)), files.plan.parameters
+
+
+def original_model(client: Path) -> bytes | None:
+    """The ONNX file that the network of a prepared run was read from, if it was kept."""
+    with Reader(client / JOB_FILE, TrainingJobHeader) as reader:
+        return reader.read("model") if "model" in reader.parts else None
 
 
 def secret_is_encrypted(client: Path) -> bool:
@@ -339,7 +369,8 @@ def secret_is_encrypted(client: Path) -> bool:
     return needs_passphrase(path, TrainingSecretHeader)
 
 
-def _secret(path: Path, files: TrainingClientFiles, passphrase: str | None) -> bytes:
+def stored_secret(path: Path, files: TrainingClientFiles, passphrase: str | None) -> bytes:
+    """A run's secret key; ArtifactError for one of another run, SecretError for a wrong passphrase."""
     with Reader(path, TrainingSecretHeader) as reader:
         if reader.header.key != files.key or reader.header.parameters != record_text(files.plan.parameters):
             raise ArtifactError(f"{reader.name} is the secret key of another run")

@@ -26,7 +26,13 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.storage.container import Reader, Writer
-from glyphc.storage.headers import TrainingBatchHeader, TrainingProgramHeader, TrainingStateHeader
+from glyphc.storage.headers import (
+    TrainingAnswerHeader,
+    TrainingBatchHeader,
+    TrainingProgramHeader,
+    TrainingRequestHeader,
+    TrainingStateHeader,
+)
 
 from .artifacts import read_parameters
 from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha256
@@ -159,7 +165,7 @@ class ProgramFile:
         self.memory_bytes = reader.header.memory_bytes
         text = reader.read("outline").decode(errors="replace")
         try:
-            _check_parameters(self.parameters)
+            check_parameters(self.parameters)
             self.outline: Outline = _JSON.read(text, Outline)
             _check_outline(self.outline, self.parameters)
         except IRError as e:
@@ -216,8 +222,16 @@ def stream_name(number: int) -> str:
     return f"training/{part_name(number)}"
 
 
-def check_run(reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], program: str, key: str) -> None:
-    """ArtifactError unless a batch or state belongs to this program and these keys."""
+_OfRun = (
+    Reader[TrainingBatchHeader]
+    | Reader[TrainingStateHeader]
+    | Reader[TrainingRequestHeader]
+    | Reader[TrainingAnswerHeader]
+)
+
+
+def check_run(reader: _OfRun, program: str, key: str) -> None:
+    """ArtifactError unless a batch, state, request or answer belongs to this program and these keys."""
     if reader.header.program != program:
         raise ArtifactError(f"{reader.name} belongs to another training program")
     if reader.header.key != key:
@@ -228,7 +242,7 @@ def _fingerprint(parameters: Parameters, outline: str) -> str:
     return sha256(f"{record_text(parameters)}\n{outline}".encode())
 
 
-def _check_parameters(parameters: Parameters) -> None:
+def check_parameters(parameters: Parameters) -> None:
     """IRError for parameters that no plan has, before contexts are made from them."""
     values = [getattr(parameters, f.name) for f in fields(parameters)]
     numbers = [v for value in values for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]

@@ -17,8 +17,9 @@ _MARGIN = 1.05
 _LINEAR_DIGITS = 2
 
 
-def folder_bytes(program: TrainingProgram) -> float:
-    """Of the server's folder as it is prepared. Keys and batches are there without their uniform halves.
+def folder_bytes(program: TrainingProgram, owned: bool = False) -> float:
+    """Of the server's folder as it is prepared. Keys and batches are there without their uniform halves, but for
+    batches of ``owned`` data, which are encrypted under the public key.
 
     The first call for parameters makes small keys in OpenFHE, to learn how many the bootstrap has.
     """
@@ -31,7 +32,7 @@ def folder_bytes(program: TrainingProgram) -> float:
     torus_key = _key_bytes(p, p.depth + 1, p.scaling_bits, p.large_digits)
     keys = bootstrap * torus_key + linear * _key_bytes(p, p.linear_limbs, p.linear_bits, _LINEAR_DIGITS)
     limb = p.ring * _width(p.linear_bits)
-    batches = outline.batches * limb * sum(limbs for _, limbs in outline.data)
+    batches = outline.batches * limb * sum(limbs for _, limbs in outline.data) * (2 if owned else 1)
     state = 2 * limb * sum(limbs for _, limbs in outline.state)
     return _MARGIN * (keys + batches + state + sum(map(len, program.codes)))
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
-from glyphc.backends.errors import BackendError
 from glyphc.backends.step_loop import train_steps
-from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
+from glyphc.errors import ArtifactError, CheckpointError, GlyphcError
 from glyphc.progress import Reporter, Silent, duration
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
@@ -36,6 +34,7 @@ from .training_files import (
     part_name,
     stream_name,
 )
+from .training_machine import check_memory, load_machine, read_state, refusals
 
 if TYPE_CHECKING:
     from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
@@ -87,6 +86,8 @@ class _Run:
     def __init__(self, folder: Path, program: ProgramFile, steps: int, reporter: Reporter) -> None:
         self.folder, self.program, self.steps, self.reporter = folder, program, steps, reporter
         self._tables = ExitStack()
+        self._machine: OpenFHECKKS
+        self._wire: TrainingWire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
         self._last = 0.0
 
@@ -96,15 +97,15 @@ class _Run:
                 raise ArtifactError(f"{keys.name} belongs to another training program")
             self.key = keys.digest
             start = self._start(resume)
-            self._check_memory()
+            check_memory(self.program)
             self._check(keys, start)
-            self._load(keys)
+            self._tables, self._machine, self._wire = load_machine(keys, self.program, self.reporter)
         self._check_sizes(start)
         self._remove_remnants()
         self.report = ServerReport(self.steps, start.step, self.folder / TRAINED)
         self.reporter.stage("train", self.steps - start.step)
         self._last = time.perf_counter()
-        with _refusals():
+        with refusals():
             train_steps(
                 self.program,
                 lambda step: self._machine,
@@ -146,14 +147,6 @@ class _Run:
             reader.verify()
             return _State(path, reader.header.step)
 
-    def _check_memory(self) -> None:
-        available, needed = psutil.virtual_memory().available, self.program.memory_bytes
-        if needed > available:
-            raise EnvironmentSetupError(
-                f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; use a "
-                "larger machine or stop other programs"
-            )
-
     def _check(self, keys: Reader[TrainingKeysHeader], start: _State) -> None:
         """All hashes of what the steps to come need; gigabytes are read."""
         needed = self._needed(start)
@@ -167,10 +160,11 @@ class _Run:
 
     def _check_sizes(self, start: _State) -> None:
         """What could only be known with OpenFHE's moduli."""
-        outline, size = self.program.outline, self._wire.fresh_size
-        sizes = [(part_name(i), size(limbs)) for i, (_, limbs) in enumerate(outline.data)]
+        outline = self.program.outline
         for number in self._needed(start):
-            self._open(number).expect(sizes)
+            batch = self._open(number)
+            size = self._wire.fresh_size if batch.header.seed else self._wire.state_size
+            batch.expect([(part_name(i), size(limbs)) for i, (_, limbs) in enumerate(outline.data)])
         with Reader(start.path, TrainingStateHeader) as reader:
             reader.expect([(part_name(i), self._wire.state_size(limbs)) for i, (_, limbs) in enumerate(outline.state)])
 
@@ -188,59 +182,20 @@ class _Run:
             reader = Reader(batch_path(self.folder, number), TrainingBatchHeader)
             self._readers[number] = reader
             check_run(reader, self.program.fingerprint, self.key)
-            read_seed(reader.header.seed, reader)
+            if reader.header.seed:
+                read_seed(reader.header.seed, reader)
             if reader.header.number != number:
                 raise ArtifactError(f"{reader.name} holds batch {reader.header.number}, not {number}")
         return self._readers[number]
-
-    def _load(self, keys: Reader[TrainingKeysHeader]) -> None:
-        try:
-            from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
-            from glyphc.backends.openfhe.keys import key_tables, release_all_keys
-            from glyphc.backends.openfhe.residues import ResidueError
-            from glyphc.backends.openfhe.training_load import load_training_keys, training_part_names
-            from glyphc.backends.openfhe.training_wire import TrainingWire
-
-            self._tables.enter_context(key_tables())
-        except BackendError as e:
-            raise EnvironmentSetupError(str(e)) from None
-        self._tables.callback(release_all_keys)
-        parameters, periods = self.program.parameters, self.program.outline.periods
-        try:
-            with _refusals():
-                names = training_part_names(parameters, periods)
-            keys.expect([(name, keys.parts[name].size if name in keys.parts else 0) for name in names])
-            self.reporter.stage("load keys", len(names))
-            seed = read_seed(keys.header.seed, keys)
-            with _refusals():
-                loaded = load_training_keys(
-                    parameters, periods, seed, keys.read, lambda name: self.reporter.advance(1, name)
-                )
-        except ResidueError as e:
-            raise keys.damaged(str(e)) from None
-        except BackendError as e:
-            raise ParameterError(str(e)) from None
-        with _refusals():
-            self._machine: OpenFHECKKS = OpenFHECKKS(loaded)
-            self._wire: TrainingWire = TrainingWire.of(loaded)
 
     def _batch(self, step: int) -> Mapping[str, Any]:
         return _Batch(self, self._open(self.program.outline.step_batches[step]))
 
     def _read_state(self, start: _State) -> dict[str, Any]:
-        from glyphc.backends.openfhe.residues import ResidueError
-
-        with Reader(start.path, TrainingStateHeader) as reader:
-            check_run(reader, self.program.fingerprint, self.key)
-            if reader.header.step != start.step:
-                raise ArtifactError(f"{reader.name} was replaced while it was in use")
-            try:
-                return {
-                    name: self._wire.read(reader.read(part_name(i)), limbs)
-                    for i, (name, limbs) in enumerate(self.program.outline.state)
-                }
-            except ResidueError as e:
-                raise reader.damaged(str(e)) from None
+        state, step = read_state(start.path, self.program, self.key, self._wire)
+        if step != start.step:
+            raise ArtifactError(f"{os.fspath(start.path)!r} was replaced while it was in use")
+        return state
 
     # -- saving --
 
@@ -277,9 +232,11 @@ class _Batch(Mapping[str, Any]):
         from glyphc.backends.openfhe.residues import ResidueError, Uniform
 
         number, limbs = self._places[name]
-        stream = Uniform(read_seed(self._reader.header.seed, self._reader), stream_name(number))
+        data, wire, seed = self._reader.read(part_name(number)), self._run._wire, self._reader.header.seed
         try:
-            return self._run._wire.read_fresh(self._reader.read(part_name(number)), limbs, stream)
+            if not seed:  # under the public key
+                return wire.read(data, limbs)
+            return wire.read_fresh(data, limbs, Uniform(read_seed(seed, self._reader), stream_name(number)))
         except ResidueError as e:
             raise self._reader.damaged(f"part {part_name(number)}: {e}") from None
 
@@ -288,14 +245,3 @@ class _Batch(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._places)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """ParameterError for what OpenFHE refuses in a program that passed all checks."""
-    try:
-        yield
-    except RuntimeError as e:
-        if type(e) is not RuntimeError:  # OpenFHE's errors are of this class itself
-            raise
-        raise ParameterError(f"OpenFHE cannot execute this training program: {e}") from e

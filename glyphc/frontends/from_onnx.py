@@ -48,10 +48,14 @@ _STANDARD = ("ai.onnx.ml", "com.microsoft")
 
 @dataclass(frozen=True)
 class OnnxNetwork:
-    """What a file holds: a verified graph at the source level, and what a user should know of how it was read."""
+    """What a file holds: a verified graph at the source level, and what a user should know of how it was read.
+
+    dropouts: places where values would be dropped at random in training.
+    """
 
     graph: Graph
     notes: tuple[str, ...]
+    dropouts: tuple[str, ...] = ()
 
 
 def read_onnx(source: Source, batch_axis: bool = True, one_sample: bool = False) -> Graph:
@@ -100,7 +104,7 @@ def read_network(
         if not several or one_sample:
             raise
         network = _read_one_sample(model, label, inputs, e)
-    return OnnxNetwork(network.graph, (*notes, *network.notes))
+    return replace(network, notes=(*notes, *network.notes))
 
 
 def _read_one_sample(model: ModelProto, label: str, inputs: ModelInputs, error: UnsupportedNodesError) -> OnnxNetwork:
@@ -117,7 +121,7 @@ def _read_one_sample(model: ModelProto, label: str, inputs: ModelInputs, error: 
         ) from None
     shapes = ", ".join(f"{op.name} {list(op.shape)}" for _, op in network.graph.of(Input))
     note = f"{label} does not keep samples apart, so it is taken for the network of one sample, of shape {shapes}"
-    return OnnxNetwork(network.graph, (note, *network.notes))
+    return replace(network, notes=(note, *network.notes))
 
 
 def _read(model: ModelProto, label: str, inputs: ModelInputs) -> OnnxNetwork:
@@ -131,7 +135,7 @@ def _read(model: ModelProto, label: str, inputs: ModelInputs) -> OnnxNetwork:
         raise ModelError(f"{label} is too large: {e}") from None
     except (IRError, *FILE_FAULTS) as e:
         raise ModelError(f"the shapes in {label} do not fit one another ({type(e).__name__}: {e})") from e
-    return OnnxNetwork(graph, tuple(reader.notes))
+    return OnnxNetwork(graph, tuple(reader.notes), tuple(reader.dropouts))
 
 
 class UnsupportedNodesError(ModelError):
@@ -173,6 +177,7 @@ class _Reader:
                 self.conversion.where[given.name] = given.where
             self.values[given.name] = node
         self.notes: list[str] = []
+        self.dropouts: list[str] = []
         self._needed = liveness(graph)
 
     def convert_nodes(self) -> None:
@@ -251,6 +256,8 @@ class _Reader:
         if own and node.op_type in SIZES:
             self._sizes(call)
             return
+        if own and node.op_type == "Dropout":
+            self.dropouts.append(call.location)
         rule = RULES.get(node.op_type) if own else _other_domain(call)
         if rule is None:
             raise UnsupportedError("this operation is not supported")

@@ -16,6 +16,7 @@ from glyphc.ir.encodings import Labels
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.matrices import Compressed, Matrix
+from glyphc.ir.network_ops import NO_BIAS
 from glyphc.ir.ops import Add, Affine, Apply, Concat, Const, Dense, Gather, Op, Reshape, Scale, Steps
 
 from .onnx_constants import F64, CombinedSamplesError, ConstantPool, Named, UnsupportedError
@@ -269,7 +270,7 @@ class Call:
 
     def dense(self, x: Node, weight: Named, bias: Named | None) -> Node:
         """x W^T + b for x of shape (in,), W (out, in), b (out,)."""
-        bias = bias or Named(f"{self.location}.bias", np.zeros(weight.value.shape[0]))
+        bias = bias or Named(f"{self.location}.{NO_BIAS}", np.zeros(weight.value.shape[0]))
         return self.add(Dense((self.conversion.store(weight),), self.conversion.store(bias)), x)
 
     def affine(self, x: Node, matrix: Any, bias: F64 | float, shape: Shape) -> Node:

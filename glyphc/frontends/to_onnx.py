@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import singledispatch
+from math import pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -195,8 +196,9 @@ def _(op: Dense, w: _Writer, node: Node, args: list[str]) -> None:
     total = ""
     for number, (x, weight) in enumerate(zip(args, op.weights, strict=True), 1):
         last = number == len(args)
+        lacking = not op.has_bias and not w.graph.constant(op.bias.name).any()
         operands = [x, w.constant(Const(weight.name), w.graph.matrix(weight).dense())] + (
-            [] if total else [w.constant(op.bias)]
+            [] if total or lacking else [w.constant(op.bias)]
         )
         gemm = (w.result if last and not total else w.step)("Gemm", operands, node, transB=1)
         total = (w.result if last else w.step)("Add", [total, gemm], node) if total else gemm
@@ -320,4 +322,22 @@ def _function(w: _Writer, node: Node, function: Function, x: str, emit: Callable
             return emit("Pow", [x, number(p[0])], node)
         case "silu":
             return emit("Mul", [x, w.step("Sigmoid", [x], node)], node)
+        case "swish":
+            return emit("Mul", [x, w.step("Sigmoid", [w.step("Mul", [x, number(p[0])], node)], node)], node)
+        case "mish":
+            return emit("Mul", [x, w.step("Tanh", [w.step("Softplus", [x], node)], node)], node)
+        case "gelu" | "gelu_tanh":  # an operator of their own they have from opset 20 on
+            gate = _gelu_gate(w, node, x, number, function.name == "gelu_tanh")
+            return emit("Mul", [x, w.step("Add", [w.step("Mul", [gate, number(0.5)], node), number(0.5)], node)], node)
+        case "quadratic":
+            slope = w.step("Add", [w.step("Mul", [x, number(p[0])], node), number(p[1])], node)
+            return emit("Add", [w.step("Mul", [slope, x], node), number(p[2])], node)
     raise ModelError(f"{node}: {function} has no ONNX operator that glyphc can write")
+
+
+def _gelu_gate(w: _Writer, node: Node, x: str, number: Callable[[float], str], by_tanh: bool) -> str:
+    """erf(x / sqrt 2), or tanh(sqrt(2 / pi) (x + 0.044715 x^3)): twice the share of x that passes, minus 1."""
+    if not by_tanh:
+        return w.step("Erf", [w.step("Mul", [x, number(sqrt(0.5))], node)], node)
+    cube = w.step("Mul", [w.step("Pow", [x, number(3.0)], node), number(0.044715)], node)
+    return w.step("Tanh", [w.step("Mul", [w.step("Add", [x, cube], node), number(sqrt(2 / pi))], node)], node)

@@ -203,10 +203,11 @@ class TrainingKeysHeader(Header):
 
 @dataclass(frozen=True)
 class TrainingBatchHeader(Header):
-    """A batch, encrypted, one part per ciphertext. number: which batch; seed: hexadecimal, public."""
+    """A batch, encrypted, one part per ciphertext. number: which batch; seed: hexadecimal, public; empty for one under
+    the public key, whose ciphertexts are there with both halves."""
 
     kind = "an encrypted batch"
-    made_by = "'glyphc training prepare'"
+    made_by = "'glyphc training prepare' or 'contribute'"
     read_by = "'glyphc training run' reads it, in the server's folder"
     program: str
     key: str
@@ -224,6 +225,47 @@ class TrainingStateHeader(Header):
     program: str
     key: str
     step: int
+
+
+@dataclass(frozen=True)
+class OwnerSpecHeader(Header):
+    """What owners of data need to encrypt batches under a run's public key; no secret and no model. Parts "owners",
+    "public-key", and a placement for every ciphertext. seed: hexadecimal, public."""
+
+    kind = "a specification for data owners"
+    made_by = "'glyphc training invite'"
+    read_by = "'glyphc training contribute' reads it, where the data are"
+    program: str
+    key: str
+    parameters: str
+    seed: str
+
+
+@dataclass(frozen=True)
+class TrainingRequestHeader(Header):
+    """Encrypted samples for the weights after ``step`` steps, and what to compute of them; parts "outline",
+    "code/000000", and for every pass its ciphertexts. seed: hexadecimal, public."""
+
+    kind = "a request to trained weights"
+    made_by = "'glyphc training request'"
+    read_by = "'glyphc training infer' reads it, on the server"
+    program: str
+    key: str
+    step: int
+    seed: str
+
+
+@dataclass(frozen=True)
+class TrainingAnswerHeader(Header):
+    """Encrypted logits, one part for every pass. request: SHA-256 of the request's manifest."""
+
+    kind = "an answer of trained weights"
+    made_by = "'glyphc training infer'"
+    read_by = "'glyphc training predict' reads it, with the client's folder"
+    program: str
+    key: str
+    step: int
+    request: str
 
 
 @dataclass(frozen=True)
@@ -262,6 +304,9 @@ HEADERS: tuple[type[Header], ...] = (
     TrainingKeysHeader,
     TrainingBatchHeader,
     TrainingStateHeader,
+    OwnerSpecHeader,
+    TrainingRequestHeader,
+    TrainingAnswerHeader,
     TrainingJobHeader,
     TrainingSecretHeader,
 )

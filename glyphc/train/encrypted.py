@@ -93,7 +93,7 @@ class Encrypted:
 
     def weights(self, step: int) -> dict[str, F64]:
         messages = {name: self._client.decrypt(value) for name, value in self._state.items()}
-        return {**self._job.program.initial().weights, **self._plan.decoded(messages, step)}
+        return self._plan.weights(messages, step)
 
     def close(self) -> None:
         self._machine = self._client = None

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from math import isfinite, log
+from math import isfinite, log, prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from glyphc.rounding import up
 from .batches import Batches
 from .errors import TrainingError
 from .frozen import Split, split
-from .losses import LOSSES, Loss, choose_loss
+from .losses import LOSSES, Loss, MeanSquaredError, choose_loss
+from .normalise import with_biases
 from .optimizers import SGD
 from .ranges import MARGIN, Ranges
 from .step import StepProgram, make_step, weight_slots, with_weights
@@ -156,7 +157,7 @@ class Job:
             return _NOISE_MARGIN
         if self.trial is None:
             return MARGIN
-        few, many = max(len(self.trial.x), 3), max(len(self.x), 3)
+        few, many = max(len(self.trial.x), 3), max(self.batches.samples, 3)
         return max(_SAMPLE_MARGIN, MARGIN * log(many) / log(few))
 
     @property
@@ -190,7 +191,7 @@ class Job:
 
 def norms(features: F64) -> F64:
     """Euclidean, of each sample."""
-    return np.asarray(np.linalg.norm(features.reshape(len(features), -1), axis=1))
+    return np.asarray(np.linalg.norm(features.reshape(len(features), prod(features.shape[1:])), axis=1))
 
 
 def clipped(features: F64, radius: float | None) -> F64:
@@ -214,7 +215,8 @@ def make_job(
     """
     if options.steps < 1:
         raise TrainingError(f"at least one step, not {options.steps}")
-    samples = _samples(network, x)
+    network = with_biases(network)
+    samples = samples_of(network, x)
     loss = _loss(network, options.loss, labels)
     last = loss.attachment(network, network.outputs[0])
     y = loss.targets(labels, last.type.size)
@@ -227,12 +229,42 @@ def make_job(
         raise TrainingError("ranges from a sample take samples and labels for a trial, and other ranges none")
     tried = None
     if trial is not None:
-        tried = Trial(_samples(network, trial[0]), loss.targets(trial[1], last.type.size))
+        tried = Trial(samples_of(network, trial[0]), loss.targets(trial[1], last.type.size))
         if len(tried.x) != len(tried.y):
             raise DataError(f"{len(tried.x)} samples for a trial, but {len(tried.y)} labels")
     network = _initialised(network, loss, options)
     batches = Batches(len(samples), batch, options.seed)
     return job_of(network, loss, options, batches, samples, y, trial=tried)
+
+
+def make_owned_job(
+    network: Graph, samples: int, options: Options, trial: tuple[npt.ArrayLike, npt.ArrayLike] | None = None
+) -> Job:
+    """A job on so many samples that others have: nothing is known of them but a norm that their owners clip to.
+
+    They come in batches of one owner each. TrainingError where that is too little to know.
+    """
+    if options.source is RangeSource.TRIAL:
+        raise TrainingError("others' data cannot be tried: use ranges from bounds (--clip) or from a sample")
+    if options.batch is None or samples % options.batch:
+        raise TrainingError(f"{samples} samples of several owners come in whole batches; choose --batch")
+    if options.loss is None:
+        raise TrainingError("say what the labels are for: --loss")
+    loss = LOSSES[options.loss]
+    network = with_biases(network)
+    outputs = loss.attachment(network, network.outputs[0]).type.size
+    (op,) = (op for _, op in network.of(Input))
+    empty = np.zeros((0, *op.shape)), np.zeros((0, outputs))
+    tried = None if trial is None else Trial(samples_of(network, trial[0]), loss.targets(trial[1], outputs))
+    network = _initialised(network, loss, options)
+    job = job_of(network, loss, options, Batches(samples, options.batch, options.seed), *empty, trial=tried)
+    if job.split.boundary is not None:
+        raise TrainingError("layers before those that are trained are the owners': leave them out of the model")
+    if job.radius is None:
+        raise TrainingError("owners have to know what norm they clip samples to: use --clip")
+    if options.source is RangeSource.BOUNDS and isinstance(loss, MeanSquaredError):
+        raise TrainingError("numbers as targets have no bound that all owners know; use ranges from a sample")
+    return job
 
 
 def job_of(
@@ -266,7 +298,8 @@ def _input(network: Graph) -> Input:
     return inputs[0]
 
 
-def _samples(network: Graph, x: npt.ArrayLike) -> F64:
+def samples_of(network: Graph, x: npt.ArrayLike) -> F64:
+    """Samples as numbers of the network's input; DataError says why they do not fit."""
     op = _input(network)
     values = np.asarray(x)
     if values.dtype.kind not in "fiub" or values.ndim != len(op.shape) + 1 or values.shape[1:] != op.shape:

@@ -277,7 +277,7 @@ class _Simulated:
         return {name: value.tobytes() for name, value in self._state.items()}
 
     def weights(self, step: int) -> dict[str, F64]:
-        return {**self._job.program.initial().weights, **self._plan.decoded(self._state, step)}
+        return self._plan.weights(self._state, step)
 
     def close(self) -> None:
         pass

@@ -50,7 +50,7 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
-    """-log softmax(z)[class]; labels are class indices 0, 1, ..."""
+    """-log softmax(z)[class]; labels are class indices 0, 1, ..., or of each class a probability (one-hot)."""
 
     name: ClassVar[str] = "softmax-cross-entropy"
 
@@ -71,7 +71,14 @@ class SoftmaxCrossEntropy(Loss):
         return b.times(b.node(Sub(), b.node(Softmax(), z), y), 1.0 / z.type.shape[0])
 
     def targets(self, labels: npt.ArrayLike, outputs: int) -> F64:
-        return np.asarray(np.eye(outputs)[_classes(labels, outputs)])
+        y = np.asarray(labels)
+        if y.ndim == 2 and y.shape[1] == outputs and y.dtype.kind in "fiub":
+            if not ((y >= 0).all() and np.allclose(y.sum(axis=1), 1)):
+                raise DataError(
+                    f"one-hot labels for {self.name} are not negative and sum to 1 for every sample{_NUMBERS}"
+                )
+            return y.astype(np.float64)
+        return np.asarray(np.eye(outputs)[_classes(y, outputs)])
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,8 @@ LOSSES: dict[str, Loss] = {
 def choose_loss(network: Graph, labels: npt.ArrayLike | None = None) -> Loss:
     """The usual loss for a network's last operation: a sigmoid's, a softmax's (also several raw outputs), else MSE.
 
-    Several raw outputs are also numbers (MSE) where the labels are: floats, one for each output, not all 0 or 1.
+    Several raw outputs are also numbers (MSE) where the labels are: floats, one for each output, not all 0 or 1. One
+    raw output is the logit of class 1 where all labels are 0 or 1.
     """
     (node,) = network.operands(network.outputs[0])
     if isinstance(node.op, Apply) and node.op.functions == _SIGMOID:
@@ -156,7 +164,10 @@ def choose_loss(network: Graph, labels: npt.ArrayLike | None = None) -> Loss:
     fits = y.dtype.kind == "f" and y.shape[1:] == node.type.shape and not np.isin(y, (0.0, 1.0)).all()
     if fits and not isinstance(node.op, Softmax):
         return LOSSES["mean-squared-error"]
-    return LOSSES["softmax-cross-entropy" if node.type.size > 1 else "mean-squared-error"]
+    if node.type.size > 1:
+        return LOSSES["softmax-cross-entropy"]
+    decides = y.dtype.kind in "fiub" and np.isin(y, (0, 1)).all() and not isinstance(node.op, Apply)
+    return LOSSES["binary-cross-entropy" if decides else "mean-squared-error"]
 
 
 def mean_loss(b: Builder, per_sample: Node) -> Node:

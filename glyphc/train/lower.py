@@ -11,11 +11,11 @@ from functools import cached_property
 
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Register, with_frees
-from glyphc.ir.instructions.ckks import Code, check
+from glyphc.ir.instructions.ckks import LOGITS, Code, check
 from glyphc.ir.ops import Apply, MatMul, Mul, Scale, Sub
 from glyphc.ir.parameters import Parameters
 
-from .heads import Approximated, Head, label_name
+from .heads import Approximated, Head, Softmax, label_name
 from .stages import Stage
 from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, state_names
 from .writer import Writer
@@ -76,11 +76,24 @@ class AssignedStep:
         assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored
         return code
 
+    def inference(self, step: int) -> Code:
+        """The instructions of a forward pass with the state before ``step``, from samples to ``LOGITS``."""
+        lowering = _Lowering(self, step, forward=True)
+        lowering.logits(self.stages[-1])
+        code = tuple(with_frees(lowering.w.code))
+        limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
+        stored = check(code, limbs, self.parameters.decoded_limbs - 1, self.parameters.slot_levels)
+        assert stored == {LOGITS: 1}, stored
+        return code
+
 
 class _Lowering:
-    def __init__(self, step: AssignedStep, number: int) -> None:
+    """forward: nothing is sent back, so that bootstraps compute values alone, no slopes."""
+
+    def __init__(self, step: AssignedStep, number: int, forward: bool = False) -> None:
         self.w = Writer()
         self._step = step
+        self._forward = forward
         self._number = number
         pairs = list(zip(step.stages, step.layers, strict=True))
         self._sums = {stage.sums.id: (stage, layer) for stage, layer in pairs}
@@ -93,6 +106,11 @@ class _Lowering:
         """A layer's new weights."""
         values = self._read(stage)
         layer.update(self.w, values, self._gradient(stage.errors), self._number)
+
+    def logits(self, stage: Stage) -> None:
+        """Store the sums of the last layer, moved to where they fit on the torus."""
+        sums, head = self._phases(stage.sums), self._step.head
+        self.w.store(self.w.raised(sums, -head.offset) if isinstance(head, Softmax) else sums, LOGITS)
 
     def _read(self, stage: Stage) -> Register | None:
         """What a layer reads, in coefficients with nothing beside it; None where that is the client's data."""
@@ -127,7 +145,8 @@ class _Lowering:
             case Apply():
                 # all functions of a value share one bootstrap
                 (source,) = graph.operands(node)
-                wanted = [user.id for user in graph.users(source) if user.id in series]
+                users = [node] if self._forward else graph.users(source)
+                wanted = [user.id for user in users if user.id in series]
                 registers = self.w.bootstrap(self._phases(source), *(series[n] for n in wanted))
                 found = dict(zip(wanted, registers, strict=True))
             case _:

@@ -117,6 +117,11 @@ class Plan:
             out |= {stage.weight.name: weight, stage.bias.name: bias}
         return out
 
+    def weights(self, messages: dict[str, F64], step: int) -> dict[str, F64]:
+        """All weights before ``step``: those that are frozen as they were, without the noise of encryption."""
+        decoded, trained = self.decoded(messages, step), {s.name for s in self.program.slots if s.trained}
+        return {**self.program.initial().weights, **{name: v for name, v in decoded.items() if name in trained}}
+
     def reaches(self, values: Mapping[int, F64]) -> dict[str, tuple[float, float]]:
         """Largest magnitudes that the bootstraps see, and how large they may be. values: of a step's nodes, by id."""
         softmax = isinstance(self.server.head, Softmax)

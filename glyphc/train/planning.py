@@ -26,7 +26,17 @@ def plan_of(job: Job) -> Plan:
     ranges = job.ranges or job.options.reach
     if ranges is None:
         ranges = found_ranges(job, stages).with_margin(job.margin)
-    return plan_step(job.program, ranges, job.options.insecure_ring)
+    plan = plan_step(job.program, ranges, job.options.insecure_ring)
+    _check_frames(plan, job.options.steps)
+    return plan
+
+
+def _check_frames(plan: Plan, steps: int) -> None:
+    """TrainingError where momentum or weight decay cannot be kept for all steps: not only when they are done."""
+    frames = {frame for layer in plan.server.layers for frame in (layer.trained.weight, layer.trained.bias)}
+    for frame in frames:
+        for step in range(steps):
+            frame.push(step)
 
 
 def found_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:

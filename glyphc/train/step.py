@@ -135,7 +135,7 @@ def _update(b: Builder, slot: Slot, weight: Node, gradient: Node, rate: Node, op
 
 
 def weight_slots(network: Graph, last: Node, frozen: tuple[str, ...] = ()) -> tuple[Slot, ...]:
-    """The weights and biases of the dense layers before ``last``, in order.
+    """The weights and biases of the dense layers before ``last``, in order. A bias that the model lacks stays zero.
 
     Other layers with constants (convolutions, normalisation) never change; they may be called frozen.
     """
@@ -150,7 +150,8 @@ def weight_slots(network: Graph, last: Node, frozen: tuple[str, ...] = ()) -> tu
         still = node.location in frozen
         for name in node.op.constant_names():
             shape = tuple(int(n) for n in network.constant(name).shape)
-            slots.setdefault(name, Slot(name, shape, not (still or name in frozen), len(shape) == 2))
+            lacking = name == node.op.bias.name and not node.op.has_bias
+            slots.setdefault(name, Slot(name, shape, not (still or lacking or name in frozen), len(shape) == 2))
     unknown = sorted(set(frozen) - layers)
     if unknown:
         known = sorted({n.location for n in network if n.op.constant_names() and n.location} | set(slots))

@@ -20,6 +20,8 @@ from .base import Instruction, Kind, Load, Register, Store, check_flow
 
 # Of one training run: each is listed in its program.
 MOST_STEPS = 1_000_000
+# What a forward pass alone stores: the last layer's sums, as phases on one limb.
+LOGITS = "logits"
 
 
 @dataclass(frozen=True)

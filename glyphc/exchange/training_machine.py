@@ -1,0 +1,106 @@
+"""What the server of a training run computes with: keys and ciphertexts from files, no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from glyphc.backends.errors import BackendError
+from glyphc.errors import EnvironmentSetupError, ParameterError
+from glyphc.progress import Reporter
+from glyphc.storage.container import Reader
+from glyphc.storage.headers import TrainingKeysHeader, TrainingStateHeader
+
+from .artifacts import read_seed
+from .training_files import ProgramFile, check_run, part_name
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
+    from glyphc.backends.openfhe.training_wire import TrainingWire
+
+
+def check_memory(program: ProgramFile) -> None:
+    """EnvironmentSetupError when the machine has less memory free than the program is predicted to take."""
+    available, needed = psutil.virtual_memory().available, program.memory_bytes
+    if needed > available:
+        raise EnvironmentSetupError(
+            f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; use a "
+            "larger machine or stop other programs"
+        )
+
+
+def load_machine(
+    keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter
+) -> tuple[ExitStack, OpenFHECKKS, TrainingWire]:
+    """The machine and its ciphertexts' form, from verified keys. The stack releases what OpenFHE holds of them.
+
+    ArtifactError for keys that are not those of the program, ParameterError for what OpenFHE refuses,
+    EnvironmentSetupError when OpenFHE is missing.
+    """
+    tables = ExitStack()
+    try:
+        return tables, *_loaded(keys, program, reporter, tables)
+    except BaseException:
+        tables.close()
+        raise
+
+
+def _loaded(
+    keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter, tables: ExitStack
+) -> tuple[OpenFHECKKS, TrainingWire]:
+    try:
+        from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
+        from glyphc.backends.openfhe.keys import key_tables, release_all_keys
+        from glyphc.backends.openfhe.residues import ResidueError
+        from glyphc.backends.openfhe.training_load import load_training_keys, training_part_names
+        from glyphc.backends.openfhe.training_wire import TrainingWire
+
+        tables.enter_context(key_tables())
+    except BackendError as e:
+        raise EnvironmentSetupError(str(e)) from None
+    tables.callback(release_all_keys)
+    parameters, periods = program.parameters, program.outline.periods
+    try:
+        with refusals():
+            names = training_part_names(parameters, periods)
+        keys.expect([(name, keys.parts[name].size if name in keys.parts else 0) for name in names])
+        reporter.stage("load keys", len(names))
+        seed = read_seed(keys.header.seed, keys)
+        with refusals():
+            loaded = load_training_keys(parameters, periods, seed, keys.read, lambda name: reporter.advance(1, name))
+    except ResidueError as e:
+        raise keys.damaged(str(e)) from None
+    except BackendError as e:
+        raise ParameterError(str(e)) from None
+    with refusals():
+        return OpenFHECKKS(loaded), TrainingWire.of(loaded)
+
+
+def read_state(path: Path, program: ProgramFile, key: str, wire: TrainingWire) -> tuple[dict[str, Any], int]:
+    """The state's ciphertexts by name, and how many steps they are after; ArtifactError for another run's."""
+    from glyphc.backends.openfhe.residues import ResidueError
+
+    with Reader(path, TrainingStateHeader) as reader:
+        check_run(reader, program.fingerprint, key)
+        named = program.outline.state
+        reader.expect([(part_name(i), wire.state_size(limbs)) for i, (_, limbs) in enumerate(named)])
+        try:
+            state = {name: wire.read(reader.read(part_name(i)), limbs) for i, (name, limbs) in enumerate(named)}
+        except ResidueError as e:
+            raise reader.damaged(str(e)) from None
+        return state, reader.header.step
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """ParameterError for what OpenFHE refuses in a program that passed all checks."""
+    try:
+        yield
+    except RuntimeError as e:
+        if type(e) is not RuntimeError:  # OpenFHE's errors are of this class itself
+            raise
+        raise ParameterError(f"OpenFHE cannot execute this training program: {e}") from e

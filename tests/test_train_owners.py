@@ -1,0 +1,180 @@
+"""Several owners of data, one key holder, one server: trained as if the data were one set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_train_chain import F64, chain
+
+from glyphc.backends.ckks_clear import SimulatedCKKS
+from glyphc.backends.openfhe.residues import Uniform
+from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, TrainingKeyMaker
+from glyphc.backends.openfhe.training_public import PUBLIC_STREAM, PublicEncryptor
+from glyphc.cli import main
+from glyphc.errors import ArtifactError, DataError
+from glyphc.exchange.placement import Placement, placements, sources_of
+from glyphc.exchange.training_client import prepare
+from glyphc.exchange.training_owners import contribute
+from glyphc.frontends.from_onnx import read_onnx
+from glyphc.frontends.to_onnx import to_onnx
+from glyphc.ir.noise import public_encryption
+from glyphc.train.errors import TrainingError
+from glyphc.train.job import Job, Options, RangeSource, make_owned_job
+from glyphc.train.optimizers import SGD
+from glyphc.train.plan import Plan
+from glyphc.train.planning import plan_of
+from tests.roles import environment
+
+RING = 1024
+SIZES = (12, 7, 8)
+
+
+def owners(seed: int = 3) -> list[tuple[F64, F64]]:
+    random = np.random.default_rng(seed)
+    return [(x := random.normal(size=(count, 4)), (x.sum(axis=1) > 0).astype(int)) for count in SIZES]
+
+
+def options(**changes: Any) -> Options:
+    usual = Options(SGD(0.2), 8, 4, "binary-cross-entropy", clip=2.0, source=RangeSource.BOUNDS, insecure_ring=RING)
+    return replace(usual, **changes)
+
+
+def plan(widths: tuple[int, ...], end: str = "sigmoid") -> tuple[Job, Plan]:
+    loss = {"sigmoid": "binary-cross-entropy", "softmax": "softmax-cross-entropy"}[end]
+    job = make_owned_job(chain(widths, end), 28, options(loss=loss, optimizer=SGD(0.1, 0.3, weight_decay=0.01)))
+    return job, plan_of(job)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sampled_from([(4, 1), (3, 2), (20, 1), (4, 3, 1)]), st.integers(0, 99))
+def test_placements_say_what_a_plan_does(widths: tuple[int, ...], seed: int) -> None:
+    """Of every layout; and they survive as bytes."""
+    of = plan(widths)[1]
+    random = np.random.default_rng(seed)
+    x, y = random.normal(size=(4, widths[0])), random.integers(2, size=(4, widths[-1])).astype(float)
+
+    def messages(x: F64, y: F64) -> dict[str, F64]:
+        return {name: message for name, (message, _) in of.data(x, y).items()}
+
+    found, expected = placements(messages, 4, widths[0], widths[-1]), messages(x, y)
+    assert found.keys() == expected.keys()
+    for name, place in found.items():
+        again = Placement.from_bytes(place.to_bytes(), RING, x.size + y.size + 1)
+        np.testing.assert_allclose(again.message(RING, sources_of(x, y)), expected[name], rtol=1e-12, atol=1e-15)
+    with pytest.raises(ValueError, match="beyond the ring or its sources"):
+        Placement.from_bytes(found["forward:0" if "forward:0" in found else "labels:0"].to_bytes(), RING, 1)
+
+
+def test_noise_of_public_encryption_is_as_simulated() -> None:
+    """And about 40 times that of encryption under the secret key, at this ring."""
+    p, random = plan((4, 1))[1].parameters, np.random.default_rng(0)
+    maker, seed = TrainingKeyMaker(p, (RING // 4,)), bytes(32)
+    key = FreshCiphertexts(maker.client, RING).write(np.zeros(RING), p.linear_limbs, Uniform(seed, PUBLIC_STREAM))
+    encryptor, message = PublicEncryptor(p, key, seed), random.uniform(-0.4, 0.4, RING)
+    for limbs in (1, p.linear_limbs):
+        scale = maker.client.contexts.scales[limbs - 1]
+        noise = (maker.client.decrypt(encryptor.encrypt(message, limbs)) - message).std() * scale
+        assert noise == pytest.approx(public_encryption(RING), rel=0.15)
+    simulated = SimulatedCKKS(p, 1).encrypt_publicly(message, 1) - message
+    assert simulated.std() * 2.0**p.linear_bits == pytest.approx(public_encryption(RING), rel=0.15)
+
+
+def here(*arguments: object) -> None:
+    """A command in this process, which is faster."""
+    result = CliRunner().invoke(main, ["training", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+
+
+def apart(*arguments: object) -> None:
+    command = [sys.executable, "-m", "glyphc", "training", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("glyphc", [here, pytest.param(apart, marks=pytest.mark.slow)])
+def test_three_owners_train_as_one(glyphc: Callable[..., None], tmp_path: Path) -> None:
+    """Weights are those of one set of data, up to noise; owners get no model and no secret."""
+    network = chain((4, 1))
+    (tmp_path / "m.onnx").write_bytes(to_onnx(network).SerializeToString())
+    chosen = ("--batch", 4, "--steps", 8, "--learning-rate", 0.2, "--loss", "binary-cross-entropy", "--clip", 2)
+    folders = ("--client", tmp_path / "client", "--server", tmp_path / "server", "--spec", tmp_path / "owners.spec")
+    glyphc(
+        "invite", tmp_path / "m.onnx", "--samples", 28, *chosen, "--ranges", "bounds", "--insecure-ring", RING, *folders
+    )
+    first, parts = 0, []
+    for number, (x, y) in enumerate(owners()):
+        for name, array in (("x", x), ("y", y)):
+            np.save(tmp_path / f"{name}{number}.npy", array)
+        data = ("--data", tmp_path / f"x{number}.npy", "--labels", tmp_path / f"y{number}.npy")
+        output = tmp_path / f"owner{number}"
+        glyphc("contribute", "--spec", tmp_path / "owners.spec", *data, "--first", first, "-o", output)
+        for batch in output.iterdir():
+            batch.rename(tmp_path / "server" / "batches" / batch.name)
+        count = -(-len(x) // 4)
+        rows = [
+            np.random.default_rng(0).permutation(len(x))[np.arange(4 * b, 4 * b + 4) % len(x)] for b in range(count)
+        ]
+        parts += [(x[r], y[r]) for r in rows]
+        first += count
+    glyphc("run", "--server", tmp_path / "server")
+    glyphc("finish", "--client", tmp_path / "client", "--server", tmp_path / "server", "-o", tmp_path / "t.onnx")
+    assert first == 7
+    weight, bias = network.constant("w0")[0], network.constant("b0")[0]
+    for step in range(8):  # by hand, on clipped samples
+        x, y = parts[step % 7]
+        x = x * np.minimum(1, 2 / np.linalg.norm(x, axis=1))[:, None]
+        error = 1 / (1 + np.exp(-(x @ weight + bias))) - y
+        weight, bias = weight - 0.2 * error @ x / 4, bias - 0.2 * error.mean()
+    trained = read_onnx(tmp_path / "t.onnx")
+    np.testing.assert_allclose(trained.constant("w0")[0], weight, atol=2e-3)
+    assert np.abs(weight - network.constant("w0")[0]).max() > 0.05
+
+
+def test_owners_are_told_what_does_not_fit(tmp_path: Path) -> None:
+    network, ((x, y), *_) = chain((4, 1)), owners()
+    spec = tmp_path / "owners.spec"
+    prepare(make_owned_job(network, 12, options(steps=3)), tmp_path / "client", tmp_path / "server", spec=spec)
+    secret = (tmp_path / "client" / "secret.key").read_bytes()
+    assert secret not in spec.read_bytes() and b"w0" not in spec.read_bytes()
+    cases: list[tuple[Any, Any, int, str]] = [
+        (x[:, :3], y, 0, r"shape \(samples, 4\)"),
+        (x, y[:5], 0, "12 samples, but 5 labels"),
+        (x, y, 1, "12 samples are batches 1 to 3 of 4; the run has batches 0 to 2"),
+        (np.where(x > 1, np.nan, x), y, 0, "NaN or infinity"),
+    ]
+    for samples, labels, first, message in cases:
+        with pytest.raises(DataError, match=message):
+            contribute(spec, samples, labels, tmp_path / "out", first)
+    assert not (tmp_path / "out").exists()
+    damaged = bytearray(spec.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    spec.write_bytes(damaged)
+    with pytest.raises(ArtifactError, match="is not usable"):
+        contribute(spec, x, y, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": RangeSource.TRIAL}, "others' data cannot be tried"),
+        ({"batch": None}, "come in whole batches"),
+        ({"batch": 5}, "come in whole batches"),
+        ({"loss": None}, "say what the labels are for"),
+        ({"clip": None}, "what norm they clip samples to"),
+        ({"loss": "mean-squared-error"}, "no bound that all owners know"),
+    ],
+)
+def test_what_a_key_holder_has_to_say(changes: dict[str, Any], message: str) -> None:
+    end = "" if "mean" in str(changes.get("loss")) else "sigmoid"
+    with pytest.raises(TrainingError, match=message):
+        make_owned_job(chain((4, 1), end), 28, options(**changes))
