@@ -21,12 +21,14 @@ class Ranks:
 
     counts: how many of ``knots`` (ascending, one number's behind the other's) belong to each number; 0 for the element
     itself. A network that compares inputs with constants needs no more than their ranks among these, and a rank is an
-    integer: never near a threshold. Elements are rounded to single precision before, as ONNX has them.
+    integer: never near a threshold. Elements are rounded to single precision before, as ONNX has them, unless the model
+    has them in double precision.
     """
 
     features: tuple[int, ...]
     counts: tuple[int, ...]
     knots: tuple[float, ...]
+    double: bool = False
 
     def __post_init__(self) -> None:
         if not self.features or len(self.counts) != len(self.features):
@@ -54,7 +56,7 @@ class Ranks:
         flat = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
         out = flat[:, np.array(self.features)]
         with np.errstate(over="ignore"):
-            rounded = out.astype(np.float32).astype(np.float64)
+            rounded = out.copy() if self.double else out.astype(np.float32).astype(np.float64)
         for column, knots in enumerate(self._knots):
             if len(knots):
                 out[:, column] = np.searchsorted(knots, rounded[:, column], side="left")

@@ -195,7 +195,8 @@ def _(op: Gather, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
 @_evaluate.register
 def _(op: Steps, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     with np.errstate(over="ignore"):
-        x = args[0].reshape(len(args[0]), -1).astype(np.float32).astype(np.float64)
+        x = args[0].reshape(len(args[0]), -1)
+        x = x if op.double else x.astype(np.float32).astype(np.float64)
     chosen = x[:, graph.constant(op.features.name)]
     return np.asarray(chosen > graph.constant(op.thresholds.name)).astype(np.float64)
 

@@ -157,7 +157,8 @@ class Gather(Op):
 class Steps(Op):
     """Comparisons: y[k] = 1 where x.flat[features[k]] > thresholds[k], else 0; flat. float64 and int64 constants.
 
-    x counts in single precision, as in ONNX. lookup: x holds ids, and the thresholds lie between the rows of a table.
+    x counts in single precision, as in ONNX, unless ``double``. lookup: x holds ids, and the thresholds lie between the
+    rows of a table.
     """
 
     mnemonic = "steps"
@@ -165,6 +166,7 @@ class Steps(Op):
     features: Const
     thresholds: Const
     lookup: bool = False
+    double: bool = False
 
     def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
         features, thresholds = constants[self.features.name], constants[self.thresholds.name]

@@ -154,6 +154,28 @@ def test_an_estimator_needs_calibration(tree: DecisionTreeClassifier) -> None:
         glyphc.compile(tree)
 
 
+def test_torch_encoder_layers() -> None:
+    """Of which PyTorch has a fast form for inference that its exporter does not know."""
+    torch = pytest.importorskip("torch", exc_type=ImportError)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.nn.Flatten())
+    x = np.random.default_rng(0).normal(size=(32, 3, 8)).astype(np.float32)
+    program = compiled(module, x)
+    with torch.no_grad():
+        wanted = module.eval()(torch.tensor(x)).numpy()
+    assert np.sqrt(np.mean((np.asarray(program.run(x, mode="clear")) - wanted) ** 2)) < 0.02 * np.ptp(wanted)
+
+
+@pytest.mark.parametrize("name", ["XGBClassifier", "LGBMClassifier"])
+def test_boosted_trees(name: str) -> None:
+    pytest.importorskip("onnxmltools", exc_type=ImportError)
+    library = pytest.importorskip("xgboost" if name.startswith("XGB") else "lightgbm", exc_type=ImportError)
+    x, y = load_iris(return_X_y=True)
+    estimator = make_pipeline(StandardScaler(), getattr(library, name)(n_estimators=3, max_depth=2)).fit(x, y)
+    program = compiled(estimator, x)
+    assert np.mean(program.predict(x, mode="simulate") == estimator.predict(x)) > 0.97
+
+
 def test_torch_modules() -> None:
     torch = pytest.importorskip("torch", exc_type=ImportError)
     torch.manual_seed(0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnx_models import f32, node, randoms
+from onnx_models import build, f32, node, randoms
 
 import glyphc
 from glyphc.errors import DataError, ModelError
@@ -198,3 +199,29 @@ def test_an_encrypted_condition_takes_both_branches() -> None:
     x = randoms(6, 4)
     x[x.sum(axis=1) ** 2 < 1e-4] += 1
     same(nodes, {"x": x}, False, zero=np.float32(0), two=f32(2.0))
+
+
+def test_softmaxes_that_are_written_out() -> None:
+    """exp(x - log sum exp(x)) and exp(x - max x) reach over ranges that no series of exp could."""
+    nodes = [
+        node("ReduceLogSumExp", ["x"], ["l"], axes=[1], keepdims=1),
+        node("Sub", ["x", "l"], ["d"]),
+        node("Exp", ["d"], ["y"]),
+        node("ReduceMax", ["x"], ["m"], axes=[1], keepdims=1),
+        node("Sub", ["x", "m"], ["c"]),
+        node("Exp", ["c"], ["z"]),
+    ]
+    model = build(nodes, None, (4,), outputs=("y", "z"))
+    x = (np.random.default_rng(0).normal(size=(64, 4)) * 20).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = glyphc.compile(model, x, 4, insecure_ring=2048).run(x, mode="clear")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for name, value in zip(("y", "z"), session.run(["y", "z"], {"x": x}), strict=True):
+        assert np.sqrt(np.mean((np.asarray(found[name]) - value) ** 2)) < 0.03
+
+
+def test_a_tensor_over_itself_is_one() -> None:
+    model = build([node("Div", ["x", "x"], ["o"]), node("Add", ["o", "x"], ["y"])], None, (4,))
+    x = randoms(8, 4)
+    np.testing.assert_allclose(evaluate(read_onnx(model), {"x": x})["y"], x + 1, rtol=1e-6)

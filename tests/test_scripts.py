@@ -65,6 +65,21 @@ def test_strategies_side_by_side(tmp_path: Path) -> None:
     assert all("%" in row for row in rows)
 
 
+@pytest.mark.parametrize("name", ["two-inputs", pytest.param("lstm", marks=pytest.mark.slow)])
+def test_what_people_bring(name: str, tmp_path: Path) -> None:
+    page = tmp_path / "brought.md"
+    benchmark("brought.py", name, "--steps", 5, "--batch", 4, "--ring", 2048, "--output", page)
+    assert page.read_text().count(f"| {name} (4) |") == 1
+    assert "insecure" in page.read_text()
+
+
+def test_the_table_of_estimators(tmp_path: Path) -> None:
+    page = tmp_path / "estimators.md"
+    output = benchmark("field.py", "--estimators", "--only", "Ridge", "--skip", "Polynomial", "--output", page)
+    assert "2 models: 2 compile and predict within 1 % (2 in all outputs)" in output
+    assert page.read_text().count("| compiled |") == 2
+
+
 @pytest.mark.slow
 def test_the_round_trip_over_http(tmp_path: Path) -> None:
     call = "service.round_trip(Path(sys.argv[1]), 4, '--insecure-ring', 2048)"

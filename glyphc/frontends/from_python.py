@@ -102,6 +102,7 @@ def _from_sklearn(estimator: Any, calibration: Any) -> Exported:
             converted = to_onnx(
                 estimator,
                 initial_types=separate if by_name else one,
+                options=_options(estimator),
                 target_opset=dict(TARGET_OPSET) if boosted else None,
             )
     except Exception as e:  # the converter raises whatever the estimators' converters raise
@@ -112,6 +113,14 @@ def _from_sklearn(estimator: Any, calibration: Any) -> Exported:
     # one input for each column, in their order; their names have lost what identifiers do not have
     inputs = [i.name for i in converted.graph.input]
     return Exported(converted, {name: (c,) for name, c in zip(inputs, columns, strict=True)})
+
+
+def _options(estimator: Any) -> dict[type, dict[str, bool]] | None:
+    """What skl2onnx has to be told: in a pipeline it asks LinearSVC for options that it has not, unless it has some."""
+    from sklearn.svm import LinearSVC
+
+    parts = [estimator, *estimator.get_params(deep=True).values()]
+    return {LinearSVC: {"nocl": False}} if any(isinstance(p, LinearSVC) for p in parts) else None
 
 
 def _selects_by_name(estimator: Any) -> bool:
@@ -139,9 +148,10 @@ def _from_torch(module: Any, calibration: Any, examples: Any) -> ModelProto:
         )
     file = io.BytesIO()
     names = [f"x{n}" if n else "x" for n in range(len(examples))]
-    was_training = module.training
+    was_training, fast = module.training, torch.backends.mha.get_fastpath_enabled()
     try:
         module.eval()
+        torch.backends.mha.set_fastpath_enabled(False)  # its Transformer layers in one operator have no form in ONNX
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -151,6 +161,7 @@ def _from_torch(module: Any, calibration: Any, examples: Any) -> ModelProto:
         raise ModelError(f"PyTorch cannot export the {type(module).__name__}: {' '.join(str(e).split())[:300]}") from e
     finally:
         module.train(was_training)
+        torch.backends.mha.set_fastpath_enabled(fast)
     return onnx.load_model_from_string(file.getvalue())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, TypeProto, numpy_helper
+from onnx import NodeProto, TensorProto, TypeProto, numpy_helper
 from scipy import sparse
 
 from glyphc.ir.encodings import Labels
@@ -57,7 +57,8 @@ class Conversion:
     sample. where: of the values whose samples are not axis 0, where they are; their nodes have all axes, as they are
     for one sample. None: the file describes a single sample, and the value has no axis for it. labels: of values that
     are indices of classes in the graph, what they are in ONNX. masks: of values with elements that are minus infinity,
-    which are something else in the graph: where they are not. outputs: names of the model's outputs.
+    which are something else in the graph: where they are not. log_sums: of log sum exp(x), by node: the node x, shapes
+    aside. outputs: names of the model's outputs.
     """
 
     graph: Graph
@@ -70,6 +71,7 @@ class Conversion:
     where: dict[str, Where | None] = field(default_factory=dict)
     labels: dict[str, Labels] = field(default_factory=dict)
     masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    log_sums: dict[int, int] = field(default_factory=dict)
     outputs: frozenset[str] = frozenset()
 
     @property
@@ -290,10 +292,11 @@ class Call:
 
     def steps(self, x: Node, features: npt.NDArray[Any], thresholds: F64, lookup: bool = False) -> Node:
         """Whether elements at flat places are greater than thresholds: 0 or 1, flat. lookup: they are ids."""
+        double = self.kind(0) == TensorProto.DOUBLE
         if not np.isfinite(thresholds).all():
             raise UnsupportedError("compares with a number that is not finite")
         names = self._private("features", features.astype(np.int64)), self._private("thresholds", thresholds)
-        return self.add(Steps(*names, lookup), x)
+        return self.add(Steps(*names, lookup, double), x)
 
     def sum(self, a: Node, b: Node) -> Node:
         """a + b, of one shape."""

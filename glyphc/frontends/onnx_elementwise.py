@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from glyphc.ir import memory
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Add, Apply, Div, Max, Min, Mul, Op, Sub
+from glyphc.ir.ops import Add, Apply, Div, Gather, Max, Min, Mul, Op, ReduceMax, Reshape, Softmax, Sub
 
 from .onnx_call import Call, Placed, Rule, places
 from .onnx_constants import FLOATS, INTEGERS, Named, UnsupportedError, type_name
@@ -25,6 +25,41 @@ def _identity(call: Call) -> Node:
 
 def _apply(build: Build) -> Callable[[Call], Node]:
     return lambda call: call.add(Apply((build(call),)), call.tensor(0))
+
+
+def _unshaped(call: Call, x: Node) -> Node:
+    """What a value is but for its shape."""
+    while isinstance(x.op, Reshape):
+        (x,) = call.conversion.graph.operands(x)
+    return x
+
+
+def _less_maximum(call: Call, x: Node) -> bool:
+    """Whether a value is a tensor less its own maximum, as softmaxes are written out: then no element is positive."""
+    graph = call.conversion.graph
+    if not isinstance(x.op, Sub):
+        return False
+    a, b = graph.operands(x)
+    while isinstance(b.op, Reshape | Gather):
+        (b,) = graph.operands(b)
+    if not isinstance(b.op, ReduceMax):
+        return False
+    (of,) = graph.operands(b)
+    while isinstance(of.op, Reshape | Gather):
+        (of,) = graph.operands(of)
+    while isinstance(a.op, Reshape | Gather):
+        (a,) = graph.operands(a)
+    return a.id == of.id
+
+
+def _exp(call: Call) -> Node:
+    """Of a logarithm of shares: the shares."""
+    x = call.tensor(0)
+    shares = _unshaped(call, x)
+    if isinstance(shares.op, Softmax) and shares.op.log:
+        (scores,) = call.conversion.graph.operands(shares)
+        return call.reshape(call.add(Softmax(), scores), x.type.shape)
+    return call.apply(x, "exp_nonpositive" if _less_maximum(call, x) else "exp")
 
 
 def _neg(call: Call) -> Node:
@@ -73,7 +108,11 @@ def _add(call: Call) -> Node:
 
 def _sub(call: Call) -> Node:
     if _both_encrypted(call):
-        return call.pair(Sub(), call.tensor(0), call.tensor(1))
+        a, b = call.tensor(0), call.tensor(1)
+        if b.type.size == 1 and call.conversion.log_sums.get(_unshaped(call, b).id) == _unshaped(call, a).id:
+            # x - log sum exp(x): its exponential is a softmax, which needs no function of so wide a range
+            return call.reshape(call.add(Softmax(log=True), call.reshape(a, (a.type.size,))), a.type.shape)
+        return call.pair(Sub(), a, b)
     x, c, constant_first = with_constant(call)
     return call.scale(x, -1.0, c) if constant_first else call.scale(x, 1.0, Named(c.name, -c.value))
 
@@ -89,6 +128,8 @@ def _div(call: Call) -> Node:
     if call.kind(0) in INTEGERS:
         return _quotient(call)
     if _both_encrypted(call):
+        if call.node.input[0] == call.node.input[1]:  # how exporters make ones
+            return call.scale(call.tensor(0), 0.0, 1.0)
         return call.pair(Div(), call.tensor(0), call.tensor(1))
     x, c, constant_first = with_constant(call)
     if constant_first:
@@ -312,6 +353,7 @@ RULES: dict[str, Rule] = {
     "Div": Rule(_div),
     "Dropout": Rule(_dropout, ("seed",)),
     "Equal": Rule(_equal),
+    "Exp": Rule(_exp),
     "Greater": Rule(_comparison("greater")),
     "GreaterOrEqual": Rule(_comparison("less", negated=True)),
     "Identity": Rule(_identity),

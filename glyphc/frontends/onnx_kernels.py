@@ -100,7 +100,8 @@ def _classifier(call: Call) -> tuple[Node, Node]:
         return _with_probabilities(call, decisions, count)
     if count == 2:
         both = call.affine(decisions, np.array([[1.0], [-1.0]]), 0.0, (2,))
-        return labelled(call, both, labels), both
+        # ONNX Runtime's scores are the other way round: positive in front means the second class
+        return labelled(call, both, labels), call.scale(both, -1.0, 0.0)
     wins = call.affine(call.apply(decisions, "greater", 0.0), won, (won < 0).sum(axis=1), (count,))
     return labelled(call, wins, labels), decisions
 

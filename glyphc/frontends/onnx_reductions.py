@@ -86,7 +86,12 @@ def _log_sum(call: Call, x: Node, count: int) -> Node:
 def _log_sum_exp(call: Call, x: Node, count: int) -> Node:
     """z - log softmax(z) is the same for every element: the first one's."""
     difference = call.add(Sub(), x, call.add(Softmax(log=True), x))
-    return call.gather(difference, places(difference)[..., 0])
+    y = call.gather(difference, places(difference)[..., 0])
+    while isinstance(x.op, Reshape):
+        (x,) = call.conversion.graph.operands(x)
+    if y.type.size == 1:
+        call.conversion.log_sums[y.id] = x.id
+    return y
 
 
 # -- along one axis --

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 from scipy import sparse
 
 from glyphc.ir import memory
@@ -83,23 +84,27 @@ class _Path:
         return len(self.above) + len(self.below) + len(self.equal)
 
 
-def _before(value: float) -> float:
-    """The number in single precision before one."""
-    return float(np.nextafter(np.float32(value), np.float32(-np.inf)))
+# The precision of what is compared.
+_Kind = type[np.float32] | type[np.float64]
 
 
-def _taken(path: _Path, branch: _Branch, holds: bool) -> _Path:
+def _before(value: float, kind: _Kind) -> float:
+    """The number of this precision before one."""
+    return float(np.nextafter(kind(value), kind(-np.inf)))
+
+
+def _taken(path: _Path, branch: _Branch, holds: bool, kind: _Kind) -> _Path:
     """The path on from a branch."""
     f, t = branch.feature, branch.value
     match branch.mode:
         case "BRANCH_LEQ":
             return path.with_below(f, t) if holds else path.with_above(f, t)
         case "BRANCH_LT":
-            return path.with_below(f, _before(t)) if holds else path.with_above(f, _before(t))
+            return path.with_below(f, _before(t, kind)) if holds else path.with_above(f, _before(t, kind))
         case "BRANCH_GT":
             return path.with_above(f, t) if holds else path.with_below(f, t)
         case "BRANCH_GTE":
-            return path.with_above(f, _before(t)) if holds else path.with_below(f, _before(t))
+            return path.with_above(f, _before(t, kind)) if holds else path.with_below(f, _before(t, kind))
         case "BRANCH_EQ":
             return path.with_equal(f, t, holds)
         case "BRANCH_NEQ":
@@ -111,6 +116,7 @@ def _taken(path: _Path, branch: _Branch, holds: bool) -> _Path:
 class _Leaves:
     """All leaves of an ensemble as sums of comparisons: y = matrix @ comparisons + constants, 0 where all agree."""
 
+    kind: _Kind
     thresholds: dict[tuple[int, float], int] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
@@ -131,7 +137,7 @@ class _Leaves:
             constant += sign < 0
         for feature, value, holds in path.equal:
             sign = 1.0 if holds else -1.0
-            self._entry(row, feature, _before(value), sign)
+            self._entry(row, feature, _before(value, self.kind), sign)
             self._entry(row, feature, value, -sign)
             constant += not holds
         self.constants.append(constant)
@@ -145,9 +151,9 @@ class _Leaves:
         self.factors.append(factor)
 
 
-def _leaves(ensemble: _Ensemble) -> _Leaves:
+def _leaves(ensemble: _Ensemble, kind: _Kind) -> _Leaves:
     """Walks all trees; UnsupportedError for what is no tree."""
-    found = _Leaves()
+    found = _Leaves(kind)
     seen: set[Any] = set()
     for root in ensemble.roots:
         waiting: list[tuple[Any, _Path]] = [(root, _Path())]
@@ -162,7 +168,7 @@ def _leaves(ensemble: _Ensemble) -> _Leaves:
                     found.add(path, ensemble.leaves.get(key, []))
                 continue
             for child, holds in ((branch.false, False), (branch.true, True)):
-                waiting.append((child, _taken(path, branch, holds)))
+                waiting.append((child, _taken(path, branch, holds, kind)))
     if len(seen) != ensemble.nodes:
         raise UnsupportedError(f"is no tree: {ensemble.nodes - len(seen)} of its nodes are not reached from a root")
     return found
@@ -171,7 +177,7 @@ def _leaves(ensemble: _Ensemble) -> _Leaves:
 def _summed(call: Call, ensemble: _Ensemble, targets: int, divisor: float, base: F64) -> Node:
     """The sums of the weights of all leaves that are reached, over divisor, plus base; shape (targets,)."""
     x = call.features()
-    leaves = _leaves(ensemble)
+    leaves = _leaves(ensemble, np.float64 if call.kind(0) == TensorProto.DOUBLE else np.float32)
     out = np.zeros((targets, len(leaves.weights)))
     for row, weights in enumerate(leaves.weights):
         for target, weight in weights:

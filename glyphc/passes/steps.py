@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,7 @@ class _Comparisons:
     thresholds: F64
     signs: F64
     shifts: F64
+    double: bool
 
 
 def _comparisons(graph: Graph, op: Steps, operand: _Traced) -> _Comparisons:
@@ -131,35 +132,42 @@ def _comparisons(graph: Graph, op: Steps, operand: _Traced) -> _Comparisons:
     wanted = graph.constant(op.thresholds.name).astype(np.float64)
     constant = x.factor == 0
     turned = x.factor < 0
-    thresholds = np.where(constant, 0.0, _last_before(x.factor, x.shift, wanted))
+    thresholds = np.where(
+        constant, 0.0, _last_before(x.factor, x.shift, wanted, np.float64 if op.double else np.float32)
+    )
     signs = np.where(constant, 0.0, np.where(turned, -1.0, 1.0))
     shifts = np.where(constant, (x.shift > wanted).astype(np.float64), np.where(turned, 1.0, 0.0))
-    return _Comparisons(x, thresholds, signs, shifts)
+    return _Comparisons(x, thresholds, signs, shifts, op.double)
 
 
-def _last_before(factor: F64, shift: F64, wanted: F64) -> F64:
-    """The largest x in single precision before factor * x + shift, rounded to it too, crosses what it is compared with.
+def _last_before(factor: F64, shift: F64, wanted: F64, kind: type[np.floating[Any]]) -> F64:
+    """The largest x, in single or double precision, before factor * x + shift, rounded to it too, crosses ``wanted``.
 
     Not (wanted - shift) / factor: behind a scale, several x come to lie on the threshold itself by rounding. Found by
-    bisection of all numbers in single precision, which are in the order of their bits.
+    bisection of all numbers of that precision, which are in the order of their bits.
     """
-    top = int(np.array(np.finfo(np.float32).max).view(np.int32))
+    largest = np.finfo(kind).max
+    top = int(np.array(largest).view(np.int32 if kind is np.float32 else np.int64))
     low: I64 = np.full(len(wanted), -top - 1)
     high: I64 = np.full(len(wanted), top)
     while np.any(low < high):
-        middle = (low + high + 1) // 2
+        middle = (
+            (low >> 1) + (high >> 1) + ((low | high) & 1)
+        )  # their mean, rounded up, which their sum is too large for
         with np.errstate(over="ignore"):
-            above = (factor * _single(middle) + shift).astype(np.float32) > wanted
+            above = (factor * _numbered(middle, kind) + shift).astype(kind) > wanted
         before = above == (factor < 0)
         low, high = np.where(before, middle, low), np.where(before, high, middle - 1)
-    # where all of them are beyond: a number below all of single precision
-    return np.where(low < -top, -2.0 * float(np.finfo(np.float32).max), _single(np.maximum(low, -top)))
+    # where all of them are beyond: a number below all of this precision, or in double precision the first
+    lowest = -2.0 * float(largest) if kind is np.float32 else -float(largest)
+    return np.where(low < -top, lowest, _numbered(np.maximum(low, -top), kind))
 
 
-def _single(order: I64) -> F64:
-    """Numbers in single precision by their place in order, 0 at place 0."""
-    bits = np.where(order < 0, np.iinfo(np.int32).min - order, order).astype(np.int32)
-    return bits.view(np.float32).astype(np.float64)
+def _numbered(order: I64, kind: type[np.floating[Any]]) -> F64:
+    """Numbers of a precision by their place in order, 0 at place 0."""
+    bits = np.int32 if kind is np.float32 else np.int64
+    places = np.where(order < 0, np.iinfo(bits).min - order, order).astype(bits)
+    return np.asarray(places.view(kind), dtype=np.float64)
 
 
 def with_ids(graph: Graph) -> Graph:
@@ -262,7 +270,8 @@ class _Builder:
                 counts.append(len(block))
                 values += map(float, block)
                 blocks.append((element, block))
-        ranks = Ranks(tuple(features), tuple(counts), tuple(values))
+        double = any(c.double for c in found.values() if len(_of_input(node, c)[0]))
+        ranks = Ranks(tuple(features), tuple(counts), tuple(values), double)
         encoded = new.add(replace(op, ranks=ranks), location=node.location)
         first = len(features) - len(blocks)
         if raw:
