@@ -28,6 +28,7 @@ from glyphc.diagnostics import graph_text, schedule_text, why
 from glyphc.errors import GlyphcError, ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Polynomials
+from glyphc.ir.matrices import Full
 from glyphc.ir.noise import external_products
 from glyphc.ir.ops import Linear
 from glyphc.ir.parameters import INSECURE, Parameters
@@ -246,7 +247,7 @@ def test_a_public_norm_is_a_tight_bound() -> None:
     for scale in (0, 1, 30, 5000):
         weight = random.integers(-scale, scale + 1, (7, 11))
         norm = np.sqrt((weight.astype(float) ** 2).sum(axis=1).mean())
-        assert norm <= public_norm(weight) <= max(1.0, 1.19 * norm)
+        assert norm <= public_norm(Full(weight.astype(float))) <= max(1.0, 1.19 * norm)
 
 
 def test_explanations_say_what_is_encrypted() -> None:

@@ -39,7 +39,7 @@ def changed(default: Any) -> Any:
         case float():
             return default + 0.5
         case 0:
-            return 2048
+            return 8
         case "":
             return "relu1:14;gate:9"
         case bool():
