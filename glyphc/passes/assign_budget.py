@@ -99,7 +99,7 @@ class AssignBudget(TolerancePass):
                 f"{_reason(losses)}; rounding and noise alone, with exact functions: {_reason(alone)}; "
                 f"the series beside that: {value_text(worst(own))}"
             )
-            if worst(own).excess <= worst(alone).excess:
+            if all(o.value <= a.value for o, a in zip(own, alone, strict=True)):
                 warning += _RATHER_BITS
             else:
                 warning += _most_lost(trial, found, chosen, beside, halves.second) + _short_of_room(found)
