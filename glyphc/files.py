@@ -60,6 +60,7 @@ class Replacement:
         if not secret:
             self._temporary.chmod(0o666 & ~_umask())
         self._temporary.replace(self.path)
+        _sync_folder(self.path.parent)
 
     def close(self) -> None:
         """Close the file, and remove it unless it was kept."""
@@ -69,6 +70,16 @@ class Replacement:
             pass  # what did not fit on a full disk is given up
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the file system keep a new name, too: a power cut must not bring the old file back."""
+    with contextlib.suppress(OSError):  # not every file system takes it
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_remnants(path: Path) -> None:

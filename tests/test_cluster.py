@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,13 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from glyphc.cli import main
-from glyphc.cluster import coordinator
+from glyphc.cluster import coordinator, worker
 from glyphc.cluster.coordinator import Address, ClusterError, Files
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
 from glyphc.storage.container import Reader
-from glyphc.storage.headers import OutputsHeader
+from glyphc.storage.headers import KeysHeader, OutputsHeader
 from tests.roles import Setting, compiled, environment, make_setting, samples
 from tests.services import certificate
 
@@ -239,3 +240,37 @@ def test_files_are_sent_to_hosts_that_lack_them(
     assert sorted(p.stat().st_size for p in folder.iterdir()) == sorted(
         p.stat().st_size for p in (setting.server / PROGRAM_FILE, setting.server / KEYS_FILE)
     )
+
+
+def test_a_worker_that_comes_later_gets_the_files(
+    setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
+) -> None:
+    """The first worker dies when another one has begun, which no file was handed out to."""
+    processes.start_scheduler()
+    first = processes.start_worker()
+
+    def replace() -> None:
+        processes.start_worker()
+        time.sleep(4.0)
+        first.send_signal(signal.SIGKILL)
+
+    coordinator.evaluate(
+        Address.read(processes.url), files(setting), request_file, tmp_path / "out", reporter=Watch(1, replace)
+    )
+    assert parts(tmp_path / "out") == alone
+
+
+def test_a_file_that_arrives_damaged_is_not_kept(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    data = bytearray((setting.server / KEYS_FILE).read_bytes())
+    with Reader(setting.server / KEYS_FILE, KeysHeader) as reader:
+        digest = reader.digest
+    data[1000] ^= 1
+    problem = worker.receive(worker.FileKind.KEYS.value, digest, "me", 0, bytes(data), len(data))
+    assert "damaged" in problem or "usable" in problem
+    assert list((tmp_path / f"glyphc-cluster-{os.getuid()}").iterdir()) == []
+    data[1000] ^= 1
+    assert worker.receive(worker.FileKind.KEYS.value, digest, "me", 0, bytes(data), len(data)) == ""
+    assert worker.holds(worker.FileKind.KEYS.value, digest, "nowhere")

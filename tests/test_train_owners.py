@@ -21,7 +21,7 @@ from glyphc.backends.openfhe.residues import Uniform
 from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, TrainingKeyMaker
 from glyphc.backends.openfhe.training_public import PUBLIC_STREAM, PublicEncryptor
 from glyphc.cli import main
-from glyphc.errors import ArtifactError, DataError
+from glyphc.errors import ArtifactError, DataError, ParameterError
 from glyphc.exchange.placement import Placement, placements, sources_of
 from glyphc.exchange.training_client import prepare
 from glyphc.exchange.training_owners import contribute
@@ -117,7 +117,7 @@ def test_three_owners_train_as_one(glyphc: Callable[..., None], tmp_path: Path) 
             np.save(tmp_path / f"{name}{number}.npy", array)
         data = ("--data", tmp_path / f"x{number}.npy", "--labels", tmp_path / f"y{number}.npy")
         output = tmp_path / f"owner{number}"
-        glyphc("contribute", "--spec", tmp_path / "owners.spec", *data, "--first", first, "-o", output)
+        glyphc("contribute", "--spec", tmp_path / "owners.spec", *data, "--first", first, "-o", output, "--insecure")
         for batch in output.iterdir():
             batch.rename(tmp_path / "server" / "batches" / batch.name)
         count = -(-len(x) // 4)
@@ -154,7 +154,10 @@ def test_owners_are_told_what_does_not_fit(tmp_path: Path) -> None:
     ]
     for samples, labels, first, message in cases:
         with pytest.raises(DataError, match=message):
-            contribute(spec, samples, labels, tmp_path / "out", first)
+            contribute(spec, samples, labels, tmp_path / "out", first, insecure=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ParameterError, match="protect nothing"):
+        contribute(spec, x, y, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     damaged = bytearray(spec.read_bytes())
     damaged[len(damaged) // 2] ^= 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.exchange.answers import answer
 from glyphc.exchange.artifacts import ServerProgram, Specification
 from glyphc.exchange.client import load_account
-from glyphc.exchange.ledger import LEDGER_FILE, Ledger
+from glyphc.exchange.ledger import LEDGER_FILE, Ledger, record_sent
 from glyphc.exchange.server import Evaluator
 from glyphc.ir.client_requests import Request
 from glyphc.ir.graph import Graph
@@ -386,3 +387,11 @@ def killed(arguments: list[object], seconds: float) -> int:
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)
     return process.wait()
+
+
+def test_a_ledger_takes_changes_of_several_at_once(tmp_path: Path) -> None:
+    """What one client's processes and threads send is remembered, whoever writes first."""
+    path = tmp_path / LEDGER_FILE
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: record_sent(path, f"{n:064x}", n), range(40)))
+    assert sorted(s.samples for s in Ledger.load(path).sent) == list(range(40))

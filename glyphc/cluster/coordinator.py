@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -34,11 +36,14 @@ from .worker import FileKind
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.security import Security
 
 CHUNK = 16 << 20
 # How long a scheduler may be away, and how often a task may lose its worker.
 AWAY_SECONDS = 120.0
 LOSSES = 10
+# Passes that are handed out for each worker at a time.
+_AHEAD = 2
 LOCAL = "local"
 
 
@@ -112,15 +117,17 @@ def evaluate(
         request = check_request(inputs, program, keys.digest, keys.header.modulus)
     job = _Job(program, files, engine, request, flooding_bits, reporter or Silent())
     start = time.perf_counter()
-    last = time.monotonic()
-    with _scheduler(address) as url:
+    away: float | None = None
+    with _scheduler(address) as (url, security):
         while job.missing:
             try:
-                with _connected(url, address) as client:
+                with _connected(url, security) as client:
+                    away = None
                     job.work(client)
             except (OSError, TimeoutError) as e:
                 # the scheduler is gone, or not there yet
-                if time.monotonic() - max(last, job.last_success) > AWAY_SECONDS:
+                away = time.monotonic() if away is None else away
+                if time.monotonic() - away > AWAY_SECONDS:
                     raise ClusterError(f"the cluster at {url} cannot be reached: {e}") from None
                 time.sleep(1.0)
     digest = job.write(output)
@@ -146,7 +153,7 @@ class _Job:
         self.passes = pass_count(self.client, request.samples)
         self.done: dict[int, list[tuple[str, bytes]]] = {}
         self.bits = 0
-        self.last_success = 0.0
+        self._fruitless = 0
         self._told = 0
 
     @property
@@ -167,40 +174,47 @@ class _Job:
             self._told = len(names)
         known = digests[FileKind.PROGRAM], digests[FileKind.KEYS]
         request = astuple(self.request)[1:]
+        waiting, futures = iter(self.missing), {}
+        before = len(self.done)
+
+        def submit(reader: Reader[InputsHeader], number: int) -> Any:
+            parts = self._parts(reader, number)
+            future = cluster.submit(worker.evaluate, *known, request, number, parts, self.flooding_bits, pure=False)
+            futures[future] = number
+            return future
+
         with Reader(self.request.inputs, InputsHeader) as reader:
-            futures = {
-                cluster.submit(
-                    worker.evaluate,
-                    *known,
-                    request,
-                    number,
-                    self._parts(reader, number),
-                    self.flooding_bits,
-                    pure=False,
-                ): number
-                for number in self.missing
-            }
-        for future in as_completed(futures, loop=cluster.loop):
-            self._finished(futures[future], future)
+            # a few for each worker: inputs of all passes may be more than the scheduler's memory
+            first = [submit(reader, number) for number in islice(waiting, _AHEAD * len(names))]
+            running = as_completed(first, loop=cluster.loop)
+            for future in running:
+                self._finished(futures.pop(future), future)
+                for number in islice(waiting, 1):
+                    running.add(submit(reader, number))
+        self._fruitless = 0 if len(self.done) > before else self._fruitless + 1
+        if self._fruitless > LOSSES:
+            raise ClusterError("workers come and go without doing anything; their logs say more")
 
     def _finished(self, number: int, future: Any) -> None:
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
         try:
-            error, bits, parts = future.result()
+            outcome, error, bits, parts = future.result()
         except KilledWorker as e:
             raise ClusterError(
                 f"pass {number + 1}: {LOSSES} workers died of it; they may have run out of memory"
             ) from e
         except FutureCancelledError as e:
             raise ConnectionError("the scheduler has lost what it was asked") from e
-        if error:
+        if outcome == worker.Outcome.MISSING.value:
+            # a worker that began later: it gets the files, and the pass is handed out again
+            return
+        if outcome == worker.Outcome.FAILED.value:
             raise ClusterError(f"pass {number + 1}: {error}")
         if self.bits not in (0, bits):
             raise ClusterError("workers disagree on the outputs' modulus; do they run the same glyphc?")
         self.bits, self.done[number] = bits, parts
-        self.last_success = time.monotonic()
         self.reporter.advance(1, f"pass {number + 1}")
         future.release()
 
@@ -213,16 +227,18 @@ class _Job:
         """Addresses of the workers; ClusterError where they are not all fit for this program."""
         cluster.wait_for_workers(1, timeout=AWAY_SECONDS)
         found = cluster.run(worker.describe)
-        versions, here = {str(about["version"]) for about in found.values()}, version("glyphc")
-        if versions != {here}:
-            raise ClusterError(f"workers have glyphc {', '.join(sorted(versions))}, here it is {here}")
+        versions, own = {str(about["version"]) for about in found.values()}, version("glyphc")
+        if versions != {own}:
+            raise ClusterError(f"workers have glyphc {', '.join(sorted(versions))}, here it is {own}")
         unfit = [name for name, about in found.items() if self.engine not in str(about["engines"]).split(",")]
         if unfit:
             raise ClusterError(f"worker {unfit[0]} cannot use the engine {self.engine!r}, which the keys are for")
         each = estimate(self.program.schedule, for_engine(cost_file.current(), self.engine)).memory_bytes
         hosts = Counter(about["host"] for about in found.values())
         for host, count in hosts.items():
-            memory = max(int(about["memory"]) for about in found.values() if about["host"] == host)
+            here = [about for about in found.values() if about["host"] == host]
+            # what workers hold of an earlier request, they give up
+            memory = max(int(about["memory"]) for about in here) + sum(int(about["held"]) for about in here)
             if not self.done and count * each > memory:
                 raise ClusterError(
                     f"{count} workers on {host} need about {count * each / 1e9:.1f} GB of memory, "
@@ -236,13 +252,18 @@ class _Job:
         for name in names:
             if self._asked(cluster, name, worker.holds, kind.value, digest, absolute):
                 continue
-            size = path.stat().st_size
+            size, sender = path.stat().st_size, secrets.token_hex(8)
             self.reporter.stage(f"send {kind.value} to {name}", size)
             with open(path, "rb") as file:
                 offset = 0
                 while offset < size:
                     chunk = file.read(CHUNK)
-                    offset = self._asked(cluster, name, worker.receive, digest, offset, chunk, size)
+                    problem = self._asked(
+                        cluster, name, worker.receive, kind.value, digest, sender, offset, chunk, size
+                    )
+                    if problem:
+                        raise ClusterError(f"worker {name} could not keep the {kind.value}: {problem}")
+                    offset += len(chunk)
                     self.reporter.advance(len(chunk), kind.value)
             if not self._asked(cluster, name, worker.holds, kind.value, digest, absolute):
                 raise ClusterError(f"worker {name} could not keep the {kind.value}")
@@ -265,13 +286,23 @@ class _Job:
 
 
 @contextmanager
-def _scheduler(address: Address) -> Iterator[str]:
-    """The address of the scheduler; one of this process's own where the workers are."""
+def _scheduler(address: Address) -> Iterator[tuple[str, Security | None]]:
+    """The scheduler's address, one of this process's own where the workers are; and what its peers have to show."""
+    from distributed.security import Security
+
     if not address.local:
-        yield address.url
+        security = None
+        if address.tls is not None:
+            ca, certificate, key = (os.fspath(address.tls / f"{name}.pem") for name in ("ca", "cert", "key"))
+            security = Security(
+                tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
+            )
+        yield address.url, security
         return
     from distributed import LocalCluster
 
+    # certificates of their own keep other users of this machine out, whom Dask would let execute anything
+    security = Security.temporary()
     threads = max(1, (os.cpu_count() or 1) // address.local)
     with (
         _environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)),
@@ -280,24 +311,20 @@ def _scheduler(address: Address) -> Iterator[str]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
+            security=security,
             dashboard_address=None,
             memory_limit=0,
             silence_logs=50,
         ) as cluster,
     ):
-        yield cluster.scheduler_address
+        yield cluster.scheduler_address, security
 
 
 @contextmanager
-def _connected(url: str, address: Address) -> Iterator[Client]:
+def _connected(url: str, security: Security | None) -> Iterator[Client]:
     import dask
     from distributed import Client
-    from distributed.security import Security
 
-    security = None
-    if address.tls is not None:
-        ca, certificate, key = (os.fspath(address.tls / f"{name}.pem") for name in ("ca", "cert", "key"))
-        security = Security(tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True)
     with dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}):
         client = Client(url, security=security, timeout=10, set_as_default=False)
     try:

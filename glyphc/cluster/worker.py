@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import stat
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -25,6 +28,7 @@ from glyphc.storage.headers import KeysHeader, ProgramHeader
 _LOCK = threading.Lock()
 _LOADED: dict[tuple[str, str], Evaluator] = {}
 _KNOWN: dict[str, Path] = {}
+_KEPT_SECONDS = 7 * 24 * 3600.0
 
 
 class FileKind(Enum):
@@ -58,13 +62,14 @@ class _Parts:
 
 
 def describe() -> dict[str, str | int]:
-    """Who this worker is: version, host, process, bytes of memory that are free, and engines that it can use."""
+    """Who this worker is: version, host, process, bytes that are free and that it holds, usable engines."""
     usable = [name for name in PREFERRED if engine(name).problem() is None]
     return {
         "version": version("glyphc"),
         "host": socket.gethostname(),
         "process": os.getpid(),
         "memory": psutil.virtual_memory().available,
+        "held": psutil.Process().memory_info().rss if _LOADED else 0,
         "engines": ",".join(usable),
     }
 
@@ -81,32 +86,57 @@ def holds(kind: str, digest: str, path: str) -> bool:
     return False
 
 
-def receive(digest: str, offset: int, chunk: bytes, size: int) -> int:
-    """A part of a file, in order; returns where the next one begins. The last one puts the file in its place."""
-    path = _folder() / digest
-    part = path.with_name(f"{digest}.{os.getpid()}.part")
-    with open(part, "r+b" if offset else "wb") as file:
-        file.seek(offset)
-        file.write(chunk)
-    if offset + len(chunk) == size:
-        os.replace(part, path)
-    return offset + len(chunk)
+def receive(kind: str, digest: str, sender: str, offset: int, chunk: bytes, size: int) -> str:
+    """A part of a file, in order; what went wrong, or nothing. The last one puts the file in its place, if it is whole.
+
+    sender: who sends it, so that two do not write into one file.
+    """
+    try:
+        path = _folder() / digest
+        part = path.with_name(f"{digest}.{sender}.part")
+        if not offset:
+            _forget_old(path.parent)
+        with open(part, "r+b" if offset else "wb") as file:
+            file.seek(offset)
+            file.write(chunk)
+        if offset + len(chunk) == size:
+            try:
+                with Reader(part, _HEADERS[FileKind(kind)]) as reader:
+                    reader.verify()
+                    if reader.digest != digest:
+                        raise reader.damaged("it is another file than was announced")
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+    except (OSError, GlyphcError) as e:
+        return str(e)
+    return ""
+
+
+class Outcome(Enum):
+    """Of a pass. MISSING: this worker began after the files were handed out, and has none."""
+
+    DONE = "done"
+    FAILED = "failed"
+    MISSING = "missing"
 
 
 def evaluate(
     program: str, keys: str, request: tuple[str, str, int, bytes, str], number: int, parts: dict[str, bytes], flood: int
-) -> tuple[str, int, list[tuple[str, bytes]]]:
+) -> tuple[str, str, int, list[tuple[str, bytes]]]:
     """A pass. program, keys: digests of files that are here; request: program, key, samples, seed, digest.
 
-    Returns what went wrong, or an empty text; bits of the outputs' modulus; parts of the outputs.
+    Returns a value of :class:`Outcome`; what went wrong; bits of the outputs' modulus; parts of the outputs.
     """
     with _LOCK:
+        if program not in _KNOWN or keys not in _KNOWN:
+            return Outcome.MISSING.value, "", 0, []
         try:
             evaluator = _evaluator(program, keys)
             bits, found = evaluator.evaluate_pass(Request(Path(), *request), number, _Parts(parts), flood)
-        except GlyphcError as e:
-            return str(e), 0, []
-        return "", bits, found
+        except (OSError, GlyphcError) as e:
+            return Outcome.FAILED.value, str(e), 0, []
+        return Outcome.DONE.value, "", bits, found
 
 
 def _evaluator(program: str, keys: str) -> Evaluator:
@@ -133,6 +163,15 @@ def _folder() -> Path:
     """For what is received, of this user and host: all its workers share it."""
     path = Path(tempfile.gettempdir()) / f"glyphc-cluster-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
-    if path.stat().st_uid != os.getuid():
+    about = path.lstat()
+    if about.st_uid != os.getuid() or not stat.S_ISDIR(about.st_mode):
         raise ArtifactError(f"{os.fspath(path)!r} belongs to somebody else")
     return path
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove what nobody has received or used for a week: keys are gigabytes."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - max(path.stat().st_mtime, path.stat().st_atime) > _KEPT_SECONDS:
+                path.unlink()

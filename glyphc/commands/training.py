@@ -109,6 +109,7 @@ def invite_command(
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
     from glyphc.exchange.training_client import check_memory, prepare, program_of
+    from glyphc.exchange.training_owners import spec_digest
     from glyphc.exchange.training_room import folder_bytes
     from glyphc.program import INSECURE_WARNING
 
@@ -138,6 +139,7 @@ def invite_command(
     click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
     click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
     click.echo(f"{'ranges':18} {done.source}")
+    click.echo(f"{'specification':18} {spec_digest(spec)}: tell owners by another way than the file goes")
     _wrote(spec)
 
 
@@ -148,10 +150,11 @@ def invite_command(
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The number of your first batch.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of your samples.")
 @click.option("-o", "--output", type=_FOLDER, required=True, help="A new folder for your batches, for the server.")
-def contribute_command(spec: Path, data: str, labels: str, first: int, seed: int, output: Path) -> None:
+@click.option("--insecure", is_flag=True, help="Accept a specification with a small ring, for tests. NOT SECURE.")
+def contribute_command(spec: Path, data: str, labels: str, first: int, seed: int, output: Path, insecure: bool) -> None:
     """An owner of data: encrypt samples under the key holder's public key, so that the server cannot read them."""
     from glyphc.console import reporter
-    from glyphc.exchange.training_owners import contribute, spec_parameters
+    from glyphc.exchange.training_owners import contribute, spec_digest, spec_parameters
 
     from .job_options import samples_from
 
@@ -159,10 +162,13 @@ def contribute_command(spec: Path, data: str, labels: str, first: int, seed: int
     x, y = samples_from(data, "samples"), samples_from(labels, "labels")
     progress = reporter()
     try:
-        done = contribute(spec, x, y, output, first, seed, progress)
+        done = contribute(spec, x, y, output, first, seed, progress, insecure)
     finally:
         progress.done()
     numbers = f"{done.numbers.start} to {done.numbers.stop - 1}"
+    click.echo(
+        f"{'specification':18} {spec_digest(spec)}: 'invite' printed the same for the key holder, or it is not theirs"
+    )
     click.echo(f"{'batches':18} {numbers}: {done.samples} samples, {done.size:,} bytes in {os.fspath(output)}")
     if done.clipped:
         click.echo(f"{'clipped':18} {done.clipped} samples were scaled down")

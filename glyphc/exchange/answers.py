@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from glyphc.errors import ArtifactError, GlyphcError
+from glyphc.ir.client_requests import Request
+from glyphc.ir.instructions import ClientSpec
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import AnswerHeader, QuestionHeader
 
 from .client import Account
 from .client_engines import IntegerAccess
-from .ledger import Answered, Ledger
+from .ledger import Answered, Ledger, locked
 from .parts import pass_count
 from .trip_parts import part_name
 
@@ -41,25 +43,16 @@ def answer(account: Account, question: Path, output: Path) -> str:
             raise GlyphcError("this program asks its client nothing")
         if account.ledger is None:
             raise GlyphcError("a client answers questions from its folder, where it keeps a ledger of them")
-        known = Ledger.load(account.ledger)
-        samples = known.samples(header.request)
-        if samples is None:
-            raise ArtifactError(f"{reader.name} is about inputs that this client did not encrypt")
-        if header.number >= len(spec.client.requests) or header.pass_number >= pass_count(spec.client, samples):
-            raise ArtifactError(f"{reader.name} asks for more than the program does")
-        if known.question(header) not in (None, reader.digest):
-            raise ArtifactError(
-                f"{reader.name} asks once more, and something else, at a place of the evaluation that was answered: "
-                "each is answered for one question alone"
-            )
-        request, engine = spec.client.requests[header.number], account.engine
+        engine = account.engine
         assert isinstance(engine, IntegerAccess)
-        names = [part_name(number) for number in range(request.ciphertexts)]
-        reader.expect([(name, engine.shown_size) for name in names])
-        reader.verify()
-        if known.question(header) is None:
-            mark = Answered(header.request, header.pass_number, header.number, reader.digest)
-            replace(known, answered=(*known.answered, mark)).save(account.ledger)
+        with locked(account.ledger) as known:
+            request = _request(reader, spec.client, known)
+            names = [part_name(number) for number in range(request.ciphertexts)]
+            reader.expect([(name, engine.shown_size) for name in names])
+            reader.verify()
+            if known.question(header) is None:
+                mark = Answered(header.request, header.pass_number, header.number, reader.digest)
+                replace(known, answered=(*known.answered, mark)).save(account.ledger)
         from glyphc.backends.openfhe.residues import ResidueError
 
         try:
@@ -75,3 +68,19 @@ def answer(account: Account, question: Path, output: Path) -> str:
             for (name, _), data in zip(messages, engine.fresh(messages, seed), strict=True):
                 writer.add(name, data)
         return writer.digest
+
+
+def _request(reader: Reader[QuestionHeader], client: ClientSpec, known: Ledger) -> Request:
+    """What a question asks for; ArtifactError where it may not be answered."""
+    header = reader.header
+    samples = known.samples(header.request)
+    if samples is None:
+        raise ArtifactError(f"{reader.name} is about inputs that this client did not encrypt")
+    if header.number >= len(client.requests) or header.pass_number >= pass_count(client, samples):
+        raise ArtifactError(f"{reader.name} asks for more than the program does")
+    if known.question(header) not in (None, reader.digest):
+        raise ArtifactError(
+            f"{reader.name} asks once more, and something else, at a place of the evaluation that was answered: "
+            "each is answered for one question alone"
+        )
+    return client.requests[header.number]

@@ -18,6 +18,7 @@ from glyphc.backends.engine import best_engine
 from glyphc.codec import check_inputs, encode, with_labels
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, OverrunWarning, ParameterError
 from glyphc.ir.instructions import Polynomials
+from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.text import record_text
 from glyphc.plausible import Doubts, decoded, text
 from glyphc.progress import Reporter, Silent
@@ -42,7 +43,11 @@ def check_security(spec: Specification) -> None:
     A specification may come from a server that nobody trusts, so the client checks for itself what 'glyphc compile'
     checks (and OpenFHE checks again when keys are made).
     """
-    parameters = spec.client.parameters
+    require_secure(spec.client.parameters)
+
+
+def require_secure(parameters: ProgramParameters) -> None:
+    """ParameterError unless parameters that a stranger chose give 128-bit security."""
     if not parameters.secure:
         raise ParameterError(
             "the program's parameters protect nothing: it was compiled with a small ring, for tests only. If a test "

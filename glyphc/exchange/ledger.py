@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,8 +74,24 @@ class Ledger:
         return next((a.question for a in self.answered if (a.request, a.pass_number, a.number) == place), None)
 
 
+@contextlib.contextmanager
+def locked(ledger: Path) -> Iterator[Ledger]:
+    """What it says, while no other process or thread of this client's can change it. What is read before is stale."""
+    path = ledger.with_name(f".{ledger.name}.lock")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise ArtifactError(f"cannot write {os.fspath(path)!r}: {e.strerror}") from None
+    try:
+        # each opening has a lock of its own, so threads exclude one another, too
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield Ledger.load(ledger)
+    finally:
+        os.close(descriptor)
+
+
 def record_sent(ledger: Path, request: str, samples: int) -> None:
     """Remember inputs, before they leave."""
-    known = Ledger.load(ledger)
-    if known.samples(request) is None:
-        replace(known, sent=(*known.sent, Sent(request, samples))).save(ledger)
+    with locked(ledger) as known:
+        if known.samples(request) is None:
+            replace(known, sent=(*known.sent, Sent(request, samples))).save(ledger)

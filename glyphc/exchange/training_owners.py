@@ -28,6 +28,7 @@ from glyphc.train.job import clipped, norms
 from glyphc.train.losses import LOSSES
 
 from .artifacts import read_parameters, read_seed
+from .client import require_secure
 from .placement import Placement, placements, sources_of
 from .training_files import TrainingProgram, check_parameters, part_name
 
@@ -91,11 +92,13 @@ def contribute(
     first: int = 0,
     seed: int = 0,
     reporter: Reporter | None = None,
+    insecure: bool = False,
 ) -> Contribution:
     """Encrypt samples as the batches ``first``, ... into a new folder, for the server's folder of batches.
 
     The last batch is filled up with the first samples. DataError for data that do not fit the specification, or more
-    batches than it has; ArtifactError for a damaged specification or a folder that exists. seed: of the order.
+    batches than it has; ArtifactError for a damaged specification or a folder that exists; ParameterError for
+    parameters that do not give 128-bit security, unless insecure. seed: of the order.
     """
     reporter = reporter or Silent()
     if output.exists():
@@ -103,6 +106,8 @@ def contribute(
     with Reader(spec, OwnerSpecHeader) as reader:
         reader.verify()
         parameters, known, places = _read(reader)
+        if not insecure:
+            require_secure(parameters)
         samples, targets = _data(known, x, labels)
         batches = Batches(len(samples), min(known.batch, len(samples)), seed)
         numbers = range(first, first + -(-len(samples) // known.batch))
@@ -147,6 +152,12 @@ def spec_parameters(spec: Path) -> Parameters:
     """The parameters of a specification, of which nothing else is read."""
     with Reader(spec, OwnerSpecHeader) as reader:
         return read_parameters(reader.header.parameters, reader)
+
+
+def spec_digest(spec: Path) -> str:
+    """What owners compare with the key holder: nothing else shows that the public key in the file is the holder's."""
+    with Reader(spec, OwnerSpecHeader) as reader:
+        return reader.digest
 
 
 def _read(reader: Reader[OwnerSpecHeader]) -> tuple[Parameters, OwnerSpec, list[Placement]]:

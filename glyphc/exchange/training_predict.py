@@ -105,11 +105,13 @@ def read_answer(
     files = TrainingClientFiles.load(client / JOB_FILE)
     loss, network = files.job.loss, files.job.network
     with Reader(request, TrainingRequestHeader) as asked:
-        digest = asked.digest
+        digest, step = asked.digest, asked.header.step
     with Reader(answer, TrainingAnswerHeader) as reader:
         check_run(reader, files.program.fingerprint, files.key)
         if reader.header.request != digest:
             raise ArtifactError(f"{reader.name} answers another request than {os.fspath(request)!r}")
+        if reader.header.step != step:
+            raise ArtifactError(f"{reader.name} is of the weights of step {reader.header.step}; {step} were asked for")
         reader.verify()
         inference = Inference(files.plan, reader.header.step)
         secret = stored_secret(client / SECRET_FILE, files, passphrase)

@@ -321,7 +321,8 @@ def no_room(error: BaseException) -> bool:
 def _check_room(db: sqlite3.Connection, client: str, limits: Limits) -> None:
     counted = "SELECT COUNT(*) FROM jobs WHERE "
     (waiting,) = db.execute(f"{counted} state=?", (QUEUED,)).fetchone()
-    (own,) = db.execute(f"{counted} state=? AND client=?", (QUEUED, client)).fetchone()
+    # those that wait for the client keep their files, too
+    (own,) = db.execute(f"{counted} state IN (?, ?) AND client=?", (QUEUED, WAITING, client)).fetchone()
     (kept,) = db.execute(f"{counted} client=?", (client,)).fetchone()
     if own >= limits.queue_each:
         raise QuotaError(429, f"{limits.queue_each} of your jobs wait already")
