@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from onnx import ModelProto, NodeProto
 from onnx_models import Constants, build, i64, node, run_onnxruntime
+from schedule_cases import assert_exact
 
 import glyphc
 from glyphc.diagnostics import predicted
@@ -22,7 +23,6 @@ from glyphc.ir.ops import ArgMax, Reshape
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.program import Program
 from glyphc.runtime import run
-from tests.schedule_cases import assert_exact
 
 F64 = npt.NDArray[np.float64]
 RING = 2048
