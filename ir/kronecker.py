@@ -72,8 +72,13 @@ class Kronecker(Matrix):
         return bool(np.isfinite(self.kernel).all())
 
     def times(self, x: Array) -> Array:
+        if not x.size:
+            return np.zeros((self.shape[0], *x.shape[1:]), dtype=np.result_type(self.kernel, x))
         if self.kernel.dtype.kind == "i" and x.dtype.kind == "i":
-            reach = np.abs(self.kernel.astype(np.float64)).sum(axis=(0, 2)).max() * np.abs(x.astype(np.float64)).max()
+            # a tap may read many places for one result, as those of a mean do
+            reads = np.array([np.diff(places.indptr).max(initial=0) for places in self._places], dtype=np.float64)
+            sums = np.tensordot(reads, np.abs(self.kernel.astype(np.float64)).sum(axis=2), axes=(0, 0))
+            reach = sums.max(initial=0.0) * np.abs(x.astype(np.float64)).max(initial=0.0)
             if reach < _EXACT:  # the same integers, by the libraries that multiply fast
                 exact = Kronecker(self.kernel.astype(np.float64), self.taps).times(x.astype(np.float64))
                 return exact.astype(np.int64)
@@ -174,7 +179,8 @@ class Kronecker(Matrix):
         order = np.argsort(self.taps.data, kind="stable")
         ends = np.cumsum(self._uses)
         numbers, columns = row_numbers(self.taps)[order], self.taps.indices[order]
+        ones = np.ones(len(columns), dtype=self.kernel.dtype)
         return [
-            sparse.csr_array((np.ones(last - first), (numbers[first:last], columns[first:last])), shape=self.taps.shape)
+            sparse.csr_array((ones[first:last], (numbers[first:last], columns[first:last])), shape=self.taps.shape)
             for first, last in zip(ends - self._uses, ends, strict=True)
         ]

@@ -297,3 +297,18 @@ def test_encrypted_weights_show_no_zeros() -> None:
     hidden.add(Output("y"), (y,), node.type)
     with pytest.raises(IRError, match="show where their zeros are"):
         verify(hidden)
+
+
+def test_sums_of_many_places_of_one_tap_stay_exact() -> None:
+    """A mean reads its one tap at every place: the sum is beyond 2^53 where no single product is."""
+    kernel = np.ones((1, 1, 1), dtype=np.int64)
+    taps = sparse.csr_array(np.ones((1, 49), dtype=np.int32))
+    x = np.full((49, 1), 2**52 - 1, dtype=np.int64)
+    x[0] += 2
+    assert Kronecker(kernel, taps).times(x)[0, 0] == sum(int(v) for v in x[:, 0])
+
+
+def test_no_samples_give_no_results() -> None:
+    empty = np.zeros((49, 0), dtype=np.int64)
+    taps = sparse.csr_array(np.ones((1, 49), dtype=np.int32))
+    assert Kronecker(np.ones((1, 1, 1), dtype=np.int64), taps).times(empty).shape == (1, 0)
