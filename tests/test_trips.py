@@ -345,8 +345,9 @@ def test_two_processes_and_kills_lose_nothing(tmp_path: Path) -> None:
         question = Path(f"{out}.question")
         for number in range(3):
             given = [*evaluation, *(["--answer", answers[number - 1]] if number else [])]
-            # killed somewhere: what is there afterwards is whole
-            if kills and any(killed(given, seconds) == 0 for seconds in (0.8, 2.0)):
+            # killed somewhere: what is there afterwards is whole. A command may be killed while its interpreter ends,
+            # with everything done: given once more, it would begin anew with the first question
+            if kills and any(killed(given, seconds) == 0 or out.exists() for seconds in (0.8, 2.0)):
                 continue
             said = call(*given)
             if kills and "another question" in said.output:
@@ -363,7 +364,8 @@ def test_two_processes_and_kills_lose_nothing(tmp_path: Path) -> None:
                     assert first in (0, -signal.SIGKILL)
                     done = call("refresh", "--client", client, "--question", question, "--output", answers[-1])
                     assert done.exit_code == 0, done.output
-        assert not question.exists()
+        # killed between writing its outputs and tidying up, it leaves the question that was answered
+        assert kills or not question.exists()
         outputs.append(out)
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     decrypted = call("decrypt", "--client", client, "--input", outputs[1], "--output", tmp_path / "y.npy")

@@ -275,11 +275,11 @@ def eval_command(
         click.echo(f"{report.passes} passes, {report.seconds['evaluate']:.2f} s")
         _wrote(output_path)
         return
+    place = checkpoint or output_path.with_name(output_path.name + ".checkpoint")
+    asked = question or output_path.with_name(output_path.name + ".question")
     try:
-        evaluator = Evaluator(half, keys, progress)
-        place = checkpoint or output_path.with_name(output_path.name + ".checkpoint")
-        asked = question or output_path.with_name(output_path.name + ".question")
-        report = evaluator.evaluate(input_path, output_path, place, sanitize or 0, question=asked, answer=answer)
+        with Evaluator(half, keys, progress) as evaluator:
+            report = evaluator.evaluate(input_path, output_path, place, sanitize or 0, question=asked, answer=answer)
     finally:
         progress.done()
     if report.resumed:
