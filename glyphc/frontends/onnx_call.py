@@ -321,6 +321,11 @@ def places(x: Node) -> I64:
     return np.arange(x.type.size, dtype=np.int64).reshape(x.type.shape)
 
 
+def blocks(count: int, block: npt.ArrayLike) -> sparse.csr_array:
+    """The matrix that has a block for each of so many rows, and zeros beside."""
+    return sparse.csr_array(sparse.kron(sparse.eye_array(count), sparse.csr_array(np.atleast_2d(block)), "csr"))
+
+
 @dataclass(frozen=True)
 class Placed:
     """A result whose samples are not axis 0, with all axes of one sample; see :class:`Conversion`."""
