@@ -1,7 +1,8 @@
 """What workers of a cluster make of an evaluation: predicted seconds, speed-up, and what limits it. Needs no Dask.
 
-The model is that of ``coordinator``: program and keys go to one host after another, then every worker loads them, then
-passes run, each by one worker, while their inputs and outputs cross the coordinator's link.
+The model is that of ``coordinator``: program and keys go to one host, which passes them on (every round doubles who has
+them), then every worker loads them, then passes run, each by one worker, while their inputs and outputs cross the
+coordinator's link.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def forecast(load: Load, workers: int) -> Forecast:
         raise ValueError("a cluster has a worker, and an evaluation a pass")
     loading = load.file_bytes / LOAD_RATE
     busy = min(workers, load.passes)
-    sending = busy * load.file_bytes / load.rate
+    sending = (busy - 1).bit_length() * load.file_bytes / load.rate + load.file_bytes / load.rate
     rounds = -(-load.passes // busy) * load.pass_seconds
     # the last pass is evaluated after its inputs have come
     moving = load.passes * load.pass_bytes / load.rate + load.pass_seconds
