@@ -255,6 +255,7 @@ def request_command(client_folder: Path, data: str, output: Path, steps: int | N
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
     done = make_request(client_folder, samples, output, phrase, steps)
     click.echo(f"{'samples':18} {done.samples} in {done.passes} passes of {done.ciphertexts} ciphertexts")
+    click.echo(f"{'predicted':18} {done.pass_seconds:.3g} s for a pass, on a server like this machine")
     if done.clipped:
         click.echo(f"{'clipped':18} {done.clipped}, as in training")
     _wrote(output)
