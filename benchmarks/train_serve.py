@@ -3,10 +3,11 @@
     python benchmarks/train_serve.py [--steps 12] [--samples 512] [--plan] [--folder FOLDER] [--output FILE.md]
 
 The job is that of train_mlp.py. Every command is a process of its own, with its own peak of memory and its own CPU
-seconds: the client prepares, the server trains, the client encrypts held-out samples as a request, the server classifies
-them with weights that are still encrypted, and the client decrypts the predictions. Nothing is decrypted before. Only
-then the weights are, too ('finish'): what they give in the clear on the same samples is what was to come out. --plan:
-say what that is going to take, and what the simulation gives, without encryption. --ring: a small, insecure ring.
+seconds: the client prepares, the server trains, the client encrypts held-out samples as a request, the server
+classifies them with weights that are still encrypted, and the client decrypts the predictions. Nothing is decrypted
+before. Only then the weights are, too ('finish'): what they give in the clear on the same samples is what was to come
+out. --plan: say what that is going to take, and what the simulation gives, without encryption. --ring: a small,
+insecure ring.
 """
 
 from __future__ import annotations

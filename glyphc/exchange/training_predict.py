@@ -112,7 +112,7 @@ def read_answer(
     with Reader(request, TrainingRequestHeader) as asked:
         digest, step = asked.digest, asked.header.step
     with Reader(answer, TrainingAnswerHeader) as reader:
-        check_run(reader, files.program.fingerprint, files.key)
+        check_run(reader, files.program, files.key)
         if reader.header.request != digest:
             raise ArtifactError(f"{reader.name} answers another request than {os.fspath(request)!r}")
         if reader.header.step != step:

@@ -81,7 +81,7 @@ def pass_seconds(inference: Inference, cost: CostModel) -> float:
 
 def different_batches(batches: Batches, steps: int) -> int:
     """Of a run: each is encrypted once."""
-    return min(batches.per_epoch, steps)
+    return len({batches.number(step) for step in range(steps)}) if batches.turns else min(batches.per_epoch, steps)
 
 
 def require_memory(plan: Plan, limit: float, where: str) -> None:
