@@ -104,6 +104,8 @@ class CleartextMachine:
         y = quantize(compose(instruction.functions, x), instruction.output_format)[:, 0]
         out = np.zeros(self._ring)
         out[:: self._grid] = y / instruction.divisor
+        if instruction.mask is not None:
+            out[:: self._grid] *= instruction.mask.kept(self._ring, self._grid)
         return self._centred(out)
 
     def _centred(self, x: F64) -> F64:

@@ -56,7 +56,13 @@ class SimulatedMachine(CleartextMachine):
         series = instruction.series
         grid = self._ring // (2 * self._parameters.slots)
         phase = evaluate_series(series, powers[::grid] / self._modulus)
-        phase += self._random.normal(0, bootstrap(self._ring, rms_slope(series)), len(phase))
+        noise = self._random.normal(0, bootstrap(self._ring, rms_slope(series)), len(phase))
+        if instruction.mask is not None:
+            cleared = ~instruction.mask.kept(self._ring, grid)
+            # with the noise of SlotsToCoeffs alone
+            phase[cleared] = 0.0
+            noise[cleared] = self._random.normal(0, bootstrap(self._ring, 0.0), cleared.sum())
+        phase += noise
         out = np.zeros(self._ring)
         out[::grid] = phase / 2.0**OUTPUT_BITS * self._modulus
         return self._centred(out + self._noise(DECODING_FLOOR * self._modulus))

@@ -168,8 +168,9 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("from torus", f"r{t}", f"r{source}", "")
             case Powers(target=t, source=source, slots=slots, degree=degree):
                 row = ("powers", f"r{t}", f"r{source}", f"degree {degree}, {slots} slots")
-            case Evaluate(target=t, powers=powers, functions=functions, divisor=divisor):
-                row = ("evaluate", f"r{t}", f"r{powers}", f"{' then '.join(map(str, functions))} / {divisor}")
+            case Evaluate(target=t, powers=powers, functions=functions, divisor=divisor, mask=mask):
+                kept = "" if mask is None else f", keeps {mask}"
+                row = ("evaluate", f"r{t}", f"r{powers}", f"{' then '.join(map(str, functions))} / {divisor}{kept}")
             case SlotDot(target=t, sources=sources, bias=bias):
                 row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} numbers, bias {bias:.3g}")
             case SlotProduct(target=t, pairs=pairs, sources=sources):
@@ -334,7 +335,8 @@ def expression(graph: Graph, node: Node) -> str:
         text = f"{op.mnemonic} {op.name} {operands}".rstrip()
     elif isinstance(op, Apply | Bootstrap):
         name = " then ".join(map(str, op.functions))
-        text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands})"
+        kept = "" if op.mask is None else f", keeps {op.mask}"
+        text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands}){kept}"
     elif isinstance(op, TableLookup):
         text = f"table for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Polynomial | IntegerPolynomial):

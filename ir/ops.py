@@ -15,6 +15,7 @@ from .client_requests import MOST_TABLE_BITS
 from .encodings import Ids, Labels, Ranks
 from .errors import IRError
 from .functions import Function
+from .masks import Mask
 from .network_ops import (
     Add,
     Affine,
@@ -155,13 +156,15 @@ class ErrorBudget:
 class Apply(Op):
     """A composition of univariate functions, first one first, applied elementwise to the real value.
 
-    budget: what its approximation may err, once a pass has worked that out.
+    budget: what its approximation may err, once a pass has worked that out. mask: of a laid-out value, the coefficients
+    of every chunk that are kept: all others become zero.
     """
 
     mnemonic = "apply"
     levels = ALL
     functions: tuple[Function, ...]
     budget: ErrorBudget | None = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,8 @@ class Bootstrap(Op):
     """Packed functional bootstrap: refreshes a ciphertext and applies the composed functions to every coefficient.
 
     The message comes out divided by ``divisor``, the factor that the following unpacking multiplies it by. ``series``
-    approximates the whole map from input phase to output (in units of 2^-OUTPUT_BITS, see ``series``).
+    approximates the whole map from input phase to output (in units of 2^-OUTPUT_BITS, see ``series``). mask: the
+    coefficients that are kept; all others become zero, but for noise.
     """
 
     mnemonic = "bootstrap"
@@ -257,6 +261,7 @@ class Bootstrap(Op):
     divisor: int
     slots: int
     series: Series
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)

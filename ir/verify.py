@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .errors import IRError
 from .graph import Graph, Node
+from .layout import Layout
+from .masks import Mask
 from .ops import (
     Apply,
     ArgMax,
@@ -58,6 +60,8 @@ def _on_client(graph: Graph, node: Node) -> bool:
 def _structure(graph: Graph, node: Node) -> None:
     if graph.level not in node.op.levels:
         raise IRError(f"{node} is not allowed at level {graph.level.value}")
+    if isinstance(node.op, Apply) and node.op.mask is not None and graph.level is not Level.LAIDOUT:
+        raise IRError(f"{node} has a mask, but no layout yet")
     if not (node.operands if node.op.arity is None else len(node.operands) == node.op.arity):
         raise IRError(f"{node} takes {node.op.arity} operand(s), has {len(node.operands)}")
     if not all(0 <= i < node.id for i in node.operands):
@@ -148,7 +152,18 @@ def _laid_out(graph: Graph, node: Node) -> None:
             raise IRError(f"{node}: {node.op.slots} slots do not read all positions on a grid of {layout.grid}")
         if node.op.series.degree < 1 or len(node.op.series.real) != len(node.op.series.imag):
             raise IRError(f"{node}: empty series, or one of unequal parts")
+    if isinstance(node.op, Apply | Bootstrap) and node.op.mask is not None:
+        _masked(node, node.op.mask, layout)
     if isinstance(node.op, Unpack):
         source = operands[0].type.layout
         if source is None or (source.parts, layout.parts) != (1, node.op.parts):
             raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+
+
+def _masked(node: Node, mask: Mask, layout: Layout) -> None:
+    """A mask keeps coefficients of the grid, all values of the node among them."""
+    if problem := mask.problem(layout.ring, layout.grid):
+        raise IRError(f"{node}: its mask {problem}")
+    cleared = ~mask.kept(layout.ring, 1)
+    if cleared[layout.positions(0)].any():
+        raise IRError(f"{node}: its mask clears positions where its values stand")

@@ -1,21 +1,24 @@
 """The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024).
 
 Modulus raise under a sparse secret (Bossuat et al. 2022), CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and
-squarings, a trigonometric series, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves of the
-coefficients in between; with fewer, one does.
+squarings, a trigonometric series, perhaps a mask, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves
+of the coefficients in between; with fewer, one does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import jv
 
+from glyphc.ir.masks import Mask
 from glyphc.ir.series import OUTPUT_BITS, Series
 
 from .evaluator import Ciphertext, Evaluator
 from .linear_transform import LevelTransform
+from .masks import Masks
 from .polynomials import Powers
 from .shape import EXPONENTIAL_DEGREE, LEVEL_BITS, SQUARINGS, WRAPS
 
@@ -33,6 +36,7 @@ class Bootstrapper:
     def __init__(self, evaluator: Evaluator) -> None:
         shape = evaluator.shape
         self._evaluator = evaluator
+        self._masks = Masks(evaluator)
         q0 = evaluator.basis.primes[0]
         slots = shape.parameters.slots
         self._sums = shape.summed
@@ -59,6 +63,11 @@ class Bootstrapper:
         order = np.arange(EXPONENTIAL_DEGREE + 1)
         # Jacobi-Anger: e^(i angle y) = J_0 + 2 sum_k i^k J_k(angle) T_k(y)
         self._exponential = np.where(order, 2, 1) * 1j**order * jv(order, angle)
+
+    def prepare(self, masks: Iterable[Mask]) -> None:
+        """Encode the masks of a program, by which results are multiplied."""
+        for mask in masks:
+            self._masks.prepare(mask)
 
     def raised(self, x: Ciphertext) -> Ciphertext:
         """A ciphertext modulo q0, modulo the whole chain: its coefficients gain multiples of q0."""
@@ -103,11 +112,14 @@ class Bootstrapper:
             z = evaluator.combine([(z, z)], [], 0, z.limbs, scale)
         return Powers(evaluator, z, degree, chebyshev=False)
 
-    def evaluate(self, powers: PhasePowers, series: Series) -> Ciphertext:
-        """The series of every phase, as phases modulo q0."""
+    def evaluate(self, powers: PhasePowers, series: Series, mask: Mask | None = None) -> Ciphertext:
+        """The series of every phase, as phases modulo q0; zero where the mask keeps nothing."""
         evaluator, shape = self._evaluator, self._evaluator.shape
         c = np.array(series.real) + 1j * np.array(series.imag)
-        parts = [half.evaluate(c, shape.slot_limbs, self._slot_scale) for half in powers.halves]
+        limbs = shape.slot_limbs if mask is None else self._masks.limbs
+        parts = [half.evaluate(c, limbs, self._slot_scale) for half in powers.halves]
+        if mask is not None:
+            parts = self._masks(parts, mask)
         # 2 Re a + i * 2 Re b = (a + i b) + conj(a - i b)
         x, other = parts[0], parts[0]
         if shape.packed_fully:

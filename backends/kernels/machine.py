@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from glyphc.ir.instructions import Dot, Evaluate, Schedule
+from glyphc.ir.instructions import Dot, Evaluate, Schedule, masks_of
 
 from .basis import F64
 from .bootstrap import Bootstrapper, PhasePowers
@@ -32,13 +32,13 @@ class KernelsMachine:
         return Bootstrapper(self._evaluator)
 
     def prepare(self, observe: Callable[[str], None] = lambda name: None) -> None:
-        """Encode all weights and the transforms of bootstraps ahead of the first evaluation."""
+        """Encode all weights, the transforms of bootstraps and their masks ahead of the first evaluation."""
         for instruction in self._schedule.instructions:
             if isinstance(instruction, Dot):
                 self._linear.prepare(instruction.weights, len(instruction.sources))
                 observe(instruction.weights)
         if self._schedule.parameters.slots:
-            _ = self._bootstrapper
+            self._bootstrapper.prepare(masks_of(self._schedule.instructions))
 
     def dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
         return self._linear.dot(sources, weights, total)
@@ -59,4 +59,4 @@ class KernelsMachine:
         return self._bootstrapper.powers(Ciphertext(source, 1.0), degree)
 
     def evaluate(self, powers: PhasePowers, instruction: Evaluate) -> F64:
-        return self._bootstrapper.evaluate(powers, instruction.series).elements
+        return self._bootstrapper.evaluate(powers, instruction.series, instruction.mask).elements

@@ -103,7 +103,7 @@ class EngineShape:
     def chain_bits(self) -> tuple[int, ...]:
         if not self.parameters.slots:
             return (WIDE_BITS,)
-        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS
+        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS + self.parameters.slot_levels
         decoding, encoding = [DECODING_BITS] * self.decoding_levels, [self._encoding_bits] * self.encoding_levels
         return (WIDE_BITS, *decoding, *[LEVEL_BITS] * middle, *encoding)
 
@@ -187,7 +187,7 @@ class EngineShape:
 
     @property
     def slot_limbs(self) -> int:
-        """After the series."""
+        """After the series and what is multiplied with in slots."""
         return 1 + self.decoding_levels
 
     @cached_property
@@ -299,7 +299,7 @@ def check_shape(shape: EngineShape) -> None:
 def shape_problem(shape: EngineShape) -> str | None:
     """In a sentence: a modulus is too large for 128 bits, which OpenFHE does not see, or levels are missing."""
     parameters = shape.parameters
-    if parameters.levels_kept or parameters.slot_levels:
+    if parameters.levels_kept:
         return "it keeps no levels after a bootstrap yet"
     if shape.n < SMALLEST_RING:
         return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from glyphc.ir.instructions import Polynomials
+from glyphc.ir.masks import Mask
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import Series
 
@@ -47,6 +48,7 @@ def exercise() -> None:
                 slots=slots,
                 degree=6,
                 level_budget=(2, 2),
+                slot_levels=1,
                 security=INSECURE,
             )
         )
@@ -64,4 +66,5 @@ def exercise() -> None:
         sums = linear.encrypted_dot([linear.split(sums, 2, 1, 2)[1]], "h", sums)
         boot = Bootstrapper(evaluator)
         powers = boot.powers(Ciphertext(linear.to_torus(sums), 1.0), 6)
-        linear.from_torus(boot.evaluate(powers, Series((0.1,) * 7, (0.1,) * 7, 0.45, 0.0, 0.0)).elements)
+        series = Series((0.1,) * 7, (0.1,) * 7, 0.45, 0.0, 0.0)
+        linear.from_torus(boot.evaluate(powers, series, Mask(0)).elements)

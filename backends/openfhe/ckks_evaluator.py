@@ -20,6 +20,7 @@ from .bridge import CiphertextMould, Mould, residues
 from .ckks_contexts import TrainingContexts
 from .keys import unpack_automorphism
 from .library import fhe
+from .masks import bit_reversed
 from .rescaling import Rescaling
 from .ring import rescale
 
@@ -123,8 +124,7 @@ class OpenFHECKKS:
     def masked(self, source: Any, conditions: Sequence[tuple[int, int, int]]) -> Any:
         """The values of a sparse bootstrap stand in 2 * slots slots: two halves, each in bit-reversed order."""
         slots = self._parameters.slots
-        bits = slots.bit_length() - 1
-        order = np.array([int(f"{k:0{bits}b}"[::-1], 2) if bits else 0 for k in range(slots)])
+        order = bit_reversed(slots)
         exponents = np.concatenate([order, order + slots]) * (self._parameters.ring // (2 * slots))
         keep = np.ones(2 * slots, dtype=bool)
         for period, start, stop in conditions:

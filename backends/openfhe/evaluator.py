@@ -71,4 +71,4 @@ class OpenFHEMachine:
         return self._bootstrapper.powers(source, degree)
 
     def evaluate(self, powers: Any, instruction: Evaluate) -> Any:
-        return self._bootstrapper.evaluate(powers, instruction.series)
+        return self._bootstrapper.evaluate(powers, instruction.series, instruction.mask)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glyphc.ir.integer_parameters import ProgramParameters
-from glyphc.ir.parameters import Parameters, series_levels
+from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
 
 from .slot_figures import SLOT_ROWS, SlotRow
 from .training_figures import TRAINING_FIGURES, TrainingFigures
@@ -153,6 +153,9 @@ class Machine:
 SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 
+# A mask's product and rescaling, beside one function of a bootstrap with the lowest degree: some transforms of a few
+# limbs, a key switch more in OpenFHE.
+_MASK_SHARE, _LOWEST_DEGREE = 0.03, 13
 # Bytes per coefficient of a fresh BGV ciphertext (55 bits), and bytes a second of a network.
 _FRESH_BYTES = 7
 _UPLOAD_RATE = 12.5e6
@@ -208,6 +211,10 @@ class CostModel:
         """One function of a bootstrap, in a context for degrees up to ``deepest``."""
         return self._deeper(degree, deepest) * self.scaled(self._figure("evaluate", slots, degree), ring)
 
+    def mask_seconds(self, slots: int, ring: int = REFERENCE_RING) -> float:
+        """What a mask adds to one function of a bootstrap, beside the level that it takes (see :func:`deepest`)."""
+        return _MASK_SHARE * self.evaluate_seconds(slots, _LOWEST_DEGREE, ring)
+
     def bootstrap_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
         """One full bootstrap with one function."""
         return self.powers_seconds(slots, degree, ring) + self.evaluate_seconds(slots, degree, ring)
@@ -215,7 +222,7 @@ class CostModel:
     def key_bytes(self, parameters: Parameters) -> float:
         """All evaluation keys."""
         unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * len(parameters.unpack_strides)
-        return unpack + self._bytes("key_bytes", parameters)
+        return unpack + self._bytes("key_bytes", parameters, deepest(parameters))
 
     def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
@@ -228,16 +235,16 @@ class CostModel:
         share = parameters.ring / REFERENCE_RING
         if not parameters.slots:
             return PROCESS_BYTES + _LINEAR_BYTES * share
-        at_reference = self._figure("idle_bytes", parameters.slots, parameters.degree)
+        at_reference = self._figure("idle_bytes", parameters.slots, deepest(parameters))
         return PROCESS_BYTES + max(0.0, at_reference - PROCESS_BYTES) * share
 
     def work_bytes(self, parameters: Parameters) -> float:
         """What a bootstrap takes beyond that at its peak, its own powers included."""
-        return self._bytes("work_bytes", parameters)
+        return self._bytes("work_bytes", parameters, deepest(parameters))
 
     def powers_bytes(self, parameters: Parameters) -> float:
         """The shared half of one bootstrap while it is kept."""
-        return self._bytes("powers_bytes", parameters)
+        return self._bytes("powers_bytes", parameters, parameters.degree)
 
     def scaled(self, seconds: float, ring: int) -> float:
         """A cost at N = 65536 for another ring dimension."""
@@ -247,10 +254,10 @@ class CostModel:
         """How much longer a series takes in a context that has more levels than it needs."""
         return 1 + self.level * (series_levels(max(degree, deepest)) - series_levels(degree))
 
-    def _bytes(self, name: str, parameters: Parameters) -> float:
+    def _bytes(self, name: str, parameters: Parameters, degree: int) -> float:
         if not parameters.slots:
             return 0.0
-        return self._figure(name, parameters.slots, parameters.degree) * parameters.ring / REFERENCE_RING
+        return self._figure(name, parameters.slots, degree) * parameters.ring / REFERENCE_RING
 
     def _figure(self, name: str, slots: int, degree: int) -> float:
         """At the reference degree between configurations, times what the degree adds in those that know it.
@@ -268,6 +275,22 @@ def _between(configurations: Sequence[Configuration], slots: int, value: Callabl
     """A value between configurations, linear in the logarithm of the slots."""
     sizes = np.log2([c.slots for c in configurations])
     return float(np.interp(np.log2(max(slots, 1)), sizes, [value(c) for c in configurations]))
+
+
+def deepest(parameters: Parameters) -> int:
+    """The degree whose series take all levels in the middle of a bootstrap, those for products in slots among them.
+
+    A context for degree 13 and a mask is one for degree 27: as deep, with keys of that size.
+    """
+    if not parameters.slot_levels:
+        return parameters.degree
+    return MAX_DEGREES.get(series_levels(parameters.degree) + parameters.slot_levels, max(MAX_DEGREES.values()))
+
+
+def mask_bytes(parameters: Parameters) -> int:
+    """A mask in memory: plaintexts, two where bootstraps fill the ring, on the limbs of SlotsToCoeffs and one more."""
+    plaintexts = 2 if 2 * parameters.slots == parameters.ring else 1
+    return 8 * parameters.ring * plaintexts * (parameters.level_budget[1] + 2)
 
 
 def split_automorphisms(parts: int, wanted: int) -> int:

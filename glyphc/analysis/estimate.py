@@ -19,12 +19,20 @@ from glyphc.ir.instructions import (
     Split,
     Store,
     ToTorus,
+    masks_of,
 )
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
-from .cost import ENCRYPTED_WEIGHT_POLYNOMIALS, SHIPPED_MACHINE, CostModel, split_automorphisms
+from .cost import (
+    ENCRYPTED_WEIGHT_POLYNOMIALS,
+    SHIPPED_MACHINE,
+    CostModel,
+    deepest,
+    mask_bytes,
+    split_automorphisms,
+)
 from .integer_cost import integer_estimate
 from .slot_cost import SlotEstimate, slot_estimate
 
@@ -121,9 +129,10 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
         case ToTorus() | FromTorus():
             return cost.scaled(cost.switch, parameters.ring)
         case Powers(degree=degree):
-            return cost.powers_seconds(parameters.slots, degree, parameters.ring, parameters.degree)
-        case Evaluate(series=series):
-            return cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, parameters.degree)
+            return cost.powers_seconds(parameters.slots, degree, parameters.ring, deepest(parameters))
+        case Evaluate(series=series, mask=mask):
+            function = cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, deepest(parameters))
+            return function + (cost.mask_seconds(parameters.slots, parameters.ring) if mask is not None else 0.0)
         case _:
             return 0.0
 
@@ -142,6 +151,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
     kept = cost.idle_bytes(parameters) + weight * weights + weight_bytes(schedule.client, cost.limbs)
+    kept += mask_bytes(parameters) * len(masks_of(schedule.instructions))
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}

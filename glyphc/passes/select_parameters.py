@@ -103,7 +103,7 @@ class SelectParameters(Pass):
                 f"{node}: a series of degree {degree} rises to {reach(series):.0f} between the ends of its range, more "
                 f"than the {LARGEST_REACH:.0f} that bootstraps hold; a larger --tolerance takes a lower degree"
             )
-        bootstrap = Bootstrap(op.functions, divisor, slots, series)
+        bootstrap = Bootstrap(op.functions, divisor, slots, series, op.mask)
         operands, decisions = rewriter.operands(node), (*node.decisions, decision)
         rewriter.replace(node, rewriter.new.add(bootstrap, operands, node.type, node.location, decisions))
 
@@ -148,6 +148,7 @@ def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Param
         slots=slots,
         level_budget=(min(encode, most), min(decode, most)),
         large_digits=configuration.large_digits,
+        slot_levels=int(any(op.mask is not None for _, op in graph.of(Apply))),
         security=security,
     )
     return {degree: secured(replace(shared, degree=degree)) for degree in (0, *DEGREES)}

@@ -88,4 +88,6 @@ def _bootstraps(lowering: Lowering, task: Task, node: Node) -> None:
         assert operand.type.fixed is not None and node.type.fixed is not None
         (target,) = lowering.registers[Task(node.id, task.chunk)] = lowering.fresh()
         formats = (operand.type.fixed, node.type.fixed)
-        lowering.instructions.append(Evaluate(target, powers, op.series, op.functions, *formats, op.divisor, node.id))
+        lowering.instructions.append(
+            Evaluate(target, powers, op.series, op.functions, *formats, op.divisor, node.id, op.mask)
+        )

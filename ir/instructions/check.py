@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import IRError
 from ..integer_parameters import IntegerParameters
+from ..masks import Mask
 from ..parameters import Parameters
 from ..slot_parameters import SlotParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
@@ -141,4 +142,10 @@ class _Coefficients:
             return "has a series with numbers beyond what is computed with"
         if instruction.divisor < 1:
             return f"divides by {instruction.divisor}"
-        return None
+        return self._mask_problem(instruction.mask) if instruction.mask is not None else None
+
+    def _mask_problem(self, mask: Mask) -> str | None:
+        parameters = self.parameters
+        if not parameters.slot_levels:
+            return "has a mask, for which there is no level"
+        return mask.problem(parameters.ring, parameters.ring // (2 * parameters.slots)) or None

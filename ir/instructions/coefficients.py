@@ -7,11 +7,12 @@ Polynomials are given by their non-zero terms (:class:`.program.Polynomials`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..functions import Function
+from ..masks import Mask
 from ..series import Series
 from ..types import FixedPoint
 from .base import Instruction, Kind, Register
@@ -128,7 +129,9 @@ class Evaluate(Instruction):
     """Second half: target = f(x) / 2^OUTPUT_BITS, a phase, for every phase x read by ``powers``.
 
     exact: what the series approximates, as a map of fixed-point integers: from input format through the functions to
-    output format, divided by ``divisor``; the cleartext backend computes this instead of the series.
+    output format, divided by ``divisor``; the cleartext backend computes this instead of the series. mask: the
+    coefficients that are kept; all others are zero but for the noise of what comes behind. It is multiplied with while
+    values stand in slots, which takes one of the parameters' ``slot_levels``.
     """
 
     operand: ClassVar[Kind] = Kind.POWERS
@@ -143,6 +146,12 @@ class Evaluate(Instruction):
     output_format: FixedPoint
     divisor: int
     node: int
+    mask: Mask | None = None
 
     def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
         return (machine.evaluate(operands[0], self),)
+
+
+def masks_of(code: Iterable[Instruction]) -> tuple[Mask, ...]:
+    """All different masks of bootstraps, in the order of their first use."""
+    return tuple(dict.fromkeys(i.mask for i in code if isinstance(i, Evaluate) and i.mask is not None))
