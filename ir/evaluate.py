@@ -32,6 +32,7 @@ from .ops import (
     Hardmax,
     Input,
     IntegerPolynomial,
+    Interleave,
     Linear,
     MatMul,
     Max,
@@ -39,6 +40,7 @@ from .ops import (
     Mul,
     Op,
     Output,
+    Pixels,
     Polynomial,
     ReduceMax,
     ReduceSum,
@@ -297,9 +299,17 @@ def _(op: TableLookup, node: Node, graph: Graph, args: tuple[Value, ...]) -> Val
     return np.asarray(np.array(op.table, dtype=np.int64)[np.tensordot(args[0], places, axes=(1, 0)).astype(np.int64)])
 
 
+@_evaluate.register
+def _(op: Pixels, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    (down, right), (rows, columns) = op.first, op.step
+    images = args[0].reshape(len(args[0]), *op.image)
+    return images[:, :, down::rows, right::columns].reshape(len(images), -1)
+
+
 @_evaluate.register(Switch)
 @_evaluate.register(Unpack)
-def _(op: Switch | Unpack, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+@_evaluate.register(Interleave)
+def _(op: Switch | Unpack | Interleave, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return args[0]  # representation only: the tensor is the same
 
 
