@@ -5,8 +5,8 @@ the exponent ((t*rows + y)*pitch + x)*group + c, in units of the layout's stride
 dx)*group) moves what stands (dy, dx) away, so a convolution is one product for each of its input channels. ``rows`` and
 ``pitch`` leave a border of zeros behind every row and image that serves what stands before the next one, too.
 
-What comes of a stride stays where it is, farther apart (``dilation``), and several images share a slot: each is moved by
-the offsets of its ``levels``.
+What comes of a stride stays where it is, farther apart (``dilation``), and several images share a slot: each is moved
+by the offsets of its ``levels``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Raster:
         if min(sizes) < 1 or self.beside not in (1, self.group) or self.group & (self.group - 1):
             raise IRError(f"an image layout has positive sizes, and a power of two of channels side by side: {self}")
         if len(self.levels) > _MOST_LEVELS or min((min(s) for s in (self.origin, *self.levels)), default=0) < 0:
-            raise IRError(f"the images of a slot stand at no offsets below 0, nor at more than 2^{_MOST_LEVELS}: {self}")
+            raise IRError(
+                f"the images of a slot stand at no offsets below 0, nor at more than 2^{_MOST_LEVELS}: {self}"
+            )
         if any(last >= room for last, room in zip(self.last, (self.rows, self.pitch), strict=True)):
             raise IRError(f"the pixels of one row or image overlap with the next: {self}")
 
@@ -115,7 +117,8 @@ class Raster:
     def places(self, part: int, samples: I64) -> I64:
         """Exponents of a part's features, in units of the stride: shape (samples, features in the part)."""
         channels = np.arange(len(self.channels_of(part)), dtype=np.int64)
-        return (self.pixels(samples)[:, None] + channels[:, None, None]).reshape(len(samples), -1)
+        found = self.pixels(samples)[:, None] + channels[:, None, None]
+        return found.reshape(len(samples), len(channels) * self.height * self.width)
 
     def mask(self, samples: int, stride: int) -> Mask:
         """What keeps the first so many samples of a chunk, in every part, and nothing else."""

@@ -8,7 +8,7 @@ unwanted terms land on positions nobody reads.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -50,7 +50,7 @@ class Layout:
     grid: int
     zero_elsewhere: bool
     chunks: int = 1
-    image: Raster | None = None
+    image: Raster | None = field(default=None, repr=False)
 
     @staticmethod
     def of_images(image: Raster, ring: int, batch: int, stride: int, zero_elsewhere: bool, chunks: int) -> Layout:

@@ -170,7 +170,7 @@ def _targets(rows: int, source: Image) -> Iterator[Image]:
 def _strides(source: Image, target: Image) -> Iterator[Steps]:
     """Strides by which an operand may become so much smaller, the largest first."""
     down, right = (
-        range(1 if after == 1 else min(_MOST_STRIDE, max(1, before // after)), 0, -1)
+        range(1 if after == 1 else min(_MOST_STRIDE, -(-before // after)), 0, -1)
         for before, after in zip(source[1:], target[1:], strict=True)
     )
     yield from ((y, x) for y in down for x in right)

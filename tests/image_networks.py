@@ -50,3 +50,24 @@ def residual() -> onnx.ModelProto:
         node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
     ]
     return build(nodes, constants, SHAPE)
+
+
+def strided() -> onnx.ModelProto:
+    """The smallest one with a stride between two functions."""
+    constants = {
+        "k0": randoms(2, 3, 3, 3, seed=1) / 5,
+        "k1": randoms(4, 2, 3, 3, seed=2) / 4,
+        "w": randoms(3, 4, seed=3),
+        "b": randoms(3, seed=4),
+    }
+    one = [1, 1, 1, 1]
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=one),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("Conv", ["r0", "k1"], ["c1"], name="conv1", pads=one, strides=[2, 2]),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("GlobalAveragePool", ["r1"], ["g"], name="mean"),
+        node("Flatten", ["g"], ["f"], name="flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, SHAPE)

@@ -32,6 +32,7 @@ from glyphc.ir.ops import (
     Hardmax,
     Input,
     IntegerPolynomial,
+    Interleave,
     Linear,
     MatMul,
     Max,
@@ -39,6 +40,7 @@ from glyphc.ir.ops import (
     Mul,
     Op,
     Output,
+    Pixels,
     Polynomial,
     ReduceMax,
     ReduceSum,
@@ -180,11 +182,13 @@ def test_each_op_of_a_level_passes(level: Level) -> None:
     allowed = {op for op in OPS.values() if level in op.levels}
     used = {type(n.op) for n in chain.graph}
     # a bootstrap does at the last level what apply did before; polynomials and tables are of graphs in slots
-    # (test_slots, test_integers, test_tables)
+    # (test_slots, test_integers, test_tables), what moves pixels of graphs of images (test_image_layouts)
     assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {
         Polynomial,
         IntegerPolynomial,
         TableLookup,
+        Pixels,
+        Interleave,
         *CLIENT_OPS,
     }
 

@@ -153,7 +153,6 @@ class ImagePlan:
 
     def _linear(self, node: Node) -> None:
         found: set[Standing] = set()
-        target = self.pictures.images[node.id]
         for number, operand in enumerate(self.graph.operands(node)):
             own, before = self.pictures.stencils[node.id, number], self.standings[operand.id]
             read = self._read(own, before) if self.resident(operand) else WHOLE
@@ -209,7 +208,8 @@ class ImagePlan:
         self.rows, self.pitch = max(self.rows, room[0]), max(self.pitch, room[1])
 
     def _slots(self, standing: Standing) -> int:
-        return -(-(-(-self.batch // standing.chunks)) // (1 << len(standing.levels)))
+        images = standing.chunks << len(standing.levels)
+        return -(-self.batch // images)
 
     def raster(self, node: Node) -> Raster:
         """Of a node's images, channels side by side."""

@@ -156,7 +156,9 @@ class _Images:
         value = self.plan.value(node)
         found = self._channels(value, None, WHOLE) if value.id in self.read else self._bootstrapped(value, None, WHOLE)
         for reshape in self._reshapes(node):
-            found = self.new.add(reshape.op, (found,), replace(reshape.type, layout=found.type.layout), reshape.location)
+            found = self.new.add(
+                reshape.op, (found,), replace(reshape.type, layout=found.type.layout), reshape.location
+            )
         return found
 
     def _reshapes(self, node: Node) -> Sequence[Node]:

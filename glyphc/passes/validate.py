@@ -172,7 +172,10 @@ class ValidateNoise(Pass):
         """Every way from a bootstrap to a linear map or an output multiplies by its divisor, once."""
         for user in graph.users(node):
             factor = gain * (user.op.parts if isinstance(user.op, Unpack) else 1)
-            if isinstance(user.op, Switch | Reshape | Unpack | Pixels | Interleave) and user.type.scheme is not Scheme.CLIENT:
+            if (
+                isinstance(user.op, Switch | Reshape | Unpack | Pixels | Interleave)
+                and user.type.scheme is not Scheme.CLIENT
+            ):
                 self._check_divisor(graph, user, divisor, factor)
             elif factor != divisor:
                 raise ParameterError(

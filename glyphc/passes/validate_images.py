@@ -35,7 +35,7 @@ def check_pixels(graph: Graph, node: Node, number: int) -> None:
     assert source is not None and target is not None
     read, made = source.image, target.image
     if read is None or made is None or not _fit(source, target):
-        raise ParameterError(f"{node}: {source} and {target} are not on one raster; {_BUG}")
+        raise ParameterError(f"{node}: {read} and {made} are not on one raster; {_BUG}")
     found = stencil(graph.matrix(node.op.weights[number]), read.image, made.image)
     if found is None:
         raise ParameterError(f"{node} does not do the same at every pixel of {operand}; {_BUG}")
@@ -52,7 +52,7 @@ def check_pixels(graph: Graph, node: Node, number: int) -> None:
         inside = (y >= 0) & (y < read.height) & (x >= 0) & (x < read.width)
         wanted = before[:, y[inside], x[inside]]
         if not (at[:, inside] == wanted).all() or occupied[at[:, ~inside] % source.ring].any():
-            raise ParameterError(f"{node}: products with pixels of {operand} collide in the layout {target}; {_BUG}")
+            raise ParameterError(f"{node}: products with pixels of {operand} collide in the layout {made}; {_BUG}")
 
 
 def _fit(source: Layout, target: Layout) -> bool:

@@ -34,7 +34,9 @@ def stencil_of(lowering: Lowering, node: Node, number: int) -> Stencil:
     found = stencil(lowering.graph.matrix(node.op.weights[number]), source.image, target.image)
     if found is None or any(
         size > 1 and wide != narrow * step
-        for size, wide, narrow, step in zip(target.image[1:], target.dilation, source.dilation, found.stride, strict=True)
+        for size, wide, narrow, step in zip(
+            target.image[1:], target.dilation, source.dilation, found.stride, strict=True
+        )
     ):
         raise ParameterError(f"{node} does not do with the images of {operand} what their layouts say")
     return found

@@ -47,7 +47,9 @@ def stencil_polynomials(
     read, made = source.image, target.image
     assert read is not None and made is not None
     channels = made.channels_of(part)
-    moves = stencil.reads[:, 0] * read.steps(read.dilation[0], 0) + stencil.reads[:, 1] * read.steps(0, read.dilation[1])
+    moves = stencil.reads[:, 0] * read.steps(read.dilation[0], 0) + stencil.reads[:, 1] * read.steps(
+        0, read.dilation[1]
+    )
     exponents = (np.arange(len(channels), dtype=np.int64) - moves[:, None]).ravel() * unit
     kernel = stencil.kernel[:, channels.start : channels.stop].astype(np.int64)
     rows = [_wrap(exponents, kernel[:, :, channel].ravel(), n) for channel in used]
