@@ -19,8 +19,8 @@ def record(
 ) -> tuple[dict[str, list[Any]], dict[int, list[Any]]]:
     """Outputs by name as :func:`.base.execute` gives them, and the ciphertexts of some nodes by id, chunk by chunk.
 
-    nodes: linear maps, bootstraps and switches. A node's ciphertexts are those
-    that its instructions make and none of them uses up. order: which chunk a node makes first, second, ...
+    nodes: linear maps, bootstraps and switches. A node's ciphertexts are those that its instructions make and none of
+    them uses up. order: which chunk a node makes first, second, ...
     """
     wanted = _results(schedule)
     state = State()

@@ -1,8 +1,8 @@
 """The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024).
 
 Modulus raise under a sparse secret (Bossuat et al. 2022), CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and
-squarings, a trigonometric series, perhaps a mask, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves of the
-coefficients in between; with fewer, one does.
+squarings, a trigonometric series, perhaps a mask, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves
+of the coefficients in between; with fewer, one does.
 """
 
 from __future__ import annotations
