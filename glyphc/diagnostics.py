@@ -16,6 +16,7 @@ from glyphc.guard_band_report import guard_band
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
@@ -162,6 +163,8 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("encrypted dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 row = ("split", _registers(targets), f"r{source}", f"{parts} classes of stride {stride}")
+            case Divide(target=t, source=source, factor=factor):
+                row = ("divide", f"r{t}", f"r{source}", f"by {factor}, exactly")
             case ToTorus(target=t, source=source, slots=slots):
                 row = ("to torus", f"r{t}", f"r{source}", f"{slots} slots")
             case FromTorus(target=t, source=source):
@@ -344,7 +347,7 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Switch):
         text = f"switch {operands} {op.source.value}->{op.target.value}"
     elif isinstance(op, Unpack):
-        text = f"unpack {operands} into {op.parts}"
+        text = f"unpack {operands} into {op.parts}" + (" exactly" if op.gain == 1 < op.parts else "")
     elif isinstance(op, Linear | Dense):
         shapes = [weight_shape(w, graph.constants) for w in op.weights]
         hidden = "encrypted " if isinstance(op, Linear) and op.encrypted else ""

@@ -156,8 +156,10 @@ def _laid_out(graph: Graph, node: Node) -> None:
         _masked(node, node.op.mask, layout)
     if isinstance(node.op, Unpack):
         source = operands[0].type.layout
-        if source is None or (source.parts, layout.parts) != (1, node.op.parts):
+        if source is None or source.parts * node.op.parts != layout.parts:
             raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+        if node.op.divided < 1 or node.op.parts % node.op.divided:
+            raise IRError(f"{node}: what is split into {node.op.parts} parts cannot be divided by {node.op.divided}")
 
 
 def _masked(node: Node, mask: Mask, layout: Layout) -> None:

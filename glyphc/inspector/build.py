@@ -18,6 +18,7 @@ from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
@@ -101,6 +102,7 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Dot, "linear"),
     (EncryptedDot, "linear"),
     (Split, "unpack"),
+    (Divide, "unpack"),
     (ToTorus, "switch"),
     (FromTorus, "switch"),
     (Powers, "bootstrap"),

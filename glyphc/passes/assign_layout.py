@@ -12,6 +12,7 @@ from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
 from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
+from .uploads import Uploads, chosen
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class AssignLayout(Pass):
     """Choose slots and layouts for the batch, insert unpackings.
 
     A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
-    ``memory`` gigabytes (predicted).
+    ``memory`` gigabytes (predicted). uploads: what inputs are to be small in, see :class:`.uploads.Uploads`.
     """
 
     name: ClassVar[str] = "assign-layout"
@@ -29,6 +30,7 @@ class AssignLayout(Pass):
     ring: int = 65536
     max_chunks: int = 16
     memory: float = MEMORY
+    uploads: Uploads = Uploads.SERVER
 
     def __post_init__(self) -> None:
         check_room(self.name, self.room)
@@ -39,7 +41,7 @@ class AssignLayout(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         search = Search.over(graph, self.room, context.prices, context.models)
-        plan = search.best
+        plan, sending = chosen(search.best, self.room, context.prices, context.models, self.uploads)
         decision = self._explain(graph, search, context)
         rewriter = Rewriter(graph, Level.LAIDOUT, plan.batch)
         unpacked: dict[int, Node] = {}
@@ -54,8 +56,12 @@ class AssignLayout(Pass):
             decisions = node.decisions
             if isinstance(node.op, Apply) or (isinstance(node.op, Input) and plan.batch < graph.batch):
                 decisions += (decision,)
+            decisions += (sending[node.id],) if node.id in sending else ()
             type = replace(node.type, layout=self._layout(node, operands, plan))
-            rewriter.replace(node, rewriter.new.add(node.op, operands, type, node.location, decisions))
+            new = rewriter.new.add(node.op, operands, type, node.location, decisions)
+            rewriter.replace(
+                node, self._exactly_unpacked(new, plan.dense[node.id], rewriter) if node.id in plan.dense else new
+            )
         return rewriter.new
 
     def _unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter, known: dict[int, Node]) -> Node:
@@ -70,6 +76,14 @@ class AssignLayout(Pass):
             type = replace(new.type, layout=split)
             known[old.id] = rewriter.new.add(Unpack(parts), (new,), type, new.location)
         return known[old.id]
+
+    def _exactly_unpacked(self, new: Node, parts: int, rewriter: Rewriter) -> Node:
+        """A dense input with each feature in a part of its own."""
+        layout = new.type.layout
+        assert layout is not None
+        stride = layout.stride * parts
+        apart = replace(layout, parts=layout.parts * parts, stride=stride, grid=stride)
+        return rewriter.new.add(Unpack(parts, parts), (new,), replace(new.type, layout=apart), new.location)
 
     def _layout(self, node: Node, operands: tuple[Node, ...], plan: LayoutPlan) -> Layout | None:
         if isinstance(node.op, Input):
@@ -92,6 +106,12 @@ class AssignLayout(Pass):
     def _fresh(self, node: Node, plan: LayoutPlan) -> Layout:
         """Inputs: as many features per ciphertext as stand between two outputs of every map that reads them."""
         features, chunks = node.type.size, plan.chunks[node.id]
+        if node.id in plan.dense:
+            side = plan.dense[node.id]
+            block = plan.block(chunks)
+            # where unpackings of other values stand, too, so that they share their keys
+            stride = min(plan.grid, block // side)
+            return Layout(self.ring, plan.batch, features, -(-features // side), stride, block, stride, True, chunks)
         gap = plan.gap(node)
         per_part = min(gap, next_power_of_two(features))
         parts = -(-features // per_part)

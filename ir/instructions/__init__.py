@@ -6,7 +6,18 @@ whether a whole program can be executed.
 """
 
 from .base import NO_NODE, Code, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
-from .coefficients import Dot, DotProduct, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus, masks_of
+from .coefficients import (
+    Divide,
+    Dot,
+    DotProduct,
+    EncryptedDot,
+    Evaluate,
+    FromTorus,
+    Powers,
+    Split,
+    ToTorus,
+    masks_of,
+)
 from .integers import ClientRequest, IntegerBlocks, IntegerDot, IntegerProduct, requests_of
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
 from .slots import Drop, SlotDot, SlotProduct
@@ -16,6 +27,7 @@ __all__ = [
     "ClientRequest",
     "ClientSpec",
     "Code",
+    "Divide",
     "Dot",
     "DotProduct",
     "Drop",
