@@ -56,6 +56,7 @@ from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.select_slots import SelectSlots
+from glyphc.passes.uploads import could_be_dense
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
@@ -262,6 +263,8 @@ def totals(
             f"{e.key_bytes / 1e9:.1f} GB"
             for name, e in (others or {}).items()
         ),
+        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, "
+        f"{sum(port.layout.ciphertexts for port in program.client.inputs)} ciphertexts{_smaller_upload(program.graph)}",
         f"security    {_security(p, engine)}",
         *(f"            on the engine {name}: {_security(p, name)}" for name in (others or {})),
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
@@ -277,6 +280,12 @@ def totals(
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
+
+
+def _smaller_upload(graph: Graph) -> str:
+    """That there is one, which takes the server longer."""
+    decisions = (d for n, _ in graph.of(Input) for d in n.decisions)
+    return "; --prefer traffic makes them fewer (inspect --why)" if any(map(could_be_dense, decisions)) else ""
 
 
 def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list[str]:

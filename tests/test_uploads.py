@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from pass_networks import Network
+from pass_networks import Network, rebuilt
 from test_masks import Untold
 
 import glyphc
 from glyphc.analysis import noise
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
-from glyphc.backends.base import execute
+from glyphc.backends.base import State, execute
 from glyphc.backends.engine import engine
-from glyphc.codec import encode
+from glyphc.backends.simulate import SimulatedMachine
+from glyphc.diagnostics import summary
 from glyphc.errors import GlyphcError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, Node
@@ -21,8 +24,10 @@ from glyphc.ir.instructions import Divide, Instruction, Load, Split
 from glyphc.ir.instructions.check import check_schedule
 from glyphc.ir.instructions.text import COEFFICIENTS, code_text, parse_code
 from glyphc.ir.ops import Input, Unpack
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, to_text
-from glyphc.passes.pipeline import DEFAULT
+from glyphc.ir.verify import verify
+from glyphc.passes.pipeline import DEFAULT, parse_pipeline
 from glyphc.passes.uploads import Uploads
 from glyphc.program import Program
 from glyphc.runtime import run
@@ -96,7 +101,7 @@ def test_unpacking_dense_inputs_is_exact(name: str) -> None:
     schedule = program.schedule
     t = schedule.parameters.plaintext_modulus
     splits = [i for i in schedule.instructions if isinstance(i, Split) and i.node == unpackings(program)[0].id]
-    modulus = [i for i in schedule.instructions if isinstance(i, Load | Divide | Split) and i.node <= splits[0].node]
+    code = [i for i in schedule.instructions if isinstance(i, Load | Divide | Split) and i.node <= splits[0].node]
     messages = np.random.default_rng(7).integers(-t // 2, t // 2, (3, RING))
     with engine(name).session(schedule, Untold()) as session:
         kept: dict[int, np.ndarray] = {}
@@ -105,12 +110,10 @@ def test_unpacking_dense_inputs_is_exact(name: str) -> None:
             if isinstance(instruction, Split):
                 kept.update({r: session.decrypt(state.registers[r]) for r in instruction.targets})
 
-        from glyphc.backends.base import State
-
         state = State()
-        execute(modulus, session.machine, {"x": [session.encrypt(m) for m in messages]}, observe, state)
-    sources = {i.target: messages[i.part] for i in modulus if isinstance(i, Load)}
-    sources |= {i.target: sources[i.source] for i in modulus if isinstance(i, Divide)}
+        execute(code, session.machine, {"x": [session.encrypt(m) for m in messages]}, observe, state)
+    sources = {i.target: messages[i.part] for i in code if isinstance(i, Load)}
+    sources |= {i.target: sources[i.source] for i in code if isinstance(i, Divide)}
     for split in splits:
         for r, target in enumerate(split.targets):
             wanted = np.zeros(RING, dtype=np.int64)
@@ -158,4 +161,39 @@ def test_prefer_decides_on_uploads() -> None:
             passes=passes,
         )
         sent[prefer] = program.client.inputs[0].layout.ciphertexts
+        assert ("; --prefer traffic" in summary(program)) is (prefer is None)
     assert sent == {None: 40, "traffic": 3}
+
+
+def test_the_noise_of_unpacking_is_predicted() -> None:
+    """Simulated noise of the parts beside the model's: that of key switches, and of the fresh ciphertext once."""
+    program = compiled(40, 64, Uploads.BYTES)
+    (node,) = unpackings(program)
+    parameters = program.client.parameters
+    assert isinstance(parameters, Parameters)
+    machine = SimulatedMachine(program.schedule)
+    fresh = machine.encrypt(np.zeros(RING, dtype=np.int64))
+    assert isinstance(node.op, Unpack)
+    parts = machine.split(machine.divided(fresh, node.op.divided), node.op.parts, 1, 4)
+    predicted = noise.predict(program.graph, parameters, parameters.bgv_bits)[node.id].white
+    assert np.std(parts) == pytest.approx(predicted, rel=0.1)
+
+
+@pytest.mark.parametrize("factor", [0, 1, 3, -2, 2 * RING])
+def test_only_powers_of_two_are_divided_by(factor: int) -> None:
+    schedule = compiled(20, 32, Uploads.BYTES).schedule
+    code = tuple(replace(i, factor=factor) if isinstance(i, Divide) else i for i in schedule.instructions)
+    with pytest.raises(IRError, match=rf"\(divide\) divides by {factor}, which is no power of two"):
+        check_schedule(replace(schedule, instructions=code))
+
+
+def test_an_unpacking_cannot_undo_more_than_it_does() -> None:
+    graph = compiled(20, 32, Uploads.BYTES).graph
+    wrong = rebuilt(graph, lambda n: replace(n, op=replace(n.op, divided=3)) if isinstance(n.op, Unpack) else n)
+    with pytest.raises(IRError, match="cannot be divided by 3"):
+        verify(wrong)
+
+
+def test_an_aim_that_is_none_is_refused() -> None:
+    with pytest.raises(GlyphcError, match="uploads"):
+        parse_pipeline("assign-layout{uploads=small}")

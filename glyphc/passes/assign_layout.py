@@ -12,7 +12,7 @@ from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
 from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
-from .uploads import Uploads, chosen
+from .uploads import MADE_BY, Uploads, chosen
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class AssignLayout(Pass):
     ``memory`` gigabytes (predicted). uploads: what inputs are to be small in, see :class:`.uploads.Uploads`.
     """
 
-    name: ClassVar[str] = "assign-layout"
+    name: ClassVar[str] = MADE_BY
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = False
@@ -53,10 +53,9 @@ class AssignLayout(Pass):
                 for old, new in zip(graph.operands(node), rewriter.operands(node), strict=True)
             )
             rewriter.copy_constants(node)
-            decisions = node.decisions
+            decisions = node.decisions + ((sending[node.id],) if node.id in sending else ())
             if isinstance(node.op, Apply) or (isinstance(node.op, Input) and plan.batch < graph.batch):
                 decisions += (decision,)
-            decisions += (sending[node.id],) if node.id in sending else ()
             type = replace(node.type, layout=self._layout(node, operands, plan))
             new = rewriter.new.add(node.op, operands, type, node.location, decisions)
             rewriter.replace(

@@ -20,6 +20,8 @@ from .layout_search import LayoutPlan, Room
 
 # Of the server's seconds: what unpacking may add where nobody asked for small uploads.
 _SHARE = 0.05
+MADE_BY = "assign-layout"
+_AS_READ, _DENSE = "as read", "dense"
 
 
 class Uploads(Enum):
@@ -84,14 +86,19 @@ def chosen(
             continue
         best = min((as_read, *ways), key=lambda way: way.rank(cost, aim, as_read))
         smallest = min(ways, key=lambda way: way.rank(cost, Uploads.BYTES, as_read))
-        shown = {"as read": as_read, "dense": best if best is not as_read else smallest}
-        name = "as read" if best is as_read else "dense"
+        shown = {_AS_READ: as_read, _DENSE: best if best is not as_read else smallest}
+        name = _AS_READ if best is as_read else _DENSE
         asked = f"small: {_ASKED[aim]}"
         candidates = [way.candidate(cost, _name(label, way)) for label, way in shown.items()]
         candidates = [Candidate(c.name, c.seconds, f"{c.reason} ({asked})") for c in candidates]
-        decisions[node.id] = Decision("assign-layout", _name(name, best), tuple(candidates))
+        decisions[node.id] = Decision(MADE_BY, _name(name, best), tuple(candidates))
         plan = best.plan
     return plan, decisions
+
+
+def could_be_dense(decision: Decision) -> bool:
+    """Whether it is one of these, against dense ciphertexts."""
+    return decision.made_by == MADE_BY and decision.chosen.startswith(_AS_READ)
 
 
 _ASKED = {
