@@ -167,9 +167,9 @@ class Bench:
 
 
 def run(
-    folder: Path, clients: int, jobs: int, kills: int, batch: int, ring: int | None, workers: int
+    folder: Path, clients: int, jobs: int, kills: int, every: float, batch: int, ring: int | None, workers: int
 ) -> tuple[Tally, float]:
-    """Everything; the tally, and seconds from the first job to the last."""
+    """Everything; the tally, and seconds from the first job to the last. every: seconds between kills, on average."""
     data = MODELS / "data"
     x = np.load(data / "digits-test.npy")[:batch]
     program = glyphc.compile(
@@ -194,7 +194,7 @@ def run(
         ]
         others = [threading.Thread(target=watch_memory, args=(service, bench.tally, done))]
         if kills:
-            others.append(threading.Thread(target=kill, args=(service, bench.tally, kills, 3.0, done)))
+            others.append(threading.Thread(target=kill, args=(service, bench.tally, kills, every, done)))
         start = time.monotonic()
         for thread in (*threads, *others):
             thread.start()
@@ -245,13 +245,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=200, help="of all clients together")
     parser.add_argument("--kills", type=int, default=0, help="of the service or a worker, at random moments")
+    parser.add_argument("--every", type=float, default=3.0, help="seconds between kills, on average")
     parser.add_argument("--batch", type=int, default=8, help="samples in a job")
     parser.add_argument("--ring", type=int, help="a small, insecure ring")
     parser.add_argument("--workers", type=int, default=2, help="evaluations at once")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     o = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally, seconds = run(Path(folder), o.clients, o.jobs, o.kills, o.batch, o.ring, o.workers)
+        tally, seconds = run(Path(folder), o.clients, o.jobs, o.kills, o.every, o.batch, o.ring, o.workers)
     for text in tally.lost:
         print(f"lost {text}", file=sys.stderr)
     waits = np.array(tally.waits or [np.nan])

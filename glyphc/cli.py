@@ -20,6 +20,7 @@ from glyphc.commands.export import export_command
 from glyphc.commands.grouping import RoleGroup
 from glyphc.commands.inspect import inspect_command
 from glyphc.commands.opt import opt_command
+from glyphc.commands.plan import plan_command
 from glyphc.commands.strategies import load_retraining, strategies_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
@@ -310,6 +311,7 @@ main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
 main.add_command(opt_command)
+main.add_command(plan_command)
 main.add_command(strategies_command)
 main.add_command(train_command)
 main.add_command(training_group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -10,14 +11,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glyphc.cli import main
-from glyphc.cluster import coordinator, worker
+from glyphc.cluster import coordinator, distribution, worker
 from glyphc.cluster.coordinator import Address, ClusterError, Files
+from glyphc.cluster.forecast import Limit, Load, forecast
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
@@ -212,19 +217,33 @@ def test_workers_that_do_not_fit_into_memory_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def wait_for_workers(url: str, count: int) -> None:
+    """Until so many have joined; the scheduler may still be starting."""
+    for _ in range(10):
+        try:
+            with coordinator._connected(url, None) as cluster:
+                cluster.wait_for_workers(count, timeout=120)
+                return
+        except OSError:
+            time.sleep(1.0)
+
+
 def test_files_are_sent_to_hosts_that_lack_them(
     setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:
-    """A worker that cannot see the coordinator's folders, as on another machine."""
+    """Workers that cannot see the coordinator's folders or one another's, as on other machines: one passes it on."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     processes.start_scheduler()
-    os.environ["TMPDIR"] = str(tmp_path)
-    try:
-        processes.start_worker()
-    finally:
-        del os.environ["TMPDIR"]
-    real = coordinator._Job._asked
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+        os.environ["TMPDIR"] = str(folder)
+        try:
+            processes.start_worker()
+        finally:
+            del os.environ["TMPDIR"]
+    real = distribution.asked
 
     def asked(cluster: object, name: str, function: object, *arguments: object) -> object:
         changed = [
@@ -232,14 +251,19 @@ def test_files_are_sent_to_hosts_that_lack_them(
         ]
         return real(cluster, name, function, *changed)  # type: ignore[arg-type]
 
+    send, sent = distribution._send, []  # type: ignore[var-annotated]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coordinator._Job, "_asked", staticmethod(asked))
+        patch.setattr(distribution, "asked", asked)
+        patch.setattr(distribution, "_send", lambda *given: (sent.append(given), send(*given)))
+        wait_for_workers(processes.url, 3)
         coordinator.evaluate(Address.read(processes.url), files(setting), request_file, tmp_path / "out")
     assert parts(tmp_path / "out") == alone
-    folder = tmp_path / f"glyphc-cluster-{os.getuid()}"
-    assert sorted(p.stat().st_size for p in folder.iterdir()) == sorted(
-        p.stat().st_size for p in (setting.server / PROGRAM_FILE, setting.server / KEYS_FILE)
-    )
+    assert len(sent) == 2  # program and keys leave here once
+    for folder in folders:
+        found = folder / f"glyphc-cluster-{os.getuid()}"
+        assert sorted(p.stat().st_size for p in found.iterdir()) == sorted(
+            p.stat().st_size for p in (setting.server / PROGRAM_FILE, setting.server / KEYS_FILE)
+        )
 
 
 def test_a_worker_that_comes_later_gets_the_files(
@@ -274,3 +298,45 @@ def test_a_file_that_arrives_damaged_is_not_kept(
     data[1000] ^= 1
     assert worker.receive(worker.FileKind.KEYS.value, digest, "me", 0, bytes(data), len(data)) == ""
     assert worker.holds(worker.FileKind.KEYS.value, digest, "nowhere")
+
+
+LOADS = st.builds(
+    Load,
+    passes=st.integers(1, 3000),
+    pass_seconds=st.floats(0.01, 1e4),
+    pass_bytes=st.floats(0, 1e9),
+    file_bytes=st.floats(0, 1e10),
+    rate=st.floats(1e5, 1e10),
+)
+
+
+@given(LOADS, st.integers(1, 1000))
+def test_a_forecast_never_promises_more_than_there_are_workers_or_passes(load: Load, workers: int) -> None:
+    found = forecast(load, workers)
+    assert 0 < found.speed_up <= min(workers, load.passes) * (1 + 1e-9)
+    assert found.seconds >= load.pass_seconds
+    assert found.seconds >= load.passes * load.pass_bytes / load.rate
+    at_once = forecast(replace(load, rate=math.inf), workers)
+    assert at_once.seconds <= found.seconds * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("load", "workers", "limit"),
+    [
+        (Load(100, 10.0, 0, 0, 1e8), 10, Limit.PASSES),
+        (Load(100, 10.0, 0, 0, 1e8), 1000, Limit.LONGEST),
+        (Load(10, 1.0, 0, 3e9, 1e8), 4, Limit.KEYS),
+        (Load(10, 1.0, 0, 1e11, math.inf), 4, Limit.LOADING),
+        (Load(1000, 0.1, 1e9, 0, 1e8), 100, Limit.TRANSFER),
+    ],
+)
+def test_a_forecast_names_what_limits(load: Load, workers: int, limit: Limit) -> None:
+    assert forecast(load, workers).limit is limit
+
+
+def test_plan_prints_a_line_for_each_number_of_workers(setting: Setting) -> None:
+    call = ["plan", setting.server / PROGRAM_FILE, "--samples", 20 * PASSES, "--workers", 1, "--workers", 2]
+    result = CliRunner().invoke(main, list(map(str, call)))
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[2].split()[:2] == ["workers", "seconds"] and [line.split()[0] for line in lines[3:5]] == ["1", "2"]

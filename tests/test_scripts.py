@@ -88,6 +88,15 @@ def test_the_round_trip_over_http(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_workers_against_one_process(tmp_path: Path) -> None:
+    options = ("--batch", 2, "--passes", 2, "--workers", 1, "--ring", 1024, "--plot", tmp_path / "plot.svg")
+    lines = benchmark("cluster.py", *options, "--output", tmp_path / "cluster.md").splitlines()
+    assert [line.split("|")[4].strip() for line in lines[2:4]] == ["yes", "yes"]
+    assert "NOT SECURE" in (tmp_path / "cluster.md").read_text()
+    assert "times as fast as one" in (tmp_path / "plot.svg").read_text()
+
+
+@pytest.mark.slow
 def test_load_with_a_kill(tmp_path: Path) -> None:
     options = ("--clients", 1, "--jobs", 3, "--kills", 1, "--batch", 2, "--ring", 1024, "--workers", 1)
     lines = benchmark("load.py", *options, "--output", tmp_path / "load.md").splitlines()

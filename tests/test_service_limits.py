@@ -305,3 +305,27 @@ def test_settings_survive_their_way_to_the_service() -> None:
 
     settings = Settings(Path("p"), Path("d"), Path("t"), limits=Limits(queue=5, head_seconds=4.0))
     assert from_json(to_json(settings, Listen("h", 1, "", "")))[0] == settings
+
+
+def test_a_question_that_nobody_answers_ends_its_job(tmp_path: Path) -> None:
+    """It does not count against its client's queue for ever; a job that was answered, or runs, is left alone."""
+    store = Store(tmp_path / "data")
+    for number in range(3):
+        inputs = store.incoming("alice") / "inputs"
+        inputs.write_bytes(b"x")
+        store.add_job(some_job("alice", number), inputs)
+    asked, answered, running = store.jobs("alice")
+    for job in (asked, answered, running):
+        store.begin_job(job.id)
+    for job in (asked, answered):
+        store.ask_job(job)
+    answer = store.incoming("alice") / "answer"
+    answer.write_bytes(b"x")
+    store.answer_job(answered, answer)
+    assert store.expire_questions(time.time() - 3600) == []
+    assert [job.id for job in store.expire_questions(time.time() + 1)] == [asked.id]
+    states = {job.id: job.state for job in store.jobs("alice")}
+    assert states == {asked.id: "failed", answered.id: "queued", running.id: "running"}
+    assert "did not answer" in store.jobs("alice")[0].error
+    assert not list(store.job_folder(asked).iterdir()) and not store.answer_job(asked, answer)
+    store.close()

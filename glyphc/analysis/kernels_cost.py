@@ -1,9 +1,7 @@
 """The cost model of the engine ``kernels``: the same primitives and configurations, measured there.
 
-``glyphc measure --engine kernels`` measures again. What ships are wall seconds of the fastest lap of such a
-measurement, taken before transforms and key generation became faster, times what these won in CPU seconds (0.87; keys
-0.6), so no row counts as measured. The highest degrees at 8,192 and 32,768 slots were disturbed by other work: they
-follow from an earlier measurement of CPU seconds. Digits of key switching are the kernels' own choice, whatever the
+``glyphc measure --engine kernels`` measures again; what ships is such a measurement on an idle machine. The one row
+that it has no program for counts as not measured. Digits of key switching are the kernels' own choice, whatever the
 parameters say; the column only keeps the rows beside OpenFHE's.
 """
 
@@ -30,11 +28,11 @@ KERNELS_CONFIGURATIONS = (
         (2, 2),
         2,
         (
-            BootstrapCost(13, 1.46, 0.132, 3.58, 1.7e9, 2.06e9, 3.28e8, 2.83e7, measured=False),
-            BootstrapCost(27, 1.55, 0.161, 4.64, 1.78e9, 2.16e9, 3.41e8, 3.78e7, measured=False),
-            BootstrapCost(59, 1.69, 0.296, 4.31, 1.9e9, 2.27e9, 3.66e8, 4.82e7, measured=False),
-            BootstrapCost(119, 2.08, 0.575, 4.28, 1.98e9, 2.36e9, 3.87e8, 5.98e7, measured=False),
-            BootstrapCost(247, 1.77, 1.01, 4.22, 2.1e9, 2.5e9, 4.09e8, 7.24e7, measured=False),
+            BootstrapCost(13, 1.66, 0.147, 4.48, 1.7e9, 2.04e9, 3.07e8, 2.83e7),
+            BootstrapCost(27, 1.82, 0.195, 2.49, 1.78e9, 2.13e9, 3.23e8, 3.78e7),
+            BootstrapCost(59, 1.89, 0.325, 2.48, 1.9e9, 2.25e9, 3.44e8, 4.82e7),
+            BootstrapCost(119, 1.89, 0.601, 2.75, 1.98e9, 2.34e9, 3.65e8, 5.98e7),
+            BootstrapCost(247, 2.35, 1.32, 2.78, 2.1e9, 2.47e9, 3.85e8, 7.24e7),
         ),
     ),
     Configuration(
@@ -42,8 +40,8 @@ KERNELS_CONFIGURATIONS = (
         (3, 3),
         3,
         (
-            BootstrapCost(27, 1.4, 0.168, 4.03, 2.17e9, 2.55e9, 3.84e8, 4.4e7, measured=False),
-            BootstrapCost(59, 1.64, 0.314, 4.27, 2.3e9, 2.68e9, 3.96e8, 5.56e7, measured=False),
+            BootstrapCost(27, 1.79, 0.201, 3.11, 2.17e9, 2.52e9, 3.78e8, 4.4e7),
+            BootstrapCost(59, 1.92, 0.357, 3.37, 2.3e9, 2.65e9, 4e8, 5.56e7),
         ),
     ),
     Configuration(
@@ -51,8 +49,8 @@ KERNELS_CONFIGURATIONS = (
         (4, 4),
         3,
         (
-            BootstrapCost(27, 1.63, 0.223, 5.21, 2.67e9, 3.08e9, 4.18e8, 5.03e7, measured=False),
-            BootstrapCost(59, 2, 0.424, 5.26, 2.77e9, 3.18e9, 4.35e8, 6.29e7, measured=False),
+            BootstrapCost(27, 2.03, 0.316, 4.02, 2.67e9, 3.03e9, 4.23e8, 5.03e7),
+            BootstrapCost(59, 2.22, 0.459, 4.67, 2.77e9, 3.14e9, 4.58e8, 6.29e7),
         ),
     ),
     Configuration(
@@ -60,9 +58,9 @@ KERNELS_CONFIGURATIONS = (
         (5, 5),
         4,
         (
-            BootstrapCost(27, 2.03, 0.294, 6.61, 3.37e9, 3.94e9, 4.31e8, 5.66e7, measured=False),
-            BootstrapCost(59, 2.58, 0.603, 7.63, 3.73e9, 4.31e9, 4.37e8, 7.03e7, measured=False),
-            BootstrapCost(119, 2.44, 1.13, 8.01, 4.08e9, 4.67e9, 4.31e8, 9.06e7, measured=False),
+            BootstrapCost(27, 2.33, 0.36, 6.18, 3.37e9, 3.86e9, 4.69e8, 5.66e7),
+            BootstrapCost(59, 2.64, 0.609, 6.78, 3.73e9, 4.23e9, 4.72e8, 7.03e7),
+            BootstrapCost(119, 2.8, 1.39, 7.49, 4.08e9, 4.58e9, 4.69e8, 9.06e7, measured=False),
         ),
     ),
     Configuration(
@@ -70,20 +68,21 @@ KERNELS_CONFIGURATIONS = (
         (5, 5),
         4,
         (
-            BootstrapCost(13, 2.37, 0.317, 5.9, 3.03e9, 3.7e9, 3.92e8, 8.81e7, measured=False),
-            BootstrapCost(27, 2.71, 0.423, 6.18, 3.37e9, 4.02e9, 4.46e8, 1.13e8, measured=False),
-            BootstrapCost(59, 2.86, 0.747, 6.69, 3.72e9, 4.39e9, 4.59e8, 1.41e8, measured=False),
-            BootstrapCost(119, 3.44, 1.57, 7.04, 3.69e9, 4.37e9, 4.82e8, 1.53e8, measured=False),
-            BootstrapCost(247, 3.74, 2.7, 9.42, 3.17e9, 4.8e9, 4.4e8, 1.64e8, measured=False),
+            BootstrapCost(13, 2.76, 0.398, 4.81, 3.03e9, 3.59e9, 4.59e8, 8.81e7),
+            BootstrapCost(27, 2.93, 0.511, 5.69, 3.37e9, 3.93e9, 4.98e8, 1.13e8),
+            BootstrapCost(59, 3.36, 0.858, 6.13, 3.72e9, 4.28e9, 5.23e8, 1.41e8),
+            BootstrapCost(119, 3.71, 1.49, 4.66, 3.69e9, 4.29e9, 5.12e8, 1.53e8),
+            BootstrapCost(247, 4.41, 2.46, 5.6, 3.17e9, 4.29e9, 6.71e8, 1.64e8),
         ),
     ),
 )
 
+
 KERNELS = CostModel(
-    product=0.000168,
-    automorphism=0.0066,
-    switch=0.0016,
-    external=0.0061,
+    product=0.000207,
+    automorphism=0.00819,
+    switch=0.00203,
+    external=0.00787,
     fresh=0.0018,
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),

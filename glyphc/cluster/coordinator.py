@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from urllib.parse import urlsplit
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
-from glyphc.errors import EnvironmentSetupError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.parts import input_places, pass_count
 from glyphc.exchange.server import EvaluationReport, Request, check_request
@@ -32,23 +30,19 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader
 
 from . import worker
+from .distribution import ClusterError, distribute
 from .worker import FileKind
 
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
-CHUNK = 16 << 20
 # How long a scheduler may be away, and how often a task may lose its worker.
 AWAY_SECONDS = 120.0
 LOSSES = 10
 # Passes that are handed out for each worker at a time.
 _AHEAD = 2
 LOCAL = "local"
-
-
-class ClusterError(EnvironmentSetupError):
-    """The cluster cannot be reached, is not fit for this program, or a worker could not do its task."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +158,15 @@ class _Job:
         """All that is missing; OSError when the scheduler goes away meanwhile."""
         from distributed import as_completed
 
-        names = self._fit(cluster)
-        digests = {
-            kind: self._distribute(cluster, names, kind, path, digest) for kind, path, digest in self.files.each()
-        }
-        if self._told != len(names):
-            self.reporter.stage(f"evaluate on {len(names)} workers", self.passes)
+        hosts = self._fit(cluster)
+        digests = {}
+        for kind, path, digest in self.files.each():
+            distribute(cluster, hosts, kind, path, digest, self.reporter)
+            digests[kind] = digest
+        if self._told != len(hosts):
+            self.reporter.stage(f"evaluate on {len(hosts)} workers", self.passes)
             self.reporter.advance(len(self.done), "done before")
-            self._told = len(names)
+            self._told = len(hosts)
         known = digests[FileKind.PROGRAM], digests[FileKind.KEYS]
         request = astuple(self.request)[1:]
         waiting, futures = iter(self.missing), {}
@@ -185,7 +180,7 @@ class _Job:
 
         with Reader(self.request.inputs, InputsHeader) as reader:
             # a few for each worker: inputs of all passes may be more than the scheduler's memory
-            first = [submit(reader, number) for number in islice(waiting, _AHEAD * len(names))]
+            first = [submit(reader, number) for number in islice(waiting, _AHEAD * len(hosts))]
             running = as_completed(first, loop=cluster.loop)
             for future in running:
                 self._finished(futures.pop(future), future)
@@ -223,8 +218,8 @@ class _Job:
             place.name: reader.read(place.name) for place in input_places(self.client, self.request.samples, number)
         }
 
-    def _fit(self, cluster: Client) -> list[str]:
-        """Addresses of the workers; ClusterError where they are not all fit for this program."""
+    def _fit(self, cluster: Client) -> dict[str, str]:
+        """Hosts by the addresses of their workers; ClusterError where they are not all fit for this program."""
         cluster.wait_for_workers(1, timeout=AWAY_SECONDS)
         found = cluster.run(worker.describe)
         versions, own = {str(about["version"]) for about in found.values()}, version("glyphc")
@@ -244,34 +239,7 @@ class _Job:
                     f"{count} workers on {host} need about {count * each / 1e9:.1f} GB of memory, "
                     f"{memory / 1e9:.1f} GB are available; start {int(memory // each)} there"
                 )
-        return list(found)
-
-    def _distribute(self, cluster: Client, names: list[str], kind: FileKind, path: Path, digest: str) -> str:
-        """The digest of a file that all workers have from then on; one of each host receives it."""
-        absolute = os.fspath(path.resolve())
-        for name in names:
-            if self._asked(cluster, name, worker.holds, kind.value, digest, absolute):
-                continue
-            size, sender = path.stat().st_size, secrets.token_hex(8)
-            self.reporter.stage(f"send {kind.value} to {name}", size)
-            with open(path, "rb") as file:
-                offset = 0
-                while offset < size:
-                    chunk = file.read(CHUNK)
-                    problem = self._asked(
-                        cluster, name, worker.receive, kind.value, digest, sender, offset, chunk, size
-                    )
-                    if problem:
-                        raise ClusterError(f"worker {name} could not keep the {kind.value}: {problem}")
-                    offset += len(chunk)
-                    self.reporter.advance(len(chunk), kind.value)
-            if not self._asked(cluster, name, worker.holds, kind.value, digest, absolute):
-                raise ClusterError(f"worker {name} could not keep the {kind.value}")
-        return digest
-
-    @staticmethod
-    def _asked(cluster: Client, name: str, function: Any, *arguments: object) -> Any:
-        return cluster.run(function, *arguments, workers=[name])[name]
+        return {name: str(about["host"]) for name, about in found.items()}
 
     def write(self, output: Path) -> str:
         """The file of outputs; its digest."""

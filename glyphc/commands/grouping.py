@@ -7,7 +7,7 @@ import click
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Compile and look", ("compile", "inspect", "run", "compare", "strategies", "opt", "export")),
     ("Client, who owns the data and the secret key", ("spec", "keygen", "encrypt", "refresh", "decrypt", "submit")),
-    ("Server, which owns the model or the machine", ("split", "eval", "serve", "token")),
+    ("Server, which owns the model or the machine", ("split", "plan", "eval", "serve", "token")),
     ("Training on encrypted data", ("train", "training")),
     ("This machine", ("doctor", "engines", "measure")),
 )

@@ -46,6 +46,7 @@ def token_command(client: str, tokens: Path, days: int) -> None:
 @click.option("--queue", type=click.IntRange(1), default=64, show_default=True, help="Jobs that may wait.")
 @click.option("--queue-each", type=click.IntRange(1), default=16, show_default=True, help="Of one client.")
 @click.option("--job-seconds", type=click.FloatRange(1), default=21600.0, show_default=True, help="Time-out of a job.")
+@click.option("--answer-hours", type=click.FloatRange(0.01), default=168.0, show_default=True, help="For an answer.")
 @click.option("--max-inputs", type=click.IntRange(1), default=4096, show_default=True, help="Of one job, in MiB.")
 @click.option("--max-keys", type=click.IntRange(1), default=32768, show_default=True, help="Of one client, in MiB.")
 @click.option("--keys-kept", type=click.IntRange(1), default=16, show_default=True, help="Files, of one client.")
@@ -81,6 +82,7 @@ def serve_command(
     queue: int,
     queue_each: int,
     job_seconds: float,
+    answer_hours: float,
     max_inputs: int,
     max_keys: int,
     keys_kept: int,
@@ -121,6 +123,7 @@ def serve_command(
         connections=connections,
         connections_each=connections_each,
         job_seconds=job_seconds,
+        answer_seconds=3600.0 * answer_hours,
         drain_seconds=drain,
     )
     settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits, json_logs)

@@ -127,6 +127,10 @@ class Scheduler:
 
     async def _begin_jobs(self) -> None:
         await self._retire()
+        before = time.time() - self._settings.limits.answer_seconds
+        for job in await asyncio.to_thread(self._store.expire_questions, before):
+            log.info("job %s of %s: not answered in time", job.id, job.client, extra=about(job.id, job.client))
+            metrics.FINISHED.labels("failed").inc()
         for job in await asyncio.to_thread(self._store.waiting):
             if len(self._running) >= self._settings.workers:
                 return

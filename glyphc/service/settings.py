@@ -36,7 +36,8 @@ class Limits:
     jobs), bodies_each (uploads at once). queue: waiting jobs of all. checks: files checked at once, of different
     clients. connections: at most; connections_each: of one client, or of one address without a token. head_seconds: for
     a request's head, and for small bodies; receive_seconds: for an upload in which nothing arrives, or less than
-    receive_rate bytes in a second. drain_seconds: that running jobs have when the service is asked to end.
+    receive_rate bytes in a second. answer_seconds: for a client's answer, from when the evaluation that asks began.
+    drain_seconds: that running jobs have when the service is asked to end.
     """
 
     keys_total: int = 32 << 30
@@ -56,6 +57,7 @@ class Limits:
     receive_seconds: float = 60.0
     receive_rate: int = 8 << 10
     idle_seconds: float = 300.0
+    answer_seconds: float = 7 * 86400.0
     drain_seconds: float = 0.0
 
 

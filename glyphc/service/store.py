@@ -275,6 +275,19 @@ class Store:
         with self._transaction() as db:
             db.execute("UPDATE jobs SET state=?, attempts=0 WHERE id=? AND state=?", (WAITING, job.id, RUNNING))
 
+    def expire_questions(self, before: float) -> list[Job]:
+        """Jobs that have waited for their clients since before that time, in seconds since 1970: they fail now."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT * FROM jobs WHERE state=? AND started<?", (WAITING, before)).fetchall()
+            db.execute(
+                "UPDATE jobs SET state=?, error=?, finished=? WHERE state=? AND started<?",
+                (FAILED, "its client did not answer in time; submit it again", time.time(), WAITING, before),
+            )
+        expired = [Job(**dict(row)) for row in rows]
+        for job in expired:
+            _clear(self.job_folder(job), ())
+        return expired
+
     def answer_job(self, job: Job, answer: Path) -> bool:
         """The client has answered, by a file (which is moved): the job waits for a worker. Whether it was waiting."""
         with self._transaction() as db:

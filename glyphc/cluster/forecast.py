@@ -1,0 +1,76 @@
+"""What workers of a cluster make of an evaluation: predicted seconds, speed-up, and what limits it. Needs no Dask.
+
+The model is that of ``coordinator``: program and keys go to one host, which passes them on (every round doubles who has
+them), then every worker loads them, then passes run, each by one worker, while their inputs and outputs cross the
+coordinator's link.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from glyphc.analysis.estimate import Estimate
+
+# Bytes a second at which a worker checks and loads keys: 3.1 GB in about as many seconds (AMD EPYC).
+LOAD_RATE = 1.0e9
+
+
+class Limit(Enum):
+    """What takes the largest part of the time."""
+
+    PASSES = "the passes, which workers share"
+    LONGEST = "one pass, which is not divided"
+    KEYS = "sending program and keys to every host"
+    LOADING = "loading the keys"
+    TRANSFER = "inputs and outputs on the coordinator's link"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be done. pass_seconds: of one pass on one worker; pass_bytes: of its inputs and outputs; file_bytes:
+    of program and keys; rate: bytes a second that leave or reach the coordinator, inf for workers on its own machine.
+    """
+
+    passes: int
+    pass_seconds: float
+    pass_bytes: float
+    file_bytes: float
+    rate: float
+
+    @staticmethod
+    def of(estimate: Estimate, batch: int, samples: int, rate: float) -> Load:
+        """An evaluation of so many samples. batch: of a pass."""
+        moved = estimate.upload_bytes + estimate.download_bytes
+        return Load(-(-samples // batch), estimate.seconds, moved, estimate.key_bytes, rate)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of the whole evaluation with so many workers, each a host of its own; against one machine alone."""
+
+    workers: int
+    seconds: float
+    speed_up: float
+    limit: Limit
+
+
+def forecast(load: Load, workers: int) -> Forecast:
+    """The model in the module's description, for 1 worker and more. Never more than ``workers`` times as fast."""
+    if workers < 1 or load.passes < 1:
+        raise ValueError("a cluster has a worker, and an evaluation a pass")
+    loading = load.file_bytes / LOAD_RATE
+    busy = min(workers, load.passes)
+    sending = (busy - 1).bit_length() * load.file_bytes / load.rate + load.file_bytes / load.rate
+    rounds = -(-load.passes // busy) * load.pass_seconds
+    # the last pass is evaluated after its inputs have come
+    moving = load.passes * load.pass_bytes / load.rate + load.pass_seconds
+    seconds = sending + loading + max(rounds, moving)
+    parts = {
+        Limit.KEYS: sending,
+        Limit.LOADING: loading,
+        (Limit.LONGEST if workers > load.passes else Limit.PASSES): rounds,
+        Limit.TRANSFER: moving if moving > rounds else 0.0,
+    }
+    alone = loading + load.passes * load.pass_seconds
+    return Forecast(workers, seconds, alone / seconds, max(parts, key=lambda limit: parts[limit]))

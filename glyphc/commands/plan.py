@@ -1,0 +1,56 @@
+"""``glyphc plan``: what an evaluation will take, on one machine and on more."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+
+_WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+
+
+@click.command("plan")
+@click.argument("program", type=click.Path(path_type=Path))
+@click.option("--samples", type=click.IntRange(1), required=True, help="To evaluate.")
+@click.option("--workers", type=click.IntRange(1, 100000), multiple=True, help="Repeatable. [default: 1 to 1000]")
+@click.option(
+    "--mbit", type=click.FloatRange(0, min_open=True), default=1000.0, show_default=True, help="Of the network."
+)
+@click.option("--engine", help="Whose prices are taken. [default: the first that can run the program]")
+def plan_command(program: Path, samples: int, workers: tuple[int, ...], mbit: float, engine: str | None) -> None:
+    """Predict what an evaluation of PROGRAM (.glyphc or .server) takes with more and more workers, and what limits it.
+
+    Each worker is a host with processors like those that were measured; the network is that of the host which gives
+    the command. Passes are shared, one pass is not divided.
+    """
+    from glyphc.analysis import cost_file
+    from glyphc.analysis.estimate import estimate
+    from glyphc.analysis.kernels_cost import for_engine
+    from glyphc.backends.engine import best_engine
+    from glyphc.cluster.forecast import Load, forecast
+    from glyphc.compiler import check_modelled
+    from glyphc.exchange.artifacts import PROGRAM_SUFFIX, ServerProgram
+    from glyphc.program import Program
+    from glyphc.text_tables import align
+
+    schedule = (ServerProgram if program.suffix == PROGRAM_SUFFIX else Program).load(program).schedule
+    if engine is not None:
+        check_modelled(engine)
+    found = estimate(schedule, for_engine(cost_file.current(), engine or best_engine(schedule.parameters)[0].name))
+    batch = schedule.client.batch
+    load = Load.of(found, batch, samples, mbit * 1e6 / 8)
+    click.echo(
+        f"{samples:,} samples in {load.passes:,} passes of up to {batch:,}; a pass takes {load.pass_seconds:.1f} s and "
+        f"moves {load.pass_bytes / 1e6:.1f} MB; keys {load.file_bytes / 1e9:.2f} GB; memory of a worker "
+        f"{found.memory_bytes / 1e9:.1f} GB, as measured on {found.measured_on}\n"
+    )
+    rows = [("workers", "seconds", "times as fast", "what takes longest")]
+    for count in workers or _WORKERS:
+        f = forecast(load, count)
+        rows.append((f"{count:,}", f"{f.seconds:,.1f}", f"{f.speed_up:.2f}", f.limit.value))
+        if not workers and count >= load.passes:
+            break
+    click.echo(align(rows))
+    if math.isclose(load.passes, 1):
+        click.echo("\nOne pass is not divided: more samples, or a smaller 'compile --batch', make more passes.")
