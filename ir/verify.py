@@ -158,6 +158,9 @@ def _laid_out(graph: Graph, node: Node) -> None:
         source = operands[0].type.layout
         if source is None or source.parts * node.op.parts != layout.parts:
             raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+        if node.op.divided > 1 and source.stride > 1:
+            # noise in between would be divided, and not be multiplied again
+            raise IRError(f"{node}: only what stands side by side can be divided before it is split")
         if node.op.divided < 1 or node.op.parts % node.op.divided:
             raise IRError(f"{node}: what is split into {node.op.parts} parts cannot be divided by {node.op.divided}")
 

@@ -94,15 +94,20 @@ def test_engines_unpack_dense_inputs(name: str) -> None:
     assert np.sqrt(np.mean((found - clear) ** 2)) < 1.5 * deviation + 1e-3 * np.ptp(clear)
 
 
+@pytest.mark.parametrize("batch", [8, 64])
 @pytest.mark.parametrize("name", ["clear", "simulate", "kernels", "openfhe"])
-def test_unpacking_dense_inputs_is_exact(name: str) -> None:
-    """Whatever the message: integers that fill the plaintext modulus come out as they went in."""
-    program = compiled(40, 64, Uploads.BYTES)
+def test_unpacking_dense_inputs_is_exact(name: str, batch: int) -> None:
+    """Whatever the message: integers that fill the plaintext modulus come out as they went in.
+
+    Also where all other values stand on a coarser grid.
+    """
+    program = compiled(40, batch, Uploads.BYTES)
     schedule = program.schedule
     t = schedule.parameters.plaintext_modulus
     splits = [i for i in schedule.instructions if isinstance(i, Split) and i.node == unpackings(program)[0].id]
     code = [i for i in schedule.instructions if isinstance(i, Load | Divide | Split) and i.node <= splits[0].node]
-    messages = np.random.default_rng(7).integers(-t // 2, t // 2, (3, RING))
+    layout = program.client.inputs[0].layout
+    messages = np.random.default_rng(7).integers(-t // 2, t // 2, (layout.ciphertexts, RING))
     with engine(name).session(schedule, Untold()) as session:
         kept: dict[int, np.ndarray] = {}
 
@@ -192,6 +197,21 @@ def test_an_unpacking_cannot_undo_more_than_it_does() -> None:
     wrong = rebuilt(graph, lambda n: replace(n, op=replace(n.op, divided=3)) if isinstance(n.op, Unpack) else n)
     with pytest.raises(IRError, match="cannot be divided by 3"):
         verify(wrong)
+
+
+def test_noise_in_between_forbids_an_exact_unpacking() -> None:
+    """A split at a larger stride does not multiply what stands off that stride, be it noise, but the division does."""
+    n = Network(5)
+    n.output(n.dense(n.apply(n.dense(n.apply(n.dense(n.x, 16, "a"), "tanh"), 16, "b"), "tanh"), 4, "c"))
+    graph = glyphc.compile(n.graph, np.random.default_rng(5).normal(size=(64, 5)), 8, insecure_ring=RING).graph
+    resident = [n.id for n, op in graph.of(Unpack) if op.divided == 1]
+    assert resident
+
+    def divided(node: Node) -> Node:
+        return replace(node, op=replace(node.op, divided=2)) if node.id in resident else node
+
+    with pytest.raises(IRError, match="only what stands side by side"):
+        verify(rebuilt(graph, divided))
 
 
 def test_an_aim_that_is_none_is_refused() -> None:

@@ -107,10 +107,8 @@ class AssignLayout(Pass):
         features, chunks = node.type.size, plan.chunks[node.id]
         if node.id in plan.dense:
             side = plan.dense[node.id]
-            block = plan.block(chunks)
-            # where unpackings of other values stand, too, so that they share their keys
-            stride = min(plan.grid, block // side)
-            return Layout(self.ring, plan.batch, features, -(-features // side), stride, block, stride, True, chunks)
+            sources = -(-features // side)
+            return Layout(self.ring, plan.batch, features, sources, 1, plan.block(chunks), 1, True, chunks)
         gap = plan.gap(node)
         per_part = min(gap, next_power_of_two(features))
         parts = -(-features // per_part)

@@ -81,7 +81,8 @@ class Divide(Instruction):
     """factor * target = source, exactly (BGV). factor: a power of two.
 
     Modulo the ciphertext's modulus, which is odd, everything can be divided. The message of the target is a fraction,
-    which a :class:`Split` into as many parts makes whole again: without loss, whatever the message and its noise.
+    which a :class:`Split` into as many parts makes whole again: without loss, whatever the message and its noise. At
+    stride 1 only: noise that stands off the stride is divided, too, but no automorphism of the split multiplies it.
     """
 
     operand: ClassVar[Kind] = Kind.BGV
