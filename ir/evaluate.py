@@ -45,6 +45,7 @@ from .ops import (
     Reshape,
     Scale,
     Scatter,
+    Shorten,
     Softmax,
     Steps,
     Sub,
@@ -52,6 +53,7 @@ from .ops import (
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from .rescaling import index_bits, rescaled, table_indices
 from .types import Encoding, FixedPoint
@@ -295,6 +297,18 @@ def _(op: ClientBits, node: Node, graph: Graph, args: tuple[Value, ...]) -> Valu
 def _(op: TableLookup, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     places = 1 << np.arange(args[0].shape[1], dtype=np.int64)
     return np.asarray(np.array(op.table, dtype=np.int64)[np.tensordot(args[0], places, axes=(1, 0)).astype(np.int64)])
+
+
+@_evaluate.register
+def _(op: Shorten, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    half = (1 << op.shift) >> 1
+    limit = 1 << op.bits - 1
+    return np.asarray(np.clip(args[0].astype(np.int64) + half >> op.shift, -limit, limit - 1))
+
+
+@_evaluate.register
+def _(op: WordTable, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.asarray(np.array(op.table, dtype=np.int64)[args[0].astype(np.int64) + len(op.table) // 2])
 
 
 @_evaluate.register(Switch)

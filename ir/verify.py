@@ -18,13 +18,22 @@ from .ops import (
     Output,
     Polynomial,
     Reshape,
+    Shorten,
     Softmax,
     Sparse,
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from .types import Encoding, Level, Scheme
+
+# Schemes that go with one encoding, and what their values do, in words.
+_HELD = (
+    (Scheme.CKKS, Encoding.SLOTS, "have their numbers in slots"),
+    (Scheme.BFV, Encoding.INTEGERS, "have their integers in slots"),
+    (Scheme.FHEW, Encoding.BITS, "have a ciphertext for each bit"),
+)
 
 
 def verify(graph: Graph) -> None:
@@ -112,25 +121,26 @@ def _assigned(graph: Graph, node: Node) -> None:
     elif isinstance(node.op, Softmax | ArgMax | Output):
         if type.scheme is not Scheme.CLIENT:
             raise IRError(f"{node} is computed by the client, but assigned to {type.scheme.value}")
-        slots = (Encoding.SLOTS, Encoding.INTEGERS)
-        if operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV) and operands[0].type.encoding not in slots:
-            raise IRError(f"{node}: the client decrypts bgv values, and what is in slots")
+        others = (Encoding.SLOTS, Encoding.INTEGERS, Encoding.BITS)
+        if operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV) and operands[0].type.encoding not in others:
+            raise IRError(f"{node}: the client decrypts bgv values, what is in slots, and bits")
     elif any(o.type.scheme != type.scheme for o in operands):
         raise IRError(f"{node} is {type.scheme.value}, an operand is not; a switch is missing")
     if type.scheme is Scheme.BGV and type.encoding is not Encoding.LSB:
         raise IRError(f"{node}: a bgv value has its message in the least significant bits")
-    for scheme, encoding in ((Scheme.CKKS, Encoding.SLOTS), (Scheme.BFV, Encoding.INTEGERS)):
+    for scheme, encoding, what in _HELD:
         if (type.scheme is scheme) is not (type.encoding is encoding):
-            what = "numbers" if encoding is Encoding.SLOTS else "integers"
-            raise IRError(f"{node}: {scheme.value} values, and only these, have their {what} in slots")
+            raise IRError(f"{node}: {scheme.value} values, and only these, {what}")
     exact = IntegerPolynomial | TableLookup | ClientRefresh | ClientBits
     if isinstance(node.op, exact) and type.encoding is not Encoding.INTEGERS:
         raise IRError(f"{node}: is for integers in slots")
+    if isinstance(node.op, Shorten | WordTable) and type.encoding is not Encoding.BITS:
+        raise IRError(f"{node}: is for integers in bits")
     if isinstance(node.op, Polynomial) and type.encoding is not Encoding.SLOTS:
         raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")
-    in_slots = type.encoding in (Encoding.SLOTS, Encoding.INTEGERS)
-    if isinstance(node.op, Apply) and in_slots and graph.level is Level.LAIDOUT:
-        raise IRError(f"{node}: in slots there are polynomials, no functions")
+    replaced = type.encoding in (Encoding.SLOTS, Encoding.INTEGERS, Encoding.BITS)
+    if isinstance(node.op, Apply) and replaced and graph.level is Level.LAIDOUT:
+        raise IRError(f"{node}: in slots there are polynomials, in bits tables, no functions")
     if type.scheme is Scheme.TORUS and type.encoding is not Encoding.MSB:
         raise IRError(f"{node}: a torus value has its message in the most significant bits")
 

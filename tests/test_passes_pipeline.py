@@ -41,7 +41,7 @@ def changed(name: str, default: Any) -> Any:
             return default + 0.5
         case Enum():
             return next(other for other in type(default) if other is not default)
-        case 0 if name == "table_bits":
+        case 0 if name in ("table_bits", "word_bits"):
             return 8
         case 0:
             return 2048
@@ -198,7 +198,7 @@ def test_stages_are_observed_in_order() -> None:
     )
     # coefficients, where nothing else is asked; no comparisons
     taken = [
-        kind for kind in PASSES.values() if kind.slots is not True and not kind.integers and kind is not RankInputs
+        kind for kind in PASSES.values() if kind.slots is not True and kind.only is None and kind is not RankInputs
     ]
     assert [name for name, _ in seen] == [kind.name for kind in taken]
     assert [level for _, level in seen] == [kind.ensures for kind in taken]

@@ -12,8 +12,10 @@ from ..integer_parameters import IntegerParameters
 from ..masks import Mask
 from ..parameters import Parameters
 from ..slot_parameters import SlotParameters
+from ..word_parameters import WordParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
 from .coefficients import Divide, Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .gates import check_gates
 from .integers import check_integers, requests_of
 from .program import EncryptedMap, Polynomials, Schedule
 from .slots import check_slots
@@ -37,6 +39,9 @@ def check_schedule(schedule: Schedule) -> None:
         check_integers(schedule.instructions, inputs, parameters)
         if requests_of(schedule.instructions) != schedule.client.requests:
             raise IRError("what its instructions ask of the client is not what the client was told")
+    elif isinstance(parameters, WordParameters):
+        inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
+        check_gates(schedule.instructions, inputs | {m.name: m.products for m in schedule.client.encrypted})
     else:
         for name, polynomials in schedule.polynomials.items():
             check_polynomials(name, polynomials, parameters)
