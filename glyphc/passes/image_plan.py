@@ -192,9 +192,10 @@ class ImagePlan:
         if not set(own.stride) <= {1, 2} or own.stride == (1, 1):
             return WHOLE
         down, right = before.dilation
-        levels = [step for step, s in (((down, 0), own.stride[0]), ((0, right), own.stride[1])) if s == 2]
-        levels = levels[: before.chunks.bit_length() - 1]
-        return Read(own.parities, own.stride, tuple(levels)) if levels else WHOLE
+        # rows before columns, the last ones first, as if two maps had done it one after the other
+        levels = [step for step, s in (((0, right), own.stride[1]), ((down, 0), own.stride[0])) if s == 2]
+        most = min(len(levels), before.chunks.bit_length() - 1)
+        return Read(own.parities, own.stride, tuple(levels[len(levels) - most :])) if most else WHOLE
 
     def _parts(self, own: Stencil, before: Standing, read: Read) -> list[tuple[Stencil, Standing]]:
         if not read.firsts:
