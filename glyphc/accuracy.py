@@ -372,7 +372,7 @@ def _gains(graph: Graph) -> dict[int, float]:
         if isinstance(node.op, Bootstrap):
             gains[node.id] = float(node.op.divisor)
         elif isinstance(node.op, Unpack):
-            gains[node.id] = before / node.op.parts
+            gains[node.id] = before / node.op.gain
         else:
             gains[node.id] = before if isinstance(node.op, Switch | Reshape | Pixels | Interleave) else 1.0
     return gains

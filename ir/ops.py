@@ -245,11 +245,21 @@ class Switch(Op):
 
 @dataclass(frozen=True)
 class Unpack(Op):
-    """Split one ciphertext into ``parts`` along its fast index by automorphisms; multiplies the message by parts."""
+    """Split each ciphertext into ``parts`` along its fast index by automorphisms; multiplies the message by ``gain``.
+
+    The automorphisms multiply it by parts; ``divided``: what of that is undone before, exactly, modulo the ciphertexts'
+    modulus.
+    """
 
     mnemonic = "unpack"
     levels = frozenset({Level.LAIDOUT})
     parts: int
+    divided: int = 1
+
+    @property
+    def gain(self) -> int:
+        """What the message is multiplied by."""
+        return self.parts // self.divided
 
 
 @dataclass(frozen=True)

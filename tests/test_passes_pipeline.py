@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ def changed(name: str, default: Any) -> Any:
             return "glyph"
         case float():
             return default + 0.5
+        case Enum():
+            return next(other for other in type(default) if other is not default)
         case 0 if name in ("table_bits", "word_bits"):
             return 8
         case 0:

@@ -83,10 +83,8 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
     source = known[operand.id]
     if isinstance(op, Unpack):
         # every level doubles what is there and adds one key switch
-        return replace(
-            source,
-            white=op.parts * hypot(source.white, key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)),
-        )
+        switches = op.parts * key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)
+        return replace(source, white=hypot(op.gain * source.white, switches))
     if isinstance(op, Interleave):
         # what is cleared of the others has their noise
         shares = sqrt(_merged(operand, node))
@@ -178,7 +176,7 @@ def _slope(node: Node, operand: Node, op: Bootstrap) -> float:
 
 def divisor(graph: Graph, node: Node) -> int:
     """The factor by which the unpacking of a nonlinearity's result will multiply it: the bootstrap divides by it."""
-    return max((u.op.parts for u in _readers(graph, node) if isinstance(u.op, Unpack)), default=1)
+    return max((u.op.gain for u in _readers(graph, node) if isinstance(u.op, Unpack)), default=1)
 
 
 def _readers(graph: Graph, node: Node) -> list[Node]:

@@ -15,6 +15,7 @@ from .base import Context, Pass
 from .image_plan import ImagePlan, better, image_plan
 from .image_rewrite import with_image_layouts
 from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
+from .uploads import MADE_BY, Uploads, chosen
 
 # When networks of images get image layouts.
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -26,10 +27,11 @@ class AssignLayout(Pass):
 
     A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
     ``memory`` gigabytes (predicted). images: whether networks of images get the layouts of images: where that is the
-    cheaper way for a sample (``auto``), ``always`` where it is possible, or ``never``.
+    cheaper way for a sample (``auto``), ``always`` where it is possible, or ``never``. uploads: what inputs are to
+    be small in, see :class:`.uploads.Uploads`.
     """
 
-    name: ClassVar[str] = "assign-layout"
+    name: ClassVar[str] = MADE_BY
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = False
@@ -37,6 +39,7 @@ class AssignLayout(Pass):
     max_chunks: int = 16
     memory: float = MEMORY
     images: str = AUTO
+    uploads: Uploads = Uploads.SERVER
 
     def __post_init__(self) -> None:
         check_room(self.name, self.room)
@@ -57,7 +60,7 @@ class AssignLayout(Pass):
         ):
             return with_image_layouts(graph, images, self._explain(graph, search, images, images.label, context))
         assert search is not None
-        plan = search.best
+        plan, sending = chosen(search.best, self.room, context.prices, context.models, self.uploads)
         decision = self._explain(graph, search, images, plan.label, context)
         rewriter = Rewriter(graph, Level.LAIDOUT, plan.batch)
         unpacked: dict[int, Node] = {}
@@ -69,11 +72,14 @@ class AssignLayout(Pass):
                 for old, new in zip(graph.operands(node), rewriter.operands(node), strict=True)
             )
             rewriter.copy_constants(node)
-            decisions = node.decisions
+            decisions = node.decisions + ((sending[node.id],) if node.id in sending else ())
             if isinstance(node.op, Apply) or (isinstance(node.op, Input) and plan.batch < graph.batch):
                 decisions += (decision,)
             type = replace(node.type, layout=self._layout(node, operands, plan))
-            rewriter.replace(node, rewriter.new.add(node.op, operands, type, node.location, decisions))
+            new = rewriter.new.add(node.op, operands, type, node.location, decisions)
+            rewriter.replace(
+                node, self._exactly_unpacked(new, plan.dense[node.id], rewriter) if node.id in plan.dense else new
+            )
         return rewriter.new
 
     def _unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter, known: dict[int, Node]) -> Node:
@@ -88,6 +94,14 @@ class AssignLayout(Pass):
             type = replace(new.type, layout=split)
             known[old.id] = rewriter.new.add(Unpack(parts), (new,), type, new.location)
         return known[old.id]
+
+    def _exactly_unpacked(self, new: Node, parts: int, rewriter: Rewriter) -> Node:
+        """A dense input with each feature in a part of its own."""
+        layout = new.type.layout
+        assert layout is not None
+        stride = layout.stride * parts
+        apart = replace(layout, parts=layout.parts * parts, stride=stride, grid=stride)
+        return rewriter.new.add(Unpack(parts, parts), (new,), replace(new.type, layout=apart), new.location)
 
     def _layout(self, node: Node, operands: tuple[Node, ...], plan: LayoutPlan) -> Layout | None:
         if isinstance(node.op, Input):
@@ -110,6 +124,10 @@ class AssignLayout(Pass):
     def _fresh(self, node: Node, plan: LayoutPlan) -> Layout:
         """Inputs: as many features per ciphertext as stand between two outputs of every map that reads them."""
         features, chunks = node.type.size, plan.chunks[node.id]
+        if node.id in plan.dense:
+            side = plan.dense[node.id]
+            sources = -(-features // side)
+            return Layout(self.ring, plan.batch, features, sources, 1, plan.block(chunks), 1, True, chunks)
         gap = plan.gap(node)
         per_part = min(gap, next_power_of_two(features))
         parts = -(-features // per_part)

@@ -55,7 +55,8 @@ class LayoutPlan:
 
     chunks: ciphertexts (before unpacking) of inputs, linear maps and nonlinearities; strides: of the results of linear
     maps; parts: that resident values are split into (of the node that linear maps read). spread: linear maps whose
-    results stay in as many chunks as their operands.
+    results stay in as many chunks as their operands. dense: inputs that the server unpacks, with how many features of
+    each sample stand side by side in a ciphertext of theirs.
     """
 
     graph: Graph
@@ -66,6 +67,7 @@ class LayoutPlan:
     chunks: dict[int, int] = field(default_factory=dict)
     strides: dict[int, int] = field(default_factory=dict)
     parts: dict[int, int] = field(default_factory=dict)
+    dense: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for node in reversed(list(self.graph)):
@@ -143,8 +145,10 @@ class LayoutPlan:
             split_automorphisms(parts, min(parts, self.graph.node(i).type.size)) * self.chunks[i]
             for i, parts in self.parts.items()
         )
+        dense = sum(self.unpacking_seconds(self.graph.node(i), cost) for i in self.dense)
         return (
             self.bootstraps * refresh
+            + dense
             + functions * function
             + splits * cost.scaled(cost.automorphism, ring)
             + self._products(False) * cost.scaled(cost.product, ring)
@@ -176,7 +180,35 @@ class LayoutPlan:
         features = operand.type.size
         if _is_resident(operand, self.graph):
             return min(features, self.parts[operand.id])
-        return -(-features // min(self.gap(_origin(operand, self.graph)), next_power_of_two(features)))
+        origin = _origin(operand, self.graph)
+        return features if origin.id in self.dense else self._read(origin)
+
+    # -- inputs --
+
+    def with_dense(self, node: Node, parts: int) -> LayoutPlan:
+        """The plan with so many features of this input side by side."""
+        return LayoutPlan(
+            self.graph, self.ring, self.batch, self.values, self.spread, dense={**self.dense, node.id: parts}
+        )
+
+    def sent(self, node: Node) -> int:
+        """Ciphertexts of an input that the client encrypts."""
+        parts = self.dense.get(node.id)
+        return self.chunks[node.id] * (-(-node.type.size // parts) if parts else self._read(node))
+
+    def unpacking_seconds(self, node: Node, cost: CostModel) -> float:
+        """What the server takes to unpack an input, if it is dense."""
+        parts = self.dense.get(node.id)
+        if not parts:
+            return 0.0
+        sources = -(-node.type.size // parts)
+        splits = sum(split_automorphisms(parts, -(-(node.type.size - p) // sources)) for p in range(sources))
+        each = splits * cost.scaled(cost.automorphism, self.ring) + sources * cost.scaled(cost.switch, self.ring)
+        return self.chunks[node.id] * each
+
+    def _read(self, node: Node) -> int:
+        """Ciphertexts of each chunk of an input, as linear maps read them: with the features between two outputs."""
+        return -(-node.type.size // min(self.gap(node), next_power_of_two(node.type.size)))
 
     @cached_property
     def _bootstrapped(self) -> list[Node]:

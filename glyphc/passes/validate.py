@@ -171,7 +171,7 @@ class ValidateNoise(Pass):
     def _check_divisor(self, graph: Graph, node: Node, divisor: int, gain: int = 1) -> None:
         """Every way from a bootstrap to a linear map or an output multiplies by its divisor, once."""
         for user in graph.users(node):
-            factor = gain * (user.op.parts if isinstance(user.op, Unpack) else 1)
+            factor = gain * (user.op.gain if isinstance(user.op, Unpack) else 1)
             if (
                 isinstance(user.op, Switch | Reshape | Unpack | Pixels | Interleave)
                 and user.type.scheme is not Scheme.CLIENT

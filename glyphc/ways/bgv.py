@@ -9,12 +9,12 @@ import numpy as np
 
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
-from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Load, Split
+from glyphc.ir.instructions import Divide, Dot, EncryptedDot, EncryptedMap, Load, Polynomials, Register, Split
 from glyphc.ir.ops import Input, Linear, Reshape, Unpack
 
 from . import images
 from .base import BGV, Offer, Question, Refusal, Way
-from .lowering import GROUP, Lowering, Step, Task, layout, lowers
+from .lowering import Lowering, Step, Task, layout, lowers
 from .weight_polynomials import weight_polynomials
 
 
@@ -122,16 +122,40 @@ def _unpack(lowering: Lowering, task: Task, node: Node) -> None:
     if layout(node).image is not None:
         images.unpack(lowering, task, node)
         return
-    groups, stride = lowering.groups(node), layout(operand).stride
-    # parts beyond the features hold nothing that anybody reads
+    groups, stride, parts = lowering.groups(node), layout(operand).stride, node.op.parts
+    # each ciphertext of the operand is split into so many pieces first, if the parts come in groups
+    pieces = parts if groups == 1 else groups // layout(operand).parts
     if task.step < 0:
-        (source,), parts = lowering.registers[Task(operand.id, task.chunk)], node.op.parts if groups == 1 else groups
-        targets = lowering.fresh(min(parts, node.type.size))
+        sources = lowering.registers[Task(operand.id, task.chunk)]
+        sources = tuple(_divided(lowering, source, node.op.divided, node) for source in sources)
+        # parts beyond the features hold nothing that anybody reads
+        count = min(pieces * len(sources), node.type.size)
+        lowering.registers[task] = _interleaved(lowering, sources, pieces, stride, count, node)
     else:
-        source, parts = lowering.registers[replace(task, step=-1)][task.step], GROUP
-        targets, stride = lowering.fresh(len(lowering.parts(node, task.step))), stride * groups
-    lowering.instructions.append(Split(targets, source, parts, stride, node.id))
-    lowering.registers[task] = targets
+        piece = lowering.registers[replace(task, step=-1)][task.step]
+        count = len(lowering.parts(node, task.step))
+        lowering.registers[task] = _interleaved(lowering, (piece,), parts // pieces, stride * pieces, count, node)
+
+
+def _divided(lowering: Lowering, source: Register, factor: int, node: Node) -> Register:
+    """The register of a quotient."""
+    if factor == 1:
+        return source
+    (target,) = lowering.fresh()
+    lowering.instructions.append(Divide(target, source, factor, node.id))
+    return target
+
+
+def _interleaved(
+    lowering: Lowering, sources: tuple[Register, ...], parts: int, stride: int, count: int, node: Node
+) -> tuple[Register, ...]:
+    """The first ``count`` parts of all sources: part r of source p is number r * len(sources) + p."""
+    if parts == 1:
+        return sources[:count]
+    targets = lowering.fresh(count)
+    for p, source in enumerate(sources[:count]):
+        lowering.instructions.append(Split(targets[p :: len(sources)], source, parts, stride, node.id))
+    return targets
 
 
 def _needs_of_map(lowering: Lowering, task: Task, node: Node) -> list[Task]:

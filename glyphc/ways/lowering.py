@@ -190,6 +190,9 @@ class Lowering:
             return 1
         if not isinstance(node.op, Input | Unpack) or not self.only_maps_read(node):
             return 1
+        if isinstance(node.op, Unpack):
+            # of each ciphertext that is split: several of them fill more groups than their parts do
+            return layout(node).parts // min(node.op.parts, GROUP)
         return -(-layout(node).parts // GROUP)
 
     def only_maps_read(self, node: Node) -> bool:
