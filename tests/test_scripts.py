@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_networks import SHAPE, strided
 
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.passes.pipeline import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS, MODELS = ROOT / "benchmarks", ROOT / "models"
@@ -54,6 +56,17 @@ def test_all_functions(tmp_path: Path) -> None:
 def test_a_network() -> None:
     output = benchmark("-c", "import run, json; print(json.dumps(run.measure('breast-cancer-mlp', 16, 2048).security))")
     assert json.loads(output.splitlines()[-1]) == "insecure"
+
+
+def test_images(tmp_path: Path) -> None:
+    (tmp_path / "network.onnx").write_bytes(strided().SerializeToString())
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (24, *SHAPE), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(24) % 3)
+    pipeline = DEFAULT.replace("assign-layout", "assign-layout{images=always}")
+    options = ("--batch", 8, "--calibration", 32, "--tolerance", 20, "--ring", 1024, "--passes", pipeline)
+    output = benchmark("images.py", tmp_path, *options)
+    assert "of 24 images" in output and "encrypted: class as float for 8 of 8 images" in output
+    assert "security insecure" in output
 
 
 def test_strategies_side_by_side(tmp_path: Path) -> None:
@@ -118,6 +131,19 @@ def test_the_table_of_shipped_costs(tmp_path: Path) -> None:
 def test_training(name: str) -> None:
     output = benchmark(f"train_{name}.py", "--mode", "simulate", "--steps", 1, "--batch", 4, "--insecure-ring", 4096)
     assert "test accuracy, simulate" in output
+
+
+@pytest.mark.parametrize("plan", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
+    """Encrypted in all roles, or predicted and simulated alone: what is said, and that it agrees."""
+    few = ("--steps", 1, "--samples", 3, "--batch", 2, "--ring", 2048, *(("--plan",) if plan else ()))
+    text = benchmark("train_serve.py", *few, "--output", tmp_path / "serve.md")
+    assert (tmp_path / "serve.md").read_text() in text
+    assert "2 passes of" in text and ("NOT SECURE" in text) is not plan
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ([] if plan else ["| prepare", "| run", "| request", "| infer", "| predict", "| finish"])
+    if not plan:
+        assert float(text.partition("beside simulated: outputs within ")[2].split()[0]) < 0.05
 
 
 @pytest.mark.parametrize("name", ["large", "transfer"])

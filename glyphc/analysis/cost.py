@@ -14,7 +14,9 @@ import numpy as np
 
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
+from glyphc.ir.word_parameters import WordParameters
 
+from . import word_figures
 from .slot_figures import SLOT_ROWS, SlotRow
 from .training_figures import TRAINING_FIGURES, TrainingFigures
 
@@ -226,6 +228,8 @@ class CostModel:
 
     def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
+        if isinstance(parameters, WordParameters):
+            return word_figures.key_seconds(parameters)
         if not isinstance(parameters, Parameters) or not parameters.slots:
             return 0.5
         return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)
