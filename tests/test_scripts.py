@@ -120,6 +120,19 @@ def test_training(name: str) -> None:
     assert "test accuracy, simulate" in output
 
 
+@pytest.mark.parametrize("plan", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
+    """Encrypted in all roles, or predicted and simulated alone: what is said, and that it agrees."""
+    few = ("--steps", 1, "--samples", 3, "--batch", 2, "--ring", 2048, *(("--plan",) if plan else ()))
+    text = benchmark("train_serve.py", *few, "--output", tmp_path / "serve.md")
+    assert (tmp_path / "serve.md").read_text() in text
+    assert "2 passes of" in text and ("NOT SECURE" in text) is not plan
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ([] if plan else ["| prepare", "| run", "| request", "| infer", "| predict", "| finish"])
+    if not plan:
+        assert float(text.partition("beside simulated: outputs within ")[2].split()[0]) < 0.05
+
+
 @pytest.mark.parametrize("name", ["large", "transfer"])
 def test_training_cases(name: str) -> None:
     """The jobs of the larger ones are made; their references alone take minutes."""
