@@ -444,7 +444,9 @@ def _fill(graph: Graph) -> str:
     shares = {}
     for node, op in graph.of(Bootstrap):
         assert node.type.layout is not None
-        shares[node.operands] = graph.batch * node.type.size / (node.type.layout.chunks * 2 * op.slots)
+        layout = node.type.layout
+        # of images, no more than one group of channels in a ciphertext
+        shares[graph.bootstrapped(node).id] = graph.batch * node.type.size / (layout.ciphertexts * 2 * op.slots)
     return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 

@@ -35,6 +35,8 @@ def changed(name: str, default: Any) -> Any:
             return "insecure"
         case 65536:
             return 2048
+        case "auto" if name == "images":
+            return "never"
         case "auto":
             return "glyph"
         case float():

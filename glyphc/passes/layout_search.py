@@ -44,9 +44,9 @@ MIN_SLOTS = 8
 MEMORY = 14.0
 # Parts of a value that only one map reads, at a time: see ``schedule``.
 _ALIVE = 64 + 16
-_DEGREE = 27  # typical; the series is chosen later
+DEGREE = 27  # typical; the series is chosen later
 # Noise of a bootstrap above this share of a value's range is avoided where another layout has less.
-_NOISE = 2.0**-10
+NOISE = 2.0**-10
 
 
 @dataclass
@@ -116,7 +116,7 @@ class LayoutPlan:
 
     def rank(self, cost: CostModel) -> tuple[float, float]:
         """Plans of noise that shows come last, the less of it the better; of the others the fastest is best."""
-        return (self.noise if self.noise > _NOISE else 0.0, self.seconds(cost))
+        return (self.noise if self.noise > NOISE else 0.0, self.seconds(cost))
 
     def _same(self, node: Node) -> list[Node]:
         """The nodes of one value: a nonlinearity, switches and reshapes of it."""
@@ -138,8 +138,8 @@ class LayoutPlan:
     def seconds(self, cost: CostModel) -> float:
         """Predicted seconds of all that depends on the plan, for its whole batch."""
         slots, ring = self.values // 2, self.ring
-        refresh = cost.powers_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
-        function = cost.evaluate_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
+        refresh = cost.powers_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
+        function = cost.evaluate_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
         functions = sum(self.chunks[n.id] for n, _ in self.graph.of(Apply))
         splits = sum(
             split_automorphisms(parts, min(parts, self.graph.node(i).type.size)) * self.chunks[i]
@@ -157,7 +157,7 @@ class LayoutPlan:
 
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and what of inputs and unpackings is alive."""
-        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=_DEGREE)
+        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=DEGREE)
         maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
         weights = sum(self._parts_of(o) * _polynomials(node) for node, o in maps) + len(maps)
         # values that several maps read are kept until the last of them
