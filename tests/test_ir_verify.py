@@ -422,7 +422,7 @@ def test_decryption_in_another_scheme_is_found(level: Level) -> None:
         act = chain.node("act")
         shape = op.result_shape((act.type.shape,), {})
         chain.graph.add(op, (act,), TensorType(shape, scheme=CLIENT), "peek")
-        with pytest.raises(IRError, match=r"@peek\): the client decrypts bgv values, and what is in slots"):
+        with pytest.raises(IRError, match=r"@peek\): the client decrypts bgv values, what is in slots, and bits"):
             verify(chain.graph)
 
 
