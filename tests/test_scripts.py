@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_networks import SHAPE, strided
 
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.passes.pipeline import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS, MODELS = ROOT / "benchmarks", ROOT / "models"
@@ -54,6 +56,17 @@ def test_all_functions(tmp_path: Path) -> None:
 def test_a_network() -> None:
     output = benchmark("-c", "import run, json; print(json.dumps(run.measure('breast-cancer-mlp', 16, 2048).security))")
     assert json.loads(output.splitlines()[-1]) == "insecure"
+
+
+def test_images(tmp_path: Path) -> None:
+    (tmp_path / "network.onnx").write_bytes(strided().SerializeToString())
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (24, *SHAPE), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(24) % 3)
+    pipeline = DEFAULT.replace("assign-layout", "assign-layout{images=always}")
+    options = ("--batch", 8, "--calibration", 32, "--tolerance", 20, "--ring", 1024, "--passes", pipeline)
+    output = benchmark("images.py", tmp_path, *options)
+    assert "of 24 images" in output and "encrypted: class as float for 8 of 8 images" in output
+    assert "security insecure" in output
 
 
 def test_strategies_side_by_side(tmp_path: Path) -> None:
