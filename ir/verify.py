@@ -181,8 +181,7 @@ def _unpacks(op: Unpack, source: Layout | None, target: Layout) -> bool:
     if source is None:
         return False
     if source.image is None or target.image is None:
-        places = [(x.ring, x.batch, x.chunks, x.batch_stride) for x in (source, target)]
-        return places[0] == places[1] and source.parts * op.parts == target.parts
+        return source.parts * op.parts == target.parts
     return source.image.group == op.parts and target == source.with_images(replace(source.image, beside=1))
 
 

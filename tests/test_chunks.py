@@ -224,7 +224,7 @@ CORRUPTIONS: dict[str, Callable[[Node], Layout | None]] = {
     "three chunks out of four": of("fc2", Linear, chunks=3),
     "chunks become more": of("fc2", Linear, chunks=8, batch_stride=128, stride=8, grid=1),
     "half of the samples per chunk": of("fc1", Linear, chunks=8, batch_stride=128, stride=2),
-    "twice the samples per chunk": of("x", Unpack, chunks=2, batch_stride=32),
+    "twice the samples per chunk": of("x", Input, chunks=2, batch_stride=32, stride=1),
     "two chunks at the distance of one": of("fc2", Linear, chunks=2),
     "fewer parts than positions of a block": of("act1", Unpack, parts=32, stride=32),
     "blocks of the operand at another distance": of("act1", Unpack, batch_stride=32, stride=32, grid=1),
