@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 from image_networks import SHAPE, pooled, residual, series, strided
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
+from roles import make_setting
 from schedule_cases import assert_exact
 from strategies import examples
 
 import glyphc
 from glyphc.accuracy import accuracy
 from glyphc.errors import GlyphcError, ParameterError
+from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, Node, prune
 from glyphc.ir.image_layout import Raster
@@ -351,3 +354,16 @@ def test_what_each_layer_loses_is_found(program: glyphc.Program) -> None:
     losses = {node.location: node for node in found.nodes if node.simulated is not None}
     assert {"conv0", "conv3", "conv5", "mean+head"} <= set(losses)
     assert all(node.simulated < 0.1 for node in losses.values() if node.simulated is not None)
+
+
+def test_client_and_server_exchange_images_in_files(tmp_path: Path) -> None:
+    """11 samples of passes of 8: the last one takes fewer chunks, and is not encrypted for the others."""
+    program = compiled(strided(), batch=8, tolerance=20.0)
+    setting = make_setting(tmp_path / "setting", program, "kernels")
+    x = samples(11, seed=7)
+    setting.account.encrypt(x, tmp_path / "in")
+    with Evaluator(setting.half, setting.keys) as evaluator:
+        evaluator.evaluate(tmp_path / "in", tmp_path / "out", tmp_path / "checkpoint")
+    (found,) = setting.account.decrypt(tmp_path / "out").values()
+    simulated = np.asarray(program.run(x, "simulate"))
+    assert np.abs(found - simulated).max() < 0.01 * np.ptp(simulated)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -230,3 +232,14 @@ def test_evaluation(models: Callable[[str], ModuleType], tmp_path: Path, capsys:
     np.save(tmp_path / "labels.npy", labels)
     models("evaluate").main([str(tmp_path / "scores.npy"), str(tmp_path / "labels.npy")])
     assert "75.00%" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GLYPHC_TEST_RESNET20" not in os.environ, reason="GLYPHC_TEST_RESNET20 names no folder")
+def test_a_published_residual_network() -> None:
+    """A ResNet-20 on CIFAR-10, in simulation: compiled in 3 GB, the class of at least 58 of 60 images as in float."""
+    output = benchmark("images.py", os.environ["GLYPHC_TEST_RESNET20"], "--plan")
+    found = re.search(r"([\d.]+) GB; 48 images at once, 184 bootstraps", output)
+    assert found is not None and float(found[1]) < 3
+    kept = re.search(r"class as float for (\d+) of 60 images", output)
+    assert kept is not None and int(kept[1]) >= 58
