@@ -19,10 +19,12 @@ from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.word_parameters import WordParameters
 
-from .engine import Engine, Session, Stages
+from .engine import Engine, Session, Stages, encrypted_bits
 from .integers_clear import ClearIntegers
 from .slots_clear import ClearSlots
+from .words_clear import ClearBits
 
 F64 = npt.NDArray[np.floating[Any]]
 C128 = npt.NDArray[np.complex128]
@@ -86,6 +88,9 @@ class CleartextMachine:
             pieces.append(self._centred(piece))
         return pieces
 
+    def divided(self, source: F64, factor: int) -> F64:
+        return source / factor
+
     def to_torus(self, source: F64, slots: int) -> F64:
         return source
 
@@ -132,9 +137,17 @@ class ClearEngine(Engine):
     def integer_machine(self) -> type[ClearIntegers]:
         return ClearIntegers
 
+    @property
+    def bit_machine(self) -> type[ClearBits]:
+        return ClearBits
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         machine: CleartextMachine | ClearSlots | ClearIntegers
+        if isinstance(schedule.parameters, WordParameters):
+            bits = self.bit_machine()
+            yield Session(bits, bits.encrypt, bits.decrypt, encrypted_bits(schedule, bits.encrypt))
+            return
         if isinstance(schedule.parameters, SlotParameters):
             machine = self.slot_machine(schedule.parameters)
         elif isinstance(schedule.parameters, IntegerParameters):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
@@ -49,12 +49,18 @@ class Session:
     """Keys are made and weights are encoded: what a run in one process needs.
 
     encrypt: a message, shape (N,) of integers or (slots,) of numbers, to a ciphertext of the machine's; decrypt: the
-    inverse.
+    inverse. weights: encrypted ones that are loaded like inputs, by the names of their maps (words of bits).
     """
 
     machine: Any
     encrypt: Callable[[npt.NDArray[Any]], Any]
     decrypt: Callable[[Any], npt.NDArray[Any]]
+    weights: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+def encrypted_bits(schedule: Schedule, encrypt: Callable[[npt.NDArray[Any]], Any]) -> dict[str, list[Any]]:
+    """The encrypted weights of a program on words, a ciphertext for each bit."""
+    return {name: [encrypt(bits.dense(row, 1)) for row in range(len(bits))] for name, bits in schedule.secret.items()}
 
 
 class Engine(ABC):
@@ -87,6 +93,11 @@ class Engine(ABC):
         """The class of its machines for integers in slots; None where it has none."""
         return None
 
+    @property
+    def bit_machine(self) -> type | None:
+        """The class of its machines for single bits; None where it has none."""
+        return None
+
     @abstractmethod
     def session(self, schedule: Schedule, stages: Stages) -> AbstractContextManager[Session]:
         """Both roles in one process, for the time of a ``with`` block; BackendError when that cannot be."""
@@ -99,7 +110,7 @@ class Engine(ABC):
         """Names of the instructions that it has no method for."""
         code = tuple(code)
         missing = unsupported(code, self.machine)
-        for machine in (self.slot_machine, self.integer_machine):
+        for machine in (self.slot_machine, self.integer_machine, self.bit_machine):
             missing = missing if machine is None else missing & unsupported(code, machine)
         return missing
 

@@ -27,7 +27,8 @@ from glyphc.train.retraining import Data
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-ROWS = "ghimes+retrained,cryptonets+retrained,hesamifard+retrained,nandakumar,onoufriou+retrained,onoufriou:7,glyph"
+ROWS = "ghimes+retrained,cryptonets+retrained,hesamifard+retrained,nandakumar,onoufriou+retrained,"
+ROWS += "onoufriou:7,glyph,tbmpnet"
 
 
 def data(network: str) -> tuple[np.ndarray[Any, Any], ...]:

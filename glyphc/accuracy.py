@@ -19,8 +19,9 @@ from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.evaluate import Value, dequantize, evaluate_all
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import Bootstrap, Input, Output, Polynomial, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Input, Interleave, Output, Pixels, Polynomial, Reshape, Switch, Unpack
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.measures import Measure
 from glyphc.measures import text as loss_text
 from glyphc.passes.node_errors import twins
@@ -173,7 +174,7 @@ class _Comparison:
     def __init__(self, program: Program, network: Graph, prepared: Graph, samples: Mapping[str, F64]) -> None:
         self.program, self.graph, self.samples = program, program.graph, dict(samples)
         self.count = len(next(iter(self.samples.values())))
-        self.exactly = isinstance(self.graph.parameters, IntegerParameters)
+        self.exactly = isinstance(self.graph.parameters, IntegerParameters | WordParameters)
         self.in_slots = self.exactly or isinstance(self.graph.parameters, SlotParameters)
         self.exact = evaluate_all(prepared, self.samples)
         self.twins = twins(self.graph, prepared)
@@ -371,7 +372,7 @@ def _gains(graph: Graph) -> dict[int, float]:
         if isinstance(node.op, Bootstrap):
             gains[node.id] = float(node.op.divisor)
         elif isinstance(node.op, Unpack):
-            gains[node.id] = before / node.op.parts
+            gains[node.id] = before / node.op.gain
         else:
-            gains[node.id] = before if isinstance(node.op, Switch | Reshape) else 1.0
+            gains[node.id] = before if isinstance(node.op, Switch | Reshape | Pixels | Interleave) else 1.0
     return gains

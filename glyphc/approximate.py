@@ -14,6 +14,7 @@ from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import ArgMax, Bootstrap, Output, Polynomial, Softmax
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.word_parameters import WordParameters
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -31,7 +32,7 @@ def with_series(graph: Graph, exact: int | None = None) -> Override:
             if isinstance(node.op, Polynomial) and node.id == exact
             else None
         )
-    if isinstance(graph.parameters, IntegerParameters):
+    if isinstance(graph.parameters, IntegerParameters | WordParameters):
         return lambda node, operands: None
     modulus = float(graph.parameters.plaintext_modulus)
 

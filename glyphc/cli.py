@@ -92,6 +92,7 @@ def main() -> None:
     type=int,
     help="Of the index of tables, for strategies that look functions up. [default: the strategy's]",
 )
+@click.option("--word-bits", type=int, help="Of words, for strategies that compute on bits. [default: the strategy's]")
 @click.option(
     "--retrain-data",
     type=click.Path(),
@@ -109,6 +110,7 @@ def main() -> None:
     type=click.Choice(["latency", "throughput", "traffic"]),
     help="What 'auto' makes small, of several strategies. [default: latency, with less compared]",
 )
+@click.option("--allow-slow", is_flag=True, help="A batch may take more than ten minutes by gates or look-ups.")
 @click.option(
     "--engine", help="By whose prices layouts and parameters are chosen. [default: the first that can run it]"
 )
@@ -134,11 +136,13 @@ def compile_command(
     strategy: str | None,
     degree: int | None,
     table_bits: int | None,
+    word_bits: int | None,
     retrain_data: str | None,
     retrain_labels: str | None,
     trips: int | None,
     memory: float | None,
     prefer: str | None,
+    allow_slow: bool,
     engine: str | None,
     passes: str | None,
     start: str | None,
@@ -178,12 +182,14 @@ def compile_command(
         strategy=strategy,
         degree=degree,
         table_bits=table_bits,
+        word_bits=word_bits,
         retrain=load_retraining(retrain_data, retrain_labels),
         engine=engine,
         reporter=reporter(),
         trips=trips,
         memory=None if memory is None else memory * 1e9,
         prefer=prefer,
+        allow_slow=allow_slow,
     )
     text = summary(program)
     if program.encrypted_weights:
@@ -220,6 +226,7 @@ def compile_command(
 @click.option("--engine", help="What encrypts and computes; 'glyphc engines' lists them. [default: the first that can]")
 @click.option("--record", type=click.Path(), help="Also write what took how long (.json), for 'inspect --run'.")
 @click.option("--weights", type=click.Path(), help="The weights of a program compiled with --encrypt-weights.")
+@click.option("--allow-slow", is_flag=True, help="It may take more than ten minutes by gates or look-ups.")
 def run_command(
     artifact: str,
     given: tuple[str, ...],
@@ -228,6 +235,7 @@ def run_command(
     engine: str | None,
     record: str | None,
     weights: str | None,
+    allow_slow: bool,
 ) -> None:
     """Make keys, encrypt, evaluate, decrypt: all in one process."""
     from glyphc.console import reporter
@@ -248,7 +256,7 @@ def run_command(
     if record is not None:
         keep_sources(Path(record), artifact, weights, *input_files(given))
         check_writable(Path(record))
-    report = run(program, x, mode, reporter(), engine)
+    report = run(program, x, mode, reporter(), engine, allow_slow)
     save_arrays(output_path, report.outputs)
     if record is not None:
         RunRecord.of(program, report).save(Path(record))

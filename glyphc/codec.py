@@ -14,6 +14,7 @@ from glyphc.ir.encodings import Labels
 from glyphc.ir.evaluate import apply_client_op, dequantize, quantize
 from glyphc.ir.instructions import ClientSpec, Port
 from glyphc.ir.layout import Layout
+from glyphc.ir.rescaling import from_word_bits, word_bits
 from glyphc.ir.types import Encoding
 from glyphc.tables import as_array, is_table
 
@@ -141,6 +142,8 @@ def encode(port: Port, samples: F64, places: I64 | None = None) -> Encoded:
     """
     numbers = samples.reshape(len(samples), -1) if port.ranks is None else port.ranks.of(samples)
     integers = quantize(numbers, port.fixed)
+    if port.encoding is Encoding.BITS:
+        integers = word_bits(integers, port.fixed.word_bits)
     if places is not None and port.encoding is not Encoding.SLOTS:
         spread = np.zeros((port.layout.batch, port.layout.features), dtype=integers.dtype)
         spread[places] = integers
@@ -162,6 +165,8 @@ def decode(port: Port, messages: I64 | F64, samples: int, places: I64 | None = N
         found = port.layout.unpack(messages, samples)
     else:
         found = port.layout.unpack_places(messages, places, chunks_of(port, places))
+    if port.encoding is Encoding.BITS:
+        found = from_word_bits(found, port.fixed.word_bits)
     value = dequantize(found * (unit(port) or 1), port.fixed).reshape(samples, *port.shape)
     for op in port.tail:
         value = np.asarray(apply_client_op(op, value), dtype=np.float64)

@@ -26,8 +26,8 @@ _RETRAINED = "+retrained"
 
 @dataclass(frozen=True)
 class Choice:
-    """A row: a strategy with its options. size: the degree of its polynomials, or the bits of its tables' index; None
-    for the strategy's own."""
+    """A row: a strategy with its options. size: the degree of its polynomials, the bits of its tables' index, or of its
+    words; None for the strategy's own."""
 
     strategy: str
     size: int | None = None
@@ -40,12 +40,18 @@ class Choice:
     @property
     def degree(self) -> int | None:
         """As ``glyphc.compile`` takes it."""
-        return None if STRATEGIES[self.strategy].takes_table_bits else self.size
+        chosen = STRATEGIES[self.strategy]
+        return None if chosen.takes_table_bits or chosen.takes_word_bits else self.size
 
     @property
     def table_bits(self) -> int | None:
         """As ``glyphc.compile`` takes it."""
         return self.size if STRATEGIES[self.strategy].takes_table_bits else None
+
+    @property
+    def word_bits(self) -> int | None:
+        """As ``glyphc.compile`` takes it."""
+        return self.size if STRATEGIES[self.strategy].takes_word_bits else None
 
 
 class Outcome(Enum):
@@ -55,10 +61,9 @@ class Outcome(Enum):
     NOT_RUN = "not run"
     REFUSED = "refused"
     FAILED = "failed"
-    MISSING = "not yet"
 
     def __str__(self) -> str:
-        return self.value
+        return "predicted, not run" if self is Outcome.NOT_RUN else self.value
 
 
 def parse_choices(text: str, retraining: bool) -> tuple[Choice, ...]:
@@ -89,7 +94,7 @@ def _all(retraining: bool) -> Iterable[Choice]:
     for each in STRATEGIES.values():
         if not (each.changes_network and retraining):
             yield Choice(each.name)
-        if retraining and not each.missing and (each.changes_network or (each.takes_degree and each.degree)):
+        if retraining and (each.changes_network or (each.takes_degree and each.degree)):
             yield Choice(each.name, None, True)
 
 

@@ -7,6 +7,7 @@ from html import escape
 from math import floor, log2, log10
 
 from glyphc.comparison import Comparison, Measured, Result
+from glyphc.slow import duration
 from glyphc.text_tables import align
 
 _HEADING = (
@@ -86,6 +87,11 @@ def markdown(found: Comparison) -> str:
     )
 
 
+def _long(seconds: float) -> str:
+    """Seconds, and of many the hours as well."""
+    return f"{seconds:.1f}" if seconds < 7200 else f"{seconds:,.0f} = {duration(seconds)}"
+
+
 def _cells(r: Result) -> tuple[str, ...]:
     p, m = r.predicted, r.measured
     if p is None:
@@ -93,7 +99,7 @@ def _cells(r: Result) -> tuple[str, ...]:
     simulated = f"({scores_text(r.simulated)})"
     fixed = (f"{p.key_bytes / 1e6:,.1f}", f"{p.upload_bytes / 1e6:.1f}", f"{p.download_bytes / 1e6:.1f}")
     if m is None:
-        seconds = (f"({p.evaluate_seconds:.1f}) {r.outcome}", f"({p.client_seconds:.1f})", str(p.trips))
+        seconds = (f"({_long(p.evaluate_seconds)}) {r.outcome}", f"({p.client_seconds:.1f})", str(p.trips))
         return (str(r.choice), simulated, "", *seconds, f"({p.memory_bytes / 1e9:.2f})", *fixed)
     client = m.stage("encrypt") + m.stage("refresh") + m.stage("decrypt")
     return (

@@ -15,7 +15,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
-from glyphc.constraints import Constraints, best, check, parse_prefer
+from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, parse_prefer
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -28,6 +28,7 @@ from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context, Pass
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.fit_words import FitWords
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import parse_pipeline, remaining, run_pipeline
 from glyphc.passes.quantize import Quantize
@@ -36,8 +37,10 @@ from glyphc.passes.select_integers import SelectIntegers
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.select_slots import SelectSlots
 from glyphc.passes.tolerance import TolerancePass
+from glyphc.passes.uploads import Uploads
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
+from glyphc.slow import check_patience
 from glyphc.sources import is_graph, read_model, with_hints
 from glyphc.substitution import changes
 from glyphc.ways import strategies
@@ -47,6 +50,10 @@ if TYPE_CHECKING:
 
     from glyphc.progress import Reporter
     from glyphc.train.retraining import Data
+
+
+# Passes that judge accuracy, as they are where nobody tells them anything of it.
+_UNTOLD = (AssignBudget(), FitPolynomials(), FitIntegers(), FitWords(), FitWords(security=INSECURE))
 
 
 @dataclass
@@ -79,44 +86,46 @@ def compile(
     examples: Any = None,
     degree: int | None = None,
     table_bits: int | None = None,
+    word_bits: int | None = None,
     retrain: Data | None = None,
     engine: str | None = None,
     reporter: Reporter | None = None,
     trips: int | None = None,
     memory: float | None = None,
     prefer: str | None = None,
+    allow_slow: bool = False,
 ) -> Program:
     """Compile a network for encrypted inference at 128-bit security.
 
     model: path of an ONNX or .glyph file, an ONNX file's bytes, an ``onnx.ModelProto``; a fitted scikit-learn estimator
     or pipeline (extra ``sklearn``), a ``torch.nn.Module`` (extra ``torch``); or a graph of any level, as
-    :class:`glyphc.ir.graph.Graph` or the path of its text (.gir).
-    calibration: representative samples, shape (samples, *input shape); a mapping by input name is fine too, and a table
-    (DataFrame), whose columns are checked and put in order here and when samples are run. They set
-    value ranges and are not stored. examples: a module's arguments for its exporter, a tuple of tensors; by default the
-    first calibration sample. batch: samples evaluated at once, by default what the file says, or 1; more samples
-    per bootstrap cost less per sample. tolerance: percentage points of accuracy that may be lost beside the float
-    network, 0.5 by default, or percent of a column's spread, 0.75 by default; logit_tolerance: rms error of the
-    outputs that is tolerated, in their own units, instead (see ``glyphc.passes.assign_budget``); either takes
-    calibration samples. measure: how outputs are judged, by name:
+    :class:`glyphc.ir.graph.Graph` or the path of its text (.gir). calibration: representative samples, shape (samples,
+    *input shape); a mapping by input name is fine too, and a table (DataFrame), whose columns are checked and put in
+    order here and when samples are run. They set value ranges and are not stored. examples: a module's arguments for
+    its exporter, a tuple of tensors; by default the first calibration sample. batch: samples evaluated at once, by
+    default what the file says, or 1; more samples per bootstrap cost less per sample. tolerance: percentage points of
+    accuracy that may be lost beside the float network, 0.5 by default, or percent of a column's spread, 0.75 by
+    default; logit_tolerance: rms error of the outputs that is tolerated, in their own units, instead (see
+    ``glyphc.passes.assign_budget``); either takes calibration samples. measure: how outputs are judged, by name:
     "classes", "relative" (to the spread of each column) or "absolute"; by default what the model says or its values
     show, see ``glyphc.measures``. margin: factor by which hidden values may leave their calibrated range; by default
-    what the tails of their distributions ask for. passes: the pipeline as text, see
-    ``glyphc.passes.pipeline``; by default all that come after ``start``, the level or pass that the graph comes from.
-    insecure_ring: a small ring dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for
-    choices and explanations; by default the user's model (``glyphc measure``), see ``glyphc.analysis.cost_file``.
-    encrypt_weights: names of tensors that the server must not see, or ``"all"``: the client encrypts the linear maps
-    that they are a part of, along with making keys. ``Program.save`` leaves their values out, ``Program.save_weights``
-    keeps them. one_sample: the ONNX file describes one sample, though its batch is open or its axis 0 looks like one.
-    strategy: which ways of computing may be taken, by name (``glyphc.ways.strategies``), by default ``auto``:
-    whatever is cheapest and keeps to the tolerance. degree: of the polynomials, for strategies that take it; by default
-    the strategy's, or as the tolerance asks. table_bits: of the index of tables, for strategies that look functions up,
-    by default the strategy's. retrain: samples and labels to train the network again on, in the clear,
-    after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose prices decide on layouts
-    and parameters, by default those of the one that will execute the program here; every engine takes the result.
-    trips: to the client, which sees hidden values there, that a batch may take at most: ``auto`` takes none unless it
-    is told; memory: bytes at the peak of a run; prefer: "latency", "throughput" or "traffic". With any of these
-    ``auto`` compiles by several strategies and takes what is best (``glyphc.constraints``).
+    what the tails of their distributions ask for. passes: the pipeline as text, see ``glyphc.passes.pipeline``; by
+    default all that come after ``start``, the level or pass that the graph comes from. insecure_ring: a small ring
+    dimension for tests; NOT SECURE, and every output says so. cost: what things cost, for choices and explanations; by
+    default the user's model (``glyphc measure``), see ``glyphc.analysis.cost_file``. encrypt_weights: names of tensors
+    that the server must not see, or ``"all"``: the client encrypts the linear maps that they are a part of, along with
+    making keys. ``Program.save`` leaves their values out, ``Program.save_weights`` keeps them. one_sample: the ONNX
+    file describes one sample, though its batch is open or its axis 0 looks like one. strategy: which ways of computing
+    may be taken, by name (``glyphc.ways.strategies``), by default ``auto``: whatever is cheapest and keeps to the
+    tolerance. degree: of the polynomials, for strategies that take it; by default the strategy's, or as the tolerance
+    asks. table_bits: of the index of tables, for strategies that look functions up, by default the strategy's.
+    word_bits: of words of bits, for strategies that compute on them. retrain: samples and labels to train the network
+    again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose
+    prices decide on layouts and parameters, by default those of the one that will execute the program here; every
+    engine takes the result. trips: to the client, which sees hidden values there, that a batch may take at most:
+    ``auto`` takes none unless it is told; memory: bytes at the peak of a run; prefer: "latency", "throughput" or
+    "traffic". With any of these ``auto`` compiles by several strategies and takes what is best
+    (``glyphc.constraints``). allow_slow: whether a batch may take more than ten minutes where gates or look-ups do it.
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -144,9 +153,11 @@ def compile(
             examples=examples,
             degree=degree,
             table_bits=table_bits,
+            word_bits=word_bits,
             retrain=retrain,
             engine=engine,
             reporter=reporter,
+            prefer=limits.prefer,
         )
 
     if limits.any and strategy in (None, DEFAULT_STRATEGY):
@@ -156,6 +167,7 @@ def compile(
         program = compiled(strategy)
         if limits.any:
             check(program, limits, known)
+    check_patience(program.schedule, batch_seconds(program, known), program.requested_batch, allow_slow)
     program.warn_if_insecure()
     return program
 
@@ -187,9 +199,11 @@ def _compile(
     examples: Any,
     degree: int | None,
     table_bits: int | None,
+    word_bits: int | None,
     retrain: Data | None,
     engine: str | None,
     reporter: Reporter | None,
+    prefer: Prefer | None,
 ) -> Program:
     """By one strategy; arguments as of :func:`compile`."""
     if batch is not None and batch < 1:
@@ -216,12 +230,15 @@ def _compile(
         for step in parse_pipeline(passes)
     ]
     steps = _with_margin(steps, margin)
+    if prefer is not None:
+        uploads = Uploads.BYTES if prefer is Prefer.TRAFFIC else Uploads.SECONDS
+        steps = [replace(s, uploads=uploads) if isinstance(s, AssignLayout) else s for s in steps]
     network = source if source.level is Level.SOURCE else None
     context = Context(samples(source, calibration), cost, network, engine=check_modelled(engine or ""))
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()
-    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree, table_bits)
+    steps = _with_strategy(_with_encrypted(steps, hidden), strategy, degree, table_bits, word_bits)
     stages = _Stages({name: source})
     changed = changes(source, strategy or DEFAULT_STRATEGY, degree, context.samples, retrain, reporter)
     if changed is not None:
@@ -291,7 +308,7 @@ def for_ring(step: Pass, insecure_ring: int | None) -> Pass:
     check_insecure_ring(insecure_ring)
     if isinstance(step, AssignScheme | Merge | AssignLayout):
         return replace(step, ring=insecure_ring)
-    if isinstance(step, SelectParameters):
+    if isinstance(step, SelectParameters | FitWords):
         return replace(step, security=INSECURE)
     if isinstance(step, SelectSlots | SelectIntegers):
         return replace(step, ring=insecure_ring)
@@ -324,9 +341,11 @@ def _with_margin(steps: list[Pass], margin: float | None) -> list[Pass]:
     return [replace(s, margin=margin) if isinstance(s, Quantize) else s for s in steps]
 
 
-def _with_strategy(steps: list[Pass], name: str | None, degree: int | None, table_bits: int | None) -> list[Pass]:
+def _with_strategy(
+    steps: list[Pass], name: str | None, degree: int | None, table_bits: int | None, word_bits: int | None
+) -> list[Pass]:
     """The passes, told the strategy; GlyphcError when none of them is the one to tell."""
-    if name is None and degree is None and table_bits is None:
+    if name is None and degree is None and table_bits is None and word_bits is None:
         return steps
     if not any(isinstance(step, AssignScheme) for step in steps):
         raise GlyphcError(
@@ -335,15 +354,18 @@ def _with_strategy(steps: list[Pass], name: str | None, degree: int | None, tabl
         )
     chosen = strategies.strategy(name or DEFAULT_STRATEGY)
     found, tables = strategies.degree_of(chosen, degree), strategies.table_bits_of(chosen, table_bits)
+    words = strategies.word_bits_of(chosen, word_bits)
     out = []
     for step in steps:
         if isinstance(step, AssignScheme):
-            step = replace(step, strategy=chosen.name, degree=found, table_bits=tables)
+            step = replace(step, strategy=chosen.name, degree=found, table_bits=tables, word_bits=words)
         elif isinstance(step, FitPolynomials):
             step = replace(step, degree=found)
         elif isinstance(step, FitIntegers):
             refresh = chosen.refresh is strategies.Refresh.CLIENT and not tables
             step = replace(step, refresh=refresh, table_bits=tables)
+        elif isinstance(step, FitWords) and words:
+            step = replace(step, bits=words)
         out.append(step)
     return out
 
@@ -362,15 +384,13 @@ def _for_tolerance(step: Pass, points: float | None, logits: float | None, kinds
 
 def _check_tolerance(steps: list[Pass], context: Context, given: bool) -> None:
     """No tolerance that somebody asked for goes unheeded: GlyphcError, CalibrationError."""
-    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials | FitIntegers)]
+    budgets = [step for step in steps if isinstance(step, AssignBudget | FitPolynomials | FitIntegers | FitWords)]
     if given and not budgets:
         raise GlyphcError(
             f"a tolerance or measure is for the pass {AssignBudget.name!r}, which is not among the passes to run: "
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
-    if not context.samples and (
-        given or any(step not in (AssignBudget(), FitPolynomials(), FitIntegers()) for step in budgets)
-    ):
+    if not context.samples and (given or any(step not in _UNTOLD for step in budgets)):
         raise CalibrationError(
             "what accuracy is lost is simulated on calibration samples, and there are none: pass --calibration "
             "(calibration=...) with the tolerance or measure"

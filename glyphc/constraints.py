@@ -77,6 +77,11 @@ def capacity(program: Program) -> int:
     return (p.block if isinstance(p, IntegerParameters) else 0) or p.slots
 
 
+def batch_seconds(program: Program, cost: CostModel) -> float:
+    """What the server is predicted to take for the batch that was asked for, in all passes."""
+    return -(-program.requested_batch // program.client.batch) * predicted(program, cost).seconds
+
+
 def parse_prefer(text: str | None) -> Prefer | None:
     """GlyphcError for what is none."""
     try:

@@ -16,15 +16,19 @@ from glyphc.guard_band_report import guard_band
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
+    ConstantBit,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
+    Gate,
     IntegerBlocks,
     IntegerDot,
     IntegerProduct,
     Load,
+    Opposite,
     Powers,
     Schedule,
     Split,
@@ -47,20 +51,25 @@ from glyphc.ir.ops import (
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
-from glyphc.ir.types import Level, TensorType
+from glyphc.ir.types import Encoding, Level, TensorType
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
+from glyphc.passes.fit_words import FitWords
 from glyphc.passes.select_slots import SelectSlots
+from glyphc.passes.uploads import could_be_dense
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
 from glyphc.slot_totals import integer_totals, slot_totals
 from glyphc.text_tables import align
 from glyphc.ways.noise import predicted_noise
+from glyphc.word_totals import word_totals
 
 # Signs of a cell in the listing of instructions, unless it is to be wide.
 _WIDTH = 40
@@ -107,7 +116,7 @@ def summary(program: Program, cost: CostModel | None = None) -> str:
     """
     best = best_engine(program.client.parameters, here=False)[0].name
     estimates = predicted(program, cost, best)
-    exact = isinstance(program.client.parameters, IntegerParameters)
+    exact = isinstance(program.client.parameters, IntegerParameters | WordParameters)
     band = [] if exact else ["", guard_band(program.quantized, program.graph)]
     others = {
         name: predicted(program, cost, name)
@@ -130,7 +139,7 @@ def _can(name: str, program: Program) -> bool:
 def warnings(graph: Graph) -> list[str]:
     """What passes warn of, with the node; without one and once, where it is about the whole network."""
     found = ((n, d) for n in graph for d in n.decisions if d.warning)
-    whole = (AssignBudget.name, FitPolynomials.name, FitIntegers.name, SelectSlots.name)
+    whole = (AssignBudget.name, FitPolynomials.name, FitIntegers.name, SelectSlots.name, FitWords.name)
     return list(dict.fromkeys(d.warning if d.made_by in whole else f"{n}: {d.warning}" for n, d in found))
 
 
@@ -162,6 +171,8 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("encrypted dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 row = ("split", _registers(targets), f"r{source}", f"{parts} classes of stride {stride}")
+            case Divide(target=t, source=source, factor=factor):
+                row = ("divide", f"r{t}", f"r{source}", f"by {factor}, exactly")
             case ToTorus(target=t, source=source, slots=slots):
                 row = ("to torus", f"r{t}", f"r{source}", f"{slots} slots")
             case FromTorus(target=t, source=source):
@@ -189,6 +200,13 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 if request.bits:
                     what = f"{request.bits} bits of {request.ratio:.3g} v + {request.shift:.3g}"
                 row = ("client", _registers(targets), _registers(sources), what)
+            case Gate(target=t, kind=gate, sources=sources, negated=negated):
+                bits = " ".join(f"{'not ' if no else ''}r{r}" for r, no in zip(sources, negated, strict=True))
+                row = ("gate", f"r{t}", bits, gate.value)
+            case Opposite(target=t, source=source):
+                row = ("not", f"r{t}", f"r{source}", "")
+            case ConstantBit(target=t, value=value):
+                row = ("constant", f"r{t}", "", str(int(value)))
             case Store(source=source, name=name, part=part):
                 row = ("store", "", f"r{source}", f"{name}[{part}]")
             case Free(registers=registers):
@@ -239,6 +257,10 @@ def totals(
     if isinstance(p, IntegerParameters):
         lost = _fitted(program, FitIntegers.name, FitIntegers.name, "integers")
         return integer_totals(program, estimates, p, lost, _security(p))
+    if isinstance(p, WordParameters):
+        return word_totals(
+            program, estimates, p, _fitted(program, FitWords.name, FitWords.name, "integers"), _security(p)
+        )
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
@@ -259,6 +281,8 @@ def totals(
             f"{e.key_bytes / 1e9:.1f} GB"
             for name, e in (others or {}).items()
         ),
+        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, "
+        f"{sum(port.layout.ciphertexts for port in program.client.inputs)} ciphertexts{_smaller_upload(program.graph)}",
         f"security    {_security(p, engine)}",
         *(f"            on the engine {name}: {_security(p, name)}" for name in (others or {})),
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
@@ -274,6 +298,12 @@ def totals(
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
+
+
+def _smaller_upload(graph: Graph) -> str:
+    """That there is one, which takes the server longer."""
+    decisions = (d for n, _ in graph.of(Input) for d in n.decisions)
+    return "; --prefer traffic makes them fewer (inspect --why)" if any(map(could_be_dense, decisions)) else ""
 
 
 def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list[str]:
@@ -337,14 +367,14 @@ def expression(graph: Graph, node: Node) -> str:
         name = " then ".join(map(str, op.functions))
         kept = "" if op.mask is None else f", keeps {op.mask}"
         text = f"{'bootstrap ' if isinstance(op, Bootstrap) else ''}{name}({operands}){kept}"
-    elif isinstance(op, TableLookup):
+    elif isinstance(op, TableLookup | WordTable):
         text = f"table for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Polynomial | IntegerPolynomial):
         text = f"polynomial for {' then '.join(map(str, op.functions))}({operands})"
     elif isinstance(op, Switch):
         text = f"switch {operands} {op.source.value}->{op.target.value}"
     elif isinstance(op, Unpack):
-        text = f"unpack {operands} into {op.parts}"
+        text = f"unpack {operands} into {op.parts}" + (" exactly" if op.gain == 1 < op.parts else "")
     elif isinstance(op, Linear | Dense):
         shapes = [weight_shape(w, graph.constants) for w in op.weights]
         hidden = "encrypted " if isinstance(op, Linear) and op.encrypted else ""
@@ -370,7 +400,9 @@ def _range(type: TensorType) -> str:
 
 
 def _precision(graph: Graph, node: Node) -> str:
-    text = "" if node.type.fixed is None else f"{node.type.fixed.bits} bits"
+    fixed = node.type.fixed
+    width = 0 if fixed is None else fixed.word_bits if node.type.encoding is Encoding.BITS else fixed.bits
+    text = f"{width} bits" if width else ""
     if isinstance(node.op, Polynomial):
         fit = node.op.fit
         largest, rms = (np.log2(max(e, 2.0**-99)) for e in (fit.max_error, fit.rms_error))
@@ -382,8 +414,8 @@ def _precision(graph: Graph, node: Node) -> str:
         if series.dead_zone:
             source = graph.operands(node)[0].type.fixed
             assert source is not None and isinstance(graph.parameters, Parameters)
-            width = series.dead_zone * graph.parameters.plaintext_modulus * source.scale[0]
-            text += f", dead zone {width:.2g} on either side of a jump"
+            zone = series.dead_zone * graph.parameters.plaintext_modulus * source.scale[0]
+            text += f", dead zone {zone:.2g} on either side of a jump"
     return text
 
 
@@ -412,7 +444,9 @@ def _fill(graph: Graph) -> str:
     shares = {}
     for node, op in graph.of(Bootstrap):
         assert node.type.layout is not None
-        shares[node.operands] = graph.batch * node.type.size / (node.type.layout.chunks * 2 * op.slots)
+        layout = node.type.layout
+        # of images, no more than one group of channels in a ciphertext
+        shares[graph.bootstrapped(node).id] = graph.batch * node.type.size / (layout.ciphertexts * 2 * op.slots)
     return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from glyphc.ir.ops import CLIENT_OPS, Input
+from glyphc.ir.ops import CLIENT_OPS, Input, Linear
 
 if TYPE_CHECKING:
     from glyphc.program import Program
@@ -46,7 +46,8 @@ def of_program(program: Program) -> Knowledge:
     if count := trips(program):
         return Knowledge((*own, f"activations of {count} layers, which tell of the weights"), ("weights",), both, ())
     if program.encrypted_weights:
-        return Knowledge((*own, "encrypted weights"), ("other weights",), both, ("activations",))
+        others = any(not op.encrypted for _, op in program.graph.of(Linear))
+        return Knowledge((*own, "encrypted weights"), ("other weights",) if others else (), both, ("activations",))
     return Knowledge(own, ("weights",), both, ("activations",))
 
 

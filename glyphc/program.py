@@ -19,8 +19,7 @@ from glyphc.errors import ArtifactError
 from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Schedule
-from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import to_text
 from glyphc.ir.types import Level
 from glyphc.storage.artifact import FORMAT, MANIFEST, VERSION, most_inflated, read_stages
@@ -69,7 +68,7 @@ class Program:
 
         In fixed point; where polynomials stand for functions, with these polynomials.
         """
-        return self.graph if isinstance(self.graph.parameters, SlotParameters | IntegerParameters) else self.quantized
+        return self.quantized if isinstance(self.graph.parameters, Parameters) else self.graph
 
     @cached_property
     def public_stages(self) -> dict[str, Graph]:

@@ -35,10 +35,12 @@ from glyphc.ir.instructions import ClientRequest, Evaluate, Instruction, Load, P
 from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.ops import Output
-from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.parameters import Parameters
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.knowledge import Knowledge, of_program
 from glyphc.overruns import Overrun, message
 from glyphc.progress import Reporter, Silent
+from glyphc.slow import check_patience
 
 if TYPE_CHECKING:
     from glyphc.program import Program
@@ -93,14 +95,16 @@ def run(
     mode: Mode | str = Mode.ENCRYPTED,
     reporter: Reporter | None = None,
     engine: str | None = None,
+    allow_slow: bool = False,
 ) -> RunReport:
     """Evaluate samples, shape (samples, *input shape), or a mapping of them by input name.
 
     More samples than the program's batch are done in several passes. engine: what encrypts, by name (``glyphc
-    engines``); by default the first one that takes the program. Raises DataError for unusable samples, before any key
-    is made; EnvironmentSetupError when the engine cannot be used here; GlyphcError for an unknown engine or an unusable
-    file of the cost model.
-    Warns (OverrunWarning) of hidden values that leave their ranges.
+    engines``); by default the first one that takes the program. allow_slow: whether encrypted samples may take more
+    than ten minutes where gates or look-ups do it; ParameterError, with the hours, where they may not. Raises DataError
+    for unusable samples, before any key is made; EnvironmentSetupError when the engine cannot be used here; GlyphcError
+    for an unknown engine or an unusable file of the cost model. Warns (OverrunWarning) of hidden values that leave
+    their ranges.
     """
     try:
         mode = Mode(mode)
@@ -110,6 +114,8 @@ def run(
     program.require_weights()
     samples = check_inputs(program.client, x)
     runner = _Runner(program, samples, mode, chosen, reporter or Silent())
+    if mode is Mode.ENCRYPTED:
+        runner.check_patience(allow_slow)
     runner.report.engine, runner.report.engine_reason = chosen.name, reason
     runner.run()
     report = runner.report
@@ -183,7 +189,9 @@ class _Runner:
 
     def run(self) -> None:
         try:
-            if self.report.mode is Mode.CLEAR:
+            exact = isinstance(self.client.parameters, WordParameters)
+            # gates have no noise that is worth simulating: what they compute is what the words are
+            if self.report.mode is Mode.CLEAR or (exact and self.report.mode is Mode.SIMULATE):
                 self._clear()
             else:
                 self._on(self.engine)
@@ -240,6 +248,11 @@ class _Runner:
         """Tell the reporter (see ``glyphc.backends.engine.Stages``)."""
         self.reporter.advance(amount, what)
 
+    def check_patience(self, allow: bool) -> None:
+        """ParameterError for hours of gates or look-ups that nobody asked for."""
+        seconds = len(self.passes) * estimate(self.program.schedule, self.cost).seconds
+        check_patience(self.program.schedule, seconds, self.report.samples, allow)
+
     def _check_memory(self) -> None:
         """Fail before minutes of work rather than be killed by the system in the middle of it."""
         needed = estimate(self.program.schedule, self.cost).memory_bytes
@@ -272,7 +285,8 @@ class _Runner:
         places = self.client.places(rows.stop - rows.start)
         # encrypted when the server asks for them, so that a few are in memory at a time
         samples = {p: self.samples[p.name][rows] for p in self.client.inputs}
-        inputs = {p.name: Fresh(encode(p, x, places), session.encrypt) for p, x in samples.items()}
+        fresh = {p.name: Fresh(encode(p, x, places), session.encrypt) for p, x in samples.items()}
+        inputs = {**session.weights, **fresh}
         partial = for_samples(self.program.schedule, rows.stop - rows.start)
         numbers = {id(i): n for i, n in zip(partial.schedule.instructions, partial.numbers, strict=True)}
         instructions = partial.schedule.instructions
@@ -312,4 +326,4 @@ def _torus(parameters: ProgramParameters) -> float:
     """Modulo what values wrap, in their integers: numbers in slots do not."""
     if isinstance(parameters, IntegerParameters):
         return float(parameters.modulus)
-    return float("inf") if isinstance(parameters, SlotParameters) else parameters.plaintext_modulus
+    return parameters.plaintext_modulus if isinstance(parameters, Parameters) else float("inf")

@@ -32,6 +32,7 @@ from .ops import (
     Hardmax,
     Input,
     IntegerPolynomial,
+    Interleave,
     Linear,
     MatMul,
     Max,
@@ -39,12 +40,14 @@ from .ops import (
     Mul,
     Op,
     Output,
+    Pixels,
     Polynomial,
     ReduceMax,
     ReduceSum,
     Reshape,
     Scale,
     Scatter,
+    Shorten,
     Softmax,
     Steps,
     Sub,
@@ -52,6 +55,7 @@ from .ops import (
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from .rescaling import index_bits, rescaled, table_indices
 from .types import Encoding, FixedPoint
@@ -297,9 +301,29 @@ def _(op: TableLookup, node: Node, graph: Graph, args: tuple[Value, ...]) -> Val
     return np.asarray(np.array(op.table, dtype=np.int64)[np.tensordot(args[0], places, axes=(1, 0)).astype(np.int64)])
 
 
+@_evaluate.register
+def _(op: Pixels, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    (down, right), (rows, columns) = op.first, op.step
+    images = args[0].reshape(len(args[0]), *op.image)
+    return images[:, :, down::rows, right::columns].reshape(len(images), -1)
+
+
+@_evaluate.register
+def _(op: Shorten, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    half = (1 << op.shift) >> 1
+    limit = 1 << op.bits - 1
+    return np.asarray(np.clip(args[0].astype(np.int64) + half >> op.shift, -limit, limit - 1))
+
+
+@_evaluate.register
+def _(op: WordTable, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return np.asarray(np.array(op.table, dtype=np.int64)[args[0].astype(np.int64) + len(op.table) // 2])
+
+
 @_evaluate.register(Switch)
 @_evaluate.register(Unpack)
-def _(op: Switch | Unpack, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+@_evaluate.register(Interleave)
+def _(op: Switch | Unpack | Interleave, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return args[0]  # representation only: the tensor is the same
 
 

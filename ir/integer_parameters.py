@@ -7,6 +7,7 @@ from math import prod
 
 from .parameters import INSECURE, SECURE, Parameters
 from .slot_parameters import SlotParameters
+from .word_parameters import WordParameters
 
 # Of the ciphertext modulus. Beyond 30 bits of a plaintext prime, OpenFHE decrypts wrongly.
 PRIME_BITS = 60
@@ -107,4 +108,4 @@ class IntegerParameters:
 
 
 # Of whichever family a program is.
-ProgramParameters = Parameters | SlotParameters | IntegerParameters
+ProgramParameters = Parameters | SlotParameters | IntegerParameters | WordParameters

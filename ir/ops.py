@@ -15,6 +15,7 @@ from .client_requests import MOST_TABLE_BITS
 from .encodings import Ids, Labels, Ranks
 from .errors import IRError
 from .functions import Function
+from .image_ops import Interleave, Pixels
 from .masks import Mask
 from .network_ops import (
     Add,
@@ -39,6 +40,7 @@ from .network_ops import (
 from .op import ALL, FIXED, Const, Constants, Op, Shape, Sparse, Weight, linear_shape
 from .series import Series
 from .types import Encoding, Level, Scheme
+from .word_parameters import MOST_WORD_BITS
 
 __all__ = [
     "CLIENT_OPS",
@@ -58,6 +60,7 @@ __all__ = [
     "Gather",
     "Hardmax",
     "Input",
+    "Interleave",
     "Linear",
     "MatMul",
     "Max",
@@ -65,6 +68,7 @@ __all__ = [
     "Mul",
     "Op",
     "Output",
+    "Pixels",
     "Polynomial",
     "ReduceMax",
     "ReduceSum",
@@ -72,6 +76,7 @@ __all__ = [
     "Scale",
     "Scatter",
     "Shape",
+    "Shorten",
     "Softmax",
     "Sparse",
     "Steps",
@@ -80,6 +85,7 @@ __all__ = [
     "Switch",
     "Unpack",
     "Weight",
+    "WordTable",
     "register_op",
 ]
 
@@ -239,11 +245,21 @@ class Switch(Op):
 
 @dataclass(frozen=True)
 class Unpack(Op):
-    """Split one ciphertext into ``parts`` along its fast index by automorphisms; multiplies the message by parts."""
+    """Split each ciphertext into ``parts`` along its fast index by automorphisms; multiplies the message by ``gain``.
+
+    The automorphisms multiply it by parts; ``divided``: what of that is undone before, exactly, modulo the ciphertexts'
+    modulus.
+    """
 
     mnemonic = "unpack"
     levels = frozenset({Level.LAIDOUT})
     parts: int
+    divided: int = 1
+
+    @property
+    def gain(self) -> int:
+        """What the message is multiplied by."""
+        return self.parts // self.divided
 
 
 @dataclass(frozen=True)
@@ -359,6 +375,40 @@ class TableLookup(Op):
         return shapes[0][1:]
 
 
+@dataclass(frozen=True)
+class Shorten(Op):
+    """Integers in bits, divided by 2^shift, rounded to the nearest (halves up), brought to the nearest of ``bits``
+    signed bits."""
+
+    mnemonic = "shorten"
+    levels = frozenset({Level.ASSIGNED, Level.LAIDOUT})
+    shift: int
+    bits: int
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if not 0 <= self.shift <= 62 or not 2 <= self.bits <= 62:
+            raise IRError(f"integers are shifted by 0 to 62 bits and have 2 to 62, not {self.shift} and {self.bits}")
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class WordTable(Op):
+    """The integer of a table at a signed index in bits; the first entry is that of the lowest index.
+
+    ``functions`` say what the table stands for.
+    """
+
+    mnemonic = "word-table"
+    levels = frozenset({Level.ASSIGNED, Level.LAIDOUT})
+    functions: tuple[Function, ...]
+    table: tuple[int, ...]
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if len(self.table) not in (1 << k for k in range(2, MOST_WORD_BITS + 1)):
+            raise IRError(f"a table of {len(self.table)} integers has no index in bits")
+        return shapes[0]
+
+
 # What the client does on the way, and sees.
 CLIENT_OPS = (ClientRefresh, ClientBits)
 
@@ -366,9 +416,11 @@ _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, A
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
-_COMPILED = (Linear, Switch, Unpack, Bootstrap, Polynomial, IntegerPolynomial, ClientRefresh, ClientBits, TableLookup)
+_IMAGES = (Pixels, Interleave)
+_IN_SLOTS = (Polynomial, IntegerPolynomial, ClientRefresh, ClientBits, TableLookup)
+_COMPILED = (Linear, Switch, Unpack, Bootstrap, *_IN_SLOTS, Shorten, WordTable)
 
-OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}
+OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED, *_IMAGES)}
 
 _O = TypeVar("_O", bound=type[Op])
 

@@ -19,6 +19,21 @@ def table_indices(integers: npt.NDArray[Any], ratio: float, shift: float, bits: 
     return np.asarray(np.clip(nearest, 0, (1 << bits) - 1)).astype(np.int64)
 
 
+def word_bits(words: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int64]:
+    """Bits of signed integers in two's complement, the lowest first: shape (samples, words * bits) from (samples,
+    words)."""
+    found = np.asarray(words).astype(np.int64)[:, :, None] >> np.arange(bits, dtype=np.int64) & 1
+    return np.asarray(found.reshape(len(found), -1))
+
+
+def from_word_bits(found: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int64]:
+    """The inverse."""
+    words = np.asarray(found).astype(np.int64).reshape(len(found), -1, bits)
+    places = 1 << np.arange(bits, dtype=np.int64)
+    places[-1] = -places[-1]
+    return np.asarray(words @ places)
+
+
 def index_bits(indices: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int64]:
     """The bits of indices along a new first axis, the lowest first."""
     return np.stack([indices >> k & 1 for k in range(bits)])

@@ -34,16 +34,19 @@ class Scheme(Enum):
     BFV = "bfv"  # exact integers modulo t in slots
     CKKS = "ckks"  # approximate numbers: products of ciphertexts (training)
     TORUS = "torus"  # TFHE-like: input of a (packed) functional bootstrap
+    FHEW = "fhew"  # single bits: gates, each of which is a bootstrap
     CLIENT = "client"  # decrypted, computed by the key holder
 
 
 class Encoding(Enum):
-    """Where the message stands: in a ciphertext's coefficients modulo q (plaintext modulus t), or in its slots."""
+    """Where the message stands: in a ciphertext's coefficients modulo q (plaintext modulus t), in its slots, or in a
+    ciphertext for each bit."""
 
     LSB = "lsb"  # m + t*e: least significant bits (BGV)
     MSB = "msb"  # (q/t)*m + e: most significant bits (what a bootstrap reads)
     SLOTS = "slots"  # numbers, one of each sample in a slot: products are elementwise (CKKS)
     INTEGERS = "integers"  # the same with exact integers modulo t (BFV)
+    BITS = "bits"  # a ciphertext for each bit of an integer (FHEW)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,11 @@ class FixedPoint:
     def bits(self) -> int:
         """Width of a signed integer that holds the range."""
         return self.magnitude.bit_length() + 1
+
+    @property
+    def word_bits(self) -> int:
+        """Width of the shortest word in two's complement that holds the range, at least 2."""
+        return max((abs(v) - (v < 0)).bit_length() for v in (self.lo, self.hi, 1)) + 1
 
     @property
     def real_lo(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .errors import IRError
 from .graph import Graph, Node
 from .layout import Layout
@@ -14,17 +16,28 @@ from .ops import (
     ClientRefresh,
     Input,
     IntegerPolynomial,
+    Interleave,
     Linear,
     Output,
+    Pixels,
     Polynomial,
     Reshape,
+    Shorten,
     Softmax,
     Sparse,
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from .types import Encoding, Level, Scheme
+
+# Schemes that go with one encoding, and what their values do, in words.
+_HELD = (
+    (Scheme.CKKS, Encoding.SLOTS, "have their numbers in slots"),
+    (Scheme.BFV, Encoding.INTEGERS, "have their integers in slots"),
+    (Scheme.FHEW, Encoding.BITS, "have a ciphertext for each bit"),
+)
 
 
 def verify(graph: Graph) -> None:
@@ -86,7 +99,8 @@ def _quantized(graph: Graph, node: Node) -> None:
         raise IRError(f"{node} has {len(node.type.fixed.scale)} scales for {node.type.size} elements")
     if any(_on_client(graph, o) for o in graph.operands(node)):
         raise IRError(f"{node} is encrypted, but computed from what the client makes after decryption")
-    if isinstance(node.op, Reshape | Switch | Unpack) and node.type.fixed != graph.operands(node)[0].type.fixed:
+    kept = Reshape | Switch | Unpack | Pixels | Interleave
+    if isinstance(node.op, kept) and node.type.fixed != graph.operands(node)[0].type.fixed:
         raise IRError(f"{node} keeps the integers as they are, so it cannot change their fixed-point format")
     if isinstance(node.op, Linear):
         constants = graph.constants
@@ -112,25 +126,26 @@ def _assigned(graph: Graph, node: Node) -> None:
     elif isinstance(node.op, Softmax | ArgMax | Output):
         if type.scheme is not Scheme.CLIENT:
             raise IRError(f"{node} is computed by the client, but assigned to {type.scheme.value}")
-        slots = (Encoding.SLOTS, Encoding.INTEGERS)
-        if operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV) and operands[0].type.encoding not in slots:
-            raise IRError(f"{node}: the client decrypts bgv values, and what is in slots")
+        others = (Encoding.SLOTS, Encoding.INTEGERS, Encoding.BITS)
+        if operands[0].type.scheme not in (Scheme.CLIENT, Scheme.BGV) and operands[0].type.encoding not in others:
+            raise IRError(f"{node}: the client decrypts bgv values, what is in slots, and bits")
     elif any(o.type.scheme != type.scheme for o in operands):
         raise IRError(f"{node} is {type.scheme.value}, an operand is not; a switch is missing")
     if type.scheme is Scheme.BGV and type.encoding is not Encoding.LSB:
         raise IRError(f"{node}: a bgv value has its message in the least significant bits")
-    for scheme, encoding in ((Scheme.CKKS, Encoding.SLOTS), (Scheme.BFV, Encoding.INTEGERS)):
+    for scheme, encoding, what in _HELD:
         if (type.scheme is scheme) is not (type.encoding is encoding):
-            what = "numbers" if encoding is Encoding.SLOTS else "integers"
-            raise IRError(f"{node}: {scheme.value} values, and only these, have their {what} in slots")
+            raise IRError(f"{node}: {scheme.value} values, and only these, {what}")
     exact = IntegerPolynomial | TableLookup | ClientRefresh | ClientBits
     if isinstance(node.op, exact) and type.encoding is not Encoding.INTEGERS:
         raise IRError(f"{node}: is for integers in slots")
+    if isinstance(node.op, Shorten | WordTable) and type.encoding is not Encoding.BITS:
+        raise IRError(f"{node}: is for integers in bits")
     if isinstance(node.op, Polynomial) and type.encoding is not Encoding.SLOTS:
         raise IRError(f"{node}: a polynomial is evaluated on numbers in slots")
-    in_slots = type.encoding in (Encoding.SLOTS, Encoding.INTEGERS)
-    if isinstance(node.op, Apply) and in_slots and graph.level is Level.LAIDOUT:
-        raise IRError(f"{node}: in slots there are polynomials, no functions")
+    replaced = type.encoding in (Encoding.SLOTS, Encoding.INTEGERS, Encoding.BITS)
+    if isinstance(node.op, Apply) and replaced and graph.level is Level.LAIDOUT:
+        raise IRError(f"{node}: in slots there are polynomials, in bits tables, no functions")
     if type.scheme is Scheme.TORUS and type.encoding is not Encoding.MSB:
         raise IRError(f"{node}: a torus value has its message in the most significant bits")
 
@@ -154,10 +169,39 @@ def _laid_out(graph: Graph, node: Node) -> None:
             raise IRError(f"{node}: empty series, or one of unequal parts")
     if isinstance(node.op, Apply | Bootstrap) and node.op.mask is not None:
         _masked(node, node.op.mask, layout)
-    if isinstance(node.op, Unpack):
-        source = operands[0].type.layout
-        if source is None or (source.parts, layout.parts) != (1, node.op.parts):
-            raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+    if isinstance(node.op, Unpack) and not _unpacks(node.op, operands[0].type.layout, layout):
+        raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+    if isinstance(node.op, Unpack) and node.op.divided != 1:
+        _divided(node, node.op, operands[0].type.layout)
+    if isinstance(node.op, Pixels | Interleave) and not _moved(node.op, operands[0].type.layout, layout):
+        raise IRError(f"{node}: its pixels stand elsewhere than those of its operand")
+
+
+def _unpacks(op: Unpack, source: Layout | None, target: Layout) -> bool:
+    if source is None:
+        return False
+    if source.image is None or target.image is None:
+        return source.parts * op.parts == target.parts
+    return source.image.group == op.parts and target == source.with_images(replace(source.image, beside=1))
+
+
+def _divided(node: Node, op: Unpack, source: Layout | None) -> None:
+    if op.divided < 1 or op.parts % op.divided:
+        raise IRError(f"{node}: what is split into {op.parts} parts cannot be divided by {op.divided}")
+    if source is None or source.stride > 1:
+        # noise in between would be divided, and not be multiplied again
+        raise IRError(f"{node}: only what stands side by side can be divided before it is split")
+
+
+def _moved(op: Pixels | Interleave, source: Layout | None, target: Layout) -> bool:
+    """Whether an image's pixels stand where they were, or the images of several chunks side by side."""
+    if source is None or source.image is None or target.image is None:
+        return False
+    if isinstance(op, Pixels):
+        return op.image == source.image.image and target == source.with_images(source.image.window(op.first, op.step))
+    merged = target.image.levels[: len(target.image.levels) - len(source.image.levels)]
+    image = replace(source.image, origin=(0, 0), levels=merged + source.image.levels)
+    return source.chunks == target.chunks << len(merged) and target == source.with_images(image, target.chunks)
 
 
 def _masked(node: Node, mask: Mask, layout: Layout) -> None:

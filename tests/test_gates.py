@@ -1,4 +1,4 @@
-"""Words of bits: every 4-bit operand, random longer ones, and a small network on encrypted bits (toy keys)."""
+"""Circuits of gates and words of bits: every 4-bit operand, random longer ones."""
 
 from __future__ import annotations
 
@@ -10,17 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glyphc.backends.openfhe.gates import generate_gate_keys
-from glyphc.gates.circuit import Circuit, Kind, Signal, evaluate, invert
-from glyphc.gates.network import (
-    Format,
-    Layer,
-    input_bits,
-    network_circuit,
-    network_integers,
-    output_integers,
-)
+from glyphc.gates.circuit import Circuit, evaluate, invert
 from glyphc.gates.words import Word, Words, constant, extended
+from glyphc.ir.instructions import GateKind
 
 I64 = npt.NDArray[np.int64]
 
@@ -130,64 +122,8 @@ def test_gates_with_constants_and_copies_are_none() -> None:
     assert not circuit.gates
     assert circuit.both(a, b) == circuit.both(b, a)
     assert circuit.xor(invert(a), b) == invert(circuit.xor(a, b))
-    assert [gate.kind for gate in circuit.gates] == [Kind.AND, Kind.XOR]
+    assert [gate.kind for gate in circuit.gates] == [GateKind.AND, GateKind.XOR]
     with pytest.raises(ValueError, match="before gates"):
         circuit.word(1)
     with pytest.raises(ValueError, match="signed integer of 4 bits"):
         constant(8, 4)
-
-
-def small(format: Format) -> list[Layer]:
-    """2-2-1, a sigmoid and then a number."""
-    w1, b1, w2, b2 = [[0.75, -1.0], [0.5, 1.25]], [0.25, -0.5], [[1.0, -0.75]], [0.25]
-    numbers = (format.integers(v) for v in (w1, b1, w2, b2))
-    first_w, first_b, second_w, second_b = numbers
-    sigmoid = format.table(lambda x: 1 / (1 + np.exp(-x)))
-    return [Layer(first_w, first_b, sigmoid), Layer(second_w, second_b)]
-
-
-@pytest.mark.parametrize("encrypted", [False, True])
-@pytest.mark.parametrize("format", [Format(5, 2), Format(8, 4)], ids=str)
-def test_networks_are_their_integers(format: Format, encrypted: bool) -> None:
-    layers = small(format)
-    made = network_circuit(layers, format, encrypted)
-    x = np.random.default_rng(1).integers(-format.limit - 1, format.limit + 1, (40, 2))
-    given_bits = np.array([input_bits(layers, format, row, encrypted) for row in x]).T
-    out = evaluate(made.circuit, made.bits, given_bits)
-    wanted = network_integers(layers, format, x)
-    found = np.array([output_integers(format, column) for column in out.T])
-    np.testing.assert_array_equal(found, wanted)
-    assert made.gates == len(made.circuit.needed(made.bits))
-    if not encrypted:
-        assert made.gates < network_circuit(layers, format, True).gates / 2
-
-
-def test_a_network_with_encrypted_weights_on_encrypted_bits() -> None:
-    """Toy keys: the same circuit, gate by gate, as at 128-bit."""
-    format = Format(4, 2)
-    layers = small(format)
-    made = network_circuit(layers, format, encrypted=True)
-    client, server = generate_gate_keys(secure=False)
-    x = np.array([3, -5])
-    inputs = client.encrypt(input_bits(layers, format, x, True))
-    outputs = made.bits
-    assert all(isinstance(bit, Signal) for bit in outputs)
-    found = server.run(inputs, made.circuit.gates, made.circuit.needed(outputs), outputs)
-    np.testing.assert_array_equal(
-        output_integers(format, client.decrypt(found)), network_integers(layers, format, x[None])[0]
-    )
-
-
-@pytest.mark.slow
-def test_a_network_with_encrypted_weights_at_128_bit() -> None:
-    """Two minutes."""
-    format = Format(8, 4)
-    layers = small(format)
-    made = network_circuit(layers, format, encrypted=True)
-    client, server = generate_gate_keys()
-    x = format.integers([1.0, -0.5])
-    inputs = client.encrypt(input_bits(layers, format, x, True))
-    found = server.run(inputs, made.circuit.gates, made.circuit.needed(made.bits), made.bits)
-    np.testing.assert_array_equal(
-        output_integers(format, client.decrypt(found)), network_integers(layers, format, x[None])[0]
-    )

@@ -38,12 +38,14 @@ from glyphc.ir.ops import (
     Reshape,
     Scale,
     Scatter,
+    Shorten,
     Softmax,
     Steps,
     SumTo,
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from glyphc.ir.series import Series
 from glyphc.ir.text import parse, to_text
@@ -358,7 +360,11 @@ def test_every_op_is_defined() -> None:
     trees = {Steps}  # test_trees.py
     slots = {Polynomial, IntegerPolynomial}  # test_slots.py, test_integers.py
     tables = {TableLookup, *CLIENT_OPS}  # test_tables.py, test_integers.py
-    assert set(OPS.values()) == here | training | slots | tables | trees | {*TWO_OPERANDS, *MOVES_AND_REDUCTIONS}
+    words = {Shorten, WordTable}  # test_words.py
+    assert set(OPS.values()) == here | training | slots | tables | words | trees | {
+        *TWO_OPERANDS,
+        *MOVES_AND_REDUCTIONS,
+    }
 
 
 def test_op_without_a_definition() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,15 @@ def changed(name: str, default: Any) -> Any:
             return "insecure"
         case 65536:
             return 2048
+        case "auto" if name == "images":
+            return "never"
         case "auto":
             return "glyph"
         case float():
             return default + 0.5
-        case 0 if name == "table_bits":
+        case Enum():
+            return next(other for other in type(default) if other is not default)
+        case 0 if name in ("table_bits", "word_bits"):
             return 8
         case 0:
             return 2048
@@ -195,7 +200,7 @@ def test_stages_are_observed_in_order() -> None:
     )
     # coefficients, where nothing else is asked; no comparisons
     taken = [
-        kind for kind in PASSES.values() if kind.slots is not True and not kind.integers and kind is not RankInputs
+        kind for kind in PASSES.values() if kind.slots is not True and kind.only is None and kind is not RankInputs
     ]
     assert [name for name, _ in seen] == [kind.name for kind in taken]
     assert [level for _, level in seen] == [kind.ensures for kind in taken]

@@ -60,17 +60,15 @@ def test_strategies_allow_ways_that_exist_and_name_papers() -> None:
     known = {way.name for way in ways()}
     for each in STRATEGIES.values():
         assert each.names is None or each.names <= known
-        assert each.missing or each.names is None or each.names
+        assert each.names is None or each.names
         assert each.paper or each.name in ("auto", "slots", "integers")
 
 
-def test_strategies_that_are_not_there_yet_say_why() -> None:
-    with pytest.raises(GlyphcError, match=r"'tbmpnet' is not available yet: .*gates"):
-        glyphc.compile(mlp(), SAMPLES, 4, strategy="tbmpnet", insecure_ring=RING)
+def test_all_strategies_are_listed() -> None:
     text = CliRunner().invoke(main, ["strategies"]).output
     assert all(f"\n{name}: " in "\n" + text for name in STRATEGIES)
     assert "Encrypted Deep Learning as a Service" in text
-    assert "not yet" in text
+    assert "of 8 bits (--word-bits)" in text
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 7])
@@ -261,11 +259,14 @@ def files(folder: Path, count: int = 24) -> list[str]:
 def test_a_comparison_runs_what_fits_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "cmp.json"
     given = [*files(tmp_path), "--record", str(record)]
-    first = CliRunner().invoke(main, [*given, "--strategies", "onoufriou:2,tbmpnet"])
+    first = CliRunner().invoke(main, [*given, "--strategies", "onoufriou:2,tbmpnet:3", "--seconds", "4"])
     assert first.exit_code == 0, first.output
     found = Comparison.load(record)
-    ran, missing = found.results
-    assert (ran.outcome, missing.outcome) == (Outcome.RUN, Outcome.MISSING)
+    ran, slow = found.results
+    assert (ran.outcome, slow.outcome) == (Outcome.RUN, Outcome.NOT_RUN)
+    assert slow.predicted is not None
+    assert slow.predicted.evaluate_seconds > 4
+    assert "predicted to take" in slow.reason
     assert ran.measured is not None
     assert ran.predicted is not None
     assert ran.measured.error < 2**-10
@@ -287,7 +288,7 @@ def test_a_comparison_runs_what_fits_and_goes_on_where_it_was(tmp_path: Path, mo
     late = Comparison.load(record).of(Choice("glyph"))
     assert late is not None
     assert (late.outcome, late.measured) == (Outcome.NOT_RUN, None)
-    assert "more than the 0 s" in late.reason
+    assert "more than the 0.0 s" in late.reason
     assert late.simulated
     np.save(tmp_path / "y.npy", np.zeros(24, dtype=np.int64))
     other = CliRunner().invoke(main, [*given, "--strategies", "tbmpnet"])
@@ -326,7 +327,7 @@ def test_tables_and_pages_show_every_row_and_escape_names() -> None:
     results = (
         ran,
         replace(ran, choice=Choice("glyph"), outcome=Outcome.NOT_RUN, reason="too <large>", measured=None),
-        Result(Choice("tbmpnet"), Outcome.MISSING, "not available yet: gates"),
+        Result(Choice("tbmpnet"), Outcome.REFUSED, "too many gates"),
     )
     found = Comparison("0", "a<b>.onnx", 12, (("accuracy", 0.98),), "a machine", results)
     heading, rule, *lines = markdown(found).split("\n\n")[0].splitlines()
@@ -335,7 +336,7 @@ def test_tables_and_pages_show_every_row_and_escape_names() -> None:
     assert "97.00% (96.00%) | 2^-12.0 | 4.0 (3.0) / 6.5 | 1.0 (1.0) | 0 | 0.45 (0.50)" in lines[0]
     assert "not run" in lines[1]
     text = table(found)
-    for part in ("97.00%", "96.00%", "2^-12.0", "4.0 s", "6.5 s", "450.0 MB", "not yet", "too <large>", "onoufriou:3"):
+    for part in ("97.00%", "96.00%", "2^-12.0", "4.0 s", "6.5 s", "450.0 MB", "refused", "too <large>", "onoufriou:3"):
         assert part in text
     html = _Page()
     html.feed(page(found))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from glyphc.ir.instructions import Schedule
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.word_parameters import WordParameters
 
 from ..engine import Engine, Session, Stages
 from ..errors import BackendError
@@ -44,7 +45,7 @@ class KernelsEngine(Engine):
         from .shape import EngineShape, shape_problem
 
         if not isinstance(parameters, Parameters):
-            return "it does not compute in slots"
+            return "it has no gates" if isinstance(parameters, WordParameters) else "it does not compute in slots"
         return shape_problem(EngineShape(parameters))
 
     @contextmanager

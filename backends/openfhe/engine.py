@@ -9,8 +9,9 @@ from dataclasses import replace
 from glyphc.ir.instructions import Schedule
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.word_parameters import WordParameters
 
-from ..engine import Engine, Session, Stages
+from ..engine import Engine, Session, Stages, encrypted_bits
 from ..errors import BackendError
 
 
@@ -46,10 +47,17 @@ class OpenFHEEngine(Engine):
 
         return IntegerOpenFHE
 
+    @property
+    def bit_machine(self) -> type:
+        from .gates import GateEvaluator
+
+        return GateEvaluator
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
         from .evaluator import OpenFHEMachine
+        from .gates import generate_gate_keys
         from .integer_client import generate_integer_keys
         from .integer_evaluator import IntegerOpenFHE
         from .keys import key_tables, release_all_keys
@@ -57,6 +65,14 @@ class OpenFHEEngine(Engine):
         from .slot_evaluator import SlotOpenFHE
         from .weight_keys import encrypt_weights
 
+        if isinstance(schedule.parameters, WordParameters):
+            # these keys lie in their context, not in tables that all contexts share
+            with stages.stage("generate keys"):
+                owner, gates = generate_gate_keys(schedule.parameters.secure)
+            with stages.stage("encrypt weights"):
+                weights_in_bits = encrypted_bits(schedule, owner.encrypt)
+            yield Session(gates, owner.encrypt, owner.decrypt, weights_in_bits)
+            return
         with key_tables(wait=True):
             try:
                 if isinstance(schedule.parameters, SlotParameters):

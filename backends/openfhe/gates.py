@@ -1,4 +1,4 @@
-"""Circuits of gates by OpenFHE's BinFHE (FHEW with GINX bootstrapping): every gate is one bootstrap.
+"""Gates on encrypted bits by OpenFHE's BinFHE (FHEW with GINX bootstrapping): every gate is one bootstrap.
 
 The server's part, :class:`GateEvaluator`, has the context with its bootstrapping keys; the client has the secret.
 """
@@ -7,59 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from glyphc.ir.instructions import Gate, GateKind
 
 from ..coredumps import no_core_dumps
 from .library import fhe
 from .randomness import require_own
 
-Bools = npt.NDArray[np.bool_]
-
-
-class GateLike(Protocol):
-    """A gate of ``glyphc.gates.circuit``: kind.value names it."""
-
-    @property
-    def kind(self) -> Any: ...
-
-    @property
-    def operands(self) -> Sequence[Any]: ...
+_TWO = {GateKind.AND: fhe.AND, GateKind.XOR: fhe.XOR}
 
 
 @dataclass(frozen=True, eq=False)
 class GateEvaluator:
-    """context: with bootstrapping keys."""
+    """Executes a program on bits. Registers are LWE ciphertexts. context: with bootstrapping keys."""
 
     context: Any
 
-    def gate(self, kind: str, operands: Sequence[Any]) -> Any:
+    def gate(self, sources: Sequence[Any], instruction: Gate) -> Any:
         """One bootstrap. OpenFHE refuses one ciphertext twice, which folded circuits never ask for."""
-        if kind == "majority":
-            return self.context.EvalBinGate(fhe.MAJORITY, list(operands))
-        a, b = operands
-        return self.context.EvalBinGate(fhe.AND if kind == "and" else fhe.XOR, a, b)
+        bits = [self.opposite(s) if no else s for s, no in zip(sources, instruction.negated, strict=True)]
+        if instruction.kind is GateKind.MAJORITY:
+            return self.context.EvalBinGate(fhe.MAJORITY, bits)
+        return self.context.EvalBinGate(_TWO[instruction.kind], *bits)
 
-    def negated(self, ciphertext: Any) -> Any:
+    def opposite(self, source: Any) -> Any:
         """Free."""
-        return self.context.EvalNOT(ciphertext)
+        return self.context.EvalNOT(source)
 
-    def run(
-        self, inputs: Sequence[Any], gates: Sequence[GateLike], numbers: Sequence[int], outputs: Sequence[Any]
-    ) -> list[Any]:
-        """Ciphertexts of the outputs, which are signals. numbers: of the gates that are needed, in order."""
-        wires: dict[int, Any] = dict(enumerate(inputs))
-
-        def value(signal: Any) -> Any:
-            found = wires[signal.wire]
-            return self.negated(found) if signal.negated else found
-
-        for number in numbers:
-            gate = gates[number]
-            wires[len(inputs) + number] = self.gate(gate.kind.value, [value(operand) for operand in gate.operands])
-        return [value(signal) for signal in outputs]
+    def constant_bit(self, value: bool) -> Any:
+        """A ciphertext without noise: whoever sees it sees the bit."""
+        return self.context.EvalConstant(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +53,14 @@ class GateClient:
     def __post_init__(self) -> None:
         no_core_dumps()
 
-    def encrypt(self, bits: Bools) -> list[Any]:
-        """A ciphertext for each bit."""
+    def encrypt(self, message: npt.NDArray[Any]) -> Any:
+        """A fresh ciphertext of a bit, shape (1,)."""
         require_own()
-        return [self.context.Encrypt(self.secret, int(bit)) for bit in bits]
+        return self.context.Encrypt(self.secret, int(message[0]))
 
-    def decrypt(self, ciphertexts: Sequence[Any]) -> Bools:
-        """The bits."""
-        return np.array([bool(self.context.Decrypt(self.secret, c)) for c in ciphertexts])
+    def decrypt(self, ciphertext: Any) -> npt.NDArray[np.int64]:
+        """The bit, shape (1,)."""
+        return np.array([self.context.Decrypt(self.secret, ciphertext)], dtype=np.int64)
 
 
 def generate_gate_keys(secure: bool = True) -> tuple[GateClient, GateEvaluator]:

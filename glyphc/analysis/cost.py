@@ -14,7 +14,9 @@ import numpy as np
 
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
+from glyphc.ir.word_parameters import WordParameters
 
+from . import word_figures
 from .slot_figures import SLOT_ROWS, SlotRow
 from .training_figures import TRAINING_FIGURES, TrainingFigures
 
@@ -155,7 +157,7 @@ SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 # A mask's product and rescaling, beside one function of a bootstrap with the lowest degree: some transforms of a few
 # limbs, a key switch more in OpenFHE.
-_MASK_SHARE, _LOWEST_DEGREE = 0.03, 13
+_MASK_SHARE, _LOWEST_DEGREE = 0.04, 13
 # Bytes per coefficient of a fresh BGV ciphertext (55 bits), and bytes a second of a network.
 _FRESH_BYTES = 7
 _UPLOAD_RATE = 12.5e6
@@ -226,6 +228,8 @@ class CostModel:
 
     def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
+        if isinstance(parameters, WordParameters):
+            return word_figures.key_seconds(parameters)
         if not isinstance(parameters, Parameters) or not parameters.slots:
             return 0.5
         return self.scaled(self._figure("key_seconds", parameters.slots, parameters.degree), parameters.ring)

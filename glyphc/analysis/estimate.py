@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from glyphc.ir.instructions import (
     ClientSpec,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
@@ -24,6 +25,7 @@ from glyphc.ir.instructions import (
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.word_parameters import WordParameters
 
 from .cost import (
     ENCRYPTED_WEIGHT_POLYNOMIALS,
@@ -35,6 +37,7 @@ from .cost import (
 )
 from .integer_cost import integer_estimate
 from .slot_cost import SlotEstimate, slot_estimate
+from .word_cost import word_estimate
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Estimate:
 def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
     """What one pass of the schedule is expected to take."""
     parameters = schedule.parameters
-    if isinstance(parameters, SlotParameters | IntegerParameters):
+    if not isinstance(parameters, Parameters):
         found = _in_slots(schedule, cost)
         return Estimate(
             found.node_seconds,
@@ -72,8 +75,8 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
             0.0,
             found.key_bytes,
             found.memory_bytes,
-            # figures of BFV ship with glyphc, 'glyphc measure' makes none
-            (SHIPPED_MACHINE if isinstance(parameters, IntegerParameters) else cost.machine).text,
+            # figures of BFV and of gates ship with glyphc, 'glyphc measure' makes none
+            (cost.machine if isinstance(parameters, SlotParameters) else SHIPPED_MACHINE).text,
             found.upload_bytes,
             found.client_seconds,
             found.download_bytes,
@@ -100,8 +103,13 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
 
 
 def _in_slots(schedule: Schedule, cost: CostModel) -> SlotEstimate:
-    exact = isinstance(schedule.parameters, IntegerParameters)
-    return integer_estimate(schedule) if exact else slot_estimate(schedule, cost)
+    match schedule.parameters:
+        case IntegerParameters():
+            return integer_estimate(schedule)
+        case WordParameters():
+            return word_estimate(schedule)
+        case _:
+            return slot_estimate(schedule, cost)
 
 
 def _output_residues(port: Port) -> int:
@@ -112,7 +120,7 @@ def _output_residues(port: Port) -> int:
 def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:
     """Predicted seconds of every instruction."""
     parameters = schedule.parameters
-    if isinstance(parameters, SlotParameters | IntegerParameters):
+    if not isinstance(parameters, Parameters):
         return _in_slots(schedule, cost).instruction_seconds
     return tuple(instruction_seconds(i, parameters, cost) for i in schedule.instructions)
 
@@ -126,7 +134,8 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
             return cost.scaled(cost.encrypted_product, parameters.ring) * len(sources)
         case Split(parts=parts, targets=targets):
             return cost.scaled(cost.automorphism, parameters.ring) * split_automorphisms(parts, len(targets))
-        case ToTorus() | FromTorus():
+        case Divide() | ToTorus() | FromTorus():
+            # the way to the coefficients and back is what takes time
             return cost.scaled(cost.switch, parameters.ring)
         case Powers(degree=degree):
             return cost.powers_seconds(parameters.slots, degree, parameters.ring, deepest(parameters))

@@ -9,6 +9,7 @@ from glyphc.errors import GlyphcError
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_LOG_QP_SPARSE as LARGEST_SPARSE
 from glyphc.ir.parameters import MAX_LOG_QP_UNIFORM, Parameters
+from glyphc.ir.word_parameters import WordParameters
 
 # Largest log2(QP) for 128-bit classical security by ring dimension, for the sparse secret that bootstraps use.
 MAX_LOG_QP_SPARSE = {65536: LARGEST_SPARSE}
@@ -18,6 +19,9 @@ MAX_LOG_QP_SLOTS = MAX_LOG_QP_UNIFORM
 
 # Small rings that tests may ask for by name.
 INSECURE_RINGS = (1024, 2048, 4096, 8192, 16384)
+
+# Of the ring that gates are bootstrapped in (Albrecht and others, "Homomorphic Encryption Standard", 2018, table 1).
+MAX_LOG_Q_GATES = {1024: 27}
 
 # Digits of key switching: more need a smaller auxiliary modulus, but larger keys and more time.
 MOST_DIGITS = 15
@@ -45,6 +49,8 @@ def modulus_limit(parameters: ProgramParameters) -> int:
     The secret that bootstraps use is sparse, all others are uniform ternary, that of a program without nonlinearities
     included: at N = 65536 it gets the bound of the sparse one, which is the harder one to keep.
     """
+    if isinstance(parameters, WordParameters):
+        return MAX_LOG_Q_GATES.get(parameters.ring, 0)
     if isinstance(parameters, Parameters) and parameters.slots:
         return largest_modulus(parameters.ring)
     return (MAX_LOG_QP_SLOTS | MAX_LOG_QP_SPARSE).get(parameters.ring, 0)

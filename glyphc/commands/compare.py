@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     default="all",
     show_default=True,
     metavar="NAMES",
-    help="Which, separated by commas: NAME[:SIZE][+retrained], SIZE a degree or the bits of a table's index; 'glyphc "
-    "strategies' lists the names.",
+    help="Which, separated by commas: NAME[:SIZE][+retrained], SIZE a degree, or the bits of a table's index or of "
+    "words; 'glyphc strategies' lists the names.",
 )
 @click.option("--retrain-data", type=click.Path(), help="Samples to train changed networks again on, in the clear.")
 @click.option("--retrain-labels", type=click.Path(), help="Labels or targets of these samples.")

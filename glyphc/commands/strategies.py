@@ -30,6 +30,8 @@ def strategy_text(chosen: Strategy) -> str:
         )
     if chosen.takes_table_bits:
         degree = f", with an index of {chosen.table_bits} bits (--table-bits)"
+    if chosen.takes_word_bits:
+        degree = f", of {chosen.word_bits} bits (--word-bits)"
     lines = [f"{chosen.name}: {chosen.summary}"]
     rows = [
         ("paper", chosen.paper),
@@ -37,7 +39,6 @@ def strategy_text(chosen: Strategy) -> str:
         ("retraining", _retraining(chosen)),
         ("numbers", chosen.numbers.value),
         ("refresh", chosen.refresh.value),
-        ("not yet", chosen.missing),
     ]
     return "\n".join([*lines, *(f"  {name:13} {text}" for name, text in rows if text)])
 

@@ -32,6 +32,7 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.text import parse_parameters, parse_record, record_text
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.ir.types import Encoding
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import NamesHeader, ProgramHeader, SpecHeader
 
@@ -317,6 +318,8 @@ def _check_ports(client: ClientSpec) -> None:
     match parameters:
         case SlotParameters():
             encodings, bound, positions = {Encoding.SLOTS}, _MOST_STEPS, parameters.slots
+        case WordParameters():
+            raise IRError("programs on words of bits have no files for two machines")
         case IntegerParameters():
             encodings, bound, positions = {Encoding.INTEGERS}, parameters.modulus // 2, parameters.slots
         case _:

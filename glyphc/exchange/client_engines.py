@@ -57,6 +57,7 @@ def key_maker(
         from glyphc.backends.openfhe.integer_keygen import IntegerKeyMaker
 
         return IntegerKeyMaker(parameters)
+    assert isinstance(parameters, Parameters)  # specifications on words are refused where they are read
     if engine == "kernels":
         from glyphc.backends.kernels.client import FileMaker
 
@@ -141,6 +142,7 @@ def client_engine(parameters: ProgramParameters, ternary: I64) -> ClientEngine:
         case IntegerParameters():
             return IntegerAccess(parameters, ternary)
         case _:
+            assert isinstance(parameters, Parameters)
             return PackedAccess(parameters, ternary)
 
 

@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from glyphc.errors import ArtifactError
+from glyphc.errors import ArtifactError, ParameterError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.numbered import Names
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import Output
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.passes.schedule import schedule
 from glyphc.program import Program
 from glyphc.slots.integer_noise import integer_noise
@@ -32,6 +33,11 @@ class Halves:
 
 def split(graph: Graph) -> Halves:
     """From a program's final graph, with or without the values of weights that are to be encrypted."""
+    if isinstance(graph.parameters, WordParameters):
+        raise ParameterError(
+            "a program on words of encrypted bits (tbmpnet) has no files for two machines yet: 'glyphc run' plays both "
+            "sides in one process"
+        )
     graph = stripped(graph)
     whole = schedule(graph)
     if isinstance(whole.parameters, IntegerParameters):

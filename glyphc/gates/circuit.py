@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.ir.instructions import GateKind
+
 Bools = npt.NDArray[np.bool_]
-
-
-class Kind(Enum):
-    """What a gate computes; each is one bootstrap."""
-
-    AND = "and"
-    XOR = "xor"
-    MAJORITY = "majority"
 
 
 @dataclass(frozen=True, order=True)
@@ -40,17 +33,23 @@ Bit = bool | Signal
 
 @dataclass(frozen=True)
 class Gate:
-    """One bootstrap: its kind, and the signals that it reads."""
+    """One bootstrap: its kind, and the signals that it reads. node: of the graph that it is made for, which does not
+    count when gates are compared."""
 
-    kind: Kind
+    kind: GateKind
     operands: tuple[Signal, ...]
+    node: int = field(default=-1, compare=False)
 
 
 @dataclass
 class Circuit:
-    """inputs: how many bits come from outside; they are wires 0, 1, ..., and gates follow in the order of ``gates``."""
+    """inputs: how many bits come from outside; they are wires 0, 1, ..., and gates follow in the order of ``gates``.
+
+    node: of the graph that gates are made for now.
+    """
 
     inputs: int = 0
+    node: int = -1
     gates: list[Gate] = field(default_factory=list)
     _known: dict[Gate, Signal] = field(default_factory=dict, repr=False)
 
@@ -69,7 +68,7 @@ class Circuit:
         assert isinstance(a, Signal) and isinstance(b, Signal)
         if a.wire == b.wire:
             return a if a == b else False
-        return self._gate(Kind.AND, a, b)
+        return self._gate(GateKind.AND, a, b)
 
     def either(self, a: Bit, b: Bit) -> Bit:
         """a or b."""
@@ -84,7 +83,7 @@ class Circuit:
         if a.wire == b.wire:
             return a != b
         # a negation of an operand is one of the result
-        found = self._gate(Kind.XOR, Signal(a.wire), Signal(b.wire))
+        found = self._gate(GateKind.XOR, Signal(a.wire), Signal(b.wire))
         return found if a.negated == b.negated else ~found
 
     def majority(self, a: Bit, b: Bit, c: Bit) -> Bit:
@@ -96,7 +95,7 @@ class Circuit:
         for p, q, r in ((a, b, c), (a, c, b), (b, c, a)):
             if p.wire == q.wire:
                 return p if p == q else r
-        return self._gate(Kind.MAJORITY, a, b, c)
+        return self._gate(GateKind.MAJORITY, a, b, c)
 
     def choose(self, condition: Bit, one: Bit, other: Bit) -> Bit:
         """One where the condition holds, else the other: three gates at most, none where both are the same."""
@@ -108,8 +107,8 @@ class Circuit:
             return self.either(self.both(condition, one), self.both(invert(condition), other))
         return self.xor(other, self.both(condition, self.xor(one, other)))
 
-    def _gate(self, kind: Kind, *operands: Signal) -> Signal:
-        gate = Gate(kind, tuple(sorted(operands)))
+    def _gate(self, kind: GateKind, *operands: Signal) -> Signal:
+        gate = Gate(kind, tuple(sorted(operands)), self.node)
         if gate not in self._known:
             self.gates.append(gate)
             self._known[gate] = Signal(self.inputs + len(self.gates) - 1)
@@ -144,11 +143,11 @@ def evaluate(circuit: Circuit, outputs: Sequence[Bit], inputs: Bools) -> Bools:
         gate = circuit.gates[number]
         a, b, *more = (value(operand) for operand in gate.operands)
         match gate.kind:
-            case Kind.AND:
+            case GateKind.AND:
                 found = a & b
-            case Kind.XOR:
+            case GateKind.XOR:
                 found = a ^ b
-            case Kind.MAJORITY:
+            case GateKind.MAJORITY:
                 found = (a & b) | (more[0] & (a | b))
         values[circuit.inputs + number] = found
     return np.array([value(bit) for bit in outputs]).reshape(len(outputs), inputs.shape[1])

@@ -18,16 +18,20 @@ from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
+    ConstantBit,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
     Free,
     FromTorus,
+    Gate,
     Instruction,
     IntegerBlocks,
     IntegerDot,
     IntegerProduct,
     Load,
+    Opposite,
     Powers,
     Split,
     Store,
@@ -47,14 +51,17 @@ from glyphc.ir.ops import (
     Linear,
     Output,
     Polynomial,
+    Shorten,
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level, Scheme, TensorType
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.measures import value_text
 from glyphc.passes.validate import ValidateNoise
 from glyphc.program import INSECURE_WARNING, Program
@@ -91,6 +98,8 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (Polynomial, "function"),
     (IntegerPolynomial, "function"),
     (TableLookup, "function"),
+    (Shorten, "linear"),
+    (WordTable, "function"),
     (ClientRefresh, "client"),
     (ClientBits, "client"),
     (Switch, "switch"),
@@ -101,6 +110,7 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Dot, "linear"),
     (EncryptedDot, "linear"),
     (Split, "unpack"),
+    (Divide, "unpack"),
     (ToTorus, "switch"),
     (FromTorus, "switch"),
     (Powers, "bootstrap"),
@@ -114,6 +124,9 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (IntegerProduct, "function"),
     (IntegerBlocks, "linear"),
     (ClientRequest, "client"),
+    (Gate, "bootstrap"),
+    (Opposite, "linear"),
+    (ConstantBit, "linear"),
 )
 
 
@@ -293,6 +306,16 @@ def _facts(program: Program, estimates: Estimate) -> tuple[Fact, ...]:
     p, batch = program.client.parameters, program.client.batch
     passes = -(-program.requested_batch // batch)
     per_sample = estimates.seconds / batch
+    if isinstance(p, WordParameters):
+        gates = sum(isinstance(i, Gate) for i in program.schedule.instructions)
+        return (
+            Fact("time", _seconds(estimates.seconds), "predicted, a sample"),
+            Fact("gates", f"{gates:,}", "a bootstrap each"),
+            Fact("client", _seconds(estimates.client_seconds), f"upload {estimates.upload_bytes / 1e6:.1f} MB"),
+            Fact("memory", f"{estimates.memory_bytes / 1e9:.1f} GB", f"keys {estimates.key_bytes / 1e6:.0f} MB"),
+            Fact("security", "128-bit" if p.secure else "none", p.security),
+            Fact("words", f"{p.bits} bits", f"FHEW, n = {p.dimension}, ring {p.ring:,}"),
+        )
     if isinstance(p, SlotParameters | IntegerParameters):
         what = (
             f"BFV, moduli {p.modulus_bits} bits"

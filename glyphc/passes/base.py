@@ -75,14 +75,16 @@ class Pass(ABC):
 
     # Whether it is for graphs whose values stand in slots, for those in coefficient layouts, or for both (None).
     slots: ClassVar[bool | None] = None
-    # Whether it is for graphs whose values are integers in slots, and for no others.
-    integers: ClassVar[bool] = False
+    # What values are held as in the graphs that it is for, and in no others.
+    only: ClassVar[Encoding | None] = None
 
     def applies(self, graph: Graph) -> bool:
         """Whether the pass is about such a graph; a pipeline leaves it out for others."""
         held = {node.type.encoding for node in graph}
-        if self.integers or Encoding.INTEGERS in held:
-            return Encoding.INTEGERS in held and (self.integers or self.slots is None)
+        if self.only is not None:
+            return self.only in held
+        if held & {Encoding.INTEGERS, Encoding.BITS}:
+            return self.slots is None
         return self.slots in (None, Encoding.SLOTS in held)
 
     @abstractmethod

@@ -16,7 +16,7 @@ from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Candidate, Decision, Graph, Rewriter
 from glyphc.ir.integer_parameters import MOST_PLAINTEXT_BITS
 from glyphc.ir.ops import Linear, Output
-from glyphc.ir.types import Level
+from glyphc.ir.types import Encoding, Level
 from glyphc.measures import Judge, worst
 from glyphc.measures import text as loss_text
 from glyphc.slots.integers import MOST_BITS, Precision, TooManyBitsError, needed_bits, with_integers
@@ -48,7 +48,7 @@ class FitIntegers(TolerancePass):
     name: ClassVar[str] = "fit-integers"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.ASSIGNED
-    integers: ClassVar[bool] = True
+    only: ClassVar[Encoding | None] = Encoding.INTEGERS
     samples: int = 2048
     refresh: bool = False
     table_bits: int = 0

@@ -18,9 +18,11 @@ from glyphc.ir.ops import (
     IntegerPolynomial,
     Linear,
     Reshape,
+    Shorten,
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 
 from .trial import Trial
@@ -57,6 +59,8 @@ def twins(graph: Graph, reference: Graph) -> dict[int, int]:
         Bootstrap: "function",
         IntegerPolynomial: "function",
         TableLookup: "function",
+        Shorten: "linear",
+        WordTable: "function",
     }
 
     def key(node: Node) -> tuple[str, str] | None:

@@ -20,6 +20,7 @@ from .calibrate import Calibrate
 from .expand import Expand
 from .fit_integers import FitIntegers
 from .fit_polynomials import FitPolynomials
+from .fit_words import FitWords
 from .fold import Fold
 from .merge import Merge
 from .quantize import Quantize
@@ -45,6 +46,7 @@ PASSES: dict[str, type[Pass]] = {
         SelectSlots,
         FitIntegers,
         SelectIntegers,
+        FitWords,
         Merge,
         AssignLayout,
         ValidateLayout,

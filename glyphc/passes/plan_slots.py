@@ -62,14 +62,14 @@ def _least_seconds(graph: Graph, cost: CostModel) -> float:
 
 def not_in_slots(graph: Graph) -> str:
     """Why a network cannot be computed in slots; empty where it can."""
-    other = next((n for n in graph if not isinstance(n.op, _COMPUTED) or _hidden(n)), None)
+    other = next((n for n in graph if not isinstance(n.op, COMPUTED) or _hidden(n)), None)
     if other is None:
         return ""
     what = "weights that the server must not see are" if _hidden(other) else f"a {other.op.mnemonic} is"
     return f"{other}: {what} not computed in slots, and half a network neither: there is no way back and forth"
 
 
-_COMPUTED = (Input, Linear, Apply, Reshape, Output, Softmax, ArgMax)
+COMPUTED = (Input, Linear, Apply, Reshape, Output, Softmax, ArgMax)
 
 
 def _hidden(node: Node) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glyphc.errors import ParameterError
+from glyphc.gates.lowering import word_schedule
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import ClientSpec, Port, Schedule, with_frees
@@ -10,6 +11,7 @@ from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import Input, Output
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Level
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.slots.integer_lowering import integer_schedule
 from glyphc.slots.lowering import slot_schedule
 from glyphc.ways import registry  # noqa: F401 (its modules bring the rules of their ops)
@@ -24,6 +26,8 @@ def schedule(graph: Graph) -> Schedule:
         return slot_schedule(graph)
     if isinstance(graph.parameters, IntegerParameters):
         return integer_schedule(graph)
+    if isinstance(graph.parameters, WordParameters):
+        return word_schedule(graph)
     lowering = Lowering(graph)
     for node, op in graph.of(Output):
         lowering.output(node, op)

@@ -22,12 +22,15 @@ from glyphc.ways.registry import conversions, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.strategies import Refresh, strategy
 from glyphc.ways.torus import PackedBootstrap
+from glyphc.ways.words import WAYS as WORD_WAYS
 
 from .base import Context, Pass, check_option, check_ring
 from .fit_integers import FitIntegers
 from .fit_polynomials import SAMPLES, FitPolynomials
+from .fit_words import FitWords
 from .plan_integers import plan_integers
 from .plan_slots import plan_slots
+from .plan_words import plan_words
 from .tolerance import TolerancePass
 
 # The only ring of coefficient layouts that is not for tests.
@@ -41,6 +44,7 @@ _ENCODING = {
     Scheme.TORUS: Encoding.MSB,
     Scheme.CKKS: Encoding.LSB,
     Scheme.BFV: Encoding.INTEGERS,
+    Scheme.FHEW: Encoding.BITS,
     Scheme.CLIENT: None,
 }
 
@@ -51,7 +55,7 @@ class AssignScheme(TolerancePass):
 
     encrypt_weights: linear maps whose weights the server must not see, by location (``fc1;scale+fc2``), or ``all``.
     strategy: which ways may be taken, see ``glyphc.ways.strategies``. degree: as in ``fit-polynomials``; table_bits: as
-    in ``fit-integers``. The tolerance is what polynomials may lose.
+    in ``fit-integers``, word_bits: as in ``fit-words``. The tolerance is what polynomials may lose.
     """
 
     name: ClassVar[str] = "assign-scheme"
@@ -62,6 +66,7 @@ class AssignScheme(TolerancePass):
     strategy: str = DEFAULT_STRATEGY
     degree: int = 0
     table_bits: int = 0
+    word_bits: int = 0
     samples: int = SAMPLES
 
     def __post_init__(self) -> None:
@@ -112,6 +117,14 @@ class AssignScheme(TolerancePass):
         """What all ways say. Slots are weighed against what the others would cost, as their plan takes a simulation."""
         chosen = strategy(self.strategy)
         allowed = tuple(way for way in ways() if chosen.allows(way))
+        if all(way in WORD_WAYS or way.name == ClientTail.name for way in allowed):
+            bits = self.word_bits or chosen.word_bits
+            fit_words = FitWords(self.points, self.spread, self.logits, self.measures, bits)
+            words = plan_words(graph, context, fit_words)
+            question = Question(self.ring, graph.batch, context.prices, graph, words=words)
+            return answers(graph, allowed, question), question
+        # gates take hours where others take seconds: nobody has to be told that of every node
+        allowed = tuple(way for way in allowed if way not in WORD_WAYS)
         # what bootstraps cost where they will run
         question = Question(self.ring, graph.batch, context.prices, graph)
         others = tuple(way for way in allowed if way not in (*SLOT_WAYS, *INTEGER_WAYS))
@@ -229,7 +242,7 @@ class InsertSwitches(Pass):
         if source is None or target is None:
             raise ParameterError(f"{user} has no scheme; run 'assign-scheme' before 'insert-switches'")
         if target is Scheme.CLIENT:
-            if source is Scheme.CLIENT or operand.type.encoding in (Encoding.SLOTS, Encoding.INTEGERS):
+            if source is Scheme.CLIENT or operand.type.encoding in (Encoding.SLOTS, Encoding.INTEGERS, Encoding.BITS):
                 return operand
             target = Scheme.BGV  # what the client decrypts
         if source is target:

@@ -30,7 +30,7 @@ class SelectIntegers(Pass):
     name: ClassVar[str] = "select-integers"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
-    integers: ClassVar[bool] = True
+    only: ClassVar[Encoding | None] = Encoding.INTEGERS
     ring: int = 0
 
     def __post_init__(self) -> None:

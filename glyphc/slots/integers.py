@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import log2
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def with_integers(graph: Graph, precision: Precision) -> Graph:
                 scale = tuple(s * fixed.magnitude / limit for s in fixed.scale)
                 rewriter.keep(node, replace(node.type, fixed=FixedPoint(scale, fixed.offset, -limit, limit)))
             case Linear():
-                _linear(rewriter, node, node.op, precision.weights)
+                rewriter.replace(node, integer_linear(rewriter, node, node.op, precision.weights))
             case Apply(functions=functions) if precision.index:
                 rewriter.replace(node, _looked_up(rewriter, node, functions, precision))
             case Apply(functions=functions):
@@ -131,8 +131,12 @@ def _looked_up(rewriter: Rewriter, node: Node, functions: tuple[Function, ...], 
     return rewriter.new.add(TableLookup(functions, table), (bits,), made, node.location, node.decisions)
 
 
-def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> None:
-    """Real weights from those of the quantized graph, whose errors are far below a step here."""
+def integer_linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> Node:
+    """The map with integer weights of so many bits, on operands without offsets; its sums are exact.
+
+    Real weights come from those of the quantized graph, whose errors are far below a step here. Where they are
+    encrypted, the step is a power of two: it is public, and no more than that is told of the largest of them.
+    """
     fixed = node.type.fixed
     assert fixed is not None
     scale = np.array(fixed.scale)
@@ -146,14 +150,16 @@ def _linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> Non
         sums = sums + value.weighted(np.array(new.offset) - np.array(old.offset))
         real.append(value.scaled(np.ones(1), np.array(new.scale)))
     step = max(w.largest for w in real) / (2 ** (weight_bits - 1) - 1) or 1.0
+    if op.encrypted:
+        step = 2.0 ** ceil(log2(step))
     integers = [w.scaled(np.array([step]), np.ones(1)).rounded() for w in real]
     limit = _limit(float(_reach(fixed).max()) / step, node)
     _limit(float(np.abs(sums).max()) / step, node)
     weights = [rewriter.new.add_matrix(w.name, value) for w, value in zip(op.weights, integers, strict=True)]
     bias = Const(rewriter.new.add_constant(op.bias.name, np.rint(sums / step).astype(np.int64)))
     type = replace(node.type, fixed=FixedPoint((step,), (0.0,), -limit, limit))
-    new_op = Linear(tuple(weights), bias)
-    rewriter.replace(node, rewriter.new.add(new_op, rewriter.operands(node), type, node.location, node.decisions))
+    new_op = Linear(tuple(weights), bias, op.norms)
+    return rewriter.new.add(new_op, rewriter.operands(node), type, node.location, node.decisions)
 
 
 def _reach(fixed: FixedPoint) -> F64:

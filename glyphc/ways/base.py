@@ -18,6 +18,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, Scheme
+from glyphc.ir.word_parameters import WordParameters
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ TORUS = Space(Scheme.TORUS, Encoding.MSB)
 CLIENT = Space(Scheme.CLIENT, None)
 SLOTS = Space(Scheme.CKKS, Encoding.SLOTS)
 INTEGERS = Space(Scheme.BFV, Encoding.INTEGERS)
+WORDS = Space(Scheme.FHEW, Encoding.BITS)
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,20 @@ class IntegerPlan:
 
 
 @dataclass(frozen=True)
+class WordPlan:
+    """The same on words of encrypted bits."""
+
+    parameters: WordParameters
+    node_seconds: Mapping[int, float]
+    client_seconds: float
+    upload_bytes: float
+
+
+@dataclass(frozen=True)
 class Question:
     """What offers are asked for beside a node. ring: N of coefficient layouts; batch: samples evaluated at once.
 
-    graph: which the node is of. slots, integers: what the network would be in slots, or why it cannot be there.
+    graph: which the node is of. slots, integers, words: what the network would be there, or why it cannot be.
     """
 
     ring: int
@@ -82,6 +94,7 @@ class Question:
     graph: Graph | None = None
     slots: SlotPlan | str = "not weighed"
     integers: IntegerPlan | str = "not weighed"
+    words: WordPlan | str = "not weighed"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
+from glyphc.ir.word_parameters import WordParameters
 from glyphc.slots.noise import predict_slots
 
 
@@ -20,5 +21,5 @@ def predicted_noise(graph: Graph) -> dict[int, Noise]:
             return predict_slots(graph, graph.parameters)
         case Parameters():
             return predict(graph, graph.parameters, graph.parameters.bgv_bits)
-        case IntegerParameters() | None:
+        case IntegerParameters() | WordParameters() | None:
             return {}

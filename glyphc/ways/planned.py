@@ -1,7 +1,8 @@
 """Ways that a plan for the whole network prices: the batch in slots, one ciphertext for each feature.
 
-What a node costs in slots depends on the levels, or on the bits, of the whole network. Two families are made of these:
-``slots`` (CKKS numbers) and ``integers`` (exact ones); they say where they are, by which plan, and on what terms.
+What a node costs in slots depends on the levels, or on the bits, of the whole network. Three families are made of
+these: ``slots`` (CKKS numbers), ``integers`` (exact ones) and ``words`` (bits); they say where they are, by which plan,
+and on what terms.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import ClassVar, Generic, TypeVar
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Input, Linear, Reshape
 
-from .base import CLIENT, Conversion, IntegerPlan, Offer, Question, Refusal, SlotPlan, Space, Way
+from .base import CLIENT, Conversion, IntegerPlan, Offer, Question, Refusal, SlotPlan, Space, Way, WordPlan
 
-PlanT = TypeVar("PlanT", SlotPlan, IntegerPlan)
+PlanT = TypeVar("PlanT", SlotPlan, IntegerPlan, WordPlan)
 
 
 class Planned(Way, Generic[PlanT]):
@@ -36,7 +37,8 @@ class Planned(Way, Generic[PlanT]):
         plan = self.plan(question)
         if isinstance(plan, str):
             return Refusal(plan)
-        reason = f"{what}; {self.terms(plan)}, the same for up to {plan.parameters.slots:,} samples"
+        slots = plan.parameters.slots
+        reason = f"{what}; {self.terms(plan)}" + (f", the same for up to {slots:,} samples" if slots > 1 else "")
         return Offer(self.space, self.space, plan.node_seconds.get(node.id, 0.0), reason)
 
 

@@ -18,6 +18,8 @@ from .slots import CONVERSIONS as SLOT_CONVERSIONS
 from .slots import WAYS as SLOT_WAYS
 from .torus import PackedBootstrap, SwitchFromTorus, SwitchToTorus
 from .unavailable import ClientRefresh, CoefficientCKKS, LookUpTable, LweProduct, TensorProduct
+from .words import CONVERSIONS as WORD_CONVERSIONS
+from .words import WAYS as WORD_WAYS
 
 _T = TypeVar("_T")
 WAYS_GROUP = "glyphc.ways"
@@ -38,12 +40,13 @@ _CONVERSIONS: tuple[Conversion, ...] = (
     Decryption(),
     *SLOT_CONVERSIONS,
     *INTEGER_CONVERSIONS,
+    *WORD_CONVERSIONS,
 )
 
 
 def ways() -> tuple[Way, ...]:
     """All ways; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    return (*GLYPH_WAYS, *SLOT_WAYS, *INTEGER_WAYS, *UNAVAILABLE_WAYS, *plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
+    return (*GLYPH_WAYS, *SLOT_WAYS, *INTEGER_WAYS, *WORD_WAYS, *UNAVAILABLE_WAYS, *plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
 
 
 def conversions() -> tuple[Conversion, ...]:

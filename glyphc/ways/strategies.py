@@ -12,12 +12,14 @@ from enum import Enum
 
 from glyphc.errors import GlyphcError
 from glyphc.ir.client_requests import MOST_TABLE_BITS
+from glyphc.ir.word_parameters import MOST_WORD_BITS
 
 from .base import Way
 from .client import ClientTail
 from .integers import COMMON_WAYS, POLYNOMIAL_WAYS, TABLE_WAYS
 from .registry import GLYPH_WAYS, UNAVAILABLE_WAYS
 from .slots import WAYS as SLOT_WAYS
+from .words import WAYS as WORD_WAYS
 
 # Polynomials of higher degree than this take more levels than any ring has.
 HIGHEST_DEGREE = 32
@@ -33,7 +35,7 @@ class Replacement(Enum):
     IDENTITY = "the identity: values stay as they are"
     NOTHING = "nothing: functions have to be polynomials already"
     TABLE = "a table"
-    CIRCUIT = "a circuit of gates"
+    CIRCUIT = "a table of words, as a circuit of gates"
 
 
 class Numbers(Enum):
@@ -59,8 +61,7 @@ class Strategy:
     """A policy.
 
     names: of the ways that a program may take, None for all. degree: of polynomials where the user names none; 0: as
-    the tolerance asks. table_bits: of the index of its tables, where the user names none. missing: why it cannot be
-    chosen yet.
+    the tolerance asks. table_bits: of the index of its tables, word_bits: of its words, where the user names none.
     """
 
     name: str
@@ -71,8 +72,8 @@ class Strategy:
     refresh: Refresh = Refresh.NONE
     degree: int = 0
     table_bits: int = 0
+    word_bits: int = 0
     paper: str = ""
-    missing: str = ""
 
     def allows(self, way: Way) -> bool:
         return self.names is None or way.name in self.names
@@ -88,6 +89,11 @@ class Strategy:
         return self.replacement is Replacement.TABLE
 
     @property
+    def takes_word_bits(self) -> bool:
+        """Whether the size of its words is the user's to choose."""
+        return self.replacement is Replacement.CIRCUIT
+
+    @property
     def changes_network(self) -> bool:
         """Whether it computes another network, which has to be trained again to be of use."""
         exact = self.replacement is Replacement.POLYNOMIAL and self.numbers is Numbers.INTEGERS
@@ -101,6 +107,7 @@ def _names(*ways: Way) -> frozenset[str]:
 _SLOTS = _names(*SLOT_WAYS, ClientTail())
 _POLYNOMIALS = _names(*COMMON_WAYS, *POLYNOMIAL_WAYS, ClientTail())
 _TABLES = _names(*COMMON_WAYS, *TABLE_WAYS, ClientTail())
+_WORDS = _names(*WORD_WAYS, ClientTail())
 _ALL = (
     Strategy("auto", "whatever is cheapest and keeps to the tolerance", None, Replacement.CHEAPEST, Numbers.EITHER),
     Strategy(
@@ -175,32 +182,25 @@ _ALL = (
     Strategy(
         "tbmpnet",
         "words of encrypted bits, circuits of bootstrapped gates",
-        frozenset(),
+        _WORDS,
         Replacement.CIRCUIT,
         Numbers.BITS,
         Refresh.BOOTSTRAP,
+        word_bits=8,
         paper="Yoo, Yoon: t-BMPNet: Trainable Bitwise Multilayer Perceptron Neural Network over Fully Homomorphic "
         "Encryption Scheme, 2021",
-        missing="circuits of gates on words of bits are there (glyphc.gates), and no way of the compiler's takes them; "
-        "a sample of a network with some thousand weights takes over 100,000 gates of 35 ms, an hour and more",
     ),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _ALL}
 # What computes a network as it is, for ``auto`` to choose among where there are constraints.
 CANDIDATES = ("glyph", "slots", "integers", "nandakumar")
-AVAILABLE = tuple(strategy.name for strategy in _ALL if not strategy.missing)
 
 
 def strategy(name: str) -> Strategy:
-    """GlyphcError when there is none of that name, or it is not available yet."""
+    """GlyphcError when there is none of that name."""
     if name not in STRATEGIES:
         raise GlyphcError(f"there is no strategy {name!r}; there are: {', '.join(STRATEGIES)}")
-    found = STRATEGIES[name]
-    if found.missing:
-        raise GlyphcError(
-            f"the strategy {name!r} is not available yet: {found.missing}. There are: {', '.join(AVAILABLE)}"
-        )
-    return found
+    return STRATEGIES[name]
 
 
 def degree_of(chosen: Strategy, degree: int | None) -> int:
@@ -211,7 +211,7 @@ def degree_of(chosen: Strategy, degree: int | None) -> int:
     if degree is None:
         return chosen.degree
     if not chosen.takes_degree:
-        takers = ", ".join(name for name in AVAILABLE if STRATEGIES[name].takes_degree)
+        takers = ", ".join(name for name, each in STRATEGIES.items() if each.takes_degree)
         raise GlyphcError(f"the strategy {chosen.name!r} takes no degree of polynomials; these do: {takers}")
     if not 1 <= degree <= HIGHEST_DEGREE:
         raise GlyphcError(f"polynomials of degree 1 to {HIGHEST_DEGREE} can be computed, not {degree}")
@@ -226,8 +226,23 @@ def table_bits_of(chosen: Strategy, bits: int | None) -> int:
     if bits is None:
         return chosen.table_bits
     if not chosen.takes_table_bits:
-        takers = ", ".join(name for name in AVAILABLE if STRATEGIES[name].takes_table_bits)
+        takers = ", ".join(name for name, each in STRATEGIES.items() if each.takes_table_bits)
         raise GlyphcError(f"the strategy {chosen.name!r} looks up no tables; these do: {takers}")
     if not 1 <= bits <= MOST_TABLE_BITS:
         raise GlyphcError(f"tables with an index of 1 to {MOST_TABLE_BITS} bits can be looked up, not of {bits}")
+    return bits
+
+
+def word_bits_of(chosen: Strategy, bits: int | None) -> int:
+    """The bits of a strategy's words, 0 where it has none; GlyphcError for bits that it does not take.
+
+    bits: the user's, None where there are none.
+    """
+    if bits is None:
+        return chosen.word_bits
+    if not chosen.takes_word_bits:
+        takers = ", ".join(name for name, each in STRATEGIES.items() if each.takes_word_bits)
+        raise GlyphcError(f"the strategy {chosen.name!r} has no words of bits; these do: {takers}")
+    if not 2 <= bits <= MOST_WORD_BITS:
+        raise GlyphcError(f"words have 2 to {MOST_WORD_BITS} bits, not {bits}")
     return bits

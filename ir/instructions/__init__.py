@@ -1,12 +1,24 @@
 """Instructions on numbered ciphertexts, the contract between the compiler and the engines, in families.
 
-``base``: what all have in common. ``coefficients``: inference, in BGV and on the torus. ``slots``: inference
-on numbers in slots. ``integers``: on exact ones. ``ckks``: training. ``text`` writes and reads them, ``check`` says
-whether a whole program can be executed.
+``base``: what all have in common. ``coefficients``: inference, in BGV and on the torus. ``slots``: inference on numbers
+in slots. ``integers``: on exact ones. ``gates``: on single bits. ``ckks``: training. ``text`` writes and reads them,
+``check`` says whether a whole program can be executed.
 """
 
 from .base import NO_NODE, Code, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
-from .coefficients import Dot, DotProduct, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus, masks_of
+from .coefficients import (
+    Divide,
+    Dot,
+    DotProduct,
+    EncryptedDot,
+    Evaluate,
+    FromTorus,
+    Powers,
+    Split,
+    ToTorus,
+    masks_of,
+)
+from .gates import ConstantBit, Gate, GateKind, Opposite
 from .integers import ClientRequest, IntegerBlocks, IntegerDot, IntegerProduct, requests_of
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
 from .slots import Drop, SlotDot, SlotProduct
@@ -16,6 +28,8 @@ __all__ = [
     "ClientRequest",
     "ClientSpec",
     "Code",
+    "ConstantBit",
+    "Divide",
     "Dot",
     "DotProduct",
     "Drop",
@@ -24,12 +38,15 @@ __all__ = [
     "Evaluate",
     "Free",
     "FromTorus",
+    "Gate",
+    "GateKind",
     "Instruction",
     "IntegerBlocks",
     "IntegerDot",
     "IntegerProduct",
     "Kind",
     "Load",
+    "Opposite",
     "Polynomials",
     "Port",
     "Powers",

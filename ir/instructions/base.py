@@ -29,6 +29,7 @@ class Kind(Enum):
     CKKS = "ckks"  # real numbers in coefficients, on so many limbs
     NUMBERS = "numbers"  # one number of each sample in a slot, with levels
     INTEGERS = "integers"  # an exact integer of each sample in a slot
+    BIT = "bit"  # one bit of one sample
     SLOTS = "slots"  # values in the middle of a bootstrap, in slots, with levels for products
 
     def __str__(self) -> str:
@@ -42,6 +43,7 @@ _NOUNS = {
     Kind.CKKS: "a CKKS ciphertext",
     Kind.NUMBERS: "numbers in slots",
     Kind.INTEGERS: "integers in slots",
+    Kind.BIT: "an encrypted bit",
     Kind.SLOTS: "a slot form",
 }
 

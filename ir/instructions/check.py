@@ -12,8 +12,10 @@ from ..integer_parameters import IntegerParameters
 from ..masks import Mask
 from ..parameters import Parameters
 from ..slot_parameters import SlotParameters
+from ..word_parameters import WordParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
-from .coefficients import Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .coefficients import Divide, Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .gates import check_gates
 from .integers import check_integers, requests_of
 from .program import EncryptedMap, Polynomials, Schedule
 from .slots import check_slots
@@ -37,6 +39,9 @@ def check_schedule(schedule: Schedule) -> None:
         check_integers(schedule.instructions, inputs, parameters)
         if requests_of(schedule.instructions) != schedule.client.requests:
             raise IRError("what its instructions ask of the client is not what the client was told")
+    elif isinstance(parameters, WordParameters):
+        inputs = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
+        check_gates(schedule.instructions, inputs | {m.name: m.products for m in schedule.client.encrypted})
     else:
         for name, polynomials in schedule.polynomials.items():
             check_polynomials(name, polynomials, parameters)
@@ -112,6 +117,8 @@ class _Coefficients:
                     return f"multiplies {len(sources)} ciphertexts with {products} encrypted polynomials of {weights!r}"
             case Split():
                 return self._split_problem(instruction)
+            case Divide(factor=factor) if factor < 2 or factor & (factor - 1) or factor > self.parameters.ring:
+                return f"divides by {factor}, which is no power of two from 2 to {self.parameters.ring}"
             case ToTorus(slots=slots) | Powers(slots=slots) if slots != self.parameters.slots or not slots:
                 return f"is for {slots} slots, the program for {self.parameters.slots}"
             case FromTorus() if not self.parameters.slots:

@@ -42,8 +42,9 @@ class Port:
 
     tail: what the client computes after decryption (outputs only). encoding: ``SLOTS`` where the layout's positions are
     slots, which hold the format's integers divided by its magnitude; otherwise they are coefficients, which hold the
-    integers. ranks: what of an input is encrypted, if not the tensor as it is. labels: what an output's indices stand
-    for. columns: of an input, names of its elements; ids: which of these name rows of a table.
+    integers; ``BITS``: each "feature" is one bit of one of them, the lowest first. ranks: what of an input is
+    encrypted, if not the tensor as it is. labels: what an output's indices stand for. columns: of an input, names of
+    its elements; ids: which of these name rows of a table.
     """
 
     name: str
@@ -70,7 +71,10 @@ class Port:
 
 @dataclass(frozen=True)
 class EncryptedMap:
-    """Weights that the client encrypts along with making keys: so many polynomials, and one more if there is a bias."""
+    """Weights that the client encrypts along with making keys: so many polynomials, and one more if there is a bias.
+
+    On words of bits: so many bits, those of the bias among them.
+    """
 
     name: str
     products: int

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from ..errors import IRSyntaxError
 from ..typed_json import TypedJSON
-from . import ckks, coefficients, integers, slots
+from . import ckks, coefficients, gates, integers, slots
 from .base import Code, Free, Instruction, Load, Store
 
 VERSION = 2
@@ -37,6 +37,7 @@ class Family:
 COEFFICIENTS = Family("coefficients", coefficients)
 SLOTS = Family("slots", slots)
 INTEGERS = Family("integers", integers)
+GATES = Family("gates", gates)
 CKKS = Family("ckks", ckks)
 
 
