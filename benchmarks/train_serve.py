@@ -88,7 +88,7 @@ def forecast(job: Job, samples: int) -> Forecast:
     return Forecast(
         predict(plan, steps, cost, different_batches(job.batches, steps)),
         pass_seconds(inference, cost),
-        -(-samples // plan.program.batch),
+        -(-samples // inference.batch),
         folder_bytes(program_of(job, plan)),
     )
 

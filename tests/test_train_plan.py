@@ -129,13 +129,16 @@ def test_any_shape_fits_or_is_refused(features: int, outputs: int, batch: int, s
     graph, optimizer = regression(features, True, outputs, seed), SGD(0.5, schedule=Exponential(0.9))
     loss = LOSSES["binary-cross-entropy"]
     wide = 1 << (outputs - 1).bit_length()
-    if batch > RING // (2 * wide):
-        with pytest.raises(DataError, match="a step takes at most"):
+    least = -(-batch // (RING // (2 * wide)))
+    micros = next(n for n in range(least, batch + 1) if batch % n == 0)
+    if micros > 2 * least:
+        with pytest.raises(DataError, match="have no equal parts near that; choose another --batch"):
             make_plan(graph, loss, optimizer, batch, insecure_ring=RING)
         return
     x, y = data(batch, features, seed, min(outputs, features))
     y = np.resize(y, (batch, outputs))
     plan = make_plan(graph, loss, optimizer, batch, 32.0, insecure_ring=RING)
+    assert (plan.server.micros, plan.server.micro_batch) == (micros, batch // micros)
     expected = referred(graph, loss.name, optimizer, x, y, 2)
     weights = planned(plan, ClearCKKS(plan.parameters), expected_start(plan, graph), x, y, 2)
     np.testing.assert_allclose(weights["w"], expected.weights["w"], rtol=1e-7, atol=1e-9)

@@ -264,6 +264,9 @@ def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> N
     found = predict(plan, steps, cost_file.current(), different_batches(job.batches, steps))
     at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
     beside = f"keys {duration(found.key_seconds)} and encryption {duration(found.encrypt_seconds)} of it"
+    if plan.server.micros > 1:
+        parts = f"{plan.server.micros} micro-batches of {plan.server.micro_batch} samples"
+        click.echo(f"a step takes {parts} one after another and adds their gradients", err=True)
     click.echo(f"predicted: {at}, {duration(found.seconds)} for {found.steps} on {found.machine} ({beside})", err=True)
     batches = f"{found.batches} batches of {found.ciphertexts} ciphertexts, {found.batch_bytes / 1e6:.0f} MB each"
     click.echo(

@@ -58,7 +58,7 @@ def make_request(
     within = clipped(features, files.job.options.clip)
     inference = Inference(files.plan, step)
     text = encoded(inference.code, CKKS)
-    passes = -(-len(samples) // files.plan.program.batch)
+    passes = -(-len(samples) // inference.batch)
     outline, seed = RequestOutline(inference.data, passes, sha256(text)), os.urandom(32)
     secret = stored_secret(client / SECRET_FILE, files, passphrase)
     try:

@@ -100,7 +100,7 @@ Head = Pointwise | Softmax
 
 
 def _minus_labels(w: Writer, results: list[Register]) -> list[Register]:
-    return [w.sum((result, 1), (w.load(label_name(h)), -1)) for h, result in enumerate(results)]
+    return [w.sum((result, 1), (w.load_data(label_name(h)), -1)) for h, result in enumerate(results)]
 
 
 def label_name(group: int) -> str:

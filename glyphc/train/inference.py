@@ -42,19 +42,24 @@ class Inference:
 
     @cached_property
     def data(self) -> tuple[tuple[str, int], ...]:
-        """Names and limbs of a request's ciphertexts, for as many samples as a batch has."""
+        """Names and limbs of a request's ciphertexts, for as many samples as a pass takes."""
         server, loaded = self.plan.server, {i.name for i in self.code if isinstance(i, Load)}
         return tuple((name, limbs) for name, limbs in server.data_limbs.items() if name in loaded)
+
+    @property
+    def batch(self) -> int:
+        """Samples of a pass: those of a batch, or of a micro-batch where a step has several."""
+        return self.plan.server.micro_batch
 
     def messages(self, features: F64) -> Iterator[dict[str, F64]]:
         """A request's messages by name, for one pass after another, from what the trained part reads. Places that no
         sample fills are zero."""
-        batch, flat = self.plan.program.batch, features.reshape(len(features), -1)
+        batch, flat = self.batch, features.reshape(len(features), -1)
         for at in range(0, len(flat), batch):
             part = flat[at : at + batch]
             padded = np.vstack([part, np.zeros((batch - len(part), flat.shape[1]))])
-            every = self.plan.data(padded, np.zeros((batch, self.plan.server.head.units.count)))
-            yield {name: every[name][0] for name, _ in self.data}
+            every = self.plan.server.data(padded, np.zeros((batch, self.plan.server.head.units.count)))
+            yield {name: every[name] for name, _ in self.data}
 
     def logits(self, message: F64) -> F64:
         """Of one pass, shape (batch, outputs), from the decrypted message."""

@@ -15,10 +15,11 @@ from glyphc.ir.instructions.ckks import LOGITS, Code, check
 from glyphc.ir.ops import Apply, MatMul, Mul, Scale, Sub
 from glyphc.ir.parameters import Parameters
 
-from .heads import Approximated, Head, Softmax, label_name
+from .heads import Approximated, Head, Softmax, label_data, label_name
 from .stages import Stage
-from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, state_names
-from .writer import Writer
+from .units import F64
+from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, ones_data, state_names
+from .writer import Writer, data_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class AssignedStep:
     series: of nodes that are functions of what a bootstrap reads, and of errors that are sent back, by id. masked:
     errors have nothing beside them. What the server needs of it are ``parameters``, ``periods``, the limbs of the
     ciphertexts, and ``code``.
+
+    A batch that is larger than what there is room for comes in micro-batches, whose gradients a step adds.
     """
 
     graph: Graph
@@ -43,15 +46,38 @@ class AssignedStep:
         """Of packing and unpacking, whose keys the server needs."""
         return tuple(sorted({p for layer in self.layers for p in layer.periods}))
 
+    @property
+    def micros(self) -> int:
+        """Micro-batches of a step."""
+        return self.layers[0].trained.micros
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples of one."""
+        return self.head.units.batch
+
     @cached_property
     def data_limbs(self) -> dict[str, int]:
         """Limbs of a batch's fresh ciphertexts, by name."""
+        own, shared = self._micro_limbs, (ONES, REVERSED_ONES)
+        more = range(1, self.micros)
+        return own | {data_name(name, m): n for m in more for name, n in own.items() if name not in shared}
+
+    @cached_property
+    def _micro_limbs(self) -> dict[str, int]:
         limbs = {label_name(h): self.parameters.decoded_limbs for h in range(self.head.units.used_groups)}
         if any(part.name == "bias" for layer in self.layers for part in layer.parts):
             limbs |= {ONES: STATE_LIMBS + 1, REVERSED_ONES: GRADIENT_LIMBS}
         for layer in self.layers:
             limbs |= layer.data_limbs
         return limbs
+
+    def data(self, features: F64, targets: F64) -> dict[str, F64]:
+        """Messages of a micro-batch, by the names that a whole batch's have."""
+        out = self.layers[0].data(features) | label_data(self.head, targets)
+        if ONES in self._micro_limbs:
+            out |= ones_data(self.layers[0].target)
+        return out
 
     @property
     def data_names(self) -> tuple[str, ...]:
@@ -67,18 +93,21 @@ class AssignedStep:
 
     def code(self, step: int) -> Code:
         """The instructions of step 0, 1, ...: from the batch's and the state's ciphertexts to the state's next ones."""
-        lowering = _Lowering(self, step)
-        for stage, layer in zip(self.stages, self.layers, strict=True):
-            lowering.update(stage, layer)
-        code = tuple(with_frees(lowering.w.code))
+        w = Writer(self.micros)
+        for w.micro in range(self.micros):
+            lowering = _Lowering(self, w, step)
+            for stage, layer in zip(self.stages, self.layers, strict=True):
+                lowering.update(stage, layer)
+        code = tuple(with_frees(w.code))
         limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
         stored = check(code, limbs, self.parameters.decoded_limbs - 1, self.parameters.slot_levels)
         assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored
         return code
 
     def inference(self, step: int) -> Code:
-        """The instructions of a forward pass with the state before ``step``, from samples to ``LOGITS``."""
-        lowering = _Lowering(self, step, forward=True)
+        """The instructions of a forward pass with the state before ``step``, from samples of a micro-batch to
+        ``LOGITS``."""
+        lowering = _Lowering(self, Writer(), step, forward=True)
         lowering.logits(self.stages[-1])
         code = tuple(with_frees(lowering.w.code))
         limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
@@ -88,10 +117,10 @@ class AssignedStep:
 
 
 class _Lowering:
-    """forward: nothing is sent back, so that bootstraps compute values alone, no slopes."""
+    """Of one micro-batch. forward: nothing is sent back, so that bootstraps compute values alone, no slopes."""
 
-    def __init__(self, step: AssignedStep, number: int, forward: bool = False) -> None:
-        self.w = Writer()
+    def __init__(self, step: AssignedStep, w: Writer, number: int, forward: bool = False) -> None:
+        self.w = w
         self._step = step
         self._forward = forward
         self._number = number

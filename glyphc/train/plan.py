@@ -23,7 +23,7 @@ from glyphc.ir.series import rms_slope
 from .arrange import Arrangement, Wanted, arrange, most_samples
 from .errors import TrainingError
 from .frames import Frame
-from .heads import PASSED, Approximated, Head, Softmax, approximated, label_data, make_head
+from .heads import PASSED, Approximated, Head, Softmax, approximated, make_head
 from .losses import Loss, SoftmaxCrossEntropy
 from .lower import AssignedStep
 from .optimizers import SGD
@@ -31,7 +31,8 @@ from .ranges import Ranges
 from .stages import Stage, find_stages
 from .step import State, StepProgram, make_step
 from .units import HALF_RANGE
-from .ways.layers import GRADIENT_LIMBS, ONES, Scales, Trained, decode_state, encode_state, ones_data
+from .ways.layers import GRADIENT_LIMBS, Scales, Trained, decode_state, encode_state
+from .writer import data_name
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -44,6 +45,8 @@ _DEGREES = (13, 27, 59, 119)
 _MAX_ERROR, _MAX_ERROR_HIDDEN, _MAX_ERROR_SOFTMAX = 2.0**-11, 2.0**-8, 2.0**-12
 # Kinks and steps are never followed well; a higher degree than this is not worth its levels.
 _HIGHEST_HIDDEN = 59
+# How many times more micro-batches than necessary are taken where a batch has no other equal parts.
+_MOST_SMALLER = 2
 # Bits between a bootstrap's result and the lowest bit of its modulus, and the least for the linear context's primes.
 _HEADROOM, _MIN_LINEAR_BITS, _MAX_LINEAR_BITS = 28, 30, 36
 
@@ -98,7 +101,7 @@ class Plan:
         """The same layouts and units, so that a state of this plan goes on as it is, with another learning rate from
         some step on."""
         layers = tuple(
-            replace(layer, trained=_trained(optimizer, stage))
+            replace(layer, trained=_trained(optimizer, stage, layer.trained.micros))
             for layer, stage in zip(self.server.layers, self.stages, strict=True)
         )
         return replace(
@@ -109,10 +112,11 @@ class Plan:
 
     def data(self, features: F64, targets: F64) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of a batch's ciphertexts, by name, from (batch, features) and (batch, outputs)."""
-        step = self.server
-        out = step.layers[0].data(features) | label_data(step.head, targets)
-        if ONES in step.data_limbs:
-            out |= ones_data(step.layers[0].target)
+        step, out = self.server, dict[str, F64]()
+        for micro in range(step.micros):
+            rows = slice(micro * step.micro_batch, (micro + 1) * step.micro_batch)
+            own = step.data(features[rows], targets[rows])
+            out |= {data_name(name, micro): message for name, message in own.items()}
         return {name: (out[name], limbs) for name, limbs in step.data_limbs.items()}
 
     def state(self, state: State) -> dict[str, tuple[F64, int]]:
@@ -181,8 +185,9 @@ def plan_step(
 ) -> Plan:
     """Plan encrypted training, or raise TrainingError that says what stands in the way and what to do.
 
-    DataError when the batch is too large. reach: ranges, or one for the sums of all layers. insecure_ring: for tests;
-    NOT SECURE. arrangement: the ways, instead of those that are predicted to be fastest.
+    A batch that is too large comes in equal micro-batches; DataError when it has none that fit. reach: ranges, or one
+    for the sums of all layers. insecure_ring: for tests; NOT SECURE. arrangement: the ways, instead of those that are
+    predicted to be fastest.
     """
     if not isinstance(reach, Ranges) and not (isfinite(reach) and reach > 0):
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
@@ -239,12 +244,20 @@ def _arranged(wanted: Wanted, cost: CostModel) -> Arrangement:
     found = arrange(wanted, cost)
     if found is not None:
         return found
-    most = most_samples(wanted, cost)
+    batch, most = wanted.batch, most_samples(wanted, cost)
     layers = "-".join(map(str, (wanted.inputs, *wanted.widths)))
     if most:
-        raise DataError(
-            f"a step takes at most {most} samples of layers {layers}, not {wanted.batch}; choose a smaller --batch"
-        )
+        # all micro-batches are as large as the ring has room for, or a little smaller
+        least = -(-batch // most)
+        micros = next(n for n in range(least, batch + 1) if batch % n == 0)
+        if micros > _MOST_SMALLER * least:
+            raise DataError(
+                f"of layers {layers} at most {most} samples are computed at once, and {batch} samples have no equal "
+                f"parts near that; choose another --batch, {batch - batch % least} or {least * most} for example"
+            )
+        found = arrange(replace(wanted, batch=batch // micros), cost)
+        assert found is not None
+        return found
     raise TrainingError(f"layers {layers} are too large to be trained under encryption; use --mode clear")
 
 
@@ -276,7 +289,7 @@ def _assigned(
             stage.weight.shape[1],
             arrangement.units[at - 1] if at else None,
             arrangement.units[at],
-            _trained(program.optimizer, stage),
+            _trained(program.optimizer, stage, program.batch // arrangement.units[at].batch),
             scales[at],
             arrangement.clean,
         )
@@ -321,11 +334,11 @@ def _functions(
     )
 
 
-def _trained(optimizer: SGD, stage: Stage) -> Trained:
+def _trained(optimizer: SGD, stage: Stage, micros: int = 1) -> Trained:
     still = Frame(replace(optimizer, weight_decay=0.0), False)
     decays = optimizer.weight_decay > 0
     weight, bias = (Frame(optimizer, decays and s.decayed) if s.trained else still for s in (stage.weight, stage.bias))
-    return Trained(weight, bias, stage.weight.trained, stage.bias.trained)
+    return Trained(weight, bias, stage.weight.trained, stage.bias.trained, micros)
 
 
 # Configurations of the bootstrap that are considered beside the cost model's own: levels of both transforms.

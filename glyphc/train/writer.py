@@ -1,4 +1,8 @@
-"""Writes training's instructions, one after another, with registers that are never used twice."""
+"""Writes training's instructions, one after another, with registers that are never used twice.
+
+A step may take its batch in several micro-batches, one after another. Then the state is stored after the last of them,
+and until then the state with the gradients so far is kept in registers: products still read the state before the step.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +29,38 @@ from glyphc.ir.instructions.ckks import (
 from glyphc.ir.series import Series
 
 
-class Writer:
-    """Appends instructions; every result is a new register."""
+def data_name(name: str, micro: int) -> str:
+    """Of a micro-batch's ciphertext: the first one's are called as a whole batch's."""
+    return f"{micro}/{name}" if micro else name
 
-    def __init__(self) -> None:
+
+class Writer:
+    """Appends instructions; every result is a new register. micros: micro-batches of a step; micro: the one at hand."""
+
+    def __init__(self, micros: int = 1) -> None:
         self.code: list[Instruction] = []
+        self.micro = 0
+        self._micros = micros
+        self._moved: dict[str, Register] = {}
         self._next: Register = 0
 
     def load(self, name: str) -> Register:
         return self._emit(lambda t: Load(t, name))
+
+    def load_data(self, name: str) -> Register:
+        """What the client has encrypted of the micro-batch at hand."""
+        return self.load(data_name(name, self.micro))
+
+    def moved(self, name: str) -> Register:
+        """A ciphertext of the state, with what earlier micro-batches of the step have added to it."""
+        return self._moved[name] if name in self._moved else self.load(name)
+
+    def move(self, source: Register, name: str) -> None:
+        """A ciphertext of the state with this micro-batch's gradient: stored after the last one."""
+        if self.micro == self._micros - 1:
+            self.store(source, name)
+        else:
+            self._moved[name] = source
 
     def store(self, source: Register, name: str) -> None:
         self.code.append(Store(source, name))

@@ -25,7 +25,8 @@ from .layers import (
     Part,
     component_name,
     load_state,
-    store_state,
+    move_state,
+    moved_state,
 )
 
 
@@ -86,7 +87,7 @@ class FeaturesApart(Layer):
         rows = np.hstack([features, np.ones((len(features), 1))])
         forward = rows * self.scales.phase / (GAIN * self.room)
         # packing multiplies by the period
-        gradient = rows * self._largest_push * GAIN / (t.batch * t.period * self.scales.errors)
+        gradient = rows * self._largest_push * GAIN / (self.samples * t.period * self.scales.errors)
         out = {f"forward:{c}": polynomial(t.ring, t.samples, forward[:, c]) for c in range(self.columns)}
         for c in range(self.columns):
             if self._is_trained(c):
@@ -98,15 +99,15 @@ class FeaturesApart(Layer):
         pieces = [w.unpack(u, self.columns, self.room, self.stride) for u in state]
         pairs = []
         for c in range(self.columns):
-            x, basis = w.load(f"forward:{c}"), self._frame(c).basis(step)[0]
+            x, basis = w.load_data(f"forward:{c}"), self._frame(c).basis(step)[0]
             pairs += [(w.scaled(x, float(f)), piece[c]) for f, piece in zip(basis, pieces, strict=True) if f]
         return w.product(*pairs)
 
     def update(self, w: Writer, values: Register | None, errors: Sequence[Register], step: int) -> None:
         """Garbage beside the errors is allowed, since packing removes what it leads to."""
         whole = w.reduced(errors[0], STATE_LIMBS + 1)
-        data = {c: w.load(f"gradient:{c}") for c in range(self.columns) if self._is_trained(c)}
-        for i, u in enumerate(load_state(w, self, "all")):
+        data = {c: w.load_data(f"gradient:{c}") for c in range(self.columns) if self._is_trained(c)}
+        for i, u in enumerate(moved_state(w, self, "all")):
             gradients: list[Register | None] = [None] * self.columns
             for c, x in data.items():
                 factor = float(self._frame(c).push(step)[i] / self._largest_push)
@@ -114,7 +115,7 @@ class FeaturesApart(Layer):
                     gradients[c] = w.product((w.scaled(x, factor), whole))
             if any(g is not None for g in gradients):
                 u = w.sum((u, 1), (w.pack(gradients, self.room, self.stride), 1))
-            w.store(u, component_name(self.name, "all", i))
+            w.move(u, component_name(self.name, "all", i))
 
     def _frame(self, column: int) -> Frame:
         return self.trained.weight if column < self.inputs else self.trained.bias
@@ -193,7 +194,7 @@ class SamplesApart(Layer):
         for b in range(t.batch):
             pairs = []
             for g, components in enumerate(state):
-                x = w.load(self._sample(b, g))
+                x = w.load_data(self._sample(b, g))
                 pairs += [(w.scaled(x, float(f)), u) for f, u in zip(basis, components, strict=True) if f]
             sums.append(w.product(*pairs))
         packed = w.pack(sums, t.period // t.grid, t.grid)
@@ -209,12 +210,12 @@ class SamplesApart(Layer):
             turned = w.convolved(w.reverse(errors[0]), ((t.batch - 1) * t.grid,), 1)
             pieces = w.unpack(turned, t.batch, parts, t.grid)
             for g in range(self.groups):
-                pairs = ((w.load(self._sample(b, g)), pieces[t.batch - 1 - b]) for b in range(t.batch))
+                pairs = ((w.load_data(self._sample(b, g)), pieces[t.batch - 1 - b]) for b in range(t.batch))
                 gradients[g] = w.reverse(w.product(*pairs))
-        factor = self._gain / (t.batch * self._sample_gain * self.scales.errors * parts)
+        factor = self._gain / (self.samples * self._sample_gain * self.scales.errors * parts)
         for g, gradient in enumerate(gradients):
             push = self.trained.weight.push(step) * factor
-            store_state(w, self, str(g), load_state(w, self, str(g)), gradient, push)
+            move_state(w, self, str(g), moved_state(w, self, str(g)), gradient, push)
 
     @property
     def _capacity(self) -> int:

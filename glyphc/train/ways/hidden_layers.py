@@ -17,7 +17,7 @@ from glyphc.ir.instructions import Register
 
 from ..units import Units, power_of_two
 from ..writer import Writer
-from .layers import STATE_LIMBS, Layer, LayerQuestion, Part, load_state, store_state
+from .layers import STATE_LIMBS, Layer, LayerQuestion, Part, load_state, move_state, moved_state
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Coarse(Layer):
         if self.trained.weight_trained:
             # lands at k*P' - i*P; the trace removes what belongs to two different samples
             gradient = w.pack([w.product((w.reverse(values), whole))], 1, self.target.period)
-        factor = self._gain / (self.target.batch * self.scales.values * self.scales.errors * self.target.period)
-        store_state(w, self, "all", load_state(w, self, "all"), gradient, self.trained.weight.push(step) * factor)
+        factor = self._gain / (self.samples * self.scales.values * self.scales.errors * self.target.period)
+        move_state(w, self, "all", moved_state(w, self, "all"), gradient, self.trained.weight.push(step) * factor)
 
     @property
     def _gain(self) -> float:
@@ -150,14 +150,14 @@ class Grouped(Layer):
         assert values is not None
         whole = w.sum(*((group, 1) for group in errors)) if len(errors) > 1 else errors[0]
         self.offset.update(w, self, whole, step)
-        factor = self._gain / (self.target.batch * self.scales.values * self.scales.errors * self.source.period)
+        factor = self._gain / (self.samples * self.scales.values * self.scales.errors * self.source.period)
         push = self.trained.weight.push(step) * factor
         turned = w.reverse(values)
         for h, group in enumerate(errors):
             gradient = None
             if self.trained.weight_trained:
                 gradient = w.pack([w.product((turned, group))], 1, self.source.period)
-            store_state(w, self, str(h), load_state(w, self, str(h)), gradient, push)
+            move_state(w, self, str(h), moved_state(w, self, str(h)), gradient, push)
 
     @property
     def _gain(self) -> float:

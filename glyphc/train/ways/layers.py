@@ -34,12 +34,14 @@ _ONE = 2.0**-12
 
 @dataclass(frozen=True)
 class Trained:
-    """weight, bias: frames of both, also of what is frozen, which keeps its value."""
+    """weight, bias: frames of both, also of what is frozen, which keeps its value. micros: micro-batches of a step,
+    whose gradients are added before the state changes."""
 
     weight: Frame
     bias: Frame
     weight_trained: bool = True
     bias_trained: bool = True
+    micros: int = 1
 
     @property
     def size(self) -> int:
@@ -162,6 +164,11 @@ class Layer(ABC):
         raise NotImplementedError(f"{type(self).__name__} reads the client's data")
 
     @property
+    def samples(self) -> int:
+        """Of a whole step: what gradients are the mean over."""
+        return self.target.batch * self.trained.micros
+
+    @property
     def offset(self) -> Offset:
         return Offset(self.target, self.scales)
 
@@ -202,14 +209,19 @@ def load_state(w: Writer, layer: Layer, part: str) -> list[Register]:
     return [w.load(component_name(layer.name, part, i)) for i in range(layer.trained.size)]
 
 
-def store_state(
+def moved_state(w: Writer, layer: Layer, part: str) -> list[Register]:
+    """All components of a part, with the gradients of earlier micro-batches."""
+    return [w.moved(component_name(layer.name, part, i)) for i in range(layer.trained.size)]
+
+
+def move_state(
     w: Writer, layer: Layer, part: str, state: Sequence[Register], gradient: Register | None, push: F64
 ) -> None:
-    """Add push[c] * gradient to component c and store it. gradient: on one limb more; None: no change."""
+    """Add push[c] * gradient to component c, which is stored. gradient: on one limb more; None: no change."""
     for i, u in enumerate(state):
         if gradient is not None and push[i]:
             u = w.sum((u, 1), (w.rescaled(gradient, float(push[i])), 1))
-        w.store(u, component_name(layer.name, part, i))
+        w.move(u, component_name(layer.name, part, i))
 
 
 @dataclass(frozen=True)
@@ -237,11 +249,11 @@ class Offset:
 
     def update(self, w: Writer, layer: Layer, errors: Register, step: int) -> None:
         """errors: of the target, garbage beside them allowed."""
-        state, gradient = load_state(w, layer, "bias"), None
+        state, gradient = moved_state(w, layer, "bias"), None
         if layer.trained.bias_trained:
             gradient = w.pack([w.product((w.load(REVERSED_ONES), errors))], 1, self.target.period)
-        factor = self._gain / (self.target.batch * self.scales.errors * self.target.period)
-        store_state(w, layer, "bias", state, gradient, layer.trained.bias.push(step) * factor)
+        factor = self._gain / (layer.samples * self.scales.errors * self.target.period)
+        move_state(w, layer, "bias", state, gradient, layer.trained.bias.push(step) * factor)
 
 
 def ones_data(units: Units) -> dict[str, F64]:
