@@ -88,6 +88,9 @@ class CleartextMachine:
             pieces.append(self._centred(piece))
         return pieces
 
+    def divided(self, source: F64, factor: int) -> F64:
+        return source / factor
+
     def to_torus(self, source: F64, slots: int) -> F64:
         return source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from glyphc.ir.instructions import Instruction, Load, Powers, Register, Schedule, Split
+from glyphc.ir.instructions import Divide, Instruction, Load, Powers, Register, Schedule, Split
 
 from .base import State, execute
 
@@ -19,8 +19,8 @@ def record(
 ) -> tuple[dict[str, list[Any]], dict[int, list[Any]]]:
     """Outputs by name as :func:`.base.execute` gives them, and the ciphertexts of some nodes by id, chunk by chunk.
 
-    nodes: linear maps, bootstraps and switches, whose chunks are one ciphertext each. A node's ciphertexts are those
-    that its instructions make and none of them uses up. order: which chunk a node makes first, second, ...
+    nodes: linear maps, bootstraps and switches. A node's ciphertexts are those that its instructions make and none of
+    them uses up. order: which chunk a node makes first, second, ...
     """
     wanted = _results(schedule)
     state = State()
@@ -36,13 +36,15 @@ def record(
 
 
 def _by_chunk(ciphertexts: Sequence[Any], chunks: Sequence[int]) -> list[Any]:
-    numbered = dict(zip(chunks, ciphertexts, strict=True))
-    return [numbered[chunk] for chunk in sorted(numbered)]
+    parts, rest = divmod(len(ciphertexts), len(chunks))
+    assert not rest
+    numbered = {chunk: ciphertexts[at * parts : (at + 1) * parts] for at, chunk in enumerate(chunks)}
+    return [ciphertext for chunk in sorted(numbered) for ciphertext in numbered[chunk]]
 
 
 def _results(schedule: Schedule) -> set[Register]:
     """Registers that hold a node's result: no instruction of the node that made them reads them."""
-    computed = [i for i in schedule.instructions if not isinstance(i, Load | Split | Powers)]
+    computed = [i for i in schedule.instructions if not isinstance(i, Load | Divide | Split | Powers)]
     maker = {r: i.node for i in computed for r in i.writes}
     used = {r for i in computed for r in i.reads if i.writes and maker.get(r) == i.node}
     return set(maker) - used

@@ -15,7 +15,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
-from glyphc.constraints import Constraints, batch_seconds, best, check, parse_prefer
+from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, parse_prefer
 from glyphc.errors import CalibrationError, GlyphcError, ParameterError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -37,6 +37,7 @@ from glyphc.passes.select_integers import SelectIntegers
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.passes.select_slots import SelectSlots
 from glyphc.passes.tolerance import TolerancePass
+from glyphc.passes.uploads import Uploads
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
 from glyphc.slow import check_patience
@@ -158,6 +159,7 @@ def compile(
             retrain=retrain,
             engine=engine,
             reporter=reporter,
+            prefer=limits.prefer,
         )
 
     if limits.any and strategy in (None, DEFAULT_STRATEGY):
@@ -203,6 +205,7 @@ def _compile(
     retrain: Data | None,
     engine: str | None,
     reporter: Reporter | None,
+    prefer: Prefer | None,
 ) -> Program:
     """By one strategy; arguments as of :func:`compile`."""
     if batch is not None and batch < 1:
@@ -229,6 +232,9 @@ def _compile(
         for step in parse_pipeline(passes)
     ]
     steps = _with_margin(steps, margin)
+    if prefer is not None:
+        uploads = Uploads.BYTES if prefer is Prefer.TRAFFIC else Uploads.SECONDS
+        steps = [replace(s, uploads=uploads) if isinstance(s, AssignLayout) else s for s in steps]
     network = source if source.level is Level.SOURCE else None
     context = Context(samples(source, calibration), cost, network, engine=check_modelled(engine or ""))
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))

@@ -17,6 +17,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
     ConstantBit,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
@@ -61,6 +62,7 @@ from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.fit_words import FitWords
 from glyphc.passes.select_slots import SelectSlots
+from glyphc.passes.uploads import could_be_dense
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
@@ -169,6 +171,8 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 row = ("encrypted dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 row = ("split", _registers(targets), f"r{source}", f"{parts} classes of stride {stride}")
+            case Divide(target=t, source=source, factor=factor):
+                row = ("divide", f"r{t}", f"r{source}", f"by {factor}, exactly")
             case ToTorus(target=t, source=source, slots=slots):
                 row = ("to torus", f"r{t}", f"r{source}", f"{slots} slots")
             case FromTorus(target=t, source=source):
@@ -277,6 +281,8 @@ def totals(
             f"{e.key_bytes / 1e9:.1f} GB"
             for name, e in (others or {}).items()
         ),
+        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, "
+        f"{sum(port.layout.ciphertexts for port in program.client.inputs)} ciphertexts{_smaller_upload(program.graph)}",
         f"security    {_security(p, engine)}",
         *(f"            on the engine {name}: {_security(p, name)}" for name in (others or {})),
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
@@ -292,6 +298,12 @@ def totals(
     elif AssignBudget.name in program.stages and p.slots:
         lines.insert(2, "accuracy    not simulated, no error budget: there were no calibration samples")
     return "\n".join(lines)
+
+
+def _smaller_upload(graph: Graph) -> str:
+    """That there is one, which takes the server longer."""
+    decisions = (d for n, _ in graph.of(Input) for d in n.decisions)
+    return "; --prefer traffic makes them fewer (inspect --why)" if any(map(could_be_dense, decisions)) else ""
 
 
 def _fitted(program: Program, fitted_by: str, judged_by: str, what: str) -> list[str]:
@@ -362,7 +374,7 @@ def expression(graph: Graph, node: Node) -> str:
     elif isinstance(op, Switch):
         text = f"switch {operands} {op.source.value}->{op.target.value}"
     elif isinstance(op, Unpack):
-        text = f"unpack {operands} into {op.parts}"
+        text = f"unpack {operands} into {op.parts}" + (" exactly" if op.gain == 1 < op.parts else "")
     elif isinstance(op, Linear | Dense):
         shapes = [weight_shape(w, graph.constants) for w in op.weights]
         hidden = "encrypted " if isinstance(op, Linear) and op.encrypted else ""
@@ -432,7 +444,9 @@ def _fill(graph: Graph) -> str:
     shares = {}
     for node, op in graph.of(Bootstrap):
         assert node.type.layout is not None
-        shares[node.operands] = graph.batch * node.type.size / (node.type.layout.chunks * 2 * op.slots)
+        layout = node.type.layout
+        # of images, no more than one group of channels in a ciphertext
+        shares[graph.bootstrapped(node).id] = graph.batch * node.type.size / (layout.ciphertexts * 2 * op.slots)
     return "full: " + ", ".join(f"{s:.0%}" for s in shares.values())
 
 

@@ -159,6 +159,14 @@ class Judge:
         """The same measures, on other samples."""
         return Judge(self.network, self.measures, self.limits, _truth(self.network, samples))
 
+    def rows(self, which: slice) -> Judge:
+        """The same, on some of the samples."""
+        parts = {
+            name: Truth(t.values[which], None if t.scores is None else t.scores[which])
+            for name, t in self.truth.items()
+        }
+        return replace(self, truth=parts)
+
     def beside(self, outputs: Mapping[str, F64]) -> Judge:
         """The same measures beside these outputs instead of the float network's, on the same samples."""
         return replace(self, truth={name: Truth(np.asarray(values), None) for name, values in outputs.items()})

@@ -13,7 +13,18 @@ import numpy.typing as npt
 from glyphc.codec import filled
 from glyphc.ir.evaluate import Value, client_tail
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import CLIENT_OPS, Apply, Bootstrap, ClientBits, Linear, Output, Polynomial, Switch, Unpack
+from glyphc.ir.ops import (
+    CLIENT_OPS,
+    Apply,
+    Bootstrap,
+    ClientBits,
+    Linear,
+    Output,
+    Pixels,
+    Polynomial,
+    Switch,
+    Unpack,
+)
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.slot_range import holds
 from glyphc.plausible import lost_text
@@ -70,7 +81,7 @@ def _bootstrapped(graph: Graph, node: Node) -> bool:
     """Whether a function is applied to a value, or a table looked up by it."""
     return any(
         isinstance(u.op, Apply | Bootstrap | Polynomial | ClientBits)
-        or (isinstance(u.op, Switch | Unpack) and _bootstrapped(graph, u))
+        or (isinstance(u.op, Switch | Unpack | Pixels) and _bootstrapped(graph, u))
         for u in graph.users(node)
     )
 

@@ -32,6 +32,7 @@ from .ops import (
     Hardmax,
     Input,
     IntegerPolynomial,
+    Interleave,
     Linear,
     MatMul,
     Max,
@@ -39,6 +40,7 @@ from .ops import (
     Mul,
     Op,
     Output,
+    Pixels,
     Polynomial,
     ReduceMax,
     ReduceSum,
@@ -300,6 +302,13 @@ def _(op: TableLookup, node: Node, graph: Graph, args: tuple[Value, ...]) -> Val
 
 
 @_evaluate.register
+def _(op: Pixels, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    (down, right), (rows, columns) = op.first, op.step
+    images = args[0].reshape(len(args[0]), *op.image)
+    return images[:, :, down::rows, right::columns].reshape(len(images), -1)
+
+
+@_evaluate.register
 def _(op: Shorten, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     half = (1 << op.shift) >> 1
     limit = 1 << op.bits - 1
@@ -313,7 +322,8 @@ def _(op: WordTable, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value
 
 @_evaluate.register(Switch)
 @_evaluate.register(Unpack)
-def _(op: Switch | Unpack, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+@_evaluate.register(Interleave)
+def _(op: Switch | Unpack | Interleave, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     return args[0]  # representation only: the tensor is the same
 
 

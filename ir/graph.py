@@ -21,7 +21,7 @@ from .errors import IRError
 from .integer_parameters import ProgramParameters
 from .kronecker import Kronecker
 from .matrices import Compressed, Full, Matrix
-from .ops import Const, Input, Op, Output, Sparse, Weight
+from .ops import Const, Input, Op, Output, Pixels, Sparse, Weight
 from .types import Level, TensorType
 
 Array = npt.NDArray[Any]
@@ -169,6 +169,13 @@ class Graph:
         node: Node = self._graph.nodes[id]["node"]
         return node
 
+    def bootstrapped(self, node: Node) -> Node:
+        """The value that a function is applied to, all pixels of it: what functions share half of a bootstrap for."""
+        (value,) = self.operands(node)
+        while isinstance(value.op, Pixels):
+            (value,) = self.operands(value)
+        return value
+
     def operands(self, node: Node) -> tuple[Node, ...]:
         return tuple(self.node(i) for i in node.operands)
 
@@ -271,6 +278,10 @@ class Rewriter:
     def operands(self, node: Node) -> tuple[Node, ...]:
         """The new nodes that stand for the operands of an old node."""
         return tuple(self._map[i] for i in node.operands)
+
+    def made(self, node: Node) -> Node:
+        """The new node that stands for an old one."""
+        return self._map[node.id]
 
     def replace(self, node: Node, new: Node) -> Node:
         """From now on ``new`` stands for the old ``node``."""

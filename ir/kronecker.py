@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _EXACT = 2.0**53
 # Elements of a tensor that are multiplied at once: a few copies of them are made.
 _BLOCK = 1 << 23
+# Taps and outputs may be so many times as many as what taps read for outputs.
+_MOST_UNREAD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +82,10 @@ class Kronecker(Matrix):
             sums = np.tensordot(reads, np.abs(self.kernel.astype(np.float64)).sum(axis=2), axes=(0, 0))
             reach = sums.max(initial=0.0) * np.abs(x.astype(np.float64)).max(initial=0.0)
             if reach < _EXACT:  # the same integers, by the libraries that multiply fast
-                exact = Kronecker(self.kernel.astype(np.float64), self.taps).times(x.astype(np.float64))
-                return exact.astype(np.int64)
+                return self._doubles.times(x.astype(np.float64)).astype(np.int64)
         (outputs, inputs), positions = self.kernel.shape[1:], self.taps.shape[1]
+        if self._reads is not None:
+            return self._read(x.T if x.ndim == 2 else x[None]).T.reshape(-1, *x.shape[1:])
         columns = 1 if x.ndim == 1 else x.shape[1]
         most = max(1, _BLOCK // max(*self.shape, 1))
         if columns > most:
@@ -97,6 +100,21 @@ class Kronecker(Matrix):
 
     def of(self, x: Array) -> Array:
         return self.times(x.T).T
+
+    def _read(self, x: Array) -> Array:
+        """W x for each row of x, where taps read one place at most: what they read side by side, and one product."""
+        assert self._reads is not None
+        (taps, outputs, inputs), (made, positions) = self.kernel.shape, self.taps.shape
+        weights = np.ascontiguousarray(self.kernel.transpose(1, 2, 0)).reshape(outputs, inputs * taps)
+        out = np.empty((len(x), outputs, made), dtype=np.result_type(self.kernel, x))
+        most = max(1, _BLOCK // max(1, 2 * inputs * taps * made))
+        for first in range(0, len(x), most):
+            rows = x[first : first + most]
+            image = np.zeros((len(rows), inputs, positions + 1), dtype=x.dtype)
+            image[:, :, :-1] = rows.reshape(len(rows), inputs, positions)
+            read = image.take(self._reads, axis=2).reshape(len(rows), inputs * taps, made)
+            out[first : first + most] = weights @ read
+        return out.reshape(len(x), -1)
 
     def each(self, function: Each) -> Matrix:
         return Compressed(self.csr()).each(function)
@@ -140,7 +158,7 @@ class Kronecker(Matrix):
         return Compressed(self.csr()).parts(count)
 
     def floats(self) -> Matrix:
-        return Kronecker(self.kernel.astype(np.float64), self.taps)
+        return self._doubles
 
     def scaled(self, rows: F64, columns: F64) -> Matrix:
         by_row = by_channel(rows, self.kernel.shape[1])
@@ -167,9 +185,28 @@ class Kronecker(Matrix):
         return Kronecker(self.kernel.swapaxes(1, 2), self.taps.T.tocsr())
 
     @cached_property
+    def _doubles(self) -> Kronecker:
+        """The same in double precision."""
+        return Kronecker(self.kernel.astype(np.float64), self.taps)
+
+    @cached_property
     def _uses(self) -> I64:
         """At how many places each tap stands."""
         return np.bincount(self.taps.data - 1, minlength=len(self.kernel))
+
+    @cached_property
+    def _reads(self) -> I64 | None:
+        """The place that each tap reads for each output, the one behind the last for none, one tap after another.
+
+        None where a tap reads several for one output, or most taps do not read for most of them.
+        """
+        count, (made, positions) = len(self.kernel), self.taps.shape
+        if count * made > _MOST_UNREAD * self.taps.nnz:
+            return None
+        at = (self.taps.data.astype(np.int64) - 1) * made + row_numbers(self.taps)
+        found = np.full(count * made, positions, dtype=np.int64)
+        found[at] = self.taps.indices
+        return found if len(np.unique(at)) == len(at) else None
 
     @cached_property
     def _places(self) -> list[csr_array]:

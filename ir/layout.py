@@ -8,13 +8,15 @@ unwanted terms land on positions nobody reads.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import IRError
+from .image_layout import Raster
+from .masks import Mask
 
 _Number = TypeVar("_Number", bound=np.generic)
 # Of every size and stride: positions are computed in 64-bit integers.
@@ -35,7 +37,8 @@ class Layout:
     ring: positions in a ciphertext: the ring dimension N, or its half where values stand in slots (then "exponents" are
     the numbers of slots, and all strides are 1). batch: samples in all chunks. features: elements of one sample.
     zero_elsewhere: whether all other coefficients are known to be zero; otherwise they hold garbage at multiples
-    of ``grid`` (and zero off that grid).
+    of ``grid`` (and zero off that grid). image: of images; then parts are groups of channels, the features of a part
+    and the samples of a chunk stand where it says, and strides are those of channels and of image slots.
     """
 
     ring: int
@@ -47,6 +50,18 @@ class Layout:
     grid: int
     zero_elsewhere: bool
     chunks: int = 1
+    image: Raster | None = field(default=None, repr=False)
+
+    @staticmethod
+    def of_images(image: Raster, ring: int, batch: int, stride: int, zero_elsewhere: bool, chunks: int) -> Layout:
+        """Images whose channels stand ``stride`` apart."""
+        slot = image.slot * stride
+        return Layout(ring, batch, image.size, image.parts, stride, slot, stride, zero_elsewhere, chunks, image)
+
+    def with_images(self, image: Raster, chunks: int = 0, zero_elsewhere: bool | None = None) -> Layout:
+        """The same for other images, or for these where they stand otherwise; what is not given stays as it is."""
+        zero = self.zero_elsewhere if zero_elsewhere is None else zero_elsewhere
+        return Layout.of_images(image, self.ring, self.batch, self.stride, zero, chunks or self.chunks)
 
     def __post_init__(self) -> None:
         sizes = (self.ring, self.batch, self.features, self.parts, self.stride, self.batch_stride, self.grid)
@@ -54,6 +69,9 @@ class Layout:
             raise IRError(f"a layout needs positive sizes and strides: {self}")
         if max(*sizes, self.chunks) > _LARGEST:
             raise IRError(f"a layout has no sizes and strides above {_LARGEST}: {self}")
+        if self.image is not None:
+            self._check_images(self.image)
+            return
         if self.per_part * self.stride > self.batch_stride and self.per_chunk > 1:
             raise IRError(f"the {self.per_part} features of one sample overlap with the next sample: {self}")
         if (self.per_chunk - 1) * self.batch_stride + (self.per_part - 1) * self.stride >= self.ring:
@@ -61,9 +79,21 @@ class Layout:
         if self.stride % self.grid or self.batch_stride % self.grid:
             raise IRError(f"useful positions lie off the grid of {self.grid}: {self}")
 
+    def _check_images(self, image: Raster) -> None:
+        if max(image.size, image.slot * self.stride) > _LARGEST:
+            raise IRError(f"a layout has no sizes and strides above {_LARGEST}: {self}")
+        if (self.features, self.parts, self.batch_stride) != (image.size, image.parts, image.slot * self.stride):
+            raise IRError(f"a layout has another size than its images: {self}")
+        if image.slots(self.per_chunk) * self.batch_stride > self.ring:
+            raise IRError(f"the layout does not fit into {self.ring} coefficients: {self}")
+        if self.stride % self.grid:
+            raise IRError(f"useful positions lie off the grid of {self.grid}: {self}")
+
     @property
     def per_part(self) -> int:
         """Features of one sample that stand in one ciphertext (the last part may hold fewer)."""
+        if self.image is not None:
+            return self.image.beside * self.image.height * self.image.width
         return -(-self.features // self.parts)
 
     @property
@@ -81,22 +111,37 @@ class Layout:
         return self.batch * self.features / (self.ciphertexts * self.ring)
 
     def exponent_of(self, feature: int, sample: int = 0) -> int:
+        if self.image is not None:
+            part, at = divmod(feature, self.per_part)
+            return int(self.positions(part, np.array([sample // self.chunks]))[0, at])
         return sample // self.chunks * self.batch_stride + (feature // self.parts) * self.stride
 
     def features_of(self, part: int) -> Iterator[int]:
-        """The features in part ``part`` of every chunk, in the order of their exponents."""
-        return iter(range(part, self.features, self.parts))
+        """The features in part ``part`` of every chunk, in the order of :meth:`positions`."""
+        return iter(range(self.features)[self._columns(part)])
+
+    def _columns(self, part: int) -> slice:
+        return slice(part, None, self.parts) if self.image is None else self.image.columns_of(part)
 
     def positions(self, part: int, samples: int | npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Exponents of a part's useful values, shape (samples, features in the part).
 
         samples: the chunk's own samples b, or how many from the first on; by default all of a full chunk.
         """
-        count = len(range(part, self.features, self.parts))
         if not isinstance(samples, np.ndarray):
             samples = np.arange(self.per_chunk if samples is None else samples, dtype=np.int64)
+        if self.image is not None:
+            return self.image.places(part, samples) * self.stride
+        count = len(range(part, self.features, self.parts))
         b = samples[:, None] * self.batch_stride
         return b + np.arange(count, dtype=np.int64)[None, :] * self.stride
+
+    @property
+    def mask(self) -> Mask:
+        """What keeps the useful positions of images, and nothing else; IRError for other layouts."""
+        if self.image is None:
+            raise IRError(f"there are no masks of {self}")
+        return self.image.mask(self.per_chunk, self.stride)
 
     def pack(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Coefficients, shape (ciphertexts, ring), of a tensor of shape (samples <= batch, features)."""
@@ -107,7 +152,7 @@ class Layout:
         chunk, part = divmod(number, self.parts)
         rows = values[chunk :: self.chunks]
         out = np.zeros(self.ring, dtype=np.int64)
-        out[self.positions(part, len(rows))] = rows[:, part :: self.parts]
+        out[self.positions(part, len(rows))] = rows[:, self._columns(part)]
         return out
 
     def unpack(self, coefficients: npt.NDArray[_Number], samples: int) -> npt.NDArray[_Number]:
@@ -127,5 +172,5 @@ class Layout:
             rows = np.flatnonzero(places % self.chunks == chunk)
             for part in range(min(self.parts, self.features)):
                 found = coefficients[chunk * per_chunk + part]
-                out[rows, part :: self.parts] = found[self.positions(part, places[rows] // self.chunks)]
+                out[rows, self._columns(part)] = found[self.positions(part, places[rows] // self.chunks)]
         return out

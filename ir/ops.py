@@ -15,6 +15,7 @@ from .client_requests import MOST_TABLE_BITS
 from .encodings import Ids, Labels, Ranks
 from .errors import IRError
 from .functions import Function
+from .image_ops import Interleave, Pixels
 from .masks import Mask
 from .network_ops import (
     Add,
@@ -59,6 +60,7 @@ __all__ = [
     "Gather",
     "Hardmax",
     "Input",
+    "Interleave",
     "Linear",
     "MatMul",
     "Max",
@@ -66,6 +68,7 @@ __all__ = [
     "Mul",
     "Op",
     "Output",
+    "Pixels",
     "Polynomial",
     "ReduceMax",
     "ReduceSum",
@@ -242,11 +245,21 @@ class Switch(Op):
 
 @dataclass(frozen=True)
 class Unpack(Op):
-    """Split one ciphertext into ``parts`` along its fast index by automorphisms; multiplies the message by parts."""
+    """Split each ciphertext into ``parts`` along its fast index by automorphisms; multiplies the message by ``gain``.
+
+    The automorphisms multiply it by parts; ``divided``: what of that is undone before, exactly, modulo the ciphertexts'
+    modulus.
+    """
 
     mnemonic = "unpack"
     levels = frozenset({Level.LAIDOUT})
     parts: int
+    divided: int = 1
+
+    @property
+    def gain(self) -> int:
+        """What the message is multiplied by."""
+        return self.parts // self.divided
 
 
 @dataclass(frozen=True)
@@ -403,10 +416,11 @@ _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, A
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
+_IMAGES = (Pixels, Interleave)
 _IN_SLOTS = (Polynomial, IntegerPolynomial, ClientRefresh, ClientBits, TableLookup)
 _COMPILED = (Linear, Switch, Unpack, Bootstrap, *_IN_SLOTS, Shorten, WordTable)
 
-OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED)}
+OPS: dict[str, type[Op]] = {op.mnemonic: op for op in (*_NETWORK, *_TRAINING, *_EVERYWHERE, *_COMPILED, *_IMAGES)}
 
 _O = TypeVar("_O", bound=type[Op])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .errors import IRError
 from .graph import Graph, Node
 from .layout import Layout
@@ -14,8 +16,10 @@ from .ops import (
     ClientRefresh,
     Input,
     IntegerPolynomial,
+    Interleave,
     Linear,
     Output,
+    Pixels,
     Polynomial,
     Reshape,
     Shorten,
@@ -95,7 +99,8 @@ def _quantized(graph: Graph, node: Node) -> None:
         raise IRError(f"{node} has {len(node.type.fixed.scale)} scales for {node.type.size} elements")
     if any(_on_client(graph, o) for o in graph.operands(node)):
         raise IRError(f"{node} is encrypted, but computed from what the client makes after decryption")
-    if isinstance(node.op, Reshape | Switch | Unpack) and node.type.fixed != graph.operands(node)[0].type.fixed:
+    kept = Reshape | Switch | Unpack | Pixels | Interleave
+    if isinstance(node.op, kept) and node.type.fixed != graph.operands(node)[0].type.fixed:
         raise IRError(f"{node} keeps the integers as they are, so it cannot change their fixed-point format")
     if isinstance(node.op, Linear):
         constants = graph.constants
@@ -166,8 +171,32 @@ def _laid_out(graph: Graph, node: Node) -> None:
         _masked(node, node.op.mask, layout)
     if isinstance(node.op, Unpack):
         source = operands[0].type.layout
-        if source is None or (source.parts, layout.parts) != (1, node.op.parts):
+        if source is None or not _unpacks(node.op, source, layout):
             raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+        if node.op.divided > 1 and source.stride > 1:
+            # noise in between would be divided, and not be multiplied again
+            raise IRError(f"{node}: only what stands side by side can be divided before it is split")
+        if node.op.divided < 1 or node.op.parts % node.op.divided:
+            raise IRError(f"{node}: what is split into {node.op.parts} parts cannot be divided by {node.op.divided}")
+    if isinstance(node.op, Pixels | Interleave) and not _moved(node.op, operands[0].type.layout, layout):
+        raise IRError(f"{node}: its pixels stand elsewhere than those of its operand")
+
+
+def _unpacks(op: Unpack, source: Layout, target: Layout) -> bool:
+    if source.image is None or target.image is None:
+        return source.parts * op.parts == target.parts
+    return source.image.group == op.parts and target == source.with_images(replace(source.image, beside=1))
+
+
+def _moved(op: Pixels | Interleave, source: Layout | None, target: Layout) -> bool:
+    """Whether an image's pixels stand where they were, or the images of several chunks side by side."""
+    if source is None or source.image is None or target.image is None:
+        return False
+    if isinstance(op, Pixels):
+        return op.image == source.image.image and target == source.with_images(source.image.window(op.first, op.step))
+    merged = target.image.levels[: len(target.image.levels) - len(source.image.levels)]
+    image = replace(source.image, origin=(0, 0), levels=merged + source.image.levels)
+    return source.chunks == target.chunks << len(merged) and target == source.with_images(image, target.chunks)
 
 
 def _masked(node: Node, mask: Mask, layout: Layout) -> None:

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import train_test_split
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -65,6 +68,19 @@ def test_a_logistic_regression_takes_no_bootstrap() -> None:
     program = compiled(estimator, x)
     assert not any(n.op.mnemonic == "bootstrap" for n in program.graph)
     assert np.abs(program.predict_proba(x, mode="simulate") - estimator.predict_proba(x)).max() < 0.02
+
+
+@pytest.mark.parametrize("make", [GaussianNB, QuadraticDiscriminantAnalysis])
+def test_likelihoods(make: Any) -> None:
+    """Squares of very different reach, and a softmax that is written out: it is the client's, and one bootstrap is
+    enough. Classes that are close to each other are still told apart."""
+    train, test, wanted, _ = train_test_split(X, Y, random_state=0)
+    estimator = make().fit(train, wanted)
+    program = compiled(estimator, train)
+    assert max(n.type.size for n in program.graph if n.op.mnemonic == "bootstrap") <= 12
+    assert np.array_equal(program.predict(test, mode="simulate"), estimator.predict(test))
+    found, true = program.predict_proba(test, mode="simulate"), estimator.predict_proba(test)
+    assert np.sqrt(np.mean((found - true) ** 2)) < 0.02
 
 
 def test_regressors() -> None:

@@ -214,6 +214,27 @@ def test_a_square_is_one_function() -> None:
     assert len(result) == 3
 
 
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (3, 2, 4)])
+def test_squares_of_what_reaches_less_far_are_magnified(shape: tuple[int, ...]) -> None:
+    """A series errs by a share of its range. Of images, channels keep one factor, so that convolutions stay some."""
+    reach = np.geomspace(1.0, 1e-3, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    samples = {"x0": np.random.default_rng(4).uniform(-1, 1, (40, *shape)) * reach}
+    graph = network(Apply((Function("pow", (2.0,)),)), shape)
+    result = expanded(graph, samples)
+    assert depth(result) == 1
+    assert_equal(graph, result, samples)
+    ((squared, _),) = result.of(Apply)
+    read = np.abs(evaluate_all(result, samples)[squared.operands[0]]).reshape(40, shape[0], -1).max(axis=(0, 2))
+    assert read.max() == pytest.approx(np.abs(samples["x0"]).max())
+    assert (4 * 1.0001 * read)[reach.reshape(-1) > 4.0**-4].min() > read.max() and read.min() > read.max() / 16
+    factors = next(result.constant(op.factor.name) for _, op in result.of(Scale))
+    assert factors.shape == (shape if len(shape) < 3 else (3, 1, 1))
+    # what reaches as far, or nowhere, is squared as it is
+    even = expanded(graph, {"x0": np.ones((2, *shape))})
+    assert [type(n.op) for n in even] == [Input, Apply, Output]
+    assert [type(n.op) for n in expanded(graph, {"x0": np.zeros((2, *shape))})] == [Input, Apply, Output]
+
+
 @pytest.mark.parametrize(("size", "levels"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (64, 6)])
 def test_a_maximum_is_a_tree(size: int, levels: int) -> None:
     samples = {"x0": np.random.default_rng(1).normal(size=(5, 2, size))}

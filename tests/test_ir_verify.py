@@ -32,6 +32,7 @@ from glyphc.ir.ops import (
     Hardmax,
     Input,
     IntegerPolynomial,
+    Interleave,
     Linear,
     MatMul,
     Max,
@@ -39,12 +40,14 @@ from glyphc.ir.ops import (
     Mul,
     Op,
     Output,
+    Pixels,
     Polynomial,
     ReduceMax,
     ReduceSum,
     Reshape,
     Scale,
     Scatter,
+    Shorten,
     Softmax,
     Steps,
     Sub,
@@ -52,6 +55,7 @@ from glyphc.ir.ops import (
     Switch,
     TableLookup,
     Unpack,
+    WordTable,
 )
 from glyphc.ir.series import Series
 from glyphc.ir.types import Encoding, FixedPoint, Level, Scheme, TensorType
@@ -180,11 +184,16 @@ def test_each_op_of_a_level_passes(level: Level) -> None:
     allowed = {op for op in OPS.values() if level in op.levels}
     used = {type(n.op) for n in chain.graph}
     # a bootstrap does at the last level what apply did before; polynomials and tables are of graphs in slots
-    # (test_slots, test_integers, test_tables)
+    # (test_slots, test_integers, test_tables), words of those of gates, what moves pixels of those of images
+    # (test_image_layouts)
     assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {
         Polynomial,
         IntegerPolynomial,
         TableLookup,
+        Pixels,
+        Interleave,
+        Shorten,
+        WordTable,
         *CLIENT_OPS,
     }
 
@@ -413,7 +422,7 @@ def test_decryption_in_another_scheme_is_found(level: Level) -> None:
         act = chain.node("act")
         shape = op.result_shape((act.type.shape,), {})
         chain.graph.add(op, (act,), TensorType(shape, scheme=CLIENT), "peek")
-        with pytest.raises(IRError, match=r"@peek\): the client decrypts bgv values, and what is in slots"):
+        with pytest.raises(IRError, match=r"@peek\): the client decrypts bgv values, what is in slots, and bits"):
             verify(chain.graph)
 
 

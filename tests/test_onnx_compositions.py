@@ -253,6 +253,61 @@ def test_resize_to_sizes() -> None:
     same(build([made], {"sizes": i64(4, 2, 7, 2)}, (2, 3, 4), batch=4), floats(4, 2, 3, 4))
 
 
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_resize_to_the_size_of_another_tensor(mode: str, moved: bool) -> None:
+    """Its sizes have the number of samples among them, wherever the samples are."""
+    perm = [1, 0, 2, 3] if moved else [0, 1, 2, 3]
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=perm),
+        node("AveragePool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Transpose", ["p"], ["q"], perm=perm),
+        node("Shape", ["t"], ["s"]),
+        node("Resize", ["q", "", "", "s"], ["r"], mode=mode),
+        node("Transpose", ["r"], ["y"], perm=perm),
+    ]
+    same(build(nodes, None, (2, 4, 6)), floats(3, 2, 4, 6))
+
+
+def test_resize_of_samples_is_refused() -> None:
+    made = node("Resize", ["x", "", "scales"], ["y"], mode="nearest")
+    with pytest.raises(ModelError, match="axis=0 is the batch"):
+        read_onnx(build([made], {"scales": f32(2, 1, 2)}, (2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("made", "shape"),
+    [
+        (node("LRN", ["x"], ["y"], size=3, alpha=0.2, beta=0.6, bias=1.5), (5, 2, 3)),
+        (node("LpNormalization", ["x"], ["y"], axis=1, p=1), (3, 2)),
+        (node("LpNormalization", ["x"], ["y"], axis=-1, p=2), (3, 2)),
+        (node("LpPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[1, 2], pads=[1, 0, 0, 1], p=3), (2, 4, 4)),
+        (node("GlobalLpPool", ["x"], ["y"], p=1), (2, 3, 3)),
+        (node("MeanVarianceNormalization", ["x"], ["y"], axes=[1, 3]), (2, 3, 3)),
+    ],
+    ids=lambda value: value.op_type if isinstance(value, onnx.NodeProto) else "",
+)
+def test_norms(made: onnx.NodeProto, shape: tuple[int, ...]) -> None:
+    same(build([made], None, shape, opset=18), floats(4, *shape, size=1.0))
+
+
+@pytest.mark.parametrize("kind", ["Attention", "MultiHeadAttention"])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_attention_as_the_runtime_fuses_it(kind: str, causal: int) -> None:
+    constants: dict[str, Any] = {"w": floats(5, 12), "b": floats(12, seed=1)}
+    given = {"domain": "com.microsoft", "num_heads": 2, "unidirectional": causal}
+    if kind == "Attention":
+        nodes = [node("Attention", ["x", "w", "b"], ["y"], **given)]
+    else:
+        nodes = [
+            node("MatMul", ["x", "w"], ["m"]),
+            node("Split", ["m", "sizes"], ["q", "k", "v"], axis=2),
+            node("MultiHeadAttention", ["q", "k", "v", "b"], ["y"], **given),
+        ]
+        constants["sizes"] = i64(4, 4, 4)
+    same(build(nodes, constants, (3, 5), sample_shapes={"y": (3, 4)}), floats(6, 3, 5, seed=2))
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_reduce_prod(size: int) -> None:
     made = node("ReduceProd", ["x"], ["y"], axes=[2], keepdims=0)

@@ -147,7 +147,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
         node("Swish", ["f"], ["g"], "bad_custom", domain="my.ops"),
         node("Gemm", ["g", "w"], ["h"], "bad_transposed", transA=1),
         node("Tanh", ["h"], ["i"], "good_tanh"),
-        node("LRN", ["i"], ["j"], size=3),
+        node("RandomNormalLike", ["i"], ["j"]),
         node("CategoryMapper", ["j"], ["y"], "bad_ml", domain="ai.onnx.ml", cats_int64s=[0], cats_strings=["a"]),
     ]
     model = build(nodes, {"w": randoms(4, 4), "one": f32(1)})
@@ -159,7 +159,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
         "bad_random": "Bernoulli",
         "bad_custom": "Swish",
         "bad_transposed": "Gemm",
-        "#11": "LRN",
+        "#11": "RandomNormalLike",
         "bad_ml": "CategoryMapper",
     }
     assert "has 5 node(s)" in message
@@ -171,7 +171,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
 
 def test_nodes_behind_an_unsupported_one_are_checked() -> None:
     nodes = [
-        node("LRN", ["x"], ["a"], "lrn", size=3),
+        node("RandomUniformLike", ["x"], ["a"], "chance"),
         node("Flatten", ["a"], ["b"], "flat", axis=1),
         node("Gemm", ["b", "w"], ["c"], "fc"),
         node("Add", ["c", "c"], ["d"], "twice"),
@@ -183,7 +183,7 @@ def test_nodes_behind_an_unsupported_one_are_checked() -> None:
     with pytest.raises(ModelError) as caught:
         read_onnx(model)
     listed = re.findall(r"^  '(\w+)' ", str(caught.value), re.MULTILINE)
-    assert listed == ["lrn", "mod", "random"]
+    assert listed == ["chance", "mod", "random"]
 
 
 def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
@@ -194,10 +194,10 @@ def test_nodes_that_only_the_body_of_another_reads_are_listed() -> None:
         [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
     )
     nodes = [
-        node("LRN", ["x"], ["outer"], "lrn", size=3),
+        node("Bernoulli", ["x"], ["outer"], "chance"),
         node("If", ["yes"], ["y"], "branch", then_branch=body, else_branch=body),
     ]
-    with pytest.raises(ModelError, match=r"1 node\(s\)(?s:.*)'lrn' \(LRN\)"):
+    with pytest.raises(ModelError, match=r"1 node\(s\)(?s:.*)'chance' \(Bernoulli\)"):
         read_onnx(build(nodes, {"yes": np.array(True)}))
 
 
@@ -402,9 +402,9 @@ def test_broken_constants() -> None:
     [
         # what follows from an error is not another one
         (
-            [node("LRN", ["x"], ["d"], "lrn", size=1), node("Add", ["x", "d"], ["y"], "add")],
+            [node("Bernoulli", ["x"], ["d"], "chance"), node("Add", ["x", "d"], ["y"], "add")],
             {"c": randoms(3, 4)},
-            ["lrn"],
+            ["chance"],
         ),
         (
             [

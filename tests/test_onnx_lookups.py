@@ -50,6 +50,13 @@ def test_one_hot(axis: int) -> None:
     same_of_ids(model, RNG.integers(0, 5, (9, 3)))
 
 
+def test_one_hot_of_many_ids() -> None:
+    """A map of a block for each id: written out in full, it would have 10^9 entries."""
+    made = node("OneHot", ["x", "depth", "values"], ["y"])
+    model = of_ids([made], {"depth": np.array(3), "values": f32(0.0, 1.0)}, 8000)
+    same_of_ids(model, RNG.integers(0, 3, (2, 8000)))
+
+
 def test_an_embedding_takes_no_bootstrap_of_its_own() -> None:
     """The client encrypts comparisons of the tokens; what follows is linear up to the first function."""
     table = floats(9, 4, seed=1)

@@ -58,6 +58,39 @@ def test_weights_are_dequantised_exactly() -> None:
     assert ops(graph) == [Dense]
 
 
+def test_a_network_as_quantize_static_writes_it() -> None:
+    """Every tensor on a grid of 8 bits, from the input to the output; large weights and activations."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        *qdq("x", "x.d"),
+        node("DequantizeLinear", ["w.q", "w.s", "w.z"], ["w"], axis=0),
+        node("DequantizeLinear", ["b.q", "b.s", "b.z"], ["b"], axis=0),
+        node("Conv", ["x.d", "w", "b"], ["c"], kernel_shape=[3, 3]),
+        node("Relu", ["c"], ["r"]),
+        *qdq("r", "r.d"),
+        node("MaxPool", ["r.d"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        *qdq("p", "p.d"),
+        node("Flatten", ["p.d"], ["f"]),
+        node("DequantizeLinear", ["v.q", "v.s", "v.z"], ["v"]),
+        node("Gemm", ["f", "v"], ["g"]),
+        *qdq("g", "y"),
+    ]
+    constants: Constants = {
+        "s": np.float32(1 / 32),
+        "z": np.array(-128, dtype=np.int8),
+        "w.q": rng.integers(100, 127, (2, 3, 3, 3)).astype(np.int8),
+        "w.s": f32(0.001, 0.0005),
+        "w.z": np.zeros(2, dtype=np.int8),
+        "b.q": np.array([100, -700], dtype=np.int32),
+        "b.s": f32(0.001, 0.001),
+        "b.z": np.zeros(2, dtype=np.int32),
+        "v.q": rng.integers(-127, 127, (8, 4)).astype(np.int8),
+        "v.s": np.float32(0.01),
+        "v.z": np.array(0, dtype=np.int8),
+    }
+    assert_same(build(nodes, constants, (3, 6, 6), opset=13), rng.uniform(0, 8, (5, 3, 6, 6)).astype(np.float32))
+
+
 def network(width: int) -> tuple[list[NodeProto], Constants]:
     """A dense layer whose activations have a grid of ``width`` integers."""
     nodes = [

@@ -121,6 +121,14 @@ def test_the_open_axis_that_is_called_batch_counts_the_samples() -> None:
     np.testing.assert_allclose(found, onnx_results(model, {"x": x})["y"], atol=1e-5)
 
 
+def test_samples_say_what_shape_an_input_has_of_which_the_file_says_nothing() -> None:
+    model = model_of([node("MatMul", ["x", "w"], ["y"])], {"x": ["N", 4]}, {"w": W})
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelError, match="says nothing of its shape"):
+        read_onnx(model)
+    assert read_network(model, shapes={"x": (4,)}).graph.inputs[0].type.shape == (4,)
+
+
 def test_a_sequence_of_open_length_is_no_batch() -> None:
     nodes = [node("Relu", ["x"], ["y"])]
     with pytest.raises(ModelError, match=r"axis 1 of input 'x' .* 'sequence'.* calibration samples"):

@@ -183,3 +183,29 @@ def test_attention_over_features() -> None:
     graph = assert_same(build(nodes, {"w": W, "v": randoms(4, 3, seed=7)}), randoms(5, 4))
     assert [n.location for n in graph][1:-1] == ["values", "scores", "weights", "weighted"]
     assert ops(graph)[:3] == [Dense, Dense, Softmax]
+
+
+@pytest.mark.parametrize("shape", [[5], [2, 5], [2, 1]])
+@pytest.mark.parametrize("less_maximum", [False, True])
+def test_a_softmax_that_is_written_out(shape: list[int], less_maximum: bool) -> None:
+    nodes = [node("Exp", ["z"], ["e"]), node("ReduceSum", ["e", "last"], ["s"]), node("Div", ["e", "s"], ["y"])]
+    before = [node("ReduceMax", ["x"], ["m"], axes=[-1]), node("Sub", ["x", "m"], ["z"])]
+    nodes = [*(before if less_maximum else [node("Identity", ["x"], ["z"])]), *nodes]
+    model = build(nodes, {"last": i64(-1)}, tuple(shape))
+    graph = assert_same(model, randoms(3, *shape))
+    assert [op for _, op in graph.of(Softmax)] == [Softmax()] and not any(True for _ in graph.of(Apply))
+
+
+@pytest.mark.parametrize("other", ["another sum", "another axis"])
+def test_what_looks_like_a_softmax(other: str) -> None:
+    """The sum is of something else, or goes along another axis."""
+    nodes = [
+        node("Exp", ["x"], ["e"]),
+        node("Mul", ["x", "two"], ["w"]),
+        node("Exp", ["w"], ["f"]),
+        node("ReduceSum", ["f" if other == "another sum" else "e", "axis"], ["s"]),
+        node("Div", ["e", "s"], ["y"]),
+    ]
+    axis = i64(-1 if other == "another sum" else 1)
+    graph = assert_same(build(nodes, {"axis": axis, "two": f32(2.0)}, (3, 3)), randoms(2, 3, 3))
+    assert not any(True for _ in graph.of(Softmax))

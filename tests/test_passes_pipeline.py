@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,14 @@ def changed(name: str, default: Any) -> Any:
             return "insecure"
         case 65536:
             return 2048
+        case "auto" if name == "images":
+            return "never"
         case "auto":
             return "glyph"
         case float():
             return default + 0.5
+        case Enum():
+            return next(other for other in type(default) if other is not default)
         case 0 if name in ("table_bits", "word_bits"):
             return 8
         case 0:

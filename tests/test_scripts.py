@@ -88,6 +88,15 @@ def test_the_round_trip_over_http(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_workers_against_one_process(tmp_path: Path) -> None:
+    options = ("--batch", 2, "--passes", 2, "--workers", 1, "--ring", 1024, "--plot", tmp_path / "plot.svg")
+    lines = benchmark("cluster.py", *options, "--output", tmp_path / "cluster.md").splitlines()
+    assert [line.split("|")[4].strip() for line in lines[2:4]] == ["yes", "yes"]
+    assert "NOT SECURE" in (tmp_path / "cluster.md").read_text()
+    assert "times as fast as one" in (tmp_path / "plot.svg").read_text()
+
+
+@pytest.mark.slow
 def test_load_with_a_kill(tmp_path: Path) -> None:
     options = ("--clients", 1, "--jobs", 3, "--kills", 1, "--batch", 2, "--ring", 1024, "--workers", 1)
     lines = benchmark("load.py", *options, "--output", tmp_path / "load.md").splitlines()
@@ -109,6 +118,19 @@ def test_the_table_of_shipped_costs(tmp_path: Path) -> None:
 def test_training(name: str) -> None:
     output = benchmark(f"train_{name}.py", "--mode", "simulate", "--steps", 1, "--batch", 4, "--insecure-ring", 4096)
     assert "test accuracy, simulate" in output
+
+
+@pytest.mark.parametrize("plan", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
+    """Encrypted in all roles, or predicted and simulated alone: what is said, and that it agrees."""
+    few = ("--steps", 1, "--samples", 3, "--batch", 2, "--ring", 2048, *(("--plan",) if plan else ()))
+    text = benchmark("train_serve.py", *few, "--output", tmp_path / "serve.md")
+    assert (tmp_path / "serve.md").read_text() in text
+    assert "2 passes of" in text and ("NOT SECURE" in text) is not plan
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ([] if plan else ["| prepare", "| run", "| request", "| infer", "| predict", "| finish"])
+    if not plan:
+        assert float(text.partition("beside simulated: outputs within ")[2].split()[0]) < 0.05
 
 
 @pytest.mark.parametrize("name", ["large", "transfer"])

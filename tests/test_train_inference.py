@@ -34,6 +34,7 @@ from glyphc.train.job import Job, Options, make_job
 from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Cosine
 from glyphc.train.planning import plan_of
+from glyphc.train.serving import served
 from glyphc.train.step import with_weights
 
 RING = 1024
@@ -94,6 +95,23 @@ def test_predictions_are_those_of_the_decrypted_network(
     assert np.abs(expected - evaluate(of.network, {"x": x})["y"]).max() > 1e-2
     simulated = predicted(of, SimulatedCKKS(plan_of(of).parameters, 1), x)
     np.testing.assert_allclose(simulated, expected, atol=0.02)
+
+
+def test_serving_is_simulated_before_keys_are_made() -> None:
+    """Predictions as they are going to be, and how many samples the ranges do not hold, by hand."""
+    of = job()
+    x = np.random.default_rng(5).normal(size=(16, 4)) * 0.7
+    found = served(of, x)
+    network = train(of, "simulate").network
+    np.testing.assert_allclose(found.outputs, evaluate(network, {"x": x})["y"], atol=0.02)
+    assert found.beyond == {"sums of trained layer 1": 0, "logits": 0}
+    x[:5] *= 30
+    weights, ranges = network.constants, plan_of(of).ranges
+    sums = x @ weights["w0"].T + weights["b0"]
+    logits = np.tanh(sums) @ weights["w1"].T + weights["b1"]
+    wide = (np.abs(sums).max(axis=1) > ranges.sums[0]).sum(), (np.abs(logits).max(axis=1) > 1.25 * ranges.sums[1]).sum()
+    assert tuple(served(of, x).beyond.values()) == wide
+    assert wide[0] == 5
 
 
 def test_what_only_training_needs_is_neither_sent_nor_computed() -> None:

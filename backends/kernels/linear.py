@@ -210,6 +210,20 @@ class LinearAlgebra:
             step *= 2
         return [pieces[r] for r in range(count)]
 
+    def divided(self, source: Sum, factor: int) -> Sum:
+        """Divided modulo both primes: exact, as both are odd."""
+        basis = self._evaluator.basis
+        inverses = [float(centred(pow(factor, -1, q), q)) for q in self._primes]
+        return self._scaled(source.reshape(4, basis.n), np.array(2 * inverses), self._both).reshape(source.shape)
+
+    def _scaled(self, rows: F64, factors: F64, which: I64) -> F64:
+        """Rows times a centred factor each, canonical."""
+        basis = self._evaluator.basis
+        out = np.empty_like(rows)
+        run(scale_rows, len(rows), rows, factors, out, which, basis.moduli, basis.inverses)
+        out += np.where(out < 0, basis.moduli[which][:, None], 0.0)
+        return out
+
     def to_torus(self, source: Sum) -> F64:
         """Divided by the second prime: the same phases modulo q0, (2, 1, n)."""
         evaluator = self._evaluator
@@ -224,9 +238,7 @@ class LinearAlgebra:
         basis = self._evaluator.basis
         out = np.zeros((2, 2, basis.n))
         factor = np.full(2, float(centred(self._primes[1], self._primes[0])))
-        lowest = np.zeros(2, dtype=np.int64)
-        run(scale_rows, 2, source[:, 0], factor, out[:, 0], lowest, basis.moduli, basis.inverses)
-        out[:, 0] += np.where(out[:, 0] < 0, basis.moduli[0], 0.0)
+        out[:, 0] = self._scaled(source[:, 0], factor, np.zeros(2, dtype=np.int64))
         return out
 
     def _add(self, a: Sum, b: Sum, sign: float) -> Sum:

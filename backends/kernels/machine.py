@@ -49,6 +49,9 @@ class KernelsMachine:
     def split(self, source: Sum, parts: int, stride: int, count: int) -> Sequence[Sum]:
         return self._linear.split(source, parts, stride, count)
 
+    def divided(self, source: Sum, factor: int) -> Sum:
+        return self._linear.divided(source, factor)
+
     def to_torus(self, source: Sum, slots: int) -> F64:
         return self._linear.to_torus(source)
 

@@ -61,6 +61,9 @@ class OpenFHEMachine:
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
         return self._linear.split(source, parts, stride, count)
 
+    def divided(self, source: Any, factor: int) -> Any:
+        return self._linear.divided(source, factor)
+
     def to_torus(self, source: Any, slots: int) -> Any:
         return self._switcher.to_torus(source, slots)
 

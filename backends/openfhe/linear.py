@@ -98,6 +98,12 @@ class LinearEngine:
             step *= 2
         return [pieces[r] for r in range(count)]
 
+    def divided(self, source: Any, factor: int) -> Any:
+        """Divided modulo the modulus: exact, as it is odd."""
+        ring = self._mould.ring
+        inverse = pow(factor, -1, ring.q)
+        return self._mould.cast(*(ring.scale(c, inverse) for c in self._mould.coefficients(source)))
+
     def _shift_down(self, by: int) -> Any:
         """X^-by = -X^(N-by)."""
         if by not in self._shifts:

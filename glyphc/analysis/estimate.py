@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from glyphc.ir.instructions import (
     ClientSpec,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
@@ -133,7 +134,8 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
             return cost.scaled(cost.encrypted_product, parameters.ring) * len(sources)
         case Split(parts=parts, targets=targets):
             return cost.scaled(cost.automorphism, parameters.ring) * split_automorphisms(parts, len(targets))
-        case ToTorus() | FromTorus():
+        case Divide() | ToTorus() | FromTorus():
+            # the way to the coefficients and back is what takes time
             return cost.scaled(cost.switch, parameters.ring)
         case Powers(degree=degree):
             return cost.powers_seconds(parameters.slots, degree, parameters.ring, deepest(parameters))

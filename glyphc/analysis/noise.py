@@ -21,7 +21,7 @@ from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.matrices import Matrix
 from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
-from glyphc.ir.ops import Bootstrap, Input, Linear, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Input, Interleave, Linear, Pixels, Reshape, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
 from glyphc.ir.types import Scheme
@@ -83,10 +83,12 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
     source = known[operand.id]
     if isinstance(op, Unpack):
         # every level doubles what is there and adds one key switch
-        return replace(
-            source,
-            white=op.parts * hypot(source.white, key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)),
-        )
+        switches = op.parts * key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)
+        return replace(source, white=hypot(op.gain * source.white, switches))
+    if isinstance(op, Interleave):
+        # what is cleared of the others has their noise
+        shares = sqrt(_merged(operand, node))
+        return replace(source, white=source.white * shares, bootstrap=source.bootstrap * shares)
     if isinstance(op, Switch) and op.target is Scheme.TORUS:
         return replace(source, white=hypot(source.white, ROUNDING * t / 2.0**parameters.scaling_bits))
     if isinstance(op, Switch):
@@ -107,7 +109,7 @@ def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> No
         else:
             weight = graph.matrix(op.weights[number])
             row, terms = _row_norm(weight), weight.count / weight.shape[0]
-        frobenius = row * sqrt(node.type.size)
+        frobenius = row * sqrt(_terms(node))
         # weights were rounded to integers: an independent error of variance 1/12 for every term
         rounding = _rms(operand) * sqrt(terms / 12)
         white, strong = frobenius * source.white * sqrt(_merged(operand, node)), row * source.bootstrap
@@ -115,6 +117,12 @@ def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> No
     return Noise(
         hypot(*(p.white for p in parts)), hypot(*(p.bootstrap for p in parts)), hypot(*(p.approximation for p in parts))
     )
+
+
+def _terms(node: Node) -> int:
+    """Results of a linear map that a weight polynomial has terms for: of images, those of one pixel in one part."""
+    image = node.type.layout.image if node.type.layout is not None else None
+    return node.type.size if image is None else min(image.beside, image.channels)
 
 
 def public_norm(weight: Matrix) -> float:
@@ -168,14 +176,15 @@ def _slope(node: Node, operand: Node, op: Bootstrap) -> float:
 
 def divisor(graph: Graph, node: Node) -> int:
     """The factor by which the unpacking of a nonlinearity's result will multiply it: the bootstrap divides by it."""
-    return max((u.op.parts for u in _readers(graph, node) if isinstance(u.op, Unpack)), default=1)
+    return max((u.op.gain for u in _readers(graph, node) if isinstance(u.op, Unpack)), default=1)
 
 
 def _readers(graph: Graph, node: Node) -> list[Node]:
-    """What reads a value, through switches and reshapes."""
+    """What reads a value, through whatever leaves it as it is."""
     readers: list[Node] = []
     for user in graph.users(node):
-        readers += [user] if not isinstance(user.op, Switch | Reshape) else _readers(graph, user)
+        through = isinstance(user.op, Switch | Reshape | Pixels | Interleave)
+        readers += _readers(graph, user) if through else [user]
     return readers
 
 

@@ -13,6 +13,7 @@ from glyphc.errors import DataError, GlyphcError, ModelError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from glyphc.exchange.training_continue import Longer
     from glyphc.train.job import Job
     from glyphc.train.plan import Plan
 
@@ -275,6 +276,25 @@ def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> N
     if why:
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):
             click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)
+
+
+def show_longer(longer: Longer) -> None:
+    """Say what the steps to come of a run that goes on are going to take."""
+    from glyphc.analysis import cost_file
+    from glyphc.exchange.training_room import batch_bytes
+    from glyphc.progress import duration
+    from glyphc.train.predict import predict
+
+    plan, new = longer.plan, len(longer.numbers)
+    found = predict(plan, longer.steps, cost_file.current(), new)
+    click.echo(f"{longer.job.options.optimizer}; {longer.steps} steps to come", err=True)
+    at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
+    whole = duration(longer.steps * found.step_seconds)
+    click.echo(f"predicted: {at}, {whole} for {longer.steps} on {found.machine}", err=True)
+    upload = f"{new * batch_bytes(longer.program) / 1e6:.0f} MB to upload"
+    click.echo(f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, {new} new batches, {upload}", err=True)
+    used = "" if longer.reach is None else f", {longer.reach:.0%} of them used"
+    click.echo(f"ranges: {plan.ranges} as before ({longer.tried}{used})", err=True)
 
 
 def _chosen(given: float | None, usual: float) -> float:

@@ -201,6 +201,79 @@ def run_command(server_folder: Path, steps: int | None, resume: bool) -> None:
     _wrote(report.output)
 
 
+@training_group.command("continue")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--update", type=_FOLDER, required=True, help="A new folder; the server copies its files over its own.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="How many more.")
+@click.option("--after", type=click.IntRange(1), help="Go on from the weights after so many steps. [default: all]")
+@click.option("--learning-rate", type=float, help="[default: that of the last step before]")
+@click.option("--schedule", help="Of the steps to come, e.g. 'cosine{steps=20,final=0.1}'. [default: constant]")
+@click.option("--data", type=click.Path(), help="New samples to train on. [default: the batches that the server has]")
+@click.option("--labels", type=click.Path(), help="Their labels.")
+@click.option("--replay", is_flag=True, help="Beside new samples, the earlier batches come again.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of new samples.")
+@click.option("--trial-data", type=click.Path(), help="Samples to try the ranges on. [default: the new ones]")
+@click.option("--trial-labels", type=click.Path(), help="Their labels.")
+@click.option("--state", type=_FILE, help="The server's state: decrypted here to see whether the ranges hold from it.")
+@click.option("--dry-run", is_flag=True, help="Say what that is going to take, and stop before anything is encrypted.")
+def continue_command(
+    client_folder: Path,
+    update: Path,
+    steps: int,
+    after: int | None,
+    learning_rate: float | None,
+    schedule: str | None,
+    data: str | None,
+    labels: str | None,
+    replay: bool,
+    seed: int,
+    trial_data: str | None,
+    trial_labels: str | None,
+    state: Path | None,
+    dry_run: bool,
+) -> None:
+    """The client: let a run go on, with another learning rate or on more data. The weights stay encrypted.
+
+    The server keeps its keys, batches and state; with the files of the update in its folder, 'run' does the steps to
+    come. The ranges are those that the run was begun with. Whether they hold is found out beforehand, in the clear: on
+    --trial-data or new samples, from --state or else from the start; or by bounds, for runs with --ranges bounds.
+    """
+    from glyphc.console import reporter
+    from glyphc.exchange.training_client import secret_is_encrypted
+    from glyphc.exchange.training_continue import Continuation, Longer, go_on
+    from glyphc.train.section import schedule_of
+
+    from .job_options import samples_from, show_longer
+
+    if (data is None) != (labels is None) or (trial_data is None) != (trial_labels is None):
+        raise click.UsageError("--data and --labels go together, and --trial-data and --trial-labels")
+    new = None if data is None else (samples_from(data, "samples"), samples_from(labels or "", "labels"))
+    trial = None
+    if trial_data is not None:
+        what = "of the trial"
+        trial = samples_from(trial_data, f"samples {what}"), samples_from(trial_labels or "", f"labels {what}")
+    chosen = None if schedule is None else schedule_of(schedule, 1)
+    how = Continuation(steps, learning_rate, chosen, after, replay, seed)
+    secret = (new is not None and not dry_run) or state is not None
+    phrase = _passphrase() if secret and secret_is_encrypted(client_folder) else None
+
+    def planned(longer: Longer) -> None:
+        show_longer(longer)
+        if dry_run:
+            click.echo("nothing was encrypted (--dry-run)")
+            raise click.exceptions.Exit(0)
+
+    progress = reporter()
+    try:
+        done = go_on(client_folder, update, how, new, trial, state, phrase, progress, planned)
+    finally:
+        progress.done()
+    click.echo(f"{'update':18} {os.fspath(update)}: {done.batches} new batches, {done.size:,} bytes, for the server")
+    if done.clipped:
+        click.echo(f"{'clipped':18} {done.clipped} samples were scaled down")
+    click.echo(f"{'steps':18} {done.steps} in all: 'glyphc training run' does those to come")
+
+
 @training_group.command("finish")
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
 @click.option("--server", "server_folder", type=_FOLDER, help="The server's folder, with its file trained.state.")
@@ -255,6 +328,7 @@ def request_command(client_folder: Path, data: str, output: Path, steps: int | N
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
     done = make_request(client_folder, samples, output, phrase, steps)
     click.echo(f"{'samples':18} {done.samples} in {done.passes} passes of {done.ciphertexts} ciphertexts")
+    click.echo(f"{'predicted':18} {done.pass_seconds:.3g} s for a pass, on a server like this machine")
     if done.clipped:
         click.echo(f"{'clipped':18} {done.clipped}, as in training")
     _wrote(output)

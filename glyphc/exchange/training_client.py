@@ -36,11 +36,11 @@ from glyphc.storage.headers import (
     TrainingSecretHeader,
     TrainingStateHeader,
 )
-from glyphc.train.batches import Batches
+from glyphc.train.batches import Batches, Turn
 from glyphc.train.errors import TrainingError
-from glyphc.train.job import Job, Options, job_of
+from glyphc.train.job import Job, Options, RangeSource, job_of
 from glyphc.train.losses import LOSSES
-from glyphc.train.optimizers import SCHEDULES, Schedule
+from glyphc.train.optimizers import SCHEDULES, Followed, Schedule
 from glyphc.train.plan import Plan
 from glyphc.train.planning import checked, plan_of, source_text
 from glyphc.train.predict import memory_bytes, require_memory
@@ -54,6 +54,7 @@ from .training_files import (
     INITIAL,
     KEYS,
     PROGRAM,
+    Earlier,
     TrainingProgram,
     batch_path,
     check_run,
@@ -65,24 +66,31 @@ from .training_room import check_room
 
 if TYPE_CHECKING:
     from glyphc.backends.openfhe.residues import Uniform
+    from glyphc.backends.openfhe.training_fresh import FreshCiphertexts
 
 F64 = npt.NDArray[np.floating[Any]]
 
 JOB_FILE = "training.job"
-_JSON = TypedJSON({Schedule: SCHEDULES})
+_JSON = TypedJSON({Schedule: SCHEDULES | {Followed.name: Followed}})
 # Decrypted weights are far below this; what was not encrypted with this secret decrypts to anything.
 _LARGEST = 2.0**24
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What is kept of a job beside its network. loss: its name; samples, batch: how many; ranges: of its plan."""
+    """What is kept of a job beside its network. loss: its name; samples, batch: how many; ranges: of its plan.
+
+    target: the largest magnitude of a target that its bounds allow for. turns, earlier: of a run that goes on.
+    """
 
     options: Options
     loss: str
     samples: int
     batch: int
     ranges: Ranges
+    target: float = 1.0
+    turns: tuple[Turn, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,16 +107,16 @@ class Prepared:
     parameters: Parameters
 
 
-def plan_steps(job: Job) -> tuple[Plan, TrainingProgram]:
+def plan_steps(job: Job, earlier: tuple[Earlier, ...] = ()) -> tuple[Plan, TrainingProgram]:
     """The plan of a job and what the server executes for it."""
     plan = plan_of(job)
-    return plan, program_of(job, plan)
+    return plan, program_of(job, plan, earlier)
 
 
-def program_of(job: Job, plan: Plan) -> TrainingProgram:
-    """What the server executes for a job's plan."""
+def program_of(job: Job, plan: Plan, earlier: tuple[Earlier, ...] = ()) -> TrainingProgram:
+    """What the server executes for a job's plan. earlier: programs that it goes on from."""
     numbers = tuple(job.batches.number(step) for step in range(job.options.steps))
-    return TrainingProgram.of(plan.server, numbers)
+    return TrainingProgram.of(plan.server, numbers, earlier)
 
 
 def prepare(
@@ -150,7 +158,7 @@ def prepare(
     except BackendError as e:
         raise EnvironmentSetupError(str(e)) from None
     try:
-        with _removed_after_errors(places), key_tables():
+        with removed_after_errors(places), key_tables():
             make_folder(client, 0o700)
             make_folder(server, 0o777)
             check_room(program, server)
@@ -229,22 +237,11 @@ class _Preparation:
 
     def _batches(self) -> None:
         """Each batch of the steps, encrypted once, one in memory at a time."""
-        from glyphc.backends.openfhe.residues import Uniform
-
         outline = self.program.outline
         (self.server / BATCHES).mkdir()
         self.reporter.stage("encrypt", outline.batches)
         for number in range(outline.batches):
-            x, y = self.job.batch(number)
-            data = self.plan.data(x.reshape(len(x), -1), y)
-            seed = os.urandom(32)
-            header = TrainingBatchHeader(self.program.fingerprint, self.key, number, seed.hex())
-            with Writer(batch_path(self.server, number), header) as writer:
-                for at, (name, limbs) in enumerate(outline.data):
-                    message, planned = data[name]
-                    assert planned == limbs, name
-                    stream = Uniform(seed, stream_name(at))
-                    writer.add(part_name(at), self._encrypted(name, message, limbs, stream))
+            write_batch(self.server, number, self.plan, self.program, self.key, self._fresh, *self.job.batch(number))
             self.reporter.advance(1, f"batch {number + 1} of {outline.batches}")
 
     def _invite(self, path: Path) -> None:
@@ -266,29 +263,54 @@ class _Preparation:
             for at, (name, limbs) in enumerate(self.program.outline.state):
                 message, planned = start[name]
                 assert planned == limbs, name
-                fresh = self._encrypted(name, message, limbs, Uniform(seed, name))
+                fresh = _encrypted(self._fresh, name, message, limbs, Uniform(seed, name))
                 ciphertext = self._wire.read_fresh(fresh, limbs, Uniform(seed, name))
                 writer.add(part_name(at), self._wire.write(ciphertext, limbs))
 
-    def _encrypted(self, name: str, message: F64, limbs: int, stream: Uniform) -> bytes:
-        try:
-            return self._fresh.write(np.asarray(message, dtype=np.float64), limbs, stream)
-        except ValueError as e:
-            raise TrainingError(
-                f"{name}: {e}, so it cannot be encrypted; scale the features, or start from smaller weights"
-            ) from None
-
     def _job_file(self) -> None:
-        # requests are clipped as the samples were
-        options = replace(self.job.options, clip=self.job.radius)
+        job = self.job
+        # requests are clipped as the samples were, and those of bounds to the norm that these hold for
+        radius = job.widest if job.options.source is RangeSource.BOUNDS else job.radius
+        batches, target = job.batches, float(np.abs(job.y).max(initial=1.0))
         record = JobRecord(
-            options, self.job.loss.name, self.job.batches.samples, self.job.batches.batch, self.plan.ranges
+            replace(job.options, clip=radius), job.loss.name, batches.samples, batches.batch, self.plan.ranges, target
         )
-        with Writer(self.client / JOB_FILE, TrainingJobHeader(self.program.fingerprint, self.key), secret=True) as w:
-            w.add("network", to_text(self.job.network).encode())
-            w.add("job", _JSON.text(record, JobRecord).encode())
-            if self.model is not None:
-                w.add("model", self.model)
+        write_job(self.client / JOB_FILE, self.program, self.key, job.network, record, self.model)
+
+
+def write_batch(
+    folder: Path, number: int, plan: Plan, program: TrainingProgram, key: str, fresh: FreshCiphertexts, x: F64, y: F64
+) -> None:
+    """Encrypt a batch into a folder with one of batches. x: what the trained part reads; y: targets."""
+    from glyphc.backends.openfhe.residues import Uniform
+
+    data, seed = plan.data(x.reshape(len(x), -1), y), os.urandom(32)
+    header = TrainingBatchHeader(program.fingerprint, key, number, seed.hex())
+    with Writer(batch_path(folder, number), header) as writer:
+        for at, (name, limbs) in enumerate(program.outline.data):
+            message, planned = data[name]
+            assert planned == limbs, name
+            writer.add(part_name(at), _encrypted(fresh, name, message, limbs, Uniform(seed, stream_name(at))))
+
+
+def _encrypted(fresh: FreshCiphertexts, name: str, message: F64, limbs: int, stream: Uniform) -> bytes:
+    try:
+        return fresh.write(np.asarray(message, dtype=np.float64), limbs, stream)
+    except ValueError as e:
+        raise TrainingError(
+            f"{name}: {e}, so it cannot be encrypted; scale the features, or start from smaller weights"
+        ) from None
+
+
+def write_job(
+    path: Path, program: TrainingProgram, key: str, network: Graph, record: JobRecord, model: bytes | None
+) -> None:
+    """What the client keeps of a run. model: the ONNX file that the network was read from."""
+    with Writer(path, TrainingJobHeader(program.fingerprint, key), secret=True) as writer:
+        writer.add("network", to_text(network).encode())
+        writer.add("job", _JSON.text(record, JobRecord).encode())
+        if model is not None:
+            writer.add("model", model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,6 +318,7 @@ class TrainingClientFiles:
     """A job as it was prepared, without its data, and what belongs to it."""
 
     job: Job
+    record: JobRecord
     plan: Plan
     program: TrainingProgram
     key: str
@@ -308,7 +331,7 @@ class TrainingClientFiles:
                 network = parse(reader.read("network").decode())
                 verify(network)
                 record: JobRecord = _JSON.read(reader.read("job").decode(), JobRecord)
-                job = _job(network, record)
+                job = job_of_record(network, record)
             except (IRError, UnicodeDecodeError, ValueError, KeyError, GlyphcError) as e:
                 raise e if isinstance(e, ArtifactError) else reader.damaged(f"its job is unreadable ({e})") from None
             other = ArtifactError(
@@ -316,12 +339,12 @@ class TrainingClientFiles:
                 "version to read the weights"
             )
             try:
-                plan, program = plan_steps(job)
+                plan, program = plan_steps(job, record.earlier)
             except (TrainingError, ParameterError) as e:  # that version could plan it
                 raise other from e
             if program.fingerprint != reader.header.program:
                 raise other
-            return TrainingClientFiles(job, plan, program, reader.header.key)
+            return TrainingClientFiles(job, record, plan, program, reader.header.key)
 
 
 def finish(
@@ -332,12 +355,21 @@ def finish(
     steps: after how many the state must be, by default all. ArtifactError for a damaged file, one of another run or of
     another step, before anything is decrypted; SecretError for a wrong passphrase.
     """
+    files = TrainingClientFiles.load(client / JOB_FILE)
+    wanted = files.program.outline.steps if steps is None else steps
+    messages = decrypted_state(client, files, state, wanted, passphrase)
+    return with_weights(files.job.network, files.plan.weights(messages, wanted)), files.plan.parameters
+
+
+def decrypted_state(
+    client: Path, files: TrainingClientFiles, state: Path, wanted: int, passphrase: str | None
+) -> dict[str, F64]:
+    """Messages of a state after ``wanted`` steps, by name; errors of :func:`finish`."""
     from glyphc.backends.errors import BackendError
 
-    files = TrainingClientFiles.load(client / JOB_FILE)
-    outline, wanted = files.program.outline, files.program.outline.steps if steps is None else steps
+    outline = files.program.outline
     with Reader(state, TrainingStateHeader) as reader:
-        check_run(reader, files.program.fingerprint, files.key)
+        check_run(reader, files.program, files.key)
         if reader.header.step != wanted:
             raise ArtifactError(
                 f"{reader.name} holds the weights after {reader.header.step} steps, not {wanted}; ask for that with "
@@ -348,10 +380,9 @@ def finish(
         reader.verify()
         secret = stored_secret(client / SECRET_FILE, files, passphrase)
         try:
-            messages = _decrypted(reader, files, secret)
+            return _decrypted(reader, files, secret)
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
-    return with_weights(files.job.network, files.plan.weights(messages, wanted)), files.plan.parameters
 
 
 def original_model(client: Path) -> bytes | None:
@@ -396,16 +427,18 @@ def _decrypted(reader: Reader[TrainingStateHeader], files: TrainingClientFiles, 
     return messages
 
 
-def _job(network: Graph, record: JobRecord) -> Job:
+def job_of_record(network: Graph, record: JobRecord) -> Job:
+    """A job without its data; ValueError or KeyError for a record that no job has."""
     options, loss = record.options, LOSSES[record.loss]
     if not 1 <= options.steps <= MOST_STEPS:
         raise ValueError(f"{options.steps} steps, which no training program has")
-    batches = Batches(record.samples, record.batch, options.seed)
+    batches = Batches(record.samples, record.batch, options.seed, record.turns)
     return job_of(network, loss, options, batches, np.zeros((0, 0)), np.zeros((0, 0)), record.ranges)
 
 
 @contextmanager
-def _removed_after_errors(places: list[Path]) -> Iterator[None]:
+def removed_after_errors(places: list[Path]) -> Iterator[None]:
+    """What stands in these places does not stay behind after an error, nor folders that are empty then."""
     try:
         yield
     except BaseException:

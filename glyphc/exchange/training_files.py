@@ -29,6 +29,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import (
     TrainingAnswerHeader,
     TrainingBatchHeader,
+    TrainingKeysHeader,
     TrainingProgramHeader,
     TrainingRequestHeader,
     TrainingStateHeader,
@@ -47,9 +48,21 @@ _PRIME_BITS = range(20, 61)
 # Between a bootstrap's result and its modulus; plans have 28. Where nothing is left, OpenFHE ends the process instead
 # of raising an error.
 _LEAST_HEADROOM_BITS = 8
-_JSON = TypedJSON()
+# Outlines that name no earlier program are what they were before there were any.
+_JSON = TypedJSON(brief=True)
+_MOST_EARLIER = 1000
 
 Named = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A program that this one goes on from. program: its fingerprint; steps, batches: how many both have in common, so
+    that its files are good for this one, too."""
+
+    program: str
+    steps: int
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Outline:
 
     data, state: names of a batch's and the state's ciphertexts and their limbs, in the order of the parts in files.
     periods: of packing. codes: SHA-256 of each code's text; step_codes: which one a step executes; step_batches: on
-    which batch.
+    which batch. earlier: programs that it goes on from, if it does.
     """
 
     data: Named
@@ -68,6 +81,7 @@ class Outline:
     codes: tuple[str, ...]
     step_codes: tuple[int, ...]
     step_batches: tuple[int, ...]
+    earlier: tuple[Earlier, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -108,8 +122,8 @@ class TrainingProgram:
     codes: tuple[bytes, ...]
 
     @staticmethod
-    def of(plan: ServerHalf, step_batches: tuple[int, ...]) -> TrainingProgram:
-        """step_batches: which batch each step uses."""
+    def of(plan: ServerHalf, step_batches: tuple[int, ...], earlier: tuple[Earlier, ...] = ()) -> TrainingProgram:
+        """step_batches: which batch each step uses; earlier: of the outline."""
         codes: dict[str, bytes] = {}
         order: list[str] = []
         last: Code | None = None
@@ -126,10 +140,12 @@ class TrainingProgram:
             data=tuple((name, plan.fresh_limbs(name)) for name in plan.data_names),
             state=tuple((name, plan.fresh_limbs(name)) for name in plan.state_names),
             periods=tuple(plan.periods),
-            batches=max(step_batches) + 1,
+            # numbers of batches that the server has are taken
+            batches=max(max(step_batches) + 1, *(e.batches for e in earlier), 0),
             codes=tuple(codes),
             step_codes=tuple(numbers[digest] for digest in order),
             step_batches=step_batches,
+            earlier=earlier,
         )
         return TrainingProgram(outline, plan.parameters, tuple(codes.values()))
 
@@ -230,12 +246,48 @@ _OfRun = (
 )
 
 
-def check_run(reader: _OfRun, program: str, key: str) -> None:
-    """ArtifactError unless a batch, state, request or answer belongs to this program and these keys."""
-    if reader.header.program != program:
-        raise ArtifactError(f"{reader.name} belongs to another training program")
-    if reader.header.key != key:
+class OfRun(Protocol):
+    """A training program, on either side."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def outline(self) -> Outline: ...
+
+
+def check_run(reader: _OfRun, program: OfRun, key: str) -> None:
+    """ArtifactError unless a batch, state, request or answer belongs to this program and these keys.
+
+    Those of a program that it goes on from do, too, as far as both are the same.
+    """
+    header = reader.header
+    common = _common(header.program, program, reader.name)
+    if header.key != key:
         raise ArtifactError(f"{reader.name} was encrypted with other keys than this run's")
+    if common is None:
+        return
+    if not isinstance(header, TrainingBatchHeader) and header.step > common.steps:
+        raise ArtifactError(
+            f"{reader.name} is of step {header.step} of an earlier program; this one goes on from step {common.steps}"
+        )
+    if isinstance(header, TrainingBatchHeader) and header.number >= common.batches:
+        raise ArtifactError(f"{reader.name} holds batch {header.number}, which the earlier program does not have")
+
+
+def check_keys(reader: Reader[TrainingKeysHeader], program: OfRun) -> None:
+    """ArtifactError unless evaluation keys were made for this program, or for one that it goes on from."""
+    _common(reader.header.program, program, reader.name)
+
+
+def _common(fingerprint: str, program: OfRun, name: str) -> Earlier | None:
+    """What an earlier program has in common with this one; None for this one itself."""
+    if fingerprint == program.fingerprint:
+        return None
+    for earlier in program.outline.earlier:
+        if fingerprint == earlier.program:
+            return earlier
+    raise ArtifactError(f"{name} belongs to another training program")
 
 
 def _fingerprint(parameters: Parameters, outline: str) -> str:
@@ -282,6 +334,10 @@ def _check_outline(outline: Outline, parameters: Parameters) -> None:
         raise IRError("a step has no code")
     if any(not 0 <= n < outline.batches for n in outline.step_batches):
         raise IRError("a step has no batch")
+    if len(outline.earlier) > _MOST_EARLIER or any(
+        not (0 <= e.steps <= outline.steps and 0 <= e.batches <= outline.batches) for e in outline.earlier
+    ):
+        raise IRError("it has more in common with an earlier program than there is, or goes on from too many")
     if any(p < 1 or p & (p - 1) or p > parameters.ring for p in outline.periods):
         raise IRError("a period of packing is no power of two, or beyond the ring")
 

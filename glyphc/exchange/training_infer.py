@@ -23,7 +23,7 @@ from glyphc.storage.headers import (
 )
 
 from .artifacts import read_seed
-from .training_files import CHECKPOINT, INITIAL, KEYS, PROGRAM, TRAINED, ProgramFile, check_run, part_name
+from .training_files import CHECKPOINT, INITIAL, KEYS, PROGRAM, TRAINED, ProgramFile, check_keys, check_run, part_name
 from .training_machine import check_memory, load_machine, read_state, refusals
 from .training_requests import expected_parts, read_request, sample_part, sample_stream
 
@@ -52,8 +52,7 @@ def infer(
         Reader(folder / KEYS, TrainingKeysHeader) as keys,
         Reader(request, TrainingRequestHeader) as reader,
     ):
-        if keys.header.program != program.fingerprint:
-            raise ArtifactError(f"{keys.name} belongs to another training program")
+        check_keys(keys, program)
         outline, code = read_request(reader, program, keys.digest)
         source = state or _state_after(folder, program, keys.digest, reader.header.step)
         check_memory(program)
@@ -99,7 +98,7 @@ def _state_after(folder: Path, program: ProgramFile, key: str, step: int) -> Pat
     for path in (folder / TRAINED, folder / CHECKPOINT, folder / INITIAL):
         if path.exists():
             with Reader(path, TrainingStateHeader) as reader:
-                check_run(reader, program.fingerprint, key)
+                check_run(reader, program, key)
                 there.append(reader.header.step)
                 if reader.header.step == step:
                     return path

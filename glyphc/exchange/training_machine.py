@@ -85,7 +85,7 @@ def read_state(path: Path, program: ProgramFile, key: str, wire: TrainingWire) -
     from glyphc.backends.openfhe.residues import ResidueError
 
     with Reader(path, TrainingStateHeader) as reader:
-        check_run(reader, program.fingerprint, key)
+        check_run(reader, program, key)
         named = program.outline.state
         reader.expect([(part_name(i), wire.state_size(limbs)) for i, (_, limbs) in enumerate(named)])
         try:

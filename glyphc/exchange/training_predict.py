@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.analysis import cost_file
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError
 from glyphc.ir.instructions.text import CKKS
@@ -17,6 +18,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingAnswerHeader, TrainingRequestHeader
 from glyphc.train.inference import Inference, outputs, score
 from glyphc.train.job import clipped, samples_of
+from glyphc.train.predict import pass_seconds
 
 from .client import SECRET_FILE
 from .code_parts import code_part, encoded, packed, sha256
@@ -29,12 +31,15 @@ F64 = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Requested:
-    """samples in passes of so many ciphertexts; clipped: how many samples were scaled down, as in training."""
+    """samples in passes of so many ciphertexts; clipped: how many samples were scaled down, as in training.
+
+    pass_seconds: predicted, of one pass on this machine."""
 
     samples: int
     passes: int
     ciphertexts: int
     clipped: int
+    pass_seconds: float
 
 
 def make_request(
@@ -78,7 +83,7 @@ def make_request(
                 except ValueError as e:
                     raise DataError(f"{name}: {e}, so it cannot be encrypted; scale the samples") from None
     moved = int((np.abs(within - features).reshape(len(features), -1).max(axis=1) > 0).sum())
-    return Requested(len(samples), passes, len(outline.data), moved)
+    return Requested(len(samples), passes, len(outline.data), moved, pass_seconds(inference, cost_file.current()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +112,7 @@ def read_answer(
     with Reader(request, TrainingRequestHeader) as asked:
         digest, step = asked.digest, asked.header.step
     with Reader(answer, TrainingAnswerHeader) as reader:
-        check_run(reader, files.program.fingerprint, files.key)
+        check_run(reader, files.program, files.key)
         if reader.header.request != digest:
             raise ArtifactError(f"{reader.name} answers another request than {os.fspath(request)!r}")
         if reader.header.step != step:

@@ -45,7 +45,7 @@ def sample_stream(number: int, at: int) -> str:
 
 def read_request(reader: Reader[TrainingRequestHeader], program: ProgramFile, key: str) -> tuple[RequestOutline, Code]:
     """What a request asks for, checked as hostile; ArtifactError for one of another run, or that breaks a rule."""
-    check_run(reader, program.fingerprint, key)
+    check_run(reader, program, key)
     try:
         outline: RequestOutline = _JSON.read(reader.read(OUTLINE).decode(errors="replace"), RequestOutline)
         names = {name for name, _ in outline.data}

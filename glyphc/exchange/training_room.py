@@ -32,9 +32,15 @@ def folder_bytes(program: TrainingProgram, owned: bool = False) -> float:
     torus_key = _key_bytes(p, p.depth + 1, p.scaling_bits, p.large_digits)
     keys = bootstrap * torus_key + linear * _key_bytes(p, p.linear_limbs, p.linear_bits, _LINEAR_DIGITS)
     limb = p.ring * _width(p.linear_bits)
-    batches = outline.batches * limb * sum(limbs for _, limbs in outline.data) * (2 if owned else 1)
+    batches = outline.batches * batch_bytes(program) * (2 if owned else 1)
     state = 2 * limb * sum(limbs for _, limbs in outline.state)
     return _MARGIN * (keys + batches + state + sum(map(len, program.codes)))
+
+
+def batch_bytes(program: TrainingProgram) -> float:
+    """Of the file of a batch under the secret key."""
+    p = program.parameters
+    return float(p.ring * _width(p.linear_bits) * sum(limbs for _, limbs in program.outline.data))
 
 
 def check_room(program: TrainingProgram, server: Path) -> None:

@@ -30,6 +30,7 @@ from .training_files import (
     TRAINED,
     ProgramFile,
     batch_path,
+    check_keys,
     check_run,
     part_name,
     stream_name,
@@ -93,8 +94,7 @@ class _Run:
 
     def run(self, resume: bool) -> ServerReport:
         with Reader(self.folder / KEYS, TrainingKeysHeader) as keys:
-            if keys.header.program != self.program.fingerprint:
-                raise ArtifactError(f"{keys.name} belongs to another training program")
+            check_keys(keys, self.program)
             self.key = keys.digest
             start = self._start(resume)
             check_memory(self.program)
@@ -124,24 +124,34 @@ class _Run:
     # -- checks, before anything is computed --
 
     def _start(self, resume: bool) -> _State:
-        """The state to begin with; its file is checked."""
+        """The state to begin with; its file is checked. What an earlier program trained is where this one goes on."""
+        begin, path = self.folder / INITIAL, self.folder / CHECKPOINT
         if (self.folder / TRAINED).exists():
-            raise ArtifactError(f"there is a trained state already: {os.fspath(self.folder / TRAINED)!r}")
-        path = self.folder / CHECKPOINT
-        if not path.exists():
-            return self._checked(self.folder / INITIAL)
-        if not resume:
+            begin = self.folder / TRAINED
+            if self._step(begin) >= self.program.outline.steps:
+                raise ArtifactError(f"there is a trained state already: {os.fspath(begin)!r}")
+        # one that is not ahead was left by a run that ended
+        ahead = path.exists() and (begin.name != TRAINED or self._step(path) > self._step(begin))
+        if ahead and not resume:
             raise CheckpointError(
                 f"{os.fspath(path)!r} exists: an earlier run was interrupted. Go on with it (--resume), or delete it"
             )
-        state = self._checked(path)
+        state = self._checked(path if ahead else begin)
         if state.step >= self.steps:
-            raise CheckpointError(f"{os.fspath(path)!r} has {state.step} steps already; {self.steps} are asked for")
+            raise CheckpointError(
+                f"{os.fspath(state.path)!r} has {state.step} steps already; {self.steps} are asked for"
+            )
         return state
+
+    def _step(self, path: Path) -> int:
+        """After how many steps a state is, of a file that belongs to this run."""
+        with Reader(path, TrainingStateHeader) as reader:
+            check_run(reader, self.program, self.key)
+            return reader.header.step
 
     def _checked(self, path: Path) -> _State:
         with Reader(path, TrainingStateHeader) as reader:
-            check_run(reader, self.program.fingerprint, self.key)
+            check_run(reader, self.program, self.key)
             if reader.header.step >= self.program.outline.steps or (path.name == INITIAL) != (reader.header.step == 0):
                 raise reader.damaged(f"it is the state after {reader.header.step} steps")
             reader.verify()
@@ -181,7 +191,7 @@ class _Run:
             self._readers.clear()
             reader = Reader(batch_path(self.folder, number), TrainingBatchHeader)
             self._readers[number] = reader
-            check_run(reader, self.program.fingerprint, self.key)
+            check_run(reader, self.program, self.key)
             if reader.header.seed:
                 read_seed(reader.header.seed, reader)
             if reader.header.number != number:

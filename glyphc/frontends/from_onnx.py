@@ -40,6 +40,7 @@ from .onnx_constants import (
 from .onnx_inputs import ModelInputs, fix_sizes, model_inputs
 from .onnx_problems import Problem, grouped
 from .onnx_rules import COMPOSITIONS, RULES, SIZES
+from .onnx_sequences import sequence_nodes
 from .onnx_shapes import shape_of
 
 # Domains whose operators have a meaning, so nobody can give them another one.
@@ -221,6 +222,8 @@ class _Reader:
                 raise ModelError(f"{self.label} lists output {name!r} more than once; remove the others")
             if name in self.conversion.masks:
                 raise ModelError(f"output {name!r} of {self.label} is minus infinity in places; leave out the mask")
+            if name in self.conversion.sequences:
+                raise ModelError(f"output {name!r} of {self.label} is a sequence of tensors; join them to one tensor")
             if name in self.values:
                 self.graph.add(Output(name, self.conversion.labels.get(name)), (self._samples_first(name),))
             elif any(other in self.values for other in names):
@@ -238,11 +241,14 @@ class _Reader:
 
     def _convert(self, call: Call) -> None:
         """One node, or those that it is written as."""
-        composition = composition_of(call)
-        if composition is None:
-            self._convert_one(call)
-            return
-        for node in composition.of(call):
+        nodes = sequence_nodes(call)
+        if nodes is None:
+            composition = composition_of(call)
+            if composition is None:
+                self._convert_one(call)
+                return
+            nodes = composition.of(call)
+        for node in nodes:
             moved = any(name in self.conversion.where for name in node.input)
             self._convert(Call(self.conversion, node, call.location, whole=moved))
 

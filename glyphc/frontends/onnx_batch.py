@@ -16,6 +16,7 @@ from glyphc.ir.graph import Node
 from .onnx_call import Call, Where
 from .onnx_constants import DEFAULT_DOMAINS, CombinedSamplesError, UnsupportedError
 from .onnx_functions import FUNCTIONS
+from .onnx_resize import resized_axes
 
 # Given a call and its results, with all axes: where the samples are in each of them.
 BatchRule = Callable[[Call, Sequence[Node]], Sequence[Where]]
@@ -198,6 +199,7 @@ _RULES: dict[str, BatchRule] = {
     "QuantizeLinear": _along(_grid_axis),
     **{f"Reduce{kind}": _REDUCE for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum")},
     "ReduceSumSquare": _REDUCE,
+    "Resize": _along(resized_axes),
     "Softmax": _along(_attribute(-1)),
     "TopK": _along(_attribute(-1)),
 }

@@ -58,7 +58,7 @@ class Conversion:
     for one sample. None: the file describes a single sample, and the value has no axis for it. labels: of values that
     are indices of classes in the graph, what they are in ONNX. masks: of values with elements that are minus infinity,
     which are something else in the graph: where they are not. log_sums: of log sum exp(x), by node: the node x, shapes
-    aside. outputs: names of the model's outputs.
+    aside. sequences: names of the values in each sequence of tensors. outputs: names of the model's outputs.
     """
 
     graph: Graph
@@ -72,6 +72,7 @@ class Conversion:
     labels: dict[str, Labels] = field(default_factory=dict)
     masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     log_sums: dict[int, int] = field(default_factory=dict)
+    sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
     outputs: frozenset[str] = frozenset()
 
     @property
@@ -319,6 +320,11 @@ class Call:
 def places(x: Node) -> I64:
     """The flat place of every element of a sample."""
     return np.arange(x.type.size, dtype=np.int64).reshape(x.type.shape)
+
+
+def blocks(count: int, block: npt.ArrayLike) -> sparse.csr_array:
+    """The matrix that has a block for each of so many rows, and zeros beside."""
+    return sparse.csr_array(sparse.kron(sparse.eye_array(count), sparse.csr_array(np.atleast_2d(block)), "csr"))
 
 
 @dataclass(frozen=True)

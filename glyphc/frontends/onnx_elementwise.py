@@ -10,13 +10,15 @@ from onnx import TensorProto, helper
 from glyphc.ir import memory
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Add, Apply, Div, Gather, Max, Min, Mul, Op, ReduceMax, Reshape, Softmax, Sub
+from glyphc.ir.ops import Add, Apply, Div, Gather, Max, Min, Mul, Op, ReduceMax, ReduceSum, Reshape, Softmax, Sub
 
 from .onnx_call import Call, Placed, Rule, places
 from .onnx_constants import FLOATS, INTEGERS, Named, UnsupportedError, type_name
 from .onnx_functions import FUNCTIONS, Build
 from .onnx_masks import masked_choice, masked_sum
 from .onnx_shapes import moved
+
+_EXPONENTIALS = ((Function("exp"),), (Function("exp_nonpositive"),))
 
 
 def _identity(call: Call) -> Node:
@@ -50,6 +52,23 @@ def _less_maximum(call: Call, x: Node) -> bool:
     while isinstance(a.op, Reshape | Gather):
         (a,) = graph.operands(a)
     return a.id == of.id
+
+
+def _shares(call: Call, part: Node, whole: Node) -> Node | None:
+    """exp(z) over its sum along the last axis, which is a softmax written out; None for other quotients."""
+    graph, shape = call.conversion.graph, part.type.shape
+    exponential, total = _unshaped(call, part), _unshaped(call, whole)
+    if not isinstance(exponential.op, Apply) or exponential.op.functions not in _EXPONENTIALS:
+        return None
+    if not isinstance(total.op, ReduceSum) or not shape or whole.type.shape != (*shape[:-1], 1):
+        return None
+    (summed,) = graph.operands(total)
+    if summed.type.shape[-1] != shape[-1] or _unshaped(call, summed).id != exponential.id:
+        return None
+    (z,) = graph.operands(exponential)
+    if _less_maximum(call, z) and graph.operands(z)[1].type.shape == whole.type.shape:
+        z = graph.operands(z)[0]  # it cancels out
+    return call.add(Softmax(), call.reshape(z, shape))
 
 
 def _exp(call: Call) -> Node:
@@ -130,6 +149,9 @@ def _div(call: Call) -> Node:
     if _both_encrypted(call):
         if call.node.input[0] == call.node.input[1]:  # how exporters make ones
             return call.scale(call.tensor(0), 0.0, 1.0)
+        shares = _shares(call, call.tensor(0), call.tensor(1))
+        if shares is not None:
+            return shares
         return call.pair(Div(), call.tensor(0), call.tensor(1))
     x, c, constant_first = with_constant(call)
     if constant_first:

@@ -95,7 +95,10 @@ def fix_sizes(graph: GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
     called: dict[str, int] = {}
     for value in given:
         shape = shapes.get(value.name, shapes.get("") if len(given) == 1 else None)
-        dims = value.type.tensor_type.shape.dim
+        tensor = value.type.tensor_type
+        if shape is not None and not tensor.HasField("shape"):
+            tensor.shape.dim.extend(TensorShapeProto.Dimension() for _ in range(len(shape) + 1))
+        dims = tensor.shape.dim
         if shape is None or all(d.dim_value > 0 for d in dims):
             continue
         whole = _whole(dims, shape)

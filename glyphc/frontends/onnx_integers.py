@@ -224,6 +224,54 @@ def _skip_layer_norm(parts: Parts) -> None:
         parts.add("Identity", x, to=parts.output(3))
 
 
+def _same(op: str, **defaults: int) -> Build:
+    """An operator of ONNX's own under another domain."""
+
+    def build(parts: Parts) -> None:
+        attributes = {**defaults, **_attributes(parts, *defaults)}
+        parts.several(op, list(parts.node.input), list(parts.node.output), **attributes)
+
+    return build
+
+
+def _attention(parts: Parts) -> None:
+    """Queries, keys and values by one matrix: input (samples, tokens, width), weights (width, 3 * size), bias."""
+    call = parts.call
+    if any(parts.input(i) for i in range(3, len(parts.node.input))):
+        raise UnsupportedError("masks, earlier keys and biases of the scores are not supported; leave them out")
+    sizes = call.sizes("qkv_hidden_sizes")
+    total = parts.shape(1)[1]
+    sizes = sizes or (total // 3,) * 3
+    joined = parts.add("Add", parts.add("MatMul", parts.input(0), parts.input(1)), parts.input(2))
+    names = [parts.name() for _ in range(3)]
+    parts.several("Split", [joined, parts.constant(np.array(sizes, dtype=np.int64))], names, axis=2)
+    _heads_apart(parts, names)
+
+
+def _multi_head_attention(parts: Parts) -> None:
+    """Queries, keys and values of shape (samples, tokens, size), and a bias for all three."""
+    if any(parts.input(i) for i in range(4, len(parts.node.input))) or not (parts.input(1) and parts.input(2)):
+        raise UnsupportedError("masks, packed or earlier keys and biases of the scores are not supported")
+    names = [parts.input(i) for i in range(3)]
+    if parts.input(3):
+        sizes = np.cumsum([parts.shape(i)[-1] for i in range(2)])
+        biases = np.split(parts.call.constant(3, "its bias").value.astype(np.float32), sizes)
+        names = [parts.add("Add", x, parts.constant(b)) for x, b in zip(names, biases, strict=True)]
+    _heads_apart(parts, names)
+
+
+def _heads_apart(parts: Parts, names: list[str]) -> None:
+    call = parts.call
+    if any(parts.output(i) for i in range(1, len(parts.node.output))):
+        raise UnsupportedError("keys and values for later calls are not supported")
+    heads = call.integer("num_heads", 0)
+    given: dict[str, Any] = {"scale": call.real("scale", 0.0)} if call.real("scale", 0.0) else {}
+    causal = call.integer("unidirectional", 0)
+    # under a name of its own: what it is written as takes names from that
+    y = parts.add("Attention", *names, q_num_heads=heads, kv_num_heads=heads, is_causal=causal, **given)
+    parts.add("Identity", y, to=parts.output(0))
+
+
 _POOL = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides", "dilations")
 
 COMPOSITIONS: dict[tuple[str, str], Composition] = {
@@ -232,7 +280,11 @@ COMPOSITIONS: dict[tuple[str, str], Composition] = {
     ("", "MatMulInteger"): Composition(_matmul_integer),
     ("", "QLinearConv"): Composition(_qlinear_conv, _CONV),
     ("", "QLinearMatMul"): Composition(_qlinear_matmul),
+    (_MICROSOFT, "Attention"): Composition(
+        _attention, ("mask_filter_value", "num_heads", "qkv_hidden_sizes", "scale", "unidirectional")
+    ),
     (_MICROSOFT, "BiasGelu"): Composition(_gelu("none")),
+    (_MICROSOFT, "DequantizeLinear"): Composition(_same("DequantizeLinear", axis=1), ("axis",)),
     (_MICROSOFT, "DynamicQuantizeMatMul"): Composition(_dynamic_matmul),
     (_MICROSOFT, "FastGelu"): Composition(_gelu("tanh")),
     (_MICROSOFT, "FusedConv"): Composition(_fused_conv, (*_CONV, "activation", "activation_params")),
@@ -244,6 +296,9 @@ COMPOSITIONS: dict[tuple[str, str], Composition] = {
     ),
     (_MICROSOFT, "Gelu"): Composition(_gelu("none")),
     (_MICROSOFT, "MatMulIntegerToFloat"): Composition(_matmul_integer_to_float),
+    (_MICROSOFT, "MultiHeadAttention"): Composition(
+        _multi_head_attention, ("mask_filter_value", "num_heads", "scale", "unidirectional")
+    ),
     (_MICROSOFT, "QGemm"): Composition(_qgemm, ("alpha", "transA", "transB")),
     (_MICROSOFT, "QLinearAdd"): Composition(_qlinear_pair("Add")),
     (_MICROSOFT, "QLinearAveragePool"): Composition(_qlinear_one("AveragePool", *_POOL), (*_POOL, "channels_last")),
@@ -253,6 +308,7 @@ COMPOSITIONS: dict[tuple[str, str], Composition] = {
     (_MICROSOFT, "QLinearMul"): Composition(_qlinear_pair("Mul")),
     (_MICROSOFT, "QLinearSigmoid"): Composition(_qlinear_one("Sigmoid")),
     (_MICROSOFT, "QLinearSoftmax"): Composition(_qlinear_one("Softmax", "axis"), ("axis", "opset")),
+    (_MICROSOFT, "QuantizeLinear"): Composition(_same("QuantizeLinear", axis=1), ("axis",)),
     (_MICROSOFT, "QuickGelu"): Composition(_quick_gelu, ("alpha",)),
     (_MICROSOFT, "SkipLayerNormalization"): Composition(_skip_layer_norm, ("epsilon",)),
 }

@@ -12,7 +12,7 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import ArgMax, Softmax
 
-from .onnx_call import Call, Rule
+from .onnx_call import Call, Rule, blocks
 from .onnx_constants import UnsupportedError
 
 CLASS_ATTRIBUTES = ("classlabels_int64s", "classlabels_ints", "classlabels_strings", "post_transform")
@@ -100,8 +100,7 @@ def _of_numbers(call: Call, keys: list[Any], values: list[Any]) -> Node:
     default = float(_default(call))
     factors = np.array([float(v) - default for v in values])
     equal = equal_to(call, call.tensor(0), np.array(keys, dtype=np.float64))
-    matrix = np.kron(np.eye(call.tensor(0).type.size), factors)
-    return call.affine(equal, matrix, default, call.tensor(0).type.shape)
+    return call.affine(equal, blocks(call.tensor(0).type.size, factors), default, call.tensor(0).type.shape)
 
 
 def equal_to(call: Call, x: Node, categories: npt.NDArray[np.float64]) -> Node:
@@ -115,7 +114,7 @@ def equal_to(call: Call, x: Node, categories: npt.NDArray[np.float64]) -> Node:
     features = np.repeat(np.arange(size), 2 * count)
     bits = call.steps(x, features, np.tile(np.concatenate([categories - half, categories + half]), size))
     difference = np.hstack([np.eye(count), -np.eye(count)])
-    return call.affine(bits, np.kron(np.eye(size), difference), 0.0, (*x.type.shape, count))
+    return call.affine(bits, blocks(size, difference), 0.0, (*x.type.shape, count))
 
 
 def _pairs(call: Call) -> tuple[list[Any], list[Any]]:

@@ -8,7 +8,7 @@ from scipy import sparse
 from glyphc.ir import memory
 from glyphc.ir.graph import Node
 
-from .onnx_call import Call, Placed, Rule, places
+from .onnx_call import Call, Placed, Rule, blocks, places
 from .onnx_constants import F64, CombinedSamplesError, UnsupportedError
 from .onnx_labels import equal_to
 from .onnx_selections import gather
@@ -51,8 +51,7 @@ def _looked_up(call: Call, ids: Node, rows: F64) -> Node:
     memory.require(24 * count * rows.size, f"a look-up of {count} rows of {rows.shape[1]} numbers among {len(rows)}")
     features, thresholds = np.repeat(np.arange(count), len(rows) - 1), np.tile(np.arange(len(rows) - 1) + 0.5, count)
     steps = call.steps(ids, features, thresholds, lookup=True)
-    matrix = sparse.kron(sparse.eye_array(count), np.diff(rows, axis=0).T, "csr")
-    return call.affine(steps, matrix, np.tile(rows[0], count), (count, rows.shape[1]))
+    return call.affine(steps, blocks(count, np.diff(rows, axis=0).T), np.tile(rows[0], count), (count, rows.shape[1]))
 
 
 def _one_hot(call: Call) -> Node:

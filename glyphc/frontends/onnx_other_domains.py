@@ -13,7 +13,7 @@ from glyphc.ir.graph import Node
 from glyphc.ir.ops import Apply, Div, ReduceMax, ReduceSum, Softmax
 
 from . import onnx_kernels, onnx_labels, onnx_lookups, onnx_trees
-from .onnx_call import Call, Rule, places
+from .onnx_call import Call, Rule, blocks, places
 from .onnx_constants import F64, Named, UnsupportedError
 from .onnx_labels import CLASS_ATTRIBUTES, class_labels, classified, labels_of, transformed
 
@@ -151,9 +151,7 @@ def _multi_threshold(call: Call) -> Node:
     before = np.nextafter(given.astype(np.float32), np.float32(-np.inf)).astype(np.float64)
     steps = call.steps(x, np.repeat(np.arange(x.type.size), count), before[owner].reshape(-1))
     scale, shift = call.real("out_scale", 1.0), call.real("out_bias", 0.0)
-    return call.affine(
-        steps, sparse.kron(sparse.eye_array(x.type.size), np.full((1, count), scale), "csr"), shift, x.type.shape
-    )
+    return call.affine(steps, blocks(x.type.size, np.full(count, scale)), shift, x.type.shape)
 
 
 _LINEAR = ("coefficients", "intercepts", "post_transform")

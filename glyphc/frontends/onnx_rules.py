@@ -7,11 +7,13 @@ from . import (
     onnx_integers,
     onnx_linear,
     onnx_lookups,
+    onnx_normalizations,
     onnx_products,
     onnx_quantization,
     onnx_recurrent,
     onnx_reductions,
     onnx_resize,
+    onnx_sequences,
     onnx_shapes,
 )
 from .onnx_call import Rule
@@ -31,6 +33,7 @@ RULES: dict[str, Rule] = {
 # By domain and operator; ONNX's own domain is "".
 COMPOSITIONS: dict[tuple[str, str], Composition] = {
     **onnx_integers.COMPOSITIONS,
+    **onnx_normalizations.COMPOSITIONS,
     **onnx_products.COMPOSITIONS,
     **onnx_recurrent.COMPOSITIONS,
 }
@@ -38,4 +41,6 @@ COMPOSITIONS: dict[tuple[str, str], Composition] = {
 SIZES = ("EyeLike", "IsInf", "IsNaN", "Shape", "Size")
 
 # What ONNX's own domain has: no activation of the user's should be called that.
-OPERATORS = frozenset(RULES) | frozenset(SIZES) | {op for domain, op in COMPOSITIONS if not domain}
+OPERATORS = (
+    frozenset(RULES) | frozenset(SIZES) | onnx_sequences.OPERATORS | {op for domain, op in COMPOSITIONS if not domain}
+)

@@ -17,7 +17,7 @@ from glyphc.ir import memory
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import Add, Max, Min, Mul, Op, ReduceSum
 
-from .onnx_call import Call, Convert, Result, Rule, Shape, places
+from .onnx_call import Call, Convert, Result, Rule, Shape, blocks, places
 from .onnx_constants import BatchAxisError, CombinedSamplesError, Named, UnsupportedError
 from .onnx_shapes import moved
 
@@ -39,9 +39,7 @@ def one_hot(call: Call, ids: Node, count: int) -> Node:
     difference[np.arange(count - 1), np.arange(count - 1)] = -1.0
     first = np.zeros(count)
     first[0] = 1.0
-    return call.affine(
-        steps, sparse.kron(sparse.eye_array(size), difference, "csr"), np.tile(first, size), (size, count)
-    )
+    return call.affine(steps, blocks(size, difference), np.tile(first, size), (size, count))
 
 
 def _chosen(call: Call, ids: Node, candidates: I64) -> Node:
@@ -142,7 +140,7 @@ def _flat_ids(call: Call, ids: Node, sizes: Shape) -> tuple[Node, int]:
         return call.reshape(ids, (ids.type.size,)), sizes[0]
     strides = np.cumprod([1, *sizes[:0:-1]])[::-1]
     count = ids.type.size // width
-    return call.affine(ids, sparse.kron(sparse.eye_array(count), strides[None], "csr"), 0.0, (count,)), math.prod(sizes)
+    return call.affine(ids, blocks(count, strides), 0.0, (count,)), math.prod(sizes)
 
 
 # -- the other way --

@@ -253,6 +253,7 @@ def _rule(*attributes: str, convert: Convert = moved) -> Rule:
 
 RULES: dict[str, Rule] = {
     "CenterCropPad": _rule("axes"),
+    "Compress": _rule("axis"),
     "Concat": _rule("axis", convert=_all),
     "DepthToSpace": _rule("blocksize", "mode"),
     "Expand": _rule(),

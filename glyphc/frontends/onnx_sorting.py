@@ -9,7 +9,7 @@ import numpy as np
 from glyphc.ir.graph import Node
 from glyphc.ir.ops import ArgMax, Mul, ReduceMax
 
-from .onnx_call import Call, Rule, places
+from .onnx_call import Call, Rule, blocks, places
 from .onnx_constants import UnsupportedError
 
 # Elements that are compared in pairs.
@@ -87,8 +87,7 @@ def _sorted(call: Call, x: Node, k: int) -> Node:
         spread = np.zeros((size, len(stage)))
         for column, (front, back) in enumerate(stage):
             spread[front, column], spread[back, column] = 1.0, -1.0
-        rows = np.kron(np.eye(x.type.size // size), spread)
-        x = call.sum(x, call.affine(more, rows, 0.0, x.type.shape))
+        x = call.sum(x, call.affine(more, blocks(x.type.size // size, spread), 0.0, x.type.shape))
     return call.gather(x, places(x)[..., :k])
 
 
@@ -107,14 +106,12 @@ def _places(call: Call, x: Node, k: int) -> Node:
         beaten[i, column], beaten[j, column] = 1.0, -1.0
         shift[j] += 1.0
     # how many beat each element, less the place in question
-    matrix = np.kron(np.eye(rows), np.repeat(beaten, k, axis=0))
     shifts = np.tile(np.repeat(shift, k) - np.tile(np.arange(k), size), rows)
-    distances = call.affine(wins, matrix, shifts, (rows, size, k))
+    distances = call.affine(wins, blocks(rows, np.repeat(beaten, k, axis=0)), shifts, (rows, size, k))
     # 1 at distance 0, 0 from distance 1 on: weights of all elements that add up to 1
     shares = call.apply(call.scale(call.apply(call.apply(distances, "abs"), "minimum", 1.0), -1.0, 1.0), "relu")
     by_place = np.arange(shares.type.size).reshape(rows, size, k).transpose(0, 2, 1)
-    weights = np.kron(np.eye(rows * k), np.arange(size))
-    return call.affine(call.gather(shares, by_place), weights, 0.0, (rows, k))
+    return call.affine(call.gather(shares, by_place), blocks(rows * k, np.arange(size)), 0.0, (rows, k))
 
 
 def product(call: Call, x: Node, count: int) -> Node:

@@ -19,6 +19,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
     ConstantBit,
+    Divide,
     Dot,
     EncryptedDot,
     Evaluate,
@@ -109,6 +110,7 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Dot, "linear"),
     (EncryptedDot, "linear"),
     (Split, "unpack"),
+    (Divide, "unpack"),
     (ToTorus, "switch"),
     (FromTorus, "switch"),
     (Powers, "bootstrap"),

@@ -42,7 +42,8 @@ _PEAK = 8.0
 # Perturbation that sensitivities are measured with, as a share of a value's range.
 _PROBE = 2.0**-7
 _PROBE_DEGREE = DEGREES[1]
-_PROBED = 64  # samples are enough for it
+# Samples that are enough for it, and fewer where a network has so many values that all of them would take long.
+_PROBED, _FEWEST_PROBED, _PROBED_VALUES = 64, 8, 1 << 25
 _SEED = 0
 # Other samples than those to choose with may lose a little more: so much of the tolerance is used up.
 _RESERVE = 0.8
@@ -84,11 +85,11 @@ class AssignBudget(TolerancePass):
         judge = self.judge(context.source or graph, halves.both)
         if not nodes:
             return graph
-        found = _Search(Trial(graph, _SEED), judge.on(halves.first), halves.first, affordable_degrees(graph, context))
+        chosen_on, held = (judge.rows(part) for part in halves.rows)
+        found = _Search(Trial(graph, _SEED), chosen_on, halves.first, affordable_degrees(graph, context))
         tries, chosen = found.run(nodes)
         trial = replace(found.trial, seed=_SEED + 1)
         values = trial.values(halves.second, chosen.series)
-        held = judge.on(halves.second)
         losses = tuple(replace(loss, held_out=halves.held_out) for loss in held.losses(trial.outputs_of(values)))
         warning = ""
         if not all(loss.kept for loss in losses):
@@ -249,21 +250,22 @@ class _Search:
         """Error of the outputs, as a share of their spread, per error of a nonlinearity, as a share of its range."""
         # not the functions themselves: a disturbed value may leave their domain
         series = {n.id: self.trial.fits.series(n, _PROBE_DEGREE) for n in nodes}
-        few = {name: x[:_PROBED] for name, x in self.samples.items()}
+        size = sum(node.type.size for node in self.trial.graph)
+        probed = max(_FEWEST_PROBED, min(_PROBED, _PROBED_VALUES // size))
+        few = {name: x[:probed] for name, x in self.samples.items()}
         plain = self.trial.values(few, series, noisy=False)
-        plain_reals = self.trial.reals(plain)
+        continuous = self._continuous()
+        plain_reals = self.trial.reals(plain, [source.id for source, _ in continuous])
         random = np.random.default_rng(_SEED)
         out = {}
         for node in nodes:
             assert node.type.fixed is not None
-            size = _PROBE * (node.type.fixed.hi - node.type.fixed.lo)
-            added = random.normal(0, size, plain[node.id].shape)
+            deviation = _PROBE * (node.type.fixed.hi - node.type.fixed.lo)
+            added = random.normal(0, deviation, plain[node.id].shape)
             rest = {id: plain[id] for id in plain.keys() - _behind(self.trial.graph, node)}
             found = self.trial.values(few, series, {node.id: added}, noisy=False, known=rest)
-            values = self.trial.reals(found)
-            errors = [
-                measure.distance(values[source.id], plain_reals[source.id]) for source, measure in self._continuous()
-            ]
+            values = self.trial.reals(found, list(plain_reals))
+            errors = [measure.distance(values[source.id], plain_reals[source.id]) for source, measure in continuous]
             out[node.id] = max(errors) / _PROBE
         return out
 

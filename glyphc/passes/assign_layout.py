@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
+from .image_plan import ImagePlan, better, image_plan
+from .image_rewrite import with_image_layouts
 from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
+from .uploads import MADE_BY, Uploads, chosen
+
+# When networks of images get image layouts.
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
 
 
 @dataclass(frozen=True)
@@ -19,28 +26,42 @@ class AssignLayout(Pass):
     """Choose slots and layouts for the batch, insert unpackings.
 
     A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
-    ``memory`` gigabytes (predicted).
+    ``memory`` gigabytes (predicted). images: whether networks of images get the layouts of images: where that is the
+    cheaper way for a sample (``auto``), ``always`` where it is possible, or ``never``. uploads: what inputs are to
+    be small in, see :class:`.uploads.Uploads`.
     """
 
-    name: ClassVar[str] = "assign-layout"
+    name: ClassVar[str] = MADE_BY
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = False
     ring: int = 65536
     max_chunks: int = 16
     memory: float = MEMORY
+    images: str = AUTO
+    uploads: Uploads = Uploads.SERVER
 
     def __post_init__(self) -> None:
         check_room(self.name, self.room)
+        if self.images not in (AUTO, ALWAYS, NEVER):
+            raise GlyphcError(f"pass {self.name!r}: images={self.images!r} is none of {AUTO}, {ALWAYS}, {NEVER}")
 
     @property
     def room(self) -> Room:
         return Room(self.ring, self.max_chunks, self.memory)
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        search = Search.over(graph, self.room, context.prices, context.models)
-        plan = search.best
-        decision = self._explain(graph, search, context)
+        images: ImagePlan | str = ""
+        if self.images != NEVER:
+            images = image_plan(graph, self.room, context.prices, context.models)
+        search = self._search(graph, context, images)
+        if isinstance(images, ImagePlan) and (
+            search is None or self.images == ALWAYS or better(images, search, context.prices)
+        ):
+            return with_image_layouts(graph, images, self._explain(graph, search, images, images.label, context))
+        assert search is not None
+        plan, sending = chosen(search.best, self.room, context.prices, context.models, self.uploads)
+        decision = self._explain(graph, search, images, plan.label, context)
         rewriter = Rewriter(graph, Level.LAIDOUT, plan.batch)
         unpacked: dict[int, Node] = {}
         for node in graph:
@@ -51,11 +72,14 @@ class AssignLayout(Pass):
                 for old, new in zip(graph.operands(node), rewriter.operands(node), strict=True)
             )
             rewriter.copy_constants(node)
-            decisions = node.decisions
+            decisions = node.decisions + ((sending[node.id],) if node.id in sending else ())
             if isinstance(node.op, Apply) or (isinstance(node.op, Input) and plan.batch < graph.batch):
                 decisions += (decision,)
             type = replace(node.type, layout=self._layout(node, operands, plan))
-            rewriter.replace(node, rewriter.new.add(node.op, operands, type, node.location, decisions))
+            new = rewriter.new.add(node.op, operands, type, node.location, decisions)
+            rewriter.replace(
+                node, self._exactly_unpacked(new, plan.dense[node.id], rewriter) if node.id in plan.dense else new
+            )
         return rewriter.new
 
     def _unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter, known: dict[int, Node]) -> Node:
@@ -70,6 +94,14 @@ class AssignLayout(Pass):
             type = replace(new.type, layout=split)
             known[old.id] = rewriter.new.add(Unpack(parts), (new,), type, new.location)
         return known[old.id]
+
+    def _exactly_unpacked(self, new: Node, parts: int, rewriter: Rewriter) -> Node:
+        """A dense input with each feature in a part of its own."""
+        layout = new.type.layout
+        assert layout is not None
+        stride = layout.stride * parts
+        apart = replace(layout, parts=layout.parts * parts, stride=stride, grid=stride)
+        return rewriter.new.add(Unpack(parts, parts), (new,), replace(new.type, layout=apart), new.location)
 
     def _layout(self, node: Node, operands: tuple[Node, ...], plan: LayoutPlan) -> Layout | None:
         if isinstance(node.op, Input):
@@ -92,18 +124,40 @@ class AssignLayout(Pass):
     def _fresh(self, node: Node, plan: LayoutPlan) -> Layout:
         """Inputs: as many features per ciphertext as stand between two outputs of every map that reads them."""
         features, chunks = node.type.size, plan.chunks[node.id]
+        if node.id in plan.dense:
+            side = plan.dense[node.id]
+            sources = -(-features // side)
+            return Layout(self.ring, plan.batch, features, sources, 1, plan.block(chunks), 1, True, chunks)
         gap = plan.gap(node)
         per_part = min(gap, next_power_of_two(features))
         parts = -(-features // per_part)
         stride = gap // per_part
         return Layout(self.ring, plan.batch, features, parts, stride, plan.block(chunks), stride, True, chunks)
 
-    def _explain(self, graph: Graph, search: Search, context: Context) -> Decision:
-        asked = f"engine {context.planned_for}, batch {graph.batch}"
-        if search.best.batch < graph.batch:
-            asked += f" in passes of {search.best.batch}"
-        candidates = tuple(
-            Candidate(p.label, p.seconds(context.prices), f"{asked}: {p.bootstraps} bootstraps, {p.fill:.0%} full")
-            for p in search.plans
-        )
-        return Decision(self.name, search.best.label, candidates)
+    def _search(self, graph: Graph, context: Context, images: ImagePlan | str) -> Search | None:
+        """Plans with features apart; None where only images can be laid out."""
+        try:
+            return Search.over(graph, self.room, context.prices, context.models)
+        except ParameterError:
+            if isinstance(images, str):
+                raise
+            return None
+
+    def _explain(
+        self, graph: Graph, search: Search | None, images: ImagePlan | str, chosen: str, context: Context
+    ) -> Decision:
+        def asked(batch: int) -> str:
+            passes = f" in passes of {batch}" if batch < graph.batch else ""
+            return f"engine {context.planned_for}, batch {graph.batch}{passes}"
+
+        prices = context.prices
+        candidates = [
+            Candidate(p.label, p.seconds(prices), f"{asked(p.batch)}: {p.bootstraps} bootstraps, {p.fill:.0%} full")
+            for p in (search.plans if search is not None else ())
+        ]
+        if isinstance(images, str):
+            candidates += [Candidate("images", None, images)] if images else []
+        else:
+            reason = f"{asked(images.batch)}: {images.reason}"
+            candidates.append(Candidate(images.label, images.seconds(prices), reason))
+        return Decision(self.name, chosen, tuple(candidates))

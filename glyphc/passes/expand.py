@@ -52,6 +52,7 @@ from .base import Context, Pass, check_option
 from .calibrate import calibration_values
 
 F64 = npt.NDArray[np.float64]
+_SQUARE = (Function("pow", (2.0,)),)
 _F = TypeVar("_F", bound="Callable[[Expansion], Node]")
 
 # Operands farther from zero than this many half ranges are centred before they are multiplied: it saves bits there, but
@@ -59,6 +60,8 @@ _F = TypeVar("_F", bound="Callable[[Expansion], Node]")
 _FAR_FROM_ZERO = 2.0
 # Share of a value below which its differences are rounding errors.
 _ROUNDING = 2.0**-20
+# Magnification of squares, in powers of 4: beyond that they hardly count beside the others.
+_MOST_STEPS = 4
 # Largest classes x classes comparison: more values than these need a tree of another kind.
 _MAX_CLASSES = 128
 
@@ -169,7 +172,7 @@ class Expansion:
 
 def _product(e: Expansion, a: Node, b: Node, range_a: F64, range_b: F64) -> Node:
     if a.id == b.id:
-        return e.apply(a, "pow", 2.0)
+        return _square(e, a, range_a)
     (centre_a, half_a), (centre_b, half_b) = _spread(range_a), _spread(range_b)
     u, v = e.scale(a, 1 / half_a, -centre_a / half_a), e.scale(b, 1 / half_b, -centre_b / half_b)
     plus, minus = e.add(Add(), u, v), e.add(Sub(), u, v)
@@ -181,6 +184,31 @@ def _product(e: Expansion, a: Node, b: Node, range_a: F64, range_b: F64) -> Node
     if centre_b:
         product = e.add(Add(), product, e.scale(a, centre_b))
     return product
+
+
+def _square(e: Expansion, x: Node, values: F64) -> Node:
+    """x^2 = (f x)^2 / f^2, with larger factors for elements that do not reach as far as others.
+
+    A series errs by a share of its whole range, so squares of what reaches less far would drown in that error.
+    """
+    factors = _magnification(values)
+    if factors.max() == 1:
+        return e.apply(x, "pow", 2.0)
+    larger = e.add(Scale(e.constant("magnified", factors), e.constant("shift", 0.0)), x)
+    return e.add(Scale(e.constant("back", factors**-2.0), e.constant("shift", 0.0)), e.apply(larger, "pow", 2.0))
+
+
+def _magnification(values: F64) -> F64:
+    """Powers of 4 by which elements can grow and still reach no farther than the farthest; of images, by channel.
+
+    Coarse: the server sees them. A convolution whose channels alone are scaled stays one.
+    """
+    kept = values.ndim - 1 if values.ndim <= 3 else 1
+    reach = np.abs(values).max(axis=(0, *range(1 + kept, values.ndim)), initial=0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.floor(np.log2(reach.max(initial=0.0) / reach) / 2)
+    steps = np.where(np.isfinite(steps), np.clip(steps, 0, _MOST_STEPS), 0.0)
+    return np.asarray(4.0**steps).reshape(*steps.shape, *[1] * (values.ndim - 1 - kept))
 
 
 def _spread(x: F64) -> tuple[float, float]:
@@ -212,6 +240,10 @@ def _div(e: Expansion) -> Node:
             f"{e.ranges[1].max():.4g}; a divisor must stay on one side of zero"
         )
     return _product(e, numerator, e.apply(denominator, "reciprocal"), e.ranges[0], 1 / e.ranges[1])
+
+
+def _apply_square(e: Expansion) -> Node:
+    return _square(e, e.operands[0], e.ranges[0])
 
 
 def _max(e: Expansion) -> Node:
@@ -344,4 +376,6 @@ def expands(op: type[Op]) -> Callable[[_F], _F]:
 
 
 def _lowering(op: Op) -> Callable[[Expansion], Node] | None:
+    if isinstance(op, Apply) and op.functions == _SQUARE:
+        return _apply_square
     return _LOWERINGS.get(type(op))

@@ -96,9 +96,9 @@ def shared_degrees(graph: Graph, degrees: Mapping[int, int]) -> dict[int, int]:
     """Functions of one value share its powers, so they all have the highest degree among them."""
     highest: dict[int, int] = {}
     for id, degree in degrees.items():
-        (operand,) = graph.node(id).operands
-        highest[operand] = max(degree, highest.get(operand, 0))
-    return {id: highest[graph.node(id).operands[0]] for id in degrees}
+        value = graph.bootstrapped(graph.node(id)).id
+        highest[value] = max(degree, highest.get(value, 0))
+    return {id: highest[graph.bootstrapped(graph.node(id)).id] for id in degrees}
 
 
 def scaled(series: Series, factor: float) -> Series:

@@ -44,9 +44,9 @@ MIN_SLOTS = 8
 MEMORY = 14.0
 # Parts of a value that only one map reads, at a time: see ``schedule``.
 _ALIVE = 64 + 16
-_DEGREE = 27  # typical; the series is chosen later
+DEGREE = 27  # typical; the series is chosen later
 # Noise of a bootstrap above this share of a value's range is avoided where another layout has less.
-_NOISE = 2.0**-10
+NOISE = 2.0**-10
 
 
 @dataclass
@@ -55,7 +55,8 @@ class LayoutPlan:
 
     chunks: ciphertexts (before unpacking) of inputs, linear maps and nonlinearities; strides: of the results of linear
     maps; parts: that resident values are split into (of the node that linear maps read). spread: linear maps whose
-    results stay in as many chunks as their operands.
+    results stay in as many chunks as their operands. dense: inputs that the server unpacks, with how many features of
+    each sample stand side by side in a ciphertext of theirs.
     """
 
     graph: Graph
@@ -66,6 +67,7 @@ class LayoutPlan:
     chunks: dict[int, int] = field(default_factory=dict)
     strides: dict[int, int] = field(default_factory=dict)
     parts: dict[int, int] = field(default_factory=dict)
+    dense: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for node in reversed(list(self.graph)):
@@ -114,7 +116,7 @@ class LayoutPlan:
 
     def rank(self, cost: CostModel) -> tuple[float, float]:
         """Plans of noise that shows come last, the less of it the better; of the others the fastest is best."""
-        return (self.noise if self.noise > _NOISE else 0.0, self.seconds(cost))
+        return (self.noise if self.noise > NOISE else 0.0, self.seconds(cost))
 
     def _same(self, node: Node) -> list[Node]:
         """The nodes of one value: a nonlinearity, switches and reshapes of it."""
@@ -136,15 +138,17 @@ class LayoutPlan:
     def seconds(self, cost: CostModel) -> float:
         """Predicted seconds of all that depends on the plan, for its whole batch."""
         slots, ring = self.values // 2, self.ring
-        refresh = cost.powers_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
-        function = cost.evaluate_seconds(slots, _DEGREE, ring) + cost.scaled(cost.switch, ring)
+        refresh = cost.powers_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
+        function = cost.evaluate_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
         functions = sum(self.chunks[n.id] for n, _ in self.graph.of(Apply))
         splits = sum(
             split_automorphisms(parts, min(parts, self.graph.node(i).type.size)) * self.chunks[i]
             for i, parts in self.parts.items()
         )
+        dense = sum(self.unpacking_seconds(self.graph.node(i), cost) for i in self.dense)
         return (
             self.bootstraps * refresh
+            + dense
             + functions * function
             + splits * cost.scaled(cost.automorphism, ring)
             + self._products(False) * cost.scaled(cost.product, ring)
@@ -153,7 +157,7 @@ class LayoutPlan:
 
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and what of inputs and unpackings is alive."""
-        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=_DEGREE)
+        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=DEGREE)
         maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
         weights = sum(self._parts_of(o) * _polynomials(node) for node, o in maps) + len(maps)
         # values that several maps read are kept until the last of them
@@ -176,7 +180,35 @@ class LayoutPlan:
         features = operand.type.size
         if _is_resident(operand, self.graph):
             return min(features, self.parts[operand.id])
-        return -(-features // min(self.gap(_origin(operand, self.graph)), next_power_of_two(features)))
+        origin = _origin(operand, self.graph)
+        return features if origin.id in self.dense else self._read(origin)
+
+    # -- inputs --
+
+    def with_dense(self, node: Node, parts: int) -> LayoutPlan:
+        """The plan with so many features of this input side by side."""
+        return LayoutPlan(
+            self.graph, self.ring, self.batch, self.values, self.spread, dense={**self.dense, node.id: parts}
+        )
+
+    def sent(self, node: Node) -> int:
+        """Ciphertexts of an input that the client encrypts."""
+        parts = self.dense.get(node.id)
+        return self.chunks[node.id] * (-(-node.type.size // parts) if parts else self._read(node))
+
+    def unpacking_seconds(self, node: Node, cost: CostModel) -> float:
+        """What the server takes to unpack an input, if it is dense."""
+        parts = self.dense.get(node.id)
+        if not parts:
+            return 0.0
+        sources = -(-node.type.size // parts)
+        splits = sum(split_automorphisms(parts, -(-(node.type.size - p) // sources)) for p in range(sources))
+        each = splits * cost.scaled(cost.automorphism, self.ring) + sources * cost.scaled(cost.switch, self.ring)
+        return self.chunks[node.id] * each
+
+    def _read(self, node: Node) -> int:
+        """Ciphertexts of each chunk of an input, as linear maps read them: with the features between two outputs."""
+        return -(-node.type.size // min(self.gap(node), next_power_of_two(node.type.size)))
 
     @cached_property
     def _bootstrapped(self) -> list[Node]:

@@ -68,6 +68,12 @@ class Halves:
         return Halves(first, second, True)
 
     @property
+    def rows(self) -> tuple[slice, slice]:
+        """Where each half is among :attr:`both`."""
+        count = len(next(iter(self.first.values())))
+        return (slice(count), slice(count, None)) if self.held_out else (slice(None), slice(None))
+
+    @property
     def both(self) -> Mapping[str, F64]:
         """All of them."""
         if not self.held_out:

@@ -8,7 +8,7 @@ a whole batch costs a few matrix products; :mod:`glyphc.backends.simulate` does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import hypot
 from typing import Any
@@ -102,8 +102,9 @@ class Trial:
 
         return evaluate_all(self.graph, samples, step)
 
-    def reals(self, values: Mapping[int, Value]) -> dict[int, F64]:
-        """What values stand for, of all nodes."""
+    def reals(self, values: Mapping[int, Value], ids: Iterable[int] | None = None) -> dict[int, F64]:
+        """What values stand for, of these nodes, by default of all."""
+        nodes = self.graph if ids is None else map(self.graph.node, ids)
         return {
             node.id: np.asarray(
                 values[node.id]
@@ -111,7 +112,7 @@ class Trial:
                 else dequantize(values[node.id], node.type.fixed),
                 dtype=np.float64,
             )
-            for node in self.graph
+            for node in nodes
         }
 
     # -- steps --

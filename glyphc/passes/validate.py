@@ -14,12 +14,13 @@ from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Bootstrap, Linear, Output, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Interleave, Linear, Output, Pixels, Reshape, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import LARGEST_BITS, evaluate_series
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
+from .validate_images import check_masks, check_pixels
 
 Occupied = npt.NDArray[np.bool_]
 
@@ -61,9 +62,13 @@ class ValidateLayout(Pass):
     slots: ClassVar[bool | None] = False
 
     def run(self, graph: Graph, context: Context) -> Graph:
+        check_masks(graph)
         for node, _ in graph.of(Linear):
-            for operand in graph.operands(node):
-                self._check(node, operand)
+            for number, operand in enumerate(graph.operands(node)):
+                if node.type.layout is not None and node.type.layout.image is not None:
+                    check_pixels(graph, node, number)
+                else:
+                    self._check(node, operand)
         return graph
 
     def _check(self, node: Node, operand: Node) -> None:
@@ -166,8 +171,11 @@ class ValidateNoise(Pass):
     def _check_divisor(self, graph: Graph, node: Node, divisor: int, gain: int = 1) -> None:
         """Every way from a bootstrap to a linear map or an output multiplies by its divisor, once."""
         for user in graph.users(node):
-            factor = gain * (user.op.parts if isinstance(user.op, Unpack) else 1)
-            if isinstance(user.op, Switch | Reshape | Unpack) and user.type.scheme is not Scheme.CLIENT:
+            factor = gain * (user.op.gain if isinstance(user.op, Unpack) else 1)
+            if (
+                isinstance(user.op, Switch | Reshape | Unpack | Pixels | Interleave)
+                and user.type.scheme is not Scheme.CLIENT
+            ):
                 self._check_divisor(graph, user, divisor, factor)
             elif factor != divisor:
                 raise ParameterError(

@@ -11,16 +11,31 @@ I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Turn:
+    """From ``step`` on, batches first, ..., first + count - 1 come in turn, ``begin`` before all others."""
+
+    step: int
+    first: int
+    count: int
+    begin: int
+
+    def number(self, step: int) -> int:
+        return self.first + (self.begin - self.first + step - self.step) % self.count
+
+
+@dataclass(frozen=True)
 class Batches:
     """The samples in an order drawn once, cut into batches; the last one is filled up with the first samples.
 
     Every epoch has the same batches: under encryption, each is encrypted once. With a batch of all samples, they keep
-    their own order.
+    their own order. turns: where a run goes on with others, in the order of their steps; batches beyond the first
+    epoch's are of samples that came later.
     """
 
     samples: int
     batch: int
     seed: int = 0
+    turns: tuple[Turn, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.samples:
@@ -32,7 +47,8 @@ class Batches:
 
     def number(self, step: int) -> int:
         """Which batch step 0, 1, ... sees."""
-        return step % self.per_epoch
+        turn = next((turn for turn in reversed(self.turns) if turn.step <= step), None)
+        return step % self.per_epoch if turn is None else turn.number(step)
 
     def rows(self, number: int) -> I64:
         """Sample indices of a batch, shape (batch,)."""

@@ -51,14 +51,14 @@ class Known:
 def bounded_ranges(
     loss: Loss, optimizer: SGD, stages: tuple[Stage, ...], start: State, steps: int, known: Known
 ) -> Ranges:
-    """Ranges that no data within ``known`` leave before any of the steps, nor after the last one.
+    """Ranges that no data within ``known`` leave before any of the steps from ``start`` on, nor after the last one.
 
     They hold for exact arithmetic; a margin has to allow for the noise of encryption. TrainingError where a rate or a
     momentum is too large for any bound.
     """
     layers = [_Layer(stage, optimizer, start) for stage in stages]
     found: Ranges | None = None
-    for step in range(steps + 1):
+    for step in range(start.step, steps + 1):
         passed = _pass(loss, stages, layers, known)
         found = passed.ranges if found is None else found.widened(passed.ranges)
         if not all(map(isfinite, (*found.sums, *found.back))) or found.sums[-1] > _MOST_LOGIT:
@@ -117,13 +117,22 @@ class _Layer:
         moving = [v for v, trained in ((weight, self.weight), (bias[:, None], self.bias)) if trained]
         trained = np.hstack(moving) if moving else np.zeros((self.units, 1))
         self.unit, self.whole = float(np.linalg.norm(trained, axis=1).max()), float(np.linalg.norm(trained))
-        self._velocity = [0.0, 0.0]
+        self._velocity = self._norms([start.velocity.get(slot.name) for slot in (stage.weight, stage.bias)])
         # of what is frozen: a unit's weights and bias, and all
         self._still = (
             (0.0, 0.0) if self.weight else (float(np.linalg.norm(weight, axis=1).max()), float(np.linalg.norm(weight)))
         )
         self._offset = (0.0, 0.0) if self.bias else (float(np.abs(bias).max()), float(np.linalg.norm(bias)))
         self.total = float(np.linalg.norm(np.concatenate([weight, bias[:, None]], axis=1).sum(axis=0)))
+
+    @staticmethod
+    def _norms(velocity: list[F64 | None]) -> list[float]:
+        """Of the velocities of a unit's weights and bias, the largest, and of all."""
+        moving = [v.reshape(len(v), -1) for v in velocity if v is not None]
+        if not moving:
+            return [0.0, 0.0]
+        joined = np.hstack(moving)
+        return [float(np.linalg.norm(joined, axis=1).max()), float(np.linalg.norm(joined))]
 
     def reads(self, values: float) -> float:
         """Norm of what the trained parameters are multiplied by."""

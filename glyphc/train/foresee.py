@@ -14,6 +14,7 @@ from .job import Job, check_loss
 from .plan import Plan, seen
 from .ranges import Ranges
 from .stages import Stage
+from .step import State
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -25,13 +26,14 @@ class Forecast:
     reach: float
 
 
-def foresee(job: Job, plan: Plan) -> Forecast:
+def foresee(job: Job, plan: Plan, start: State | None = None) -> Forecast:
     """Train in the clear on the client. TrainingError when it diverges or leaves what encryption computes.
 
-    On the samples of the job's trial if it has some: then its own data are not trained on.
+    On the samples of the job's trial if it has some: then its own data are not trained on. start: where to begin, by
+    default with the job's own weights.
     """
     worst = _Reach("", 0.0, 1.0, 0)
-    for step, values in _steps(job.rehearsal):
+    for step, values in _steps(job.rehearsal, start):
         found = plan.reaches(values).items()
         worst = max([worst, *(_Reach(what, v, limit, step) for what, (v, limit) in found)], key=lambda r: r.share)
     if worst.share > 1:
@@ -53,10 +55,10 @@ def trial_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:
     return ranges
 
 
-def _steps(job: Job) -> Iterator[tuple[int, dict[int, F64]]]:
+def _steps(job: Job, start: State | None = None) -> Iterator[tuple[int, dict[int, F64]]]:
     """Step, and values of all its nodes; TrainingError when training diverges."""
-    state, first = job.program.initial(), 0.0
-    for step in range(job.options.steps):
+    state, first = start or job.program.initial(), 0.0
+    for step in range(state.step, job.options.steps):
         x, y = job.batch(job.batches.number(step))
         values = job.program.values(state, job.named(x), y)
         yield step, values

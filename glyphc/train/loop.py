@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.backends.step_loop import train_steps
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
 from glyphc.progress import Reporter, Silent, duration
@@ -25,6 +24,7 @@ from .job import Job, check_loss
 from .plan import Plan
 from .planning import checked, plan_of, source_text
 from .ranges import Ranges
+from .simulated import Simulated
 from .step import State, with_weights
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -165,7 +165,7 @@ class _Run:
             self.report.reach = checked(self.job, plan)
         self.planned(plan)
         if self.mode is Mode.SIMULATE:
-            return _Simulated(self.job, plan)
+            return Simulated(self.job, plan)
         from .encrypted import Encrypted
 
         return Encrypted(self.job, plan, self.folder, self.reporter, self.memory)
@@ -230,54 +230,6 @@ class _Clear:
 
     def weights(self, step: int) -> dict[str, F64]:
         return dict(self._state.weights)
-
-    def close(self) -> None:
-        pass
-
-
-class _Simulated:
-    """The encrypted run's instructions on plain numbers with the predicted errors."""
-
-    security = "none (simulate mode, no encryption)"
-
-    def __init__(self, job: Job, plan: Plan) -> None:
-        self._job = job
-        self._plan = plan
-        self._state: dict[str, F64] = {}
-
-    def start(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None:
-            self._state = {name: np.frombuffer(data) for name, data in checkpoint.parts.items()}
-            return
-        machine = self._machine(0)
-        start = self._plan.state(self._job.program.initial())
-        self._state = {name: machine.encrypt(message, limbs) for name, (message, limbs) in start.items()}
-
-    def run(self, steps: range, after: Callable[[int], None]) -> None:
-        def stepped(count: int, state: dict[str, Any]) -> None:
-            self._state = state
-            after(count)
-
-        train_steps(self._plan.server, self._machine, self._batch, self._state, steps, stepped)
-
-    def _machine(self, step: int, kind: int = 0) -> Any:
-        from glyphc.backends.ckks_clear import SimulatedCKKS
-
-        # noise that depends on the step alone: a resumed run sees the same
-        return SimulatedCKKS(self._plan.parameters, (self._job.options.seed, kind, step))
-
-    def _batch(self, step: int) -> dict[str, Any]:
-        number = self._job.batches.number(step)
-        x, y = self._job.batch(number)
-        machine = self._machine(number, 1)
-        data = self._plan.data(x.reshape(len(x), -1), y)
-        return {name: machine.encrypt(message, limbs) for name, (message, limbs) in data.items()}
-
-    def parts(self) -> dict[str, bytes]:
-        return {name: value.tobytes() for name, value in self._state.items()}
-
-    def weights(self, step: int) -> dict[str, F64]:
-        return self._plan.weights(self._state, step)
 
     def close(self) -> None:
         pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import cos, isfinite, pi
 from typing import ClassVar
 
@@ -99,6 +99,34 @@ class InverseTime(Schedule):
         return 1.0 / (1.0 + self.decay * step)
 
 
+# A rate that is this many times the first one is no continuation: data are scaled by the first.
+_MOST_SHARE = 1024.0
+
+
+@dataclass(frozen=True)
+class Followed(Schedule):
+    """``first`` for ``steps`` steps, then ``share`` times ``second``, which counts from there: a run that goes on."""
+
+    name: ClassVar[str] = "followed"
+    first: Schedule = Constant()
+    steps: int = 1
+    share: float = 1.0
+    second: Schedule = Constant()
+
+    def __post_init__(self) -> None:
+        _check(self.steps >= 1, f"schedule {self.name}: steps={self.steps} must be at least 1")
+        _check(
+            0 < self.share <= _MOST_SHARE,
+            f"a run goes on with a learning rate up to {_MOST_SHARE:g} times its first one, not {self.share:g} times",
+        )
+
+    def factor(self, step: int) -> float:
+        return self.first.factor(step) if step < self.steps else self.share * self.second.factor(step - self.steps)
+
+    def __str__(self) -> str:
+        return f"{self.first} for {self.steps} steps, then {self.share:g} times {self.second}"
+
+
 SCHEDULES: dict[str, type[Schedule]] = {s.name: s for s in (Constant, Exponential, Steps, Cosine, InverseTime)}
 
 
@@ -149,6 +177,21 @@ class SGD:
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..."""
         return self.learning_rate * self.schedule.factor(step)
+
+    @property
+    def first(self) -> SGD:
+        """As the run was begun, whatever it went on with."""
+        schedule = self.schedule
+        while isinstance(schedule, Followed):
+            schedule = schedule.first
+        return replace(self, schedule=schedule)
+
+    def followed(self, steps: int, rate: float, schedule: Schedule) -> SGD:
+        """The same for ``steps`` steps, then with another learning rate; the velocity stays what it is."""
+        _check(isfinite(rate) and rate > 0, f"the learning rate must be positive, not {rate:g}")
+        decay = rate * self.weight_decay
+        _check(decay < 1, f"learning rate times weight decay must be below 1, not {decay:g}")
+        return replace(self, schedule=Followed(self.schedule, steps, rate / self.learning_rate, schedule))
 
 
 def _check(holds: bool, message: str) -> None:

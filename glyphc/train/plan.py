@@ -94,6 +94,19 @@ class Plan:
         noise = max(bootstrap(p.ring, rms_slope(s), p.scaling_bits) for s in series)
         return Precision(p.degree, max(s.max_error for s in series), noise / _HALF)
 
+    def going_on(self, optimizer: SGD) -> Plan:
+        """The same layouts and units, so that a state of this plan goes on as it is, with another learning rate from
+        some step on."""
+        layers = tuple(
+            replace(layer, trained=_trained(optimizer, stage))
+            for layer, stage in zip(self.server.layers, self.stages, strict=True)
+        )
+        return replace(
+            self,
+            program=replace(self.program, optimizer=optimizer),
+            server=replace(self.server, layers=layers),
+        )
+
     def data(self, features: F64, targets: F64) -> dict[str, tuple[F64, int]]:
         """Messages and limbs of a batch's ciphertexts, by name, from (batch, features) and (batch, outputs)."""
         step = self.server
@@ -109,11 +122,12 @@ class Plan:
             out |= encode_state(layer, state.weights[stage.weight.name], state.weights[stage.bias.name])
         return {name: (message, self.server.fresh_limbs(name)) for name, message in out.items()}
 
-    def decoded(self, messages: dict[str, F64], step: int) -> dict[str, F64]:
-        """Weights of the trained layers before ``step``, by constant name, from the state's messages."""
+    def decoded(self, messages: dict[str, F64], step: int, component: int = 0) -> dict[str, F64]:
+        """Weights of the trained layers before ``step``, by constant name, from the state's messages. component: 1 for
+        their velocities."""
         out: dict[str, F64] = {}
         for stage, layer in zip(self.stages, self.server.layers, strict=True):
-            weight, bias = decode_state(layer, messages, step, stage.weight.shape[1])
+            weight, bias = decode_state(layer, messages, step, stage.weight.shape[1], component)
             out |= {stage.weight.name: weight, stage.bias.name: bias}
         return out
 
@@ -121,6 +135,12 @@ class Plan:
         """All weights before ``step``: those that are frozen as they were, without the noise of encryption."""
         decoded, trained = self.decoded(messages, step), {s.name for s in self.program.slots if s.trained}
         return {**self.program.initial().weights, **{name: v for name, v in decoded.items() if name in trained}}
+
+    def state_at(self, messages: dict[str, F64], step: int) -> State:
+        """Weights and velocities before ``step``, to go on from in the clear."""
+        velocity = self.program.initial().velocity
+        moving = self.decoded(messages, step, 1) if velocity else {}
+        return State(step, self.weights(messages, step), {name: moving[name] for name in velocity})
 
     def reaches(self, values: Mapping[int, F64]) -> dict[str, tuple[float, float]]:
         """Largest magnitudes that the bootstraps see, and how large they may be. values: of a step's nodes, by id."""

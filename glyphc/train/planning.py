@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from glyphc.ir.ops import Input
@@ -10,6 +12,7 @@ from .bounds import Known, bounded_ranges
 from .errors import TrainingError
 from .foresee import foresee, trial_ranges
 from .job import Job, RangeSource
+from .losses import SoftmaxCrossEntropy
 from .plan import Plan, plan_step
 from .ranges import Ranges
 from .stages import Stage, find_stages
@@ -26,7 +29,10 @@ def plan_of(job: Job) -> Plan:
     ranges = job.ranges or job.options.reach
     if ranges is None:
         ranges = found_ranges(job, stages).with_margin(job.margin)
-    plan = plan_step(job.program, ranges, job.options.insecure_ring)
+    optimizer = job.options.optimizer
+    plan = plan_step(replace(job.program, optimizer=optimizer.first), ranges, job.options.insecure_ring)
+    if optimizer != optimizer.first:  # a run that goes on has the layouts and units that it was begun with
+        plan = plan.going_on(optimizer)
     _check_frames(plan, job.options.steps)
     return plan
 
@@ -55,7 +61,8 @@ def checked(job: Job, plan: Plan) -> float | None:
     """
     if job.options.source is not RangeSource.BOUNDS:
         return foresee(job, plan).reach
-    if job.ranges is not None and min(plan.ranges.bits_beyond(found_ranges(job, plan.stages))) < 0:
+    softmax = isinstance(job.loss, SoftmaxCrossEntropy)
+    if job.ranges is not None and not plan.ranges.holds(found_ranges(job, plan.stages), softmax):
         raise TrainingError(
             "so many steps could leave the ranges that this run was begun with; use as many as then, or start anew"
         )

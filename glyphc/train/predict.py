@@ -11,6 +11,7 @@ from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 
 from .batches import Batches
+from .inference import Inference
 from .plan import Plan
 from .ways.layers import STATE_LIMBS
 
@@ -70,9 +71,17 @@ def predict(plan: Plan, steps: int, cost: CostModel, batches: int = 1) -> Predic
     )
 
 
+def pass_seconds(inference: Inference, cost: CostModel) -> float:
+    """Of a pass of a request: as many samples as a batch, with weights that are still encrypted."""
+    plan = inference.plan
+    p, server = plan.parameters, plan.server
+    held = dict.fromkeys(server.state_names, STATE_LIMBS)
+    return step_seconds(inference.code, held, server.data_limbs, p.decoded_limbs, Bootstraps.of(p), p.ring, cost)
+
+
 def different_batches(batches: Batches, steps: int) -> int:
     """Of a run: each is encrypted once."""
-    return min(batches.per_epoch, steps)
+    return len({batches.number(step) for step in range(steps)}) if batches.turns else min(batches.per_epoch, steps)
 
 
 def require_memory(plan: Plan, limit: float, where: str) -> None:

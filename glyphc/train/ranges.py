@@ -75,6 +75,11 @@ class Ranges:
         pairs = zip((*self.sums, *self.back), (*other.sums, *other.back), strict=True)
         return tuple(log2(mine / max(theirs, _LEAST)) for mine, theirs in pairs)
 
+    def holds(self, other: Ranges, softmax: bool) -> bool:
+        """Whether nothing of ``other`` is beyond these ranges."""
+        mine, theirs = self.named(softmax), other.named(softmax)
+        return all(value <= mine[what] for what, value in theirs.items())
+
     def __str__(self) -> str:
         return ", ".join(f"{what} {value:.3g}" for what, value in self.named(False).items())
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
-from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Load, Polynomials, Split
+from glyphc.ir.instructions import Divide, Dot, EncryptedDot, EncryptedMap, Load, Polynomials, Register, Split
 from glyphc.ir.ops import Input, Linear, Reshape, Unpack
 
+from . import images
 from .base import BGV, Offer, Question, Refusal, Way
-from .lowering import GROUP, Lowering, Step, Task, layout, lowers
+from .lowering import Lowering, Step, Task, layout, lowers
 from .weight_polynomials import weight_polynomials
 
 
@@ -118,16 +119,43 @@ def _unpack(lowering: Lowering, task: Task, node: Node) -> None:
     """All parts, or the pieces that they come from, or the parts in one of these."""
     assert isinstance(node.op, Unpack)
     (operand,) = lowering.graph.operands(node)
-    groups, stride = lowering.groups(node), layout(operand).stride
-    # parts beyond the features hold nothing that anybody reads
+    if layout(node).image is not None:
+        images.unpack(lowering, task, node)
+        return
+    groups, stride, parts = lowering.groups(node), layout(operand).stride, node.op.parts
+    # each ciphertext of the operand is split into so many pieces first, if the parts come in groups
+    pieces = parts if groups == 1 else groups // layout(operand).parts
     if task.step < 0:
-        (source,), parts = lowering.registers[Task(operand.id, task.chunk)], node.op.parts if groups == 1 else groups
-        targets = lowering.fresh(min(parts, node.type.size))
+        sources = lowering.registers[Task(operand.id, task.chunk)]
+        sources = tuple(_divided(lowering, source, node.op.divided, node) for source in sources)
+        # parts beyond the features hold nothing that anybody reads
+        count = min(pieces * len(sources), node.type.size)
+        lowering.registers[task] = _interleaved(lowering, sources, pieces, stride, count, node)
     else:
-        source, parts = lowering.registers[replace(task, step=-1)][task.step], GROUP
-        targets, stride = lowering.fresh(len(lowering.parts(node, task.step))), stride * groups
-    lowering.instructions.append(Split(targets, source, parts, stride, node.id))
-    lowering.registers[task] = targets
+        piece = lowering.registers[replace(task, step=-1)][task.step]
+        count = len(lowering.parts(node, task.step))
+        lowering.registers[task] = _interleaved(lowering, (piece,), parts // pieces, stride * pieces, count, node)
+
+
+def _divided(lowering: Lowering, source: Register, factor: int, node: Node) -> Register:
+    """The register of a quotient."""
+    if factor == 1:
+        return source
+    (target,) = lowering.fresh()
+    lowering.instructions.append(Divide(target, source, factor, node.id))
+    return target
+
+
+def _interleaved(
+    lowering: Lowering, sources: tuple[Register, ...], parts: int, stride: int, count: int, node: Node
+) -> tuple[Register, ...]:
+    """The first ``count`` parts of all sources: part r of source p is number r * len(sources) + p."""
+    if parts == 1:
+        return sources[:count]
+    targets = lowering.fresh(count)
+    for p, source in enumerate(sources[:count]):
+        lowering.instructions.append(Split(targets[p :: len(sources)], source, parts, stride, node.id))
+    return targets
 
 
 def _needs_of_map(lowering: Lowering, task: Task, node: Node) -> list[Task]:
@@ -147,6 +175,9 @@ def _linear(lowering: Lowering, task: Task, node: Node) -> None:
     if task.step < 0:
         lowering.registers[task] = lowering.registers[replace(task, step=len(steps) - 1)]
         return
+    if layout(node).image is not None:
+        images.convolve(lowering, task, node, steps[task.step])
+        return
     step, operands, target = steps[task.step], lowering.graph.operands(node), layout(node)
     sources = lowering.registers[step.source(operands)]
     name = _weights(lowering, node, op, step)
@@ -162,7 +193,7 @@ def _linear(lowering: Lowering, task: Task, node: Node) -> None:
     if place:
         # narrow tensors of several chunks stand side by side in one
         (moved,) = lowering.fresh()
-        lowering.instructions.append(Dot(moved, (result,), _monomial(lowering, place), total, node.id))
+        lowering.instructions.append(Dot(moved, (result,), lowering.monomial(place), total, node.id))
         result = moved
     lowering.registers[task] = (result,)
 
@@ -199,9 +230,3 @@ def _encrypted_weights(lowering: Lowering, node: Node, op: Linear, step: Step, n
         weight = lowering.weight(node, step.operand)
         bias = lowering.graph.constant(op.bias.name).astype(np.int64) if first else None
         lowering.secret[name] = weight_polynomials(weight, bias, layout(operand), layout(node), tuple(parts))
-
-
-def _monomial(lowering: Lowering, exponent: int) -> str:
-    name = f"X^{exponent}"
-    lowering.polynomials[name] = Polynomials(np.array([0, 1]), np.array([exponent], dtype=np.int32), np.array([1]))
-    return name

@@ -16,6 +16,9 @@ from glyphc.ir.instructions import EncryptedMap, Instruction, Polynomials, Regis
 from glyphc.ir.layout import Layout
 from glyphc.ir.matrices import Parts
 from glyphc.ir.ops import Input, Linear, Op, Output, Reshape, Unpack
+from glyphc.ir.stencils import Stencil
+
+from .weight_polynomials import monomial
 
 # Parts of a value that are alive at once: inputs are loaded so many at a time, and a large unpacking is split in two
 # steps, where what comes of each piece of the first is used up before the next one is split.
@@ -99,6 +102,7 @@ class Lowering:
     met: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # groups by map and operand
     sums: dict[tuple[int, int], list[Step]] = field(default_factory=dict)  # by map and chunk
     weights: dict[tuple[int, int], Parts] = field(default_factory=dict)  # matrices by map and operand
+    stencils: dict[tuple[int, int], Stencil] = field(default_factory=dict)  # of images, by map and operand
     count: int = 0
 
     def fresh(self, number: int = 1) -> tuple[Register, ...]:
@@ -182,8 +186,13 @@ class Lowering:
         """How many groups the parts of a value come in: several of many parts that only linear maps read."""
         if isinstance(node.op, Reshape):
             return self.groups(self.graph.operands(node)[0])
+        if layout(node).image is not None:  # parts are channels, which are few
+            return 1
         if not isinstance(node.op, Input | Unpack) or not self.only_maps_read(node):
             return 1
+        if isinstance(node.op, Unpack):
+            # of each ciphertext that is split: several of them fill more groups than their parts do
+            return layout(node).parts // min(node.op.parts, GROUP)
         return -(-layout(node).parts // GROUP)
 
     def only_maps_read(self, node: Node) -> bool:
@@ -194,6 +203,14 @@ class Lowering:
         """The parts of a value that hold a feature, or those of them in one group."""
         parts = min(layout(node).parts, node.type.size)
         return list(range(parts) if group < 0 else range(group, parts, self.groups(node)))
+
+    def monomial(self, exponent: int) -> str:
+        """Name of the polynomial X^exponent, of either sign."""
+        assert self.graph.parameters is not None
+        name = f"X^{exponent}"
+        if name not in self.polynomials:
+            self.polynomials[name] = monomial(exponent, self.graph.parameters.ring)
+        return name
 
     def weight(self, node: Node, number: int) -> Parts:
         """The matrix of an operand of a linear map, in the parts of that operand."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from glyphc.ir.graph import Node
-from glyphc.ir.instructions import Evaluate, FromTorus, Powers, ToTorus
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.instructions import Evaluate, FromTorus, Powers, Register, ToTorus
 from glyphc.ir.layout import next_power_of_two
-from glyphc.ir.ops import Apply, Bootstrap, Switch
+from glyphc.ir.ops import Apply, Bootstrap, Pixels, Switch
 from glyphc.ir.types import Scheme
 
 from .base import BGV, TORUS, Conversion, Offer, Question, Refusal, Way
@@ -66,28 +66,42 @@ def _switches(value: Node, question: Question) -> float:
 def _switch(lowering: Lowering, task: Task, node: Node) -> None:
     assert isinstance(node.op, Switch) and lowering.graph.parameters is not None
     (before,) = lowering.same(task, node)
-    (source,) = lowering.registers[before]
-    (target,) = lowering.registers[task] = lowering.fresh()
-    if node.op.target is Scheme.TORUS:
-        lowering.instructions.append(ToTorus(target, source, lowering.graph.parameters.slots, node.id))
-    else:
-        lowering.instructions.append(FromTorus(target, source, node.id))
+    sources = lowering.registers[before]
+    targets = lowering.registers[task] = lowering.fresh(len(sources))
+    for target, source in zip(targets, sources, strict=True):
+        if node.op.target is Scheme.TORUS:
+            lowering.instructions.append(ToTorus(target, source, lowering.graph.parameters.slots, node.id))
+        else:
+            lowering.instructions.append(FromTorus(target, source, node.id))
 
 
 @lowers(Bootstrap)
 def _bootstraps(lowering: Lowering, task: Task, node: Node) -> None:
     """All functions of one value at once: the precomputation they share is large."""
-    (operand,) = lowering.graph.operands(node)
+    value = lowering.graph.bootstrapped(node)
     (before,) = lowering.same(task, node)
-    (source,) = lowering.registers[before]
-    readers = [(n, n.op) for n in lowering.graph.users(operand) if isinstance(n.op, Bootstrap)]
-    (powers,) = lowering.fresh()
+    readers = [(n, n.op) for n in _readers(lowering.graph, value) if isinstance(n.op, Bootstrap)]
+    made: dict[int, list[Register]] = {n.id: [] for n, _ in readers}
     first, op = readers[0]
-    lowering.instructions.append(Powers(powers, source, op.slots, op.series.degree, first.id))
-    for node, op in readers:
-        assert operand.type.fixed is not None and node.type.fixed is not None
-        (target,) = lowering.registers[Task(node.id, task.chunk)] = lowering.fresh()
-        formats = (operand.type.fixed, node.type.fixed)
-        lowering.instructions.append(
-            Evaluate(target, powers, op.series, op.functions, *formats, op.divisor, node.id, op.mask)
-        )
+    for source in lowering.registers[before]:
+        (powers,) = lowering.fresh()
+        lowering.instructions.append(Powers(powers, source, op.slots, op.series.degree, first.id))
+        for reader, own in readers:
+            assert value.type.fixed is not None and reader.type.fixed is not None
+            (target,) = lowering.fresh()
+            formats = (value.type.fixed, reader.type.fixed)
+            lowering.instructions.append(
+                Evaluate(target, powers, own.series, own.functions, *formats, own.divisor, reader.id, own.mask)
+            )
+            made[reader.id].append(target)
+    for id, targets in made.items():
+        lowering.registers[Task(id, task.chunk)] = tuple(targets)
+
+
+def _readers(graph: Graph, value: Node) -> Iterator[Node]:
+    """What reads a value, or some pixels of it."""
+    for user in graph.users(value):
+        if isinstance(user.op, Pixels):
+            yield from _readers(graph, user)
+        else:
+            yield user

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from glyphc.ir.instructions import Polynomials
 from glyphc.ir.layout import Layout
 from glyphc.ir.matrices import Parts
+from glyphc.ir.stencils import Stencil
 
 I64 = npt.NDArray[np.int64]
 
@@ -31,6 +32,39 @@ def weight_polynomials(
         samples = np.arange(source.per_chunk, dtype=np.int64) * source.batch_stride
         positions = samples[:, None] + outputs[None, :]
         rows.append(_wrap(positions.ravel(), np.broadcast_to(bias, positions.shape).ravel(), n))
+    return _polynomials(rows)
+
+
+def stencil_polynomials(
+    stencil: Stencil, bias: I64 | None, source: Layout, target: Layout, part: int, used: tuple[int, ...]
+) -> Polynomials:
+    """Polynomials of a linear map of images for one part of its result, K_c = sum k[c', c, dy, dx] X^(c' - (dy, dx)),
+    and the bias at the end.
+
+    source: unpacked. part: of the target, whose channels c' are meant. used: the channels c, in this order.
+    """
+    n, unit = source.ring, source.stride
+    read, made = source.image, target.image
+    assert read is not None and made is not None
+    channels = made.channels_of(part)
+    moves = stencil.reads[:, 0] * read.steps(read.dilation[0], 0) + stencil.reads[:, 1] * read.steps(
+        0, read.dilation[1]
+    )
+    exponents = (np.arange(len(channels), dtype=np.int64) - moves[:, None]).ravel() * unit
+    kernel = stencil.kernel[:, channels.start : channels.stop].astype(np.int64)
+    rows = [_wrap(exponents, kernel[:, :, channel].ravel(), n) for channel in used]
+    if bias is not None:
+        positions, own = target.positions(part), bias[made.columns_of(part)]
+        rows.append(_wrap(positions.ravel(), np.broadcast_to(own, positions.shape).ravel(), n))
+    return _polynomials(rows)
+
+
+def monomial(exponent: int, ring: int) -> Polynomials:
+    """X^exponent, of either sign."""
+    return _polynomials([_wrap(np.array([exponent]), np.array([1]), ring)])
+
+
+def _polynomials(rows: list[tuple[I64, I64]]) -> Polynomials:
     offsets = np.cumsum([0] + [len(e) for e, _ in rows])
     return Polynomials(
         offsets.astype(np.int64),

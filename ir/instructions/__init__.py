@@ -6,7 +6,18 @@ in slots. ``integers``: on exact ones. ``gates``: on single bits. ``ckks``: trai
 """
 
 from .base import NO_NODE, Code, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
-from .coefficients import Dot, DotProduct, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus, masks_of
+from .coefficients import (
+    Divide,
+    Dot,
+    DotProduct,
+    EncryptedDot,
+    Evaluate,
+    FromTorus,
+    Powers,
+    Split,
+    ToTorus,
+    masks_of,
+)
 from .gates import ConstantBit, Gate, GateKind, Opposite
 from .integers import ClientRequest, IntegerBlocks, IntegerDot, IntegerProduct, requests_of
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
@@ -18,6 +29,7 @@ __all__ = [
     "ClientSpec",
     "Code",
     "ConstantBit",
+    "Divide",
     "Dot",
     "DotProduct",
     "Drop",

@@ -14,7 +14,7 @@ from ..parameters import Parameters
 from ..slot_parameters import SlotParameters
 from ..word_parameters import WordParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
-from .coefficients import Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .coefficients import Divide, Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
 from .gates import check_gates
 from .integers import check_integers, requests_of
 from .program import EncryptedMap, Polynomials, Schedule
@@ -117,6 +117,8 @@ class _Coefficients:
                     return f"multiplies {len(sources)} ciphertexts with {products} encrypted polynomials of {weights!r}"
             case Split():
                 return self._split_problem(instruction)
+            case Divide(factor=factor) if factor < 2 or factor & (factor - 1) or factor > self.parameters.ring:
+                return f"divides by {factor}, which is no power of two from 2 to {self.parameters.ring}"
             case ToTorus(slots=slots) | Powers(slots=slots) if slots != self.parameters.slots or not slots:
                 return f"is for {slots} slots, the program for {self.parameters.slots}"
             case FromTorus() if not self.parameters.slots:

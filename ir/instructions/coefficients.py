@@ -77,6 +77,27 @@ class Split(Instruction):
 
 
 @dataclass(frozen=True)
+class Divide(Instruction):
+    """factor * target = source, exactly (BGV). factor: a power of two.
+
+    Modulo the ciphertext's modulus, which is odd, everything can be divided. The message of the target is a fraction,
+    which a :class:`Split` into as many parts makes whole again: without loss, whatever the message and its noise. At
+    stride 1 only: noise that stands off the stride is divided, too, but no automorphism of the split multiplies it.
+    """
+
+    operand: ClassVar[Kind] = Kind.BGV
+    result: ClassVar[Kind] = Kind.BGV
+    method: ClassVar[str] = "divided"
+    target: Register
+    source: Register
+    factor: int
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.divided(operands[0], self.factor),)
+
+
+@dataclass(frozen=True)
 class ToTorus(Instruction):
     """BGV -> torus: message m modulo t becomes phase m/t. A modulus switch to the bootstrap's modulus."""
 

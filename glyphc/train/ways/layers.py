@@ -186,14 +186,14 @@ def encode_state(layer: Layer, weights: F64, bias: F64) -> dict[str, F64]:
     return out
 
 
-def decode_state(layer: Layer, messages: dict[str, F64], step: int, inputs: int) -> tuple[F64, F64]:
-    """Weights (outputs, inputs) and bias before ``step`` from the state's messages."""
+def decode_state(layer: Layer, messages: dict[str, F64], step: int, inputs: int, which: int = 0) -> tuple[F64, F64]:
+    """Weights (outputs, inputs) and bias before ``step`` from the state's messages; their velocities if which is 1."""
     components = np.zeros((layer.trained.size, layer.target.count, inputs + 1))
     for part in layer.parts:
         for i, component in enumerate(components):
             message = messages[component_name(layer.name, part.name, i)]
             component[part.rows, part.columns] = coefficients(message, part.exponents) / part.gain
-    weight, bias = layer.trained.weight.basis(step)[0], layer.trained.bias.basis(step)[0]
+    weight, bias = layer.trained.weight.basis(step)[which], layer.trained.bias.basis(step)[which]
     return np.tensordot(weight, components[:, :, :-1], 1), np.tensordot(bias, components[:, :, -1], 1)
 
 

@@ -1,0 +1,375 @@
+"""Image layouts in numbers: which networks are maps of images, where their pixels would stand, and what that costs.
+
+All tensors stand on one raster (:mod:`glyphc.ir.image_layout`). A linear map that does the same at every pixel takes a
+product for each channel that it reads and each group of channels that it makes. What stands between the pixels of a
+row's or an image's border is garbage afterwards, which the next bootstrap clears by a mask. A map with a stride reads
+pixels by parity: the bootstrap before it is finished with a mask for each, and the images of several chunks are brought
+together, so later bootstraps stay full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import hypot, prod
+
+from glyphc.analysis.cost import CostModel, split_automorphisms
+from glyphc.ir.graph import Graph, Node
+from glyphc.ir.image_layout import Image, Raster, Steps
+from glyphc.ir.layout import next_power_of_two
+from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
+from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
+from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
+from glyphc.ir.series import OUTPUT_BITS
+from glyphc.ir.stencils import Stencil, stencil
+from glyphc.ir.types import Scheme
+
+from .fit_series import plaintext_bits
+from .layout_search import DEGREE, MIN_SLOTS, NOISE, Room, Search, is_bootstrapped
+
+# A mask takes a level in the middle of a bootstrap, as the next degrees of series do.
+_DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The images of an assigned graph by node id, and what its linear maps do with them, by node id and operand."""
+
+    images: dict[int, Image]
+    stencils: dict[tuple[int, int], Stencil]
+
+    @staticmethod
+    def of(graph: Graph) -> Pictures | str:
+        """What there is, or in a sentence why there are no images; an empty one where nothing has pixels."""
+        found = Pictures({}, {})
+        for node in graph:
+            if node.type.scheme is Scheme.CLIENT:
+                continue
+            problem = found._take(node, graph)
+            if problem:
+                return problem
+        if not any(prod(image[1:]) > 1 for image in found.images.values()):
+            return ""
+        return found
+
+    def _take(self, node: Node, graph: Graph) -> str:
+        match node.op:
+            case Input(shape=given, ranks=ranks):
+                shapes = [u.op.shape for u in graph.users(node) if isinstance(u.op, Reshape)]
+                shape = next((s for s in (given, *shapes) if len(s) == 3), given)
+                if ranks is not None or len(shape) not in (1, 2, 3):
+                    return f"{node} is no image of channels, rows and columns"
+                # a row of numbers is a picture of one row, or channels of one pixel
+                rows, columns = (1, 1, *shape[1:])[-2:]
+                self.images[node.id] = (shape[0], rows, columns)
+            case Linear():
+                return self._linear(node, node.op, graph)
+            case Reshape() | Switch() | Apply():
+                self.images[node.id] = self.images[node.operands[0]]
+            case _:
+                return f"{node} has no image layout"
+        return ""
+
+    def _linear(self, node: Node, op: Linear, graph: Graph) -> str:
+        if op.encrypted:
+            return f"{node} has encrypted weights, which are multiplied as a whole"
+        target: Image | None = None
+        # the largest operand first: what it becomes is the clearest
+        order = sorted(range(len(op.weights)), key=lambda n: -prod(self.images[node.operands[n]][1:]))
+        for number in order:
+            source = self.images[node.operands[number]]
+            found = stencil(graph.matrix(op.weights[number]), source, target)
+            if found is None:
+                return f"{node} does not do the same at every pixel of {graph.node(node.operands[number])}"
+            self.stencils[node.id, number], target = found, found.target
+        assert target is not None
+        self.images[node.id] = target
+        return ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a tensor's images stand: in how many chunks, how far apart their pixels, and which share a slot."""
+
+    chunks: int
+    dilation: Steps = (1, 1)
+    levels: tuple[Steps, ...] = ()
+
+
+@dataclass(frozen=True)
+class Read:
+    """How a linear map reads an operand: whole, or from every one of ``firsts`` on, every ``step``-th pixel, where the
+    images of ``1 << len(levels)`` chunks are brought together."""
+
+    firsts: tuple[Steps, ...] = ()
+    step: Steps = (1, 1)
+    levels: tuple[Steps, ...] = ()
+
+
+WHOLE = Read()
+
+
+@dataclass
+class ImagePlan:
+    """Image layouts of an assigned graph. group: channels side by side; chunks: of the inputs.
+
+    standings: by node id; reads: by linear map and operand. rows, pitch: of the raster; stride: between two channels.
+    problem: why it cannot be, if so.
+    """
+
+    graph: Graph
+    pictures: Pictures
+    ring: int
+    batch: int
+    group: int
+    chunks: int
+    standings: dict[int, Standing] = field(default_factory=dict)
+    reads: dict[tuple[int, int], Read] = field(default_factory=dict)
+    rows: int = 1
+    pitch: int = 1
+    stride: int = 1
+    problem: str = ""
+
+    def __post_init__(self) -> None:
+        for node in self.graph:
+            if node.type.scheme is Scheme.CLIENT:
+                continue
+            if isinstance(node.op, Input):
+                self.standings[node.id] = Standing(self.chunks)
+            elif isinstance(node.op, Linear):
+                self._linear(node)
+            else:
+                self.standings[node.id] = self.standings[node.operands[0]]
+            if self.problem:
+                return
+        needed = max(self._slots(s) for s in self.standings.values()) * self.rows * self.pitch * self.group
+        if needed > self.ring:
+            self.problem = f"{self.batch} images in {self.chunks} chunks take {needed:,} coefficients of a ciphertext"
+            return
+        while 2 * self.stride * needed <= self.ring and self.ring // (2 * self.stride) >= 2 * MIN_SLOTS:
+            self.stride *= 2
+
+    # -- where images stand --
+
+    def _linear(self, node: Node) -> None:
+        found: set[Standing] = set()
+        for number, operand in enumerate(self.graph.operands(node)):
+            own, before = self.pictures.stencils[node.id, number], self.standings[operand.id]
+            read = self._read(own, before) if self.resident(operand) else WHOLE
+            self.reads[node.id, number] = read
+            for part, standing in self._parts(own, before, read):
+                after = self._after(part, standing)
+                found.add(after)
+                self._leave_room(part, standing, after)
+        if len(found) > 1:
+            self.problem = f"the images that {node} adds up stand differently"
+        self.standings[node.id] = found.pop()
+
+    def _read(self, own: Stencil, before: Standing) -> Read:
+        """A map with a stride brings images together, as many as there are chunks for."""
+        if not set(own.stride) <= {1, 2} or own.stride == (1, 1):
+            return WHOLE
+        down, right = before.dilation
+        levels = [step for step, s in (((down, 0), own.stride[0]), ((0, right), own.stride[1])) if s == 2]
+        levels = levels[: before.chunks.bit_length() - 1]
+        return Read(own.parities, own.stride, tuple(levels)) if levels else WHOLE
+
+    def _parts(self, own: Stencil, before: Standing, read: Read) -> list[tuple[Stencil, Standing]]:
+        if not read.firsts:
+            return [(own, before)]
+        return [(own.part(first), self.together(before, read)) for first in read.firsts]
+
+    def together(self, before: Standing, read: Read) -> Standing:
+        """How what a map reads stands, once the images of several chunks are together."""
+        dilation = (before.dilation[0] * read.step[0], before.dilation[1] * read.step[1])
+        return Standing(before.chunks >> len(read.levels), dilation, read.levels + before.levels)
+
+    @staticmethod
+    def _after(own: Stencil, before: Standing) -> Standing:
+        down, right = (
+            1 if size == 1 else d * s for size, d, s in zip(own.target[1:], before.dilation, own.stride, strict=True)
+        )
+        return replace(before, dilation=(down, right))
+
+    def _leave_room(self, own: Stencil, before: Standing, after: Standing) -> None:
+        """Rows and columns enough for both images, and for the zeros that are read beside the first."""
+        room = []
+        for axis in (0, 1):
+            read, d = own.reads[:, axis], before.dilation[axis]
+            behind = own.stride[axis] * (own.target[axis + 1] - 1) + int(read.max()) - (own.source[axis + 1] - 1)
+            border = d * max(0, behind, -int(read.min()))
+            room.append(
+                1
+                + max(
+                    (own.source[axis + 1] - 1) * d + border + sum(level[axis] for level in before.levels),
+                    (own.target[axis + 1] - 1) * after.dilation[axis] + sum(level[axis] for level in after.levels),
+                )
+            )
+        self.rows, self.pitch = max(self.rows, room[0]), max(self.pitch, room[1])
+
+    def _slots(self, standing: Standing) -> int:
+        images = standing.chunks << len(standing.levels)
+        return -(-self.batch // images)
+
+    def raster(self, node: Node) -> Raster:
+        """Of a node's images, channels side by side."""
+        standing = self.standings[node.id]
+        return Raster(
+            *self.pictures.images[node.id],
+            self.group,
+            self.group,
+            self.rows,
+            self.pitch,
+            standing.dilation,
+            levels=standing.levels,
+        )
+
+    # -- what it costs --
+
+    @property
+    def label(self) -> str:
+        return f"images, {self.group} channel{'s' if self.group > 1 else ''} side by side"
+
+    @property
+    def reason(self) -> str:
+        """In words, what it comes to."""
+        at = f"{self.bootstraps} bootstraps, {self.fill:.0%} full"
+        return f"{at}; {self.rows} x {self.pitch} places an image in {self.chunks} chunks"
+
+    @property
+    def bootstraps(self) -> int:
+        return sum(self._ciphertexts(n) for n in self._bootstrapped)
+
+    @property
+    def fill(self) -> float:
+        """Share of what is bootstrapped that carries a useful value."""
+        useful = sum(n.type.size * self.batch for n in self._bootstrapped)
+        return useful / (self.ring // self.stride * max(1, self.bootstraps))
+
+    @property
+    def noise(self) -> float:
+        """Largest share of a nonlinearity's range that a bootstrap's noise takes for being unpacked into channels."""
+        modulus = 2.0 ** plaintext_bits(self.graph)
+        floor = hypot(VALUE_NOISE * self.ring / MEASURED_AT / 2.0**OUTPUT_BITS, DECODING_FLOOR) * modulus
+        spans = [n.type.fixed.hi - n.type.fixed.lo for n, _ in self.graph.of(Apply) if n.type.fixed is not None]
+        return floor * self.group / max(1, min(spans, default=1))
+
+    def rank(self, cost: CostModel) -> tuple[float, float]:
+        """As that of other plans."""
+        return (self.noise if self.noise > NOISE else 0.0, self.seconds(cost))
+
+    def seconds(self, cost: CostModel) -> float:
+        """Predicted seconds of all that depends on the plan, for its whole batch."""
+        slots, ring = self.ring // self.stride // 2, self.ring
+        switch = cost.scaled(cost.switch, ring)
+        shared = cost.powers_seconds(slots, DEGREE, ring, _DEEPEST) + switch
+        function = cost.evaluate_seconds(slots, DEGREE, ring, _DEEPEST) + cost.mask_seconds(slots, ring) + switch
+        functions = products = automorphisms = 0
+        for (value, _, _), levels in self._functions().items():
+            made = self._ciphertexts(self.graph.node(value))
+            functions += made
+            products += made if levels else 0
+            channels = self.pictures.images[value][0]
+            for part in range(-(-channels // self.group)):
+                wanted = min(self.group, channels - part * self.group)
+                automorphisms += (self.standings[value].chunks >> levels) * split_automorphisms(self.group, wanted)
+        products += sum(self.standings[id].chunks * count for id, count in self._polynomials().items())
+        return (
+            self.bootstraps * shared
+            + functions * function
+            + automorphisms * cost.scaled(cost.automorphism, ring)
+            + products * cost.scaled(cost.product, ring)
+        )
+
+    def memory_bytes(self, cost: CostModel) -> float:
+        """Predicted peak of a run, roughly: contexts and keys, weights, and the channels of what a map reads."""
+        parameters = Parameters(
+            self.ring, plaintext_bits=0, bgv_bits=0, slots=self.ring // self.stride // 2, degree=DEGREE, slot_levels=1
+        )
+        channels = max(image[0] for image in self.pictures.images.values())
+        alive = 4 * channels + sum(self._ciphertexts(n) for n in self._bootstrapped[:2])
+        held = 2 * 8 * self.ring * (sum(self._polynomials().values()) + cost.limbs * alive)
+        return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
+
+    def resident(self, node: Node) -> bool:
+        """Whether a value comes from a bootstrap."""
+        return isinstance(self.value(node).op, Apply)
+
+    def value(self, node: Node) -> Node:
+        """The nonlinearity, map or input that a value is, through whatever leaves it as it is."""
+        while isinstance(node.op, Switch | Reshape):
+            (node,) = self.graph.operands(node)
+        return node
+
+    def _ciphertexts(self, node: Node) -> int:
+        return self.standings[node.id].chunks * -(-self.pictures.images[node.id][0] // self.group)
+
+    @property
+    def _bootstrapped(self) -> list[Node]:
+        return [n for n, _ in self.graph.of(Linear) if is_bootstrapped(n, self.graph)]
+
+    def _functions(self) -> dict[tuple[int, Steps | None, Steps], int]:
+        """Of each nonlinearity by id, whole (None) or from these pixels on: the levels of merging behind it."""
+        found: dict[tuple[int, Steps | None, Steps], int] = {}
+        for node, _ in self.graph.of(Linear):
+            for number, operand in enumerate(self.graph.operands(node)):
+                read, value = self.reads[node.id, number], self.value(operand)
+                if isinstance(value.op, Apply):
+                    found.update({(value.id, first, read.step): len(read.levels) for first in read.firsts or (None,)})
+        for node, _ in self.graph.of(Apply):
+            if not any(value == node.id for value, _, _ in found):
+                found[node.id, None, WHOLE.step] = 0
+        return found
+
+    def _polynomials(self) -> dict[int, int]:
+        """Weight polynomials of each linear map."""
+        found = {}
+        for node, _ in self.graph.of(Linear):
+            groups = -(-self.pictures.images[node.id][0] // self.group)
+            reads = (
+                len(self.reads[node.id, n].firsts or (None,)) * self.pictures.images[o.id][0]
+                for n, o in enumerate(self.graph.operands(node))
+            )
+            found[node.id] = groups * (sum(reads) + 1)
+        return found
+
+
+def image_plan(graph: Graph, room: Room, cost: CostModel, models: Sequence[CostModel] = ()) -> ImagePlan | str:
+    """The cheapest image layouts for as much of the graph's batch as there is room for, or why there are none; an empty
+    reason where nothing has pixels.
+
+    cost, models: as of other plans (:meth:`.layout_search.Search.over`).
+    """
+    if not any(True for _ in graph.of(Apply)):
+        return ""
+    pictures = Pictures.of(graph)
+    if isinstance(pictures, str):
+        return pictures
+    batch, problem = graph.batch, ""
+    while batch >= 1:
+        plans = list(_plans(graph, pictures, room, batch))
+        good = [p for p in plans if not p.problem]
+        fitting = [p for p in good if max(map(p.memory_bytes, models or (cost,))) <= room.memory * 1e9]
+        if fitting:
+            return min(fitting, key=lambda p: p.rank(cost))
+        problem = f"none fits into {room.memory:g} GB" if good else plans[0].problem
+        batch //= 2
+    return problem
+
+
+def _plans(graph: Graph, pictures: Pictures, room: Room, batch: int) -> Iterator[ImagePlan]:
+    most = max(image[0] for image in pictures.images.values())
+    group = 1
+    while group <= next_power_of_two(most):
+        chunks = 1
+        while chunks <= min(room.max_chunks, next_power_of_two(batch)):
+            yield ImagePlan(graph, pictures, room.ring, batch, group, chunks)
+            chunks *= 2
+        group *= 2
+
+
+def better(images: ImagePlan, search: Search, cost: CostModel) -> bool:
+    """Whether images are the cheaper way for a sample, beside the best plan with features apart; noise that shows comes
+    last, as there."""
+    (noise, seconds), (other_noise, other_seconds) = images.rank(cost), search.best.rank(cost)
+    return (noise, seconds / images.batch) < (other_noise, other_seconds / search.best.batch)

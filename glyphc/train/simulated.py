@@ -1,0 +1,69 @@
+"""The simulated run: what an encrypted one computes, with its predicted errors, on plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glyphc.backends.step_loop import train_steps
+
+from .checkpoint import Checkpoint
+from .job import Job
+from .plan import Plan
+
+F64 = npt.NDArray[np.floating[Any]]
+
+
+class Simulated:
+    """The encrypted run's instructions on plain numbers with the predicted errors; see ``loop.Runner``.
+
+    state: what stands in the server's ciphertexts, by name.
+    """
+
+    security = "none (simulate mode, no encryption)"
+
+    def __init__(self, job: Job, plan: Plan) -> None:
+        self._job = job
+        self._plan = plan
+        self.state: dict[str, F64] = {}
+
+    def start(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None:
+            self.state = {name: np.frombuffer(data) for name, data in checkpoint.parts.items()}
+            return
+        machine = self.machine(0)
+        start = self._plan.state(self._job.program.initial())
+        self.state = {name: machine.encrypt(message, limbs) for name, (message, limbs) in start.items()}
+
+    def run(self, steps: range, after: Callable[[int], None]) -> None:
+        def stepped(count: int, state: dict[str, Any]) -> None:
+            self.state = state
+            after(count)
+
+        train_steps(self._plan.server, self.machine, self._batch, self.state, steps, stepped)
+
+    def machine(self, step: int, kind: int = 0) -> Any:
+        """kind: 0 for what the server computes, others for what is encrypted."""
+        from glyphc.backends.ckks_clear import SimulatedCKKS
+
+        # noise that depends on the step alone: a resumed run sees the same
+        return SimulatedCKKS(self._plan.parameters, (self._job.options.seed, kind, step))
+
+    def _batch(self, step: int) -> dict[str, Any]:
+        number = self._job.batches.number(step)
+        x, y = self._job.batch(number)
+        machine = self.machine(number, 1)
+        data = self._plan.data(x.reshape(len(x), -1), y)
+        return {name: machine.encrypt(message, limbs) for name, (message, limbs) in data.items()}
+
+    def parts(self) -> dict[str, bytes]:
+        return {name: value.tobytes() for name, value in self.state.items()}
+
+    def weights(self, step: int) -> dict[str, F64]:
+        return self._plan.weights(self.state, step)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,119 @@
+"""Linear maps of images: convolutions on channels that stand in ciphertexts of their own, and what brings images whose
+pixels have become fewer together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from glyphc.errors import ParameterError
+from glyphc.ir.graph import Node
+from glyphc.ir.image_layout import Raster
+from glyphc.ir.instructions import Dot, Register, Split
+from glyphc.ir.ops import Interleave, Linear, Pixels, Unpack
+from glyphc.ir.stencils import Stencil, stencil
+
+from .lowering import Lowering, Step, Task, layout, lowers
+from .weight_polynomials import stencil_polynomials
+
+
+def raster(node: Node) -> Raster:
+    """Where the pixels of a node's images stand; ParameterError for what are none."""
+    found = layout(node).image
+    if found is None:
+        raise ParameterError(f"{node} is no image, though what reads or makes it is laid out as one")
+    return found
+
+
+def stencil_of(lowering: Lowering, node: Node, number: int) -> Stencil:
+    """What a linear map does with an operand's images; ParameterError where that is not the same at every pixel."""
+    assert isinstance(node.op, Linear)
+    operand = lowering.graph.operands(node)[number]
+    source, target = raster(operand), raster(node)
+    found = stencil(lowering.graph.matrix(node.op.weights[number]), source.image, target.image)
+    if found is None or any(
+        size > 1 and wide != narrow * step
+        for size, wide, narrow, step in zip(
+            target.image[1:], target.dilation, source.dilation, found.stride, strict=True
+        )
+    ):
+        raise ParameterError(f"{node} does not do with the images of {operand} what their layouts say")
+    return found
+
+
+def unpack(lowering: Lowering, task: Task, node: Node) -> None:
+    """Every group of channels into the ciphertexts of its channels."""
+    assert isinstance(node.op, Unpack)
+    (operand,) = lowering.graph.operands(node)
+    made: list[Register] = []
+    for part, source in enumerate(lowering.registers[Task(operand.id, task.chunk)]):
+        targets = lowering.fresh(len(raster(operand).channels_of(part)))
+        lowering.instructions.append(Split(targets, source, node.op.parts, layout(operand).stride, node.id))
+        made += targets
+    lowering.registers[task] = tuple(made)
+
+
+def convolve(lowering: Lowering, task: Task, node: Node, step: Step) -> None:
+    """What one operand adds to a chunk: a sum of products for every group of the result's channels."""
+    operands = lowering.graph.operands(node)
+    sources = lowering.registers[step.source(operands)]
+    if len(sources) != raster(operands[step.operand]).channels:
+        raise ParameterError(f"{node} reads the channels of {operands[step.operand]}, which are not unpacked")
+    totals = lowering.registers[replace(task, step=task.step - 1)] if task.step else ()
+    results = lowering.fresh(raster(node).parts)
+    for part, result in enumerate(results):
+        name = _weights(lowering, node, step.operand, part)
+        chosen = tuple(sources[channel] for channel in lowering.sources[name])
+        lowering.instructions.append(Dot(result, chosen, name, totals[part] if totals else None, node.id))
+    lowering.registers[task] = results
+
+
+def _weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
+    """Name of the polynomials of one operand for one part of the result, in every chunk; the bias goes with the first
+    operand."""
+    name = f"{node.location or 'linear'}%{node.id}.{number}:{part}"
+    if name not in lowering.sources:
+        assert isinstance(node.op, Linear)
+        key = (node.id, number)
+        if key not in lowering.stencils:
+            lowering.stencils[key] = stencil_of(lowering, node, number)
+        found, channels = lowering.stencils[key], raster(node).channels_of(part)
+        bias = lowering.graph.constant(node.op.bias.name).astype(np.int64) if number == 0 else None
+        reads = found.kernel[:, channels.start : channels.stop].any(axis=(0, 1))
+        used = tuple(map(int, np.flatnonzero(reads))) or (0,)
+        source = layout(lowering.graph.operands(node)[number])
+        lowering.sources[name] = used
+        lowering.polynomials[name] = stencil_polynomials(found, bias, source, layout(node), part, used)
+    return name
+
+
+@lowers(Pixels)
+def _pixels(lowering: Lowering, task: Task, node: Node) -> None:
+    (source,) = lowering.same(task, node)
+    lowering.registers[task] = lowering.registers[source]
+
+
+def _needs_of_interleaving(lowering: Lowering, task: Task, node: Node) -> list[Task]:
+    (operand,) = lowering.graph.operands(node)
+    return [Task(operand.id, chunk) for chunk in range(task.chunk, layout(operand).chunks, layout(node).chunks)]
+
+
+@lowers(Interleave, _needs_of_interleaving)
+def _interleave(lowering: Lowering, task: Task, node: Node) -> None:
+    """The images of each chunk are moved to their places, and all are added up."""
+    (operand,) = lowering.graph.operands(node)
+    before, after = raster(operand), raster(node)
+    totals: tuple[Register | None, ...] = (None,) * before.parts
+    for number, source in enumerate(_needs_of_interleaving(lowering, task, node)):
+        # the bits of a sample below those of its old chunk are the number of that chunk
+        rows, columns = (
+            sum(level[axis] for bit, level in enumerate(after.levels) if number >> bit & 1) - before.origin[axis]
+            for axis in (0, 1)
+        )
+        name = lowering.monomial(after.steps(rows, columns) * layout(node).stride)
+        results = lowering.fresh(before.parts)
+        for result, register, total in zip(results, lowering.registers[source], totals, strict=True):
+            lowering.instructions.append(Dot(result, (register,), name, total, node.id))
+        totals = results
+    lowering.registers[task] = tuple(r for r in totals if r is not None)

@@ -1,0 +1,176 @@
+"""Linear maps of images that do the same at every pixel: which matrices are such maps, and the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .image_layout import Image, Steps, strided
+from .kronecker import Kronecker
+from .matrices import Array, Matrix, row_numbers
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+I64 = npt.NDArray[np.int64]
+
+# Entries of a matrix that are looked at one by one; a convolution that is held as one has none of its own.
+_MOST_ENTRIES = 1 << 22
+# How much smaller than its operand, or larger, the picture may be that a convolution makes of it, beside its stride.
+_MOST_BORDER = 12
+_MOST_STRIDE = 4
+# A kernel has at most so many times as many weights as the matrix has entries, most of them zeros, or is small.
+_MOST_ZEROS, _FEW = 4, 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Stencil:
+    """out[c', y, x] = sum_t sum_c kernel[t, c', c] in[c, sy*y + reads[t, 0], sx*x + reads[t, 1]], 0 outside of ``in``.
+
+    kernel: shape (taps, channels out, channels in). reads: rows and columns, shape (taps, 2). stride: (sy, sx).
+    """
+
+    kernel: Array
+    reads: I64
+    stride: Steps
+    source: Image
+    target: Image
+
+    @property
+    def parities(self) -> tuple[Steps, ...]:
+        """From which first pixels on it reads every ``stride``-th one."""
+        found = {(int(y) % self.stride[0], int(x) % self.stride[1]) for y, x in self.reads}
+        return tuple(sorted(found))
+
+    def part(self, first: Steps) -> Stencil:
+        """What it does with every ``stride``-th pixel, from ``first`` on: of stride 1."""
+        step = np.array(self.stride)
+        mine = (self.reads % step == np.array(first)).all(axis=1)
+        source = (self.source[0], *strided(self.source[1:], first, self.stride))
+        return Stencil(self.kernel[mine], (self.reads[mine] - np.array(first)) // step, (1, 1), source, self.target)
+
+    @property
+    def matrix(self) -> Kronecker:
+        """As the matrix of features, numbered by channel first."""
+        (_, rows, columns), (_, height, width) = self.target, self.source
+        y, x = (
+            np.arange(size, dtype=np.int64) * step + self.reads[:, axis, None]
+            for axis, (size, step) in enumerate(zip((rows, columns), self.stride, strict=True))
+        )
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        read = y[:, :, None] * width + x[:, None, :]
+        tap, row, column = np.nonzero(inside)
+        out, places = row * columns + column, read[tap, row, column]
+        order = np.lexsort((places, out))
+        indptr = np.searchsorted(out[order], np.arange(rows * columns + 1))
+        return Kronecker.of_taps(self.kernel, tap[order] + 1, places[order], indptr, height * width)
+
+
+def stencil(matrix: Matrix, source: Image, target: Image | None = None) -> Stencil | None:
+    """The stencil that a matrix of features is, numbered by channel first; None if there is none.
+
+    source: what it reads. target: what it makes; by default whatever fits.
+    """
+    (rows, columns), (channels, height, width) = matrix.shape, source
+    if columns != channels * height * width or (target is not None and rows != target[0] * target[1] * target[2]):
+        return None
+    if isinstance(matrix, Kronecker) and matrix.kernel.shape[2] == channels:
+        # which tap stands where is a map of one channel
+        made = matrix.kernel.shape[1]
+        if target is not None and target[0] != made:
+            return None
+        found = _stencil(_entries(matrix.taps), (1, height, width), None if target is None else (1, *target[1:]))
+        if found is None:
+            return None
+        kernel = matrix.kernel[found.kernel[:, 0, 0] - 1]
+        return Stencil(kernel, found.reads, found.stride, source, (made, *found.target[1:]))
+    return _stencil(_entries(matrix.csr()), source, target) if matrix.count <= _MOST_ENTRIES else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """Of a matrix of so many rows, those that are not zero: row by row."""
+
+    size: int
+    rows: I64
+    columns: I64
+    values: Array
+
+
+def _entries(rows: csr_array) -> _Entries:
+    return _Entries(rows.shape[0], row_numbers(rows).astype(np.int64), rows.indices.astype(np.int64), rows.data)
+
+
+def _stencil(entries: _Entries, source: Image, target: Image | None) -> Stencil | None:
+    if not entries.rows.size:
+        return None
+    for candidate in _targets(entries.size, source) if target is None else [target]:
+        # one channel shows most misfits
+        first = slice(0, int(np.searchsorted(entries.rows, candidate[1] * candidate[2])))
+        one = _Entries(entries.size, entries.rows[first], entries.columns[first], entries.values[first])
+        for stride in _strides(source, candidate):
+            if one.rows.size and _fitted(one, source, (1, *candidate[1:]), stride) is None:
+                continue
+            if (found := _fitted(entries, source, candidate, stride)) is not None:
+                return found
+    return None
+
+
+def _fitted(entries: _Entries, source: Image, target: Image, stride: Steps) -> Stencil | None:
+    """The stencil of this stride that has just these entries; None if there is none."""
+    (channels, height, width), (made, rows, columns) = source, target
+    out_channel, place = np.divmod(entries.rows, rows * columns)
+    channel, read = np.divmod(entries.columns, height * width)
+    down = read // width - stride[0] * (place // columns)
+    right = read % width - stride[1] * (place % columns)
+    lowest, leftmost = int(down.min()), int(right.min())
+    span = int(right.max()) - leftmost + 1
+    keys, tap = np.unique((down - lowest) * span + right - leftmost, return_inverse=True)
+    size = len(keys) * made * channels
+    if size > max(_MOST_ZEROS * entries.rows.size, _FEW):
+        return None
+    kernel = np.zeros(size, dtype=entries.values.dtype)
+    codes = (tap * made + out_channel) * channels + channel
+    kernel[codes] = entries.values
+    reads = np.stack(np.divmod(keys, span), axis=1) + np.array([lowest, leftmost])
+    inside = _inside(reads[:, 0], rows, stride[0], height) * _inside(reads[:, 1], columns, stride[1], width)
+    counts = np.bincount(codes, minlength=size).reshape(len(keys), -1)
+    wanted = np.where(kernel.reshape(len(keys), -1) != 0, inside[:, None], 0)
+    if not (kernel[codes] == entries.values).all() or not (counts == wanted).all():
+        return None
+    return Stencil(kernel.reshape(len(keys), made, channels), reads, stride, source, target)
+
+
+def _inside(reads: I64, count: int, stride: int, size: int) -> I64:
+    """How many of ``count`` outputs find something at each of the places that they read, along one axis."""
+    at = np.arange(count, dtype=np.int64) * stride + reads[:, None]
+    return np.asarray(((at >= 0) & (at < size)).sum(axis=1))
+
+
+def _targets(rows: int, source: Image) -> Iterator[Image]:
+    """Pictures that a map of so many rows may make, likely ones first."""
+    _, height, width = source
+    seen = set()
+    for step in range(1, _MOST_STRIDE + 1):
+        for border in (0, *range(1, _MOST_BORDER + 1), *range(-1, -_MOST_BORDER - 1, -1)):
+            # a picture of one row has no border above and below
+            tall = -(-(height - border) // step) if height > 1 else 1
+            wide = -(-(width - border) // step) if width > 1 else 1
+            if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
+                seen.add((tall, wide))
+                yield rows // (tall * wide), tall, wide
+    if (1, 1) not in seen:
+        yield rows, 1, 1
+
+
+def _strides(source: Image, target: Image) -> Iterator[Steps]:
+    """Strides by which an operand may become so much smaller, the largest first."""
+    down, right = (
+        range(1 if after == 1 else min(_MOST_STRIDE, -(-before // after)), 0, -1)
+        for before, after in zip(source[1:], target[1:], strict=True)
+    )
+    yield from ((y, x) for y in down for x in right)

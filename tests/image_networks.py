@@ -1,0 +1,73 @@
+"""Small networks of images, in the shape of those that people train."""
+
+from __future__ import annotations
+
+import onnx
+from onnx_models import build, node, randoms
+
+SHAPE = (3, 8, 8)
+
+
+def residual() -> onnx.ModelProto:
+    """Of CIFAR's residual networks: three stages of 4, 8 and 16 channels, halved by strides, a pooled head."""
+    constants = {
+        "k0": randoms(4, 3, 3, 3, seed=1) / 5,
+        "k1": randoms(4, 4, 3, 3, seed=2) / 6,
+        "k2": randoms(4, 4, 3, 3, seed=3) / 6,
+        "k3": randoms(8, 4, 3, 3, seed=4) / 6,
+        "k4": randoms(8, 8, 3, 3, seed=5) / 8,
+        "s4": randoms(8, 4, 1, 1, seed=6) / 2,
+        "k5": randoms(16, 8, 3, 3, seed=7) / 8,
+        "k6": randoms(16, 16, 3, 3, seed=8) / 12,
+        "s6": randoms(16, 8, 1, 1, seed=9) / 3,
+        "b0": randoms(4, seed=10) / 4,
+        "w": randoms(5, 16, seed=11),
+        "b": randoms(5, seed=12),
+    }
+    one = [1, 1, 1, 1]
+    nodes = [
+        node("Conv", ["x", "k0", "b0"], ["c0"], name="conv0", pads=one),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("Conv", ["r0", "k1"], ["c1"], name="conv1", pads=one),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("Conv", ["r1", "k2"], ["c2"], name="conv2", pads=one),
+        node("Add", ["c2", "r0"], ["a2"], name="add2"),
+        node("Relu", ["a2"], ["r2"], name="relu2"),
+        node("Conv", ["r2", "k3"], ["c3"], name="conv3", pads=one, strides=[2, 2]),
+        node("Relu", ["c3"], ["r3"], name="relu3"),
+        node("Conv", ["r3", "k4"], ["c4"], name="conv4", pads=one),
+        node("Conv", ["r2", "s4"], ["h4"], name="short4", strides=[2, 2]),
+        node("Add", ["c4", "h4"], ["a4"], name="add4"),
+        node("Relu", ["a4"], ["r4"], name="relu4"),
+        node("Conv", ["r4", "k5"], ["c5"], name="conv5", pads=one, strides=[2, 2]),
+        node("Relu", ["c5"], ["r5"], name="relu5"),
+        node("Conv", ["r5", "k6"], ["c6"], name="conv6", pads=one),
+        node("Conv", ["r4", "s6"], ["h6"], name="short6", strides=[2, 2]),
+        node("Add", ["c6", "h6"], ["a6"], name="add6"),
+        node("Relu", ["a6"], ["r6"], name="relu6"),
+        node("GlobalAveragePool", ["r6"], ["g"], name="mean"),
+        node("Flatten", ["g"], ["f"], name="flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, SHAPE)
+
+
+def strided() -> onnx.ModelProto:
+    """The smallest one with a stride between two functions."""
+    constants = {
+        "k0": randoms(2, 3, 3, 3, seed=1) / 5,
+        "k1": randoms(4, 2, 3, 3, seed=2) / 4,
+        "w": randoms(3, 4, seed=3),
+        "b": randoms(3, seed=4),
+    }
+    one = [1, 1, 1, 1]
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=one),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("Conv", ["r0", "k1"], ["c1"], name="conv1", pads=one, strides=[2, 2]),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("GlobalAveragePool", ["r1"], ["g"], name="mean"),
+        node("Flatten", ["g"], ["f"], name="flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, SHAPE)
