@@ -9,7 +9,7 @@ import numpy as np
 
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
-from glyphc.ir.instructions import Divide, Dot, EncryptedDot, EncryptedMap, Load, Polynomials, Register, Split
+from glyphc.ir.instructions import Divide, Dot, EncryptedDot, EncryptedMap, Load, Register, Split
 from glyphc.ir.ops import Input, Linear, Reshape, Unpack
 
 from . import images
