@@ -16,7 +16,7 @@ from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
 from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, parse_prefer
-from glyphc.errors import CalibrationError, GlyphcError
+from glyphc.errors import CalibrationError, GlyphcError, ParameterError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
@@ -132,6 +132,8 @@ def compile(
     """
     limits = Constraints(trips, memory, parse_prefer(prefer))
     _check_limits(limits)
+    if trips == 0 and (reason := strategies.strategy(strategy or DEFAULT_STRATEGY).needs_trips):
+        raise ParameterError(f"the strategy {strategy!r} takes trips to the client, and none is allowed: {reason}")
     known = cost or cost_file.current()
 
     def compiled(name: str | None) -> Program:

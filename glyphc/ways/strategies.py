@@ -62,6 +62,7 @@ class Strategy:
 
     names: of the ways that a program may take, None for all. degree: of polynomials where the user names none; 0: as
     the tolerance asks. table_bits: of the index of its tables, word_bits: of its words, where the user names none.
+    needs_trips: why it cannot do without the client; empty where it can.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Strategy:
     degree: int = 0
     table_bits: int = 0
     word_bits: int = 0
+    needs_trips: str = ""
     paper: str = ""
 
     def allows(self, way: Way) -> bool:
@@ -167,6 +169,7 @@ _ALL = (
         Numbers.INTEGERS,
         Refresh.CLIENT,
         degree=2,
+        needs_trips="its client makes room for more noise",
         paper="Hesamifard, Takabi, Ghasemi: CryptoDL: Deep Neural Networks over Encrypted Data, 2017",
     ),
     Strategy(
@@ -177,6 +180,9 @@ _ALL = (
         Numbers.INTEGERS,
         Refresh.CLIENT,
         table_bits=7,
+        needs_trips="bits of an index by functional bootstraps on the server (Gray code) would keep to the bound of "
+        "128-bit security, with log QP = 1396 of 1462 at degree 27 and four levels for products of bits, but no engine "
+        "has such products in programs for inference yet",
         paper="Nandakumar, Ratha, Pankanti, Halevi: Towards Deep Neural Network Training on Encrypted Data, 2019",
     ),
     Strategy(
