@@ -153,18 +153,21 @@ def _inside(reads: I64, count: int, stride: int, size: int) -> I64:
 
 def _targets(rows: int, source: Image) -> Iterator[Image]:
     """Pictures that a map of so many rows may make, likely ones first."""
-    _, height, width = source
-    seen = set()
-    for step in range(1, _MOST_STRIDE + 1):
-        for border in (0, *range(1, _MOST_BORDER + 1), *range(-1, -_MOST_BORDER - 1, -1)):
-            # a picture of one row has no border above and below
-            tall = -(-(height - border) // step) if height > 1 else 1
-            wide = -(-(width - border) // step) if width > 1 else 1
-            if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
-                seen.add((tall, wide))
-                yield rows // (tall * wide), tall, wide
-    if (1, 1) not in seen:
-        yield rows, 1, 1
+    steps = range(1, _MOST_STRIDE + 1)
+    padded = sorted(((d, r, 0) for d in steps for r in steps), key=lambda each: each[0] != each[1])
+    # borders are those of squares
+    borders = (*range(1, _MOST_BORDER + 1), *range(-1, -_MOST_BORDER - 1, -1))
+    # every map makes pictures of one pixel
+    seen = {(1, 1)}
+    for down, right, border in (*padded, *((step, step, border) for step in steps for border in borders)):
+        # a picture of one row has no border above and below
+        tall, wide = (
+            -(-(size - border) // step) if size > 1 else 1 for size, step in zip(source[1:], (down, right), strict=True)
+        )
+        if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
+            seen.add((tall, wide))
+            yield rows // (tall * wide), tall, wide
+    yield rows, 1, 1
 
 
 def _strides(source: Image, target: Image) -> Iterator[Steps]:

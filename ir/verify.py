@@ -169,23 +169,28 @@ def _laid_out(graph: Graph, node: Node) -> None:
             raise IRError(f"{node}: empty series, or one of unequal parts")
     if isinstance(node.op, Apply | Bootstrap) and node.op.mask is not None:
         _masked(node, node.op.mask, layout)
-    if isinstance(node.op, Unpack):
-        source = operands[0].type.layout
-        if source is None or not _unpacks(node.op, source, layout):
-            raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
-        if node.op.divided > 1 and source.stride > 1:
-            # noise in between would be divided, and not be multiplied again
-            raise IRError(f"{node}: only what stands side by side can be divided before it is split")
-        if node.op.divided < 1 or node.op.parts % node.op.divided:
-            raise IRError(f"{node}: what is split into {node.op.parts} parts cannot be divided by {node.op.divided}")
+    if isinstance(node.op, Unpack) and not _unpacks(node.op, operands[0].type.layout, layout):
+        raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+    if isinstance(node.op, Unpack) and node.op.divided != 1:
+        _divided(node, node.op, operands[0].type.layout)
     if isinstance(node.op, Pixels | Interleave) and not _moved(node.op, operands[0].type.layout, layout):
         raise IRError(f"{node}: its pixels stand elsewhere than those of its operand")
 
 
-def _unpacks(op: Unpack, source: Layout, target: Layout) -> bool:
+def _unpacks(op: Unpack, source: Layout | None, target: Layout) -> bool:
+    if source is None:
+        return False
     if source.image is None or target.image is None:
         return source.parts * op.parts == target.parts
     return source.image.group == op.parts and target == source.with_images(replace(source.image, beside=1))
+
+
+def _divided(node: Node, op: Unpack, source: Layout | None) -> None:
+    if op.divided < 1 or op.parts % op.divided:
+        raise IRError(f"{node}: what is split into {op.parts} parts cannot be divided by {op.divided}")
+    if source is None or source.stride > 1:
+        # noise in between would be divided, and not be multiplied again
+        raise IRError(f"{node}: only what stands side by side can be divided before it is split")
 
 
 def _moved(op: Pixels | Interleave, source: Layout | None, target: Layout) -> bool:

@@ -71,3 +71,42 @@ def strided() -> onnx.ModelProto:
         node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
     ]
     return build(nodes, constants, SHAPE)
+
+
+def pooled() -> onnx.ModelProto:
+    """Maxima of windows between two convolutions, the second one of each channel for itself and without padding."""
+    constants = {
+        "k0": randoms(2, 3, 3, 3, seed=1) / 5,
+        "k1": randoms(4, 1, 3, 3, seed=2) / 2,
+        "w": randoms(3, 16, seed=3) / 2,
+        "b": randoms(3, seed=4),
+    }
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=[1, 1, 1, 1]),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("MaxPool", ["r0"], ["m"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["m", "k1"], ["c1"], name="conv1", group=2),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("Flatten", ["r1"], ["f"], name="flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, SHAPE)
+
+
+def series() -> onnx.ModelProto:
+    """Of one axis: a forecast from 16 steps of 3 channels, with a dilated kernel."""
+    constants = {
+        "k0": randoms(4, 3, 3, seed=1) / 4,
+        "k1": randoms(4, 4, 3, seed=2) / 4,
+        "w": randoms(2, 32, seed=3) / 4,
+        "b": randoms(2, seed=4),
+    }
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=[2, 2], dilations=[2]),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("Conv", ["r0", "k1"], ["c1"], name="conv1", pads=[1, 1], strides=[2]),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("Flatten", ["r1"], ["f"], name="flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, (3, 16))

@@ -77,9 +77,12 @@ NEGATIVE = {
 
 
 def body() -> onnx.GraphProto:
-    """Of a branch, with a slice of the input."""
-    inner = node("Slice", ["x", "starts", "ends", "axes", "steps"], ["b"])
-    return helper.make_graph([inner], "b", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)])
+    """Of a branch, with a slice of less than nothing."""
+    inner = [
+        node("AveragePool", ["x"], ["a"], kernel_shape=[5, 1]),
+        node("Slice", ["a", "starts", "ends", "axes", "steps"], ["b"]),
+    ]
+    return helper.make_graph(inner, "b", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)])
 
 
 @pytest.mark.parametrize("name", NEGATIVE)
@@ -88,7 +91,9 @@ def test_slices_of_less_than_nothing(name: str) -> None:
     code = "import sys; from glyphc.frontends.from_onnx import read_onnx; read_onnx(sys.stdin.buffer.read())"
     done = subprocess.run([sys.executable, "-c", code], input=NEGATIVE[name](), capture_output=True)
     assert done.returncode == 1, done.stderr.decode()
-    assert re.search(r"ModelError: node '\w*' \((Slice|If)\)", done.stderr.decode())
+    assert re.search(
+        r"ModelError: node '\w*' \(Slice\)|Error: the given data has .*\n.* \(If\): a window", done.stderr.decode()
+    )
 
 
 def test_slices_of_something_are_read() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,17 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_networks import SHAPE, residual, strided
+from image_networks import SHAPE, pooled, residual, series, strided
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
+from roles import make_setting
 from schedule_cases import assert_exact
 from strategies import examples
 
 import glyphc
 from glyphc.accuracy import accuracy
 from glyphc.errors import GlyphcError, ParameterError
+from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, Node, prune
 from glyphc.ir.image_layout import Raster
@@ -210,6 +213,18 @@ def test_a_residual_network_computes_what_onnxruntime_does(program: glyphc.Progr
     assert_exact(program, {"x": x.astype(np.float64)})
 
 
+@pytest.mark.parametrize(("model", "batch"), [(pooled(), 8), (pooled(), 1), (series(), 8), (strided(), 2)])
+def test_poolings_groups_dilations_and_series_are_images_too(model: ModelProto, batch: int) -> None:
+    shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
+    x = np.random.default_rng(0).uniform(-1, 1, (32, *shape))
+    program = glyphc.compile(model, x, batch, strategy="glyph", insecure_ring=RING, passes=IMAGES, tolerance=20.0)
+    assert layout_decision(program).chosen.startswith("images")
+    (wanted,) = run_onnxruntime(model, x[:batch].astype(np.float32)).values()
+    found = np.asarray(program.run(x[:batch], "clear"))
+    assert np.abs(found - wanted).max() < 0.005 * np.ptp(wanted) + 0.005
+    assert_exact(program, {"x": x[:batch]})
+
+
 def test_a_batch_that_is_not_full_takes_fewer_chunks(program: glyphc.Program) -> None:
     x = samples(3, seed=2)
     assert_exact(program, {"x": x.astype(np.float64)})
@@ -261,7 +276,9 @@ def test_ciphertexts_hold_what_the_simulation_says(engine: str) -> None:
 
 
 def layout_decision(program: glyphc.Program) -> Any:
-    return next(d for n in program.graph for d in n.decisions if d.made_by == "assign-layout")
+    """Of the layouts, which the nonlinearities have."""
+    nonlinear = (n for n in program.graph if n.op.mnemonic == "bootstrap")
+    return next(d for n in nonlinear for d in n.decisions if d.made_by == "assign-layout")
 
 
 def test_the_cheaper_layout_is_chosen_and_the_other_kept_with_its_price() -> None:
@@ -337,3 +354,16 @@ def test_what_each_layer_loses_is_found(program: glyphc.Program) -> None:
     losses = {node.location: node for node in found.nodes if node.simulated is not None}
     assert {"conv0", "conv3", "conv5", "mean+head"} <= set(losses)
     assert all(node.simulated < 0.1 for node in losses.values() if node.simulated is not None)
+
+
+def test_client_and_server_exchange_images_in_files(tmp_path: Path) -> None:
+    """11 samples of passes of 8: the last one takes fewer chunks, and is not encrypted for the others."""
+    program = compiled(strided(), batch=8, tolerance=20.0)
+    setting = make_setting(tmp_path / "setting", program, "kernels")
+    x = samples(11, seed=7)
+    setting.account.encrypt(x, tmp_path / "in")
+    with Evaluator(setting.half, setting.keys) as evaluator:
+        evaluator.evaluate(tmp_path / "in", tmp_path / "out", tmp_path / "checkpoint")
+    (found,) = setting.account.decrypt(tmp_path / "out").values()
+    simulated = np.asarray(program.run(x, "simulate"))
+    assert np.abs(found - simulated).max() < 0.01 * np.ptp(simulated)

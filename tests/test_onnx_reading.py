@@ -121,6 +121,34 @@ def test_the_open_axis_that_is_called_batch_counts_the_samples() -> None:
     np.testing.assert_allclose(found, onnx_results(model, {"x": x})["y"], atol=1e-5)
 
 
+def test_outputs_of_texts_are_left_out_with_what_they_depend_on() -> None:
+    """As exporters of data frames have every column for an input, and pass it on."""
+    nodes = [
+        node("Identity", ["name"], ["passed"]),
+        node("Relu", ["x"], ["y"]),
+        node("Identity", ["passed"], ["z"]),
+    ]
+    model = model_of(nodes, {"x": ["N", 4], "name": ["N", 1]}, outputs=("passed", "y", "z"))
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.STRING
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    network = read_network(model)
+    assert [n.op.name for n in network.graph.outputs] == ["y"]  # type: ignore[attr-defined]
+    assert "output 'passed', 'z'" in network.notes[0] and "texts" in network.notes[0]
+    del model.graph.output[1]
+    with pytest.raises(ModelError, match=r"input 'name' .* is STRING"):
+        read_onnx(model)
+
+
+def test_columns_without_an_axis_of_their_own() -> None:
+    nodes = [
+        node("Scaler", ["a"], ["s"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0]),
+        node("FeatureVectorizer", ["s", "b"], ["y"], domain="ai.onnx.ml", inputdimensions=[1, 1]),
+    ]
+    graph = read_onnx(model_of(nodes, {"a": ["N"], "b": ["N"]}))
+    a, b = randoms(3), randoms(3, seed=2)
+    np.testing.assert_allclose(evaluate(graph, {"a": a, "b": b})["y"], np.stack([2 * a - 2, b], axis=1), atol=1e-6)
+
+
 def test_samples_say_what_shape_an_input_has_of_which_the_file_says_nothing() -> None:
     model = model_of([node("MatMul", ["x", "w"], ["y"])], {"x": ["N", 4]}, {"w": W})
     model.graph.input[0].type.tensor_type.ClearField("shape")
@@ -342,6 +370,33 @@ class _Moves:
 
     def relu(self) -> None:
         self.append("Relu")
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_ids_of_all_samples_in_a_row(axis: int) -> None:
+    """Trees as tensors: comparisons of several samples joined to one axis choose rows of a table and features."""
+    nodes = [
+        node("Greater", ["x", "t"], ["g"]),
+        node("Cast", ["g"], ["i"], to=TensorProto.INT64),
+        node("Reshape", ["i", "flat"], ["ids"]),
+        node("Gather", ["table", "ids"], ["row"]),
+        node("OneHot", ["ids", "two", "values"], ["h"], axis=axis),
+        node("Transpose", ["h"], ["code"], perm=[1, 0] if axis == 0 else [0, 1]),
+        node("Mul", ["row", "code"], ["m"]),
+        node("Reshape", ["m", "back"], ["y"]),
+    ]
+    constants: Constants = {
+        "t": f32(0.1, -0.2, 0.3),
+        "flat": i64(-1),
+        "table": randoms(2, 2),
+        "two": np.array(2),
+        "values": f32(-1.0, 2.0),
+        "back": i64(-1, 6),
+    }
+    model = model_of(nodes, {"x": ["N", 3]}, constants)
+    x = randoms(4, 3)
+    expected = onnx_results(model, {"x": x})["y"]
+    np.testing.assert_allclose(evaluate(read_onnx(model), {"x": x.astype(np.float64)})["y"], expected, atol=1e-5)
 
 
 @examples(60)

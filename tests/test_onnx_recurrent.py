@@ -145,6 +145,34 @@ def test_a_scan_over_a_constant() -> None:
     same(build(nodes, {"rows": floats(3, 4), "one": np.array(0)}, (4,)), floats(6, 4, seed=1))
 
 
+def test_a_loop_that_slices_inside() -> None:
+    """onnx's own inference does not survive all slices, so such loops are kept from it."""
+    inner = body(
+        [
+            node("Identity", ["go"], ["on"]),
+            node("Slice", ["h", "start", "end", "axis"], ["rest"]),
+            node("Slice", ["h", "zero", "start", "axis"], ["first"]),
+            node("Concat", ["rest", "first"], ["next"], axis=1),
+        ],
+        {"i": TensorProto.INT64, "go": TensorProto.BOOL, "h": TensorProto.FLOAT},
+        {"on": TensorProto.BOOL, "next": TensorProto.FLOAT},
+    )
+    nodes = [node("Loop", ["trips", "", "x"], ["turned"], body=inner), node("Relu", ["turned"], ["y"])]
+    constants = {"trips": np.array(2), "zero": i64(0), "start": i64(1), "end": i64(9), "axis": i64(1)}
+    same(build(nodes, constants, (5,), sample_shapes={"y": (5,)}), floats(6, 5, seed=1))
+
+
+def test_a_scan_over_samples_is_refused() -> None:
+    inner = body(
+        [node("Add", ["h", "e"], ["next"]), node("Identity", ["next"], ["out"])],
+        {"h": TensorProto.FLOAT, "e": TensorProto.FLOAT},
+        {"next": TensorProto.FLOAT, "out": TensorProto.FLOAT},
+    )
+    made = node("Scan", ["zeros", "x"], ["last", "y"], "sums", body=inner, num_scan_inputs=1)
+    with pytest.raises(ModelError, match=r"'sums' \(Scan\): axis=0 is the batch"):
+        read_onnx(build([made], {"zeros": np.zeros(4, np.float32)}, (4,)))
+
+
 def test_a_condition_that_is_constant() -> None:
     then = body([node("Relu", ["x"], ["a"])], {}, {"a": TensorProto.FLOAT})
     other = body([node("Neg", ["x"], ["b"])], {}, {"b": TensorProto.FLOAT})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_networks import SHAPE, strided
 
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import CostModel
+from glyphc.passes.pipeline import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS, MODELS = ROOT / "benchmarks", ROOT / "models"
@@ -54,6 +58,17 @@ def test_all_functions(tmp_path: Path) -> None:
 def test_a_network() -> None:
     output = benchmark("-c", "import run, json; print(json.dumps(run.measure('breast-cancer-mlp', 16, 2048).security))")
     assert json.loads(output.splitlines()[-1]) == "insecure"
+
+
+def test_images(tmp_path: Path) -> None:
+    (tmp_path / "network.onnx").write_bytes(strided().SerializeToString())
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (24, *SHAPE), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(24) % 3)
+    pipeline = DEFAULT.replace("assign-layout", "assign-layout{images=always}")
+    options = ("--batch", 8, "--calibration", 32, "--tolerance", 20, "--ring", 1024, "--passes", pipeline)
+    output = benchmark("images.py", tmp_path, *options)
+    assert "of 24 images" in output and "encrypted: class as float for 8 of 8 images" in output
+    assert "security insecure" in output
 
 
 def test_strategies_side_by_side(tmp_path: Path) -> None:
@@ -217,3 +232,14 @@ def test_evaluation(models: Callable[[str], ModuleType], tmp_path: Path, capsys:
     np.save(tmp_path / "labels.npy", labels)
     models("evaluate").main([str(tmp_path / "scores.npy"), str(tmp_path / "labels.npy")])
     assert "75.00%" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GLYPHC_TEST_RESNET20" not in os.environ, reason="GLYPHC_TEST_RESNET20 names no folder")
+def test_a_published_residual_network() -> None:
+    """A ResNet-20 on CIFAR-10, in simulation: compiled in 3 GB, the class of at least 58 of 60 images as in float."""
+    output = benchmark("images.py", os.environ["GLYPHC_TEST_RESNET20"], "--plan")
+    found = re.search(r"([\d.]+) GB; 48 images at once, 184 bootstraps", output)
+    assert found is not None and float(found[1]) < 3
+    kept = re.search(r"class as float for (\d+) of 60 images", output)
+    assert kept is not None and int(kept[1]) >= 58

@@ -141,7 +141,7 @@ def test_unpacking_dense_inputs_is_exact(name: str, batch: int) -> None:
 def test_the_planner_says_what_uploads_cost(aim: Uploads, automorphism: float, dense: bool) -> None:
     program = compiled(40, 64, aim, CostModel(automorphism=automorphism))
     ((node, _),) = program.graph.of(Input)
-    (decision,) = (d for d in node.decisions if d.made_by == "assign-layout")
+    (decision,) = (d for d in node.decisions if d.made_by == "uploads")
     assert {c.name for c in decision.candidates} == {"as read, 40 ciphertexts", "dense, 3 ciphertexts"}
     assert all("MB" in c.reason and "to encrypt" in c.reason for c in decision.candidates)
     assert decision.chosen == ("dense, 3 ciphertexts" if dense else "as read, 40 ciphertexts")

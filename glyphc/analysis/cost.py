@@ -158,7 +158,7 @@ SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 # A mask's product and rescaling, beside one function of a bootstrap with the lowest degree: some transforms of a few
 # limbs, a key switch more in OpenFHE.
-_MASK_SHARE, _LOWEST_DEGREE = 0.03, 13
+_MASK_SHARE, _LOWEST_DEGREE = 0.04, 13
 # Bytes per coefficient of a fresh BGV ciphertext (55 bits), and bytes a second of a network.
 _FRESH_BYTES = 7
 _UPLOAD_RATE = 12.5e6

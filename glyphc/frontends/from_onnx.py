@@ -37,7 +37,7 @@ from .onnx_constants import (
     opset,
     run_node,
 )
-from .onnx_inputs import ModelInputs, fix_sizes, model_inputs
+from .onnx_inputs import ModelInputs, fix_sizes, leave_out_texts, model_inputs
 from .onnx_problems import Problem, grouped
 from .onnx_rules import COMPOSITIONS, RULES, SIZES
 from .onnx_sequences import sequence_nodes
@@ -89,11 +89,12 @@ def read_network(
     model, label = load(source, (lambda graph: fix_sizes(graph, shapes)) if shapes else None)
     if not model.graph.output:
         raise ModelError(f"{label} has no output; declare one in the export")
+    without = leave_out_texts(model.graph, label)
     inputs = model_inputs(model.graph, label, batch_axis, one_sample)
     several = inputs.batch != 1
     if several and one_sample:
         inputs = model_inputs(model.graph, label, False, one_sample)
-    notes = [f"input {name!r} of {label} is left out: no output depends on it" for name in inputs.unused]
+    notes = without + [f"input {name!r} of {label} is left out: no output depends on it" for name in inputs.unused]
     if inputs.mixed:
         notes.append(
             f"some inputs of {label} have an open axis for the samples and others are fixed: taken for the network of "

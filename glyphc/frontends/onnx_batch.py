@@ -103,6 +103,19 @@ def _padded(call: Call) -> Iterable[int]:
     return [a for at, a in enumerate(axes) if given[at] or given[at + len(axes)]]
 
 
+def _looked_up(call: Call, results: Sequence[Node]) -> Sequence[Where]:
+    """Rows of a constant table in place of each id."""
+    if not call.is_constant(0) or call.integer("axis", 0):
+        raise UnsupportedError("looks up in what belongs to samples, and the network has moved these to another axis")
+    return [call.where(1)] * len(results)
+
+
+def _one_hot(call: Call, results: Sequence[Node]) -> Sequence[Where]:
+    """A new axis, which may come before the one that counts the samples."""
+    where, axis = call.where(0), call.integer("axis", -1) % len(results[0].type.shape)
+    return [replace(where, axis=where.axis + (axis <= where.axis))] * len(results)
+
+
 def _items(call: Call, results: Sequence[Node]) -> Sequence[Where]:
     """Every entry of axis 0 is treated alike."""
     where = call.where(0)
@@ -183,6 +196,7 @@ _RULES: dict[str, BatchRule] = {
     "CumSum": _along(_constant_axes),
     "DequantizeLinear": _along(_grid_axis),
     "Dropout": _along(lambda call: ()),
+    "Gather": _looked_up,
     "Gemm": _gemm,
     "GlobalAveragePool": _items,
     "GlobalMaxPool": _items,
@@ -195,6 +209,7 @@ _RULES: dict[str, BatchRule] = {
     "MaxPool": _items,
     "Neg": _along(lambda call: ()),
     "Not": _along(lambda call: ()),
+    "OneHot": _one_hot,
     "Pad": _along(_padded),
     "QuantizeLinear": _along(_grid_axis),
     **{f"Reduce{kind}": _REDUCE for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum")},

@@ -173,6 +173,8 @@ class Call:
     def features(self) -> Node:
         """Samples of one axis, as operators of ai.onnx.ml take them."""
         x = self.tensor(0)
+        if not x.type.shape:  # a column of its own
+            return self.reshape(x, (1,))
         if len(x.type.shape) != 1:
             raise UnsupportedError(f"takes samples of one axis, not of shape {list(x.type.shape)}")
         return x

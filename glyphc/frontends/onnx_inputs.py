@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import GraphProto, TensorShapeProto, ValueInfoProto
+from onnx import GraphProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from glyphc.errors import ModelError
 
 from .onnx_call import FIRST, Where
 from .onnx_constants import FLOATS, INTEGERS, liveness, type_name
+from .onnx_repairs import reads
 
 # What exporters and users call the axis of the samples, where it is not the first one.
 _BATCH_NAMES = re.compile(r"batch|samples|examples|^(n|b|bs)$", re.IGNORECASE)
@@ -82,6 +83,27 @@ def model_inputs(graph: GraphProto, label: str, batch_axis: bool, one_sample: bo
         _refuse_open(value, shape, (axis,), label)
         found.append(ModelInput(value.name, (*shape[:axis], *shape[axis + 1 :]), Where(axis) if axis else FIRST))
     return ModelInputs(tuple(found), 1 if one_sample and batch is None else batch, unused)
+
+
+def leave_out_texts(graph: GraphProto, label: str) -> list[str]:
+    """Take outputs out of a graph that depend on inputs of texts, if there are others; returns notes about them.
+
+    Some exporters have every column of a table as an input, and pass it on as an output.
+    """
+    texts = {i.name for i in graph.input if i.type.tensor_type.elem_type == TensorProto.STRING}
+    if not texts:
+        return []
+    tainted = set(texts)
+    for node in graph.node:
+        if not tainted.isdisjoint(reads(node)):
+            tainted.update(filter(None, node.output))
+    kept = [o for o in graph.output if o.name not in tainted]
+    if not kept:
+        return []
+    names = ", ".join(repr(o.name) for o in graph.output if o.name in tainted)
+    del graph.output[:]
+    graph.output.extend(kept)
+    return [f"output {names} of {label} is left out: it depends on texts, which cannot be encrypted"] if names else []
 
 
 def fix_sizes(graph: GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:

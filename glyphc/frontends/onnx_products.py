@@ -14,7 +14,7 @@ from onnx import GraphProto, NodeProto, numpy_helper
 from glyphc.ir import memory
 
 from .onnx_compositions import Composition, Parts
-from .onnx_constants import UnsupportedError
+from .onnx_constants import CombinedSamplesError, UnsupportedError
 from .onnx_masks import NOTHING
 
 Array = npt.NDArray[Any]
@@ -217,6 +217,10 @@ def _scan(parts: Parts) -> None:
     results = len(body.output) - states
     out_axes = call.sizes("scan_output_axes") or (0,) * results
     out_directions = call.sizes("scan_output_directions") or (0,) * results
+    for n, axis in enumerate(axes):
+        whole = call.is_constant(states + n) or not call.conversion.batch_axis
+        if not whole and axis % len(parts.shape(states + n)) == call.where(states + n).axis:
+            raise CombinedSamplesError.along(axis)
     trips = parts.shape(states)[axes[0]]
     if trips > _MOST_TRIPS:
         raise UnsupportedError(f"runs {trips} times; {_MOST_TRIPS} are possible")

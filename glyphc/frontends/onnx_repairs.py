@@ -55,12 +55,31 @@ def infer(model: ModelProto) -> ModelProto:
     """The model with all types that onnx can infer, also where it finds what others don't mind.
 
     Strict inference stops at a node whose operands have no known types (behind any operator of ``ai.onnx.ml``), and at
-    declared shapes that are not the ones it works out. What doesn't fit is found when nodes are converted.
+    declared shapes that are not the ones it works out. What doesn't fit is found when nodes are converted. Nodes with
+    slices in their bodies are left out, as nothing says beforehand whether onnx survives those (``onnx_slices``).
     """
+    if any(map(slices_inside, model.graph.node)):
+        light = ModelProto()
+        light.CopyFrom(model)
+        del light.graph.node[:]
+        light.graph.node.extend(n for n in model.graph.node if not slices_inside(n))
+        known = infer(light).graph
+        result = ModelProto()
+        result.CopyFrom(model)
+        for kept, found in ((result.graph.value_info, known.value_info), (result.graph.output, known.output)):
+            del kept[:]
+            kept.extend(found)
+        return result
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception:  # C++ behind it, with no common base for what it throws
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def slices_inside(node: NodeProto) -> bool:
+    """Whether a Slice stands in a body of the node."""
+    bodies = [g for a in node.attribute for g in (*a.graphs, *([a.g] if a.HasField("g") else ()))]
+    return any(n.op_type == "Slice" or slices_inside(n) for body in bodies for n in body.node)
 
 
 def checkable(model: ModelProto) -> ModelProto:

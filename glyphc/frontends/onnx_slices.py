@@ -2,7 +2,8 @@
 
 Its C++ clamps where a slice begins and ends to the sizes of the tensor, and asserts that these are not negative
 (``processSliceInputs`` in onnx/defs/tensor/defs.cc). Sizes become negative where a kernel or a cut is larger than what
-it is applied to. So the sizes of what a slice reads are inferred first, without the slice.
+it is applied to. So the sizes of what a slice reads are inferred first, without the slice. Nodes with slices in their
+bodies are left out of all inference (``onnx_repairs.infer``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from glyphc.errors import ModelError
 
-from .onnx_repairs import reads
+from .onnx_repairs import reads, slices_inside
 
 # Of constants of so few elements, onnx reads the values (pads, shapes); of others, the shape.
 _MOST_DATA = 1 << 10
@@ -24,15 +25,13 @@ _MOST_LEVELS = 100
 
 def check_slices(model: ModelProto) -> None:
     """ModelError for a model with a slice of a tensor that has no elements, or a negative number of them."""
-    inside = (n for n in model.graph.node for body in _bodies(n) if _any_slice(body))
-    if (node := next(inside, None)) is not None:
-        raise ModelError(f"node {_name(node)} ({node.op_type}) slices tensors inside; write out what it repeats")
     levels: list[int] = []
     level: dict[str, int] = {}
-    for node in model.graph.node:
+    kept = [n for n in model.graph.node if not slices_inside(n)]
+    for node in kept:
         levels.append(max((level.get(name, 0) for name in reads(node)), default=0))
         level.update(dict.fromkeys(node.output, levels[-1] + _is_slice(node)))
-    nodes = list(zip(levels, model.graph.node, strict=True))
+    nodes = list(zip(levels, kept, strict=True))
     deepest = max((at for at, node in nodes if _is_slice(node)), default=-1)
     if deepest >= _MOST_LEVELS:
         raise ModelError(f"more than {_MOST_LEVELS} slices (Slice) read one another's results; join some of them")
@@ -85,16 +84,8 @@ def _size(n: int) -> onnx.TensorShapeProto.Dimension:
     return onnx.TensorShapeProto.Dimension(dim_value=n)
 
 
-def _bodies(node: NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in node.attribute for g in (*a.graphs, *([a.g] if a.HasField("g") else ()))]
-
-
 def _is_slice(node: NodeProto) -> bool:
     return bool(node.op_type == "Slice")
-
-
-def _any_slice(graph: onnx.GraphProto) -> bool:
-    return any(_is_slice(n) or any(map(_any_slice, _bodies(n))) for n in graph.node)
 
 
 def _name(node: NodeProto) -> str:

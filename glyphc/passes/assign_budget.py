@@ -43,7 +43,7 @@ _PEAK = 8.0
 _PROBE = 2.0**-7
 _PROBE_DEGREE = DEGREES[1]
 # Samples that are enough for it, and fewer where a network has so many values that all of them would take long.
-_PROBED, _FEWEST_PROBED, _PROBED_VALUES = 64, 8, 1 << 25
+_PROBED, _FEWEST_PROBED, _PROBED_VALUES = 64, 16, 1 << 24
 _SEED = 0
 # Other samples than those to choose with may lose a little more: so much of the tolerance is used up.
 _RESERVE = 0.8

@@ -15,7 +15,7 @@ from .base import Context, Pass
 from .image_plan import ImagePlan, better, image_plan
 from .image_rewrite import with_image_layouts
 from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
-from .uploads import MADE_BY, Uploads, chosen
+from .uploads import Uploads, chosen
 
 # When networks of images get image layouts.
 AUTO, ALWAYS, NEVER = "auto", "always", "never"
@@ -27,11 +27,11 @@ class AssignLayout(Pass):
 
     A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
     ``memory`` gigabytes (predicted). images: whether networks of images get the layouts of images: where that is the
-    cheaper way for a sample (``auto``), ``always`` where it is possible, or ``never``. uploads: what inputs are to
-    be small in, see :class:`.uploads.Uploads`.
+    cheaper way for a sample (``auto``), ``always`` where it is possible, or ``never``. uploads: what inputs of other
+    networks are to be small in, see :class:`.uploads.Uploads`.
     """
 
-    name: ClassVar[str] = MADE_BY
+    name: ClassVar[str] = "assign-layout"
     requires: ClassVar[Level] = Level.ASSIGNED
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import hypot, prod
+from math import hypot, isqrt, prod
 
 from glyphc.analysis.cost import CostModel, split_automorphisms
 from glyphc.ir.graph import Graph, Node
@@ -29,6 +29,8 @@ from .layout_search import DEGREE, MIN_SLOTS, NOISE, Room, Search, is_bootstrapp
 
 # A mask takes a level in the middle of a bootstrap, as the next degrees of series do.
 _DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
+# Channels that a flat input of square pictures may have.
+_MOST_FLAT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,28 +42,32 @@ class Pictures:
 
     @staticmethod
     def of(graph: Graph) -> Pictures | str:
-        """What there is, or in a sentence why there are no images; an empty one where nothing has pixels."""
-        found = Pictures({}, {})
+        """What there is, or in a sentence why there are no images; an empty one where no map makes any pixels."""
+        inputs = [_images_of(node, graph) for node, _ in graph.of(Input)]
+        if not all(inputs):
+            return "an input is no image of channels, rows and columns"
+        problem = ""
+        # of inputs that do not say what they are, all in the same way: the likeliest first
+        for number in range(max(map(len, inputs), default=0)):
+            found = Pictures({}, {})
+            trouble = found._all(graph, [images[min(number, len(images) - 1)] for images in inputs])
+            if not trouble and any(prod(s.target[1:]) > 1 for s in found.stencils.values()):
+                return found
+            problem = problem or trouble
+        return problem
+
+    def _all(self, graph: Graph, inputs: list[Image]) -> str:
+        """Why it cannot be with inputs like these, if so."""
+        self.images.update({node.id: image for (node, _), image in zip(graph.of(Input), inputs, strict=True)})
         for node in graph:
-            if node.type.scheme is Scheme.CLIENT:
-                continue
-            problem = found._take(node, graph)
-            if problem:
+            if node.type.scheme is not Scheme.CLIENT and (problem := self._take(node, graph)):
                 return problem
-        if not any(prod(image[1:]) > 1 for image in found.images.values()):
-            return ""
-        return found
+        return ""
 
     def _take(self, node: Node, graph: Graph) -> str:
         match node.op:
-            case Input(shape=given, ranks=ranks):
-                shapes = [u.op.shape for u in graph.users(node) if isinstance(u.op, Reshape)]
-                shape = next((s for s in (given, *shapes) if len(s) == 3), given)
-                if ranks is not None or len(shape) not in (1, 2, 3):
-                    return f"{node} is no image of channels, rows and columns"
-                # a row of numbers is a picture of one row, or channels of one pixel
-                rows, columns = (1, 1, *shape[1:])[-2:]
-                self.images[node.id] = (shape[0], rows, columns)
+            case Input():
+                pass
             case Linear():
                 return self._linear(node, node.op, graph)
             case Reshape() | Switch() | Apply():
@@ -85,6 +91,22 @@ class Pictures:
         assert target is not None
         self.images[node.id] = target
         return ""
+
+
+def _images_of(node: Node, graph: Graph) -> list[Image]:
+    """What an input may be a picture of: channels, rows, columns. A flat one does not say: of a square, or of channels
+    of one pixel."""
+    assert isinstance(node.op, Input)
+    shapes = [u.op.shape for u in graph.users(node) if isinstance(u.op, Reshape)]
+    shape = next((s for s in (node.op.shape, *shapes) if len(s) == 3), node.op.shape)
+    if node.op.ranks is not None or len(shape) not in (1, 2, 3):
+        return []
+    if len(shape) == 1:
+        squares = [(c, isqrt(shape[0] // c)) for c in range(1, _MOST_FLAT + 1)]
+        found = [(c, side, side) for c, side in squares if side > 1 and c * side * side == shape[0]]
+        return [*found, (shape[0], 1, 1)]
+    rows, columns = (1, *shape[1:])[-2:]
+    return [(shape[0], rows, columns)]
 
 
 @dataclass(frozen=True)
@@ -170,9 +192,10 @@ class ImagePlan:
         if not set(own.stride) <= {1, 2} or own.stride == (1, 1):
             return WHOLE
         down, right = before.dilation
-        levels = [step for step, s in (((down, 0), own.stride[0]), ((0, right), own.stride[1])) if s == 2]
-        levels = levels[: before.chunks.bit_length() - 1]
-        return Read(own.parities, own.stride, tuple(levels)) if levels else WHOLE
+        # rows before columns, the last ones first, as if two maps had done it one after the other
+        levels = [step for step, s in (((0, right), own.stride[1]), ((down, 0), own.stride[0])) if s == 2]
+        most = min(len(levels), before.chunks.bit_length() - 1)
+        return Read(own.parities, own.stride, tuple(levels[len(levels) - most :])) if most else WHOLE
 
     def _parts(self, own: Stencil, before: Standing, read: Read) -> list[tuple[Stencil, Standing]]:
         if not read.firsts:

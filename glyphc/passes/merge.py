@@ -30,6 +30,7 @@ from glyphc.ir.ops import Apply, Const, Linear, Switch
 from glyphc.ir.types import Calibration, FixedPoint, Guard, Level, TensorType
 
 from .base import Context, Pass
+from .image_plan import better, image_plan
 from .layout_search import MEMORY, Room, Search, check_room, is_bootstrapped
 
 I64 = npt.NDArray[np.int64]
@@ -71,8 +72,17 @@ class Merge(Pass):
         return graph
 
     def _seconds(self, graph: Graph, context: Context) -> float:
-        """Predicted seconds per sample."""
-        return Search.over(graph, self._room, context.prices, context.models).seconds_per_sample(context.prices)
+        """Predicted seconds per sample, in the layouts that would be chosen."""
+        images = image_plan(graph, self._room, context.prices, context.models)
+        try:
+            search = Search.over(graph, self._room, context.prices, context.models)
+        except ParameterError:
+            if isinstance(images, str):
+                raise
+            return images.seconds(context.prices) / images.batch
+        if not isinstance(images, str) and better(images, search, context.prices):
+            return images.seconds(context.prices) / images.batch
+        return search.seconds_per_sample(context.prices)
 
     def _together(self, graph: Graph, pair: tuple[Node, Node], context: Context) -> float | None:
         """The same with the pair merged; None when that is not possible."""

@@ -20,7 +20,8 @@ from .layout_search import LayoutPlan, Room
 
 # Of the server's seconds: what unpacking may add where nobody asked for small uploads.
 _SHARE = 0.05
-MADE_BY = "assign-layout"
+# Who decides, in graphs: beside what the pass decides of layouts.
+MADE_BY = "uploads"
 _AS_READ, _DENSE = "as read", "dense"
 
 

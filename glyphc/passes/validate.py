@@ -63,6 +63,12 @@ class ValidateLayout(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         check_masks(graph)
+        for node, _ in graph.of(Unpack):
+            before, after = graph.operands(node)[0].type.layout, node.type.layout
+            assert before is not None
+            assert after is not None
+            if (before.chunks, before.batch_stride) != (after.chunks, after.batch_stride):
+                raise ParameterError(f"{node}: samples that stand as in {before} cannot become those of {after}")
         for node, _ in graph.of(Linear):
             for number, operand in enumerate(graph.operands(node)):
                 if node.type.layout is not None and node.type.layout.image is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
-from glyphc.ir.instructions import Divide, Dot, EncryptedDot, EncryptedMap, Load, Register, Split
+from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Load, Register, Split
 from glyphc.ir.ops import Input, Linear, Reshape, Unpack
 
 from . import images
@@ -126,8 +126,7 @@ def _unpack(lowering: Lowering, task: Task, node: Node) -> None:
     # each ciphertext of the operand is split into so many pieces first, if the parts come in groups
     pieces = parts if groups == 1 else groups // layout(operand).parts
     if task.step < 0:
-        sources = lowering.registers[Task(operand.id, task.chunk)]
-        sources = tuple(_divided(lowering, source, node.op.divided, node) for source in sources)
+        sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
         # parts beyond the features hold nothing that anybody reads
         count = min(pieces * len(sources), node.type.size)
         lowering.registers[task] = _interleaved(lowering, sources, pieces, stride, count, node)
@@ -135,15 +134,6 @@ def _unpack(lowering: Lowering, task: Task, node: Node) -> None:
         piece = lowering.registers[replace(task, step=-1)][task.step]
         count = len(lowering.parts(node, task.step))
         lowering.registers[task] = _interleaved(lowering, (piece,), parts // pieces, stride * pieces, count, node)
-
-
-def _divided(lowering: Lowering, source: Register, factor: int, node: Node) -> Register:
-    """The register of a quotient."""
-    if factor == 1:
-        return source
-    (target,) = lowering.fresh()
-    lowering.instructions.append(Divide(target, source, factor, node.id))
-    return target
 
 
 def _interleaved(

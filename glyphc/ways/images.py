@@ -47,7 +47,8 @@ def unpack(lowering: Lowering, task: Task, node: Node) -> None:
     assert isinstance(node.op, Unpack)
     (operand,) = lowering.graph.operands(node)
     made: list[Register] = []
-    for part, source in enumerate(lowering.registers[Task(operand.id, task.chunk)]):
+    sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
+    for part, source in enumerate(sources):
         targets = lowering.fresh(len(raster(operand).channels_of(part)))
         lowering.instructions.append(Split(targets, source, node.op.parts, layout(operand).stride, node.id))
         made += targets

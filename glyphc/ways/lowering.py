@@ -12,7 +12,7 @@ from typing import TypeVar
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import client_tail
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import EncryptedMap, Instruction, Polynomials, Register, Store
+from glyphc.ir.instructions import Divide, EncryptedMap, Instruction, Polynomials, Register, Store
 from glyphc.ir.layout import Layout
 from glyphc.ir.matrices import Parts
 from glyphc.ir.ops import Input, Linear, Op, Output, Reshape, Unpack
@@ -108,6 +108,14 @@ class Lowering:
     def fresh(self, number: int = 1) -> tuple[Register, ...]:
         self.count += number
         return tuple(range(self.count - number, self.count))
+
+    def divided(self, sources: tuple[Register, ...], factor: int, node: Node) -> tuple[Register, ...]:
+        """Registers of quotients, by a power of two."""
+        if factor == 1:
+            return sources
+        targets = self.fresh(len(sources))
+        self.instructions += [Divide(t, s, factor, node.id) for t, s in zip(targets, sources, strict=True)]
+        return targets
 
     def output(self, node: Node, op: Output) -> None:
         tail = client_tail(self.graph, node)
