@@ -216,9 +216,13 @@ def test_fresh_inputs_are_packed_densely(inputs: int, hidden: int, outputs: int,
     (layout,) = layouts(graph, Input)
     assert layout.zero_elsewhere
     assert layout.features == inputs
-    # a finer or equal packing would put two products on one position: all room between two outputs is used
+    # a finer or equal packing would put two products on one position: all room between two outputs is used, unless the
+    # server takes denser ciphertexts apart
     (grid,) = {a.grid for a in layouts(graph, Apply)}
-    assert layout.parts == -(-inputs // grid)
+    if any(op.divided > 1 for _, op in graph.of(Unpack)):
+        assert layout.parts < -(-inputs // grid)
+    else:
+        assert layout.parts == -(-inputs // grid)
 
 
 @pytest.mark.parametrize(("outputs", "parts"), [(1, 0), (16, 0), (32, 2), (33, 4), (64, 4)])

@@ -73,8 +73,9 @@ def test_plan_computes_the_step_program(activation: str, optimizer: SGD) -> None
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(DataError, match="at most 128 samples of layers 4-3-2, not 300"):
-        make_plan(mlp(), BCE, SGD(0.5), 300, insecure_ring=1024)
+    """A prime number of samples has no equal parts that fit."""
+    with pytest.raises(DataError, match="at most 128 samples are computed at once, and 307 samples have no equal"):
+        make_plan(mlp(), BCE, SGD(0.5), 307, insecure_ring=1024)
 
 
 def test_frozen_parts_of_both_layers_stay() -> None:

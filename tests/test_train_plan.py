@@ -183,7 +183,7 @@ def two_layers() -> Graph:
     [
         (lambda: make_plan(two_layers(), LOSSES["binary-cross-entropy"], SGD(), 9), TrainingError, "--freeze"),
         (lambda: make_plan(regression(3), LOSSES["mean-squared-error"], SGD(), 9), TrainingError, "attached to"),
-        (lambda: make_plan(regression(30), LOSSES["binary-cross-entropy"], SGD(), 40000), DataError, "at most 32768"),
+        (lambda: make_plan(regression(30), LOSSES["binary-cross-entropy"], SGD(), 40009), DataError, "at most 32768"),
         (lambda: make_plan(regression(3), LOSSES["binary-cross-entropy"], SGD(), 9, -1.0), TrainingError, "positive"),
     ],
 )

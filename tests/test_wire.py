@@ -73,7 +73,7 @@ def test_live_ciphertexts_are_exact(made: tuple[ClientKeys, EvaluationKeys]) -> 
 def test_outputs_hold_their_message_at_their_positions(
     made: tuple[ClientKeys, EvaluationKeys], seed: int, bits: int, count: int
 ) -> None:
-    """Off by rounding to 2^bits alone (8 deviations), or exactly right where that is below one half."""
+    """Off by rounding to 2^bits and to integers alone (8 deviations), or exactly right where the first is small."""
     client, evaluation = made
     positions = np.sort(np.random.default_rng(seed).permutation(N)[:count])
     data = write_output(evaluation, client.encrypt(messages(seed)), positions, bits)
@@ -81,7 +81,7 @@ def test_outputs_hold_their_message_at_their_positions(
     found = client.decrypt(read_output(evaluation.bgv_mould, T, data, positions, bits))[positions]
     error = np.abs((found - messages(seed)[positions] + T // 2) % T - T // 2)
     deviation = np.sqrt((1 + 2 * N / 3) / 12) * T / 2.0**bits  # a uniform ternary secret
-    assert int(error.max(initial=0)) <= (8 * deviation if deviation > 1 / 16 else 0)
+    assert int(error.max(initial=0)) <= (8 * deviation + 0.5 if deviation > 1 / 16 else 0)
 
 
 def test_outputs_of_other_lengths_are_refused(made: tuple[ClientKeys, EvaluationKeys]) -> None:
