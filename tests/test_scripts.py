@@ -143,7 +143,7 @@ def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
     assert (tmp_path / "serve.md").read_text() in text
     assert "2 passes of" in text and ("NOT SECURE" in text) is not plan
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
-    assert rows[1:] == ([] if plan else ["| prepare", "| run", "| request", "| infer", "| predict", "| finish"])
+    assert rows[2:] == ([] if plan else ["| prepare", "| run", "| request", "| infer", "| predict", "| finish"])
     if not plan:
         assert float(text.partition("beside simulated: outputs within ")[2].split()[0]) < 0.05
 
