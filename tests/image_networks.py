@@ -110,3 +110,27 @@ def series() -> onnx.ModelProto:
         node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
     ]
     return build(nodes, constants, (3, 16))
+
+
+def skipping(stride: int) -> onnx.ModelProto:
+    """A sum of what a function makes of the input and of the input itself, or of every second pixel of it."""
+    constants = {
+        "k0": randoms(2, 3, 3, 3, seed=1) / 5,
+        "k1": randoms(4, 2, 3, 3, seed=2) / 4,
+        "s1": randoms(4, 3, 1, 1, seed=3) / 2,
+        "w": randoms(3, 4, seed=4),
+        "b": randoms(3, seed=5),
+    }
+    one, by = [1, 1, 1, 1], [stride, stride]
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=one),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("Conv", ["r0", "k1"], ["c1"], name="conv1", pads=one, strides=by),
+        node("Conv", ["x", "s1"], ["h1"], name="short1", strides=by),
+        node("Add", ["c1", "h1"], ["a1"], name="add1"),
+        node("Relu", ["a1"], ["r1"], name="relu1"),
+        node("GlobalAveragePool", ["r1"], ["g"], name="mean"),
+        node("Flatten", ["g"], ["f"], name="flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, SHAPE)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_networks import SHAPE, pooled, residual, series, strided
+from image_networks import SHAPE, pooled, residual, series, skipping, strided
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
 from roles import make_setting
@@ -213,7 +213,10 @@ def test_a_residual_network_computes_what_onnxruntime_does(program: glyphc.Progr
     assert_exact(program, {"x": x.astype(np.float64)})
 
 
-@pytest.mark.parametrize(("model", "batch"), [(pooled(), 8), (pooled(), 1), (series(), 8), (strided(), 2)])
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [(pooled(), 8), (pooled(), 1), (series(), 8), (strided(), 2), (skipping(1), 4), (skipping(2), 4)],
+)
 def test_poolings_groups_dilations_and_series_are_images_too(model: ModelProto, batch: int) -> None:
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
     x = np.random.default_rng(0).uniform(-1, 1, (32, *shape))

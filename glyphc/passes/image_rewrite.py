@@ -81,7 +81,7 @@ class _Images:
         for number, (operand, weight) in enumerate(zip(self.graph.operands(node), op.weights, strict=True)):
             read, value = self.plan.reads[node.id, number], self.plan.value(operand)
             if not isinstance(value.op, Apply):
-                operands.append(self.rewriter.operands(node)[number])
+                operands.append(self.rewriter.made(operand))
                 weights.append(weight)
             for first in read.firsts if isinstance(value.op, Apply) else ():
                 part = self.plan.pictures.stencils[node.id, number].part(first)
