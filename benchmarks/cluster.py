@@ -66,7 +66,7 @@ def measure(folder: Path, batch: int, passes: int, workers: list[int], ring: int
     command("keygen", folder / "digits.glyphc", "--client", folder / "client", "--server", server, *small)
     command("encrypt", "--client", folder / "client", "--input", folder / "x.npy", "--output", folder / "in")
     engine = best_engine(program.schedule.parameters)[0].name
-    load = Load.of(estimate(program.schedule, for_engine(cost_file.current(), engine)), batch, len(x), math.inf)
+    load = Load.of(estimate(program.schedule, for_engine(cost_file.current(), engine)), batch, len(x), math.inf, engine)
     points = []
     for count in (0, *workers):
         output = folder / f"out-{count}"

@@ -75,7 +75,9 @@ def _pass_on(
     cluster: Client, pairs: list[tuple[str, str]], kind: FileKind, digest: str, size: int, reporter: Reporter
 ) -> None:
     """From workers to workers, all pairs at the same time; the chunks do not pass here."""
+    from distributed import KilledWorker
     from distributed import TimeoutError as LateError
+    from distributed.client import FutureCancelledError
 
     sender = secrets.token_hex(8)
     reporter.stage(f"{len(pairs)} workers pass {kind.value} on", size)
@@ -88,7 +90,7 @@ def _pass_on(
         for (source, target), future in zip(pairs, kept, strict=True):
             try:
                 _check(target, kind, future.result(timeout=_CHUNK_SECONDS))
-            except LateError:
+            except (LateError, KilledWorker, FutureCancelledError):
                 lost = f"worker {source} or {target} was lost while it passed the {kind.value} on"
                 raise ConnectionError(lost) from None
         reporter.advance(min(CHUNK, size - offset), kind.value)

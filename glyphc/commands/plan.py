@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
@@ -30,19 +29,23 @@ def plan_command(program: Path, samples: int, workers: tuple[int, ...], mbit: fl
     from glyphc.backends.engine import best_engine
     from glyphc.cluster.forecast import Load, forecast
     from glyphc.compiler import check_modelled
+    from glyphc.errors import GlyphcError
     from glyphc.exchange.artifacts import PROGRAM_SUFFIX, ServerProgram
     from glyphc.program import Program
     from glyphc.text_tables import align
 
     schedule = (ServerProgram if program.suffix == PROGRAM_SUFFIX else Program).load(program).schedule
+    if schedule.client.requests:
+        raise GlyphcError("this program asks its client on the way, which one server does: workers cannot share it")
     if engine is not None:
         check_modelled(engine)
-    found = estimate(schedule, for_engine(cost_file.current(), engine or best_engine(schedule.parameters)[0].name))
+    engine = engine or best_engine(schedule.parameters)[0].name
+    found = estimate(schedule, for_engine(cost_file.current(), engine))
     batch = schedule.client.batch
-    load = Load.of(found, batch, samples, mbit * 1e6 / 8)
+    load = Load.of(found, batch, samples, mbit * 1e6 / 8, engine)
     click.echo(
         f"{samples:,} samples in {load.passes:,} passes of up to {batch:,}; a pass takes {load.pass_seconds:.1f} s and "
-        f"moves {load.pass_bytes / 1e6:.1f} MB; keys {load.file_bytes / 1e9:.2f} GB; memory of a worker "
+        f"moves {load.pass_bytes / 1e6:.1f} MB; a file of keys {load.file_bytes / 1e9:.2f} GB; memory of a worker "
         f"{found.memory_bytes / 1e9:.1f} GB, as measured on {found.measured_on}\n"
     )
     rows = [("workers", "seconds", "times as fast", "what takes longest")]
@@ -52,5 +55,5 @@ def plan_command(program: Path, samples: int, workers: tuple[int, ...], mbit: fl
         if not workers and count >= load.passes:
             break
     click.echo(align(rows))
-    if math.isclose(load.passes, 1):
+    if load.passes == 1:
         click.echo("\nOne pass is not divided: more samples, or a smaller 'compile --batch', make more passes.")
