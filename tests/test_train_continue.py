@@ -342,15 +342,16 @@ def test_new_batches_come_in_turn(data: st.DataObject) -> None:
 
 
 @examples(60)
-@given(st.floats(1e-3, 10), st.floats(1e-3, 10), st.integers(1, 20), st.integers(0, 40))
-def test_a_schedule_follows_another(rate: float, then: float, steps: int, at: int) -> None:
+@given(st.floats(1e-3, 10), st.floats(1e-3, 1023), st.integers(1, 20), st.integers(0, 40))
+def test_a_schedule_follows_another(rate: float, share: float, steps: int, at: int) -> None:
     schedule: Schedule = Cosine(9, 0.2)
+    then = share * rate
     found = SGD(rate, schedule=Steps(3)).followed(steps, then, schedule)
     expected = rate * Steps(3).factor(at) if at < steps else then * schedule.factor(at - steps)
     assert found.rate(at) == pytest.approx(expected)
     with pytest.raises(TrainingError, match="up to 1024 times its first one"):
         found.followed(steps + 5, 1025 * rate, Constant())
-    assert found.followed(steps + 5, 1e-3, Constant()).first == SGD(rate, schedule=Steps(3))
+    assert found.followed(steps + 5, rate / 2, Constant()).first == SGD(rate, schedule=Steps(3))
 
 
 # -- the command --

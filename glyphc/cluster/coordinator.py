@@ -6,6 +6,7 @@ handed out again. The outputs are those of one machine, bit for bit, unless they
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import time
@@ -118,7 +119,7 @@ def evaluate(
                 with _connected(url, security) as client:
                     away = None
                     job.work(client)
-            except (OSError, TimeoutError) as e:
+            except (OSError, asyncio.TimeoutError) as e:
                 # the scheduler is gone, or not there yet
                 away = time.monotonic() if away is None else away
                 if time.monotonic() - away > AWAY_SECONDS:
@@ -298,7 +299,7 @@ def _connected(url: str, security: Security | None) -> Iterator[Client]:
     try:
         yield client
     finally:
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError, asyncio.TimeoutError):
             client.close(timeout=5)
 
 
