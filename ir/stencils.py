@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .image_layout import Image, Steps, strided
+from .image_layout import Image, Raster, Steps, strided
 from .kronecker import Kronecker
 from .matrices import Array, Matrix, row_numbers
 
@@ -89,6 +89,36 @@ def stencil(matrix: Matrix, source: Image, target: Image | None = None) -> Stenc
         kernel = matrix.kernel[found.kernel[:, 0, 0] - 1]
         return Stencil(kernel, found.reads, found.stride, source, (made, *found.target[1:]))
     return _stencil(_entries(matrix.csr()), source, target) if matrix.count <= _MOST_ENTRIES else None
+
+
+def disturbed(own: Stencil, read: Raster, made: Raster, samples: int, places: int) -> bool:
+    """Whether products put anything on a result of the first so many samples but the pixels that it is made of.
+
+    read, made: where images stand, on one raster. places: exponents of a ciphertext, in units of the layouts' stride.
+    What every tap, group of channels read and group made puts on the results is looked up on exponents alone. Channels
+    of one group cannot meet: those read are in ciphertexts of their own, and those made have the room of all beside.
+    """
+    numbers = np.arange(samples, dtype=np.int64)
+    before, after = read.pixels(numbers), made.pixels(numbers) + read.steps(*read.origin) - made.steps(*made.origin)
+    reading = np.arange(read.sites, dtype=np.int64) * read.steps(*read.apart)
+    making = np.arange(made.sites, dtype=np.int64) * made.steps(*made.apart)
+    occupied = np.zeros(places, dtype=bool)
+    occupied[(before[..., None] + reading).ravel()] = True
+    others = np.unique(making[:, None] - making)
+    others = (others[others != 0][:, None] + reading).ravel()
+    rows, columns = (
+        np.arange(size, dtype=np.int64) * step for size, step in zip(made.image[1:], own.stride, strict=True)
+    )
+    for down, right in own.reads:
+        at = after + read.steps(int(down) * read.dilation[0], int(right) * read.dilation[1])
+        y, x = np.broadcast_arrays((rows + down)[:, None], (columns + right)[None, :])
+        inside = (y >= 0) & (y < read.height) & (x >= 0) & (x < read.width)
+        if not (at[:, inside] == before[:, y[inside], x[inside]]).all():
+            return True
+        strange = (at[:, ~inside, None] + reading).ravel(), (at[..., None] + others).ravel()
+        if any(occupied[each % places].any() for each in strange):
+            return True
+    return False
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.layout import Layout
 from glyphc.ir.matrices import Compressed, Full
 from glyphc.ir.ops import Apply, Interleave, Linear, Pixels, Unpack
-from glyphc.ir.stencils import Stencil, stencil
+from glyphc.ir.stencils import Stencil, disturbed, stencil
 from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.pipeline import DEFAULT
@@ -200,6 +200,47 @@ def test_products_of_polynomials_are_convolutions() -> None:
     check()
 
 
+DIRECTIONS = [(1, 0), (0, 1), (1, 1)]
+
+
+def test_groups_of_channels_between_pixels_do_not_meet() -> None:
+    """Where they are read along one direction and made along another one, and only there."""
+
+    @examples(15)
+    @given(
+        st.permutations(DIRECTIONS), st.sampled_from([2, 4]), st.integers(1, 2), st.integers(2, 4), st.integers(0, 99)
+    )
+    def check(ways: list[tuple[int, int]], apart: int, group: int, sites: int, seed: int) -> None:
+        random, sites = np.random.default_rng(seed), min(sites, apart)
+        channels, made, size = group * sites, group * sites + 1, 3
+        kernel = random.integers(-9, 10, (made, channels, 3, 3))
+        own = of_kernel(kernel, 1, 1, size, size)
+        room = (size + 1) * apart
+        # and what lands beside a row is at another site in the next one
+        pitch = room + (apart if (1, 0) not in ways[:2] else 0)
+        # read from the second pixels on, as behind a stride
+        read = Raster(channels, size, size, group, 1, room, pitch, (apart, apart), (0, 1), (), sites, ways[0])
+        target = Raster(made, size, size, group, group, room, pitch, (apart, apart), (0, 0), (), sites, ways[1])
+        ring, samples = 2048, 2
+        source = Layout.of_images(read, ring, samples, 1, True, 1)
+        result = Layout.of_images(target, ring, samples, 1, False, 1)
+        assert (source.parts, result.parts) == (group, 2)
+        x = random.integers(-9, 10, (samples, channels, size, size))
+        bias = random.integers(-99, 100, made * size * size)
+        ciphertexts = source.pack(x.reshape(samples, -1))
+        assert np.array_equal(source.unpack(ciphertexts, samples), x.reshape(samples, -1))
+        out = []
+        for part in range(result.parts):
+            weights = stencil_polynomials(own, bias, source, result, part, tuple(range(group)))
+            products = [negacyclic(ciphertexts[r], weights.dense(r, ring)) for r in range(group)]
+            out.append(sum(products) + weights.dense(group, ring))
+        assert np.array_equal(result.unpack(np.array(out), samples), convolved(x, kernel, 1, 1).reshape(2, -1) + bias)
+        assert not disturbed(own, read, target, samples, ring)
+        assert disturbed(own, read, replace(target, apart=ways[0]), samples, ring)
+
+    check()
+
+
 # -- programs --
 
 
@@ -226,6 +267,21 @@ def test_poolings_groups_dilations_and_series_are_images_too(model: ModelProto, 
     found = np.asarray(program.run(x[:batch], "clear"))
     assert np.abs(found - wanted).max() < 0.005 * np.ptp(wanted) + 0.005
     assert_exact(program, {"x": x[:batch]})
+
+
+def test_one_image_alone_has_its_channels_between_the_pixels() -> None:
+    """Behind each stride there are twice as many channels, and as many ciphertexts as before."""
+    program = compiled(residual(), batch=1, tolerance=20.0)
+    bootstrapped = [n.type.layout for n in program.graph if n.op.mnemonic == "bootstrap"]
+    images = [layout.image for layout in bootstrapped if layout is not None and layout.image is not None]
+    assert [image.sites for image in images] == [1] * 3 + [1] * 3 + [2] * 2 + [2] * 3 + [4] * 2, images
+    values = {program.graph.bootstrapped(n).id: n for n in program.graph if n.op.mnemonic == "bootstrap"}
+    assert all(n.type.layout is not None and n.type.layout.ciphertexts == 1 for n in values.values())
+    x = samples(1, seed=1).astype(np.float32)
+    (wanted,) = run_onnxruntime(residual(), x).values()
+    found = np.asarray(program.run(x, "clear"))
+    assert np.abs(found - wanted).max() < 0.005 * np.ptp(wanted)
+    assert_exact(program, {"x": x.astype(np.float64)})
 
 
 def test_a_batch_that_is_not_full_takes_fewer_chunks(program: glyphc.Program) -> None:
