@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_networks import SHAPE, pooled, residual, series, skipping, strided
+from image_networks import SHAPE, autoencoder, enlarging, pooled, residual, series, skipping, strided
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
 from roles import make_setting
@@ -115,6 +115,52 @@ def test_stencils_are_convolutions_and_matrices_show_them() -> None:
             for first in own.parities
         ]
         assert np.array_equal(sum(parts), wanted)
+
+    check()
+
+
+@st.composite
+def transposed(draw: st.DrawFn) -> tuple[I64, int, int, int, int]:
+    """A kernel, stride, padding, rows and columns."""
+    up, size = draw(st.sampled_from([2, 3])), draw(st.integers(2, 4))
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), size, size)
+    kernel = np.random.default_rng(draw(st.integers(0, 1000))).integers(1, 10, shape)
+    return kernel, up, draw(st.integers(0, 1)), draw(st.integers(2, 4)), draw(st.integers(2, 4))
+
+
+def test_transposed_convolutions_are_stencils_too() -> None:
+    """Their matrices show them, and a product puts every pixel that they make in its place."""
+
+    @examples(20)
+    @given(transposed())
+    def check(case: tuple[I64, int, int, int, int]) -> None:
+        kernel, up, padding, rows, columns = case
+        made, channels, size, _ = kernel.shape
+        x = np.random.default_rng(1).integers(-9, 10, (2, channels, rows, columns))
+        whole = np.zeros((2, made, up * (rows - 1) + size, up * (columns - 1) + size), dtype=np.int64)
+        for y in range(rows):
+            for c in range(columns):
+                seen = np.tensordot(x[:, :, y, c], kernel, axes=(1, 1))
+                whole[:, :, y * up : y * up + size, c * up : c * up + size] += seen
+        wanted = whole[:, :, padding : whole.shape[2] - padding, padding : whole.shape[3] - padding]
+        reads = np.array([(padding - y, padding - c) for y in range(size) for c in range(size)])
+        taps = kernel.transpose(2, 3, 0, 1).reshape(size * size, made, channels)
+        source = (channels, rows, columns)
+        own = Stencil(taps, reads, (1, 1), source, wanted.shape[1:], (up, up))
+        flat, result = x.reshape(2, -1), wanted.reshape(2, -1)
+        assert np.array_equal(own.matrix.of(flat), result)
+        for matrix in (own.matrix, Full(own.matrix.dense())):
+            found = stencil(matrix, source, own.target)
+            assert found is not None and np.array_equal(found.matrix.of(flat), result)
+        # pixels that are read stand so far apart that there is room between them
+        room = (up * rows + size, up * columns + size)
+        read = Raster(channels, rows, columns, 4, 1, *room, (up, up))
+        target = Raster(*own.target, 4, 4, *room)
+        before, after = (Layout.of_images(r, 4096, 2, 1, r is read, 1) for r in (read, target))
+        weights = stencil_polynomials(own, None, before, after, 0, tuple(range(channels)))
+        products = [negacyclic(p, weights.dense(c, 4096)) for c, p in enumerate(before.pack(flat))]
+        assert np.array_equal(after.unpack(np.array([sum(products)]), 2), result)
+        assert not disturbed(own, read, target, 2, 4096)
 
     check()
 
@@ -256,7 +302,16 @@ def test_a_residual_network_computes_what_onnxruntime_does(program: glyphc.Progr
 
 @pytest.mark.parametrize(
     ("model", "batch"),
-    [(pooled(), 8), (pooled(), 1), (series(), 8), (strided(), 2), (skipping(1), 4), (skipping(2), 4)],
+    [
+        (pooled(), 8),
+        (pooled(), 1),
+        (series(), 8),
+        (strided(), 2),
+        (skipping(1), 4),
+        (skipping(2), 4),
+        (autoencoder(), 4),
+        (enlarging(), 1),
+    ],
 )
 def test_poolings_groups_dilations_and_series_are_images_too(model: ModelProto, batch: int) -> None:
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]

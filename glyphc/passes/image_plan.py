@@ -12,13 +12,17 @@ behind the first one. A product moves every group read to every group made, site
 these directions and make their results along another one, the differences of sites never meet, as the sums of j (1, 0)
 and k (0, 1) are all different modulo the distance of pixels. So nothing is unpacked but the channels of a group, and
 what lands elsewhere is garbage that the next mask clears.
+
+A transposed convolution with a stride, or what enlarges images, makes pixels between those it reads. So that there is
+room, the input's stand apart from the beginning, as far as is enlarged later; nothing else is put there then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import hypot, isqrt, prod
+from fractions import Fraction
+from math import hypot, isqrt, lcm, prod
 
 from glyphc.analysis.cost import CostModel, split_automorphisms
 from glyphc.ir.graph import Graph, Node
@@ -48,6 +52,29 @@ class Pictures:
 
     images: dict[int, Image]
     stencils: dict[tuple[int, int], Stencil]
+
+    @property
+    def enlarged(self) -> bool:
+        """Whether any map makes larger images."""
+        return any(s.up != (1, 1) for s in self.stencils.values())
+
+    def spacing(self, graph: Graph) -> Steps:
+        """How far apart an input's pixels have to stand for those that are made between them later."""
+        if not self.enlarged:
+            return 1, 1
+        # as multiples of the distance in inputs
+        distances: dict[int, tuple[Fraction, Fraction]] = {}
+        for node in graph:
+            distances[node.id] = distances[node.operands[0]] if node.operands else (Fraction(1), Fraction(1))
+            if (node.id, 0) in self.stencils:
+                own, before = self.stencils[node.id, 0], distances[node.id]
+                down, right = (
+                    Fraction(1) if size == 1 else d * s / u
+                    for size, d, s, u in zip(own.target[1:], before, own.stride, own.up, strict=True)
+                )
+                distances[node.id] = down, right
+        rows, columns = (lcm(*(d[axis].denominator for d in distances.values())) for axis in (0, 1))
+        return rows, columns
 
     @staticmethod
     def of(graph: Graph) -> Pictures | str:
@@ -171,11 +198,12 @@ class ImagePlan:
     problem: str = ""
 
     def __post_init__(self) -> None:
+        spacing = self.pictures.spacing(self.graph)
         for node in self.graph:
             if node.type.scheme is Scheme.CLIENT:
                 continue
             if isinstance(node.op, Input):
-                self.standings[node.id] = Standing(self.chunks)
+                self.standings[node.id] = Standing(self.chunks, spacing)
             elif isinstance(node.op, Linear):
                 self._linear(node)
             else:
@@ -222,7 +250,7 @@ class ImagePlan:
 
     def _read(self, own: Stencil, before: Standing) -> Read:
         """A map with a stride brings images together, as many as there are chunks for, or groups of channels."""
-        if not set(own.stride) <= {1, 2} or own.stride == (1, 1):
+        if not set(own.stride) <= {1, 2} or own.stride == (1, 1) or self.pictures.enlarged:
             return WHOLE
         if self.spread and own.target[0] > self.group:
             return Read(own.parities, own.stride)
@@ -246,7 +274,8 @@ class ImagePlan:
     @staticmethod
     def _after(own: Stencil, before: Standing) -> Standing:
         down, right = (
-            1 if size == 1 else d * s for size, d, s in zip(own.target[1:], before.dilation, own.stride, strict=True)
+            1 if size == 1 else d * s // u
+            for size, d, s, u in zip(own.target[1:], before.dilation, own.stride, own.up, strict=True)
         )
         return Standing(before.chunks, (down, right), before.levels)
 
@@ -254,9 +283,9 @@ class ImagePlan:
         """Rows and columns enough for both images, and for the zeros that are read beside the first."""
         room = []
         for axis in (0, 1):
-            read, d = own.reads[:, axis], before.dilation[axis]
-            behind = own.stride[axis] * (own.target[axis + 1] - 1) + int(read.max()) - (own.source[axis + 1] - 1)
-            border = d * max(0, behind, -int(read.min()))
+            read, d, up = own.reads[:, axis], before.dilation[axis], own.up[axis]
+            behind = own.stride[axis] * (own.target[axis + 1] - 1) + int(read.max()) - up * (own.source[axis + 1] - 1)
+            border = d // up * max(0, behind, -int(read.min()))
             room.append(
                 1
                 + max(
@@ -451,7 +480,7 @@ def _plans(graph: Graph, pictures: Pictures, room: Room, batch: int) -> Iterator
         while chunks <= min(room.max_chunks, next_power_of_two(batch)):
             yield ImagePlan(graph, pictures, room.ring, batch, group, chunks)
             chunks *= 2
-        if group < most:
+        if group < most and not pictures.enlarged:
             yield ImagePlan(graph, pictures, room.ring, batch, group, 1, spread=True)
         group *= 2
 

@@ -33,9 +33,9 @@ def stencil_of(lowering: Lowering, node: Node, number: int) -> Stencil:
     source, target = raster(operand), raster(node)
     found = stencil(lowering.graph.matrix(node.op.weights[number]), source.image, target.image)
     if found is None or any(
-        size > 1 and wide != narrow * step
-        for size, wide, narrow, step in zip(
-            target.image[1:], target.dilation, source.dilation, found.stride, strict=True
+        size > 1 and wide * up != narrow * step
+        for size, wide, narrow, step, up in zip(
+            target.image[1:], target.dilation, source.dilation, found.stride, found.up, strict=True
         )
     ):
         raise ParameterError(f"{node} does not do with the images of {operand} what their layouts say")

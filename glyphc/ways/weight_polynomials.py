@@ -46,11 +46,8 @@ def stencil_polynomials(
     n, unit = source.ring, source.stride
     read, made = source.image, target.image
     assert read is not None and made is not None
-    moves = stencil.reads[:, 0] * read.steps(read.dilation[0], 0) + stencil.reads[:, 1] * read.steps(
-        0, read.dilation[1]
-    )
     # what is read of every second pixel begins at any of the first ones
-    moves = moves + read.steps(*read.origin) - made.steps(*made.origin)
+    moves = stencil.moves(read) + read.steps(*read.origin) - made.steps(*made.origin)
     after, own = made.channel_offsets(part), made.channels_of(part)
     kernel = stencil.kernel[:, own.start : own.stop].astype(np.int64)
     rows = []
