@@ -82,7 +82,7 @@ def _weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
             lowering.stencils[key] = stencil_of(lowering, node, number)
         found, channels = lowering.stencils[key], raster(node).channels_of(part)
         bias = lowering.graph.constant(node.op.bias.name).astype(np.int64) if number == 0 else None
-        reads = found.kernel[:, channels.start : channels.stop].any(axis=(0, 1))
+        reads = np.asarray(found.kernel[:, channels.start : channels.stop].any(axis=(0, 1)))
         source = layout(lowering.graph.operands(node)[number])
         read = raster(lowering.graph.operands(node)[number])
         used = tuple(r for r in range(read.parts) if reads[list(read.channels_of(r))].any()) or (0,)
