@@ -155,6 +155,13 @@ def spec_command(program: str, url: str, output: Path, ca: str | None) -> None:
 @click.option("--keys", type=_FILE, help="The evaluation keys, to upload if the service does not have them.")
 @click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
 @click.option("--ca", type=click.Path(), help="A file of certificates to trust.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds for which a service that is down or busy is asked again.",
+)
 def submit_command(
     url: str,
     client_folder: Path,
@@ -163,6 +170,7 @@ def submit_command(
     keys: Path | None,
     spec: Path | None,
     ca: str | None,
+    patience: float,
 ) -> None:
     """Encrypt samples, have a service evaluate them, and decrypt the results. The token is read from GLYPHC_TOKEN."""
     _needs("httpx")
@@ -179,7 +187,7 @@ def submit_command(
     x = load_arrays(input_path, "input")
     progress = reporter()
     try:
-        with Client(url, token, ca=ca) as client, overruns_told():
+        with Client(url, token, ca=ca, patience=patience) as client, overruns_told():
             outputs = client.run(account, x, keys, progress)
     finally:
         progress.done()
