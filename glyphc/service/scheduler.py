@@ -227,6 +227,8 @@ class Scheduler:
             "glyphc.service.worker",
             os.fspath(self._programs[job.program]),
             os.fspath(self._store.key_path(job.client, job.key)),
+            self._settings.cluster,
+            self._settings.cluster_tls,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_STREAM_LIMIT,
