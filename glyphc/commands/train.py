@@ -33,6 +33,7 @@ def train_command(
     mode: str,
     resume: bool,
     monitor: bool,
+    engine: str | None,
     why: bool,
     dry_run: bool,
     memory: float | None,
@@ -80,10 +81,12 @@ def train_command(
         except ArtifactError as e:
             raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
 
-    shown = planned_by(job, why, dry_run, lambda plan: check_memory(plan, allowed), "on disk until it ends")
+    shown = planned_by(
+        job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "on disk until it ends"
+    )
     planned = shown if mode == "encrypted" else lambda plan: None
     try:
-        report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed)
+        report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed, engine)
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)
