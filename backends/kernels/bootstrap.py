@@ -1,8 +1,8 @@
 """The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024).
 
 Modulus raise under a sparse secret (Bossuat et al. 2022), CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and
-squarings, a trigonometric series, perhaps a mask, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves
-of the coefficients in between; with fewer, one does.
+squarings, a trigonometric series or several of them for a table, perhaps a mask, SlotsToCoeffs. With N/2 slots, two
+ciphertexts hold the two halves of the coefficients in between; with fewer, one does.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 from scipy.special import jv
 
 from glyphc.ir.masks import Mask
-from glyphc.ir.series import OUTPUT_BITS, Series
+from glyphc.ir.series import OUTPUT_BITS, Approximation, Lookup
 
 from .evaluator import Ciphertext, Evaluator
 from .linear_transform import LevelTransform
+from .lookups import looked_up
 from .masks import Masks
 from .polynomials import Powers
 from .shape import EXPONENTIAL_DEGREE, LEVEL_BITS, SQUARINGS, WRAPS
@@ -112,20 +113,34 @@ class Bootstrapper:
             z = evaluator.combine([(z, z)], [], 0, z.limbs, scale)
         return Powers(evaluator, z, degree, chebyshev=False)
 
-    def evaluate(self, powers: PhasePowers, series: Series, mask: Mask | None = None) -> Ciphertext:
-        """The series of every phase, as phases modulo q0; zero where the mask keeps nothing."""
-        evaluator, shape = self._evaluator, self._evaluator.shape
-        c = np.array(series.real) + 1j * np.array(series.imag)
+    def evaluate(self, powers: PhasePowers, series: Approximation, mask: Mask | None = None) -> Ciphertext:
+        """The series of every phase, or the table's values, as phases modulo q0; zero where the mask keeps nothing."""
+        shape = self._evaluator.shape
         limbs = shape.slot_limbs if mask is None else self._masks.limbs
-        parts = [half.evaluate(c, limbs, self._slot_scale) for half in powers.halves]
+        if isinstance(series, Lookup):
+            parts = [looked_up(self._evaluator, half, series, limbs, self._slot_scale) for half in powers.halves]
+        else:
+            c = np.array(series.real) + 1j * np.array(series.imag)
+            parts = [half.evaluate(c, limbs, self._slot_scale) for half in powers.halves]
         if mask is not None:
             parts = self._masks(parts, mask)
+        return self._decoded(self._joined(parts, real=isinstance(series, Lookup)))
+
+    def _joined(self, parts: list[Ciphertext], real: bool) -> Ciphertext:
+        """What SlotsToCoeffs reads. real: whether slots hold values, or else what values are twice the real part of."""
+        evaluator, shape = self._evaluator, self._evaluator.shape
+        if real:
+            return evaluator.add(parts[0], parts[1], 1j) if shape.packed_fully else parts[0]
         # 2 Re a + i * 2 Re b = (a + i b) + conj(a - i b)
         x, other = parts[0], parts[0]
         if shape.packed_fully:
             x, other = evaluator.add(parts[0], parts[1], 1j), evaluator.add(parts[0], parts[1], -1j)
         conjugation = shape.key_shape(shape.slot_limbs)
-        x = evaluator.add(x, evaluator.automorphism(other, 2 * shape.n - 1, conjugation))
+        return evaluator.add(x, evaluator.automorphism(other, 2 * shape.n - 1, conjugation))
+
+    def _decoded(self, x: Ciphertext) -> Ciphertext:
+        """SlotsToCoeffs."""
+        evaluator, shape = self._evaluator, self._evaluator.shape
         for level in self._decoding:
             x = level(x)
         if not shape.packed_fully:
