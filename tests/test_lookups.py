@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_bits_of_a_gray_code_look_up_every_entry(table: list[float]) -> None:
     lookup = Lookup(series, tuple(table), HALF, 0.0, 0.0)
     codes = gray(np.arange(len(table)))
     assert sorted(codes) == list(range(len(table)))
-    assert all(int(a ^ b).bit_count() == 1 for a, b in zip(codes, codes[1:], strict=False))
+    assert all(int(a ^ b).bit_count() == 1 for a, b in pairwise(codes))
     exact = [(codes >> k & 1).astype(np.float64) for k in range(bits)]
     np.testing.assert_allclose(lookup.combined(exact), table, atol=1e-12)
     # the factors say the same, as a polynomial of the bits
@@ -312,7 +313,7 @@ def test_networks_are_encrypted_as_simulated_and_show_nothing_to_the_client() ->
     assert np.abs(encrypted - wanted).max() < 0.05 * spread
     assert Program.from_bytes(program.to_bytes()).fingerprint == program.fingerprint
     assert parse(to_text(program.graph)) == program.graph
-    with pytest.raises(ParameterError, match="'openfhe' does not take this program.*look tables up.*kernels"):
+    with pytest.raises(ParameterError, match=r"'openfhe' does not take this program.*look tables up.*kernels"):
         run(program, x[:16], engine="openfhe")
 
 
