@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from glyphc.analysis.noise import public_norm
 from glyphc.errors import GlyphcError, ParameterError
+from glyphc.ir.client_requests import MOST_TABLE_BITS
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.matrices import Full
 from glyphc.ir.ops import Apply, Linear, Sparse, Switch
@@ -72,6 +73,7 @@ class AssignScheme(TolerancePass):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
+        check_option(self.name, "table_bits", self.table_bits, 0, MOST_TABLE_BITS)
         check_ring(self.name, self.ring)
         strategy(self.strategy)
 

@@ -132,8 +132,8 @@ def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tu
         raise ParameterError(
             f"no parameters fit: bootstraps of {2 * _slots(graph):,} values need moduli of "
             f"{needed[possible[0]]:.0f} bits even for series of degree {possible[0]}, 128-bit security allows {limit} "
-            f"at ring dimension {_ring(graph)}. {widest} has most values; use a smaller --batch or a narrower layer, so "
-            "that bootstraps have fewer slots"
+            f"at ring dimension {_ring(graph)}. {widest} has most values; use a smaller --batch or a narrower layer, "
+            "so that bootstraps have fewer slots"
         )
     return found
 

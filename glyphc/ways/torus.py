@@ -8,6 +8,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Evaluate, FromTorus, Powers, Register, ToTorus
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Apply, Bootstrap, Pixels, Switch
+from glyphc.ir.series import FEWEST_LOOKUP_BITS, MOST_LOOKUP_BITS
 from glyphc.ir.types import Scheme
 
 from .base import BGV, TORUS, Conversion, Offer, Question, Refusal, Way
@@ -40,6 +41,8 @@ class TableBootstrap(Way):
         bits = question.table_bits
         if not isinstance(node.op, Apply) or not bits:
             return None
+        if not FEWEST_LOOKUP_BITS <= bits <= MOST_LOOKUP_BITS:
+            return Refusal(f"tables have an index of {FEWEST_LOOKUP_BITS} to {MOST_LOOKUP_BITS} bits, not {bits}")
         slots, passes = _passes(node, question)
         shared = question.cost.powers_seconds(slots, DEGREE, question.ring)
         each = question.cost.evaluate_seconds(slots, DEGREE, question.ring)
