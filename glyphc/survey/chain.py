@@ -67,7 +67,9 @@ class Chain:
 
     def values(self, weights: dict[str, F64], x: F64, y: F64) -> Values:
         """A forward and a backward pass on real numbers. x: shape (samples, inputs), y: (samples, outputs)."""
-        read, sums, slopes = [x], [], []
+        read: list[F64] = [x]
+        sums: list[F64] = []
+        slopes: list[F64] = []
         for layer in self.layers:
             z = read[-1] @ weights[layer.weight].T
             z = z if layer.bias is None else z + weights[layer.bias]
@@ -75,7 +77,7 @@ class Chain:
             slopes.append(layer.slope(z))
             read.append(layer.value(z))
         error = read[-1] - y
-        errors = [error * slopes[-1] if self.sloped else error]
+        errors: list[F64] = [error * slopes[-1] if self.sloped else error]
         for at in reversed(range(1, len(self.layers))):
             errors.insert(0, errors[0] @ weights[self.layers[at].weight] * slopes[at - 1])
         return Values(read[:-1], sums, slopes, errors)

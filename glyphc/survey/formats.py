@@ -15,19 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.ir.rescaling import rescaled, table_indices
-from glyphc.rounding import up
 from glyphc.slots.integers import polynomial_of
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job
 
 from .chain import Chain, Layer, chain_of
-from .trial import in_the_clear, require_trial
+from .seen import LEAST, Seen
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.floating[Any]]
 
-# What nothing is smaller than, of what a trial sees.
-_LEAST = 2.0**-20
 # Bits by which a polynomial's coefficients are finer than what they are multiplied by.
 _COEFFICIENT_BITS = 8
 
@@ -63,7 +60,8 @@ class PolynomialBehind:
 
 @dataclass(frozen=True)
 class TableBehind:
-    """The same as tables. The client finds the index round(ratio * sum + shift), of so many bits. entries, slopes: of the tables."""
+    """The same as tables. The client finds the index round(ratio * sum + shift), of so many bits. entries, slopes: of
+    the tables."""
 
     ratio: float
     shift: float
@@ -185,53 +183,17 @@ def check_limit(values: I64, limit: int, what: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Largest magnitudes over a trial, with a margin, rounded up; by layer."""
-
-    inputs: float
-    weights: tuple[float, ...]
-    values: tuple[float, ...]
-    sums: tuple[float, ...]
-    errors: tuple[float, ...]
-
-    @staticmethod
-    def of(job: Job, name: str, trial: Job) -> _Seen:
-        chain, margin = chain_of(trial, name), job.margin
-        largest: dict[str, list[float]] = {}
-
-        def saw(what: str, found: list[F64]) -> None:
-            sizes = [float(np.abs(v).max(initial=0.0)) for v in found]
-            largest[what] = [*map(max, largest.get(what, sizes), sizes)]
-
-        for number, (state, _) in enumerate(in_the_clear(trial)):
-            x, y = trial.batch(trial.batches.number(number))
-            values = chain.values(state.weights, x.reshape(len(x), -1), y)
-            after = chain.after(state.weights, values, trial.options.optimizer.learning_rate)
-            for weights in (state.weights, after):
-                saw("weights", [weights[layer.weight] for layer in chain.layers])
-                saw("biases", [weights[layer.bias] if layer.bias else np.zeros(1) for layer in chain.layers])
-            saw("values", values.read)
-            saw("sums", values.sums)
-            saw("errors", values.errors)
-        features = [job.batch(n)[0] for n in range(job.batches.per_epoch)]
-        inputs = max((float(np.abs(f).max(initial=0.0)) for f in features), default=0.0)
-        planned = {what: tuple(up(max(margin * v, _LEAST)) for v in sizes) for what, sizes in largest.items()}
-        both = tuple(map(max, planned["weights"], planned["biases"]))
-        return _Seen(up(max(inputs, _LEAST)), both, planned["values"], planned["sums"], planned["errors"])
-
-
 def formats_of(job: Job, name: str, precision: Precision) -> Formats:
     """Formats by a trial in the clear. name: of the strategy, for messages.
 
     TrainingError for what cannot be trained so, and where the trial diverges.
     """
     chain = chain_of(job, name)
-    seen = _Seen.of(job, name, require_trial(job, name))
+    seen = Seen.of(job, name)
     input_unit = seen.inputs / _limit(precision.inputs)
     read_unit = input_unit
     behind: list[Behind | None] = []
-    units: list[tuple[float, float, float]] = []
+    units: list[tuple[float, float, int]] = []
     for at, layer in enumerate(chain.layers):
         one = max(1, round(1 / read_unit))
         # of biases, an integer stands for one * read_unit times as much
@@ -239,7 +201,7 @@ def formats_of(job: Job, name: str, precision: Precision) -> Formats:
         sum_unit = read_unit * weight_unit
         made = _behind(layer, sum_unit, seen.sums[at], precision, name)
         behind.append(made)
-        units.append((read_unit, weight_unit, float(one)))
+        units.append((read_unit, weight_unit, one))
         read_unit = sum_unit if made is None else made.unit
     target_unit = read_unit
     rate = job.options.optimizer.learning_rate * chain.scale
@@ -268,14 +230,14 @@ def formats_of(job: Job, name: str, precision: Precision) -> Formats:
     layers = []
     for at, layer in enumerate(chain.layers):
         read_unit, weight_unit, one = units[at]
-        reads = max(ceil(seen.values[at] / read_unit), int(one))
+        reads = max(ceil(seen.values[at] / read_unit), one)
         gain = factor >> powers[at]
         total = 2 * factor * _limit(precision.weights) + gain * job.batches.batch * reads * (limits[at] + 1)
         format = LayerFormat(
             layer,
             weight_unit,
             read_unit,
-            int(one),
+            one,
             behind[at],
             ratios[at],
             gain,
@@ -303,7 +265,7 @@ def _behind(layer: Layer, sum_unit: float, reach: float, precision: Precision, n
             "the end of the network is left out with --loss mean-squared-error"
         )
     x = np.linspace(-reach, reach, 1025)
-    largest = max(float(np.abs(np.polynomial.polynomial.polyval(x, real)).max()), _LEAST)
+    largest = max(float(np.abs(np.polynomial.polynomial.polyval(x, real)).max()), LEAST)
     degree = len(real) - 1
     bits = degree * (precision.refreshed - 1) + _COEFFICIENT_BITS
     value_unit = largest * 2.0**-bits
@@ -320,7 +282,7 @@ def _table(layer: Layer, sum_unit: float, reach: float, precision: Precision) ->
     for y in (layer.value(x), layer.slope(x)):
         if not np.isfinite(y).all():
             raise TrainingError(f"{', then '.join(map(str, layer.functions))} is not finite on [{-reach:g}, {reach:g}]")
-        unit = max(float(np.abs(y).max()), _LEAST) / _limit(precision.entries)
+        unit = max(float(np.abs(y).max()), LEAST) / _limit(precision.entries)
         found.append((tuple(int(v) for v in np.rint(y / unit)), unit))
     (entries, unit), (slopes, slope_unit) = found
     return TableBehind(sum_unit / step, reach / step, precision.index, entries, slopes, unit, slope_unit)
@@ -339,5 +301,3 @@ def _evaluated(coefficients: tuple[int, ...], x: I64) -> I64:
     for c in reversed(coefficients):
         total = total * x + c
     return total
-
-

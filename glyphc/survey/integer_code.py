@@ -1,7 +1,7 @@
 """A training step on integers in slots, as instructions: batch and units of a layer side by side in a ciphertext.
 
-A ciphertext has a block of slots for each unit, and in it a slot for each sample. Values of a layer are *packed*: all in
-one register, unit u in block u; or *apart*: a register for each, its samples in every block. Layers take turns: one
+A ciphertext has a block of slots for each unit, and in it a slot for each sample. Values of a layer are *packed*: all
+in one register, unit u in block u; or *apart*: a register for each, its samples in every block. Layers take turns: one
 reads values apart and has packed sums, the next one reads packed values and has its sums apart. Then
 
     sums, packed   sum over j of  value_j * weights of j, one for each unit
@@ -37,7 +37,7 @@ from glyphc.ir.layout import next_power_of_two
 from glyphc.slots.integer_lowering import PowerTree
 from glyphc.slots.table_lookup import Lookup
 
-from .formats import Formats, I64, LayerFormat, PolynomialBehind
+from .formats import I64, Formats, LayerFormat, PolynomialBehind
 
 SAMPLES, TARGETS = "samples", "targets"
 
@@ -280,6 +280,8 @@ class StepWriter:
         return self.count - 1
 
     def _total(self, source: Register, inner: bool, node: int) -> Register:
+        if inner and self.layout.block == 1:
+            return source
         self.code.append(IntegerTotal(self._fresh(), source, inner, node))
         return self.count - 1
 

@@ -138,9 +138,7 @@ class IntegerSystem(System):
 
     def defined(self, state: State, number: int) -> State:
         x, y = self.job.batch(self.job.batches.number(number))
-        return self.formats.after(
-            state, self.formats.samples(x.reshape(len(x), -1)), self.formats.targets(y)
-        )
+        return self.formats.after(state, self.formats.samples(x.reshape(len(x), -1)), self.formats.targets(y))
 
     def weights(self, state: State) -> dict[str, F64]:
         """Those that are not trained have the numbers that they had."""

@@ -336,5 +336,3 @@ def _step_state(state: State, number: int) -> step.State:
     weights = {name: value for name, value in state.items() if not name.startswith(VELOCITY)}
     velocity = {name.removeprefix(VELOCITY): value for name, value in state.items() if name.startswith(VELOCITY)}
     return step.State(number, weights, velocity)
-
-
