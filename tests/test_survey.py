@@ -292,10 +292,10 @@ def test_gates_are_the_definition(bits: int, batch: int, last: str, loss: str) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_encrypted_steps_are_as_in_the_clear(name: str) -> None:
-    """Test keys; integers and words bit for bit. Trips and traffic are those that were predicted."""
+    """Test keys; integers and words bit for bit. There are as many trips as were predicted."""
     small = name == "tbmpnet"
-    graph = network((2, 2, 1) if small else (4, 3, 2), last="sigmoid" if small else "")
-    system = system_of(name, job_of(graph, 1 if small else 13), Sizes(word_bits=4 if small else None))
+    graph = network((2, 1) if small else (4, 3, 2), last="sigmoid" if small else "")
+    system = system_of(name, job_of(graph, *((1, 1.0) if small else ())), Sizes(word_bits=3 if small else None))
     expected = trained(system)
     done = carry_out(system, Mode.ENCRYPTED)
     for weight, value in expected.items():
@@ -305,8 +305,18 @@ def test_encrypted_steps_are_as_in_the_clear(name: str) -> None:
             np.testing.assert_allclose(done.state[weight], value, rtol=0, atol=1e-4, err_msg=weight)
     assert done.trips == 2 * system.forecast.trips
     assert system.forecast.trips == {"tbmpnet": 0, "onoufriou": 1}.get(name, 4)
+    assert any(np.any(value != system.initial()[weight]) for weight, value in expected.items())
     assert len(done.seconds) == 2
     assert 0 <= done.client_seconds < sum(done.seconds)
+
+
+@pytest.mark.slow
+def test_the_example_of_t_bmpnet() -> None:
+    """2-2-1 on words of 5 bits, with test keys: some thousand gates."""
+    system = system_of("tbmpnet", job_of(network((2, 2, 1), last="sigmoid"), 1, 2.0), Sizes(word_bits=5))
+    expected, found = trained(system), trained(system, Mode.ENCRYPTED)
+    for weight, value in expected.items():
+        np.testing.assert_array_equal(found[weight], value, err_msg=weight)
 
 
 def test_what_leaves_its_range_is_found_by_the_client() -> None:
@@ -353,7 +363,7 @@ def test_who_learns_what() -> None:
         ("onoufriou", "--ranges", {"source": RangeSource.BOUNDS}),
         ("onoufriou", "--logit-range", {"reach": 8.0}),
         ("tbmpnet", "--learning-rate", {"rate": 0.3}),
-        ("tbmpnet", "gates", {"batch": 40}),
+        ("tbmpnet", "gates", {"batch": 40, "rate": 0.390625}),
         ("ghimes", "only infers", {}),
         ("nobody", "is none", {}),
     ],
@@ -361,7 +371,7 @@ def test_who_learns_what() -> None:
 def test_refusals(name: str, problem: str, changes: dict[str, Any]) -> None:
     graph = network((64, 32, 10)) if problem == "gates" else network((6, 5, 3))
     with pytest.raises(GlyphcError, match=problem):
-        system_of(name, job_of(graph, **{"rate": 0.75 * 13, **changes} if name == "tbmpnet" else changes))
+        system_of(name, job_of(graph, **changes))
 
 
 def test_sizes_that_a_strategy_does_not_take() -> None:
@@ -419,8 +429,40 @@ def test_mistakes_of_the_command(tmp_path: Path) -> None:
     given_ = files(tmp_path, network((6, 5, 3)))
     end = ("-o", tmp_path / "out.onnx", "--insecure-ring", RING)
     assert "go with another --strategy" in invoke(*given_, *end, "--degree", 3, code=2).stderr
-    assert "--resume" in invoke(*given_, *end, "--strategy", "nandakumar", "--resume", code=1).stderr
-    assert "only infers" in invoke(*given_, *end, "--strategy", "ghimes", code=1).stderr
-    few = invoke(*given_, *end, "--strategy", "hesamifard", "--memory", 0.01, "--learning-rate", 0.5, code=1)
+    assert "--resume" in invoke(*given_, *end, "--strategy", "nandakumar", "--resume", code=2).stderr
+    assert "only infers" in invoke(*given_, *end, "--strategy", "ghimes", code=2).stderr
+    few = invoke(*given_, *end, "--strategy", "hesamifard", "--memory", 0.01, "--learning-rate", 0.5, code=2)
     assert "allowed (--memory)" in few.stderr
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_training_side_by_side(tmp_path: Path) -> None:
+    """Each run in a process of its own; what does not fit is predicted, what is not possible is refused."""
+    graph = network((4, 3, 2))
+    job = job_of(graph)
+    (tmp_path / "m.onnx").write_bytes(to_onnx(graph).SerializeToString())
+    np.save(tmp_path / "x.npy", job.x)
+    np.save(tmp_path / "y.npy", job.y.argmax(axis=1))
+    command = ["compare", str(tmp_path / "m.onnx"), "--train", "--input", str(tmp_path / "x.npy")]
+    command += ["--labels", str(tmp_path / "y.npy"), "--batch", "13", "--insecure-ring", str(RING)]
+    result = CliRunner().invoke(main, [*command, "--strategies", "nandakumar,tbmpnet"])
+    assert result.exit_code == 0, result.output
+    row, refused = (line for line in result.stdout.splitlines() if line.startswith(("nandakumar  ", "tbmpnet  ")))
+    assert "  run  " in row and "  exact  " in row and "  8 (8)  " in row
+    assert "  refused" in refused
+    assert "tbmpnet: the strategy" in result.stdout and "gradients by a power of two" in result.stdout
+    assert "nandakumar: client: samples, labels, weights" in result.stdout
+    few = CliRunner().invoke(
+        main, [*command, "--strategies", "glyph,hesamifard", "--memory", "0.01", "--format", "markdown"]
+    )
+    assert few.exit_code == 0, few.output
+    assert few.stdout.count("predicted, not run") == 2
+    for more, problem in (
+        (["--strategies", "ghimes"], "no strategy 'ghimes' that trains"),
+        (["--strategies", "glyph:3"], "has no size"),
+        (["--record", str(tmp_path / "r.json")], "--train goes with"),
+    ):
+        wrong = CliRunner().invoke(main, [*command, *more])
+        assert wrong.exit_code == 2 and problem in wrong.stderr
+    without = CliRunner().invoke(main, [arg for arg in command if arg != "--train"])
+    assert without.exit_code == 2 and "--calibration is needed" in without.stderr

@@ -335,7 +335,7 @@ def markdown(task: Task, floats: Scores, found: Sequence[Trained]) -> str:
     lines += ["| " + " | ".join(cells(task, t)) + " |" for t in found]
     reasons = [f"- {t.row}: {t.reason}" for t in found if t.reason]
     known = [f"- {line.strip()}" for line in _known(found)]
-    return "\n".join([*lines, "", _caption(task, floats, found) + ". " + _LEGEND, "", *reasons, *known])
+    return "\n".join([*lines, "", f"{_caption(task, floats, found).rstrip('.')}. {_LEGEND}", "", *reasons, *known])
 
 
 def _known(found: Sequence[Trained]) -> list[str]:
