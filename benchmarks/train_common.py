@@ -22,9 +22,9 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
 from glyphc.ir.types import Level
 from glyphc.train.job import Job
-from glyphc.train.loop import TrainingReport, train
 from glyphc.train.plan import Plan
 from glyphc.train.predict import predict
+from glyphc.trainer.loop import TrainingReport, train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 import datasets

@@ -177,7 +177,7 @@ def test_simulated_noise_has_the_size_of_real_noise(keys: tuple[TrainingClient, 
             errors["simulated"].append((result - exact)[exact != 0])
         real_rms, simulated_rms = (float(np.sqrt(np.mean(np.concatenate(e) ** 2))) for e in errors.values())
         # of trees, the simulation knows the worst places only: their noise is far below a bootstrap's
-        lowest = 0.02 if "pack" in name else 0.4
+        lowest = 0.005 if "pack" in name else 0.4
         assert lowest < real_rms / simulated_rms < 2.5, (name, real_rms, simulated_rms)
 
 

@@ -235,15 +235,18 @@ def planned_by(
     why: bool,
     dry_run: bool,
     check: Callable[[Plan], None],
-    upload: Callable[[Plan], float] | None = None,
+    what: str,
+    owned: bool = False,
 ) -> Callable[[Plan], None]:
     """What is told the plan of a run: it shows it, and ends the command if that is all that was asked for.
 
-    check: of limits; upload: bytes of what the server gets, None where everything stays on one machine.
+    check: of limits; what: becomes of the server's folder; owned: by owners of data, who encrypt the batches.
     """
+    from glyphc.exchange.training_client import program_of
+    from glyphc.exchange.training_room import folder_bytes
 
     def planned(plan: Plan) -> None:
-        show_plan(plan, job, why, None if upload is None else upload(plan))
+        show_plan(plan, job, why, f"{folder_bytes(program_of(job, plan), owned) / 1e9:.2f} GB {what}")
         check(plan)
         if dry_run:
             click.echo("nothing was encrypted (--dry-run)")
@@ -252,7 +255,7 @@ def planned_by(
     return planned
 
 
-def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> None:
+def show_plan(plan: Plan, job: Job, why: bool, size: str) -> None:
     """Say what an encrypted run is going to take, and why it is planned so."""
     from glyphc.analysis import cost_file
     from glyphc.diagnostics import why as explained
@@ -273,8 +276,7 @@ def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> N
         f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, {batches}",
         err=True,
     )
-    size, what = (found.disk_bytes, "on disk until it ends") if upload is None else (upload, "to upload")
-    click.echo(f"predicted: {size / 1e9:.2f} GB {what}", err=True)
+    click.echo(f"predicted: {size}", err=True)
     click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision}", err=True)
     if why:
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):

@@ -48,8 +48,7 @@ def prepare_command(
     """
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
-    from glyphc.exchange.training_client import check_memory, prepare, program_of
-    from glyphc.exchange.training_room import folder_bytes
+    from glyphc.exchange.training_client import check_memory, prepare
     from glyphc.program import INSECURE_WARNING
 
     from .trained_model import onnx_file
@@ -66,7 +65,7 @@ def prepare_command(
         why,
         dry_run,
         lambda plan: check_memory(plan, allowed),
-        lambda plan: folder_bytes(program_of(job, plan)),
+        "to upload",
     )
     progress = reporter()
     try:
@@ -108,9 +107,8 @@ def invite_command(
     """
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
-    from glyphc.exchange.training_client import check_memory, prepare, program_of
+    from glyphc.exchange.training_client import check_memory, prepare
     from glyphc.exchange.training_owners import spec_digest
-    from glyphc.exchange.training_room import folder_bytes
     from glyphc.program import INSECURE_WARNING
 
     from .trained_model import onnx_file
@@ -127,7 +125,8 @@ def invite_command(
         why,
         dry_run,
         lambda plan: check_memory(plan, allowed),
-        lambda plan: folder_bytes(program_of(job, plan), owned=True),
+        "to upload",
+        owned=True,
     )
     progress = reporter()
     try:

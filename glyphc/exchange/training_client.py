@@ -140,14 +140,34 @@ def prepare(
     what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
     EnvironmentSetupError when OpenFHE is missing or room is short.
     """
-    from glyphc.backends.errors import BackendError
-
     check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
     reach = checked(job, plan)
     planned(plan)
     check_memory(plan, memory)
+    write_run(job, plan, program, client, server, passphrase, reporter, model, spec)
+    size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
+    ciphertexts = len(program.outline.data)
+    return Prepared(
+        program.outline.steps, program.outline.batches, ciphertexts, size, reach, source_text(job), plan.parameters
+    )
+
+
+def write_run(
+    job: Job,
+    plan: Plan,
+    program: TrainingProgram,
+    client: Path,
+    server: Path,
+    passphrase: str | None,
+    reporter: Reporter,
+    model: bytes | None = None,
+    spec: Path | None = None,
+) -> None:
+    """Make keys and encrypt everything that a planned run needs; errors of :func:`prepare`."""
+    from glyphc.backends.errors import BackendError
+
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
     places += [client / JOB_FILE, client / SECRET_FILE, *([] if spec is None else [spec])]
     for place in places:
@@ -165,11 +185,6 @@ def prepare(
             _Preparation(job, plan, program, client, server, passphrase, reporter, model, spec).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
-    size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
-    ciphertexts = len(program.outline.data)
-    return Prepared(
-        program.outline.steps, program.outline.batches, ciphertexts, size, reach, source_text(job), plan.parameters
-    )
 
 
 def check_memory(plan: Plan, memory: float | None) -> None:

@@ -15,12 +15,12 @@ from glyphc.analysis import cost_file
 from glyphc.knowledge import TRAINING, Knowledge
 from glyphc.progress import Reporter
 from glyphc.runtime import Mode
-from glyphc.train.encrypted import Encrypted
 from glyphc.train.job import Job
 from glyphc.train.planning import checked, plan_of
 from glyphc.train.predict import different_batches, predict
 from glyphc.train.simulated import Simulated
 from glyphc.train.ways.layers import STATE_LIMBS
+from glyphc.trainer.encrypted import Encrypted
 
 from .system import Clear, Forecast, Runner, State, System
 
@@ -48,7 +48,10 @@ class Glyph(System):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (f"ranges: {self.plan.ranges}; {self.plan.precision}",)
+        return (
+            f"ranges: {self.plan.ranges}; {self.plan.precision}",
+            "files of both sides; seconds of a step hold their share of what it takes to load keys",
+        )
 
     @cached_property
     def forecast(self) -> Forecast:
@@ -89,27 +92,28 @@ class Glyph(System):
         simulated = mode is Mode.SIMULATE
         made = Simulated(self.job, self.plan) if simulated else Encrypted(self.job, self.plan, None, reporter)
         try:
-            made.start(None)
-            yield _Steps(made)
+            made.start(None, 0)
+            yield _Steps(made, self.job.options.steps)
         finally:
             made.close()
 
 
 class _Steps:
-    """A run of glyph's, step by step."""
+    """A run of glyph's, which is done in one."""
 
     trips = 0
     client_seconds = 0.0
 
-    def __init__(self, run: Simulated | Encrypted) -> None:
-        self._run, self._done = run, 0
+    def __init__(self, run: Simulated | Encrypted, steps: int) -> None:
+        self._run, self._steps, self._done = run, steps, 0
 
     def start(self, state: State) -> None:
         """It has encrypted its weights already."""
 
     def step(self, number: int) -> None:
-        self._run.run(range(number, number + 1), lambda count: None)
-        self._done = number + 1
+        if not self._done:
+            self._run.run(range(self._steps), lambda count: None)
+            self._done = self._steps
 
     def state(self) -> State:
         return self._run.weights(self._done)

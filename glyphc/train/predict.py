@@ -15,20 +15,18 @@ from .inference import Inference
 from .plan import Plan
 from .ways.layers import STATE_LIMBS
 
-# Of encrypted batches that are kept in memory, beside the one in use.
-MOST_BATCH_BYTES = 1e9
+# Of a batch's data in memory, at least: the figures that the prediction was compared with had as much.
+_LEAST_DATA = 1e9
 # Encryption of a message beside reading one from a file: CPU seconds at N = 16384, on 2 to 4 limbs (5.5 to 6.4).
 _ENCRYPTION = 6.0
-# Rounding of files to blocks, and what a folder has beside keys and ciphertexts.
-_FOLDER = 1.1
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Of a run. step_seconds: of each step; bootstraps: in one; key_seconds: of making keys.
 
-    encrypt_seconds: of all ``batches``, each once; batch_bytes: of the ciphertexts of a batch in memory; disk_bytes: of
-    a run's folder on one machine; machine: that the seconds are for.
+    encrypt_seconds: of all ``batches``, each once; batch_bytes: of the ciphertexts of a batch in memory; machine: that
+    the seconds are for.
     """
 
     steps: int
@@ -41,7 +39,6 @@ class Prediction:
     ciphertexts: int
     batch_bytes: float
     batches: int
-    disk_bytes: float
     machine: str
 
     @property
@@ -66,7 +63,6 @@ def predict(plan: Plan, steps: int, cost: CostModel, batches: int = 1) -> Predic
         len(server.data_names),
         batch_bytes(plan),
         batches,
-        disk_bytes(plan, batches),
         cost.machine.text,
     )
 
@@ -94,11 +90,6 @@ def require_memory(plan: Plan, limit: float, where: str) -> None:
         )
 
 
-def disk_bytes(plan: Plan, batches: int) -> float:
-    """Of the folder of a run on one machine: evaluation keys and all batches."""
-    return _FOLDER * (key_bytes(plan) + batches * batch_bytes(plan))
-
-
 def _encryption_seconds(plan: Plan, cost: CostModel) -> float:
     """Of a batch."""
     p, server = plan.parameters, plan.server
@@ -115,7 +106,7 @@ def memory_bytes(plan: Plan) -> float:
     transforms = _diagonals(p.slots, p.level_budget[0]) + _diagonals(p.slots, p.level_budget[1])
     work = 24 * (p.depth + 1) * 2 * limb + 0.3e9
     state = 2.0 * STATE_LIMBS * limb * len(plan.server.state_names)
-    data = max(batch_bytes(plan), MOST_BATCH_BYTES)
+    data = max(batch_bytes(plan), _LEAST_DATA)
     return transforms * 0.95 * (p.depth + 1) * limb + key_bytes(plan) + work + 2 * state + data
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from glyphc.backends.step_loop import train_steps
 
-from .checkpoint import Checkpoint
 from .job import Job
 from .plan import Plan
 
@@ -18,7 +17,7 @@ F64 = npt.NDArray[np.floating[Any]]
 
 
 class Simulated:
-    """The encrypted run's instructions on plain numbers with the predicted errors; see ``loop.Runner``.
+    """The encrypted run's instructions on plain numbers with the predicted errors; see ``glyphc.trainer.loop.Runner``.
 
     state: what stands in the server's ciphertexts, by name.
     """
@@ -30,13 +29,14 @@ class Simulated:
         self._plan = plan
         self.state: dict[str, F64] = {}
 
-    def start(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None:
-            self.state = {name: np.frombuffer(data) for name, data in checkpoint.parts.items()}
-            return
+    def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
+        if parts is not None:
+            self.state = {name: np.frombuffer(data) for name, data in parts.items()}
+            return step
         machine = self.machine(0)
         start = self._plan.state(self._job.program.initial())
         self.state = {name: machine.encrypt(message, limbs) for name, (message, limbs) in start.items()}
+        return 0
 
     def run(self, steps: range, after: Callable[[int], None]) -> None:
         def stepped(count: int, state: dict[str, Any]) -> None:
