@@ -12,11 +12,11 @@ from functools import cached_property
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Register, with_frees
 from glyphc.ir.instructions.ckks import LOGITS, Code, check
-from glyphc.ir.ops import Apply, MatMul, Mul, Scale, Sub
+from glyphc.ir.ops import Apply, MatMul, Mul, Reshape, Scale, Scatter, Sub
 from glyphc.ir.parameters import Parameters
 
 from .heads import Approximated, Head, Softmax, label_data, label_name
-from .stages import Stage
+from .stages import Stage, moved_from
 from .units import F64
 from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, ones_data, state_names
 from .writer import Writer, data_name
@@ -74,7 +74,9 @@ class AssignedStep:
 
     def data(self, features: F64, targets: F64) -> dict[str, F64]:
         """Messages of a micro-batch, by the names that a whole batch's have."""
-        out = self.layers[0].data(features) | label_data(self.head, targets)
+        patches = self.stages[0].patches
+        read = features if patches is None else patches.of(features)
+        out = self.layers[0].data(read) | label_data(self.head, targets)
         if ONES in self._micro_limbs:
             out |= ones_data(self.layers[0].target)
         return out
@@ -147,9 +149,9 @@ class _Lowering:
             return None
         node = stage.values
         if node.id not in self._values:
-            (sums,) = node.operands
+            sums = moved_from(self._step.graph, self._step.graph.operands(node)[0])
             in_slots = self._in_slots(node)
-            kept = self._sums[sums][1].target.kept()
+            kept = self._sums[sums.id][1].target.kept()
             self._values[node.id] = self.w.decode(self.w.masked(in_slots, *kept))
         return self._values[node.id]
 
@@ -167,7 +169,7 @@ class _Lowering:
         graph, series = self._step.graph, self._step.series
         match node.op:
             case Mul():
-                a, b = graph.operands(node)
+                a, b = (moved_from(graph, operand) for operand in graph.operands(node))
                 found = {node.id: self.w.slot_product(self._in_slots(a), self._in_slots(b))}
             case MatMul():
                 found = {node.id: self.w.bootstrap(self._phases(node), series[node.id])[0]}
@@ -176,7 +178,8 @@ class _Lowering:
                 (source,) = graph.operands(node)
                 users = [node] if self._forward else graph.users(source)
                 wanted = [user.id for user in users if user.id in series]
-                registers = self.w.bootstrap(self._phases(source), *(series[n] for n in wanted))
+                sums = moved_from(graph, source)
+                registers = self.w.bootstrap(self._phases(sums), *(series[n] for n in wanted))
                 found = dict(zip(wanted, registers, strict=True))
             case _:
                 raise AssertionError(f"{node} has no form in slots")
@@ -192,7 +195,7 @@ class _Lowering:
     def _new_gradient(self, node: Node) -> list[Register]:
         graph = self._step.graph
         match node.op:
-            case Scale():  # the mean over the batch: layers count it in
+            case Scale() | Scatter() | Reshape():  # the mean over the batch: layers count it in; and other orders
                 return self._gradient(graph.operands(node)[0])
             case Sub():
                 return self._step.head.errors(self.w, self._phases(self._step.stages[-1].sums))
@@ -201,7 +204,7 @@ class _Lowering:
                 if not self._step.masked:
                     # what stands beside the useful places, packing removes from the gradients
                     return [self.w.decode(in_slots)]
-                (sums,) = graph.operands(graph.operands(node)[1])
+                sums = moved_from(graph, graph.operands(graph.operands(node)[1])[0])
                 units = self._sums[sums.id][1].target
                 groups = range(units.used_groups)
                 return [self.w.decode(self.w.masked(in_slots, *units.kept(h))) for h in groups]

@@ -24,7 +24,9 @@ def plan_of(job: Job) -> Plan:
     Without a given range, what ``job.options.source`` says finds what every bootstrap has to compute.
     """
     stages = find_stages(job.program)
-    if not isinstance(stages[0].values.op, Input):
+    first = stages[0].values
+    read = first if stages[0].patches is None else job.program.graph.operands(first)[0]
+    if not isinstance(read.op, Input):
         raise TrainingError(f"what lies before {stages[0].values} cannot be computed apart; use --mode clear")
     ranges = job.ranges or job.options.reach
     if ranges is None:
@@ -48,6 +50,11 @@ def _check_frames(plan: Plan, steps: int) -> None:
 def found_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:
     """What was seen or follows, without a margin. Only a trial runs anything in the clear, and on what it may."""
     if job.options.source is RangeSource.BOUNDS:
+        if stages[0].patches is not None:
+            raise TrainingError(
+                "no bounds follow for a convolution that is trained; use ranges from a trial or from public samples "
+                "(--trial-data)"
+            )
         known = Known(job.widest, float(np.abs(job.y).max(initial=0)))
         start = job.program.initial()
         return bounded_ranges(job.loss, job.options.optimizer, stages, start, job.options.steps, known)
