@@ -37,11 +37,13 @@ BCE = LOSSES["binary-cross-entropy"]
 RING = 2048
 
 
-def images(steps: str, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 1) -> Graph:
-    """A network over images, in the steps of a .glyph file."""
-    return parse_glyph(
-        f"weights he_normal(seed={seed})\ninput x: {list(shape)}\nz = x -> {steps}\np = sigmoid(z)\noutput p\n"
-    ).graph
+def text(steps: str, shape: tuple[int, int, int] = (1, 6, 6), seed: int = 1) -> str:
+    """A network over images, of these steps, as a .glyph file."""
+    return f"weights he_normal(seed={seed})\ninput x: {list(shape)}\nz = x -> {steps}\np = sigmoid(z)\noutput p\n"
+
+
+def images(steps: str, shape: tuple[int, int, int] = (1, 6, 6)) -> Graph:
+    return parse_glyph(text(steps, shape)).graph
 
 
 SMALL = "conv(2, 3, stride=2, padding=1) as c -> tanh -> flatten -> dense(3) as d"

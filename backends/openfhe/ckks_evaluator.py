@@ -17,7 +17,7 @@ from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 
 from .bootstrap import Bootstrapper
 from .bridge import CiphertextMould, Mould, residues
-from .ckks_contexts import TrainingContexts
+from .ckks_contexts import TrainingContexts, encrypted_in
 from .keys import unpack_automorphism
 from .library import fhe
 from .masks import bit_reversed
@@ -185,6 +185,12 @@ class OpenFHECKKS:
             return self._context.EvalSub(moved, self._automorphism(moved, by))
         image = self._automorphism(self._context.EvalSub(even, moved), by)
         return self._context.EvalAdd(self._context.EvalAdd(even, moved), image)
+
+    # -- beside instructions --
+
+    def with_public(self, source: Any, message: np.ndarray[Any, Any]) -> Any:
+        """A ciphertext plus a message of N numbers in the clear; ValueError for what its limbs do not hold."""
+        return encrypted_in(self._keys.contexts, source, message, self._limbs(source))
 
     # -- parts of instructions --
 

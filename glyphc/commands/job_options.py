@@ -123,6 +123,7 @@ def job_of(
     clip: float | None,
     clip_errors: float | None,
     insecure_ring: int | None,
+    keep_on: str = "client",
 ) -> Job:
     """What these options ask for, of data and labels, or of so many samples that others have.
 
@@ -131,7 +132,7 @@ def job_of(
     """
     from glyphc.analysis.security import check_insecure_ring
     from glyphc.sources import read_model
-    from glyphc.train.job import Options, RangeSource, make_job, make_owned_job
+    from glyphc.train.job import Keeper, Options, RangeSource, make_job, make_owned_job
     from glyphc.train.optimizers import SGD
     from glyphc.train.section import Defaults, schedule_of
 
@@ -181,6 +182,7 @@ def job_of(
         clip,
         train_convolutions,
         clip_errors,
+        Keeper(keep_on),
     )
     if own is not None and y is not None:
         job = make_job(read.graph, own, y, options, trial)

@@ -45,7 +45,6 @@ from glyphc.train.plan import Plan
 from glyphc.train.planning import checked, plan_of, source_text
 from glyphc.train.predict import memory_bytes, require_memory
 from glyphc.train.ranges import Ranges
-from glyphc.train.step import with_weights
 
 from .client import SECRET_FILE
 from .secret import check_apart, check_mode, needs_passphrase, read_secret, write_secret
@@ -71,7 +70,7 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.floating[Any]]
 
 JOB_FILE = "training.job"
-_JSON = TypedJSON({Schedule: SCHEDULES | {Followed.name: Followed}})
+RECORD_JSON = TypedJSON({Schedule: SCHEDULES | {Followed.name: Followed}})
 # Decrypted weights are far below this; what was not encrypted with this secret decrypts to anything.
 _LARGEST = 2.0**24
 
@@ -129,12 +128,14 @@ def prepare(
     memory: float | None = None,
     model: bytes | None = None,
     spec: Path | None = None,
+    rehearse: bool = True,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
     ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
-    spec: where to write what owners of data need, who encrypt the batches then.
+    spec: where to write what owners of data need, who encrypt the batches then. rehearse: whether the run is done in
+    the clear first; not where others have found the ranges.
 
     GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
     what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
@@ -145,7 +146,7 @@ def prepare(
     check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
-    reach = checked(job, plan)
+    reach = checked(job, plan) if rehearse else None
     planned(plan)
     check_memory(plan, memory)
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
@@ -263,6 +264,8 @@ class _Preparation:
             for at, (name, limbs) in enumerate(self.program.outline.state):
                 message, planned = start[name]
                 assert planned == limbs, name
+                if name in self.program.outline.kept:  # the server adds its weights
+                    message = np.zeros_like(message)
                 fresh = _encrypted(self._fresh, name, message, limbs, Uniform(seed, name))
                 ciphertext = self._wire.read_fresh(fresh, limbs, Uniform(seed, name))
                 writer.add(part_name(at), self._wire.write(ciphertext, limbs))
@@ -308,7 +311,7 @@ def write_job(
     """What the client keeps of a run. model: the ONNX file that the network was read from."""
     with Writer(path, TrainingJobHeader(program.fingerprint, key), secret=True) as writer:
         writer.add("network", to_text(network).encode())
-        writer.add("job", _JSON.text(record, JobRecord).encode())
+        writer.add("job", RECORD_JSON.text(record, JobRecord).encode())
         if model is not None:
             writer.add("model", model)
 
@@ -330,7 +333,7 @@ class TrainingClientFiles:
             try:
                 network = parse(reader.read("network").decode())
                 verify(network)
-                record: JobRecord = _JSON.read(reader.read("job").decode(), JobRecord)
+                record: JobRecord = RECORD_JSON.read(reader.read("job").decode(), JobRecord)
                 job = job_of_record(network, record)
             except (IRError, UnicodeDecodeError, ValueError, KeyError, GlyphcError) as e:
                 raise e if isinstance(e, ArtifactError) else reader.damaged(f"its job is unreadable ({e})") from None
@@ -350,7 +353,8 @@ class TrainingClientFiles:
 def finish(
     client: Path, state: Path, passphrase: str | None = None, steps: int | None = None
 ) -> tuple[Graph, Parameters]:
-    """The trained network, and the parameters it was trained with, from the client's folder and a server's state.
+    """The trained network, and the parameters it was trained with, from the client's folder and a server's state. Of an
+    offer of the server's what comes behind its own layers.
 
     steps: after how many the state must be, by default all. ArtifactError for a damaged file, one of another run or of
     another step, before anything is decrypted; SecretError for a wrong passphrase.
@@ -358,7 +362,7 @@ def finish(
     files = TrainingClientFiles.load(client / JOB_FILE)
     wanted = files.program.outline.steps if steps is None else steps
     messages = decrypted_state(client, files, state, wanted, passphrase)
-    return with_weights(files.job.network, files.plan.weights(messages, wanted)), files.plan.parameters
+    return files.job.trained(files.plan.weights(messages, wanted)), files.plan.parameters
 
 
 def decrypted_state(

@@ -35,6 +35,7 @@ from .training_files import (
     part_name,
     stream_name,
 )
+from .training_kept import kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class _Run:
         self._machine: OpenFHECKKS
         self._wire: TrainingWire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
+        self._zeros: dict[str, Any] = {}
         self._last = 0.0
 
     def run(self, resume: bool) -> ServerReport:
@@ -205,7 +207,8 @@ class _Run:
         state, step = read_state(start.path, self.program, self.key, self._wire)
         if step != start.step:
             raise ArtifactError(f"{os.fspath(start.path)!r} was replaced while it was in use")
-        return state
+        self._zeros = {name: state[name] for name in self.program.outline.kept}
+        return state | kept_weights(self.folder, self.program, self._machine, state)
 
     # -- saving --
 
@@ -214,7 +217,7 @@ class _Run:
         path = self.folder / (TRAINED if last else CHECKPOINT)
         with Writer(path, TrainingStateHeader(self.program.fingerprint, self.key, count)) as writer:
             for i, (name, limbs) in enumerate(self.program.outline.state):
-                writer.add(part_name(i), self._wire.write(state[name], limbs))
+                writer.add(part_name(i), self._wire.write(self._zeros.get(name, state[name]), limbs))
         if last:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         self.report.output = path

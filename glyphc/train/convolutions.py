@@ -41,7 +41,7 @@ class Patches:
         return int(self.matrix.shape[0] // self.pixels)
 
     def of(self, samples: F64) -> F64:
-        """Patches of samples of shape (samples, elements): (pixels * samples, size), the samples of a pixel in a row."""
+        """Patches of samples of shape (samples, elements): (pixels * samples, size), samples of a pixel in a row."""
         found = np.asarray(self.matrix @ samples.T).reshape(self.pixels, self.size, len(samples))
         return found.transpose(0, 2, 1).reshape(-1, self.size)
 

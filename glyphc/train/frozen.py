@@ -44,6 +44,11 @@ class Split:
         return np.concatenate(values).astype(np.float64) if values else x
 
 
+def unsplit(network: Graph, frozen: tuple[str, ...]) -> Split:
+    """Nothing is computed before: frozen layers are a part of every step."""
+    return Split(network, None, network, frozen)
+
+
 def split(network: Graph, loss: Loss, frozen: tuple[str, ...], convolutions: bool = False) -> Split:
     """Cut before the first trained layer, if all that follows depends on its input alone. convolutions: whether these
     are trained.

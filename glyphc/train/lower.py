@@ -82,6 +82,12 @@ class AssignedStep:
         return out
 
     @property
+    def kept_names(self) -> tuple[str, ...]:
+        """Of the state's ciphertexts those of layers that are frozen, with all before them."""
+        pairs = zip(self.stages, self.layers, strict=True)
+        return tuple(name for stage, layer in pairs if stage.errors is None for name in state_names(layer))
+
+    @property
     def data_names(self) -> tuple[str, ...]:
         return tuple(self.data_limbs)
 
@@ -99,7 +105,10 @@ class AssignedStep:
         for w.micro in range(self.micros):
             lowering = _Lowering(self, w, step)
             for stage, layer in zip(self.stages, self.layers, strict=True):
-                lowering.update(stage, layer)
+                if stage.errors is None:
+                    lowering.keep(layer)
+                else:
+                    lowering.update(stage, layer, stage.errors)
         code = tuple(with_frees(w.code))
         limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
         stored = check(code, limbs, self.parameters.decoded_limbs - 1, self.parameters.slot_levels)
@@ -133,10 +142,15 @@ class _Lowering:
         self._values: dict[int, Register] = {}
         self._errors: dict[int, list[Register]] = {}
 
-    def update(self, stage: Stage, layer: Layer) -> None:
+    def update(self, stage: Stage, layer: Layer, errors: Node) -> None:
         """A layer's new weights."""
         values = self._read(stage)
-        layer.update(self.w, values, self._gradient(stage.errors), self._number)
+        layer.update(self.w, values, self._gradient(errors), self._number)
+
+    def keep(self, layer: Layer) -> None:
+        """Weights that stay as they are."""
+        for name in state_names(layer):
+            self.w.move(self.w.moved(name), name)
 
     def logits(self, stage: Stage) -> None:
         """Store the sums of the last layer, moved to where they fit on the torus."""
@@ -145,13 +159,12 @@ class _Lowering:
 
     def _read(self, stage: Stage) -> Register | None:
         """What a layer reads, in coefficients with nothing beside it; None where that is the client's data."""
-        if stage.back is None:
+        if stage.before is None:
             return None
         node = stage.values
         if node.id not in self._values:
-            sums = moved_from(self._step.graph, self._step.graph.operands(node)[0])
             in_slots = self._in_slots(node)
-            kept = self._sums[sums.id][1].target.kept()
+            kept = self._sums[stage.before.id][1].target.kept()
             self._values[node.id] = self.w.decode(self.w.masked(in_slots, *kept))
         return self._values[node.id]
 
@@ -161,6 +174,7 @@ class _Lowering:
             stage, layer = self._sums[node.id]
             return layer.forward(self.w, self._read(stage), self._number)
         stage, layer = self._back[node.id]
+        assert stage.errors is not None
         return layer.sent_back(self.w, self._gradient(stage.errors), self._number)
 
     def _in_slots(self, node: Node) -> Register:

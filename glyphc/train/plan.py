@@ -47,6 +47,7 @@ _MAX_ERROR, _MAX_ERROR_HIDDEN, _MAX_ERROR_SOFTMAX = 2.0**-11, 2.0**-8, 2.0**-12
 _HIGHEST_HIDDEN = 59
 # How many times more micro-batches than necessary are taken where a batch has no other equal parts.
 _MOST_SMALLER = 2
+_SEEN = 2.0**-100
 # Bits between a bootstrap's result and the lowest bit of its modulus, and the least for the linear context's primes.
 _HEADROOM, _MIN_LINEAR_BITS, _MAX_LINEAR_BITS = 28, 30, 36
 
@@ -156,7 +157,8 @@ class Plan:
 def seen(stages: tuple[Stage, ...], values: Mapping[int, F64]) -> Ranges:
     """What bootstraps would see of a step. values: of all its nodes, by id; gradients are those of the mean loss."""
     batch = len(values[stages[-1].sums.id])
-    back = [batch * values[stage.back.id] for stage in stages if stage.back is not None]
+    # errors that are there are never quite zero: ranges say so where there are none
+    back = [np.append(batch * values[s.back.id], _SEEN) if s.back is not None else np.zeros(1) for s in stages[1:]]
     return Ranges.of([values[stage.sums.id] for stage in stages], back)
 
 
@@ -228,12 +230,19 @@ class _Between:
     """
 
     value: _InSlots
-    slope: _InSlots
-    back: _InSlots
+    slope: _InSlots | None
+    back: _InSlots | None
+
+    @property
+    def errors(self) -> float:
+        """What stands for an error of 1: sent back to half of the slots' range, times slopes."""
+        return self.back.unit * self.slope.unit if self.back is not None and self.slope is not None else 1.0
 
     @staticmethod
     def of(stage: Stage, sums: float, back: float, batch: int) -> _Between:
         """Of a layer and the one before it. sums, back: ranges of a sample's."""
+        if stage.back is None:  # nothing before it is trained
+            return _Between(_InSlots.of(stage.values, sums), None, None)
         returned = _InSlots(PASSED, _HALF / back)
         if stage.limited is not None:  # it reads gradients of the mean over the batch
             found = _InSlots.of(stage.limited, back / batch)
@@ -293,10 +302,9 @@ def _assigned(
     # grouped layers send back garbage that nothing but a mask removes
     slot_levels = max(2 if arrangement.masks else int(hidden), 2 if isinstance(head, Softmax) else 0)
     values = [1.0, *(each.value.unit for each in between)]
-    # of a layer's errors: sent back to half of the slots' range, times slopes
-    errors = [each.back.unit * each.slope.unit for each in between]
+    errors = [each.errors for each in between]
     scales = [
-        Scales(HALF_RANGE / sums, v, e, HALF_RANGE / back)
+        Scales(HALF_RANGE / sums, v, e, HALF_RANGE / (back or 1.0))
         for sums, v, e, back in zip(
             [*ranges.sums[:-1], head.reach], values, [*errors, 1 / head.error], [1.0, *ranges.back], strict=True
         )
@@ -330,9 +338,10 @@ def _functions(
     worst = _MAX_ERROR_HIDDEN if between else _MAX_ERROR
     functions: dict[int, tuple[Function, ...]] = {}
     for stage, each in zip(stages[1:], between, strict=True):
-        assert stage.returned is not None and stage.slope is not None
-        functions |= {stage.values.id: each.value.functions, stage.slope.id: each.slope.functions}
-        functions[stage.returned.id] = each.back.functions
+        functions[stage.values.id] = each.value.functions
+        for node, found in ((stage.slope, each.slope), (stage.returned, each.back)):
+            if node is not None and found is not None:
+                functions[node.id] = found.functions
     for degree in _DEGREES:
         head = make_head(program.loss, arrangement.units[-1], ranges, degree, bool(between))
         series = {node: approximated(chain, degree) for node, chain in functions.items()}

@@ -23,8 +23,9 @@ F64 = npt.NDArray[np.floating[Any]]
 class Stage:
     """A trained layer. product: of its values and weights; sums: with the bias.
 
-    errors: the gradient of the mean loss by the sums. back: that by the values; slope: of the activation that made
-    them; both None where the values are the client's. Sums of a convolution have a row for each pixel and sample, its
+    before: the sums of the layer before; None where the values are the client's. errors: the gradient of the mean loss
+    by the sums; None where nothing is trained up to here. back: that by the values; slope: of the activation that made
+    them; both None where nothing is trained before. Sums of a convolution have a row for each pixel and sample, its
     values are patches. limited: ``back`` below a limit, where there is one.
     """
 
@@ -33,7 +34,8 @@ class Stage:
     values: Node
     product: Node
     sums: Node
-    errors: Node
+    errors: Node | None
+    before: Node | None = None
     back: Node | None = None
     slope: Node | None = None
     limited: Node | None = None
@@ -65,7 +67,8 @@ def moved_from(graph: Graph, node: Node) -> Node:
 
 
 def find_stages(program: StepProgram) -> tuple[Stage, ...]:
-    """The trained layers, which must be the last ones, each reading the one before through one activation.
+    """The trained layers, which must be the last ones, each reading the one before through one activation; and before
+    them frozen ones of the same kind.
 
     TrainingError says which layer stands in the way.
     """
@@ -90,17 +93,20 @@ def find_stages(program: StepProgram) -> tuple[Stage, ...]:
                     f"{weights[node.id].name!r} belongs to two layers, which encrypted training cannot keep equal; "
                     "freeze it, or use --mode clear"
                 )
-        stage = Stage(weights[weight.id], weights[bias.id], values, product, sums, program.gradients[sums.id])
+        stage = Stage(weights[weight.id], weights[bias.id], values, product, sums, program.gradients.get(sums.id))
         remaining -= {stage.weight.name, stage.bias.name}
-        if not remaining:
+        found = _layer_before(graph, read, weights)
+        if found is None and not remaining:
             # a first layer reads the client's data as they are
             return (replace(stage, values=read), *stages)
-        found = _layer_before(graph, read, weights)
         if found is None:
             raise TrainingError(_other_order(stage, values, min(remaining)))
-        back = moved_from(graph, program.gradients[values.id])
-        limited, slope = _slope(program, values)
-        stages.insert(0, replace(stage, back=back, slope=slope, limited=limited))
+        stage = replace(stage, before=found)
+        if values.id in program.gradients:
+            back = moved_from(graph, program.gradients[values.id])
+            limited, slope = _slope(program, values)
+            stage = replace(stage, back=back, slope=slope, limited=limited)
+        stages.insert(0, stage)
         sums = found
 
 

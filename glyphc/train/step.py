@@ -165,7 +165,7 @@ def weight_slots(
 ) -> tuple[Slot, ...]:
     """The weights and biases of the dense layers before ``last``, in order. A bias that the model lacks stays zero.
 
-    convolutions: with those of convolutions that are not frozen. Other layers with constants (normalisation, for
+    convolutions: with those of convolutions. Other layers with constants (normalisation, for
     example) never change; they may be called frozen.
     """
     slots: dict[str, Slot] = {}
@@ -174,7 +174,7 @@ def weight_slots(
         if node.id > last.id or not node.op.constant_names():
             continue
         layers |= {node.location, *node.op.constant_names()} - {""}
-        if convolutions and node.location not in frozen:
+        if convolutions:
             slots |= {slot.name: slot for slot in _convolution_slots(network, node, frozen)}
         if not isinstance(node.op, Dense):
             continue
@@ -195,21 +195,29 @@ def weight_slots(
 def _convolution_slots(network: Graph, node: Node, frozen: tuple[str, ...]) -> tuple[Slot, ...]:
     """Of a convolution, with the means that are taken of its pixels; none for other nodes."""
     op, found = node.op, as_convolution(network, node)
-    if found is None or not isinstance(op, Affine) or op.kernel is None or op.kernel.name in frozen:
+    if found is None or not isinstance(op, Affine) or op.kernel is None:
         return ()
     taps, outputs, channels = found.kernel.shape
     users = network.users(node)
     pool = users[0] if len(users) == 1 and pooled(network, users[0]) else None
-    still = op.bias.name in frozen or not has_bias(op)
+    still = node.location in frozen
+    biased = not (still or op.bias.name in frozen) and has_bias(op)
+    trained = not (still or op.kernel.name in frozen)
     return (
-        Slot(op.kernel.name, (outputs, taps * channels), True, True, patches_of(network, node, pool)),
-        Slot(op.bias.name, (outputs,), not still, False),
+        Slot(op.kernel.name, (outputs, taps * channels), trained, True, patches_of(network, node, pool)),
+        Slot(op.bias.name, (outputs,), biased, False),
     )
+
+
+def convolution_names(network: Graph) -> tuple[str, ...]:
+    """Constants of all convolutions that could be trained."""
+    found = [op for node, op in network.of(Affine) if as_convolution(network, node) is not None]
+    return tuple(name for op in found if op.kernel is not None for name in (op.kernel.name, op.bias.name))
 
 
 def fixed_layers(network: Graph, slots: tuple[Slot, ...] = ()) -> tuple[str, ...]:
     """Layers with weights that training does not change: convolutions and the like, by location. slots: what does."""
-    trained = {slot.name for slot in slots}
+    trained = {slot.name for slot in slots if slot.trained}
     fixed = (n for n, op in network.of(Affine) if not trained & set(op.constant_names()))
     return tuple(dict.fromkeys(n.location or f"%{n.id}" for n in fixed))
 

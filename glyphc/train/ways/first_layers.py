@@ -129,7 +129,7 @@ class FeaturesApart(Layer):
     def _largest_push(self) -> float:
         """What the client's data for gradients are multiplied by already."""
         frames = [self._frame(c) for c in (0, self.inputs) if self._is_trained(c)]
-        return max((float(p) for f in frames for p in f.push(0)), key=abs)
+        return max((float(p) for f in frames for p in f.push(0)), key=abs, default=1.0)
 
 
 @dataclass(frozen=True)
