@@ -21,32 +21,46 @@ if TYPE_CHECKING:
     from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
 
 
+def check_kept(folder: Path, program: ProgramFile) -> None:
+    """ArtifactError for a file of weights that is missing, damaged, or of another program, where there has to be one."""
+    if program.outline.kept:
+        with _opened(folder, program) as reader:
+            reader.verify()
+
+
 def kept_weights(folder: Path, program: ProgramFile, machine: OpenFHECKKS, state: dict[str, Any]) -> dict[str, Any]:
     """Ciphertexts of the server's weights by name, from those of zeros in a state; none where the program has none.
 
-    ArtifactError for a file that is missing, damaged, or of another program.
+    ArtifactError as of :func:`check_kept`, and for numbers that are none, or too large.
     """
-    names, ring = program.outline.kept, program.parameters.ring
-    if not names:
+    if not program.outline.kept:
         return {}
-    path = folder / BACKBONE
+    found = {}
+    with _opened(folder, program) as reader:
+        for at, name in enumerate(program.outline.kept):
+            message = np.frombuffer(reader.read(part_name(at)), dtype="<f8")
+            try:
+                if not np.isfinite(message).all():
+                    raise ValueError("it has numbers that are none")
+                found[name] = machine.with_public(state[name], message)
+            except ValueError as e:
+                raise reader.damaged(f"part {part_name(at)}: {e}") from None
+    return found
+
+
+def _opened(folder: Path, program: ProgramFile) -> Reader[TrainingBackboneHeader]:
+    path, names = folder / BACKBONE, program.outline.kept
     if not path.is_file():
         raise ArtifactError(
             f"this program computes with frozen weights of the server's, and {str(path)!r} is missing: put the file "
             "there that 'glyphc training offer' wrote beside the offer"
         )
-    with Reader(path, TrainingBackboneHeader) as reader:
+    reader = Reader(path, TrainingBackboneHeader)
+    try:
         if reader.header.program != program.fingerprint:
             raise ArtifactError(f"{reader.name} belongs to another training program than the client accepted")
-        reader.expect([(part_name(at), 8 * ring) for at in range(len(names))])
-        reader.verify()
-        found = {}
-        for at, name in enumerate(names):
-            message = np.frombuffer(reader.read(part_name(at)), dtype="<f8")
-            if not np.isfinite(message).all():
-                raise reader.damaged(f"part {part_name(at)} has numbers that are none")
-            try:
-                found[name] = machine.with_public(state[name], message)
-            except ValueError as e:
-                raise reader.damaged(f"part {part_name(at)}: {e}") from None
-    return found
+        reader.expect([(part_name(at), 8 * program.parameters.ring) for at in range(len(names))])
+    except BaseException:
+        reader.close()
+        raise
+    return reader

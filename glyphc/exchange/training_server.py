@@ -35,7 +35,7 @@ from .training_files import (
     part_name,
     stream_name,
 )
-from .training_kept import kept_weights
+from .training_kept import check_kept, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class _Run:
             check_keys(keys, self.program)
             self.key = keys.digest
             start = self._start(resume)
+            check_kept(self.folder, self.program)
             check_memory(self.program)
             self._check(keys, start)
             self._tables, self._machine, self._wire = load_machine(keys, self.program, self.reporter)
