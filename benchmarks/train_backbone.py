@@ -45,7 +45,7 @@ OWN, BATCH, RATE = 2000, 32, 2.0
 # Root mean square of the pixels: the convolution's sums stay where tanh is not flat.
 SIZE = 0.6
 # The server's own training, in the clear; and the converged head's.
-BACKBONE = Options(SGD(0.3, momentum=0.9, schedule=Cosine(1500, 0.05)), 1500, 64, convolutions=True)
+BACKBONE = Options(SGD(0.3, momentum=0.9, schedule=Cosine(400, 0.05)), 400, 64, convolutions=True)
 CONVERGED = 3000
 FROZEN = "first,features"
 

@@ -31,7 +31,7 @@ def plan_of(job: Job) -> Plan:
             f"the server cannot keep what lies before {read}: it computes dense layers with one activation between two "
             "of them, and a convolution that reads the samples; let the client keep the others (--keep-on client)"
         )
-    if not isinstance(read.op, Input):
+    if not isinstance(read.op, Input) or (stages[0].errors is None and job.options.keep_on is Keeper.CLIENT):
         raise TrainingError(f"what lies before {stages[0].values} cannot be computed apart; use --mode clear")
     ranges = job.ranges or job.options.reach
     if ranges is None:
