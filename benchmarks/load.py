@@ -37,6 +37,8 @@ from glyphc.service.client import Client
 MODELS = Path(__file__).resolve().parents[1] / "models"
 # Times the deviation that a simulated run shows, beyond which a result counts as wrong.
 SIGMAS = 8.0
+# Seconds for which clients ask again when the service is down.
+PATIENCE = 600.0
 
 
 @dataclass
@@ -128,7 +130,7 @@ def one_client(url: str, token: str, account: Account, work: queue.Queue[int], b
     """Takes jobs until there are none. Encryption is under a lock: OpenFHE's contexts are the process's."""
     folder = bench.folder / token[:8]
     folder.mkdir()
-    with Client(url, token) as service:
+    with Client(url, token, patience=PATIENCE) as service:
         while True:
             try:
                 number = work.get_nowait()
@@ -183,7 +185,7 @@ def run(
     done, url = threading.Event(), f"http://127.0.0.1:{port}"
     try:
         for token, client in accounts:
-            with Client(url, token) as api:
+            with Client(url, token, patience=PATIENCE) as api:
                 api.upload_keys(client / "server" / "evaluation.keys")
         work: queue.Queue[int] = queue.Queue()
         for number in range(jobs):

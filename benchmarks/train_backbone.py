@@ -34,9 +34,9 @@ from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
 from glyphc.sources import read_model
 from glyphc.train.job import Options, make_job
-from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Cosine
 from glyphc.train.step import with_weights
+from glyphc.trainer.loop import train
 
 F64 = npt.NDArray[np.floating[Any]]
 I64 = npt.NDArray[np.integer[Any]]

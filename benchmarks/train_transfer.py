@@ -23,8 +23,8 @@ import train_common as common
 from glyphc.ir.evaluate import evaluate
 from glyphc.sources import read_model
 from glyphc.train.job import Job, Options, make_job
-from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Cosine
+from glyphc.trainer.loop import train
 
 BACKBONE = Path(__file__).resolve().parents[1] / "models" / "digits-backbone.onnx"
 IMAGES, BATCH, SIZES, RATE = 1536, 128, (32, 16, 10), 6.0

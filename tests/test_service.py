@@ -280,6 +280,34 @@ def test_tokens_are_not_sent_in_the_clear() -> None:
             glyphc.Client(url, "token")
 
 
+@pytest.mark.parametrize("failure", ["down", "busy"])
+def test_a_service_is_asked_again_as_long_as_the_client_is_patient(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service comes back after a minute; time is a counter."""
+    now = [0.0]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if now[0] >= 60:
+            return httpx.Response(200, json=[])
+        if failure == "down":
+            raise httpx.ConnectError("refused")
+        return httpx.Response(429, headers={"Retry-After": "1"}, json={"detail": "too many"})
+
+    monkeypatch.setattr("glyphc.service.client.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("glyphc.service.client.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    for patience, reached in ((30.0, False), (90.0, True)):
+        now[0] = 0.0
+        with glyphc.Client("http://127.0.0.1:1", "token", patience=patience) as client:
+            client._http = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://127.0.0.1:1")
+            if reached:
+                assert client.programs() == {}
+                continue
+            with pytest.raises(ServiceError, match=r"cannot be reached: refused|too many"):
+                client.programs()
+            assert 20 < now[0] <= 30
+
+
 def test_programs_that_protect_nothing_are_not_served_by_default(place: Place, tmp_path: Path) -> None:
     from glyphc.service.settings import Settings, load_programs, load_tokens
 

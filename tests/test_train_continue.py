@@ -36,8 +36,8 @@ from glyphc.storage.headers import TrainingStateHeader
 from glyphc.train.batches import Batches
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job, Options, RangeSource, make_job
-from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Constant, Cosine, Followed, Schedule, Steps
+from glyphc.trainer.loop import train
 
 RING = 1024
 STEPS, MORE, LAST = 4, 3, 2

@@ -15,13 +15,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator
 
-from glyphc.train.estimator import (
+from glyphc.train.weighting import repetitions
+from glyphc.trainer.estimator import (
     EncryptedLinearRegression,
     EncryptedLogisticRegression,
     EncryptedMLPClassifier,
     EncryptedMLPRegressor,
 )
-from glyphc.train.weighting import repetitions
 
 ALL = (
     EncryptedLogisticRegression,

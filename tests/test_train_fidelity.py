@@ -23,10 +23,10 @@ from glyphc.ir.types import Level
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Options, make_job
 from glyphc.train.linear_models import linear_model
-from glyphc.train.loop import train
 from glyphc.train.losses import LOSSES, choose_loss
 from glyphc.train.optimizers import SGD, Cosine, Steps
 from glyphc.train.section import schedule_of
+from glyphc.trainer.loop import train
 
 RING = 1024
 X = np.random.default_rng(1).normal(size=(20, 4))

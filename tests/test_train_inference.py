@@ -31,11 +31,11 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingRequestHeader
 from glyphc.train.inference import Inference, outputs, score
 from glyphc.train.job import Job, Options, make_job
-from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Cosine
 from glyphc.train.planning import plan_of
 from glyphc.train.serving import served
 from glyphc.train.step import with_weights
+from glyphc.trainer.loop import train
 
 RING = 1024
 

@@ -25,11 +25,11 @@ from glyphc.train.errors import TrainingError
 from glyphc.train.foresee import trial_ranges
 from glyphc.train.job import Job, Options, RangeSource, make_job
 from glyphc.train.linear_models import linear_model
-from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Cosine
 from glyphc.train.planning import plan_of
 from glyphc.train.ranges import Ranges
 from glyphc.train.stages import find_stages
+from glyphc.trainer.loop import train
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 BOUNDS, SAMPLE = RangeSource.BOUNDS, RangeSource.SAMPLE

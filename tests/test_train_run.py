@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,21 @@ from sklearn.preprocessing import StandardScaler
 import glyphc.files
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError
+from glyphc.exchange import training_room
+from glyphc.exchange.training_continue import Continuation, go_on
+from glyphc.exchange.training_server import run_training
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
 from glyphc.train.errors import TrainingError
-from glyphc.train.estimator import EncryptedLogisticRegression
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
-from glyphc.train.loop import TrainingReport, train
 from glyphc.train.optimizers import SGD
 from glyphc.train.step import with_weights
+from glyphc.trainer import encrypted
+from glyphc.trainer.estimator import EncryptedLogisticRegression
+from glyphc.trainer.loop import TrainingReport, train
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 RING = 1024
@@ -92,8 +97,6 @@ def test_a_killed_run_goes_on_as_if_unbroken(mode: str, tmp_path: Path) -> None:
 
 def test_a_resumed_encrypted_run_is_identical(tmp_path: Path) -> None:
     """From one checkpoint, with the same keys: once in the process that began, twice in others."""
-    import shutil
-
     folder, copies = tmp_path / "run", [tmp_path / "a", tmp_path / "b"]
 
     def monitor(step: int, loss: float) -> None:
@@ -107,14 +110,24 @@ def test_a_resumed_encrypted_run_is_identical(tmp_path: Path) -> None:
     assert np.array_equal(results[0], results[2])
 
 
-def test_a_run_goes_on_for_more_steps_in_the_ranges_it_was_begun_with(tmp_path: Path) -> None:
-    """Or is refused: what is encrypted already has their scales."""
+def test_an_encrypted_run_keeps_to_its_number_of_steps(tmp_path: Path) -> None:
+    """Its program is made; other numbers are for 'glyphc training continue', whose folders these are."""
     folder = tmp_path / "run"
     with pytest.raises(KilledError):
         train(job(11), "encrypted", folder, monitor=killed_after(9))
+    with pytest.raises(ArtifactError, match=r"begun for 11 steps, not 12; .* 'glyphc training continue --client "):
+        train(job(12), "encrypted", folder, resume=True)
+    run_training(folder / "server", resume=True)
+    go_on(folder / "client", tmp_path / "update", Continuation(1), trial=samples())
+    shutil.copytree(tmp_path / "update", folder / "server", dirs_exist_ok=True)
     resumed = train(job(12), "encrypted", folder, resume=True)
     assert resumed.ranges == train(job(11), "simulate").ranges != train(job(2), "simulate").ranges
     assert np.abs(weights(resumed) - weights(train(job(12), "clear"))).max() < 1e-3
+
+
+def test_a_simulated_run_goes_on_for_more_steps_or_is_refused(tmp_path: Path) -> None:
+    """What would be encrypted already has the scales of the ranges that it was begun with."""
+    folder = tmp_path / "run"
     with pytest.raises(KilledError):
         train(job(2), "simulate", folder, monitor=killed_after(1))
     with pytest.raises(TrainingError, match=r"was begun with these ranges; use as many steps as then"):
@@ -125,20 +138,12 @@ def test_the_secret_stays_on_the_clients_side(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KilledError):
         train(job(), "encrypted", folder, monitor=killed_after(1))
-    secret = folder / "client" / "secret-key.bin"
+    secret = folder / "client" / "secret.key"
     assert secret.stat().st_mode & 0o077 == 0
     assert (folder / "client").stat().st_mode & 0o077 == 0
-    served = {path.name for path in (folder / "server").iterdir()}
-    assert served == {
-        "public-key.bin",
-        "zero.bin",
-        *(
-            f"{context}-{keys}.bin"
-            for context in ("bootstrap", "linear")
-            for keys in ("product-key", "automorphism-keys")
-        ),
-        *(f"batch-{i}.zip" for i in range(3)),
-    }
+    served = {str(p.relative_to(folder / "server")) for p in (folder / "server").rglob("*") if p.is_file()}
+    states = {"initial.state", "checkpoint.state"}
+    assert served == {"program.training", "evaluation.keys", *states, *(f"batches/{i:06}.batch" for i in range(3))}
 
 
 def test_only_its_own_run_is_resumed(tmp_path: Path) -> None:
@@ -177,26 +182,14 @@ def test_what_goes_wrong_is_foreseen() -> None:
 
 
 def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.train import encrypted
-
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(encrypted.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(EnvironmentSetupError, match=r"keeps keys and data of about .* GB in .* make room"):
+    monkeypatch.setattr(training_room.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(EnvironmentSetupError, match=r"are about .* GB, .* make room"):
         train(job(), "encrypted", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(encrypted.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         train(job(), "encrypted")
-
-
-@pytest.mark.parametrize("folder", [True, False])
-def test_batches_that_do_not_fit_into_memory(folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step loads its batch again, or encrypts it again where there are no files."""
-    from glyphc.train import predict
-
-    monkeypatch.setattr(predict, "MOST_BATCH_BYTES", 0)
-    report = train(job(), "encrypted", tmp_path / "run" if folder else None)
-    assert np.abs(weights(report) - weights(train(job(), "simulate"))).max() < 5e-5
 
 
 def test_weights_too_large_to_be_encrypted() -> None:
@@ -369,7 +362,7 @@ def test_mistakes_on_the_command_line(
 
 def test_a_network_that_cannot_be_written_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table has no ONNX operator: found out before the first step."""
-    monkeypatch.setattr("glyphc.train.loop.train", lambda *args: pytest.fail("trained in vain"))
+    monkeypatch.setattr("glyphc.trainer.loop.train", lambda *args: pytest.fail("trained in vain"))
     (tmp_path / "model.glyph").write_text(
         "weights he_normal(seed=1)\ninput x: [4]\nactivation f on [-8, 8] = table [-1, 0, 2]\n"
         "y = x -> dense(4) as l1 -> f -> dense(1) as l2 -> sigmoid\noutput y\n"

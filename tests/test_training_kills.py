@@ -17,7 +17,7 @@ import pytest
 from glyphc.exchange.client import SECRET_FILE
 from glyphc.exchange.training_files import PROGRAM, TRAINED
 from glyphc.frontends.from_onnx import read_onnx
-from glyphc.train.loop import train
+from glyphc.trainer.loop import train
 from tests.roles import environment
 from tests.training_runs import OPTIONS, TOLERANCE, glyphc, job, samples, state, write_inputs
 

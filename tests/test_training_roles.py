@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from glyphc.backends.openfhe.ckks_client import generate_training_keys
-from glyphc.backends.openfhe.ckks_files import to_bytes
+from glyphc.backends.openfhe.library import fhe
 from glyphc.backends.openfhe.residues import ResidueError, Uniform
 from glyphc.backends.openfhe.training_fresh import FreshCiphertexts
 from glyphc.backends.openfhe.training_wire import TrainingWire
@@ -37,8 +37,8 @@ from glyphc.storage.headers import (
 )
 from glyphc.train.job import Options, make_job
 from glyphc.train.linear_models import linear_model
-from glyphc.train.loop import train
 from glyphc.train.optimizers import SGD, Cosine
+from glyphc.trainer.loop import train
 from tests.roles import environment
 from tests.training_runs import (
     RING,
@@ -236,6 +236,11 @@ def test_a_run_in_parts(run: Path, whole: dict[str, bytes], tmp_path: Path) -> N
 
 
 # -- ciphertexts as bytes --
+
+
+def to_bytes(ciphertext: Any) -> bytes:
+    """OpenFHE's own form."""
+    return bytes(fhe.Serialize(ciphertext, fhe.BINARY))
 
 
 def test_ciphertexts_keep_every_bit() -> None:

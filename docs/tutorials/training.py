@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from glyphc.console import reporter
-from glyphc.train.estimator import EncryptedLogisticRegression
+from glyphc.trainer.estimator import EncryptedLogisticRegression
 
 
 def main() -> None:

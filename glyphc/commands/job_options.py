@@ -225,6 +225,10 @@ def describe(job: Job, how: str) -> None:
 
 
 _PLAN_OPTIONS = (
+    click.option(
+        "--engine",
+        help="What bootstraps (see 'glyphc engines'): kernels or openfhe. [default: the first that takes the run]",
+    ),
     click.option("--why", is_flag=True, help="Show why each layer is computed as it is."),
     click.option("--dry-run", is_flag=True, help="Say what the run is going to take, and stop before keys are made."),
     click.option(
@@ -249,19 +253,28 @@ def bytes_of(memory: float | None) -> float | None:
 
 def planned_by(
     job: Job,
+    engine: str | None,
     why: bool,
     dry_run: bool,
-    check: Callable[[Plan], None],
-    upload: Callable[[Plan], float] | None = None,
+    check: Callable[[Plan, str], None],
+    what: str,
+    owned: bool = False,
 ) -> Callable[[Plan], None]:
     """What is told the plan of a run: it shows it, and ends the command if that is all that was asked for.
 
-    check: of limits; upload: bytes of what the server gets, None where everything stays on one machine.
+    engine: that was asked for; check: of a plan's limits on an engine; what: becomes of the server's folder; owned: by
+    owners of data, who encrypt the batches.
     """
+    from glyphc.exchange.training_client import program_of
+    from glyphc.exchange.training_engines import training_engine
+    from glyphc.exchange.training_room import folder_bytes
 
     def planned(plan: Plan) -> None:
-        show_plan(plan, job, why, None if upload is None else upload(plan))
-        check(plan)
+        chosen, reason = training_engine(plan.parameters, engine)
+        size = f"{folder_bytes(program_of(job, plan), chosen, owned) / 1e9:.2f} GB {what}"
+        click.echo(f"engine: {chosen}{f' ({reason})' if reason else ''}", err=True)
+        show_plan(plan, job, chosen, why, size)
+        check(plan, chosen)
         if dry_run:
             click.echo("nothing was encrypted (--dry-run)")
             raise click.exceptions.Exit(0)
@@ -269,16 +282,17 @@ def planned_by(
     return planned
 
 
-def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> None:
-    """Say what an encrypted run is going to take, and why it is planned so."""
+def show_plan(plan: Plan, job: Job, engine: str, why: bool, size: str) -> None:
+    """Say what an encrypted run is going to take on an engine, and why it is planned so."""
     from glyphc.analysis import cost_file
+    from glyphc.analysis.kernels_cost import for_engine
     from glyphc.diagnostics import why as explained
     from glyphc.progress import duration
     from glyphc.train.planning import source_text
     from glyphc.train.predict import different_batches, predict
 
     steps = job.options.steps
-    found = predict(plan, steps, cost_file.current(), different_batches(job.batches, steps))
+    found = predict(plan, steps, for_engine(cost_file.current(), engine), different_batches(job.batches, steps))
     at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
     beside = f"keys {duration(found.key_seconds)} and encryption {duration(found.encrypt_seconds)} of it"
     if plan.server.micros > 1:
@@ -290,9 +304,8 @@ def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> N
         f"predicted: {found.memory_bytes / 1e9:.1f} GB of memory, keys of {found.key_bytes / 1e9:.1f} GB, {batches}",
         err=True,
     )
-    size, what = (found.disk_bytes, "on disk until it ends") if upload is None else (upload, "to upload")
-    click.echo(f"predicted: {size / 1e9:.2f} GB {what}", err=True)
-    click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision}", err=True)
+    click.echo(f"predicted: {size}", err=True)
+    click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision(engine)}", err=True)
     if why:
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):
             click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)
@@ -301,12 +314,13 @@ def show_plan(plan: Plan, job: Job, why: bool, upload: float | None = None) -> N
 def show_longer(longer: Longer) -> None:
     """Say what the steps to come of a run that goes on are going to take."""
     from glyphc.analysis import cost_file
+    from glyphc.analysis.kernels_cost import for_engine
     from glyphc.exchange.training_room import batch_bytes
     from glyphc.progress import duration
     from glyphc.train.predict import predict
 
     plan, new = longer.plan, len(longer.numbers)
-    found = predict(plan, longer.steps, cost_file.current(), new)
+    found = predict(plan, longer.steps, for_engine(cost_file.current(), longer.engine), new)
     click.echo(f"{longer.job.options.optimizer}; {longer.steps} steps to come", err=True)
     at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
     whole = duration(longer.steps * found.step_seconds)

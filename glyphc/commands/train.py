@@ -12,7 +12,7 @@ from glyphc.errors import GlyphcError
 from .job_options import bytes_of, describe, job_of, job_options, plan_options, planned_by
 
 if TYPE_CHECKING:
-    from glyphc.train.loop import TrainingReport
+    from glyphc.trainer.loop import TrainingReport
 
 
 @click.command("train")
@@ -41,6 +41,7 @@ def train_command(
     mode: str,
     resume: bool,
     monitor: bool,
+    engine: str | None,
     why: bool,
     dry_run: bool,
     memory: float | None,
@@ -62,8 +63,8 @@ def train_command(
     from glyphc.errors import ArtifactError
     from glyphc.files import check_writable, write_atomically
     from glyphc.program import INSECURE_WARNING
-    from glyphc.train.encrypted import check_memory
-    from glyphc.train.loop import train
+    from glyphc.trainer.encrypted import check_memory
+    from glyphc.trainer.loop import train
 
     from .arrays import keep_sources
     from .trained_model import trained_model
@@ -89,10 +90,12 @@ def train_command(
         except ArtifactError as e:
             raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
 
-    shown = planned_by(job, why, dry_run, lambda plan: check_memory(plan, allowed))
+    shown = planned_by(
+        job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "on disk until it ends"
+    )
     planned = shown if mode == "encrypted" else lambda plan: None
     try:
-        report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed)
+        report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed, engine)
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)

@@ -22,7 +22,9 @@ _FILE = click.Path(path_type=Path)
 @plan_options
 @click.option("-o", "--output", type=_FILE, required=True, help="The offer to write, for the client.")
 @click.option("--backbone", type=_FILE, required=True, help="Where to write the weights of frozen layers. Keep it.")
-def offer_command(output: Path, backbone: Path, why: bool, dry_run: bool, memory: float | None, **chosen: Any) -> None:
+def offer_command(
+    output: Path, backbone: Path, why: bool, dry_run: bool, memory: float | None, engine: str | None, **chosen: Any
+) -> None:
     """The server: offer to train a MODEL whose frozen layers it keeps, on a client's samples.
 
     The client gets the network's structure and the weights that training starts from, but not those of the layers that
@@ -31,9 +33,8 @@ def offer_command(output: Path, backbone: Path, why: bool, dry_run: bool, memory
     or public samples: the client cannot try anything.
     """
     from glyphc.exchange.training_backbone import write_offer
-    from glyphc.exchange.training_client import check_memory, program_of
+    from glyphc.exchange.training_client import check_memory
     from glyphc.exchange.training_files import BACKBONE
-    from glyphc.exchange.training_room import folder_bytes
     from glyphc.files import check_writable
     from glyphc.program import INSECURE_WARNING
     from glyphc.train.planning import plan_of
@@ -50,11 +51,7 @@ def offer_command(output: Path, backbone: Path, why: bool, dry_run: bool, memory
     describe(job, "on a client's samples, by the server")
     allowed, plan = bytes_of(memory), plan_of(job)
     shown = planned_by(
-        job,
-        why,
-        dry_run,
-        lambda plan: check_memory(plan, allowed),
-        lambda plan: folder_bytes(program_of(job, plan)),
+        job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "for the client to upload"
     )
     shown(plan)
     done = write_offer(job, plan, output, backbone)
@@ -82,6 +79,7 @@ def accept_command(
     why: bool,
     dry_run: bool,
     memory: float | None,
+    engine: str | None,
 ) -> None:
     """The client: accept an OFFER to train what comes behind the server's layers; make keys, encrypt the samples.
 
@@ -90,28 +88,24 @@ def accept_command(
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
     from glyphc.exchange.training_backbone import accepted
-    from glyphc.exchange.training_client import check_memory, prepare, program_of
-    from glyphc.exchange.training_room import folder_bytes
+    from glyphc.exchange.training_client import check_memory, prepare
 
     check_apart(client_folder, server_folder)
     job = accepted(offer, samples_from(data, "training samples"), samples_from(labels, "labels"))
     describe(job, "to be done by the server")
     allowed = bytes_of(memory)
     phrase = _new_passphrase() if passphrase and not dry_run else None
-    planned = planned_by(
-        job,
-        why,
-        dry_run,
-        lambda plan: check_memory(plan, allowed),
-        lambda plan: folder_bytes(program_of(job, plan)),
-    )
+    planned = planned_by(job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "to upload")
     progress = reporter()
     try:
-        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, rehearse=False)
+        done = prepare(
+            job, client_folder, server_folder, phrase, progress, planned, allowed, engine=engine, rehearse=False
+        )
     finally:
         progress.done()
     _warn(done.parameters)
     batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
     click.echo(f"{'server':18} {os.fspath(server_folder)}: {batches}, {done.server_bytes:,} bytes")
     click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
+    click.echo(f"{'engine':18} {done.engine}: the evaluation keys are for it")
     click.echo(f"{'ranges':18} {done.source}")

@@ -31,7 +31,7 @@ from glyphc.train.plan import Plan
 from glyphc.train.step import with_weights
 
 from .training_client import RECORD_JSON, JobRecord, job_of_record, program_of
-from .training_files import part_name
+from .training_files import TrainingProgram, part_name
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -58,16 +58,25 @@ def write_offer(job: Job, plan: Plan, offer: Path, backbone: Path) -> Offered:
     record = JobRecord(
         replace(job.options, clip=job.radius), job.loss.name, job.batches.samples, job.batches.batch, plan.ranges
     )
-    with Writer(offer, TrainingOfferHeader(program.fingerprint)) as writer:
-        # of no use to anybody: what clients encrypt in their places is zero
-        hidden = with_weights(job.network, {name: np.ones(shape) for name, shape in kept.items()})
-        writer.add(_NETWORK, to_text(hidden).encode())
-        writer.add(_JOB, RECORD_JSON.text(record, JobRecord).encode())
+    write_backbone(backbone, job, plan, program)
+    try:
+        with Writer(offer, TrainingOfferHeader(program.fingerprint)) as writer:
+            # of no use to anybody: what clients encrypt in their places is zero
+            hidden = with_weights(job.network, {name: np.ones(shape) for name, shape in kept.items()})
+            writer.add(_NETWORK, to_text(hidden).encode())
+            writer.add(_JOB, RECORD_JSON.text(record, JobRecord).encode())
+    except BaseException:
+        backbone.unlink()
+        raise
+    return Offered(tuple(kept), sum(int(np.prod(shape)) for shape in kept.values()))
+
+
+def write_backbone(path: Path, job: Job, plan: Plan, program: TrainingProgram) -> None:
+    """The weights of the layers that the server keeps, of a job that has them."""
     messages = plan.state(job.program.initial())
-    with Writer(backbone, TrainingBackboneHeader(program.fingerprint), secret=True) as writer:
+    with Writer(path, TrainingBackboneHeader(program.fingerprint), secret=True) as writer:
         for at, name in enumerate(plan.server.kept_names):
             writer.add(part_name(at), np.asarray(messages[name][0], dtype="<f8").tobytes())
-    return Offered(tuple(kept), sum(int(np.prod(shape)) for shape in kept.values()))
 
 
 def kept_weights(plan: Plan) -> dict[str, tuple[int, ...]]:

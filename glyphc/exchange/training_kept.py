@@ -18,17 +18,17 @@ from glyphc.storage.headers import TrainingBackboneHeader
 from .training_files import BACKBONE, ProgramFile, part_name
 
 if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
 
 
 def check_kept(folder: Path, program: ProgramFile) -> None:
-    """ArtifactError for a file of weights that is missing, damaged, or of another program, where there has to be one."""
+    """ArtifactError for a file of weights that is missing, damaged, or of another program, where there is to be one."""
     if program.outline.kept:
         with _opened(folder, program) as reader:
             reader.verify()
 
 
-def kept_weights(folder: Path, program: ProgramFile, machine: OpenFHECKKS, state: dict[str, Any]) -> dict[str, Any]:
+def kept_weights(folder: Path, program: ProgramFile, machine: LinearCKKS, state: dict[str, Any]) -> dict[str, Any]:
     """Ciphertexts of the server's weights by name, from those of zeros in a state; none where the program has none.
 
     ArtifactError as of :func:`check_kept`, and for numbers that are none, or too large.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
+from .training_engines import check_form
 from .training_files import (
     CHECKPOINT,
     INITIAL,
@@ -39,7 +40,7 @@ from .training_kept import check_kept, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 
 if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
     from glyphc.backends.openfhe.training_wire import TrainingWire
 
 
@@ -62,12 +63,18 @@ class _State:
 
 
 def run_training(
-    folder: Path, steps: int | None = None, resume: bool = False, reporter: Reporter | None = None
+    folder: Path,
+    steps: int | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    after: Callable[[int], None] = lambda count: None,
+    engine: str | None = None,
 ) -> ServerReport:
     """Train from what a client has put into the server's folder, up to ``steps`` steps in all, by default all.
 
     resume: go on from the checkpoint if there is one, to the same bits as an unbroken run; without it, one that is
-    there is an error. The last state is written to "trained.state", an earlier one stays as the checkpoint.
+    there is an error. The last state is written to "trained.state", an earlier one stays as the checkpoint. after: told
+    the number of steps done whenever a state was written. engine: that the keys must be for.
 
     ArtifactError, before anything is computed, for files that are damaged, missing or of different runs; ParameterError
     when OpenFHE refuses the program; EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -76,7 +83,7 @@ def run_training(
     with ProgramFile(folder / PROGRAM) as program:
         if steps is not None and not 1 <= steps <= program.outline.steps:
             raise GlyphcError(f"the program has {program.outline.steps} steps, not {steps}")
-        run = _Run(folder, program, steps or program.outline.steps, reporter)
+        run = _Run(folder, program, steps or program.outline.steps, reporter, after, engine)
         try:
             return run.run(resume)
         finally:
@@ -84,11 +91,29 @@ def run_training(
             run.close()
 
 
+def steps_done(folder: Path) -> int:
+    """By the newest state in the server's folder; ArtifactError where there is none."""
+    for name in (TRAINED, CHECKPOINT, INITIAL):
+        if (folder / name).exists():
+            with Reader(folder / name, TrainingStateHeader) as reader:
+                return reader.header.step
+    raise ArtifactError(f"{os.fspath(folder)!r} has no state; prepare the run anew")
+
+
 class _Run:
-    def __init__(self, folder: Path, program: ProgramFile, steps: int, reporter: Reporter) -> None:
-        self.folder, self.program, self.steps, self.reporter = folder, program, steps, reporter
+    def __init__(
+        self,
+        folder: Path,
+        program: ProgramFile,
+        steps: int,
+        reporter: Reporter,
+        after: Callable[[int], None],
+        engine: str | None,
+    ) -> None:
+        self._engine = engine
+        self.folder, self.program, self.steps, self.reporter, self.after = folder, program, steps, reporter, after
         self._tables = ExitStack()
-        self._machine: OpenFHECKKS
+        self._machine: LinearCKKS
         self._wire: TrainingWire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
         self._zeros: dict[str, Any] = {}
@@ -97,6 +122,7 @@ class _Run:
     def run(self, resume: bool) -> ServerReport:
         with Reader(self.folder / KEYS, TrainingKeysHeader) as keys:
             check_keys(keys, self.program)
+            check_form(keys, self.program.parameters, self._engine)
             self.key = keys.digest
             start = self._start(resume)
             check_kept(self.folder, self.program)
@@ -222,11 +248,11 @@ class _Run:
         if last:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         self.report.output = path
-        now = time.perf_counter()
-        self.report.seconds.append(now - self._last)
-        self._last = now
+        self.report.seconds.append(time.perf_counter() - self._last)
         left = (self.steps - count) * float(np.median(self.report.seconds))
         self.reporter.advance(1, f"step {count} of {self.steps}, {duration(left)} left")
+        self.after(count)
+        self._last = time.perf_counter()
 
     def _remove_remnants(self) -> None:
         """What a killed run was writing."""

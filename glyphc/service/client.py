@@ -27,7 +27,8 @@ from glyphc.storage.headers import KeysHeader
 
 F64 = npt.NDArray[np.floating[Any]]
 _CHUNK = 16 << 20
-_ATTEMPTS = 8
+# Between two attempts, in seconds: the first pause, and the longest.
+_PAUSES = (0.5, 8.0)
 _WAIT_SECONDS = 20.0
 
 
@@ -56,12 +57,18 @@ class JobStatus:
 class Client:
     """A service at ``url``, for the owner of ``token``.
 
-    Requests that fail on the way are made again with growing pauses, and so are those that the service is too busy for
-    (it says when); uploads go on where they stopped. verify: False, or a file of certificates, as in httpx.
+    Requests that fail on the way are made again with growing pauses for ``patience`` seconds, and so are those that the
+    service is too busy for (it says when); uploads go on where they stopped. ca: a file of certificates to trust.
     """
 
     def __init__(
-        self, url: str, token: str, *, ca: str | os.PathLike[str] | None = None, timeout: float = 60.0
+        self,
+        url: str,
+        token: str,
+        *,
+        ca: str | os.PathLike[str] | None = None,
+        timeout: float = 60.0,
+        patience: float = 60.0,
     ) -> None:
         # a token in the clear is anybody's
         address = httpx.URL(url)
@@ -73,6 +80,7 @@ class Client:
             verify = True if ca is None else ssl.create_default_context(cafile=ca)
         except OSError as e:
             raise ServiceError(f"cannot read certificates from {os.fspath(ca or '')!r}: {e}") from None
+        self._patience = patience
         self._http = httpx.Client(
             base_url=address, verify=verify, timeout=timeout, headers={"Authorization": f"Bearer {token}"}
         )
@@ -219,26 +227,26 @@ class Client:
 
     def _ask(self, method: str, path: str, accept: tuple[int, ...] = (), body: Path | None = None, **more: Any) -> Any:
         """An answer, after as many attempts as are reasonable. ServiceError with what the service says otherwise."""
-        pause = 0.5
-        for attempt in range(_ATTEMPTS):
-            last = attempt == _ATTEMPTS - 1
+        pause, longest = _PAUSES
+        end = time.monotonic() + self._patience
+        while True:
+            wait = pause
             try:
                 if body is not None:
                     more["content"] = _blocks(body)  # from the beginning each time
                 answer = self._http.request(method, path, **more)
             except httpx.TransportError as e:
-                if last:
+                if time.monotonic() + wait > end:
                     raise ServiceError(f"the service at {self._http.base_url} cannot be reached: {e}") from None
-                time.sleep(pause)
-                pause = min(2 * pause, 8.0)
-                continue
-            if answer.status_code in (408, 429, 502, 503, 504) and not last:
-                time.sleep(float(answer.headers.get("Retry-After", pause)))
-                continue
-            if answer.is_success or answer.status_code in accept:
-                return answer
-            raise ServiceError(f"the service says: {_detail(answer)}", answer.status_code)
-        raise AssertionError
+            else:
+                wait = float(answer.headers.get("Retry-After", pause))
+                busy = answer.status_code in (408, 429, 502, 503, 504)
+                if not busy or time.monotonic() + wait > end:
+                    if answer.is_success or answer.status_code in accept:
+                        return answer
+                    raise ServiceError(f"the service says: {_detail(answer)}", answer.status_code)
+            time.sleep(wait)
+            pause = min(2 * pause, longest)
 
 
 class _Follower:

@@ -192,13 +192,15 @@ class TrainingProgramHeader(Header):
 
 @dataclass(frozen=True)
 class TrainingKeysHeader(Header):
-    """Evaluation keys of a run. seed: hexadecimal, public."""
+    """Evaluation keys of a run. seed: hexadecimal, public. engine, shape: as in :class:`KeysHeader`."""
 
     kind = "evaluation keys for training"
     made_by = "'glyphc training prepare'"
     read_by = "'glyphc training run' reads them, in the server's folder"
     program: str
     seed: str
+    engine: str = "openfhe"
+    shape: str = ""
 
 
 @dataclass(frozen=True)

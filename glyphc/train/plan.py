@@ -15,7 +15,7 @@ from glyphc.analysis.security import is_secure, largest_modulus, more_digits
 from glyphc.errors import DataError, ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Decision, Graph, Node
-from glyphc.ir.noise import bootstrap
+from glyphc.ir.noise import bootstrap, bootstrap_bits
 from glyphc.ir.ops import Apply
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 from glyphc.ir.series import rms_slope
@@ -90,12 +90,12 @@ class Plan:
     def parameters(self) -> Parameters:
         return self.server.parameters
 
-    @property
-    def precision(self) -> Precision:
-        """Of the worst of all bootstraps."""
+    def precision(self, engine: str = "openfhe") -> Precision:
+        """Of the worst of all bootstraps on an engine."""
         server, p = self.server, self.parameters
         series = [s for s, _ in (*server.head.functions, *server.series.values())]
-        noise = max(bootstrap(p.ring, rms_slope(s), p.scaling_bits) for s in series)
+        bits = bootstrap_bits(p.scaling_bits, engine)
+        noise = max(bootstrap(p.ring, rms_slope(s), bits) for s in series)
         return Precision(p.degree, max(s.max_error for s in series), noise / _HALF)
 
     def going_on(self, optimizer: SGD) -> Plan:

@@ -46,7 +46,7 @@ def served(job: Job, x: npt.ArrayLike, plan: Plan | None = None) -> Served:
     """
     plan = plan or plan_of(job)
     steps, runner = job.options.steps, Simulated(job, plan)
-    runner.start(None)
+    runner.start(None, 0)
     runner.run(range(steps), lambda count: None)
     features = clipped(job.split.features(samples_of(job.network, x)), job.radius)
     inference = Inference(plan, steps)

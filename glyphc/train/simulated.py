@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.backends.engine import best_engine
 from glyphc.backends.step_loop import train_steps
 
-from .checkpoint import Checkpoint
 from .job import Job
 from .plan import Plan
 
@@ -18,25 +18,28 @@ F64 = npt.NDArray[np.floating[Any]]
 
 
 class Simulated:
-    """The encrypted run's instructions on plain numbers with the predicted errors; see ``loop.Runner``.
+    """The encrypted run's instructions on plain numbers with the predicted errors; see ``glyphc.trainer.loop.Runner``.
 
-    state: what stands in the server's ciphertexts, by name.
+    state: what stands in the server's ciphertexts, by name. engine: which one would bootstrap, by default the first
+    that takes the run.
     """
 
     security = "none (simulate mode, no encryption)"
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, plan: Plan, engine: str | None = None) -> None:
         self._job = job
         self._plan = plan
+        self._engine = engine or best_engine(plan.parameters, here=False)[0].name
         self.state: dict[str, F64] = {}
 
-    def start(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None:
-            self.state = {name: np.frombuffer(data) for name, data in checkpoint.parts.items()}
-            return
+    def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
+        if parts is not None:
+            self.state = {name: np.frombuffer(data) for name, data in parts.items()}
+            return step
         machine = self.machine(0)
         start = self._plan.state(self._job.program.initial())
         self.state = {name: machine.encrypt(message, limbs) for name, (message, limbs) in start.items()}
+        return 0
 
     def run(self, steps: range, after: Callable[[int], None]) -> None:
         def stepped(count: int, state: dict[str, Any]) -> None:
@@ -50,7 +53,7 @@ class Simulated:
         from glyphc.backends.ckks_clear import SimulatedCKKS
 
         # noise that depends on the step alone: a resumed run sees the same
-        return SimulatedCKKS(self._plan.parameters, (self._job.options.seed, kind, step))
+        return SimulatedCKKS(self._plan.parameters, (self._job.options.seed, kind, step), self._engine)
 
     def _batch(self, step: int) -> dict[str, Any]:
         number = self._job.batches.number(step)

@@ -23,14 +23,14 @@ from glyphc.ir.evaluate import evaluate, evaluate_all
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Const, Output, Scale
 from glyphc.progress import Reporter
+from glyphc.train.errors import TrainingError
+from glyphc.train.job import Options, RangeSource, make_job
+from glyphc.train.linear_models import dense_network
+from glyphc.train.losses import LOSSES
+from glyphc.train.optimizers import SGD, parse_schedule
+from glyphc.train.weighting import repetitions
 
-from .errors import TrainingError
-from .job import Options, RangeSource, make_job
-from .linear_models import dense_network
 from .loop import TrainingReport, train
-from .losses import LOSSES
-from .optimizers import SGD, parse_schedule
-from .weighting import repetitions
 
 F64 = npt.NDArray[np.floating[Any]]
 

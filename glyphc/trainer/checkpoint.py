@@ -1,8 +1,8 @@
-"""The folder of a run: its checkpoint, and for encrypted runs keys and data, each on the side it belongs to.
+"""The folder of a run: its checkpoint, and for encrypted runs the folders of both roles.
 
-checkpoint.zip      steps done and the state's values or ciphertexts
-client/             the secret key: never leaves the client
-server/             evaluation keys and encrypted batches
+checkpoint.zip      whose run it is; without encryption, steps done and the state's values
+client/             the secret key and the job: never leave the client
+server/             program, evaluation keys, encrypted batches and state (see ``exchange.training_files``)
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from glyphc.files import EPOCH, write_atomically
 from glyphc.ir.errors import IRError
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.storage.archive import ArchiveError, contents, read_entries
-
-from .ranges import Ranges
+from glyphc.train.ranges import Ranges
 
 _VERSION = 2
 _MOST_PARTS = 1 << 17

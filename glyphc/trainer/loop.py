@@ -6,7 +6,7 @@ In real use client and server are two machines; here they share a process but no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +18,14 @@ from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
 from glyphc.progress import Reporter, Silent, duration
 from glyphc.runtime import Mode
+from glyphc.train.job import Job, check_loss
+from glyphc.train.plan import Plan
+from glyphc.train.planning import checked, plan_of, source_text
+from glyphc.train.ranges import Ranges
+from glyphc.train.simulated import Simulated
+from glyphc.train.step import State, with_weights
 
 from .checkpoint import Checkpoint, RunFolder
-from .job import Job, check_loss
-from .plan import Plan
-from .planning import checked, plan_of, source_text
-from .ranges import Ranges
-from .simulated import Simulated
-from .step import State, with_weights
 
 F64 = npt.NDArray[np.floating[Any]]
 Monitor = Callable[[int, float], None]
@@ -54,8 +54,9 @@ class Runner(Protocol):
 
     security: str
 
-    def start(self, checkpoint: Checkpoint | None) -> None:
-        """Make or load everything that the steps need."""
+    def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
+        """Make everything that the steps need, or load it from a checkpoint's parts after ``step`` steps; returns how
+        many are done."""
 
     def run(self, steps: range, after: Callable[[int], None]) -> None:
         """Do the steps; ``after`` is told the number of steps done after every step."""
@@ -80,6 +81,7 @@ def train(
     write: Callable[[TrainingReport], None] | None = None,
     planned: Callable[[Plan], None] = lambda plan: None,
     memory: float | None = None,
+    engine: str | None = None,
 ) -> TrainingReport:
     """Train; returns the trained network.
 
@@ -88,17 +90,18 @@ def train(
     step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
     folder stays, and ``resume`` gets the same result from it without training again. planned: told the plan of an
     encrypted or simulated run before keys are made. memory: bytes that an encrypted run may
-    take, None for what is free.
+    take, None for what is free. engine: what bootstraps in an encrypted run, by default the first that takes it.
 
-    Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
-    beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
+    Raises GlyphcError for an engine that cannot be used, TrainingError when training would diverge or leave what
+    encryption computes (found out in the clear, beforehand), ArtifactError for unusable folders, EnvironmentSetupError
+    when OpenFHE is missing or memory is short.
     """
     try:
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
     place = RunFolder(Path(folder)) if folder is not None else None
-    run = _Run(job, mode, place, reporter or Silent(), monitor, planned, memory)
+    run = _Run(job, mode, place, reporter or Silent(), monitor, planned, memory, engine)
     report = run.run(resume)
     if write is not None:
         write(report)
@@ -117,6 +120,7 @@ class _Run:
         monitor: Monitor | None,
         planned: Callable[[Plan], None],
         memory: float | None,
+        engine: str | None,
     ) -> None:
         self.job = job
         self.mode = mode
@@ -124,7 +128,7 @@ class _Run:
         self.reporter = reporter
         self.monitor = monitor
         self.planned = planned
-        self.memory = memory
+        self.memory, self.engine = memory, engine
         self.report = TrainingReport(job.network, mode, job.options.steps, f"none ({mode.value} mode, no encryption)")
         self._last = 0.0
 
@@ -137,16 +141,12 @@ class _Run:
         elif resume:
             raise GlyphcError("only a run with a folder of checkpoints can be resumed")
         runner = self._runner()
-        if self.folder is not None and checkpoint is None:
-            self.folder.create()
         try:
-            runner.start(checkpoint)
+            done = self._start(runner, checkpoint)
             self.report.security = runner.security
-            done = checkpoint.step if checkpoint is not None else 0
-            if checkpoint is None:
-                self._save(runner, 0)
             steps = range(done, self.job.options.steps)
-            self.reporter.stage("train", len(steps))
+            if self.mode is not Mode.ENCRYPTED:  # the server's side tells of its own steps
+                self.reporter.stage("train", len(steps))
             self._look(runner, done)
             self._last = time.perf_counter()
             runner.run(steps, lambda count: self._after(runner, count))
@@ -155,6 +155,21 @@ class _Run:
             self.reporter.done()
             runner.close()
         return self.report
+
+    def _start(self, runner: Runner, checkpoint: Checkpoint | None) -> int:
+        """How many steps are done. A run that did not come to its first checkpoint leaves nothing."""
+        if checkpoint is not None:
+            return runner.start(checkpoint.parts, checkpoint.step)
+        if self.folder is not None:
+            self.folder.create()
+        try:
+            done = runner.start(None, 0)
+            self._save(runner, 0)
+        except BaseException:
+            if self.folder is not None:
+                self.folder.delete()
+            raise
+        return done
 
     def _runner(self) -> Runner:
         if self.mode is Mode.CLEAR:
@@ -165,17 +180,18 @@ class _Run:
             self.report.reach = checked(self.job, plan)
         self.planned(plan)
         if self.mode is Mode.SIMULATE:
-            return Simulated(self.job, plan)
+            return Simulated(self.job, plan, self.engine)
         from .encrypted import Encrypted
 
-        return Encrypted(self.job, plan, self.folder, self.reporter, self.memory)
+        return Encrypted(self.job, plan, self.folder, self.reporter, self.memory, self.engine)
 
     def _after(self, runner: Runner, count: int) -> None:
         now = time.perf_counter()
         self.report.seconds.append(now - self._last)
         self._save(runner, count)
-        left = (self.job.options.steps - count) * float(np.median(self.report.seconds))
-        self.reporter.advance(1, f"step {count} of {self.job.options.steps}, {duration(left)} left")
+        if self.mode is not Mode.ENCRYPTED:
+            left = (self.job.options.steps - count) * float(np.median(self.report.seconds))
+            self.reporter.advance(1, f"step {count} of {self.job.options.steps}, {duration(left)} left")
         self._look(runner, count)
         self._last = now = time.perf_counter()
 
@@ -206,13 +222,13 @@ class _Clear:
         self._state = job.program.initial()
         self._first: float | None = None
 
-    def start(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None:
-            parts = {name: np.frombuffer(data) for name, data in checkpoint.parts.items()}
-            start = self._job.program.initial()
-            weights: dict[str, F64] = {n: parts["weight:" + n].reshape(v.shape) for n, v in start.weights.items()}
-            velocity: dict[str, F64] = {n: parts["velocity:" + n].reshape(v.shape) for n, v in start.velocity.items()}
-            self._state = State(checkpoint.step, weights, velocity)
+    def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
+        if parts is not None:
+            saved, start = {n: np.frombuffer(data) for n, data in parts.items()}, self._job.program.initial()
+            weights: dict[str, F64] = {n: saved["weight:" + n].reshape(v.shape) for n, v in start.weights.items()}
+            velocity: dict[str, F64] = {n: saved["velocity:" + n].reshape(v.shape) for n, v in start.velocity.items()}
+            self._state = State(step, weights, velocity)
+        return step
 
     def run(self, steps: range, after: Callable[[int], None]) -> None:
         job = self._job
