@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: in floating point, no encryption.",
 )
+@click.option(
+    "--keep-on",
+    type=click.Choice(["client", "server"]),
+    default="client",
+    show_default=True,
+    help="Who computes what is frozen before the trained layers: the client, once and in the clear, or the server in "
+    "every step, which takes longer.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, from its last step.")
 @click.option("--monitor", is_flag=True, help="Show the loss before every step. Decrypts the weights: the client's.")
 def train_command(
@@ -52,7 +60,8 @@ def train_command(
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
     only. Encryption trains the last dense layers, as many as there are, with one activation between two of them, and
     sigmoids (also for classes: one output against the rest), a softmax or numbers at the end. Layers before them must
-    be frozen and are the client's. Convolutions keep their weights always.
+    be frozen and are the client's, or the server's (--keep-on). Convolutions keep their weights, unless
+    --train-convolutions is given: then one that reads the samples is trained, too.
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
 
