@@ -158,6 +158,15 @@ def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
         assert float(text.partition("beside simulated: outputs within ")[2].split()[0]) < 0.05
 
 
+def test_training_systems(tmp_path: Path) -> None:
+    small = ("--ring", 1024, "--hidden", 4, "--batch", 8, "--gates", 0, "--rows", "onoufriou", "--long", 2)
+    text = benchmark("training_systems.py", *small, "--output", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() in text
+    (row,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| onoufriou"))
+    assert row[1] == "run" and row[7] == "2 (2)"
+    assert "512 held-out samples: floats" in text
+
+
 @pytest.mark.parametrize("name", ["large", "transfer"])
 def test_training_cases(name: str) -> None:
     """The jobs of the larger ones are made; their references alone take minutes."""

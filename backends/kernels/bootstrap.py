@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import jv
 
 from glyphc.ir.masks import Mask
-from glyphc.ir.series import OUTPUT_BITS, Approximation, Lookup
+from glyphc.ir.series import OUTPUT_BITS, Approximation, Lookup, Series
 
 from .evaluator import Ciphertext, Evaluator
 from .linear_transform import LevelTransform
