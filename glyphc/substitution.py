@@ -128,7 +128,7 @@ def substituted(graph: Graph, replacement: Replacement, degree: int, samples: Ma
             rewriter.keep(node)
         else:
             seen = np.asarray(values[node.operands[0]], dtype=np.float64)
-            function = _function(node, node.op, replacement, degree, seen)
+            function = replacing(node, node.op, replacement, degree, seen)
             new = rewriter.new.add(Apply((function,)), rewriter.operands(node), node.type, node.location)
             rewriter.replace(node, new)
     return rewriter.new
@@ -147,8 +147,8 @@ def _before_weights(graph: Graph) -> set[int]:
     return found
 
 
-def _function(node: Node, op: Apply, replacement: Replacement, degree: int, seen: F64) -> Function:
-    """What takes the place of one nonlinearity. seen: its arguments on the calibration samples."""
+def replacing(node: Node, op: Apply, replacement: Replacement, degree: int, seen: F64) -> Function:
+    """What takes the place of one nonlinearity. seen: its arguments, e.g. on calibration samples."""
     if replacement is Replacement.IDENTITY:
         # no ``affine``, which would be folded into the next layer: the layers are computed as they stand
         return Function("polynomial", (-1.0, 1.0, 0.0, 1.0))
