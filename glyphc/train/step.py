@@ -81,14 +81,18 @@ class StepProgram:
         """One step in the clear. x: by input name, shape (batch, *shape); y: targets. Returns the loss before it."""
         return self.after(state, self.values(state, x, y))
 
-    def values(self, state: State, x: dict[str, F64], y: F64) -> dict[int, F64]:
-        """Of all nodes, by id, in one step in the clear."""
+    def values(
+        self, state: State, x: dict[str, F64], y: F64, known: Mapping[int, F64] | None = None
+    ) -> dict[int, F64]:
+        """Of all nodes, by id, in one step in the clear. known: values of nodes that are not computed here."""
         inputs = {name: value[None] for name, value in x.items()}
         inputs |= {LABELS: y[None], RATE: np.array([self.optimizer.rate(state.step)])}
         inputs |= {WEIGHT + name: value[None] for name, value in state.weights.items()}
         inputs |= {VELOCITY + name: value[None] for name, value in state.velocity.items()}
         wanted = {op.name for _, op in self.graph.of(Input)}
-        found = evaluate_all(self.graph, {name: value for name, value in inputs.items() if name in wanted})
+        given = {} if known is None else {node: value[None] for node, value in known.items()}
+        inputs = {name: value for name, value in inputs.items() if name in wanted}
+        found = evaluate_all(self.graph, inputs, lambda node, operands: given.get(node.id))
         return {node: value[0] for node, value in found.items()}
 
     def after(self, state: State, values: dict[int, F64]) -> tuple[State, float]:
