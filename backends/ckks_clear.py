@@ -12,7 +12,7 @@ import numpy as np
 
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
-from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap, public_encryption
+from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap, bootstrap_bits, public_encryption
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series, evaluate_series, rms_slope
 
@@ -108,12 +108,15 @@ class ClearCKKS:
 
 
 class SimulatedCKKS(ClearCKKS):
-    """Adds Gaussian noise of the measured sizes (``glyphc.ir.noise``), and evaluates series instead of functions."""
+    """Adds Gaussian noise of the measured sizes (``glyphc.ir.noise``), and evaluates series instead of functions.
 
-    def __init__(self, parameters: Parameters, seed: int | tuple[int, ...] = 0) -> None:
+    engine: which one bootstraps in the run that is simulated.
+    """
+
+    def __init__(self, parameters: Parameters, seed: int | tuple[int, ...] = 0, engine: str = "openfhe") -> None:
         super().__init__(parameters)
         self._unit = 2.0**-parameters.linear_bits
-        self._scaling_bits = parameters.scaling_bits
+        self._scaling_bits = bootstrap_bits(parameters.scaling_bits, engine)
         self._random = np.random.default_rng(seed)
 
     def encrypt(self, message: F64, limbs: int) -> F64:

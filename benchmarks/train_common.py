@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis import cost_file
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.console import reporter
+from glyphc.exchange.training_engines import training_engine
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
@@ -45,6 +47,7 @@ def arguments(description: str | None, steps: int, **flags: str) -> argparse.Nam
     parser.add_argument("--compare", action="store_true", help="run the modes before this one too and compare weights")
     parser.add_argument("--folder", help="keep a checkpoint of every step there")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder has")
+    parser.add_argument("--engine", help="what bootstraps: kernels or openfhe, instead of the first that can")
     parser.add_argument("--batch", type=int, help="samples in a step, instead of the benchmark's number")
     parser.add_argument("--insecure-ring", type=int, help="a small ring, to try the script with --batch. NOT SECURE")
     for name, text in flags.items():
@@ -151,7 +154,7 @@ class Case:
         for mode in reversed(modes):
             folder = given.folder if mode == given.mode else None
             resume = given.resume and folder is not None
-            reports[mode] = train(job, mode, folder, resume, reporter(), planned=plans.append)
+            reports[mode] = train(job, mode, folder, resume, reporter(), planned=plans.append, engine=given.engine)
             if mode == given.mode:
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         main = reports[given.mode]
@@ -168,7 +171,9 @@ class Case:
         if main.ranges is not None:
             show("ranges", str(main.ranges))
         if plans:
-            predicted = predict(plans[0], o.steps, cost_file.current())
+            engine, _ = training_engine(plans[0].parameters, given.engine)
+            show("engine", engine)
+            predicted = predict(plans[0], o.steps, for_engine(cost_file.current(), engine))
             size = f"{predicted.memory_bytes / 1e9:.1f} GB"
             show("predicted for an encrypted step", f"{predicted.step_seconds:.1f} s, {size} in all")
         if main.seconds:

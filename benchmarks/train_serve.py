@@ -29,7 +29,9 @@ import train_mlp
 from engines import processor
 
 from glyphc.analysis import cost_file
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.exchange.training_client import program_of
+from glyphc.exchange.training_engines import training_engine
 from glyphc.exchange.training_room import folder_bytes
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.evaluate import evaluate
@@ -83,13 +85,15 @@ def made(a: argparse.Namespace, folder: Path) -> tuple[Job, F64, npt.NDArray[np.
 
 def forecast(job: Job, samples: int) -> Forecast:
     """What the commands are going to say, and the passes of the request."""
-    plan, steps, cost = plan_of(job), job.options.steps, cost_file.current()
+    plan, steps = plan_of(job), job.options.steps
+    engine, _ = training_engine(plan.parameters)
+    cost = for_engine(cost_file.current(), engine)
     inference = Inference(plan, steps)
     return Forecast(
         predict(plan, steps, cost, different_batches(job.batches, steps)),
         pass_seconds(inference, cost),
         -(-samples // inference.batch),
-        folder_bytes(program_of(job, plan)),
+        folder_bytes(program_of(job, plan), engine),
     )
 
 

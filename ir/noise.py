@@ -54,6 +54,14 @@ def bootstrap(ring: int, slope: float, scaling_bits: int = SCALING_BITS) -> floa
     return hypot(PHASE_NOISE * slope, VALUE_NOISE) * ring / MEASURED_AT * 2.0 ** (SCALING_BITS - scaling_bits)
 
 
+def bootstrap_bits(scaling_bits: int, engine: str) -> int:
+    """The scale that :func:`bootstrap` takes for an engine, of parameters with this one.
+
+    The kernels have primes of their own, whatever the parameters say, and no more noise than OpenFHE at 47 bits.
+    """
+    return SCALING_BITS if engine == "kernels" else scaling_bits
+
+
 def public_encryption(ring: int) -> float:
     """Deviation of the error of an encryption under a public key, in units of the modulus' last place.
 

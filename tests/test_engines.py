@@ -116,7 +116,7 @@ def test_the_best_engine_is_the_first_that_takes_a_program(program: Program, mon
     assert registry.best_engine(parameters)[0].name == "kernels"
     kept = replace(parameters, levels_kept=2)
     found, reason = registry.best_engine(kept)
-    assert (found.name, reason) == ("openfhe", "kernels: it keeps no levels after a bootstrap yet")
+    assert (found.name, reason) == ("openfhe", "kernels: it keeps levels after a bootstrap in training alone")
     in_slots = registry.best_engine(SlotParameters(1024, 3, 28, 32, 2))
     assert in_slots[0].name == "openfhe"
     assert in_slots[1] == "kernels: it does not compute in slots"

@@ -49,7 +49,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     of = job()
     plan = plan_of(of)
     found = predict(plan, 5, CostModel(), different_batches(of.batches, 5))
-    upload = folder_bytes(program_of(of, plan))
+    upload = folder_bytes(program_of(of, plan), "kernels")
     done = prepare(of, tmp_path / "client", tmp_path / "server")
     assert (found.batches, found.ciphertexts) == (done.batches, done.ciphertexts)
     assert done.batches == len(list((tmp_path / "server" / "batches").iterdir())) == 3

@@ -239,11 +239,11 @@ def test_a_bomb_of_code_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_openfhe_refuses_in_the_middle_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
 
     def refuse(*arguments: object) -> None:
         raise RuntimeError("no such key")
 
-    monkeypatch.setattr(OpenFHECKKS, "product", refuse)
+    monkeypatch.setattr(LinearCKKS, "product", refuse)
     with pytest.raises(ParameterError, match="OpenFHE cannot execute this training program: no such key"):
         run_training(run / "server")

@@ -1,26 +1,29 @@
 """The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024).
 
 Modulus raise under a sparse secret (Bossuat et al. 2022), CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and
-squarings, a trigonometric series, perhaps a mask, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the two halves
-of the coefficients in between; with fewer, one does.
+squarings, a trigonometric series or several of them for a table, perhaps masks and products, SlotsToCoeffs. With N/2
+slots, two ciphertexts hold the two halves of the coefficients in between; with fewer, one does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from scipy.special import jv
 
 from glyphc.ir.masks import Mask
-from glyphc.ir.series import OUTPUT_BITS, Series
+from glyphc.ir.series import OUTPUT_BITS, Approximation, Lookup, Series
 
 from .evaluator import Ciphertext, Evaluator
 from .linear_transform import LevelTransform
-from .masks import Masks
+from .lookups import looked_up
+from .masks import Kept
 from .polynomials import Powers
 from .shape import EXPONENTIAL_DEGREE, LEVEL_BITS, SQUARINGS, WRAPS
+from .slot_forms import SlotForm, SlotForms
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +34,13 @@ class PhasePowers:
 
 
 class Bootstrapper:
-    """Runs bootstraps with the keys of one client."""
+    """Runs bootstraps with the keys of one client. forms: what values are multiplied by where they stand in slots."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, output: float = 2.0**OUTPUT_BITS) -> None:
+        """output: a value v leaves as the phase v / output, of the modulus of ``shape.result_limbs``."""
         shape = evaluator.shape
         self._evaluator = evaluator
-        self._masks = Masks(evaluator)
+        self.forms = SlotForms(evaluator)
         q0 = evaluator.basis.primes[0]
         slots = shape.parameters.slots
         self._sums = shape.summed
@@ -51,10 +55,8 @@ class Bootstrapper:
         self._encoding = [
             LevelTransform(evaluator, plan, change, split if plan is plans[-1] else None) for plan in plans
         ]
-        # a value v leaves as the phase v / 2^OUTPUT_BITS
-        self._output = q0 / 2.0**OUTPUT_BITS
-        self._slot_scale = 2.0**LEVEL_BITS
-        change = (self._output / self._slot_scale) ** (1 / shape.decoding_levels)
+        result = prod(evaluator.basis.primes[: shape.result_limbs]) / output
+        change = (result / self.forms.scale(shape.slot_limbs)) ** (1 / shape.decoding_levels)
         plans = shape.decoding
         self._decoding = [
             LevelTransform(evaluator, plan, change, join if plan is plans[0] else None, lead=True) for plan in plans
@@ -67,7 +69,11 @@ class Bootstrapper:
     def prepare(self, masks: Iterable[Mask]) -> None:
         """Encode the masks of a program, by which results are multiplied."""
         for mask in masks:
-            self._masks.prepare(mask)
+            self.forms.prepare(self._kept(mask), self._evaluator.shape.slot_limbs + 1)
+
+    def _kept(self, mask: Mask) -> Kept:
+        shape = self._evaluator.shape
+        return mask.kept(shape.n, shape.n // (2 * shape.parameters.slots))
 
     def raised(self, x: Ciphertext) -> Ciphertext:
         """A ciphertext modulo q0, modulo the whole chain: its coefficients gain multiples of q0."""
@@ -112,25 +118,63 @@ class Bootstrapper:
             z = evaluator.combine([(z, z)], [], 0, z.limbs, scale)
         return Powers(evaluator, z, degree, chebyshev=False)
 
-    def evaluate(self, powers: PhasePowers, series: Series, mask: Mask | None = None) -> Ciphertext:
-        """The series of every phase, as phases modulo q0; zero where the mask keeps nothing."""
-        evaluator, shape = self._evaluator, self._evaluator.shape
-        c = np.array(series.real) + 1j * np.array(series.imag)
-        limbs = shape.slot_limbs if mask is None else self._masks.limbs
-        parts = [half.evaluate(c, limbs, self._slot_scale) for half in powers.halves]
+    def evaluate(self, powers: PhasePowers, series: Approximation, mask: Mask | None = None) -> Ciphertext:
+        """The series of every phase, or the table's values, as phases modulo the lowest primes; zero where the mask
+        keeps nothing."""
+        limbs = self._evaluator.shape.slot_limbs + (mask is not None)
+        real = isinstance(series, Lookup)
+        if isinstance(series, Lookup):
+            parts = self._looked_up(powers, series, limbs)
+        else:
+            parts = self._series(powers, series, limbs)
         if mask is not None:
-            parts = self._masks(parts, mask)
+            parts = self.forms.masked(parts, self._kept(mask))
+        return self._to_coefficients(self._joined(parts, real))
+
+    def _joined(self, parts: SlotForm, real: bool) -> Ciphertext:
+        """What SlotsToCoeffs reads. real: whether slots hold values, or else what values are twice the real part of."""
+        evaluator = self._evaluator
+        first, *second = parts
+        if real:
+            return evaluator.add(first, second[0], 1j) if second else first
         # 2 Re a + i * 2 Re b = (a + i b) + conj(a - i b)
-        x, other = parts[0], parts[0]
-        if shape.packed_fully:
-            x, other = evaluator.add(parts[0], parts[1], 1j), evaluator.add(parts[0], parts[1], -1j)
-        conjugation = shape.key_shape(shape.slot_limbs)
-        x = evaluator.add(x, evaluator.automorphism(other, 2 * shape.n - 1, conjugation))
+        x, other = first, first
+        if second:
+            x, other = evaluator.add(first, second[0], 1j), evaluator.add(first, second[0], -1j)
+        return evaluator.add(x, self._conjugate(other))
+
+    def slot_form(self, powers: PhasePowers, series: Series) -> SlotForm:
+        """The series of every phase, in slots, on ``shape.form_limbs``; :meth:`decoded` comes after all products."""
+        parts = self._series(powers, series, self._evaluator.shape.form_limbs)
+        return tuple(self._evaluator.add(x, self._conjugate(x)) for x in parts)
+
+    def decoded(self, form: SlotForm) -> Ciphertext:
+        """SlotsToCoeffs: phases modulo the lowest primes."""
+        return self._to_coefficients(self._joined(self.forms.lowered(form, self._evaluator.shape.slot_limbs), True))
+
+    def _series(self, powers: PhasePowers, series: Series, limbs: int) -> SlotForm:
+        """Of which the values are twice the real parts."""
+        c = np.array(series.real) + 1j * np.array(series.imag)
+        return tuple(half.evaluate(c, limbs, self.forms.scale(limbs)) for half in powers.halves)
+
+    def _looked_up(self, powers: PhasePowers, lookup: Lookup, limbs: int) -> SlotForm:
+        """The values of a table."""
+        scale = self.forms.scale(limbs)
+        return tuple(looked_up(self._evaluator, half, lookup, limbs, scale) for half in powers.halves)
+
+    def _conjugate(self, x: Ciphertext) -> Ciphertext:
+        shape = self._evaluator.shape
+        return self._evaluator.automorphism(x, 2 * shape.n - 1, shape.key_shape(shape.form_limbs))
+
+    def _to_coefficients(self, x: Ciphertext) -> Ciphertext:
+        """SlotsToCoeffs of complex numbers: a + i*b of the two halves, or values that are real, those of both behind
+        one another."""
+        evaluator, shape = self._evaluator, self._evaluator.shape
         for level in self._decoding:
             x = level(x)
         if not shape.packed_fully:
             index = shape.rotation(shape.parameters.slots)
-            x = evaluator.add(x, evaluator.automorphism(x, index, shape.key_shape(1)))
+            x = evaluator.add(x, evaluator.automorphism(x, index, shape.key_shape(shape.result_limbs)))
         return x
 
     def _times(self, x: Ciphertext, factor: complex) -> Ciphertext:

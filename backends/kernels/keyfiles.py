@@ -37,6 +37,12 @@ def key_bytes(shape: EngineShape, encrypted: Sequence[EncryptedMap] = ()) -> int
     return 8 * shape.n * (sum(_doubles(spec.shape) for spec in shape.specs()) + products * linear)
 
 
+def file_bytes(shape: EngineShape) -> int:
+    """Bytes of the keys of bootstraps in a file, from the shape alone."""
+    widths = [width(q) for q in shape.primes]
+    return shape.n * sum(s.shape.digits * sum(widths[p] for p in s.shape.primes) for s in shape.specs())
+
+
 def _doubles(shape: KeyShape) -> int:
     return 2 * shape.digits * len(shape.primes)
 
@@ -76,24 +82,14 @@ def load_keys(
     ResidueError when one does not hold what it should; BackendError, before anything is read, when all of them would
     take more memory than they may.
     """
-    try:
-        memory.require(key_bytes(shape, encrypted), "a set of evaluation keys of this program")
-    except TooLargeError as e:
-        raise BackendError(str(e)) from None
-
-    room = KeyRoom(shape)
-
-    def key(spec: KeySpec, name: str) -> SwitchingKey:
-        found = whole_key(basis, spec, unpack_key(basis, spec.shape, read(name)), seed, room.of(spec))
-        observe(name)
-        return found
-
-    switching = {spec.name: key(spec, key_part(spec)) for spec in shape.specs()}
+    _require(key_bytes(shape, encrypted))
+    switching = _switching(shape, basis, seed, read, observe)
     weights = {}
     for number, each in enumerate(encrypted):
         products = []
         for row in range(each.products):
-            first, second = (key(spec, spec.name) for spec in weight_specs(shape, number, row))
+            specs = weight_specs(shape, number, row)
+            first, second = (_key(basis, spec, spec.name, seed, read, observe) for spec in specs)
             products.append((first, second))
         bias = None
         if each.bias:
@@ -102,6 +98,46 @@ def load_keys(
             observe(name)
         weights[each.name] = WeightKeys(tuple(products), bias)
     return ServerKeys(shape, basis, switching, weights)
+
+
+def load_bootstrap_keys(
+    shape: EngineShape, basis: Basis, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]
+) -> ServerKeys:
+    """Those of bootstraps alone, which training has; errors of :func:`load_keys`."""
+    _require(key_bytes(shape))
+    return ServerKeys(shape, basis, _switching(shape, basis, seed, read, observe))
+
+
+def _require(size: int) -> None:
+    try:
+        memory.require(size, "a set of evaluation keys of this program")
+    except TooLargeError as e:
+        raise BackendError(str(e)) from None
+
+
+def _switching(
+    shape: EngineShape, basis: Basis, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]
+) -> dict[str, SwitchingKey]:
+    room = KeyRoom(shape)
+    specs = shape.specs()
+    return {spec.name: _key(basis, spec, key_part(spec), seed, read, observe, room.of(spec)) for spec in specs}
+
+
+def _key(
+    basis: Basis,
+    spec: KeySpec,
+    name: str,
+    seed: bytes,
+    read: Callable[[str], bytes],
+    observe: Callable[[str], None],
+    values: F64 | None = None,
+) -> SwitchingKey:
+    """The key in the part of this name. values: its memory."""
+    if values is None:
+        values = np.empty((2, spec.shape.digits, len(spec.shape.primes), basis.n))
+    found = whole_key(basis, spec, unpack_key(basis, spec.shape, read(name)), seed, values)
+    observe(name)
+    return found
 
 
 # -- rows of residues --

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-
-from glyphc.ir.masks import Mask
 
 from .arithmetic import canonical, product
 from .basis import F64, bit_reversal
 from .evaluator import Ciphertext, Evaluator
 from .slots import coefficients
 from .threads import run
+
+Kept = npt.NDArray[np.bool_]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -36,39 +38,38 @@ class Masks:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
-        self._encoded: dict[Mask, tuple[F64, ...]] = {}
+        self._encoded: dict[tuple[bytes, int, float], tuple[F64, ...]] = {}
 
-    @property
-    def limbs(self) -> int:
-        """Of what is multiplied: the product has one less, with which SlotsToCoeffs begins."""
-        return self._evaluator.shape.slot_limbs + 1
+    def prepare(self, kept: Kept, limbs: int, scale: float) -> tuple[F64, ...]:
+        """The plaintexts of a mask, (limbs, n) each, at this scale: one for each ciphertext of values.
 
-    def prepare(self, mask: Mask) -> tuple[F64, ...]:
-        """The plaintexts of a mask, (limbs, n) each: one for each ciphertext of values."""
-        if mask not in self._encoded:
+        kept: which coefficients stay, of those that have values, shape (2 * slots,).
+        """
+        key = kept.tobytes(), limbs, scale
+        if key not in self._encoded:
             shape = self._evaluator.shape
             slots = shape.parameters.slots
-            kept = mask.kept(shape.n, shape.n // (2 * slots)).reshape(2, slots)[:, bit_reversal(slots.bit_length() - 1)]
-            vectors = kept if shape.packed_fully else kept.reshape(1, 2 * slots)
-            self._encoded[mask] = tuple(map(self._encode, vectors))
-        return self._encoded[mask]
+            order = bit_reversal(slots.bit_length() - 1)
+            halves = kept.reshape(2, slots)[:, order]
+            vectors = halves if shape.packed_fully else halves.reshape(1, 2 * slots)
+            self._encoded[key] = tuple(self._encode(vector, limbs, scale) for vector in vectors)
+        return self._encoded[key]
 
-    def _encode(self, kept: npt.NDArray[np.bool_]) -> F64:
-        """At the scale of the prime that the product is divided by, so that values keep theirs."""
-        basis, which = self._evaluator.basis, np.arange(self.limbs)
+    def _encode(self, kept: Kept, limbs: int, scale: float) -> F64:
+        basis, which = self._evaluator.basis, np.arange(limbs)
         values = np.resize(kept, basis.n // 2).astype(np.complex128)
-        out = basis.residues(np.rint(coefficients(values) * basis.primes[self.limbs - 1]), which)
+        out = basis.residues(np.rint(coefficients(values) * scale), which)
         basis.forward(out, which)
         return out
 
-    def __call__(self, halves: list[Ciphertext], mask: Mask) -> list[Ciphertext]:
-        """The ciphertexts of values, on ``limbs`` limbs, with zeros where the mask keeps nothing."""
-        return [self._times(x, plain) for x, plain in zip(halves, self.prepare(mask), strict=True)]
+    def __call__(self, halves: Sequence[Ciphertext], kept: Kept, scale: float) -> list[Ciphertext]:
+        """The ciphertexts of values on one limb less and at this scale, with zeros where the mask keeps nothing."""
+        limbs = halves[0].limbs
+        plain = scale * self._evaluator.basis.primes[limbs - 1] / halves[0].scale
+        return [self._times(x, w, scale) for x, w in zip(halves, self.prepare(kept, limbs, plain), strict=True)]
 
-    def _times(self, x: Ciphertext, plain: F64) -> Ciphertext:
+    def _times(self, x: Ciphertext, plain: F64, scale: float) -> Ciphertext:
         evaluator, basis = self._evaluator, self._evaluator.basis
-        if x.limbs != self.limbs:
-            raise ValueError(f"values on {x.limbs} limbs cannot be masked on {self.limbs}")
-        out = evaluator.scratch("tensor", 2, self.limbs, basis.n)
-        run(_times_rows, self.limbs, x.elements, plain, out, basis.moduli, basis.inverses)
-        return Ciphertext(evaluator.rescale(out), x.scale)
+        out = evaluator.scratch("tensor", 2, x.limbs, basis.n)
+        run(_times_rows, x.limbs, x.elements, plain, out, basis.moduli, basis.inverses)
+        return Ciphertext(evaluator.rescale(out), scale)

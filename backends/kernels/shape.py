@@ -1,7 +1,8 @@
 """What the kernels make of a program's parameters: primes, levels, and the keys that the client has to make.
 
-Own primes: all below 2^48. The chain is, from the bottom, q0 (where bootstraps begin and end), the levels of
-SlotsToCoeffs, of the series and the exponential, of CoeffsToSlots. BGV sums are kept modulo q0 times one prime more, so
+Own primes: all below 2^48. The chain is, from the bottom, q0 (where bootstraps begin), primes that are kept after a
+bootstrap (training), the levels of SlotsToCoeffs, of products in slots, of the series and the exponential, of
+CoeffsToSlots. BGV sums are kept modulo q0 times one prime more, so
 a scheme switch is a division by that prime, or a product with it. One list of auxiliary primes serves all keys; each
 key takes as many as its digits need.
 """
@@ -93,11 +94,16 @@ class EngineShape:
 
     @property
     def encoding_levels(self) -> int:
-        return self.parameters.level_budget[0]
+        return self._levels(self.parameters.level_budget[0])
 
     @property
     def decoding_levels(self) -> int:
-        return self.parameters.level_budget[1]
+        return self._levels(self.parameters.level_budget[1])
+
+    def _levels(self, budget: int) -> int:
+        """Of a transform: no more than it has stages, where parameters may ask for more (``check_powers``)."""
+        stages = self.parameters.slots.bit_length() - 1
+        return min(budget, max(1, stages)) if self.parameters.linear_limbs else budget
 
     @cached_property
     def chain_bits(self) -> tuple[int, ...]:
@@ -105,7 +111,7 @@ class EngineShape:
             return (WIDE_BITS,)
         middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS + self.parameters.slot_levels
         decoding, encoding = [DECODING_BITS] * self.decoding_levels, [self._encoding_bits] * self.encoding_levels
-        return (WIDE_BITS, *decoding, *[LEVEL_BITS] * middle, *encoding)
+        return (*[WIDE_BITS] * self.result_limbs, *decoding, *[LEVEL_BITS] * middle, *encoding)
 
     @property
     def _encoding_bits(self) -> int:
@@ -186,9 +192,19 @@ class EngineShape:
         return self.encoded_limbs - EXPONENTIAL_LEVELS - SQUARINGS
 
     @property
+    def form_limbs(self) -> int:
+        """After the series, where values in slots are multiplied."""
+        return self.slot_limbs + self.parameters.slot_levels
+
+    @property
     def slot_limbs(self) -> int:
-        """After the series and what is multiplied with in slots."""
-        return 1 + self.decoding_levels
+        """Before SlotsToCoeffs."""
+        return self.result_limbs + self.decoding_levels
+
+    @property
+    def result_limbs(self) -> int:
+        """After a bootstrap."""
+        return 1 + self.parameters.levels_kept
 
     @cached_property
     def encoding(self) -> tuple[LevelPlan, ...]:
@@ -274,12 +290,12 @@ class EngineShape:
             for steps in (*plan.babies, *plan.giants):
                 if steps:
                     yield self.automorphism_key(self.rotation(steps * plan.level.stride), plan.shape)
-        for limbs in (self.encoded_limbs, self.slot_limbs):
+        for limbs in (self.encoded_limbs, self.form_limbs):
             yield self.automorphism_key(2 * self.n - 1, self.key_shape(limbs))
         for limbs in self.relinearisation_limbs:
             yield KeySpec(f"multiplication-{limbs}", "s^2", "s", self.key_shape(limbs))
         if not self.packed_fully:
-            yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(1))
+            yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(self.result_limbs))
 
 
 def fingerprint(parameters: Parameters) -> str:
@@ -299,12 +315,12 @@ def check_shape(shape: EngineShape) -> None:
 def shape_problem(shape: EngineShape) -> str | None:
     """In a sentence: a modulus is too large for 128 bits, which OpenFHE does not see, or levels are missing."""
     parameters = shape.parameters
-    if parameters.levels_kept:
-        return "it keeps no levels after a bootstrap yet"
+    if parameters.levels_kept and not parameters.linear_limbs:
+        return "it keeps levels after a bootstrap in training alone"
     if shape.n < SMALLEST_RING:
         return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}"
     stages = parameters.slots.bit_length() - 1
-    budget = parameters.level_budget
+    budget = shape.encoding_levels, shape.decoding_levels
     if parameters.slots and not -(-stages // _MOST_STAGES) <= min(budget) <= max(budget) <= stages:
         return f"transforms of {parameters.slots} slots in {budget[0]} and {budget[1]} levels are not possible"
     limit = largest_modulus(shape.n, sparse=parameters.slots > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from glyphc.ir.masks import Mask
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import Series
 
+from ..errors import BackendError
+from . import selftest
 from .bootstrap import Bootstrapper
 from .evaluator import Ciphertext, Evaluator
 from .keys import WeightKeys, make_basis
@@ -33,6 +36,14 @@ def compiled() -> bool:
     """Whether this process or an earlier one has compiled them."""
     folder = cache_folder()
     return folder is not None and any(folder.glob("transforms.forward_rows-*.nbi"))
+
+
+def ready(stage: Callable[[str], object]) -> None:
+    """For a process with keys of this engine; ``stage`` is told what is done. BackendError when it cannot be used."""
+    if (problem := selftest.problem()) is not None:
+        raise BackendError(f"{problem}; these keys are for the engine 'kernels' alone")
+    stage("load kernels" if compiled() else FIRST_USE)
+    exercise()
 
 
 def exercise() -> None:
@@ -68,3 +79,5 @@ def exercise() -> None:
         powers = boot.powers(Ciphertext(linear.to_torus(sums), 1.0), 6)
         series = Series((0.1,) * 7, (0.1,) * 7, 0.45, 0.0, 0.0)
         linear.from_torus(boot.evaluate(powers, series, Mask(0)).elements)
+        form = boot.slot_form(powers, series)
+        boot.decoded(boot.forms.product(form, form))

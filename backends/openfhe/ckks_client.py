@@ -15,8 +15,9 @@ from glyphc.ir.parameters import Parameters
 from ..coredumps import no_core_dumps
 from ..errors import BackendError
 from .bridge import BridgeError, Mould, residues
-from .ckks_contexts import TrainingContexts, encrypted_in, make_training_contexts, setup_training_bootstrap
-from .ckks_evaluator import TrainingKeys, automorphisms_of
+from .ckks_contexts import LinearContexts, encrypted_in, make_training_contexts, setup_training_bootstrap
+from .ckks_evaluator import TrainingKeys
+from .ckks_linear import LinearKeys, automorphisms_of
 from .client import ternary_secret
 from .library import fhe
 from .randomness import require_own
@@ -28,7 +29,7 @@ F64 = np.ndarray[Any, np.dtype[np.float64]]
 class TrainingClient:
     """The secret key in the linear context, for CKKS ciphertexts with messages in the coefficients."""
 
-    contexts: TrainingContexts
+    contexts: LinearContexts
     secret: Any = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class TrainingClient:
         return bytes(fhe.Serialize(self.secret, fhe.BINARY))
 
 
-def client_from_bytes(contexts: TrainingContexts, secret: bytes) -> TrainingClient:
+def client_from_bytes(contexts: LinearContexts, secret: bytes) -> TrainingClient:
     """The inverse of ``TrainingClient.secret_bytes``, in contexts of the same parameters."""
     try:
         return TrainingClient(contexts, fhe.DeserializePrivateKeyString(secret, fhe.BINARY))
@@ -83,22 +84,31 @@ def generate_training_keys(parameters: Parameters, periods: Sequence[int]) -> tu
     """
     require_own()
     contexts = make_training_contexts(parameters)
-    torus, linear = contexts.torus, contexts.linear
+    torus = contexts.torus
     pair = torus.KeyGen()
     setup_training_bootstrap(contexts, pair.publicKey)
     torus.EvalBootstrapKeyGen(pair.secretKey, parameters.slots)
     torus.EvalMultKeyGen(pair.secretKey)
-    secret = _linear_secret(contexts, ternary_secret(pair.secretKey, contexts.torus_rings))
-    linear.EvalMultKeyGen(secret)
-    linear.EvalAutomorphismKeyGen(secret, list(automorphisms_of(parameters.ring, periods)))
-    client = TrainingClient(contexts, secret)
-    return client, TrainingKeys(contexts, pair.publicKey, client.zero(parameters.linear_limbs))
+    client, linear_keys = generate_linear_keys(contexts, ternary_secret(pair.secretKey, contexts.torus_rings), periods)
+    return client, TrainingKeys(contexts, linear_keys.zero, pair.publicKey)
 
 
-def _linear_secret(contexts: TrainingContexts, ternary: npt.NDArray[np.int64]) -> Any:
+def generate_linear_keys(
+    contexts: LinearContexts, ternary: npt.NDArray[np.int64], periods: Sequence[int]
+) -> tuple[TrainingClient, LinearKeys]:
+    """The linear context's keys under a secret, shape (N,)."""
+    linear, parameters = contexts.linear, contexts.parameters
+    client = client_of(contexts, ternary)
+    linear.EvalMultKeyGen(client.secret)
+    linear.EvalAutomorphismKeyGen(client.secret, list(automorphisms_of(parameters.ring, periods)))
+    return client, LinearKeys(contexts, client.zero(parameters.linear_limbs))
+
+
+def client_of(contexts: LinearContexts, ternary: npt.NDArray[np.int64]) -> TrainingClient:
+    """With a secret, shape (N,), written into the linear context."""
     rings = contexts.linear_rings
     mould = Mould.of(contexts.linear.KeyGen().secretKey, contexts.parameters.ring, tuple(r.q for r in rings))
     if len(mould.towers) != len(rings):
         raise BridgeError(f"a secret on {len(rings)} limbs has {len(mould.towers)} towers")
     towers = [r.to_evaluation(r.reduce(ternary)) for r in rings]
-    return fhe.DeserializePrivateKeyString(mould.with_residues(towers), fhe.BINARY)
+    return TrainingClient(contexts, fhe.DeserializePrivateKeyString(mould.with_residues(towers), fhe.BINARY))

@@ -26,12 +26,10 @@ F64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingContexts:
-    """Both contexts and their rings, bottom prime first; no keys."""
+class LinearContexts:
+    """The context of products and its rings, bottom prime first; no keys."""
 
     parameters: Parameters
-    torus: Any
-    torus_rings: tuple[Ring, ...]
     linear: Any
     linear_rings: tuple[Ring, ...]
 
@@ -47,17 +45,45 @@ class TrainingContexts:
             found.append(sqrt(found[-1] * ring.q))
         return tuple(found)
 
+    @property
+    def output(self) -> float:
+        """A value v leaves a bootstrap as the phase v / output: then it has this context's scale on its limbs."""
+        limbs = self.parameters.decoded_limbs
+        return prod(r.q for r in self.linear_rings[:limbs]) / self.scales[limbs - 1]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingContexts(LinearContexts):
+    """Both contexts and their rings, bottom prime first; no keys."""
+
+    torus: Any
+    torus_rings: tuple[Ring, ...]
+
 
 def make_training_contexts(parameters: Parameters) -> TrainingContexts:
     """Generate the contexts; BackendError when OpenFHE refuses the parameters."""
+    linear = make_linear_contexts(parameters)
     try:
-        torus, linear = torus_context(parameters), _linear(parameters)
+        torus = torus_context(parameters)
     except RuntimeError as e:
-        raise BackendError(f"OpenFHE refuses the parameters {parameters}: {e}") from None
-    return TrainingContexts(parameters, torus, rings_of(torus), linear, rings_of(linear))
+        raise _refused(parameters, e) from None
+    return TrainingContexts(parameters, linear.linear, linear.linear_rings, torus, rings_of(torus))
 
 
-def encrypted_in(contexts: TrainingContexts, zero: Any, message: F64, limbs: int) -> Any:
+def make_linear_contexts(parameters: Parameters) -> LinearContexts:
+    """The context of products alone: what encrypts, decrypts, and multiplies; BackendError as above."""
+    try:
+        linear = _linear(parameters)
+    except RuntimeError as e:
+        raise _refused(parameters, e) from None
+    return LinearContexts(parameters, linear, rings_of(linear))
+
+
+def _refused(parameters: Parameters, error: RuntimeError) -> BackendError:
+    return BackendError(f"OpenFHE refuses the parameters {parameters}: {error}")
+
+
+def encrypted_in(contexts: LinearContexts, zero: Any, message: F64, limbs: int) -> Any:
     """An encryption of zero on ``limbs`` limbs with N real numbers added.
 
     ValueError for what the limbs, or 62 bits, do not hold.
@@ -77,9 +103,7 @@ def encrypted_in(contexts: TrainingContexts, zero: Any, message: F64, limbs: int
 
 def setup_training_bootstrap(contexts: TrainingContexts, public_key: Any) -> None:
     """Precompute the transforms; values come out so that they have the linear context's scale on its limbs."""
-    p = contexts.parameters
-    output = prod(r.q for r in contexts.linear_rings[: p.decoded_limbs]) / contexts.scales[p.decoded_limbs - 1]
-    setup_bootstrap_in(contexts.torus, p, int(output), public_key)
+    setup_bootstrap_in(contexts.torus, contexts.parameters, int(contexts.output), public_key)
 
 
 def _linear(parameters: Parameters) -> Any:

@@ -14,52 +14,65 @@ import numpy as np
 from glyphc.ir.parameters import Parameters
 
 from .bridge import Mould, ring_in
-from .ckks_client import TrainingClient, _linear_secret, client_from_bytes
-from .ckks_contexts import make_training_contexts
-from .ckks_evaluator import automorphisms_of
+from .ckks_client import TrainingClient, client_from_bytes, client_of
+from .ckks_contexts import make_linear_contexts, make_training_contexts
+from .ckks_linear import automorphisms_of
 from .client import ternary_secret
 from .keygen import KeyPacker, Once, torus_parts
 from .keymoulds import automorphism_mould, key_shape
 from .randomness import require_own
 from .residues import Uniform, pack
 from .ring import Factor
-from .training_load import LINEAR_MULTIPLICATION, linear_part
+from .training_load import LINEAR_MULTIPLICATION, linear_part, training_part_names
 from .training_wire import mould_of
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
+I64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class TrainingKeyMaker:
-    """A fresh secret and the evaluation keys that follow from it."""
+    """A fresh secret and the evaluation keys that follow from it, for bootstraps on OpenFHE."""
 
     def __init__(self, parameters: Parameters, periods: Sequence[int]) -> None:
         require_own()
         contexts = make_training_contexts(parameters)
         self._once = Once()
-        self._parameters = parameters
+        self._contexts = contexts
         self._periods = tuple(periods)
         self._torus_secret = contexts.torus.KeyGen().secretKey
         self._ternary = ternary_secret(self._torus_secret, contexts.torus_rings)
-        self.client = TrainingClient(contexts, _linear_secret(contexts, self._ternary))
+        self.client = client_of(contexts, self._ternary)
+
+    def names(self) -> tuple[str, ...]:
+        """Of all parts."""
+        return training_part_names(self._contexts.parameters, self._periods)
 
     def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
-        """(name, bytes) of all keys, in the order of ``training_part_names``.
+        """(name, bytes) of all keys, in the order of :meth:`names`.
 
         seed: 32 fresh random bytes, public. BackendError the second time.
         """
         self._once.use()
-        contexts, p = self.client.contexts, self._parameters
+        contexts = self._contexts
         moduli = tuple(r.q for r in contexts.torus_rings)
-        yield from torus_parts(contexts.torus, self._torus_secret, self._ternary, moduli, p, seed)
-        linear, secret = contexts.linear, self.client.secret
-        linear.EvalMultKeyGen(secret)
-        mould = Mould.of(linear.GetEvalMultKeyVector(secret.GetKeyTag())[0], p.ring)
-        packer = KeyPacker(self._ternary, mould, tuple(r.q for r in contexts.linear_rings), seed)
-        name = LINEAR_MULTIPLICATION
-        yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), 1)
-        for index in automorphisms_of(p.ring, self._periods):
-            mould, name = automorphism_mould(linear, secret, index), linear_part(index)
-            yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), index)
+        yield from torus_parts(contexts.torus, self._torus_secret, self._ternary, moduli, contexts.parameters, seed)
+        yield from linear_parts(self.client, self._ternary, self._periods, seed)
+
+
+def linear_parts(
+    client: TrainingClient, ternary: I64, periods: Sequence[int], seed: bytes
+) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the linear context's keys. ternary: the client's secret, shape (N,)."""
+    contexts, ring = client.contexts, client.contexts.parameters.ring
+    linear, secret = contexts.linear, client.secret
+    linear.EvalMultKeyGen(secret)
+    mould = Mould.of(linear.GetEvalMultKeyVector(secret.GetKeyTag())[0], ring)
+    packer = KeyPacker(ternary, mould, tuple(r.q for r in contexts.linear_rings), seed)
+    name = LINEAR_MULTIPLICATION
+    yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), 1)
+    for index in automorphisms_of(ring, periods):
+        mould, name = automorphism_mould(linear, secret, index), linear_part(index)
+        yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), index)
 
 
 class FreshCiphertexts:
@@ -96,4 +109,4 @@ def stored_client(parameters: Parameters, secret: bytes) -> TrainingClient:
 
     BackendError when the secret is not one of these parameters, or OpenFHE refuses them.
     """
-    return client_from_bytes(make_training_contexts(parameters), secret)
+    return client_from_bytes(make_linear_contexts(parameters), secret)

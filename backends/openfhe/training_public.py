@@ -14,7 +14,7 @@ import numpy as np
 from glyphc.ir.parameters import Parameters
 
 from .bridge import BridgeError, Mould
-from .ckks_contexts import encrypted_in, make_training_contexts
+from .ckks_contexts import encrypted_in, make_linear_contexts
 from .library import fhe
 from .randomness import require_own
 from .residues import Uniform, pack, unpack_towers
@@ -32,7 +32,7 @@ class PublicEncryptor:
     """
 
     def __init__(self, parameters: Parameters, key: bytes, seed: bytes) -> None:
-        self._contexts = make_training_contexts(parameters)
+        self._contexts = make_linear_contexts(parameters)
         self._ring = parameters.ring
         linear, moduli = self._contexts.linear, tuple(r.q for r in self._contexts.linear_rings)
         stream = Uniform(seed, PUBLIC_STREAM)

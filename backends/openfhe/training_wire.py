@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .bridge import BridgeError, Mould
-from .ckks_evaluator import TrainingKeys
+from .ckks_linear import LinearKeys
 from .library import fhe
 from .residues import Uniform, pack, unpack_towers, width
 
@@ -24,7 +24,7 @@ class TrainingWire:
     examples: Mapping[int, Mould]
 
     @staticmethod
-    def of(keys: TrainingKeys) -> TrainingWire:
+    def of(keys: LinearKeys) -> TrainingWire:
         """For all numbers of limbs of the linear context of these keys."""
         p, context = keys.contexts.parameters, keys.contexts.linear
         examples = {p.linear_limbs: keys.zero}

@@ -18,6 +18,7 @@ from .cost import (
     CostModel,
     Machine,
 )
+from .training_figures import TORUS_FIGURES, TRAINING_FIGURES
 
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
@@ -86,6 +87,7 @@ KERNELS = CostModel(
     fresh=0.0018,
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),
+    training=replace(TRAINING_FIGURES, to_torus=0.01, from_torus=0.05, series=0.13, mask=0.01, slot_product=0.02),
     engine="kernels",
     limbs=2,
 )
@@ -100,11 +102,12 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
     """The model of an engine: the part of a user's model that was measured there, or what ships with glyphc.
 
     Where a user measured OpenFHE alone, the kernels' seconds are the shipped ones times measured over shipped of
-    OpenFHE's reference bootstrap, so that all prices are of one machine.
+    OpenFHE's reference bootstrap, so that all prices are of one machine. The linear algebra of training is OpenFHE's.
     """
     if engine != "kernels":
         return model
-    return replace(model.kernels or _scaled(model), slots=model.slots)
+    found = model.kernels or _scaled(model)
+    return replace(found, slots=model.slots, training=replace(found.training, rows=model.training.rows))
 
 
 def _scaled(model: CostModel) -> CostModel:
@@ -115,8 +118,10 @@ def _scaled(model: CostModel) -> CostModel:
     configurations = tuple(
         replace(c, costs=tuple(_scaled_row(row, ratio) for row in c.costs)) for c in KERNELS.configurations
     )
+    training = {name: getattr(KERNELS.training, name) * ratio for name in TORUS_FIGURES}
     return replace(
         KERNELS,
+        training=replace(KERNELS.training, **training),
         product=KERNELS.product * ratio,
         automorphism=KERNELS.automorphism * ratio,
         switch=KERNELS.switch * ratio,

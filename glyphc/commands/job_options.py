@@ -38,6 +38,11 @@ _OPTIONS = (
     click.option("--weight-decay", type=float, help="Of weights, not of biases. [default: 0]"),
     click.option("--freeze", metavar="LAYER,...", help="Layers that keep their weights. [default: none]"),
     click.option(
+        "--train-convolutions",
+        is_flag=True,
+        help="Train convolutions, too; encrypted, the one that reads the samples, or what frozen layers make of them.",
+    ),
+    click.option(
         "--init",
         type=click.Choice(["model", "zeros", "random"]),
         default="model",
@@ -64,6 +69,12 @@ _OPTIONS = (
         "--margin", type=float, help="How many times larger ranges are. [default: 1.15; more for few samples]"
     ),
     click.option("--clip", type=float, help="Largest norm of what the trained layers read; longer samples are scaled."),
+    click.option(
+        "--clip-errors",
+        type=float,
+        metavar="E",
+        help="Errors of a sample that are sent back through an activation stay below this, softly: E tanh(e / E).",
+    ),
     click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE."),
 )
 
@@ -101,6 +112,7 @@ def job_of(
     nesterov: bool,
     weight_decay: float | None,
     freeze: str | None,
+    train_convolutions: bool,
     init: str,
     seed: int,
     logit_range: float | None,
@@ -109,7 +121,9 @@ def job_of(
     trial_labels: str | None,
     margin: float | None,
     clip: float | None,
+    clip_errors: float | None,
     insecure_ring: int | None,
+    keep_on: str = "client",
 ) -> Job:
     """What these options ask for, of data and labels, or of so many samples that others have.
 
@@ -118,7 +132,7 @@ def job_of(
     """
     from glyphc.analysis.security import check_insecure_ring
     from glyphc.sources import read_model
-    from glyphc.train.job import Options, RangeSource, make_job, make_owned_job
+    from glyphc.train.job import Keeper, Options, RangeSource, make_job, make_owned_job
     from glyphc.train.optimizers import SGD
     from glyphc.train.section import Defaults, schedule_of
 
@@ -166,6 +180,9 @@ def job_of(
         source,
         margin,
         clip,
+        train_convolutions,
+        clip_errors,
+        Keeper(keep_on),
     )
     if own is not None and y is not None:
         job = make_job(read.graph, own, y, options, trial)
@@ -203,11 +220,15 @@ def describe(job: Job, how: str) -> None:
     click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
     if job.clipped:
         click.echo(f"{job.clipped} of {len(job.x)} samples are scaled down to a norm of {job.radius:.3g}", err=True)
-    if fixed := fixed_layers(job.network):
+    if fixed := fixed_layers(job.network, job.program.slots):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
 
 
 _PLAN_OPTIONS = (
+    click.option(
+        "--engine",
+        help="What bootstraps (see 'glyphc engines'): kernels or openfhe. [default: the first that takes the run]",
+    ),
     click.option("--why", is_flag=True, help="Show why each layer is computed as it is."),
     click.option("--dry-run", is_flag=True, help="Say what the run is going to take, and stop before keys are made."),
     click.option(
@@ -232,22 +253,28 @@ def bytes_of(memory: float | None) -> float | None:
 
 def planned_by(
     job: Job,
+    engine: str | None,
     why: bool,
     dry_run: bool,
-    check: Callable[[Plan], None],
+    check: Callable[[Plan, str], None],
     what: str,
     owned: bool = False,
 ) -> Callable[[Plan], None]:
     """What is told the plan of a run: it shows it, and ends the command if that is all that was asked for.
 
-    check: of limits; what: becomes of the server's folder; owned: by owners of data, who encrypt the batches.
+    engine: that was asked for; check: of a plan's limits on an engine; what: becomes of the server's folder; owned: by
+    owners of data, who encrypt the batches.
     """
     from glyphc.exchange.training_client import program_of
+    from glyphc.exchange.training_engines import training_engine
     from glyphc.exchange.training_room import folder_bytes
 
     def planned(plan: Plan) -> None:
-        show_plan(plan, job, why, f"{folder_bytes(program_of(job, plan), owned) / 1e9:.2f} GB {what}")
-        check(plan)
+        chosen, reason = training_engine(plan.parameters, engine)
+        size = f"{folder_bytes(program_of(job, plan), chosen, owned) / 1e9:.2f} GB {what}"
+        click.echo(f"engine: {chosen}{f' ({reason})' if reason else ''}", err=True)
+        show_plan(plan, job, chosen, why, size)
+        check(plan, chosen)
         if dry_run:
             click.echo("nothing was encrypted (--dry-run)")
             raise click.exceptions.Exit(0)
@@ -255,16 +282,17 @@ def planned_by(
     return planned
 
 
-def show_plan(plan: Plan, job: Job, why: bool, size: str) -> None:
-    """Say what an encrypted run is going to take, and why it is planned so."""
+def show_plan(plan: Plan, job: Job, engine: str, why: bool, size: str) -> None:
+    """Say what an encrypted run is going to take on an engine, and why it is planned so."""
     from glyphc.analysis import cost_file
+    from glyphc.analysis.kernels_cost import for_engine
     from glyphc.diagnostics import why as explained
     from glyphc.progress import duration
     from glyphc.train.planning import source_text
     from glyphc.train.predict import different_batches, predict
 
     steps = job.options.steps
-    found = predict(plan, steps, cost_file.current(), different_batches(job.batches, steps))
+    found = predict(plan, steps, for_engine(cost_file.current(), engine), different_batches(job.batches, steps))
     at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
     beside = f"keys {duration(found.key_seconds)} and encryption {duration(found.encrypt_seconds)} of it"
     if plan.server.micros > 1:
@@ -277,7 +305,7 @@ def show_plan(plan: Plan, job: Job, why: bool, size: str) -> None:
         err=True,
     )
     click.echo(f"predicted: {size}", err=True)
-    click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision}", err=True)
+    click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision(engine)}", err=True)
     if why:
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):
             click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)
@@ -286,12 +314,13 @@ def show_plan(plan: Plan, job: Job, why: bool, size: str) -> None:
 def show_longer(longer: Longer) -> None:
     """Say what the steps to come of a run that goes on are going to take."""
     from glyphc.analysis import cost_file
+    from glyphc.analysis.kernels_cost import for_engine
     from glyphc.exchange.training_room import batch_bytes
     from glyphc.progress import duration
     from glyphc.train.predict import predict
 
     plan, new = longer.plan, len(longer.numbers)
-    found = predict(plan, longer.steps, cost_file.current(), new)
+    found = predict(plan, longer.steps, for_engine(cost_file.current(), longer.engine), new)
     click.echo(f"{longer.job.options.optimizer}; {longer.steps} steps to come", err=True)
     at = f"{found.step_seconds:.3g} s a step with {found.bootstraps} bootstraps"
     whole = duration(longer.steps * found.step_seconds)

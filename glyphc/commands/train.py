@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: in floating point, no encryption.",
 )
+@click.option(
+    "--keep-on",
+    type=click.Choice(["client", "server"]),
+    default="client",
+    show_default=True,
+    help="Who computes what is frozen before the trained layers: the client, once and in the clear, or the server in "
+    "every step, which takes longer.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, from its last step.")
 @click.option("--monitor", is_flag=True, help="Show the loss before every step. Decrypts the weights: the client's.")
 def train_command(
@@ -35,6 +43,7 @@ def train_command(
     mode: str,
     resume: bool,
     monitor: bool,
+    engine: str | None,
     why: bool,
     dry_run: bool,
     memory: float | None,
@@ -51,7 +60,8 @@ def train_command(
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
     only. Encryption trains the last dense layers, as many as there are, with one activation between two of them, and
     sigmoids (also for classes: one output against the rest), a softmax or numbers at the end. Layers before them must
-    be frozen and are the client's. Convolutions keep their weights always.
+    be frozen and are the client's, or the server's (--keep-on). Convolutions keep their weights, unless
+    --train-convolutions is given: then one that reads the samples is trained, too.
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
 
@@ -98,10 +108,12 @@ def train_command(
         except ArtifactError as e:
             raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
 
-    shown = planned_by(job, why, dry_run, lambda plan: check_memory(plan, allowed), "on disk until it ends")
+    shown = planned_by(
+        job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "on disk until it ends"
+    )
     planned = shown if mode == "encrypted" else lambda plan: None
     try:
-        report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed)
+        report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed, engine)
     except KeyboardInterrupt:
         if folder.exists():
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)

@@ -12,6 +12,7 @@ from glyphc.errors import GlyphcError
 
 from .job_options import bytes_of, describe, job_of, job_options, owned_options, plan_options, planned_by
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
+from .training_offer import accept_command, offer_command
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
@@ -25,6 +26,10 @@ def training_group() -> None:
     """
 
 
+training_group.add_command(offer_command)
+training_group.add_command(accept_command)
+
+
 @training_group.command("prepare")
 @job_options
 @plan_options
@@ -35,6 +40,7 @@ def prepare_command(
     client_folder: Path,
     server_folder: Path,
     passphrase: bool,
+    engine: str | None,
     why: bool,
     dry_run: bool,
     memory: float | None,
@@ -62,21 +68,23 @@ def prepare_command(
     phrase = _new_passphrase() if passphrase and not dry_run else None
     planned = planned_by(
         job,
+        engine,
         why,
         dry_run,
-        lambda plan: check_memory(plan, allowed),
+        lambda plan, name: check_memory(plan, name, allowed),
         "to upload",
     )
     progress = reporter()
     try:
         source = onnx_file(chosen["model"])
-        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source)
+        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source, engine=engine)
     finally:
         progress.done()
     batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
     click.echo(f"{'server':18} {os.fspath(server_folder)}: {batches}, {done.server_bytes:,} bytes")
     click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
     click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
+    click.echo(f"{'engine':18} {done.engine}: the evaluation keys are for it")
     click.echo(f"{'ranges':18} {done.source}")
     if done.reach is not None:
         click.echo(f"{'range used':18} {done.reach:.0%} in the trial run")
@@ -94,6 +102,7 @@ def invite_command(
     server_folder: Path,
     spec: Path,
     passphrase: bool,
+    engine: str | None,
     why: bool,
     dry_run: bool,
     memory: float | None,
@@ -122,21 +131,23 @@ def invite_command(
     phrase = _new_passphrase() if passphrase and not dry_run else None
     planned = planned_by(
         job,
+        engine,
         why,
         dry_run,
-        lambda plan: check_memory(plan, allowed),
+        lambda plan, name: check_memory(plan, name, allowed),
         "to upload",
         owned=True,
     )
     progress = reporter()
     try:
         source = onnx_file(chosen["model"])
-        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source, spec)
+        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source, spec, engine)
     finally:
         progress.done()
     click.echo(f"{'server':18} {os.fspath(server_folder)}: {done.batches} batches are to come from owners")
     click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
     click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
+    click.echo(f"{'engine':18} {done.engine}: the evaluation keys are for it")
     click.echo(f"{'ranges':18} {done.source}")
     click.echo(f"{'specification':18} {spec_digest(spec)}: tell owners by another way than the file goes")
     _wrote(spec)
@@ -177,7 +188,8 @@ def contribute_command(spec: Path, data: str, labels: str, first: int, seed: int
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="The server's folder.")
 @click.option("--steps", type=click.IntRange(1), help="Stop after so many steps in all. [default: those planned]")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one, from its last step.")
-def run_command(server_folder: Path, steps: int | None, resume: bool) -> None:
+@click.option("--engine", help="Refuse keys of another engine than this one. [default: the one they were made for]")
+def run_command(server_folder: Path, steps: int | None, resume: bool, engine: str | None) -> None:
     """The server: train on what is in its folder. Needs no secret, no model, no data.
 
     The encrypted weights are saved after every step; the last ones are the file trained.state, for the client.
@@ -188,7 +200,7 @@ def run_command(server_folder: Path, steps: int | None, resume: bool) -> None:
 
     _warn(program_parameters(server_folder / PROGRAM))
     try:
-        report = run_training(server_folder, steps, resume, reporter())
+        report = run_training(server_folder, steps, resume, reporter(), engine=engine)
     except KeyboardInterrupt:
         click.echo("\nstopped; go on later with the same command and --resume", err=True)
         raise click.exceptions.Exit(130) from None

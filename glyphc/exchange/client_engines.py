@@ -19,6 +19,7 @@ from .parts import Place
 
 if TYPE_CHECKING:
     from glyphc.backends.openfhe.bridge import CiphertextMould
+    from glyphc.backends.openfhe.ckks_client import TrainingClient
     from glyphc.backends.openfhe.client import ClientKeys
 
 Message = npt.NDArray[Any]
@@ -63,6 +64,30 @@ def key_maker(
 
         return FileMaker(parameters, encrypted, weights)
     return PackedMaker(parameters, encrypted, weights)
+
+
+class TrainingMaker(Protocol):
+    """A fresh secret and the keys of a training run that follow from it."""
+
+    @property
+    def client(self) -> TrainingClient: ...
+
+    def names(self) -> Sequence[str]:
+        """Of all parts."""
+
+    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of all evaluation keys. seed: 32 fresh random bytes, public."""
+
+
+def training_key_maker(engine: str, parameters: Parameters, periods: Sequence[int]) -> TrainingMaker:
+    """The one for what bootstraps; BackendError when OpenFHE refuses the parameters, or the kernels do."""
+    if engine == "kernels":
+        from glyphc.backends.kernels.training_fresh import KernelsTrainingKeyMaker
+
+        return KernelsTrainingKeyMaker(parameters, periods)
+    from glyphc.backends.openfhe.training_fresh import TrainingKeyMaker
+
+    return TrainingKeyMaker(parameters, periods)
 
 
 class PackedMaker:

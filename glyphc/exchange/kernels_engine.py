@@ -37,15 +37,9 @@ class KernelsServerEngine:
         return part_names(self._parameters, self._schedule.client.encrypted)
 
     def warm_up(self, stage: Callable[[str], None]) -> None:
-        from glyphc.backends.errors import BackendError
-        from glyphc.backends.kernels import selftest
-        from glyphc.backends.kernels.warm import FIRST_USE, compiled, exercise
+        from glyphc.backends.kernels.warm import ready
 
-        problem = selftest.problem()
-        if problem is not None:
-            raise BackendError(f"{problem}; these keys are for the engine 'kernels' alone")
-        stage("load kernels" if compiled() else FIRST_USE)
-        exercise()
+        ready(stage)
 
     def load(self, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]) -> int:
         from glyphc.backends.kernels.exchange import Exchange

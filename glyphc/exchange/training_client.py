@@ -45,10 +45,12 @@ from glyphc.train.plan import Plan
 from glyphc.train.planning import checked, plan_of, source_text
 from glyphc.train.predict import memory_bytes, require_memory
 from glyphc.train.ranges import Ranges
-from glyphc.train.step import with_weights
 
 from .client import SECRET_FILE
+from .client_engines import training_key_maker
+from .engines import key_form
 from .secret import check_apart, check_mode, needs_passphrase, read_secret, write_secret
+from .training_engines import training_engine
 from .training_files import (
     BATCHES,
     INITIAL,
@@ -71,7 +73,7 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.floating[Any]]
 
 JOB_FILE = "training.job"
-_JSON = TypedJSON({Schedule: SCHEDULES | {Followed.name: Followed}})
+RECORD_JSON = TypedJSON({Schedule: SCHEDULES | {Followed.name: Followed}})
 # Decrypted weights are far below this; what was not encrypted with this secret decrypts to anything.
 _LARGEST = 2.0**24
 
@@ -81,6 +83,7 @@ class JobRecord:
     """What is kept of a job beside its network. loss: its name; samples, batch: how many; ranges: of its plan.
 
     target: the largest magnitude of a target that its bounds allow for. turns, earlier: of a run that goes on.
+    engine: that the evaluation keys are for.
     """
 
     options: Options
@@ -91,12 +94,13 @@ class JobRecord:
     target: float = 1.0
     turns: tuple[Turn, ...] = ()
     earlier: tuple[Earlier, ...] = ()
+    engine: str = "openfhe"
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What was written. server_bytes: of the server's folder; reach: how much of the ranges the run is going to use,
-    where that was tried; source: of the ranges, for people."""
+    where that was tried; source: of the ranges, for people; engine: that the keys are for."""
 
     steps: int
     batches: int
@@ -105,6 +109,7 @@ class Prepared:
     reach: float | None
     source: str
     parameters: Parameters
+    engine: str
 
 
 def plan_steps(job: Job, earlier: tuple[Earlier, ...] = ()) -> tuple[Plan, TrainingProgram]:
@@ -129,29 +134,33 @@ def prepare(
     memory: float | None = None,
     model: bytes | None = None,
     spec: Path | None = None,
+    engine: str | None = None,
+    rehearse: bool = True,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
     ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
-    spec: where to write what owners of data need, who encrypt the batches then.
+    spec: where to write what owners of data need, who encrypt the batches then. rehearse: whether the run is done in
+    the clear first; not where others have found the ranges. engine: what bootstraps on the server, by default the first
+    that takes the run.
 
-    GlyphcError when the secret would lie in the server's folder, TrainingError when training would diverge or leave
-    what encryption computes (found out in the clear, beforehand), ArtifactError when files are in the way,
-    EnvironmentSetupError when OpenFHE is missing or room is short.
+    GlyphcError when the secret would lie in the server's folder, or the engine takes no such run, TrainingError when
+    training would diverge or leave what encryption computes (found out in the clear, beforehand), ArtifactError when
+    files are in the way, EnvironmentSetupError when OpenFHE is missing or room is short.
     """
     check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
-    reach = checked(job, plan)
+    reach = checked(job, plan) if rehearse else None
+    chosen, _ = training_engine(plan.parameters, engine)
     planned(plan)
-    check_memory(plan, memory)
-    write_run(job, plan, program, client, server, passphrase, reporter, model, spec)
+    check_memory(plan, chosen, memory)
+    write_run(job, plan, program, client, server, passphrase, chosen, reporter, model, spec)
     size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
     ciphertexts = len(program.outline.data)
-    return Prepared(
-        program.outline.steps, program.outline.batches, ciphertexts, size, reach, source_text(job), plan.parameters
-    )
+    outline = program.outline
+    return Prepared(outline.steps, outline.batches, ciphertexts, size, reach, source_text(job), plan.parameters, chosen)
 
 
 def write_run(
@@ -161,11 +170,12 @@ def write_run(
     client: Path,
     server: Path,
     passphrase: str | None,
+    engine: str,
     reporter: Reporter,
     model: bytes | None = None,
     spec: Path | None = None,
 ) -> None:
-    """Make keys and encrypt everything that a planned run needs; errors of :func:`prepare`."""
+    """Make keys for an engine and encrypt everything that a planned run needs; errors of :func:`prepare`."""
     from glyphc.backends.errors import BackendError
 
     places = [server / name for name in (PROGRAM, KEYS, BATCHES, INITIAL)]
@@ -181,18 +191,18 @@ def write_run(
         with removed_after_errors(places), key_tables():
             make_folder(client, 0o700)
             make_folder(server, 0o777)
-            check_room(program, server)
-            _Preparation(job, plan, program, client, server, passphrase, reporter, model, spec).run()
+            check_room(program, server, engine)
+            _Preparation(job, plan, program, client, server, passphrase, engine, reporter, model, spec).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
 
 
-def check_memory(plan: Plan, memory: float | None) -> None:
+def check_memory(plan: Plan, engine: str, memory: float | None) -> None:
     """EnvironmentSetupError for a server that takes more than ``memory`` bytes; None: those of ``glyphc.ir.memory``."""
     if memory is None:
-        require_memory(plan, limit(), f"the limit ({VARIABLE})")
+        require_memory(plan, engine, limit(), f"the limit ({VARIABLE})")
     else:
-        require_memory(plan, memory, "allowed (--memory)")
+        require_memory(plan, engine, memory, "allowed (--memory)")
 
 
 class _Preparation:
@@ -204,6 +214,7 @@ class _Preparation:
         client: Path,
         server: Path,
         passphrase: str | None,
+        engine: str,
         reporter: Reporter,
         model: bytes | None,
         spec: Path | None,
@@ -211,7 +222,7 @@ class _Preparation:
         self.model, self.spec = model, spec
         self.job, self.plan, self.program = job, plan, program
         self.client, self.server, self.passphrase = client, server, passphrase
-        self.reporter = reporter
+        self.engine, self.reporter = engine, reporter
         self.key = ""
 
     def run(self) -> None:
@@ -226,7 +237,7 @@ class _Preparation:
             self._state()
         finally:
             release_all_keys()
-        self.program.save(self.server / PROGRAM, int(memory_bytes(self.plan)))
+        self.program.save(self.server / PROGRAM, int(memory_bytes(self.plan, self.engine)))
         self._job_file()
         # nothing should be found out only when the weights come back
         TrainingClientFiles.load(self.client / JOB_FILE)
@@ -234,14 +245,15 @@ class _Preparation:
         write_secret(self.client / SECRET_FILE, header, self._secret, self.passphrase)
 
     def _keys(self) -> None:
-        from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, TrainingKeyMaker
-        from glyphc.backends.openfhe.training_load import training_part_names
+        from glyphc.backends.openfhe.training_fresh import FreshCiphertexts
         from glyphc.backends.openfhe.training_wire import TrainingWire
 
         p, outline, seed = self.plan.parameters, self.program.outline, os.urandom(32)
-        maker = TrainingKeyMaker(p, outline.periods)
-        self.reporter.stage("generate keys", len(training_part_names(p, outline.periods)))
-        with Writer(self.server / KEYS, TrainingKeysHeader(self.program.fingerprint, seed.hex())) as writer:
+        maker = training_key_maker(self.engine, p, outline.periods)
+        self.reporter.stage("generate keys", len(maker.names()))
+        form = key_form(self.engine, p)
+        header = TrainingKeysHeader(self.program.fingerprint, seed.hex(), self.engine, form)
+        with Writer(self.server / KEYS, header) as writer:
             for name, data in maker.parts(seed):
                 writer.add(name, data)
                 self.reporter.advance(1, name)
@@ -278,6 +290,8 @@ class _Preparation:
             for at, (name, limbs) in enumerate(self.program.outline.state):
                 message, planned = start[name]
                 assert planned == limbs, name
+                if name in self.program.outline.kept:  # the server adds its weights
+                    message = np.zeros_like(message)
                 fresh = _encrypted(self._fresh, name, message, limbs, Uniform(seed, name))
                 ciphertext = self._wire.read_fresh(fresh, limbs, Uniform(seed, name))
                 writer.add(part_name(at), self._wire.write(ciphertext, limbs))
@@ -288,7 +302,13 @@ class _Preparation:
         radius = job.widest if job.options.source is RangeSource.BOUNDS else job.radius
         batches, target = job.batches, float(np.abs(job.y).max(initial=1.0))
         record = JobRecord(
-            replace(job.options, clip=radius), job.loss.name, batches.samples, batches.batch, self.plan.ranges, target
+            replace(job.options, clip=radius),
+            job.loss.name,
+            batches.samples,
+            batches.batch,
+            self.plan.ranges,
+            target,
+            engine=self.engine,
         )
         write_job(self.client / JOB_FILE, self.program, self.key, job.network, record, self.model)
 
@@ -323,7 +343,7 @@ def write_job(
     """What the client keeps of a run. model: the ONNX file that the network was read from."""
     with Writer(path, TrainingJobHeader(program.fingerprint, key), secret=True) as writer:
         writer.add("network", to_text(network).encode())
-        writer.add("job", _JSON.text(record, JobRecord).encode())
+        writer.add("job", RECORD_JSON.text(record, JobRecord).encode())
         if model is not None:
             writer.add("model", model)
 
@@ -345,7 +365,7 @@ class TrainingClientFiles:
             try:
                 network = parse(reader.read("network").decode())
                 verify(network)
-                record: JobRecord = _JSON.read(reader.read("job").decode(), JobRecord)
+                record: JobRecord = RECORD_JSON.read(reader.read("job").decode(), JobRecord)
                 job = job_of_record(network, record)
             except (IRError, UnicodeDecodeError, ValueError, KeyError, GlyphcError) as e:
                 raise e if isinstance(e, ArtifactError) else reader.damaged(f"its job is unreadable ({e})") from None
@@ -365,7 +385,8 @@ class TrainingClientFiles:
 def finish(
     client: Path, state: Path, passphrase: str | None = None, steps: int | None = None
 ) -> tuple[Graph, Parameters]:
-    """The trained network, and the parameters it was trained with, from the client's folder and a server's state.
+    """The trained network, and the parameters it was trained with, from the client's folder and a server's state. Of an
+    offer of the server's what comes behind its own layers.
 
     steps: after how many the state must be, by default all. ArtifactError for a damaged file, one of another run or of
     another step, before anything is decrypted; SecretError for a wrong passphrase.
@@ -373,7 +394,7 @@ def finish(
     files = TrainingClientFiles.load(client / JOB_FILE)
     wanted = files.program.outline.steps if steps is None else steps
     messages = decrypted_state(client, files, state, wanted, passphrase)
-    return with_weights(files.job.network, files.plan.weights(messages, wanted)), files.plan.parameters
+    return files.job.trained(files.plan.weights(messages, wanted)), files.plan.parameters
 
 
 def decrypted_state(

@@ -73,7 +73,8 @@ class Continuation:
 @dataclass(frozen=True, eq=False)
 class Longer:
     """A run that goes on, before anything of it is written. numbers: of the new batches; tried: what is known of the
-    ranges, for people; reach: how much of them is going to be used, as a share, where that was tried."""
+    ranges, for people; engine: that the keys are for; reach: how much of the ranges is going to be used, as a share,
+    where that was tried."""
 
     job: Job
     plan: Plan
@@ -81,6 +82,7 @@ class Longer:
     steps: int
     numbers: range
     tried: str
+    engine: str
     reach: float | None = None
 
 
@@ -119,6 +121,11 @@ def go_on(
     check_apart(client, update)
     reporter = reporter or Silent()
     files = TrainingClientFiles.load(client / JOB_FILE)
+    if files.program.outline.kept:
+        raise TrainingError(
+            "a run with frozen layers on the server does not go on: only the server could find out whether its ranges "
+            "hold, and 'offer' has no form for that yet; ask for an offer of more steps"
+        )
     after = files.program.outline.steps if how.after is None else how.after
     new = None if data is None else _New.of(files, data, how.seed)
     start = None
@@ -135,7 +142,7 @@ def go_on(
         if new is not None and longer.numbers:
             _write_batches(client, update, files, longer, new, passphrase, reporter)
         # a folder that is not complete has no program
-        longer.program.save(update / PROGRAM, int(memory_bytes(longer.plan)))
+        longer.program.save(update / PROGRAM, int(memory_bytes(longer.plan, record.engine)))
         write_job(client / JOB_FILE, longer.program, files.key, files.job.network, record, model)
     size = sum(p.stat().st_size for p in update.rglob("*") if p.is_file())
     return Continued(longer.program.outline.steps, len(longer.numbers), 0 if new is None else new.clipped, size)
@@ -230,12 +237,13 @@ def _longer(
         )
     if trial is None:
         _check_bounds(job, plan, record, start)
-        return Longer(job, plan, program, steps, numbers, f"bounds of the run {began} hold")
+        return Longer(job, plan, program, steps, numbers, f"bounds of the run {began} hold", record.engine)
     x, y = _read(job, trial)
     batches = Batches(len(x), min(record.batch, len(x)), record.options.seed)
     options = replace(record.options, source=RangeSource.TRIAL)
     reach = foresee(job_of(job.network, job.loss, options, batches, x, y, plan.ranges), plan, start).reach
-    return Longer(job, plan, program, steps, numbers, f"a run in the clear on {len(x)} samples, {began}", reach)
+    tried = f"a run in the clear on {len(x)} samples, {began}"
+    return Longer(job, plan, program, steps, numbers, tried, record.engine, reach)
 
 
 def _check_bounds(job: Job, plan: Plan, record: JobRecord, start: State | None) -> None:

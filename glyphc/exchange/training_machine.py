@@ -16,10 +16,11 @@ from glyphc.storage.container import Reader
 from glyphc.storage.headers import TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
+from .training_engines import check_form, loaded, part_names, warm_up
 from .training_files import ProgramFile, check_run, part_name
 
 if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
     from glyphc.backends.openfhe.training_wire import TrainingWire
 
 
@@ -35,10 +36,10 @@ def check_memory(program: ProgramFile) -> None:
 
 def load_machine(
     keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter
-) -> tuple[ExitStack, OpenFHECKKS, TrainingWire]:
+) -> tuple[ExitStack, LinearCKKS, TrainingWire]:
     """The machine and its ciphertexts' form, from verified keys. The stack releases what OpenFHE holds of them.
 
-    ArtifactError for keys that are not those of the program, ParameterError for what OpenFHE refuses,
+    ArtifactError for keys that are not those of the program, ParameterError for what the engine refuses,
     EnvironmentSetupError when OpenFHE is missing.
     """
     tables = ExitStack()
@@ -51,33 +52,34 @@ def load_machine(
 
 def _loaded(
     keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter, tables: ExitStack
-) -> tuple[OpenFHECKKS, TrainingWire]:
+) -> tuple[LinearCKKS, TrainingWire]:
+    parameters, periods = program.parameters, program.outline.periods
+    engine = check_form(keys, parameters)
     try:
-        from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
         from glyphc.backends.openfhe.keys import key_tables, release_all_keys
         from glyphc.backends.openfhe.residues import ResidueError
-        from glyphc.backends.openfhe.training_load import load_training_keys, training_part_names
         from glyphc.backends.openfhe.training_wire import TrainingWire
 
         tables.enter_context(key_tables())
+        warm_up(engine, lambda name: reporter.stage(name, 1))
     except BackendError as e:
         raise EnvironmentSetupError(str(e)) from None
     tables.callback(release_all_keys)
-    parameters, periods = program.parameters, program.outline.periods
     try:
         with refusals():
-            names = training_part_names(parameters, periods)
+            names = part_names(engine, parameters, periods)
         keys.expect([(name, keys.parts[name].size if name in keys.parts else 0) for name in names])
         reporter.stage("load keys", len(names))
         seed = read_seed(keys.header.seed, keys)
         with refusals():
-            loaded = load_training_keys(parameters, periods, seed, keys.read, lambda name: reporter.advance(1, name))
+            machine, linear = loaded(
+                engine, parameters, periods, seed, keys.read, lambda name: reporter.advance(1, name)
+            )
+            return machine, TrainingWire.of(linear)
     except ResidueError as e:
         raise keys.damaged(str(e)) from None
     except BackendError as e:
         raise ParameterError(str(e)) from None
-    with refusals():
-        return OpenFHECKKS(loaded), TrainingWire.of(loaded)
 
 
 def read_state(path: Path, program: ProgramFile, key: str, wire: TrainingWire) -> tuple[dict[str, Any], int]:

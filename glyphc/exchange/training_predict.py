@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis import cost_file
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError
 from glyphc.ir.instructions.text import CKKS
@@ -83,7 +84,8 @@ def make_request(
                 except ValueError as e:
                     raise DataError(f"{name}: {e}, so it cannot be encrypted; scale the samples") from None
     moved = int((np.abs(within - features).reshape(len(features), -1).max(axis=1) > 0).sum())
-    return Requested(len(samples), passes, len(outline.data), moved, pass_seconds(inference, cost_file.current()))
+    cost = for_engine(cost_file.current(), files.record.engine)
+    return Requested(len(samples), passes, len(outline.data), moved, pass_seconds(inference, cost))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,24 +17,33 @@ _MARGIN = 1.05
 _LINEAR_DIGITS = 2
 
 
-def folder_bytes(program: TrainingProgram, owned: bool = False) -> float:
+def folder_bytes(program: TrainingProgram, engine: str, owned: bool = False) -> float:
     """Of the server's folder as it is prepared. Keys and batches are there without their uniform halves, but for
-    batches of ``owned`` data, which are encrypted under the public key.
+    batches of ``owned`` data, which are encrypted under the public key. engine: that the keys are for.
 
     The first call for parameters makes small keys in OpenFHE, to learn how many the bootstrap has.
     """
-    from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
-    from glyphc.backends.openfhe.training_load import training_part_names
+    from glyphc.backends.openfhe.training_load import linear_part_names
 
     p, outline = program.parameters, program.outline
-    bootstrap = len(bootstrap_automorphisms(p)) + 1
-    linear = len(training_part_names(p, outline.periods)) - bootstrap
-    torus_key = _key_bytes(p, p.depth + 1, p.scaling_bits, p.large_digits)
-    keys = bootstrap * torus_key + linear * _key_bytes(p, p.linear_limbs, p.linear_bits, _LINEAR_DIGITS)
+    linear = len(linear_part_names(p, outline.periods))
+    keys = _bootstrap_keys(p, engine) + linear * _key_bytes(p, p.linear_limbs, p.linear_bits, _LINEAR_DIGITS)
     limb = p.ring * _width(p.linear_bits)
     batches = outline.batches * batch_bytes(program) * (2 if owned else 1)
     state = 2 * limb * sum(limbs for _, limbs in outline.state)
     return _MARGIN * (keys + batches + state + sum(map(len, program.codes)))
+
+
+def _bootstrap_keys(p: Parameters, engine: str) -> int:
+    if engine == "kernels":
+        from glyphc.backends.kernels.keyfiles import file_bytes
+        from glyphc.backends.kernels.shape import EngineShape
+
+        return file_bytes(EngineShape(p))
+    from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
+
+    count = len(bootstrap_automorphisms(p)) + 1
+    return count * _key_bytes(p, p.depth + 1, p.scaling_bits, p.large_digits)
 
 
 def batch_bytes(program: TrainingProgram) -> float:
@@ -43,9 +52,9 @@ def batch_bytes(program: TrainingProgram) -> float:
     return float(p.ring * _width(p.linear_bits) * sum(limbs for _, limbs in program.outline.data))
 
 
-def check_room(program: TrainingProgram, server: Path) -> None:
+def check_room(program: TrainingProgram, server: Path, engine: str) -> None:
     """EnvironmentSetupError when the server's folder, which exists, has no room for what is prepared."""
-    needed, free = folder_bytes(program), shutil.disk_usage(server).free
+    needed, free = folder_bytes(program, engine), shutil.disk_usage(server).free
     if needed > free:
         raise EnvironmentSetupError(
             f"keys and encrypted batches for the server are about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free "

@@ -22,6 +22,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
+from .training_engines import check_form
 from .training_files import (
     CHECKPOINT,
     INITIAL,
@@ -35,10 +36,11 @@ from .training_files import (
     part_name,
     stream_name,
 )
+from .training_kept import check_kept, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 
 if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
+    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
     from glyphc.backends.openfhe.training_wire import TrainingWire
 
 
@@ -66,12 +68,13 @@ def run_training(
     resume: bool = False,
     reporter: Reporter | None = None,
     after: Callable[[int], None] = lambda count: None,
+    engine: str | None = None,
 ) -> ServerReport:
     """Train from what a client has put into the server's folder, up to ``steps`` steps in all, by default all.
 
     resume: go on from the checkpoint if there is one, to the same bits as an unbroken run; without it, one that is
     there is an error. The last state is written to "trained.state", an earlier one stays as the checkpoint. after: told
-    the number of steps done whenever a state was written.
+    the number of steps done whenever a state was written. engine: that the keys must be for.
 
     ArtifactError, before anything is computed, for files that are damaged, missing or of different runs; ParameterError
     when OpenFHE refuses the program; EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -80,7 +83,7 @@ def run_training(
     with ProgramFile(folder / PROGRAM) as program:
         if steps is not None and not 1 <= steps <= program.outline.steps:
             raise GlyphcError(f"the program has {program.outline.steps} steps, not {steps}")
-        run = _Run(folder, program, steps or program.outline.steps, reporter, after)
+        run = _Run(folder, program, steps or program.outline.steps, reporter, after, engine)
         try:
             return run.run(resume)
         finally:
@@ -99,20 +102,30 @@ def steps_done(folder: Path) -> int:
 
 class _Run:
     def __init__(
-        self, folder: Path, program: ProgramFile, steps: int, reporter: Reporter, after: Callable[[int], None]
+        self,
+        folder: Path,
+        program: ProgramFile,
+        steps: int,
+        reporter: Reporter,
+        after: Callable[[int], None],
+        engine: str | None,
     ) -> None:
+        self._engine = engine
         self.folder, self.program, self.steps, self.reporter, self.after = folder, program, steps, reporter, after
         self._tables = ExitStack()
-        self._machine: OpenFHECKKS
+        self._machine: LinearCKKS
         self._wire: TrainingWire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
+        self._zeros: dict[str, Any] = {}
         self._last = 0.0
 
     def run(self, resume: bool) -> ServerReport:
         with Reader(self.folder / KEYS, TrainingKeysHeader) as keys:
             check_keys(keys, self.program)
+            check_form(keys, self.program.parameters, self._engine)
             self.key = keys.digest
             start = self._start(resume)
+            check_kept(self.folder, self.program)
             check_memory(self.program)
             self._check(keys, start)
             self._tables, self._machine, self._wire = load_machine(keys, self.program, self.reporter)
@@ -221,7 +234,8 @@ class _Run:
         state, step = read_state(start.path, self.program, self.key, self._wire)
         if step != start.step:
             raise ArtifactError(f"{os.fspath(start.path)!r} was replaced while it was in use")
-        return state
+        self._zeros = {name: state[name] for name in self.program.outline.kept}
+        return state | kept_weights(self.folder, self.program, self._machine, state)
 
     # -- saving --
 
@@ -230,7 +244,7 @@ class _Run:
         path = self.folder / (TRAINED if last else CHECKPOINT)
         with Writer(path, TrainingStateHeader(self.program.fingerprint, self.key, count)) as writer:
             for i, (name, limbs) in enumerate(self.program.outline.state):
-                writer.add(part_name(i), self._wire.write(state[name], limbs))
+                writer.add(part_name(i), self._wire.write(self._zeros.get(name, state[name]), limbs))
         if last:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         self.report.output = path

@@ -192,13 +192,15 @@ class TrainingProgramHeader(Header):
 
 @dataclass(frozen=True)
 class TrainingKeysHeader(Header):
-    """Evaluation keys of a run. seed: hexadecimal, public."""
+    """Evaluation keys of a run. seed: hexadecimal, public. engine, shape: as in :class:`KeysHeader`."""
 
     kind = "evaluation keys for training"
     made_by = "'glyphc training prepare'"
     read_by = "'glyphc training run' reads them, in the server's folder"
     program: str
     seed: str
+    engine: str = "openfhe"
+    shape: str = ""
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,27 @@ class TrainingJobHeader(Header):
 
 
 @dataclass(frozen=True)
+class TrainingOfferHeader(Header):
+    """What a client accepts: to train what comes behind frozen layers that it does not get; parts "network", with ones
+    in place of their weights, and "job"."""
+
+    kind = "an offer to train"
+    made_by = "'glyphc training offer'"
+    read_by = "'glyphc training accept' reads it"
+    program: str
+
+
+@dataclass(frozen=True)
+class TrainingBackboneHeader(Header):
+    """Weights of an offer's frozen layers, in the clear, as messages of N numbers; one part for each ciphertext."""
+
+    kind = "weights of frozen layers"
+    made_by = "'glyphc training offer'"
+    read_by = "'glyphc training run' reads them, in the server's folder"
+    program: str
+
+
+@dataclass(frozen=True)
 class TrainingSecretHeader(SecretHeader):
     """The secret key of a training run; part "secret"."""
 
@@ -308,5 +331,7 @@ HEADERS: tuple[type[Header], ...] = (
     TrainingRequestHeader,
     TrainingAnswerHeader,
     TrainingJobHeader,
+    TrainingOfferHeader,
+    TrainingBackboneHeader,
     TrainingSecretHeader,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glyphc.errors import GlyphcError
 from glyphc.train.job import Job
-from glyphc.ways.strategies import STRATEGIES, degree_of, table_bits_of, word_bits_of
+from glyphc.ways.strategies import STRATEGIES, Size, size_of
 
 from .formats import Precision
 from .integer_system import IntegerSystem
@@ -41,9 +41,9 @@ def system_of(name: str, job: Job, sizes: Sizes | None = None) -> System:
         what = "only infers" if name in STRATEGIES else "is none"
         raise GlyphcError(f"the strategy {name!r} {what}; those that train are: {known}")
     chosen, given = STRATEGIES[name], sizes or Sizes()
-    degree = degree_of(chosen, given.degree)
-    bits = table_bits_of(chosen, given.table_bits)
-    words = word_bits_of(chosen, given.word_bits)
+    degree = size_of(chosen, Size.DEGREE, given.degree)
+    bits = size_of(chosen, Size.TABLE_BITS, given.table_bits)
+    words = size_of(chosen, Size.WORD_BITS, given.word_bits)
     match name:
         case "onoufriou":
             return Onoufriou(with_polynomials(job, degree))

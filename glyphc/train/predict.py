@@ -9,6 +9,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.training_cost import Bootstraps, primitive_seconds, step_seconds
 from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
+from glyphc.ir.parameters import Parameters
 
 from .batches import Batches
 from .inference import Inference
@@ -48,7 +49,7 @@ class Prediction:
 
 
 def predict(plan: Plan, steps: int, cost: CostModel, batches: int = 1) -> Prediction:
-    """What a run of so many steps on so many different batches is expected to take."""
+    """What a run of so many steps on so many different batches is expected to take, on the engine of the prices."""
     p, server = plan.parameters, plan.server
     code = server.code(min(1, steps - 1))
     held = dict.fromkeys(server.state_names, STATE_LIMBS)
@@ -58,8 +59,8 @@ def predict(plan: Plan, steps: int, cost: CostModel, batches: int = 1) -> Predic
         sum(isinstance(i, Bootstrap | Refresh) for i in code),
         cost.key_seconds(p),
         batches * _encryption_seconds(plan, cost),
-        key_bytes(plan),
-        memory_bytes(plan),
+        key_bytes(plan, cost.engine),
+        memory_bytes(plan, cost.engine),
         len(server.data_names),
         batch_bytes(plan),
         batches,
@@ -80,9 +81,9 @@ def different_batches(batches: Batches, steps: int) -> int:
     return len({batches.number(step) for step in range(steps)}) if batches.turns else min(batches.per_epoch, steps)
 
 
-def require_memory(plan: Plan, limit: float, where: str) -> None:
+def require_memory(plan: Plan, engine: str, limit: float, where: str) -> None:
     """EnvironmentSetupError when a run is predicted to take more than ``limit`` bytes. where: whose limit that is."""
-    needed = memory_bytes(plan)
+    needed = memory_bytes(plan, engine)
     if needed > limit:
         raise EnvironmentSetupError(
             f"this run needs about {needed / 1e9:.1f} GB of memory, {limit / 1e9:.1f} GB are {where}; use a smaller "
@@ -98,16 +99,25 @@ def _encryption_seconds(plan: Plan, cost: CostModel) -> float:
     return _ENCRYPTION * sum(primitive_seconds("load", n, unused, ring, cost) for n in limbs)
 
 
-def memory_bytes(plan: Plan) -> float:
+def memory_bytes(plan: Plan, engine: str) -> float:
     """Predicted peak of a process that trains: transforms, keys, what a bootstrap works on, data and state."""
     p = plan.parameters
     limb = 8.0 * p.ring
-    # measured at N = 65536 within 10 %: 10.5 GB for 16,384 slots, 6.8 GB for 4,096
-    transforms = _diagonals(p.slots, p.level_budget[0]) + _diagonals(p.slots, p.level_budget[1])
-    work = 24 * (p.depth + 1) * 2 * limb + 0.3e9
     state = 2.0 * STATE_LIMBS * limb * len(plan.server.state_names)
     data = max(batch_bytes(plan), _LEAST_DATA)
-    return transforms * 0.95 * (p.depth + 1) * limb + key_bytes(plan) + work + 2 * state + data
+    return _bootstrap_bytes(p, engine) + key_bytes(plan, engine) + 2 * state + data
+
+
+def _bootstrap_bytes(p: Parameters, engine: str) -> float:
+    """Transforms, and what a bootstrap works on."""
+    if engine == "kernels":
+        from glyphc.backends.kernels.estimate import bootstrap_bytes
+
+        return bootstrap_bytes(p)
+    limb = 8.0 * p.ring
+    # measured at N = 65536 within 10 %: 10.5 GB for 16,384 slots, 6.8 GB for 4,096
+    transforms = _diagonals(p.slots, p.level_budget[0]) + _diagonals(p.slots, p.level_budget[1])
+    return transforms * 0.95 * (p.depth + 1) * limb + 24 * (p.depth + 1) * 2 * limb + 0.3e9
 
 
 def _diagonals(slots: int, budget: int) -> int:
@@ -122,10 +132,20 @@ def batch_bytes(plan: Plan) -> float:
     return 2.0 * limbs * plan.parameters.ring * 8
 
 
-def key_bytes(plan: Plan) -> float:
-    """Keys of bootstraps (one for each rotation, products, three of OpenFHE's own), and the linear context's."""
-    from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
-
+def key_bytes(plan: Plan, engine: str) -> float:
+    """Keys of bootstraps, and the linear context's."""
     p = plan.parameters
     linear = 2.0 * 2 * (p.linear_limbs + 2) * p.ring * 8
-    return (len(bootstrap_automorphisms(p)) + 1) * p.torus_key_bytes + (log2(max(plan.server.periods)) + 2) * linear
+    return _bootstrap_key_bytes(p, engine) + (log2(max(plan.server.periods)) + 2) * linear
+
+
+def _bootstrap_key_bytes(p: Parameters, engine: str) -> float:
+    """OpenFHE's are one for each rotation, products, and three of its own."""
+    if engine == "kernels":
+        from glyphc.backends.kernels.keyfiles import key_bytes as kernels_bytes
+        from glyphc.backends.kernels.shape import EngineShape
+
+        return kernels_bytes(EngineShape(p))
+    from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
+
+    return float((len(bootstrap_automorphisms(p)) + 1) * p.torus_key_bytes)

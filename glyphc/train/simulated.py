@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.backends.engine import best_engine
 from glyphc.backends.step_loop import train_steps
 
 from .job import Job
@@ -19,14 +20,16 @@ F64 = npt.NDArray[np.floating[Any]]
 class Simulated:
     """The encrypted run's instructions on plain numbers with the predicted errors; see ``glyphc.trainer.loop.Runner``.
 
-    state: what stands in the server's ciphertexts, by name.
+    state: what stands in the server's ciphertexts, by name. engine: which one would bootstrap, by default the first
+    that takes the run.
     """
 
     security = "none (simulate mode, no encryption)"
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, plan: Plan, engine: str | None = None) -> None:
         self._job = job
         self._plan = plan
+        self._engine = engine or best_engine(plan.parameters, here=False)[0].name
         self.state: dict[str, F64] = {}
 
     def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
@@ -50,7 +53,7 @@ class Simulated:
         from glyphc.backends.ckks_clear import SimulatedCKKS
 
         # noise that depends on the step alone: a resumed run sees the same
-        return SimulatedCKKS(self._plan.parameters, (self._job.options.seed, kind, step))
+        return SimulatedCKKS(self._plan.parameters, (self._job.options.seed, kind, step), self._engine)
 
     def _batch(self, step: int) -> dict[str, Any]:
         number = self._job.batches.number(step)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import psutil
 
 from glyphc.errors import ArtifactError
+from glyphc.exchange.training_backbone import write_backbone
 from glyphc.exchange.training_client import (
     JOB_FILE,
     TrainingClientFiles,
@@ -21,7 +22,8 @@ from glyphc.exchange.training_client import (
     program_of,
     write_run,
 )
-from glyphc.exchange.training_files import CHECKPOINT, INITIAL, TRAINED
+from glyphc.exchange.training_engines import training_engine
+from glyphc.exchange.training_files import BACKBONE, CHECKPOINT, INITIAL, TRAINED
 from glyphc.exchange.training_server import run_training, steps_done
 from glyphc.program import INSECURE_WARNING, InsecureWarning
 from glyphc.progress import Reporter
@@ -38,8 +40,15 @@ class Encrypted:
     """The files of both sides, temporary ones where no folder is given; see ``loop.Runner``."""
 
     def __init__(
-        self, job: Job, plan: Plan, folder: RunFolder | None, reporter: Reporter, memory: float | None = None
+        self,
+        job: Job,
+        plan: Plan,
+        folder: RunFolder | None,
+        reporter: Reporter,
+        memory: float | None = None,
+        engine: str | None = None,
     ) -> None:
+        """engine: what bootstraps, by default the first that takes the run; a run that goes on has its own."""
         if not plan.parameters.secure:
             warnings.warn(INSECURE_WARNING, InsecureWarning, stacklevel=5)
         self.security = plan.parameters.security
@@ -47,7 +56,9 @@ class Encrypted:
         self._folder = folder
         self._temporary = ExitStack()
         self._files: TrainingClientFiles | None = None
-        check_memory(plan, memory)
+        self._asked = engine
+        self._engine, _ = training_engine(plan.parameters, engine)
+        check_memory(plan, self._engine, memory)
 
     def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
         if self._folder is None:
@@ -55,8 +66,16 @@ class Encrypted:
             self._folder.create()
         client, server = self._folder.client, self._folder.server
         if parts is None:
-            write_run(self._job, self._plan, program_of(self._job, self._plan), client, server, None, self._reporter)
+            program = program_of(self._job, self._plan)
+            write_run(self._job, self._plan, program, client, server, None, self._engine, self._reporter)
+            if program.outline.kept:
+                write_backbone(server / BACKBONE, self._job, self._plan, program)
         self._files = TrainingClientFiles.load(client / JOB_FILE)
+        if self._asked not in (None, self._files.record.engine):
+            raise ArtifactError(
+                f"this run was begun for the engine {self._files.record.engine!r}, not for {self._asked!r}; leave "
+                "--engine out"
+            )
         planned, wanted = self._files.program.outline.steps, self._job.options.steps
         if planned != wanted:
             raise ArtifactError(
@@ -85,10 +104,10 @@ class Encrypted:
         self._temporary.close()
 
 
-def check_memory(plan: Plan, limit: float | None = None) -> None:
+def check_memory(plan: Plan, engine: str, limit: float | None = None) -> None:
     """Fail before minutes of work rather than be killed by the system in the middle of it. limit: None for what is
     free."""
     if limit is None:
-        require_memory(plan, psutil.virtual_memory().available, "available")
+        require_memory(plan, engine, psutil.virtual_memory().available, "available")
     else:
-        require_memory(plan, limit, "allowed (--memory)")
+        require_memory(plan, engine, limit, "allowed (--memory)")

@@ -81,6 +81,7 @@ def train(
     write: Callable[[TrainingReport], None] | None = None,
     planned: Callable[[Plan], None] = lambda plan: None,
     memory: float | None = None,
+    engine: str | None = None,
 ) -> TrainingReport:
     """Train; returns the trained network.
 
@@ -89,17 +90,18 @@ def train(
     step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
     folder stays, and ``resume`` gets the same result from it without training again. planned: told the plan of an
     encrypted or simulated run before keys are made. memory: bytes that an encrypted run may
-    take, None for what is free.
+    take, None for what is free. engine: what bootstraps in an encrypted run, by default the first that takes it.
 
-    Raises TrainingError when training would diverge or leave what encryption computes (found out in the clear,
-    beforehand), ArtifactError for unusable folders, EnvironmentSetupError when OpenFHE is missing or memory is short.
+    Raises GlyphcError for an engine that cannot be used, TrainingError when training would diverge or leave what
+    encryption computes (found out in the clear, beforehand), ArtifactError for unusable folders, EnvironmentSetupError
+    when OpenFHE is missing or memory is short.
     """
     try:
         mode = Mode(mode)
     except ValueError:
         raise GlyphcError(f"unknown mode {mode!r}; known: {', '.join(m.value for m in Mode)}") from None
     place = RunFolder(Path(folder)) if folder is not None else None
-    run = _Run(job, mode, place, reporter or Silent(), monitor, planned, memory)
+    run = _Run(job, mode, place, reporter or Silent(), monitor, planned, memory, engine)
     report = run.run(resume)
     if write is not None:
         write(report)
@@ -118,6 +120,7 @@ class _Run:
         monitor: Monitor | None,
         planned: Callable[[Plan], None],
         memory: float | None,
+        engine: str | None,
     ) -> None:
         self.job = job
         self.mode = mode
@@ -125,7 +128,7 @@ class _Run:
         self.reporter = reporter
         self.monitor = monitor
         self.planned = planned
-        self.memory = memory
+        self.memory, self.engine = memory, engine
         self.report = TrainingReport(job.network, mode, job.options.steps, f"none ({mode.value} mode, no encryption)")
         self._last = 0.0
 
@@ -177,10 +180,10 @@ class _Run:
             self.report.reach = checked(self.job, plan)
         self.planned(plan)
         if self.mode is Mode.SIMULATE:
-            return Simulated(self.job, plan)
+            return Simulated(self.job, plan, self.engine)
         from .encrypted import Encrypted
 
-        return Encrypted(self.job, plan, self.folder, self.reporter, self.memory)
+        return Encrypted(self.job, plan, self.folder, self.reporter, self.memory, self.engine)
 
     def _after(self, runner: Runner, count: int) -> None:
         now = time.perf_counter()
