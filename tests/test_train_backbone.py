@@ -17,17 +17,25 @@ from test_train_plan import F64
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.errors import ArtifactError, DataError
+from glyphc.exchange import training_infer
+from glyphc.exchange.code_parts import encoded, sha256
 from glyphc.exchange.training_backbone import accepted
 from glyphc.exchange.training_client import JOB_FILE, TrainingClientFiles, decrypted_state
 from glyphc.exchange.training_continue import Continuation, go_on
 from glyphc.exchange.training_files import CHECKPOINT, ProgramFile, part_name
-from glyphc.exchange.training_kept import check_kept, kept_weights
+from glyphc.exchange.training_infer import infer
+from glyphc.exchange.training_kept import REQUESTS, check_kept, check_request, kept_weights
+from glyphc.exchange.training_predict import make_request
 from glyphc.exchange.training_server import run_training
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions import Free, Load, Store
+from glyphc.ir.instructions.ckks import LOGITS, Reduce
+from glyphc.ir.instructions.text import CKKS
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBackboneHeader
 from glyphc.train.errors import TrainingError
+from glyphc.train.inference import Inference
 from glyphc.train.job import Job, Keeper, Options, make_job
 from glyphc.train.optimizers import SGD
 from glyphc.train.plan import Plan
@@ -172,6 +180,35 @@ def test_the_servers_weights_do_not_leave_it(offered: Path, tmp_path: Path) -> N
     assert all(np.array_equal(files.job.network.constant(n), whole.constant(n)) for n in trained_names)
 
 
+def test_a_request_for_the_servers_weights_is_refused(
+    offered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a client that writes instructions of its own; before keys are loaded."""
+    shutil.copytree(offered / "server", tmp_path / "server")
+    shutil.copy(offered / "own.weights", tmp_path / "server" / "backbone.weights")
+    files, request = TrainingClientFiles.load(offered / "client" / JOB_FILE), tmp_path / "hostile.request"
+    name, _ = files.program.outline.data[0]
+    code = (Load(0, name), Load(1, files.program.outline.kept[0]), Reduce(2, 1, 1), Store(2, LOGITS), Free((0, 1, 2)))
+    with monkeypatch.context() as m:
+        m.setattr(Inference, "code", code)
+        make_request(offered / "client", samples()[0], request, steps=0)
+    monkeypatch.setattr(training_infer, "load_machine", lambda *_: pytest.fail("keys are loaded"))
+    with pytest.raises(ArtifactError, match="other instructions than the offer's forward pass"):
+        infer(tmp_path / "server", request, tmp_path / "answer")
+    assert not (tmp_path / "answer").exists()
+
+
+def test_forward_passes_are_known_by_their_step(offered: Path, tmp_path: Path) -> None:
+    shutil.copy(offered / "own.weights", tmp_path / "backbone.weights")
+    files = TrainingClientFiles.load(offered / "client" / JOB_FILE)
+    with ProgramFile(offered / "server" / "program.training") as program:
+        for step in range(4):
+            code = sha256(encoded(Inference(files.plan, step).code, CKKS))
+            check_request(tmp_path, program, step, code, "new.request")
+        with pytest.raises(ArtifactError, match=r"new.request asks for .*; make it with 'glyphc training request'"):
+            check_request(tmp_path, program, 4, code, "new.request")
+
+
 def plan_message(folder: Path, name: str) -> F64:
     """What the server adds."""
     files = TrainingClientFiles.load(folder / "client" / JOB_FILE)
@@ -205,11 +242,13 @@ def test_weights_of_another_offer_are_refused(offered: Path, tmp_path: Path) -> 
     ):
         parts = {name: reader.read(name) for name in reader.parts}
         size = len(next(iter(parts.values()))) // 8
+        weights = [name for name in parts if name != REQUESTS]
         for changed, message in (
             ({"program": "0" * 64}, "belongs to another training program"),
             ({"parts": dict(list(parts.items())[1:])}, "part 000000 is missing"),
-            ({"parts": {n: np.full(size, np.inf).tobytes() for n in parts}}, "numbers that are none"),
-            ({"parts": {n: np.full(size, 1e30).tobytes() for n in parts}}, "too large"),
+            ({"parts": parts | {n: np.full(size, np.inf).tobytes() for n in weights}}, "numbers that are none"),
+            ({"parts": parts | {REQUESTS: b""}}, "part requests has 0 bytes, not 128"),
+            ({"parts": parts | {n: np.full(size, 1e30).tobytes() for n in weights}}, "too large"),
         ):
             path.unlink(missing_ok=True)
             with Writer(path, TrainingBackboneHeader(str(changed.get("program", program.fingerprint)))) as writer:

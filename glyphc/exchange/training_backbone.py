@@ -19,6 +19,7 @@ import numpy.typing as npt
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.text import CKKS
 from glyphc.ir.text import parse, to_text
 from glyphc.ir.verify import verify
 from glyphc.storage.container import Reader, Writer
@@ -30,8 +31,10 @@ from glyphc.train.losses import LOSSES
 from glyphc.train.plan import Plan
 from glyphc.train.step import with_weights
 
+from .code_parts import encoded, sha256
 from .training_client import RECORD_JSON, JobRecord, job_of_record, program_of
 from .training_files import TrainingProgram, part_name
+from .training_kept import REQUESTS, requests_part
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -72,11 +75,14 @@ def write_offer(job: Job, plan: Plan, offer: Path, backbone: Path) -> Offered:
 
 
 def write_backbone(path: Path, job: Job, plan: Plan, program: TrainingProgram) -> None:
-    """The weights of the layers that the server keeps, of a job that has them."""
+    """The weights of the layers that the server keeps, of a job that has them, and what requests may ask for."""
+    passes = (plan.server.inference(step) for step in range(program.outline.steps + 1))
+    codes = [sha256(encoded(code, CKKS)) for code in passes]
     messages = plan.state(job.program.initial())
     with Writer(path, TrainingBackboneHeader(program.fingerprint), secret=True) as writer:
         for at, name in enumerate(plan.server.kept_names):
             writer.add(part_name(at), np.asarray(messages[name][0], dtype="<f8").tobytes())
+        writer.add(REQUESTS, requests_part(codes))
 
 
 def kept_weights(plan: Plan) -> dict[str, tuple[int, ...]]:
