@@ -16,6 +16,7 @@ from test_train_plan import F64
 
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
+from glyphc.commands.train import _keeps
 from glyphc.errors import ArtifactError, DataError
 from glyphc.exchange import training_infer
 from glyphc.exchange.code_parts import encoded, sha256
@@ -32,6 +33,7 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import Free, Load, Store
 from glyphc.ir.instructions.ckks import LOGITS, Reduce
 from glyphc.ir.instructions.text import CKKS
+from glyphc.knowledge import TRAINING_KEPT
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBackboneHeader
 from glyphc.train.errors import TrainingError
@@ -41,7 +43,7 @@ from glyphc.train.optimizers import SGD
 from glyphc.train.plan import Plan
 from glyphc.train.planning import plan_of
 from glyphc.train.step import with_weights
-from tests.training_runs import invoke
+from tests.training_runs import changed, invoke
 
 RING = 1024
 # A convolution and a dense layer that are the server's, and two that are trained.
@@ -128,7 +130,10 @@ def offered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "NOT SECURE" in result.output
     data = ("--data", folder / "x.npy", "--labels", folder / "y.npy")
     folders = ("--client", folder / "client", "--server", folder / "server")
-    invoke("training", "accept", folder / "head.offer", *data, *folders)
+    refused = invoke("training", "accept", folder / "head.offer", *data, *folders, code=2)
+    assert "the offer's ring of 1024 protects nothing" in refused.output and "--insecure" in refused.output
+    assert not (folder / "client").exists() and not (folder / "server").exists()
+    invoke("training", "accept", folder / "head.offer", *data, *folders, "--insecure")
     return folder
 
 
@@ -243,7 +248,7 @@ def test_weights_of_another_offer_are_refused(offered: Path, tmp_path: Path) -> 
         parts = {name: reader.read(name) for name in reader.parts}
         size = len(next(iter(parts.values()))) // 8
         weights = [name for name in parts if name != REQUESTS]
-        for changed, message in (
+        for other, message in (
             ({"program": "0" * 64}, "belongs to another training program"),
             ({"parts": dict(list(parts.items())[1:])}, "part 000000 is missing"),
             ({"parts": parts | {n: np.full(size, np.inf).tobytes() for n in weights}}, "numbers that are none"),
@@ -251,8 +256,8 @@ def test_weights_of_another_offer_are_refused(offered: Path, tmp_path: Path) -> 
             ({"parts": parts | {n: np.full(size, 1e30).tobytes() for n in weights}}, "too large"),
         ):
             path.unlink(missing_ok=True)
-            with Writer(path, TrainingBackboneHeader(str(changed.get("program", program.fingerprint)))) as writer:
-                for name, data in dict(changed.get("parts", parts)).items():
+            with Writer(path, TrainingBackboneHeader(str(other.get("program", program.fingerprint)))) as writer:
+                for name, data in dict(other.get("parts", parts)).items():
                     writer.add(name, data)
             with pytest.raises(ArtifactError, match=message):
                 read_kept(tmp_path, program)
@@ -261,7 +266,38 @@ def test_weights_of_another_offer_are_refused(offered: Path, tmp_path: Path) -> 
 def test_an_offer_is_for_so_many_samples(offered: Path) -> None:
     x, y = samples()
     with pytest.raises(DataError, match="the offer is for 12 samples; given are 6, and 6 labels"):
-        accepted(offered / "head.offer", x[:6], y[:6])
+        accepted(offered / "head.offer", x[:6], y[:6], insecure=True)
+
+
+def test_an_offer_that_plans_another_program_is_refused(offered: Path, tmp_path: Path) -> None:
+    """Before keys are made."""
+    shutil.copy(offered / "head.offer", tmp_path / "head.offer")
+    changed(tmp_path / "head.offer", program="0" * 64)
+    data = ("--data", offered / "x.npy", "--labels", offered / "y.npy", "--insecure")
+    folders = ("--client", tmp_path / "client", "--server", tmp_path / "server")
+    refused = invoke("training", "accept", tmp_path / "head.offer", *data, *folders, code=2)
+    assert "plans another program than the offer's; use the same version of glyphc" in refused.output
+    assert not (tmp_path / "client").exists() and not (tmp_path / "server").exists()
+
+
+def test_an_offer_is_for_labels_like_the_trials(tmp_path: Path) -> None:
+    net = "weights he_normal(seed=1)\ninput x: [4]\nz = x -> dense(3) as f -> tanh -> dense(2) as d\noutput z\n"
+    (tmp_path / "net.glyph").write_text(net)
+    x, y = np.random.default_rng(3).normal(size=(6, 4)), np.full((6, 2), -0.5)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    sizes = ("--samples", 6, "--batch", 6, "--steps", 1, "--insecure-ring", RING, "--loss", "mean-squared-error")
+    trial = ("--trial-data", tmp_path / "x.npy", "--trial-labels", tmp_path / "y.npy", "--freeze", "f")
+    files = ("--backbone", tmp_path / "w", "-o", tmp_path / "o")
+    invoke("training", "offer", tmp_path / "net.glyph", *sizes, *trial, *files)
+    accepted(tmp_path / "o", x, -y, insecure=True)
+    with pytest.raises(DataError, match=r"a magnitude of 0.75, and the offer is for labels of up to 0.5; scale"):
+        accepted(tmp_path / "o", x, 1.5 * y, insecure=True)
+
+
+def test_who_learns_what_names_the_frozen_weights() -> None:
+    assert _keeps(job(Keeper.SERVER)) and not _keeps(job(Keeper.CLIENT))
+    assert "server: frozen weights" in str(TRAINING_KEPT)
 
 
 def test_an_offers_run_does_not_go_on(offered: Path, tmp_path: Path) -> None:
@@ -279,4 +315,7 @@ def test_an_offer_takes_samples_to_find_ranges_on(offered: Path, tmp_path: Path)
     assert "an offer takes --trial-data" in found.output
     found = invoke("training", "offer", model, *sizes, *files, *trial, "--train-convolutions", code=2)
     assert "no layer is frozen before those that are trained" in found.output
+    same = ("--backbone", tmp_path / "o", "-o", tmp_path / "o")
+    found = invoke("training", "offer", model, *sizes, *same, *trial, "--freeze", "f", code=2)
+    assert "the offer (-o) and the weights (--backbone) are two files" in found.output
     assert not (tmp_path / "w").exists() and not (tmp_path / "o").exists()
