@@ -82,8 +82,8 @@ class RunFolder:
         path = self.path / _CHECKPOINT
         if not path.is_file():
             raise ArtifactError(
-                f"there is nothing to resume: no file {str(path)!r}. If there is a folder {str(self.path)!r}, delete it: "
-                "its run was stopped before its first checkpoint. Then start anew without --resume"
+                f"there is nothing to resume: no file {str(path)!r}. If there is a folder {str(self.path)!r}, its run "
+                "was stopped before its first checkpoint: delete it. Then start anew without --resume"
             )
         parts = unpack(path)
         try:
