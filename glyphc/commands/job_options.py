@@ -124,6 +124,7 @@ def job_of(
     clip_errors: float | None,
     insecure_ring: int | None,
     keep_on: str = "client",
+    monitor: bool = False,
 ) -> Job:
     """What these options ask for, of data and labels, or of so many samples that others have.
 
@@ -183,6 +184,7 @@ def job_of(
         train_convolutions,
         clip_errors,
         Keeper(keep_on),
+        monitor,
     )
     if own is not None and y is not None:
         job = make_job(read.graph, own, y, options, trial)
@@ -223,6 +225,13 @@ def describe(job: Job, how: str) -> None:
     if fixed := fixed_layers(job.network, job.program.slots):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
 
+
+# Of those who prepare a run for a server; a single process shows more by itself ('glyphc train --monitor').
+monitor_option = click.option(
+    "--monitor",
+    is_flag=True,
+    help="The server gives one encrypted number of each step, the norm of the loss' gradient, for 'training watch'.",
+)
 
 _PLAN_OPTIONS = (
     click.option(

@@ -10,7 +10,16 @@ import click
 
 from glyphc.errors import GlyphcError
 
-from .job_options import bytes_of, describe, job_of, job_options, owned_options, plan_options, planned_by
+from .job_options import (
+    bytes_of,
+    describe,
+    job_of,
+    job_options,
+    monitor_option,
+    owned_options,
+    plan_options,
+    planned_by,
+)
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 from .training_offer import accept_command, offer_command
 
@@ -33,6 +42,7 @@ training_group.add_command(accept_command)
 @training_group.command("prepare")
 @job_options
 @plan_options
+@monitor_option
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
@@ -93,6 +103,7 @@ def prepare_command(
 @training_group.command("invite")
 @owned_options
 @plan_options
+@monitor_option
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--spec", type=_FILE, required=True, help="What owners of data need: to be written, for all of them.")
@@ -210,6 +221,30 @@ def run_command(server_folder: Path, steps: int | None, resume: bool, engine: st
     click.echo(f"{'steps':18} {report.steps}")
     click.echo(f"{'seconds':18} {total:.1f}, {total / len(report.seconds):.3g} for a step")
     _wrote(report.output)
+
+
+@training_group.command("watch")
+@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
+@click.option("--statistics", type=_FOLDER, required=True, help="The folder 'monitor' in the server's, or a copy.")
+def watch_command(client_folder: Path, statistics: Path) -> None:
+    """The key holder: see whether a run diverges that was prepared with --monitor.
+
+    Shows of each step, of its batch and before it, the root mean square of the norms of the loss' gradient by the
+    outputs of a sample. The server, and owners of data, cannot decrypt it.
+    """
+    from glyphc.exchange.training_client import secret_is_encrypted
+    from glyphc.exchange.training_watch import watch
+
+    phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    found = watch(client_folder, statistics, phrase)
+    for each in found:
+        beyond = "" if each.possible else "  impossible: values have left the ranges"
+        click.echo(f"step {each.step:<13} gradient norm {each.norm:.4g}{beyond}")
+    if not all(each.possible for each in found):
+        click.echo(
+            "training has diverged: stop the server, and prepare it again with a smaller learning rate or wider ranges",
+            err=True,
+        )
 
 
 @training_group.command("continue")

@@ -66,8 +66,8 @@ class Options:
     seen or bounded ranges are; None: what goes with the source. clip: samples are scaled down to this Euclidean norm of
     what the trained part reads. insecure_ring: a small ring for tests; NOT SECURE. convolutions: whether those that are
     not frozen are trained, too. keep_on: who has what is frozen before that. clip_errors: what a sample's errors that
-    are sent back through an activation stay below, see ``make_step``. GlyphcError for a ring that there is not,
-    TrainingError for a margin below 1 and the like.
+    are sent back through an activation stay below, see ``make_step``. monitor: whether encrypted steps give the client
+    a statistic to watch. GlyphcError for a ring that there is not, TrainingError for a margin below 1 and the like.
     """
 
     optimizer: SGD
@@ -85,6 +85,7 @@ class Options:
     convolutions: bool = False
     clip_errors: float | None = None
     keep_on: Keeper = Keeper.CLIENT
+    monitor: bool = False
 
     def __post_init__(self) -> None:
         check_insecure_ring(self.insecure_ring)
