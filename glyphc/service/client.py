@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -24,6 +24,9 @@ from glyphc.files import write_atomically
 from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader
+
+if TYPE_CHECKING:
+    from glyphc.exchange.training_predict import Predicted
 
 F64 = npt.NDArray[np.floating[Any]]
 _CHUNK = 16 << 20
@@ -224,6 +227,35 @@ class Client:
             self.delete(job.id)
             reporter.stage("decrypt", 1.0)
             return account.decrypt(outputs, digest)
+
+    def predict(
+        self,
+        folder: Path,
+        x: npt.ArrayLike,
+        labels: npt.ArrayLike | None = None,
+        passphrase: str | None = None,
+        steps: int | None = None,
+        reporter: Reporter | None = None,
+    ) -> Predicted:
+        """What weights make of samples that were trained encrypted and stay so: encrypt, have them evaluated, decrypt.
+
+        folder: of the training's client, as 'glyphc training prepare' made it; the service has its server's folder.
+        labels, steps, passphrase: as of ``glyphc.exchange.training_predict``.
+        """
+        from glyphc.exchange.training_predict import make_request, read_answer
+
+        reporter = reporter or Silent()
+        with tempfile.TemporaryDirectory() as temporary:
+            request, answered = Path(temporary) / "request", Path(temporary) / "answer"
+            reporter.stage("encrypt", 1.0)
+            samples = make_request(folder, x, request, passphrase, steps).samples
+            job = self.submit(request)
+            reporter.stage("evaluate", 1.0)
+            self.wait(job.id, _Follower(reporter))
+            self.fetch(job.id, answered)
+            self.delete(job.id)
+            reporter.stage("decrypt", 1.0)
+            return read_answer(folder, request, answered, samples, labels, passphrase)
 
     # -- requests --
 

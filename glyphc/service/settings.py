@@ -66,7 +66,8 @@ class Settings:
     """Where programs, data and tokens are; how many evaluations run at once; whether outputs are flooded.
 
     json_logs: each line of the log is a JSON object. cluster: the address of a Dask scheduler whose workers share the
-    passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing.
+    passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing. trained: a folder of training
+    servers' folders, whose weights answer requests; or nothing.
     """
 
     programs: Path
@@ -79,6 +80,7 @@ class Settings:
     json_logs: bool = False
     cluster: str = ""
     cluster_tls: str = ""
+    trained: str = ""
 
 
 def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
@@ -100,7 +102,7 @@ def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
                     "it, or say --insecure"
                 )
             found[program.fingerprint] = (path, program)
-    if not found:
+    if not found and not settings.trained:
         raise ServiceError(
             f"there is no program in {os.fspath(settings.programs)!r}: put .server files there, which 'glyphc split' "
             "makes from compiled programs"
