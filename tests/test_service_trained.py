@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from glyphc.exchange.training_infer import infer
-from glyphc.exchange.training_predict import make_request, read_answer
+from glyphc.exchange.training_predict import make_request, predict, read_answer
 from glyphc.exchange.training_server import run_training
 from glyphc.service.client import ServiceError
 from glyphc.service.settings import Settings
@@ -38,9 +38,9 @@ def service(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 def test_predictions_are_those_of_the_commands(service: Running, run: Path, tmp_path: Path) -> None:
     x, y = samples()
     with service.client() as client:
-        found = client.predict(run / "client", x, y)
+        found = predict(client, run / "client", x, y)
         # and again, by the same process with its keys
-        again = client.predict(run / "client", x[:3])
+        again = predict(client, run / "client", x[:3])
         assert client._ask("GET", "/v1/jobs").json() == []
     make_request(run / "client", x, tmp_path / "request")
     infer(run / "server", tmp_path / "request", tmp_path / "answer")
@@ -91,5 +91,5 @@ def test_folders_that_are_not_served(run: Path, tmp_path: Path) -> None:
     with pytest.raises(GlyphcError, match="small ring, for tests only"):
         load_trained(settings)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(GlyphcError, match="no training server's folder in .*empty"):
+    with pytest.raises(GlyphcError, match=r"no training server's folder in .*empty"):
         load_trained(Settings(tmp_path, tmp_path, tmp_path / "tokens", trained=str(tmp_path / "empty")))

@@ -1,4 +1,4 @@
-"""Whitening, weights of samples and classes, shuffled epochs: what they are, in the clear and encrypted (small rings)."""
+"""Whitening, weights of samples and classes, shuffled epochs: in the clear and encrypted (small rings)."""
 
 from __future__ import annotations
 

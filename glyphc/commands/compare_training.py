@@ -32,7 +32,7 @@ def compare_training_command(
     from glyphc.files import check_writable, write_atomically
     from glyphc.program import INSECURE_WARNING
     from glyphc.sources import read_model
-    from glyphc.survey.comparison import TrainingRecord, Task, compare_training, markdown, parse_rows, table, targets_of
+    from glyphc.survey.comparison import Task, TrainingRecord, compare_training, markdown, parse_rows, table, targets_of
     from glyphc.train.job import Options
     from glyphc.train.optimizers import SGD
 

@@ -37,8 +37,8 @@ _OPTIONS = (
         "--whiten",
         type=float,
         metavar="RIDGE",
-        help="Decorrelate what the first trained layer reads, before it is encrypted: principal axes by their deviations "
-        "and RIDGE times the mean one (0.3 to 1). Undone in the trained model.",
+        help="Decorrelate what the first trained layer reads, before it is encrypted: principal axes by their "
+        "deviations and RIDGE times the mean one (0.3 to 1). Undone in the trained model.",
     ),
     click.option(
         "--epochs", type=click.IntRange(1), help="Times that all samples are seen. [default: the model's, or 1]"
@@ -70,8 +70,8 @@ _OPTIONS = (
         type=click.Choice(["once", "batches", "samples"]),
         default="once",
         show_default=True,
-        help="What each epoch draws anew: nothing; the order of its batches, for nothing; or its samples, so that every "
-        "step has a batch of its own to encrypt and upload.",
+        help="What each epoch draws anew: nothing; the order of its batches, for nothing; or its samples, so that "
+        "every step has a batch of its own to encrypt and upload.",
     ),
     click.option(
         "--logit-range",

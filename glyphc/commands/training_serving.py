@@ -148,6 +148,7 @@ def submit_command(
     --trained'). The token is read from GLYPHC_TOKEN."""
     from glyphc.console import reporter
     from glyphc.exchange.training_client import secret_is_encrypted
+    from glyphc.exchange.training_predict import predict
 
     from .arrays import check_output, keep_sources
     from .job_options import samples_from
@@ -164,7 +165,7 @@ def submit_command(
     progress = reporter()
     try:
         with Client(url, given, ca=ca, patience=patience) as client:
-            found = client.predict(client_folder, x, y, phrase, steps, progress)
+            found = predict(client, client_folder, x, y, phrase, steps, progress)
     finally:
         progress.done()
     _show(found, output)

@@ -126,9 +126,9 @@ class Answerer:
         if self._machine is None:
             check_memory(self.program)
             self._keys.verify()
-            tables, *machine = load_machine(self._keys, self.program, reporter)
+            tables, machine, wire = load_machine(self._keys, self.program, reporter)
             self._open.push(tables)
-            self._machine = (machine[0], machine[1])
+            self._machine = machine, wire
         return self._machine
 
     def close(self) -> None:

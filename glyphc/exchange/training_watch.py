@@ -23,9 +23,9 @@ _NOISE = 1.05
 
 @dataclass(frozen=True)
 class Watched:
-    """Of the batch of step 1, 2, ..., before that step: the root mean square, over its samples, of the norm of the loss'
-    gradient by the network's outputs (before a sigmoid or a softmax). bound: what it cannot exceed while ranges hold;
-    None where the loss has no bound."""
+    """Of the batch of step 1, 2, ..., before that step: the root mean square, over its samples, of the norm of the
+    loss' gradient by the network's outputs (before a sigmoid or a softmax). bound: what it cannot exceed while ranges
+    hold; None where the loss has no bound."""
 
     step: int
     norm: float

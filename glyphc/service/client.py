@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import numpy as np
@@ -24,9 +24,6 @@ from glyphc.files import write_atomically
 from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader
-
-if TYPE_CHECKING:
-    from glyphc.exchange.training_predict import Predicted
 
 F64 = npt.NDArray[np.floating[Any]]
 _CHUNK = 16 << 20
@@ -228,34 +225,15 @@ class Client:
             reporter.stage("decrypt", 1.0)
             return account.decrypt(outputs, digest)
 
-    def predict(
-        self,
-        folder: Path,
-        x: npt.ArrayLike,
-        labels: npt.ArrayLike | None = None,
-        passphrase: str | None = None,
-        steps: int | None = None,
-        reporter: Reporter | None = None,
-    ) -> Predicted:
-        """What weights make of samples that were trained encrypted and stay so: encrypt, have them evaluated, decrypt.
-
-        folder: of the training's client, as 'glyphc training prepare' made it; the service has its server's folder.
-        labels, steps, passphrase: as of ``glyphc.exchange.training_predict``.
-        """
-        from glyphc.exchange.training_predict import make_request, read_answer
-
+    def ask(self, request: Path, answer: Path, reporter: Reporter | None = None) -> None:
+        """Have a request to weights that were trained encrypted answered, from file to file; see
+        ``glyphc.exchange.training_predict.predict``."""
         reporter = reporter or Silent()
-        with tempfile.TemporaryDirectory() as temporary:
-            request, answered = Path(temporary) / "request", Path(temporary) / "answer"
-            reporter.stage("encrypt", 1.0)
-            samples = make_request(folder, x, request, passphrase, steps).samples
-            job = self.submit(request)
-            reporter.stage("evaluate", 1.0)
-            self.wait(job.id, _Follower(reporter))
-            self.fetch(job.id, answered)
-            self.delete(job.id)
-            reporter.stage("decrypt", 1.0)
-            return read_answer(folder, request, answered, samples, labels, passphrase)
+        job = self.submit(request)
+        reporter.stage("evaluate", 1.0)
+        self.wait(job.id, _Follower(reporter))
+        self.fetch(job.id, answer)
+        self.delete(job.id)
 
     # -- requests --
 

@@ -31,7 +31,9 @@ _PROGRESS_SECONDS = 1.0
 
 @router.post("", status_code=202, responses=problems(404, 408, 409, 413, 422, 429, 503), openapi_extra=BODY)
 async def submit(request: Request, service: ServiceDep, client: ClientDep) -> JobInfo:
-    """Submit a file of encrypted inputs, or a request to weights that were trained encrypted. The same file again is the same job: nothing is computed twice."""
+    """Submit a file of encrypted inputs, or a request to weights that were trained encrypted.
+
+    The same file again is the same job: nothing is computed twice."""
     store = service.store
     await asyncio.to_thread(_check_room, service, client)
     path = store.incoming(client) / secrets.token_hex(8)
@@ -138,6 +140,7 @@ def _refusal(error: QuotaError) -> HTTPException:
 def _file(service: Service, client: str, path: Path) -> Job:
     """Check the inputs as a whole, and put the job into the queue."""
     store = service.store
+    kind: type[InputsHeader | TrainingRequestHeader]
     kind = TrainingRequestHeader if service.trained and is_request(path) else InputsHeader
     try:
         with Reader(path, kind, UPLOAD) as reader:

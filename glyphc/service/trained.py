@@ -29,8 +29,8 @@ def load_trained(settings: Settings) -> Trained:
         answerer = Answerer(folder)
         if not answerer.program.parameters.secure and not settings.insecure:
             raise ServiceError(
-                f"{os.fspath(folder)!r} was trained with a small ring, for tests only, and protects nothing; remove it, "
-                "or say --insecure"
+                f"{os.fspath(folder)!r} was trained with a small ring, for tests only, and protects nothing; remove "
+                "it, or say --insecure"
             )
         found[answerer.program.fingerprint] = (folder, answerer)
     if not found:

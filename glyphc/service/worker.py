@@ -1,8 +1,8 @@
 """A process that evaluates: one program with one client's keys, as many requests as come. Needs no secret.
 
 Started by ``scheduler`` with two files, a program and evaluation keys, and perhaps with a cluster's address, to which
-it hands the passes then; or with the folder of a training run, which has both. Reads one request per line from its standard input, writes events as lines to its standard
-output (both JSON), and ends with its input, or with its parent.
+it hands the passes then; or with the folder of a training run, which has both. Reads one request per line from its
+standard input, writes events as lines to its standard output (both JSON), and ends with its input, or with its parent.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ class Turn:
 class Batches:
     """The samples in an order drawn by the seed, cut into batches; the last one is filled up with the first samples.
 
-    Every epoch has the same batches, unless ``shuffle`` says otherwise: under encryption, each is encrypted once. With a
-    batch of all samples, they keep their own order. turns: where a run goes on with others, in the order of their steps;
-    batches beyond the first epoch's are of samples that came later.
+    Every epoch has the same batches, unless ``shuffle`` says otherwise: under encryption, each is encrypted once. With
+    a batch of all samples, they keep their own order. turns: where a run goes on with others, in the order of their
+    steps; batches beyond the first epoch's are of samples that came later.
     """
 
     samples: int

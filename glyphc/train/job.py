@@ -68,9 +68,9 @@ class Options:
     what the trained part reads. insecure_ring: a small ring for tests; NOT SECURE. convolutions: whether those that are
     not frozen are trained, too. keep_on: who has what is frozen before that. clip_errors: what a sample's errors that
     are sent back through an activation stay below, see ``make_step``. monitor: whether encrypted steps give the client
-    a statistic to watch. shuffle: what is drawn anew in every epoch. whiten: the ridge of the whitening before the first
-    trained layer (``whitening``), None for none. GlyphcError for a ring that there is not, TrainingError for a margin
-    below 1 and the like.
+    a statistic to watch. shuffle: what is drawn anew in every epoch. whiten: the ridge of the whitening before the
+    first trained layer (``whitening``), None for none. GlyphcError for a ring that there is not, TrainingError for a
+    margin below 1 and the like.
     """
 
     optimizer: SGD
@@ -309,7 +309,14 @@ def make_owned_job(
     empty = np.zeros((0, *op.shape)), np.zeros((0, outputs))
     tried = None if trial is None else Trial(samples_of(network, trial[0]), loss.targets(trial[1], outputs))
     network = _initialised(network, loss, options)
-    job = job_of(network, loss, options, Batches(samples, options.batch, options.seed, shuffle=options.shuffle), *empty, trial=tried)
+    job = job_of(
+        network,
+        loss,
+        options,
+        Batches(samples, options.batch, options.seed, shuffle=options.shuffle),
+        *empty,
+        trial=tried,
+    )
     if options.keep_on is Keeper.CLIENT and any(slot.patches for slot in job.program.slots):
         raise TrainingError("owners of data encrypt no patches of images yet: convolutions cannot be trained so")
     if job.split.boundary is not None:

@@ -1,4 +1,4 @@
-"""Whitening: the client decorrelates what the first trained layer reads, so that steps are equally good in all directions.
+"""Whitening: the client decorrelates what the first trained layer reads, so that steps are as good in all directions.
 
 A linear map in front of a dense layer is one with that layer: training begins with weights that undo it, so nothing of
 the function changes, and in the end it is multiplied into the layer. It changes the path of gradient descent alone.
@@ -56,8 +56,8 @@ def check_ridge(ridge: float) -> None:
 def whitened(split: Split, trained: frozenset[str], x: F64, ridge: float) -> Graph:
     """The same network with a whitening layer before its first trained layer, and in this the weights that undo it.
 
-    split: of the network; trained: names of constants that are trained; x: samples of its input. TrainingError where the
-    first trained layer is no dense layer that reads one tensor.
+    split: of the network; trained: names of constants that are trained; x: samples of its input. TrainingError where
+    the first trained layer is no dense layer that reads one tensor.
     """
     check_ridge(ridge)
     network = split.network
@@ -94,7 +94,7 @@ def unwhitened(network: Graph) -> Graph:
         return network
     (behind,) = network.users(layer)
     assert isinstance(layer.op, Dense) and isinstance(behind.op, Dense)
-    mine, theirs = (((op.weights[0].name, op.bias.name)) for op in (layer.op, behind.op))
+    mine, theirs = ((op.weights[0].name, op.bias.name) for op in (layer.op, behind.op))
     inner = network.constant(theirs[0])
     changed = {
         theirs[0]: inner @ network.constant(mine[0]),

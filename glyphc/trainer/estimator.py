@@ -44,9 +44,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     """What all have in common. mode: "encrypted", "simulate" or "clear". batch: samples in a step, None for all.
 
     standardise: by the training data's means and standard deviations, on the client. ranges, trial_data, margin, clip:
-    where the ranges of bootstraps come from, whiten: the ridge of whitening, see ``glyphc.train.job``; trial_data: samples and labels for "sample".
-    sample_weight of ``fit``: see ``weighting``. warm_start: ``fit`` begins with the weights of the last one.
-    The other parameters are those of ``glyphc train``.
+    where the ranges of bootstraps come from, see ``glyphc.train.job``; trial_data: samples and labels for "sample".
+    whiten: the ridge of whitening, see there. sample_weight of ``fit``: see ``weighting``. warm_start: ``fit`` begins
+    with the weights of the last one. The other parameters are those of ``glyphc train``.
 
     After ``fit``: ``network_``, ``report_``, ``n_features_in_``, and ``feature_names_in_`` where the data had names.
     """
