@@ -1,6 +1,6 @@
 """What integers in slots (BFV) cost on this machine: the rows of ``glyphc/analysis/integer_cost.py``.
 
-    python benchmarks/integer_costs.py [--ring RING]
+    python benchmarks/integer_costs.py [--limbs LIMBS ...] [--ring RING]
 
 For maintainers, on an idle machine. Wall seconds of the fastest of several laps, on as many operands as a program has.
 """
@@ -73,11 +73,12 @@ def quickest(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ring", type=int, default=REFERENCE_RING, help="a smaller one is to try the script")
-    ring = parser.parse_args().ring
-    for row in ROWS:
-        found = measured(ring, row.limbs)
+    parser.add_argument("--limbs", type=int, nargs="*", default=[row.limbs for row in ROWS])
+    arguments = parser.parse_args()
+    for limbs in arguments.limbs:
+        found = measured(arguments.ring, limbs)
         figures = [f"{getattr(found, f.name):.3g}" for f in fields(found) if f.name != "limbs"]
-        print(f"    IntegerRow({row.limbs}, {', '.join(figures)}),", flush=True)
+        print(f"    IntegerRow({limbs}, {', '.join(figures)}),", flush=True)
 
 
 if __name__ == "__main__":
