@@ -39,7 +39,8 @@ def main() -> None:
             value, clear = fit(value), fit(clear)
     words = f"ReLU replaced by polynomials of degree {DEGREE}"
     security = f"ring {RING}, log QP {sum(MODULI)}, refused above 128 bits by SEAL"
-    found = Measured("TenSEAL", words, {"tenseal": version("tenseal")}, arguments.samples, len(clear), security)
+    found = Measured("TenSEAL", words, {"tenseal": version("tenseal")}, security)
+    found.samples, found.tested = arguments.samples, len(clear)
     with found.stage("keys"):
         context = ts.context(ts.SCHEME_TYPE.CKKS, RING, coeff_mod_bit_sizes=MODULI)
         context.global_scale = 2.0**SCALE_BITS
