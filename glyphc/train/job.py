@@ -294,7 +294,9 @@ def make_owned_job(
     """
     if options.source is RangeSource.TRIAL:
         raise TrainingError("others' data cannot be tried: use ranges from bounds (--clip) or from a sample")
-    if options.batch is None or samples % options.batch:
+    if options.batch is None:
+        raise TrainingError("say how many samples a step has: --batch")
+    if options.keep_on is Keeper.CLIENT and samples % options.batch:
         raise TrainingError(f"{samples} samples of several owners come in whole batches; choose --batch")
     if options.whiten is not None:
         raise TrainingError("whitening takes samples, which others have; let them decorrelate features themselves")
