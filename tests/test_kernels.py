@@ -239,7 +239,7 @@ def test_uniform_residues_follow_from_seed_and_name() -> None:
 
 
 def test_a_key_is_its_own_half_and_the_seeds(full: Client) -> None:
-    maker = KeyMaker(full.shape, full.basis, full.secret, full.error)
+    maker = KeyMaker(full.basis, full.secret, full.error)
     spec = next(full.shape.specs())
     key = maker.make(spec, bytes(range(32)))
     again = whole_key(full.basis, spec, key.values[0], bytes(range(32)), np.empty_like(key.values))
@@ -284,8 +284,8 @@ class Client:
         self.basis = make_basis(self.shape)
         self.secret = np.zeros(N, dtype=np.int64)
         self.secret[self.random.choice(N, 96, replace=False)] = self.random.choice([-1, 1], 96)
-        maker = KeyMaker(self.shape, self.basis, self.secret, self.error)
-        keys = dict(maker.keys(bytes(32)))
+        maker = KeyMaker(self.basis, self.secret, self.error)
+        keys = dict(maker.keys(self.shape, bytes(32)))
         self.evaluator = Evaluator(self.shape, self.basis, keys)
 
     def error(self) -> I64:

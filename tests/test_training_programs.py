@@ -219,13 +219,13 @@ def test_both_transforms_have_levels(budget: tuple[int, int]) -> None:
 
 
 def test_parameters_that_openfhe_refuses_are_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds some of them only when it prepares its transforms."""
-    from glyphc.backends.openfhe import training_load
+    """It finds some of them only when it has made its contexts."""
+    from glyphc.backends.kernels import training_load
 
     def refuse(*arguments: object) -> None:
         raise RuntimeError("no such transform")
 
-    monkeypatch.setattr(training_load, "setup_training_bootstrap", refuse)
+    monkeypatch.setattr(training_load, "make_linear_contexts", refuse)
     with pytest.raises(ParameterError, match="OpenFHE cannot execute this training program: no such transform"):
         run_training(run / "server")
 
@@ -239,11 +239,11 @@ def test_a_bomb_of_code_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_openfhe_refuses_in_the_middle_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
+    from glyphc.backends.kernels.ckks_linear import LinearKernels
 
     def refuse(*arguments: object) -> None:
         raise RuntimeError("no such key")
 
-    monkeypatch.setattr(LinearCKKS, "product", refuse)
+    monkeypatch.setattr(LinearKernels, "product", refuse)
     with pytest.raises(ParameterError, match="OpenFHE cannot execute this training program: no such key"):
         run_training(run / "server")

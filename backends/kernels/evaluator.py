@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,16 +115,27 @@ def permute(x: F64, order: I32, addend: F64, moduli: F64) -> F64:
     return out
 
 
-class Evaluator:
-    """Computes with the keys of one client. One call at a time: intermediate results share memory."""
+class Arithmetic(ABC):
+    """Computes with the keys of one client. One call at a time: intermediate results share memory.
 
-    def __init__(self, shape: EngineShape, basis: Basis, keys: dict[str, SwitchingKey]) -> None:
-        self.shape, self.basis, self.keys = shape, basis, keys
+    basis: the primes of ciphertexts first, bottom first.
+    """
+
+    def __init__(self, basis: Basis, keys: dict[str, SwitchingKey]) -> None:
+        self.basis, self.keys = basis, keys
         self._plans: dict[tuple[KeyShape, int], Plan] = {}
         self._orders: dict[int, I32] = {}
         self._rescalings: dict[int, Division] = {}
         self._subrings: dict[int, Basis] = {}
         self._memory: dict[str, F64] = {}
+
+    @abstractmethod
+    def automorphism_name(self, index: int, shape: KeyShape) -> str:
+        """Of the key for X -> X^index that has this shape."""
+
+    @abstractmethod
+    def product_name(self, limbs: int) -> str:
+        """Of the key for products on so many limbs."""
 
     # -- memory, plans --
 
@@ -194,7 +206,7 @@ class Evaluator:
     def automorphism(self, x: Ciphertext, index: int, shape: KeyShape) -> Ciphertext:
         """The message's image under X -> X^index."""
         plan = self.plan(shape, x.limbs)
-        key = self.keys[self.shape.automorphism_key(index, shape).name]
+        key = self.keys[self.automorphism_name(index, shape)]
         digits = self.decomposed(x.elements[1], plan)
         sums = self.scratch("sums", 2, plan.rows, self.basis.n)
         plan.inner(digits, key, sums)
@@ -206,7 +218,7 @@ class Evaluator:
         plan, n = self.plan(shape, x.limbs), self.basis.n
         digits = self.decomposed(x.elements[1], plan)
         total, sums = self.scratch("total", 2, plan.rows, n), self.scratch("sums", 2, plan.rows, n)
-        keys = [self.keys[self.shape.automorphism_key(index, shape).name] for index in indices]
+        keys = [self.keys[self.automorphism_name(index, shape)] for index in indices]
         plan.inner(digits[:0], keys[0], total, x.elements)
         own = np.zeros_like(x.elements)
         own[0] = x.elements[0]
@@ -258,8 +270,7 @@ class Evaluator:
             fresh = False
         if not products:
             return Ciphertext(self.rescale(total[:2]), scale)
-        name = f"multiplication-{self.shape.relinearisation(limbs)}"
-        key = self.keys[name]
+        key = self.keys[self.product_name(limbs)]
         plan = self.plan(key.shape, limbs)
         digits = self.decomposed(total[2], plan)
         sums = self.scratch("sums", 2, plan.rows, n)
@@ -286,3 +297,17 @@ class Evaluator:
             low.append(centred(real + imaginary * root, q))
             high.append(centred(real - imaginary * root, q))
         return np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+
+
+class Evaluator(Arithmetic):
+    """With the keys of a program, on its chain."""
+
+    def __init__(self, shape: EngineShape, basis: Basis, keys: dict[str, SwitchingKey]) -> None:
+        super().__init__(basis, keys)
+        self.shape = shape
+
+    def automorphism_name(self, index: int, shape: KeyShape) -> str:
+        return self.shape.automorphism_key(index, shape).name
+
+    def product_name(self, limbs: int) -> str:
+        return f"multiplication-{self.shape.relinearisation(limbs)}"

@@ -25,7 +25,9 @@ from .exchange import Exchange
 from .keys import KeyRoom, ServerKeys, WeightKeys, whole_key
 from .keyswitch import KeyShape, SwitchingKey
 from .linear import Sum
-from .shape import EngineShape, KeySpec
+from .linear_shape import key_shape as linear_key_shape
+from .linear_shape import linear_specs
+from .shape import WIDE_BITS, EngineShape, KeySpec
 
 _PREFIX = "kernels/"
 
@@ -37,10 +39,20 @@ def key_bytes(shape: EngineShape, encrypted: Sequence[EncryptedMap] = ()) -> int
     return 8 * shape.n * (sum(_doubles(spec.shape) for spec in shape.specs()) + products * linear)
 
 
-def file_bytes(shape: EngineShape) -> int:
-    """Bytes of the keys of bootstraps in a file, from the shape alone."""
+def file_bytes(shape: EngineShape, periods: Sequence[int]) -> int:
+    """Bytes of a training run's keys in a file, from the shape alone. periods: of packing."""
     widths = [width(q) for q in shape.primes]
-    return shape.n * sum(s.shape.digits * sum(widths[p] for p in s.shape.primes) for s in shape.specs())
+    bootstraps = sum(s.shape.digits * sum(widths[p] for p in s.shape.primes) for s in shape.specs())
+    p, own = shape.parameters, linear_key_shape(shape.parameters)
+    # OpenFHE's primes may be a little larger than 2^linear_bits
+    each = own.digits * (len(own.chain) * width(2 << p.linear_bits) + len(own.special) * width(1 << WIDE_BITS - 1))
+    return shape.n * (bootstraps + each * len(list(linear_specs(p, periods))))
+
+
+def linear_key_bytes(parameters: Parameters, periods: Sequence[int]) -> int:
+    """Bytes of the keys of training's linear algebra as the server keeps them."""
+    doubles = _doubles(linear_key_shape(parameters))
+    return 8 * parameters.ring * doubles * len(list(linear_specs(parameters, periods)))
 
 
 def _doubles(shape: KeyShape) -> int:

@@ -29,13 +29,15 @@ WIDE_BITS, DECODING_BITS, LEVEL_BITS = 48, 36, 40
 DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
+# Of training's linear context, whose primes OpenFHE chooses near that size; auxiliary primes are larger.
+LARGEST_LINEAR_BITS = 46
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
 # probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14
 # The exponential: a Chebyshev series of this degree, and so many squarings.
 EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
 # P exceeds a digit by about so many bits.
-_MARGIN = 4
+MARGIN = 4
 _MOST_BABIES = 8
 # One decomposition serves so many terms of the trace: more would take more keys than time.
 _TRACE_RADIX = 4
@@ -162,7 +164,7 @@ class EngineShape:
         for digits in range(1, limbs + 1):
             each = -(-limbs // digits)
             largest = max(sum(bits[at : at + each]) for at in range(0, limbs, each))
-            special = -(-(largest + _MARGIN) // WIDE_BITS)
+            special = -(-(largest + MARGIN) // WIDE_BITS)
             fits = sum(bits) + special * WIDE_BITS <= LARGEST_MODULUS
             if fits and max(special, each) <= _MOST_SOURCES and (digits > 1 or largest <= _LARGEST_DIGIT):
                 break
@@ -256,7 +258,7 @@ class EngineShape:
 
     def automorphism_key(self, index: int, shape: KeyShape) -> KeySpec:
         """X -> X^index: switches from s to s(X^(1/index)), after which the automorphism leads back to s."""
-        inverse = pow(index, -1, 2 * self.n)
+        inverse = inverse_automorphism(index, self.n)
         return KeySpec(f"automorphism-{index}-{len(shape.chain)}", "s", f"s(X^{inverse})", shape)
 
     def specs(self) -> Iterator[KeySpec]:
@@ -298,6 +300,11 @@ class EngineShape:
             yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(self.result_limbs))
 
 
+def inverse_automorphism(index: int, n: int) -> int:
+    """Of X -> X^index."""
+    return pow(index, -1, 2 * n)
+
+
 def fingerprint(parameters: Parameters) -> str:
     """Of everything that the meaning of these parameters' key files depends on, hexadecimal."""
     shape = EngineShape(parameters)
@@ -317,6 +324,8 @@ def shape_problem(shape: EngineShape) -> str | None:
     parameters = shape.parameters
     if parameters.levels_kept and not parameters.linear_limbs:
         return "it keeps levels after a bootstrap in training alone"
+    if parameters.linear_bits > LARGEST_LINEAR_BITS:
+        return f"its products have primes of up to {LARGEST_LINEAR_BITS} bits, not {parameters.linear_bits}"
     if shape.n < SMALLEST_RING:
         return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}"
     stages = parameters.slots.bit_length() - 1
