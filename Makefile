@@ -52,6 +52,7 @@ models: $(VENV)/.train-models ## train the networks of models/ again
 	$(BIN)/python models/mnist_mlp.py
 	$(BIN)/python models/mnist_lenet.py
 	$(BIN)/python models/digits_resnet.py
+	$(BIN)/python models/shapes_resnet.py
 	$(BIN)/python models/elnino_cnn.py
 	$(BIN)/python models/digits_backbone.py
 

@@ -18,6 +18,7 @@ from glyphc.ir.functions import compose
 from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.series import OUTPUT_BITS, Lookup
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.word_parameters import WordParameters
 
@@ -104,9 +105,14 @@ class CleartextMachine:
         return kept
 
     def evaluate(self, powers: F64, instruction: Evaluate) -> F64:
-        # exact: functions on fixed-point integers; off the bootstrap's grid there is nothing
-        x = dequantize(np.rint(powers[:: self._grid])[:, None], instruction.input_format)
-        y = quantize(compose(instruction.functions, x), instruction.output_format)[:, 0]
+        # exact: functions on fixed-point integers, or their table; off the bootstrap's grid there is nothing
+        integers = np.rint(powers[:: self._grid])
+        if isinstance(instruction.series, Lookup):
+            unit = self._modulus * instruction.divisor / 2.0**OUTPUT_BITS
+            y = np.rint(instruction.series.nearest(integers / self._modulus) * unit)
+        else:
+            x = dequantize(integers[:, None], instruction.input_format)
+            y = quantize(compose(instruction.functions, x), instruction.output_format)[:, 0]
         out = np.zeros(self._ring)
         out[:: self._grid] = y / instruction.divisor
         if instruction.mask is not None:

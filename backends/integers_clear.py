@@ -40,6 +40,7 @@ class ClearIntegers:
     """Registers are residues modulo each prime, arrays of shape (slots,). Products stay below 2^60."""
 
     def __init__(self, parameters: IntegerParameters) -> None:
+        self._parameters = parameters
         self._moduli = parameters.moduli
 
     def encrypt(self, message: npt.NDArray[Any]) -> Residues:
@@ -69,9 +70,30 @@ class ClearIntegers:
             totals.append(np.tile(total, len(sources[0][at]) // instruction.block))
         return tuple(totals)
 
+    def integer_total(self, source: Residues, inner: bool) -> Residues:
+        p = self._parameters
+        exponents = p.inner_automorphisms if inner else p.automorphisms
+        totals = []
+        for residues, t in zip(source, self._moduli, strict=True):
+            for exponent in exponents:
+                residues = (residues + _moved(residues, exponent, p.ring)) % t
+            totals.append(residues)
+        return tuple(totals)
+
     def client_request(self, sources: Sequence[Residues], request: Request) -> list[Residues]:
         found = request.answer(np.array([self.decrypt(source) for source in sources]))
         return [self.encrypt(integers) for integers in found]
 
     def integer_product(self, a: Residues, b: Residues) -> Residues:
         return tuple(x * y % t for x, y, t in zip(a, b, self._moduli, strict=True))
+
+
+def _moved(values: I64, exponent: int, ring: int) -> I64:
+    """Slots after X -> X^exponent, a power of 5 that rotates both rows to the left, or -1, which exchanges them."""
+    rows = values.reshape(2, ring // 2)
+    if exponent == 2 * ring - 1:
+        return np.ascontiguousarray(rows[::-1]).reshape(-1)
+    power, steps = 1, 0
+    while power != exponent:
+        power, steps = power * 5 % (2 * ring), steps + 1
+    return np.roll(rows, -steps, axis=1).reshape(-1)

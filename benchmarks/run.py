@@ -27,6 +27,7 @@ NETWORKS = {
     "mnist-mlp": 512,
     "mnist-lenet": 128,
     "digits-resnet": 128,
+    "shapes-resnet": 64,
     "elnino-cnn": 151,
 }
 

@@ -16,7 +16,7 @@ from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.files import write_atomically
 from glyphc.ir.errors import IRSyntaxError
 from glyphc.ir.typed_json import TypedJSON
-from glyphc.ways.strategies import STRATEGIES
+from glyphc.ways.strategies import STRATEGIES, Size
 
 FORMAT = "glyphc-comparison"
 VERSION = 2
@@ -37,21 +37,9 @@ class Choice:
         size = "" if self.size is None else f":{self.size}"
         return f"{self.strategy}{size}{_RETRAINED if self.retrained else ''}"
 
-    @property
-    def degree(self) -> int | None:
-        """As ``glyphc.compile`` takes it."""
-        chosen = STRATEGIES[self.strategy]
-        return None if chosen.takes_table_bits or chosen.takes_word_bits else self.size
-
-    @property
-    def table_bits(self) -> int | None:
-        """As ``glyphc.compile`` takes it."""
-        return self.size if STRATEGIES[self.strategy].takes_table_bits else None
-
-    @property
-    def word_bits(self) -> int | None:
-        """As ``glyphc.compile`` takes it."""
-        return self.size if STRATEGIES[self.strategy].takes_word_bits else None
+    def given(self, size: Size) -> int | None:
+        """Its size as an option of ``glyphc.compile``: the strategy's own of that name, or a degree."""
+        return self.size if size is (STRATEGIES[self.strategy].size or Size.DEGREE) else None
 
 
 class Outcome(Enum):
@@ -94,7 +82,7 @@ def _all(retraining: bool) -> Iterable[Choice]:
     for each in STRATEGIES.values():
         if not (each.changes_network and retraining):
             yield Choice(each.name)
-        if retraining and (each.changes_network or (each.takes_degree and each.degree)):
+        if retraining and (each.changes_network or (each.size is Size.DEGREE and each.degree)):
             yield Choice(each.name, None, True)
 
 

@@ -35,6 +35,7 @@ from glyphc.progress import Reporter, Silent
 from glyphc.runtime import Mode, run
 from glyphc.slow import duration
 from glyphc.train.retraining import Data
+from glyphc.ways.strategies import Size
 
 F64 = npt.NDArray[np.floating[Any]]
 Scores = tuple[tuple[str, float], ...]
@@ -181,9 +182,9 @@ def _compiled(task: Task, choice: Choice, reporter: Reporter) -> Program:
             **task.options,
             cost=task.cost,
             strategy=choice.strategy,
-            degree=choice.degree,
-            table_bits=choice.table_bits,
-            word_bits=choice.word_bits,
+            degree=choice.given(Size.DEGREE),
+            table_bits=choice.given(Size.TABLE_BITS),
+            word_bits=choice.given(Size.WORD_BITS),
             # what is too slow is predicted all the same
             allow_slow=True,
             retrain=task.retraining if choice.retrained else None,

@@ -16,7 +16,7 @@ from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
 from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, parse_prefer
-from glyphc.errors import CalibrationError, GlyphcError, ParameterError
+from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
 from glyphc.ir.ops import Input
@@ -44,6 +44,7 @@ from glyphc.slow import check_patience
 from glyphc.sources import is_graph, read_model, with_hints
 from glyphc.substitution import changes
 from glyphc.ways import strategies
+from glyphc.ways.strategies import Size
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -132,8 +133,7 @@ def compile(
     """
     limits = Constraints(trips, memory, parse_prefer(prefer))
     _check_limits(limits)
-    if trips == 0 and (reason := strategies.strategy(strategy or DEFAULT_STRATEGY).needs_trips):
-        raise ParameterError(f"the strategy {strategy!r} takes trips to the client, and none is allowed: {reason}")
+    strategy = None if strategy is None else strategies.allowed(strategy, trips)
     known = cost or cost_file.current()
 
     def compiled(name: str | None) -> Program:
@@ -355,12 +355,14 @@ def _with_strategy(
             f"{', '.join(step.name for step in steps) or 'none'}"
         )
     chosen = strategies.strategy(name or DEFAULT_STRATEGY)
-    found, tables = strategies.degree_of(chosen, degree), strategies.table_bits_of(chosen, table_bits)
-    words = strategies.word_bits_of(chosen, word_bits)
+    asked = {Size.DEGREE: degree, Size.TABLE_BITS: table_bits, Size.WORD_BITS: word_bits}
+    found, tables, words = (strategies.size_of(chosen, size, value) for size, value in asked.items())
     out = []
     for step in steps:
         if isinstance(step, AssignScheme):
             step = replace(step, strategy=chosen.name, degree=found, table_bits=tables, word_bits=words)
+        elif isinstance(step, Quantize) and chosen.replacement is strategies.Replacement.TABLE:
+            step = replace(step, reserve=False)
         elif isinstance(step, FitPolynomials):
             step = replace(step, degree=found)
         elif isinstance(step, FitIntegers):

@@ -66,9 +66,10 @@ class Program:
     def definition(self) -> Graph:
         """The graph that ``run(mode="clear")`` evaluates: what the program computes, without any noise.
 
-        In fixed point; where polynomials stand for functions, with these polynomials.
+        In fixed point; where polynomials or tables stand for functions, with these.
         """
-        return self.quantized if isinstance(self.graph.parameters, Parameters) else self.graph
+        p = self.graph.parameters
+        return self.quantized if isinstance(p, Parameters) and not p.table_bits else self.graph
 
     @cached_property
     def public_stages(self) -> dict[str, Graph]:

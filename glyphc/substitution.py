@@ -36,7 +36,7 @@ from glyphc.ir.ops import (
 )
 from glyphc.ir.types import Level
 from glyphc.rounding import outward
-from glyphc.ways.strategies import Replacement, degree_of, strategy
+from glyphc.ways.strategies import Replacement, Size, size_of, strategy
 
 if TYPE_CHECKING:
     from glyphc.progress import Reporter
@@ -75,16 +75,16 @@ def changes(
     GlyphcError for a strategy that replaces nothing or has no degree to retrain for, or a graph that is no network.
     """
     chosen = strategy(name)
-    found = degree_of(chosen, degree)
+    found = size_of(chosen, Size.DEGREE, degree)
     if retraining is None and not chosen.changes_network:
         return None
     if graph.level is not Level.SOURCE:
         raise GlyphcError(f"the strategy {name!r} changes networks; this is a graph at level {graph.level.value!r}")
-    if not chosen.changes_network and not chosen.takes_degree:
+    if not chosen.changes_network and chosen.size is not Size.DEGREE:
         raise GlyphcError(f"the strategy {name!r} keeps the network as it is: there is nothing to train again for")
     if not chosen.changes_network and not found:
         raise GlyphcError(f"retraining takes polynomials of a known degree: give one (--degree) with {name!r}")
-    what = f"polynomials of degree {found}" if chosen.takes_degree else chosen.replacement.value
+    what = f"polynomials of degree {found}" if chosen.size is Size.DEGREE else chosen.replacement.value
     note = f"the strategy {name!r} computes another network than the given one, its nonlinearities replaced by {what}"
     network = substituted(graph, chosen.replacement, found, samples)
     if retraining is None:
@@ -128,7 +128,7 @@ def substituted(graph: Graph, replacement: Replacement, degree: int, samples: Ma
             rewriter.keep(node)
         else:
             seen = np.asarray(values[node.operands[0]], dtype=np.float64)
-            function = _function(node, node.op, replacement, degree, seen)
+            function = replacing(node, node.op, replacement, degree, seen)
             new = rewriter.new.add(Apply((function,)), rewriter.operands(node), node.type, node.location)
             rewriter.replace(node, new)
     return rewriter.new
@@ -147,8 +147,8 @@ def _before_weights(graph: Graph) -> set[int]:
     return found
 
 
-def _function(node: Node, op: Apply, replacement: Replacement, degree: int, seen: F64) -> Function:
-    """What takes the place of one nonlinearity. seen: its arguments on the calibration samples."""
+def replacing(node: Node, op: Apply, replacement: Replacement, degree: int, seen: F64) -> Function:
+    """What takes the place of one nonlinearity. seen: its arguments, e.g. on calibration samples."""
     if replacement is Replacement.IDENTITY:
         # no ``affine``, which would be folded into the next layer: the layers are computed as they stand
         return Function("polynomial", (-1.0, 1.0, 0.0, 1.0))

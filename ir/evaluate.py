@@ -57,7 +57,9 @@ from .ops import (
     Unpack,
     WordTable,
 )
+from .parameters import Parameters
 from .rescaling import index_bits, rescaled, table_indices
+from .series import OUTPUT_BITS, Lookup
 from .types import Encoding, FixedPoint
 
 Value = npt.NDArray[Any]
@@ -262,9 +264,19 @@ def _(op: Scale, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
 @_evaluate.register(Apply)
 @_evaluate.register(Bootstrap)
 def _(op: Apply | Bootstrap, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    if isinstance(op, Bootstrap) and isinstance(op.series, Lookup):
+        return _looked_up(op, op.series, graph, args[0])
     x = np.asarray(real(graph.operands(node)[0], args[0]), dtype=np.float64)
     y = compose(op.functions, x)
     return quantize(y, node.type.fixed) if node.type.fixed is not None else y
+
+
+def _looked_up(op: Bootstrap, table: Lookup, graph: Graph, x: Value) -> Value:
+    """The entry of the nearest index, as an integer."""
+    assert isinstance(graph.parameters, Parameters)
+    modulus = graph.parameters.plaintext_modulus
+    entries = table.nearest(x / modulus) * (modulus * op.divisor / 2.0**OUTPUT_BITS)
+    return np.asarray(np.rint(entries).astype(np.int64))
 
 
 @_evaluate.register

@@ -5,8 +5,8 @@ the exponent ((t*rows + y)*pitch + x)*group + c, in units of the layout's stride
 dx)*group) moves what stands (dy, dx) away, so a convolution is one product for each of its input channels. ``rows`` and
 ``pitch`` leave a border of zeros behind every row and image that serves what stands before the next one, too.
 
-What comes of a stride stays where it is, farther apart (``dilation``), and several images share a slot: each is moved
-by the offsets of its ``levels``.
+What comes of a stride stays where it is, farther apart (``dilation``). The room between can hold more images, each
+moved by the offsets of its ``levels``, or more channels of the same one, where there are no others: ``sites`` groups.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ _MOST_LEVELS = 16
 
 @dataclass(frozen=True)
 class Raster:
-    """Images of channels x height x width. Feature (c, y, x) of sample b of a chunk stands in part c // beside.
+    """Images of channels x height x width. Feature (c, y, x) of sample b of a chunk stands in part c // beside, where
+    there is one site.
 
     group: channels that there is room for side by side; beside: channels that stand side by side in one part, ``group``
     or, once they are unpacked, 1. rows, pitch: from one image slot to the next, in rows, and from one row to the next,
     in columns of the raster. dilation: from one pixel to the next. origin: of the first pixel in its slot. levels: the
-    images of a slot; where bit j of b is set, ``levels[j]`` is added, and the bits above these number the slots.
+    images of a slot; where bit j of b is set, ``levels[j]`` is added, and the bits above these number the slots. sites:
+    groups of channels in one ciphertext, each ``apart`` rows and columns behind the one before; what is unpacked are
+    the channels of a group, so a part has one of every group then.
     """
 
     channels: int
@@ -49,17 +52,21 @@ class Raster:
     dilation: Steps = (1, 1)
     origin: Steps = (0, 0)
     levels: tuple[Steps, ...] = ()
+    sites: int = 1
+    apart: Steps = (0, 0)
 
     def __post_init__(self) -> None:
-        sizes = (self.channels, self.height, self.width, self.group, self.rows, self.pitch, *self.dilation)
+        sizes = (self.channels, self.height, self.width, self.group, self.rows, self.pitch, *self.dilation, self.sites)
         if min(sizes) < 1 or self.beside not in (1, self.group) or self.group & (self.group - 1):
             raise IRError(f"an image layout has positive sizes, and a power of two of channels side by side: {self}")
-        if len(self.levels) > _MOST_LEVELS or min((min(s) for s in (self.origin, *self.levels)), default=0) < 0:
+        if len(self.levels) > _MOST_LEVELS or min(min(s) for s in (self.origin, self.apart, *self.levels)) < 0:
             raise IRError(
                 f"the images of a slot stand at no offsets below 0, nor at more than 2^{_MOST_LEVELS}: {self}"
             )
         if any(last >= room for last, room in zip(self.last, (self.rows, self.pitch), strict=True)):
             raise IRError(f"the pixels of one row or image overlap with the next: {self}")
+        if self.sites > 1 and not any(self.apart):
+            raise IRError(f"groups of channels stand at one place: {self}")
 
     @property
     def image(self) -> Image:
@@ -70,15 +77,26 @@ class Raster:
         return self.channels * self.height * self.width
 
     @property
+    def together(self) -> int:
+        """Channels that one ciphertext has before it is unpacked."""
+        return self.group * self.sites
+
+    @property
     def parts(self) -> int:
         """Ciphertexts that the channels take."""
-        return -(-self.channels // self.beside)
+        if self.beside == self.group:
+            return -(-self.channels // self.together)
+        full, rest = divmod(self.channels, self.together)
+        return full * self.group + min(self.group, rest)
 
     @property
     def last(self) -> Steps:
         """Row and column of the last pixel of the last image of a slot."""
         y, x = (
-            self.origin[axis] + (size - 1) * self.dilation[axis] + sum(level[axis] for level in self.levels)
+            self.origin[axis]
+            + (size - 1) * self.dilation[axis]
+            + sum(level[axis] for level in self.levels)
+            + (self.sites - 1) * self.apart[axis]
             for axis, size in enumerate((self.height, self.width))
         )
         return y, x
@@ -107,25 +125,44 @@ class Raster:
 
     def channels_of(self, part: int) -> range:
         """The channels in a part."""
-        return range(part * self.beside, min((part + 1) * self.beside, self.channels))
+        if self.beside == self.group:
+            return range(part * self.together, min((part + 1) * self.together, self.channels))
+        before, residue = divmod(part, self.group)
+        first = before * self.together
+        return range(first + residue, min(first + self.together, self.channels), self.group)
 
-    def columns_of(self, part: int) -> slice:
+    def columns_of(self, part: int) -> I64:
         """The features in a part, which are numbered by channel first."""
-        channels, size = self.channels_of(part), self.height * self.width
-        return slice(channels.start * size, channels.stop * size)
+        pixels = np.arange(self.height * self.width, dtype=np.int64)
+        return (np.array(self.channels_of(part), dtype=np.int64)[:, None] * len(pixels) + pixels).ravel()
+
+    def part_of(self, feature: int) -> tuple[int, int]:
+        """Where a feature stands: its part, and its number among the features in there."""
+        channel, pixel = divmod(feature, self.height * self.width)
+        before, within = divmod(channel, self.together)
+        if self.beside == self.group:
+            return before, within * self.height * self.width + pixel
+        site, residue = divmod(within, self.group)
+        return before * self.group + residue, site * self.height * self.width + pixel
+
+    def channel_offsets(self, part: int) -> I64:
+        """Exponents of a part's channels from the first place of their pixel on, in units of the stride."""
+        channels = np.array(self.channels_of(part), dtype=np.int64)
+        beside = channels % self.group if self.beside == self.group else 0
+        return np.asarray(channels % self.together // self.group * self.steps(*self.apart) + beside)
 
     def places(self, part: int, samples: I64) -> I64:
         """Exponents of a part's features, in units of the stride: shape (samples, features in the part)."""
-        channels = np.arange(len(self.channels_of(part)), dtype=np.int64)
-        found = self.pixels(samples)[:, None] + channels[:, None, None]
-        return found.reshape(len(samples), len(channels) * self.height * self.width)
+        offsets = self.channel_offsets(part)
+        found = self.pixels(samples)[:, None] + offsets[:, None, None]
+        return found.reshape(len(samples), len(offsets) * self.height * self.width)
 
     def mask(self, samples: int, stride: int) -> Mask:
         """What keeps the first so many samples of a chunk, in every part, and nothing else."""
         (dy, dx), slots = self.dilation, self.slots(samples)
         axes = [(slots, self.slot), *((2, self.steps(*level)) for level in self.levels)]
         axes += [(self.height, self.steps(dy, 0)), (self.width, self.steps(0, dx))]
-        axes.append((min(self.beside, self.channels), 1))
+        axes += [(self.sites, self.steps(*self.apart)), (min(self.beside, self.channels), 1)]
         return Mask(self.steps(*self.origin) * stride, tuple((n, step * stride) for n, step in axes if n > 1))
 
     def window(self, first: Steps, step: Steps) -> Raster:

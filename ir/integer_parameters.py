@@ -82,6 +82,16 @@ class IntegerParameters:
         return (*(pow(5, 1 << k, 2 * self.ring) for k in steps), 2 * self.ring - 1)
 
     @property
+    def inner_automorphisms(self) -> tuple[int, ...]:
+        """The same of a sum over the slots of each block."""
+        return ()
+
+    @property
+    def key_automorphisms(self) -> tuple[int, ...]:
+        """All that there are keys for."""
+        return (*self.automorphisms, *self.inner_automorphisms)
+
+    @property
     def element_bytes(self) -> int:
         """Of one element of a ciphertext in one context, as it is sent."""
         return self.ring * self.limbs * -(-PRIME_BITS // 8)
@@ -105,6 +115,22 @@ class IntegerParameters:
     def modulus_bits(self) -> int:
         """log2 of the ciphertext modulus. Keys have no larger one: key switching decomposes by primes (BV)."""
         return self.limbs * PRIME_BITS
+
+
+@dataclass(frozen=True)
+class IntegerStepParameters(IntegerParameters):
+    """Of a training step. within: slots of the blocks whose own slots are summed up, each into the first one."""
+
+    within: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.within < 1 or self.within > self.ring // 2 or self.within & (self.within - 1):
+            raise ValueError(f"a block is a power of two of slots of one row, not {self.within}")
+
+    @property
+    def inner_automorphisms(self) -> tuple[int, ...]:
+        return tuple(pow(5, 1 << k, 2 * self.ring) for k in range(self.within.bit_length() - 1))
 
 
 # Of whichever family a program is.

@@ -93,7 +93,7 @@ class Layout:
     def per_part(self) -> int:
         """Features of one sample that stand in one ciphertext (the last part may hold fewer)."""
         if self.image is not None:
-            return self.image.beside * self.image.height * self.image.width
+            return len(self.image.channels_of(0)) * self.image.height * self.image.width
         return -(-self.features // self.parts)
 
     @property
@@ -112,16 +112,18 @@ class Layout:
 
     def exponent_of(self, feature: int, sample: int = 0) -> int:
         if self.image is not None:
-            part, at = divmod(feature, self.per_part)
+            part, at = self.image.part_of(feature)
             return int(self.positions(part, np.array([sample // self.chunks]))[0, at])
         return sample // self.chunks * self.batch_stride + (feature // self.parts) * self.stride
 
     def features_of(self, part: int) -> Iterator[int]:
         """The features in part ``part`` of every chunk, in the order of :meth:`positions`."""
-        return iter(range(self.features)[self._columns(part)])
+        return iter(self._columns(part).tolist())
 
-    def _columns(self, part: int) -> slice:
-        return slice(part, None, self.parts) if self.image is None else self.image.columns_of(part)
+    def _columns(self, part: int) -> npt.NDArray[np.int64]:
+        if self.image is not None:
+            return self.image.columns_of(part)
+        return np.arange(part, self.features, self.parts, dtype=np.int64)
 
     def positions(self, part: int, samples: int | npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Exponents of a part's useful values, shape (samples, features in the part).
@@ -172,5 +174,5 @@ class Layout:
             rows = np.flatnonzero(places % self.chunks == chunk)
             for part in range(min(self.parts, self.features)):
                 found = coefficients[chunk * per_chunk + part]
-                out[rows, self._columns(part)] = found[self.positions(part, places[rows] // self.chunks)]
+                out[rows[:, None], self._columns(part)] = found[self.positions(part, places[rows] // self.chunks)]
         return out

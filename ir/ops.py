@@ -38,7 +38,7 @@ from .network_ops import (
     SumTo,
 )
 from .op import ALL, FIXED, Const, Constants, Op, Shape, Sparse, Weight, linear_shape
-from .series import Series
+from .series import Approximation
 from .types import Encoding, Level, Scheme
 from .word_parameters import MOST_WORD_BITS
 
@@ -153,7 +153,7 @@ class ErrorBudget:
     max_error: float
     rms_error: float
 
-    def holds(self, series: Series) -> bool:
+    def holds(self, series: Approximation) -> bool:
         """Whether a series keeps to it."""
         return series.max_error <= self.max_error and series.rms_error <= self.rms_error
 
@@ -163,7 +163,8 @@ class Apply(Op):
     """A composition of univariate functions, first one first, applied elementwise to the real value.
 
     budget: what its approximation may err, once a pass has worked that out. mask: of a laid-out value, the coefficients
-    of every chunk that are kept: all others become zero.
+    of every chunk that are kept: all others become zero. table_bits: of the index of the table that stands for it,
+    where bootstraps are to look one up.
     """
 
     mnemonic = "apply"
@@ -171,6 +172,7 @@ class Apply(Op):
     functions: tuple[Function, ...]
     budget: ErrorBudget | None = None
     mask: Mask | None = None
+    table_bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -267,8 +269,8 @@ class Bootstrap(Op):
     """Packed functional bootstrap: refreshes a ciphertext and applies the composed functions to every coefficient.
 
     The message comes out divided by ``divisor``, the factor that the following unpacking multiplies it by. ``series``
-    approximates the whole map from input phase to output (in units of 2^-OUTPUT_BITS, see ``series``). mask: the
-    coefficients that are kept; all others become zero, but for noise.
+    approximates the whole map from input phase to output (in units of 2^-OUTPUT_BITS, see ``series``), or is a table.
+    mask: the coefficients that are kept; all others become zero, but for noise.
     """
 
     mnemonic = "bootstrap"
@@ -276,7 +278,7 @@ class Bootstrap(Op):
     functions: tuple[Function, ...]
     divisor: int
     slots: int
-    series: Series
+    series: Approximation
     mask: Mask | None = None
 
 

@@ -53,6 +53,7 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "large_digits": (1, 100),
     "levels_kept": (0, 100),
     "slot_levels": (0, 100),
+    "table_bits": (0, 8),
     "linear_bits": (0, 60),
     "linear_limbs": (0, 100),
     "decoded_limbs": (0, 100),
@@ -69,9 +70,10 @@ class Parameters:
     unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
     bootstrap refreshes; 0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
     of the bootstrapping context. levels_kept: levels that are left after a bootstrap. slot_levels: levels for products
-    in the middle of a bootstrap, where values stand in slots. linear_bits, linear_limbs: of the CKKS context in which
-    training multiplies ciphertexts; decoded_limbs: those that a bootstrap's result has there. security: OpenFHE's
-    security level, or "insecure" for the small rings of tests. ValueError for a value out of its bounds.
+    in the middle of a bootstrap, where values stand in slots; table_bits: of the index of the largest table that is
+    looked up there, 0 without any. linear_bits, linear_limbs: of the CKKS context in which training multiplies
+    ciphertexts; decoded_limbs: those that a bootstrap's result has there. security: OpenFHE's security level, or
+    "insecure" for the small rings of tests. ValueError for a value out of its bounds.
     """
 
     ring: int
@@ -85,6 +87,7 @@ class Parameters:
     large_digits: int = 3
     levels_kept: int = 0
     slot_levels: int = 0
+    table_bits: int = 0
     linear_bits: int = 0
     linear_limbs: int = 0
     decoded_limbs: int = 0

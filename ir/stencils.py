@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .image_layout import Image, Steps, strided
+from .image_layout import Image, Raster, Steps, strided
 from .kronecker import Kronecker
 from .matrices import Array, Matrix, row_numbers
 
@@ -23,15 +23,19 @@ _MOST_ENTRIES = 1 << 22
 # How much smaller than its operand, or larger, the picture may be that a convolution makes of it, beside its stride.
 _MOST_BORDER = 12
 _MOST_STRIDE = 4
+# Likewise of the picture that a transposed convolution of a stride makes.
+_MOST_EDGE = 3
 # A kernel has at most so many times as many weights as the matrix has entries, most of them zeros, or is small.
 _MOST_ZEROS, _FEW = 4, 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class Stencil:
-    """out[c', y, x] = sum_t sum_c kernel[t, c', c] in[c, sy*y + reads[t, 0], sx*x + reads[t, 1]], 0 outside of ``in``.
+    """out[c', y, x] = sum_t sum_c kernel[t, c', c] in[c, (sy*y + reads[t, 0]) / uy, (sx*x + reads[t, 1]) / ux].
 
-    kernel: shape (taps, channels out, channels in). reads: rows and columns, shape (taps, 2). stride: (sy, sx).
+    What lies outside of ``in`` or between its pixels is 0. kernel: shape (taps, channels out, channels in). reads: rows
+    and columns, shape (taps, 2). stride: (sy, sx), of convolutions and poolings. up: (uy, ux), the stride of transposed
+    convolutions, and by how much images are enlarged; one of both is 1.
     """
 
     kernel: Array
@@ -39,12 +43,18 @@ class Stencil:
     stride: Steps
     source: Image
     target: Image
+    up: Steps = (1, 1)
 
     @property
     def parities(self) -> tuple[Steps, ...]:
         """From which first pixels on it reads every ``stride``-th one."""
         found = {(int(y) % self.stride[0], int(x) % self.stride[1]) for y, x in self.reads}
         return tuple(sorted(found))
+
+    def moves(self, read: Raster) -> I64:
+        """How far behind a result what each tap reads stands on a raster, in units of the layout's stride."""
+        down, right = (each // by for each, by in zip(read.dilation, self.up, strict=True))
+        return self.reads[:, 0] * read.steps(down, 0) + self.reads[:, 1] * read.steps(0, right)
 
     def part(self, first: Steps) -> Stencil:
         """What it does with every ``stride``-th pixel, from ``first`` on: of stride 1."""
@@ -61,7 +71,8 @@ class Stencil:
             np.arange(size, dtype=np.int64) * step + self.reads[:, axis, None]
             for axis, (size, step) in enumerate(zip((rows, columns), self.stride, strict=True))
         )
-        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        inside = _read(y, self.up[0], height)[:, :, None] & _read(x, self.up[1], width)[:, None, :]
+        y, x = y // self.up[0], x // self.up[1]
         read = y[:, :, None] * width + x[:, None, :]
         tap, row, column = np.nonzero(inside)
         out, places = row * columns + column, read[tap, row, column]
@@ -87,8 +98,39 @@ def stencil(matrix: Matrix, source: Image, target: Image | None = None) -> Stenc
         if found is None:
             return None
         kernel = matrix.kernel[found.kernel[:, 0, 0] - 1]
-        return Stencil(kernel, found.reads, found.stride, source, (made, *found.target[1:]))
+        return Stencil(kernel, found.reads, found.stride, source, (made, *found.target[1:]), found.up)
     return _stencil(_entries(matrix.csr()), source, target) if matrix.count <= _MOST_ENTRIES else None
+
+
+def disturbed(own: Stencil, read: Raster, made: Raster, samples: int, places: int) -> bool:
+    """Whether products put anything on a result of the first so many samples but the pixels that it is made of.
+
+    read, made: where images stand, on one raster. places: exponents of a ciphertext, in units of the layouts' stride.
+    What every tap, group of channels read and group made puts on the results is looked up on exponents alone. Channels
+    of one group cannot meet: those read are in ciphertexts of their own, and those made have the room of all beside.
+    """
+    numbers = np.arange(samples, dtype=np.int64)
+    before, after = read.pixels(numbers), made.pixels(numbers) + read.steps(*read.origin) - made.steps(*made.origin)
+    reading = np.arange(read.sites, dtype=np.int64) * read.steps(*read.apart)
+    making = np.arange(made.sites, dtype=np.int64) * made.steps(*made.apart)
+    occupied = np.zeros(places, dtype=bool)
+    occupied[(before[..., None] + reading).ravel()] = True
+    others = np.unique(making[:, None] - making)
+    others = (others[others != 0][:, None] + reading).ravel()
+    rows, columns = (
+        np.arange(size, dtype=np.int64) * step for size, step in zip(made.image[1:], own.stride, strict=True)
+    )
+    moves = own.moves(read)
+    for number, (down, right) in enumerate(own.reads):
+        at = after + moves[number]
+        y, x = np.broadcast_arrays((rows + down)[:, None], (columns + right)[None, :])
+        inside = _read(y, own.up[0], read.height) & _read(x, own.up[1], read.width)
+        if not (at[:, inside] == before[:, y[inside] // own.up[0], x[inside] // own.up[1]]).all():
+            return True
+        strange = (at[:, ~inside, None] + reading).ravel(), (at[..., None] + others).ravel()
+        if any(occupied[each % places].any() for each in strange):
+            return True
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,21 +154,21 @@ def _stencil(entries: _Entries, source: Image, target: Image | None) -> Stencil 
         # one channel shows most misfits
         first = slice(0, int(np.searchsorted(entries.rows, candidate[1] * candidate[2])))
         one = _Entries(entries.size, entries.rows[first], entries.columns[first], entries.values[first])
-        for stride in _strides(source, candidate):
-            if one.rows.size and _fitted(one, source, (1, *candidate[1:]), stride) is None:
+        for stride, up in _steps(source, candidate):
+            if one.rows.size and _fitted(one, source, (1, *candidate[1:]), stride, up) is None:
                 continue
-            if (found := _fitted(entries, source, candidate, stride)) is not None:
+            if (found := _fitted(entries, source, candidate, stride, up)) is not None:
                 return found
     return None
 
 
-def _fitted(entries: _Entries, source: Image, target: Image, stride: Steps) -> Stencil | None:
-    """The stencil of this stride that has just these entries; None if there is none."""
+def _fitted(entries: _Entries, source: Image, target: Image, stride: Steps, up: Steps) -> Stencil | None:
+    """The stencil of these strides that has just these entries; None if there is none."""
     (channels, height, width), (made, rows, columns) = source, target
     out_channel, place = np.divmod(entries.rows, rows * columns)
     channel, read = np.divmod(entries.columns, height * width)
-    down = read // width - stride[0] * (place // columns)
-    right = read % width - stride[1] * (place % columns)
+    down = up[0] * (read // width) - stride[0] * (place // columns)
+    right = up[1] * (read % width) - stride[1] * (place % columns)
     lowest, leftmost = int(down.min()), int(right.min())
     span = int(right.max()) - leftmost + 1
     keys, tap = np.unique((down - lowest) * span + right - leftmost, return_inverse=True)
@@ -137,18 +179,21 @@ def _fitted(entries: _Entries, source: Image, target: Image, stride: Steps) -> S
     codes = (tap * made + out_channel) * channels + channel
     kernel[codes] = entries.values
     reads = np.stack(np.divmod(keys, span), axis=1) + np.array([lowest, leftmost])
-    inside = _inside(reads[:, 0], rows, stride[0], height) * _inside(reads[:, 1], columns, stride[1], width)
+    inside = np.array([1])
+    for axis, (results, pixels) in enumerate(((rows, height), (columns, width))):
+        at = np.arange(results, dtype=np.int64) * stride[axis] + reads[:, axis, None]
+        # how many results find something at each of the places that they read, along one axis
+        inside = inside * _read(at, up[axis], pixels).sum(axis=1)
     counts = np.bincount(codes, minlength=size).reshape(len(keys), -1)
     wanted = np.where(kernel.reshape(len(keys), -1) != 0, inside[:, None], 0)
     if not (kernel[codes] == entries.values).all() or not (counts == wanted).all():
         return None
-    return Stencil(kernel.reshape(len(keys), made, channels), reads, stride, source, target)
+    return Stencil(kernel.reshape(len(keys), made, channels), reads, stride, source, target, up)
 
 
-def _inside(reads: I64, count: int, stride: int, size: int) -> I64:
-    """How many of ``count`` outputs find something at each of the places that they read, along one axis."""
-    at = np.arange(count, dtype=np.int64) * stride + reads[:, None]
-    return np.asarray(((at >= 0) & (at < size)).sum(axis=1))
+def _read(at: I64, up: int, size: int) -> npt.NDArray[np.bool_]:
+    """Whether there is a pixel at each place along one axis, ``up`` places from one of so many to the next."""
+    return np.asarray((at >= 0) & (at < up * size) & (at % up == 0))
 
 
 def _targets(rows: int, source: Image) -> Iterator[Image]:
@@ -167,13 +212,23 @@ def _targets(rows: int, source: Image) -> Iterator[Image]:
         if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
             seen.add((tall, wide))
             yield rows // (tall * wide), tall, wide
+    larger = ((up, edge) for up in range(2, _MOST_STRIDE + 1) for edge in range(-_MOST_EDGE, _MOST_EDGE + 1))
+    for up, edge in sorted(larger, key=lambda each: abs(each[1])):
+        tall, wide = (up * size + edge if size > 1 else 1 for size in source[1:])
+        if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
+            seen.add((tall, wide))
+            yield rows // (tall * wide), tall, wide
     yield rows, 1, 1
 
 
-def _strides(source: Image, target: Image) -> Iterator[Steps]:
-    """Strides by which an operand may become so much smaller, the largest first."""
-    down, right = (
-        range(1 if after == 1 else min(_MOST_STRIDE, -(-before // after)), 0, -1)
-        for before, after in zip(source[1:], target[1:], strict=True)
-    )
-    yield from ((y, x) for y in down for x in right)
+def _steps(source: Image, target: Image) -> Iterator[tuple[Steps, Steps]]:
+    """Strides by which an operand may become so much smaller, the largest first, or larger."""
+    down, right = (_steps_along(*sizes) for sizes in zip(source[1:], target[1:], strict=True))
+    yield from (((s, t), (u, v)) for s, u in down for t, v in right)
+
+
+def _steps_along(before: int, after: int) -> list[tuple[int, int]]:
+    """Of one axis: strides of a convolution, and of a transposed one."""
+    strides = range(1 if after == 1 else min(_MOST_STRIDE, -(-before // after)), 0, -1)
+    ups = (up for up in range(2, _MOST_STRIDE + 1) if abs(up * before - after) <= _MOST_EDGE)
+    return [*((stride, 1) for stride in strides), *((1, up) for up in ups if before > 1)]

@@ -1,7 +1,8 @@
 """Frozen dataclasses as JSON and back, guided by the types of their fields: exact, and nothing but data.
 
-Fields may be bool, int, float, str, enums, tuples, other dataclasses, each of them or None. Floats keep every bit;
-infinities and NaN have no form. What is read has exactly the declared types and nothing else is ever made from it.
+Fields may be bool, int, float, str, enums, tuples, other dataclasses or one of several of these, each of them or None.
+Floats keep every bit; infinities and NaN have no form. What is read has exactly the declared types and nothing else is
+ever made from it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class TypedJSON:
             others = [a for a in arguments if a is not type(None)]
             if len(others) == 1:
                 return _optional(self._codec(others[0]))
+            if len(others) == len(arguments) and all(map(is_dataclass, others)):
+                return self._either(others)
         elif origin is tuple:
             return self._tuple(arguments)
         elif hint in _SCALARS:
@@ -120,6 +123,24 @@ class TypedJSON:
             values = {name: getattr(_exactly(value, cls), name) for name in codecs}
             kept = {n: v for n, v in values.items() if not _is_default(v, defaults.get(n, MISSING))}
             return {n: codecs[n].plain(v) for n, v in kept.items()}
+
+        return _Codec(plain, typed)
+
+    def _either(self, classes: list[Any]) -> _Codec:
+        """Of one of several dataclasses, told apart by the fields that they need."""
+
+        def typed(data: Any) -> Any:
+            found = set(_exactly(data, dict))
+            for cls in classes:
+                if {f.name for f in fields(cls) if f.default is MISSING} <= found:
+                    return self._codec(cls).typed(data)
+            names = " or ".join(cls.__name__ for cls in classes)
+            raise IRSyntaxError(f"{_short(sorted(found))} are not the fields of {names}")
+
+        def plain(value: Any) -> Any:
+            if type(value) not in classes:
+                raise IRError(f"{type(value).__name__} is none of {', '.join(cls.__name__ for cls in classes)}")
+            return self._codec(type(value)).plain(value)
 
         return _Codec(plain, typed)
 

@@ -30,6 +30,7 @@ from .ops import (
     Unpack,
     WordTable,
 )
+from .series import series_problem
 from .types import Encoding, Level, Scheme
 
 # Schemes that go with one encoding, and what their values do, in words.
@@ -165,8 +166,8 @@ def _laid_out(graph: Graph, node: Node) -> None:
         slots = node.op.slots
         if slots < 1 or layout.ring % (2 * slots) or layout.grid % (layout.ring // (2 * slots)):
             raise IRError(f"{node}: {node.op.slots} slots do not read all positions on a grid of {layout.grid}")
-        if node.op.series.degree < 1 or len(node.op.series.real) != len(node.op.series.imag):
-            raise IRError(f"{node}: empty series, or one of unequal parts")
+        if problem := series_problem(node.op.series):
+            raise IRError(f"{node} has {problem}")
     if isinstance(node.op, Apply | Bootstrap) and node.op.mask is not None:
         _masked(node, node.op.mask, layout)
     if isinstance(node.op, Unpack) and not _unpacks(node.op, operands[0].type.layout, layout):

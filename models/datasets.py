@@ -1,4 +1,4 @@
-"""Fixed train/test splits of the three public data sets behind the example networks.
+"""Fixed train/test splits of the data sets behind the example networks: three public ones, and drawn images.
 
 Run as a script, this writes every split to ``data/`` as .npy files, without training anything.
 Features stay raw (pixel values, medical measurements): scaling belongs to the networks.
@@ -13,12 +13,14 @@ import numpy.typing as npt
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import train_test_split
 
+from shapes import draw_all
+
 DATA_DIR = Path(__file__).resolve().parent / "data"
 SPLIT_SEED = 0
 
 
 class Split(NamedTuple):
-    """One data set, divided: x_* are float32 (samples, features), y_* int64 (samples,) class indices."""
+    """One data set, divided: x_* are float32 (samples, features) or images, y_* int64 (samples,) class indices."""
 
     x_train: npt.NDArray[np.float32]
     y_train: npt.NDArray[np.int64]
@@ -55,10 +57,17 @@ def mnist() -> Split:
     return _split(features, labels, test_size=1000)
 
 
+def shapes() -> Split:
+    """32x32 drawn colour images, as many of each class: x (2000 + 512, 3, 32, 32), grey levels 0..255; y 0..7."""
+    # Other seeds are other images.
+    return Split(*draw_all(2000, SPLIT_SEED), *draw_all(512, SPLIT_SEED + 1))
+
+
 SPLITS: dict[str, Callable[[], Split]] = {
     "digits": digits,
     "breast-cancer": breast_cancer,
     "mnist": mnist,
+    "shapes": shapes,
 }
 
 

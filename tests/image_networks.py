@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx_models import build, node, randoms
 
@@ -132,5 +133,54 @@ def skipping(stride: int) -> onnx.ModelProto:
         node("GlobalAveragePool", ["r1"], ["g"], name="mean"),
         node("Flatten", ["g"], ["f"], name="flat"),
         node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, SHAPE)
+
+
+def autoencoder() -> onnx.ModelProto:
+    """Half as large behind a stride, and back by a transposed convolution beside a copy of what it was."""
+    constants = {
+        "k0": randoms(2, 3, 3, 3, seed=1) / 5,
+        "k1": randoms(4, 2, 3, 3, seed=2) / 4,
+        "t2": randoms(4, 2, 4, 4, seed=3) / 6,
+        "k3": randoms(3, 4, 3, 3, seed=4) / 6,
+    }
+    one = [1, 1, 1, 1]
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=one),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("Conv", ["r0", "k1"], ["c1"], name="conv1", pads=one, strides=[2, 2]),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("ConvTranspose", ["r1", "t2"], ["c2"], name="larger", pads=one, strides=[2, 2]),
+        node("Relu", ["c2"], ["r2"], name="relu2"),
+        node("Concat", ["r2", "r0"], ["m"], name="both", axis=1),
+        node("Conv", ["m", "k3"], ["y"], name="conv3", pads=one),
+    ]
+    return build(nodes, constants, SHAPE)
+
+
+def enlarging() -> onnx.ModelProto:
+    """Twice as large by nearest pixels, and twice again by a transposed convolution of windows side by side."""
+    constants = {
+        "k0": randoms(2, 3, 3, 3, seed=1) / 5,
+        "scales": np.array([1, 1, 2, 2], dtype=np.float32),
+        "k1": randoms(2, 2, 3, 3, seed=2) / 4,
+        "t2": randoms(2, 1, 2, 2, seed=3) / 2,
+    }
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node(
+            "Resize",
+            ["r0", "", "scales"],
+            ["u"],
+            name="nearest",
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        ),
+        node("Conv", ["u", "k1"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("ConvTranspose", ["r1", "t2"], ["y"], name="larger", strides=[2, 2]),
     ]
     return build(nodes, constants, SHAPE)

@@ -26,10 +26,11 @@ from glyphc.cluster.forecast import Limit, Load, forecast
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
+from glyphc.service.client import JobStatus
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
 from tests.roles import Setting, compiled, environment, make_setting, samples
-from tests.services import certificate
+from tests.services import Place, certificate
 
 PASSES = 6
 
@@ -175,6 +176,29 @@ def test_a_worker_that_is_killed_and_a_scheduler_that_starts_anew(
         Address.read(processes.url), files(setting), request_file, tmp_path / "two", reporter=Watch(2, restart)
     )
     assert parts(tmp_path / "two") == alone
+
+
+def test_a_service_shares_its_jobs_among_workers(
+    setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
+) -> None:
+    processes.start_scheduler()
+    processes.start_worker()
+    place = Place(tmp_path / "service", setting.half, "--insecure", "--cluster", processes.url)
+    with place.running() as service, service.client() as client:
+        client.upload_keys(setting.keys)
+        job = client.submit(request_file)
+        said: list[JobStatus] = []
+        assert client.wait(job.id, said.append).state == "done"
+        client.fetch(job.id, tmp_path / "request.out")
+    assert parts(tmp_path / "request.out") == alone
+    assert any("evaluate on 1 workers" in status.what for status in said)
+
+
+def test_a_service_takes_the_address_of_a_scheduler_that_stays(tmp_path: Path) -> None:
+    for address, message in (("local:2", "a scheduler that stays"), ("tcp://example.org:8786", "have to show")):
+        call = ["serve", "--programs", tmp_path, "--data", tmp_path, "--tokens", tmp_path / "t", "--cluster", address]
+        result = CliRunner().invoke(main, list(map(str, call)))
+        assert result.exit_code and message in result.stderr
 
 
 def test_beyond_this_machine_certificates_are_asked_for() -> None:

@@ -71,6 +71,16 @@ def test_images(tmp_path: Path) -> None:
     assert "security insecure" in output
 
 
+def test_stacks(tmp_path: Path) -> None:
+    few = ("--widths", 2, "--depths", 1, "--side", 8, "--batch", 2, "--ring", 1024)
+    text = benchmark("stacks.py", *few, "--output", tmp_path / "stacks.md", "--plot", tmp_path / "stacks.svg")
+    assert (tmp_path / "stacks.md").read_text() in text and "NOT SECURE" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+    # kernels of 3 to w and w to w channels, and the dense layer
+    assert [row[3] for row in rows] == [str(9 * (6 + 3 * 4) + 20 + 0), str(9 * 24 + 80)]
+    assert "if linear" in (tmp_path / "stacks.svg").read_text()
+
+
 def test_strategies_side_by_side(tmp_path: Path) -> None:
     page = tmp_path / "strategies.md"
     benchmark("strategies.py", "breast-cancer-mlp", "--ring", 1024, "--batches", 16, "--output", page)
@@ -148,6 +158,15 @@ def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
         assert float(text.partition("beside simulated: outputs within ")[2].split()[0]) < 0.05
 
 
+def test_training_systems(tmp_path: Path) -> None:
+    small = ("--ring", 1024, "--hidden", 4, "--batch", 8, "--gates", 0, "--rows", "onoufriou", "--long", 2)
+    text = benchmark("training_systems.py", *small, "--output", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() in text
+    (row,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| onoufriou"))
+    assert row[1] == "run" and row[7] == "2 (2)"
+    assert "512 held-out samples: floats" in text
+
+
 @pytest.mark.parametrize("name", ["large", "transfer"])
 def test_training_cases(name: str) -> None:
     """The jobs of the larger ones are made; their references alone take minutes."""
@@ -180,7 +199,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], M
 
         return loaded
 
-    for name in ("digits", "breast_cancer", "mnist"):
+    for name in ("digits", "breast_cancer", "mnist", "shapes"):
         monkeypatch.setattr(datasets, name, few(getattr(datasets, name)))
     monkeypatch.setattr(datasets, "SPLITS", {name: few(load) for name, load in datasets.SPLITS.items()})
 
@@ -204,7 +223,7 @@ def test_perceptrons(name: str, models: Callable[[str], ModuleType], monkeypatch
     assert module.MODEL.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["mnist_lenet", "digits_resnet", "elnino_cnn", "digits_backbone"])
+@pytest.mark.parametrize("name", ["mnist_lenet", "digits_resnet", "shapes_resnet", "elnino_cnn", "digits_backbone"])
 def test_convolutional_networks(
     name: str, models: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +242,7 @@ def test_convolutional_networks(
 
 def test_data_files(models: Callable[[str], ModuleType], tmp_path: Path) -> None:
     models("datasets").main()
-    assert len(list(tmp_path.glob("*-train.npy"))) == 3
+    assert len(list(tmp_path.glob("*-train.npy"))) == 4
 
 
 def test_evaluation(models: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

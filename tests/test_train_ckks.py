@@ -217,7 +217,7 @@ def test_simulated_noise_has_the_size_of_real_noise(both_sides: Party) -> None:
         real_rms, simulated_rms = (float(np.sqrt(np.mean(np.concatenate(e) ** 2))) for e in errors.values())
         # of trees, the simulation knows the worst places only: their noise is far below a bootstrap's. The kernels'
         # bootstraps are simulated with OpenFHE's noise, of which they have a part
-        lowest = 0.02 if "pack" in name else 0.05 if name == "refresh" and engine == "kernels" else 0.4
+        lowest = 0.005 if "pack" in name else 0.05 if name == "refresh" and engine == "kernels" else 0.4
         assert lowest < real_rms / simulated_rms < 2.5, (name, real_rms, simulated_rms)
 
 

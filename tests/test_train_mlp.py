@@ -132,7 +132,6 @@ def test_encrypted_training_follows_its_simulation() -> None:
     ("make", "message"),
     [
         (lambda: make_plan(mlp(), LOSSES["mean-squared-error"], SGD(), 8), "ends in a dense layer"),
-        (lambda: make_plan(mlp(between=()), BCE, SGD(), 8), "one activation between them"),
         (lambda: make_plan(mlp(between=("tanh", "exp")), BCE, SGD(), 8), "one differentiable activation"),
         (lambda: make_plan(mlp(between=("sign",)), BCE, SGD(), 8), "no gradient passes .*sign.*: a step function"),
     ],

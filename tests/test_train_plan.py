@@ -181,7 +181,6 @@ def two_layers() -> Graph:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: make_plan(two_layers(), LOSSES["binary-cross-entropy"], SGD(), 9), TrainingError, "--freeze"),
         (lambda: make_plan(regression(3), LOSSES["mean-squared-error"], SGD(), 9), TrainingError, "attached to"),
         (lambda: make_plan(regression(30), LOSSES["binary-cross-entropy"], SGD(), 40009), DataError, "at most 32768"),
         (lambda: make_plan(regression(3), LOSSES["binary-cross-entropy"], SGD(), 9, -1.0), TrainingError, "positive"),
@@ -192,9 +191,11 @@ def test_what_cannot_be_trained_encrypted(make: Callable[[], Plan], error: type[
         make()
 
 
-def test_frozen_first_layer_is_the_clients() -> None:
+def test_a_frozen_first_layer_that_is_left_in_the_step_only_goes_forward() -> None:
+    """Jobs leave it out where it is the client's."""
     plan = make_plan(two_layers(), LOSSES["binary-cross-entropy"], SGD(), 9, 16.0, ("first",), RING)
-    assert [(s.weight.name, s.bias.name) for s in plan.stages] == [("w", "b")]
+    assert [(s.weight.name, s.errors is None) for s in plan.stages] == [("w0", True), ("w", False)]
+    assert {name.split(":")[1] for name in plan.server.kept_names} == {"1"}
 
 
 def test_encrypted_training_follows_its_simulation() -> None:

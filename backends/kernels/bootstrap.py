@@ -1,8 +1,8 @@
 """The packed functional bootstrap on the kernels (Alexandru, Kim, Polyakov 2024).
 
 Modulus raise under a sparse secret (Bossuat et al. 2022), CoeffsToSlots, e^(2 pi i x) by a Chebyshev series and
-squarings, a trigonometric series, perhaps masks and products, SlotsToCoeffs. With N/2 slots, two ciphertexts hold the
-two halves of the coefficients in between; with fewer, one does.
+squarings, a trigonometric series or several of them for a table, perhaps masks and products, SlotsToCoeffs. With N/2
+slots, two ciphertexts hold the two halves of the coefficients in between; with fewer, one does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 from scipy.special import jv
 
 from glyphc.ir.masks import Mask
-from glyphc.ir.series import OUTPUT_BITS, Series
+from glyphc.ir.series import OUTPUT_BITS, Approximation, Lookup, Series
 
 from .evaluator import Ciphertext, Evaluator
 from .linear_transform import LevelTransform
+from .lookups import looked_up
 from .masks import Kept
 from .polynomials import Powers
 from .shape import EXPONENTIAL_DEGREE, LEVEL_BITS, SQUARINGS, WRAPS
@@ -117,18 +118,30 @@ class Bootstrapper:
             z = evaluator.combine([(z, z)], [], 0, z.limbs, scale)
         return Powers(evaluator, z, degree, chebyshev=False)
 
-    def evaluate(self, powers: PhasePowers, series: Series, mask: Mask | None = None) -> Ciphertext:
-        """The series of every phase, as phases modulo the lowest primes; zero where the mask keeps nothing."""
-        evaluator, shape = self._evaluator, self._evaluator.shape
-        if mask is None:
-            parts = self._series(powers, series, shape.slot_limbs)
+    def evaluate(self, powers: PhasePowers, series: Approximation, mask: Mask | None = None) -> Ciphertext:
+        """The series of every phase, or the table's values, as phases modulo the lowest primes; zero where the mask
+        keeps nothing."""
+        limbs = self._evaluator.shape.slot_limbs + (mask is not None)
+        real = isinstance(series, Lookup)
+        if isinstance(series, Lookup):
+            parts = self._looked_up(powers, series, limbs)
         else:
-            parts = self.forms.masked(self._series(powers, series, shape.slot_limbs + 1), self._kept(mask))
+            parts = self._series(powers, series, limbs)
+        if mask is not None:
+            parts = self.forms.masked(parts, self._kept(mask))
+        return self._to_coefficients(self._joined(parts, real))
+
+    def _joined(self, parts: SlotForm, real: bool) -> Ciphertext:
+        """What SlotsToCoeffs reads. real: whether slots hold values, or else what values are twice the real part of."""
+        evaluator = self._evaluator
+        first, *second = parts
+        if real:
+            return evaluator.add(first, second[0], 1j) if second else first
         # 2 Re a + i * 2 Re b = (a + i b) + conj(a - i b)
-        x, other = parts[0], parts[0]
-        if shape.packed_fully:
-            x, other = evaluator.add(parts[0], parts[1], 1j), evaluator.add(parts[0], parts[1], -1j)
-        return self._to_coefficients(evaluator.add(x, self._conjugate(other)))
+        x, other = first, first
+        if second:
+            x, other = evaluator.add(first, second[0], 1j), evaluator.add(first, second[0], -1j)
+        return evaluator.add(x, self._conjugate(other))
 
     def slot_form(self, powers: PhasePowers, series: Series) -> SlotForm:
         """The series of every phase, in slots, on ``shape.form_limbs``; :meth:`decoded` comes after all products."""
@@ -137,13 +150,17 @@ class Bootstrapper:
 
     def decoded(self, form: SlotForm) -> Ciphertext:
         """SlotsToCoeffs: phases modulo the lowest primes."""
-        first, *second = self.forms.lowered(form, self._evaluator.shape.slot_limbs)
-        return self._to_coefficients(self._evaluator.add(first, second[0], 1j) if second else first)
+        return self._to_coefficients(self._joined(self.forms.lowered(form, self._evaluator.shape.slot_limbs), True))
 
     def _series(self, powers: PhasePowers, series: Series, limbs: int) -> SlotForm:
         """Of which the values are twice the real parts."""
         c = np.array(series.real) + 1j * np.array(series.imag)
         return tuple(half.evaluate(c, limbs, self.forms.scale(limbs)) for half in powers.halves)
+
+    def _looked_up(self, powers: PhasePowers, lookup: Lookup, limbs: int) -> SlotForm:
+        """The values of a table."""
+        scale = self.forms.scale(limbs)
+        return tuple(looked_up(self._evaluator, half, lookup, limbs, scale) for half in powers.halves)
 
     def _conjugate(self, x: Ciphertext) -> Ciphertext:
         shape = self._evaluator.shape

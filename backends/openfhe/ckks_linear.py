@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from math import log2, prod
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,15 @@ class LinearCKKS(Packing[Any]):
         limbs = self._limbs(source)
         everywhere = np.full(self._parameters.ring, round(value * self._scales[limbs - 1]), dtype=np.int64)
         return self._context.EvalAdd(source, self._trivial(everywhere, limbs))
+
+    def with_public(self, source: Any, message: np.ndarray[Any, Any]) -> Any:
+        """A ciphertext plus N numbers in the clear; ValueError for what its limbs, or 62 bits, do not hold. No
+        instruction does this."""
+        limbs = self._limbs(source)
+        integers = np.rint(message * self._scales[limbs - 1])
+        if np.abs(integers).max() >= min(2.0**62, prod(r.q for r in self._rings[:limbs]) / 2):
+            raise ValueError(f"a message of magnitude {np.abs(message).max():.3g} is too large for {limbs} limbs")
+        return self._context.EvalAdd(source, self._trivial(integers.astype(np.int64), limbs))
 
     def reduced(self, source: Any, limbs: int) -> Any:
         return self._reduced(source, limbs)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from glyphc.ir.instructions import Schedule
-from glyphc.ir.integer_parameters import IntegerParameters
+from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.word_parameters import WordParameters
 
@@ -53,6 +54,11 @@ class OpenFHEEngine(Engine):
 
         return GateEvaluator
 
+    def refusal(self, parameters: ProgramParameters) -> str | None:
+        if isinstance(parameters, Parameters) and parameters.table_bits:
+            return "it has no products of values in the middle of a bootstrap, which look tables up"
+        return None
+
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
@@ -65,6 +71,8 @@ class OpenFHEEngine(Engine):
         from .slot_evaluator import SlotOpenFHE
         from .weight_keys import encrypt_weights
 
+        if reason := self.refusal(schedule.parameters):
+            raise BackendError(f"the engine 'openfhe' does not take this program: {reason}; use --engine kernels")
         if isinstance(schedule.parameters, WordParameters):
             # these keys lie in their context, not in tables that all contexts share
             with stages.stage("generate keys"):

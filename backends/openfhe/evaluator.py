@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from glyphc.ir.instructions import Evaluate, Schedule
+from glyphc.ir.series import Series
 
+from ..errors import BackendError
 from .bootstrap import Bootstrapper
 from .bridge import CiphertextMould
 from .keys import EvaluationKeys
@@ -74,4 +76,6 @@ class OpenFHEMachine:
         return self._bootstrapper.powers(source, degree)
 
     def evaluate(self, powers: Any, instruction: Evaluate) -> Any:
+        if not isinstance(instruction.series, Series):
+            raise BackendError("OpenFHE looks up no tables in the middle of a bootstrap; use the engine 'kernels'")
         return self._bootstrapper.evaluate(powers, instruction.series, instruction.mask)

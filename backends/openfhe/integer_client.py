@@ -68,7 +68,7 @@ def generate_integer_keys(parameters: IntegerParameters) -> IntegerClient:
         secret = context.KeyGen().secretKey
         if parameters.products:
             context.EvalMultKeyGen(secret)
-        if parameters.automorphisms:
-            context.EvalAutomorphismKeyGen(secret, list(parameters.automorphisms))
+        if parameters.key_automorphisms:
+            context.EvalAutomorphismKeyGen(secret, list(parameters.key_automorphisms))
         secrets.append(secret)
     return IntegerClient(contexts, tuple(secrets))

@@ -40,6 +40,11 @@ class IntegerOpenFHE:
             for at in range(len(self._contexts.contexts))
         )
 
+    def integer_total(self, source: Ciphertexts, inner: bool) -> Ciphertexts:
+        parameters = self._contexts.parameters
+        exponents = parameters.inner_automorphisms if inner else parameters.automorphisms
+        return tuple(self._summed(at, each, exponents) for at, each in enumerate(source))
+
     def client_request(self, sources: Sequence[Ciphertexts], request: Request) -> Sequence[Ciphertexts]:
         if self.answer is None:
             raise BackendError("this program asks the client on the way, and there is none to ask")
@@ -56,10 +61,15 @@ class IntegerOpenFHE:
             part = context.EvalMult(source, plain)
             total = part if total is None else context.EvalAdd(total, part)
         assert total is not None
+        return self._shifted(at, self._summed(at, total, parameters.automorphisms), instruction.bias)
+
+    def _summed(self, at: int, total: Any, exponents: Sequence[int]) -> Any:
+        """With its images, one after another."""
+        context = self._contexts.contexts[at]
         keys = context.GetEvalAutomorphismKeyMap(total.GetKeyTag())
-        for exponent in parameters.automorphisms:
+        for exponent in exponents:
             total = context.EvalAdd(total, context.EvalAutomorphism(total, exponent, keys))
-        return self._shifted(at, total, instruction.bias)
+        return total
 
     def _dot(self, at: int, sources: Sequence[Any], instruction: IntegerDot) -> Any:
         """Sums of what has the same weight but for its sign, each multiplied once.

@@ -73,7 +73,7 @@ class IntegerKeyMaker:
                 packer = KeyPacker(self.ternary, mould, moduli, seed)
                 name = multiplication_part(at)
                 yield name, packer.pack(name, key_shape(mould.moduli), mould.residues(), 1)
-            for index in p.automorphisms:
+            for index in p.key_automorphisms:
                 mould = automorphism_mould(context, secret, index)
                 packer = KeyPacker(self.ternary, mould, moduli, seed)
                 name = automorphism_part(at, index)

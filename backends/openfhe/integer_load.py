@@ -67,11 +67,11 @@ def load_integer_keys(
             elements = key_shape(key.moduli).decode(name, read(name), parameters.ring, seed)
             insert_multiplication(context, key, elements, tag)
             observe(name)
-        if not parameters.automorphisms:
+        if not parameters.key_automorphisms:
             continue
-        ordinary = automorphism_mould(context, pair.secretKey, parameters.automorphisms[0])
+        ordinary = automorphism_mould(context, pair.secretKey, parameters.key_automorphisms[0])
         shape = key_shape(ordinary.moduli)
-        for index in parameters.automorphisms:
+        for index in parameters.key_automorphisms:
             name = automorphism_part(at, index)
             elements = shape.decode(name, read(name), parameters.ring, seed)
             context.InsertEvalAutomorphismKey(cast_map(reindexed(ordinary, index), elements), tag)

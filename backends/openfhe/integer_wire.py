@@ -52,7 +52,7 @@ def part_names(parameters: IntegerParameters) -> tuple[str, ...]:
         names.append(public_part(at))
         if parameters.products:
             names.append(multiplication_part(at))
-        names += [automorphism_part(at, index) for index in parameters.automorphisms]
+        names += [automorphism_part(at, index) for index in parameters.key_automorphisms]
     return tuple(names)
 
 

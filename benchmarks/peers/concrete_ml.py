@@ -1,8 +1,9 @@
-"""Concrete ML on the network of a case: python concrete_ml.py CASE.npz retrained|rounded --samples N.
+"""Concrete ML on the network of a case: python concrete_ml.py CASE.npz retrained|rounded [--approximate] --samples N.
 
 rounded: the given weights, quantised to 5 bits after training, sums rounded to 6 bits. retrained: brevitas trains the
 network again with weights and activations of 3 bits, from the given weights on, and sums are rounded to 4 bits. Both
-as its documentation advises for speed; the failure probability of a table look-up is its default.
+as its documentation advises for speed, and so is --approximate, which rounds with errors. The failure probability of a
+table look-up is its default.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("case", type=Path)
     parser.add_argument("how", choices=("retrained", "rounded"))
+    parser.add_argument("--approximate", action="store_true")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
@@ -94,6 +96,8 @@ def main() -> None:
     sizes = [case[f"w{i}"].shape for i in range(3)]
     retrained = arguments.how == "retrained"
     words = "3 bits, retrained, sums rounded to 4" if retrained else "5 bits after training, sums rounded to 6"
+    words += ", approximately" if arguments.approximate else ""
+    rounding = {"n_bits": 4 if retrained else 6, "method": "APPROXIMATE" if arguments.approximate else "EXACT"}
     found = Measured("Concrete ML", words, {}, arguments.samples, len(x), "128 bits, its default")
     network = Quantised(sizes, 3) if retrained else Plain(sizes)
     load(network, case)
@@ -102,9 +106,9 @@ def main() -> None:
     network.eval()
     with found.stage("compile"):
         if retrained:
-            module = compile_brevitas_qat_model(network, train[:CALIBRATION], rounding_threshold_bits=4)
+            module = compile_brevitas_qat_model(network, train[:CALIBRATION], rounding_threshold_bits=rounding)
         else:
-            module = compile_torch_model(network, train[:CALIBRATION], n_bits=5, rounding_threshold_bits=6)
+            module = compile_torch_model(network, train[:CALIBRATION], n_bits=5, rounding_threshold_bits=rounding)
     circuit = module.fhe_circuit
     with found.stage("keys"):
         circuit.keygen()

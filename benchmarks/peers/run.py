@@ -53,7 +53,11 @@ class Peer:
 PEERS = {
     "glyphc": Peer("glyphc_mlp.py", "", (("--batch", "512"),), 512),
     "glyphc-one": Peer("glyphc_mlp.py", "", (("--batch", "1"),), 1),
-    "concrete-ml": Peer("concrete_ml.py", "concrete-ml", (("retrained",), ("rounded",))),
+    "concrete-ml": Peer(
+        "concrete_ml.py",
+        "concrete-ml",
+        tuple((how, *more) for how in ("retrained", "rounded") for more in ((), ("--approximate",))),
+    ),
     "tenseal": Peer("tenseal_mlp.py", "tenseal", ((),)),
 }
 

@@ -24,6 +24,7 @@ from glyphc.ir.instructions import (
 )
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.series import Lookup
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.word_parameters import WordParameters
 
@@ -36,6 +37,7 @@ from .cost import (
     split_automorphisms,
 )
 from .integer_cost import integer_estimate
+from .lookup_cost import idle_bytes, key_bytes, lookup_bytes, lookup_seconds
 from .slot_cost import SlotEstimate, slot_estimate
 from .word_cost import word_estimate
 
@@ -93,7 +95,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         by_node,
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
-        cost.key_bytes(parameters) + weight_bytes(schedule.client, cost.limbs),
+        key_bytes(parameters, cost) + weight_bytes(schedule.client, cost.limbs),
         peak_bytes(schedule, cost),
         cost.machine.text,
         sent * parameters.ring * -(-parameters.bgv_bits // 8),
@@ -140,7 +142,10 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
         case Powers(degree=degree):
             return cost.powers_seconds(parameters.slots, degree, parameters.ring, deepest(parameters))
         case Evaluate(series=series, mask=mask):
-            function = cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, deepest(parameters))
+            if isinstance(series, Lookup):
+                function = lookup_seconds(series, parameters, cost)
+            else:
+                function = cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, deepest(parameters))
             return function + (cost.mask_seconds(parameters.slots, parameters.ring) if mask is not None else 0.0)
         case _:
             return 0.0
@@ -159,7 +164,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     ciphertext = weight * cost.limbs
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
-    kept = cost.idle_bytes(parameters) + weight * weights + weight_bytes(schedule.client, cost.limbs)
+    kept = idle_bytes(parameters, cost) + weight * weights + weight_bytes(schedule.client, cost.limbs)
     kept += mask_bytes(parameters) * len(masks_of(schedule.instructions))
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
@@ -172,7 +177,10 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
         made = dict.fromkeys(instruction.writes, powers if isinstance(instruction, Powers) else float(ciphertext))
         live |= made
         held += sum(made.values())
-        peak = max(peak, held + (scratch if isinstance(instruction, Powers | Evaluate) else 0.0))
+        if isinstance(instruction, Powers | Evaluate):
+            looked_up = isinstance(instruction, Evaluate) and isinstance(instruction.series, Lookup)
+            peak = max(peak, held + scratch + (lookup_bytes(parameters) if looked_up else 0.0))
+        peak = max(peak, held)
     return peak
 
 

@@ -15,6 +15,7 @@ from glyphc.ir.instructions import (
     IntegerBlocks,
     IntegerDot,
     IntegerProduct,
+    IntegerTotal,
     Schedule,
     Store,
 )
@@ -82,7 +83,7 @@ def integer_estimate(schedule: Schedule) -> SlotEstimate:
 
 def key_bytes(p: IntegerParameters) -> float:
     """Of the keys in memory, for relinearisation and automorphisms: two elements for each digit, which is a prime."""
-    return 8.0 * 2 * p.ring * p.limbs * p.limbs * len(p.moduli) * (p.products + len(p.automorphisms))
+    return 8.0 * 2 * p.ring * p.limbs * p.limbs * len(p.moduli) * (p.products + len(p.key_automorphisms))
 
 
 def _figure(name: str, p: IntegerParameters) -> float:
@@ -107,6 +108,9 @@ def _seconds(instruction: Instruction, p: IntegerParameters, encoded: set[int]) 
             each = len(sources) * (_figure("constant", p) + _figure("scaled", p) + _figure("added", p))
             each += len(p.automorphisms) * (_figure("automorphism", p) + _figure("added", p))
             each += _figure("constant", p) if bias else 0.0
+        case IntegerTotal(inner=inner):
+            images = len(p.inner_automorphisms if inner else p.automorphisms)
+            each = images * (_figure("automorphism", p) + _figure("added", p))
         case IntegerProduct():
             each = _figure("product", p)
     return each * len(p.moduli)

@@ -122,7 +122,7 @@ def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> No
 def _terms(node: Node) -> int:
     """Results of a linear map that a weight polynomial has terms for: of images, those of one pixel in one part."""
     image = node.type.layout.image if node.type.layout is not None else None
-    return node.type.size if image is None else min(image.beside, image.channels)
+    return node.type.size if image is None else len(image.channels_of(0))
 
 
 def public_norm(weight: Matrix) -> float:

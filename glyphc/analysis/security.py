@@ -56,13 +56,25 @@ def modulus_limit(parameters: ProgramParameters) -> int:
     return (MAX_LOG_QP_SLOTS | MAX_LOG_QP_SPARSE).get(parameters.ring, 0)
 
 
+def modulus_bits(parameters: ProgramParameters) -> float:
+    """log2 of the largest modulus of a key: where bootstraps look tables up, of the kernels, which alone do that."""
+    if isinstance(parameters, Parameters) and parameters.table_bits:
+        from glyphc.backends.kernels.shape import EngineShape  # loads compiled code
+
+        return EngineShape(parameters).modulus_bits
+    return parameters.modulus_bits
+
+
 def is_secure(parameters: Parameters) -> bool:
     """Whether the moduli keep to the bound."""
-    return parameters.modulus_bits <= modulus_limit(parameters)
+    return modulus_bits(parameters) <= modulus_limit(parameters)
 
 
 def more_digits(parameters: Parameters) -> Iterator[Parameters]:
     """These parameters with as many digits as they have, and more, whose keys fit into memory."""
+    if parameters.table_bits:
+        yield parameters  # the kernels choose the digits of each key
+        return
     keys = MOST_KEYS.get(parameters.level_budget, max(MOST_KEYS.values()))
     for digits in range(parameters.large_digits, MOST_DIGITS + 1):
         found = replace(parameters, large_digits=digits)

@@ -44,7 +44,7 @@ _FLATTENING_STEPS = 6
 
 
 @lru_cache(maxsize=16)
-def _design(degree: int, half_range: float, points: int) -> tuple[F64, F64]:
+def design(degree: int, half_range: float, points: int) -> tuple[F64, F64]:
     """Nodes (Chebyshev, dense at the edges where extensions err most) and basis 1, cos, sin at them."""
     x = half_range * np.cos(np.pi * (np.arange(points) + 0.5) / points)
     k = np.arange(1, degree + 1)
@@ -67,7 +67,7 @@ class _Samples:
 
     @property
     def span(self) -> float:
-        return _span(self.y)
+        return span_of(self.y)
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ def fit(
     Raises ValueError when the function is not finite on the interval.
     """
     points = max(2000, 24 * degree)
-    x, basis = _design(degree, half_range, points)
+    x, basis = design(degree, half_range, points)
     y = np.asarray(function(x))
     if y.shape != x.shape or not np.all(np.isfinite(y)):
         raise ValueError("the function is not finite on its whole input range")
     jumps = find_jumps(function, half_range)
     width = _zone(jumps, dead_zone * half_range)
-    keep = ~_near(x, jumps, width)
-    samples = _Samples(x[keep], basis[keep], y[keep], _density(x[keep], half_range, weights))
+    keep = ~near_to(x, jumps, width)
+    samples = _Samples(x[keep], basis[keep], y[keep], density_at(x[keep], half_range, weights))
     grid = np.linspace(-half_range, half_range, 16 * points + 1)
-    grid = grid[~_near(grid, jumps, width)]
-    wanted, density = function(grid), _density(grid, half_range, weights)
+    grid = grid[~near_to(grid, jumps, width)]
+    wanted, density = function(grid), density_at(grid, half_range, weights)
 
     ridge = _RIDGE
 
@@ -156,8 +156,8 @@ def fit(
 
 def fit_error(function: Callable[[F64], F64], degree: int, half_range: float, weights: tuple[int, ...]) -> float:
     """About the rms error that :func:`fit` reports of a function without jumps, at the nodes of a fit, and quickly."""
-    x, basis = _design(degree, half_range, 24 * degree)
-    samples = _Samples(x, basis, np.asarray(function(x)), _density(x, half_range, weights))
+    x, basis = design(degree, half_range, 24 * degree)
+    samples = _Samples(x, basis, np.asarray(function(x)), density_at(x, half_range, weights))
     error = basis @ _least_squares(samples, 0.5 + 0.5 * samples.density) - samples.y
     # nodes are dense at the ends
     even = samples.density * np.sqrt(1 - np.minimum((x / half_range) ** 2, 1.0))
@@ -167,7 +167,11 @@ def fit_error(function: Callable[[F64], F64], degree: int, half_range: float, we
 def _least_squares(samples: _Samples, weight: F64, ridge: float = _RIDGE) -> F64:
     """Factors of the basis that minimise the weighted squares of the errors, with a ridge."""
     root = np.sqrt(weight)
-    a, b = samples.basis * root[:, None], samples.y * root
+    return ridge_solution(samples.basis * root[:, None], samples.y * root, ridge)
+
+
+def ridge_solution(a: F64, b: F64, ridge: float) -> F64:
+    """x that minimises |a x - b|^2 and a little of |x|^2. ridge: relative to the largest singular value squared."""
     gram = a.T @ a
     # the largest singular value: of a symmetric matrix without negative eigenvalues, the largest of these
     regular = gram + ridge * np.linalg.eigvalsh(gram)[-1] * np.eye(gram.shape[0])
@@ -196,7 +200,7 @@ def find_jumps(function: Callable[[F64], F64], half_range: float) -> tuple[float
     """Phases where the function is discontinuous: steep steps on a grid that do not flatten under bisection."""
     x = np.linspace(-half_range, half_range, 4097)
     y = np.asarray(function(x))
-    span = _span(y)
+    span = span_of(y)
     steep = np.nonzero(np.abs(np.diff(y)) > _JUMP * span)[0]
     if not len(steep):
         return ()
@@ -215,7 +219,7 @@ def find_jumps(function: Callable[[F64], F64], half_range: float) -> tuple[float
     return tuple(jumps)
 
 
-def _span(y: F64) -> float:
+def span_of(y: F64) -> float:
     """The range of values; the magnitude of those that are equal but for rounding."""
     magnitude, spread = float(np.abs(y).max()), float(y.max() - y.min())
     return spread if spread > _ROUNDING * magnitude else magnitude or 1.0
@@ -227,14 +231,15 @@ def _zone(jumps: tuple[float, ...], width: float) -> float:
     return min(width, float(gaps.min()) / 6) if len(gaps) else width
 
 
-def _near(x: F64, jumps: tuple[float, ...], width: float) -> npt.NDArray[np.bool_]:
+def near_to(x: F64, jumps: tuple[float, ...], width: float) -> npt.NDArray[np.bool_]:
+    """Which x are less than ``width`` from a jump."""
     near = np.zeros(x.shape, dtype=bool)
     for jump in jumps:
         near |= np.abs(x - jump) < width
     return near
 
 
-def _density(x: F64, half_range: float, weights: tuple[int, ...]) -> F64:
+def density_at(x: F64, half_range: float, weights: tuple[int, ...]) -> F64:
     """Relative density of values at x, mean about 1, never zero (every phase must stay covered)."""
     if not weights or sum(weights) == 0:
         return np.ones_like(x)

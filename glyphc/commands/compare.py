@@ -9,13 +9,15 @@ import click
 
 from glyphc.errors import DataError, GlyphcError
 
+from .compare_training import RATE, STEPS, compare_training_command
+
 if TYPE_CHECKING:
     from glyphc.comparison import Comparison
 
 
 @click.command("compare")
 @click.argument("model", type=click.Path())
-@click.option("--calibration", type=click.Path(), required=True, help="Representative samples (.npy or .npz).")
+@click.option("--calibration", type=click.Path(), help="Representative samples (.npy or .npz); not with --train.")
 @click.option("--input", "samples", type=click.Path(), required=True, help="Held-out samples to run on (.npy).")
 @click.option("--labels", type=click.Path(), required=True, help="Their classes 0, 1, ... or targets (.npy).")
 @click.option(
@@ -36,10 +38,15 @@ if TYPE_CHECKING:
 @click.option("--record", type=click.Path(), help="Keep results in this file (.json); what is in it is not done again.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "html"]), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(), help="The file to write. [default: standard output]")
+@click.option(
+    "--train", "training", is_flag=True, help="Compare training: --input and --labels are what is trained on."
+)
+@click.option("--steps", type=click.IntRange(1), help=f"With --train. [default: {STEPS}]")
+@click.option("--learning-rate", type=float, help=f"With --train. [default: {RATE:g}]")
 @click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE.")
 def compare_command(
     model: str,
-    calibration: str,
+    calibration: str | None,
     samples: str,
     labels: str,
     strategies: str,
@@ -53,12 +60,40 @@ def compare_command(
     record: str | None,
     form: str,
     output: str | None,
+    training: bool,
+    steps: int | None,
+    learning_rate: float | None,
     insecure_ring: int | None,
 ) -> None:
     """Compile a MODEL by several strategies, predict what each takes, run what fits, and show all side by side.
 
-    Labels are for scoring alone: nothing is ever trained or calibrated on them.
+    Labels are for scoring alone: nothing is ever trained or calibrated on them. But with --train: then a few training
+    steps are compared, by 'glyph', 'hesamifard', 'nandakumar', 'onoufriou' and 'tbmpnet', all with a quadratic loss.
     """
+    if training:
+        others = (calibration, retrain_data, retrain_labels, tolerance, engine, record)
+        if any(given is not None for given in others) or form == "html":
+            raise click.UsageError(
+                "--train goes with --strategies, --batch, --steps, --learning-rate, --seconds, "
+                "--memory, --insecure-ring, -o and --format table or markdown"
+            )
+        compare_training_command(
+            model,
+            samples,
+            labels,
+            strategies,
+            batch,
+            steps or STEPS,
+            learning_rate or RATE,
+            seconds,
+            memory,
+            form,
+            output,
+            insecure_ring,
+        )
+        return
+    if calibration is None or steps is not None or learning_rate is not None:
+        raise click.UsageError("--calibration is needed, and --steps and --learning-rate go with --train")
     from glyphc.analysis import cost_file
     from glyphc.comparison import parse_choices
     from glyphc.comparison_report import markdown, page, table

@@ -38,6 +38,11 @@ _OPTIONS = (
     click.option("--weight-decay", type=float, help="Of weights, not of biases. [default: 0]"),
     click.option("--freeze", metavar="LAYER,...", help="Layers that keep their weights. [default: none]"),
     click.option(
+        "--train-convolutions",
+        is_flag=True,
+        help="Train convolutions, too; encrypted, the one that reads the samples, or what frozen layers make of them.",
+    ),
+    click.option(
         "--init",
         type=click.Choice(["model", "zeros", "random"]),
         default="model",
@@ -64,6 +69,12 @@ _OPTIONS = (
         "--margin", type=float, help="How many times larger ranges are. [default: 1.15; more for few samples]"
     ),
     click.option("--clip", type=float, help="Largest norm of what the trained layers read; longer samples are scaled."),
+    click.option(
+        "--clip-errors",
+        type=float,
+        metavar="E",
+        help="Errors of a sample that are sent back through an activation stay below this, softly: E tanh(e / E).",
+    ),
     click.option("--insecure-ring", type=int, help="A small ring for tests. NOT SECURE."),
 )
 
@@ -101,6 +112,7 @@ def job_of(
     nesterov: bool,
     weight_decay: float | None,
     freeze: str | None,
+    train_convolutions: bool,
     init: str,
     seed: int,
     logit_range: float | None,
@@ -109,7 +121,9 @@ def job_of(
     trial_labels: str | None,
     margin: float | None,
     clip: float | None,
+    clip_errors: float | None,
     insecure_ring: int | None,
+    keep_on: str = "client",
 ) -> Job:
     """What these options ask for, of data and labels, or of so many samples that others have.
 
@@ -118,7 +132,7 @@ def job_of(
     """
     from glyphc.analysis.security import check_insecure_ring
     from glyphc.sources import read_model
-    from glyphc.train.job import Options, RangeSource, make_job, make_owned_job
+    from glyphc.train.job import Keeper, Options, RangeSource, make_job, make_owned_job
     from glyphc.train.optimizers import SGD
     from glyphc.train.section import Defaults, schedule_of
 
@@ -166,6 +180,9 @@ def job_of(
         source,
         margin,
         clip,
+        train_convolutions,
+        clip_errors,
+        Keeper(keep_on),
     )
     if own is not None and y is not None:
         job = make_job(read.graph, own, y, options, trial)
@@ -203,7 +220,7 @@ def describe(job: Job, how: str) -> None:
     click.echo(f"{job.loss.name}, {o.optimizer}; {steps}, {how}", err=True)
     if job.clipped:
         click.echo(f"{job.clipped} of {len(job.x)} samples are scaled down to a norm of {job.radius:.3g}", err=True)
-    if fixed := fixed_layers(job.network):
+    if fixed := fixed_layers(job.network, job.program.slots):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
 
 

@@ -67,6 +67,12 @@ def token_command(client: str, tokens: Path, days: int) -> None:
     metavar="SECONDS",
     help="That running jobs have when the service is asked to end (SIGTERM); then they wait at their checkpoints.",
 )
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Share the passes of each evaluation among the workers of a Dask cluster: its scheduler (tls://host:8786).",
+)
+@click.option("--cluster-tls", type=_FOLDER, help="Folder with ca.pem, cert.pem and key.pem for the cluster.")
 @click.option("--json-logs", is_flag=True, help="A JSON object in each line of the log.")
 @click.option("--insecure", is_flag=True, help="Serve programs with small rings, for tests. NOT SECURE.")
 def serve_command(
@@ -90,6 +96,8 @@ def serve_command(
     connections: int,
     connections_each: int,
     drain: float,
+    cluster: str | None,
+    cluster_tls: Path | None,
     json_logs: bool,
     insecure: bool,
 ) -> None:
@@ -112,6 +120,12 @@ def serve_command(
             f"listening on {host} without TLS would send tokens in the clear: give --tls-certificate and --tls-key, or "
             "--behind-proxy if something in front does TLS"
         )
+    if cluster is not None:
+        from glyphc.cluster.coordinator import Address, need_dask
+
+        need_dask()
+        if Address.read(cluster, cluster_tls).local:
+            raise GlyphcError(f"--cluster {cluster!r}: a service takes the address of a scheduler that stays")
     limits = Limits(
         keys_total=max_keys << 20,
         keys_each=max_keys << 20,
@@ -126,7 +140,8 @@ def serve_command(
         answer_seconds=3600.0 * answer_hours,
         drain_seconds=drain,
     )
-    settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits, json_logs)
+    tls = os.path.abspath(cluster_tls) if cluster_tls else ""
+    settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits, json_logs, cluster or "", tls)
     where = Listen(host, int(port), os.fspath(tls_certificate or ""), os.fspath(tls_key or ""))
     # a process of its own, in which nothing that decrypts can be reached
     os.execv(sys.executable, [sys.executable, "-m", "glyphc.service", to_json(settings, where)])

@@ -23,19 +23,10 @@ def strategies_command() -> None:
 
 def strategy_text(chosen: Strategy) -> str:
     """What a strategy is, in a few lines."""
-    degree = ""
-    if chosen.takes_degree:
-        degree = (
-            f", of degree {chosen.degree} (--degree)" if chosen.degree else ", of the degree that the tolerance asks"
-        )
-    if chosen.takes_table_bits:
-        degree = f", with an index of {chosen.table_bits} bits (--table-bits)"
-    if chosen.takes_word_bits:
-        degree = f", of {chosen.word_bits} bits (--word-bits)"
     lines = [f"{chosen.name}: {chosen.summary}"]
     rows = [
         ("paper", chosen.paper),
-        ("nonlinearity", f"{chosen.replacement.value}{degree}"),
+        ("nonlinearity", f"{chosen.replacement.value}{_size(chosen)}"),
         ("retraining", _retraining(chosen)),
         ("numbers", chosen.numbers.value),
         ("refresh", chosen.refresh.value),
@@ -43,10 +34,27 @@ def strategy_text(chosen: Strategy) -> str:
     return "\n".join([*lines, *(f"  {name:13} {text}" for name, text in rows if text)])
 
 
+def _size(chosen: Strategy) -> str:
+    """Behind what replaces a nonlinearity: of which size that is."""
+    match chosen.size and chosen.size.name:
+        case "DEGREE" if chosen.degree:
+            return f", of degree {chosen.degree} (--degree)"
+        case "DEGREE":
+            return ", of the degree that the tolerance asks"
+        case "TABLE_BITS":
+            return f", with an index of {chosen.table_bits} bits (--table-bits)"
+        case "WORD_BITS":
+            return f", of {chosen.word_bits} bits (--word-bits)"
+        case _:
+            return ""
+
+
 def _retraining(chosen: Strategy) -> str:
+    from glyphc.ways.strategies import Size
+
     if chosen.changes_network:
         return "needed: it computes another network (--retrain-data, --retrain-labels)"
-    return "possible (--retrain-data, --retrain-labels)" if chosen.takes_degree else ""
+    return "possible (--retrain-data, --retrain-labels)" if chosen.size is Size.DEGREE else ""
 
 
 def load_retraining(data: str | None, labels: str | None) -> Data | None:

@@ -10,6 +10,7 @@ import click
 from glyphc.errors import GlyphcError
 
 from .job_options import bytes_of, describe, job_of, job_options, plan_options, planned_by
+from .train_strategies import GLYPH, check_sizes, refuse_resume, strategy_options, train_by
 
 if TYPE_CHECKING:
     from glyphc.trainer.loop import TrainingReport
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 @click.command("train")
 @job_options
 @plan_options
+@strategy_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="The trained model to write (.onnx).")
 @click.option(
     "--mode",
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
     default="encrypted",
     show_default=True,
     help="simulate: predicted approximation and noise, no encryption; clear: in floating point, no encryption.",
+)
+@click.option(
+    "--keep-on",
+    type=click.Choice(["client", "server"]),
+    default="client",
+    show_default=True,
+    help="Who computes what is frozen before the trained layers: the client, once and in the clear, or the server in "
+    "every step, which takes longer.",
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, from its last step.")
 @click.option("--monitor", is_flag=True, help="Show the loss before every step. Decrypts the weights: the client's.")
@@ -37,6 +47,10 @@ def train_command(
     why: bool,
     dry_run: bool,
     memory: float | None,
+    strategy: str,
+    degree: int | None,
+    table_bits: int | None,
+    word_bits: int | None,
     **chosen: Any,
 ) -> None:
     """Train a MODEL (.onnx or .glyph); write it with its new weights, as ONNX.
@@ -46,9 +60,12 @@ def train_command(
     Encrypted (the default): client and server in one process; the server's part gets ciphertexts and evaluation keys
     only. Encryption trains the last dense layers, as many as there are, with one activation between two of them, and
     sigmoids (also for classes: one output against the rest), a softmax or numbers at the end. Layers before them must
-    be frozen and are the client's. Convolutions keep their weights always.
+    be frozen and are the client's, or the server's (--keep-on). Convolutions keep their weights, unless
+    --train-convolutions is given: then one that reads the samples is trained, too.
 
     Every step is saved in the folder OUTPUT.run, with keys and encrypted data, until the trained model is written.
+
+    Another --strategy computes the steps as another system of the survey, in one process and without checkpoints.
     """
     from glyphc.console import reporter
     from glyphc.errors import ArtifactError
@@ -64,6 +81,9 @@ def train_command(
     if dry_run and mode != "encrypted":
         raise click.UsageError("--dry-run is about encrypted runs; leave --mode out")
     allowed = bytes_of(memory)
+    check_sizes(strategy, degree, table_bits, word_bits)
+    if strategy != GLYPH and resume:
+        refuse_resume(strategy)
     if path.suffix != ".onnx":
         raise GlyphcError(f"the trained model {output!r} must end in .onnx")
     keep_sources(path, chosen["model"], chosen["data"], chosen["labels"])
@@ -72,6 +92,13 @@ def train_command(
     if job.options.insecure_ring is not None and mode == "encrypted":
         click.echo(INSECURE_WARNING, err=True)
     describe(job, mode)
+    if strategy != GLYPH:
+        sizes = (degree, table_bits, word_bits)
+        network, summary = train_by(job, strategy, sizes, mode, dry_run, allowed, monitor)
+        write_atomically(path, trained_model(chosen["model"], network).SerializeToString())
+        click.echo(summary)
+        click.echo(f"wrote {path}")
+        return
     folder = path.with_name(path.name + ".run")
     show = (lambda step, value: click.echo(f"loss before step {step}: {value:.6g}", err=True)) if monitor else None
 

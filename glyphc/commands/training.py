@@ -12,6 +12,7 @@ from glyphc.errors import GlyphcError
 
 from .job_options import bytes_of, describe, job_of, job_options, owned_options, plan_options, planned_by
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
+from .training_offer import accept_command, offer_command
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
@@ -23,6 +24,10 @@ def training_group() -> None:
 
     The client prepares, the server runs, the client finishes.
     """
+
+
+training_group.add_command(offer_command)
+training_group.add_command(accept_command)
 
 
 @training_group.command("prepare")

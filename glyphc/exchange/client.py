@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.analysis.security import modulus_limit
+from glyphc.analysis.security import modulus_bits, modulus_limit
 from glyphc.backends.engine import best_engine
 from glyphc.codec import check_inputs, encode, with_labels
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, OverrunWarning, ParameterError
@@ -54,9 +54,9 @@ def require_secure(parameters: ProgramParameters) -> None:
             "is what you want, say so with --insecure"
         )
     limit = modulus_limit(parameters)
-    if parameters.modulus_bits > limit:
+    if (needed := modulus_bits(parameters)) > limit:
         raise ParameterError(
-            f"the program's parameters are not 128-bit secure: keys modulo 2^{parameters.modulus_bits} at ring "
+            f"the program's parameters are not 128-bit secure: keys modulo 2^{needed:.0f} at ring "
             f"dimension {parameters.ring}, where at most 2^{limit} is. Do not use this program"
         )
 

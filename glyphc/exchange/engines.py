@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from glyphc.backends.engine import engine as find_engine
 from glyphc.errors import GlyphcError
 from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
@@ -76,6 +77,8 @@ def check_engine(engine: str, parameters: ProgramParameters) -> None:
         raise GlyphcError(f"the engine {engine!r} has no keys in files; use one of: {', '.join(KEY_ENGINES)}")
     if engine == "kernels" and not isinstance(parameters, Parameters):
         raise GlyphcError("the engine 'kernels' does not compute in slots; use --engine openfhe")
+    if engine == "openfhe" and (reason := find_engine(engine).refusal(parameters)):
+        raise GlyphcError(f"the engine 'openfhe' has no keys for such a program: {reason}; use --engine kernels")
 
 
 def key_form(engine: str, parameters: ProgramParameters) -> str:

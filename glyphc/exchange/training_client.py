@@ -45,7 +45,6 @@ from glyphc.train.plan import Plan
 from glyphc.train.planning import checked, plan_of, source_text
 from glyphc.train.predict import memory_bytes, require_memory
 from glyphc.train.ranges import Ranges
-from glyphc.train.step import with_weights
 
 from .client import SECRET_FILE
 from .client_engines import training_key_maker
@@ -74,7 +73,7 @@ if TYPE_CHECKING:
 F64 = npt.NDArray[np.floating[Any]]
 
 JOB_FILE = "training.job"
-_JSON = TypedJSON({Schedule: SCHEDULES | {Followed.name: Followed}})
+RECORD_JSON = TypedJSON({Schedule: SCHEDULES | {Followed.name: Followed}})
 # Decrypted weights are far below this; what was not encrypted with this secret decrypts to anything.
 _LARGEST = 2.0**24
 
@@ -136,13 +135,15 @@ def prepare(
     model: bytes | None = None,
     spec: Path | None = None,
     engine: str | None = None,
+    rehearse: bool = True,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
     ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
-    spec: where to write what owners of data need, who encrypt the batches then. engine: what bootstraps on the server,
-    by default the first that takes the run.
+    spec: where to write what owners of data need, who encrypt the batches then. rehearse: whether the run is done in
+    the clear first; not where others have found the ranges. engine: what bootstraps on the server, by default the first
+    that takes the run.
 
     GlyphcError when the secret would lie in the server's folder, or the engine takes no such run, TrainingError when
     training would diverge or leave what encryption computes (found out in the clear, beforehand), ArtifactError when
@@ -151,7 +152,7 @@ def prepare(
     check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
-    reach = checked(job, plan)
+    reach = checked(job, plan) if rehearse else None
     chosen, _ = training_engine(plan.parameters, engine)
     planned(plan)
     check_memory(plan, chosen, memory)
@@ -289,6 +290,8 @@ class _Preparation:
             for at, (name, limbs) in enumerate(self.program.outline.state):
                 message, planned = start[name]
                 assert planned == limbs, name
+                if name in self.program.outline.kept:  # the server adds its weights
+                    message = np.zeros_like(message)
                 fresh = _encrypted(self._fresh, name, message, limbs, Uniform(seed, name))
                 ciphertext = self._wire.read_fresh(fresh, limbs, Uniform(seed, name))
                 writer.add(part_name(at), self._wire.write(ciphertext, limbs))
@@ -340,7 +343,7 @@ def write_job(
     """What the client keeps of a run. model: the ONNX file that the network was read from."""
     with Writer(path, TrainingJobHeader(program.fingerprint, key), secret=True) as writer:
         writer.add("network", to_text(network).encode())
-        writer.add("job", _JSON.text(record, JobRecord).encode())
+        writer.add("job", RECORD_JSON.text(record, JobRecord).encode())
         if model is not None:
             writer.add("model", model)
 
@@ -362,7 +365,7 @@ class TrainingClientFiles:
             try:
                 network = parse(reader.read("network").decode())
                 verify(network)
-                record: JobRecord = _JSON.read(reader.read("job").decode(), JobRecord)
+                record: JobRecord = RECORD_JSON.read(reader.read("job").decode(), JobRecord)
                 job = job_of_record(network, record)
             except (IRError, UnicodeDecodeError, ValueError, KeyError, GlyphcError) as e:
                 raise e if isinstance(e, ArtifactError) else reader.damaged(f"its job is unreadable ({e})") from None
@@ -382,7 +385,8 @@ class TrainingClientFiles:
 def finish(
     client: Path, state: Path, passphrase: str | None = None, steps: int | None = None
 ) -> tuple[Graph, Parameters]:
-    """The trained network, and the parameters it was trained with, from the client's folder and a server's state.
+    """The trained network, and the parameters it was trained with, from the client's folder and a server's state. Of an
+    offer of the server's what comes behind its own layers.
 
     steps: after how many the state must be, by default all. ArtifactError for a damaged file, one of another run or of
     another step, before anything is decrypted; SecretError for a wrong passphrase.
@@ -390,7 +394,7 @@ def finish(
     files = TrainingClientFiles.load(client / JOB_FILE)
     wanted = files.program.outline.steps if steps is None else steps
     messages = decrypted_state(client, files, state, wanted, passphrase)
-    return with_weights(files.job.network, files.plan.weights(messages, wanted)), files.plan.parameters
+    return files.job.trained(files.plan.weights(messages, wanted)), files.plan.parameters
 
 
 def decrypted_state(

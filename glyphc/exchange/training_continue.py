@@ -121,6 +121,11 @@ def go_on(
     check_apart(client, update)
     reporter = reporter or Silent()
     files = TrainingClientFiles.load(client / JOB_FILE)
+    if files.program.outline.kept:
+        raise TrainingError(
+            "a run with frozen layers on the server does not go on: only the server could find out whether its ranges "
+            "hold, and 'offer' has no form for that yet; ask for an offer of more steps"
+        )
     after = files.program.outline.steps if how.after is None else how.after
     new = None if data is None else _New.of(files, data, how.seed)
     start = None

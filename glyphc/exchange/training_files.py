@@ -8,6 +8,7 @@ The server's folder, all of it made by the client but for the last two:
     initial.state              the weights before the first step
     checkpoint.state           the weights after the last step that was done
     trained.state              the weights after the last step: what the client wants
+    backbone.weights           of frozen layers, in the clear: the server's own, if it keeps some
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha2
 
 PROGRAM, KEYS, BATCHES = "program.training", "evaluation.keys", "batches"
 INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"
+BACKBONE = "backbone.weights"
 # No integer in parameters that can be used is larger.
 _MOST_PARAMETER = 1 << 20
 # Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
@@ -71,7 +73,8 @@ class Outline:
 
     data, state: names of a batch's and the state's ciphertexts and their limbs, in the order of the parts in files.
     periods: of packing. codes: SHA-256 of each code's text; step_codes: which one a step executes; step_batches: on
-    which batch. earlier: programs that it goes on from, if it does.
+    which batch. earlier: programs that it goes on from, if it does. kept: of the state's ciphertexts those of frozen
+    layers that the server has the weights of.
     """
 
     data: Named
@@ -82,6 +85,7 @@ class Outline:
     step_codes: tuple[int, ...]
     step_batches: tuple[int, ...]
     earlier: tuple[Earlier, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -107,6 +111,9 @@ class ServerHalf(Protocol):
 
     @property
     def state_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def kept_names(self) -> tuple[str, ...]: ...
 
     def fresh_limbs(self, name: str) -> int: ...
 
@@ -146,6 +153,7 @@ class TrainingProgram:
             step_codes=tuple(numbers[digest] for digest in order),
             step_batches=step_batches,
             earlier=earlier,
+            kept=tuple(plan.kept_names),
         )
         return TrainingProgram(outline, plan.parameters, tuple(codes.values()))
 
@@ -326,6 +334,8 @@ def _check_outline(outline: Outline, parameters: Parameters) -> None:
     names = [name for name, _ in (*outline.data, *outline.state)]
     if len(set(names)) != len(names) or not outline.state:
         raise IRError("a ciphertext is named twice, or there is no state")
+    if len(set(outline.kept)) != len(outline.kept) or not set(outline.kept) <= {name for name, _ in outline.state}:
+        raise IRError("it keeps weights that are none of its state's, or keeps them twice")
     if any(not 1 <= limbs <= parameters.linear_limbs for _, limbs in (*outline.data, *outline.state)):
         raise IRError("a ciphertext has no limbs, or too many")
     if not 1 <= outline.steps == len(outline.step_batches) <= MOST_STEPS:

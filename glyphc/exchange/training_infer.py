@@ -24,6 +24,7 @@ from glyphc.storage.headers import (
 
 from .artifacts import read_seed
 from .training_files import CHECKPOINT, INITIAL, KEYS, PROGRAM, TRAINED, ProgramFile, check_keys, check_run, part_name
+from .training_kept import check_kept, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 from .training_requests import expected_parts, read_request, sample_part, sample_stream
 
@@ -55,6 +56,7 @@ def infer(
         check_keys(keys, program)
         outline, code = read_request(reader, program, keys.digest)
         source = state or _state_after(folder, program, keys.digest, reader.header.step)
+        check_kept(folder, program)
         check_memory(program)
         reader.verify()
         keys.verify()
@@ -64,6 +66,7 @@ def infer(
             weights, step = read_state(source, program, keys.digest, wire)
             if step != reader.header.step:
                 raise ArtifactError(f"{str(source)!r} has the weights after {step} steps, not {reader.header.step}")
+            weights |= kept_weights(folder, program, machine, weights)
             report = InferReport(outline.passes, output)
             reporter.stage("infer", outline.passes)
             header = TrainingAnswerHeader(program.fingerprint, keys.digest, step, reader.digest)

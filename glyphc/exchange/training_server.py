@@ -36,6 +36,7 @@ from .training_files import (
     part_name,
     stream_name,
 )
+from .training_kept import check_kept, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 
 
@@ -111,6 +112,7 @@ class _Run:
         self._machine: object
         self._wire: Wire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
+        self._zeros: dict[str, Any] = {}
         self._last = 0.0
 
     def run(self, resume: bool) -> ServerReport:
@@ -119,6 +121,7 @@ class _Run:
             check_form(keys, self.program.parameters, self._engine)
             self.key = keys.digest
             start = self._start(resume)
+            check_kept(self.folder, self.program)
             check_memory(self.program)
             self._check(keys, start)
             self._tables, self._machine, self._wire = load_machine(keys, self.program, self.reporter)
@@ -227,7 +230,8 @@ class _Run:
         state, step = read_state(start.path, self.program, self.key, self._wire)
         if step != start.step:
             raise ArtifactError(f"{os.fspath(start.path)!r} was replaced while it was in use")
-        return state
+        self._zeros = {name: state[name] for name in self.program.outline.kept}
+        return state | kept_weights(self.folder, self.program, self._machine, state)
 
     # -- saving --
 
@@ -236,7 +240,7 @@ class _Run:
         path = self.folder / (TRAINED if last else CHECKPOINT)
         with Writer(path, TrainingStateHeader(self.program.fingerprint, self.key, count)) as writer:
             for i, (name, limbs) in enumerate(self.program.outline.state):
-                writer.add(part_name(i), self._wire.write(state[name], limbs))
+                writer.add(part_name(i), self._wire.write(self._zeros.get(name, state[name]), limbs))
         if last:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         self.report.output = path

@@ -276,16 +276,16 @@ class Call:
         bias = bias or Named(f"{self.location}.{NO_BIAS}", np.zeros(weight.value.shape[0]))
         return self.add(Dense((self.conversion.store(weight),), self.conversion.store(bias)), x)
 
-    def affine(self, x: Node, matrix: Any, bias: F64 | float, shape: Shape) -> Node:
+    def affine(self, x: Node, matrix: Any, bias: F64 | float, shape: Shape, called: str = "bias") -> Node:
         """matrix @ x + bias over all elements of one sample, for a matrix (elements of ``shape``, of x): sparse, or in
-        whatever form."""
+        whatever form. called: what the name of the bias ends in."""
         if not isinstance(matrix, Matrix):
             matrix = Compressed.canonical(sparse.csr_array(matrix, dtype=np.float64))
         shift = np.broadcast_to(np.asarray(bias, dtype=np.float64), matrix.shape[:1])
         if not matrix.finite or not np.isfinite(shift).all():
             raise UnsupportedError("its weights are not finite")
         names = {part: self._private(f"weight.{part}", value) for part, value in matrix.arrays().items()}
-        return self.add(Affine(shape, bias=self._private("bias", shift), **names), x)
+        return self.add(Affine(shape, bias=self._private(called, shift), **names), x)
 
     def scale(self, x: Node, factor: Named | float, shift: Named | float) -> Node:
         """factor * x + shift for constants that broadcast to x; a plain number is named after the node."""

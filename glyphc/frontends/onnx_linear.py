@@ -11,6 +11,7 @@ from glyphc.ir import memory
 from glyphc.ir.graph import Node
 from glyphc.ir.kronecker import Kronecker
 from glyphc.ir.matrices import Matrix
+from glyphc.ir.network_ops import NO_BIAS
 from glyphc.ir.ops import Add, Mul, ReduceSum, Reshape
 
 from .onnx_call import Call, Rule, Shape, places
@@ -157,7 +158,7 @@ def _conv(call: Call) -> Node:
     axes = windows(item[1:], kernel, *_window_attributes(call), ceil_mode=False)
     matrix = convolution(weight.value, channels, groups, axes)
     outputs = (weight.value.shape[0], *(a.outputs for a in axes))
-    return _per_item(call, x, matrix, _channel_bias(call, outputs), count, outputs)
+    return _per_item(call, x, matrix, _channel_bias(call, outputs), count, outputs, "bias" if call.has(2) else NO_BIAS)
 
 
 def _conv_transpose(call: Call) -> Node:
@@ -203,10 +204,18 @@ def _channel_bias(call: Call, outputs: tuple[int, ...]) -> F64:
     return np.repeat(bias, math.prod(outputs[1:]))
 
 
-def _per_item(call: Call, x: Node, matrix: Matrix, bias: F64 | float, count: int, outputs: tuple[int, ...]) -> Node:
-    """The same map for every entry of axis 0."""
+def _per_item(
+    call: Call,
+    x: Node,
+    matrix: Matrix,
+    bias: F64 | float,
+    count: int,
+    outputs: tuple[int, ...],
+    called: str = "bias",
+) -> Node:
+    """The same map for every entry of axis 0. called: what the name of the bias ends in."""
     if call.lead:
-        return call.affine(x, matrix, bias, outputs)
+        return call.affine(x, matrix, bias, outputs, called)
     require_entries(count * matrix.count)
     everywhere = matrix if count == 1 else sparse.kron(sparse.eye_array(count), matrix.csr(), format="csr")
     return call.affine(x, everywhere, np.tile(bias, count) if np.ndim(bias) else bias, (count, *outputs))

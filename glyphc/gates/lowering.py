@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -54,7 +54,7 @@ def word_schedule(graph: Graph) -> Schedule:
     inputs = [replace(_port(op.name, n), ranks=op.ranks, columns=op.columns, ids=op.ids) for n, op in graph.of(Input)]
     maps = tuple(EncryptedMap(name, len(bits), False) for name, bits in made.secret_wires.items())
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(ports), graph.batch, maps)
-    return Schedule(client, tuple(with_frees(_Writer(made).code())), {}, _secret_bits(graph))
+    return Schedule(client, tuple(with_frees(made.code())), {}, _secret_bits(graph))
 
 
 def _source(graph: Graph, output: Node) -> Node:
@@ -101,10 +101,10 @@ class NetworkCircuit:
             made.outputs[op.name] = tuple(bit for word in made.words[_source(graph, node).id] for bit in word)
         return made
 
-    @property
-    def bits(self) -> tuple[Bit, ...]:
-        """Of all outputs, one after another."""
-        return tuple(bit for bits in self.outputs.values() for bit in bits)
+    def code(self) -> list[Instruction]:
+        """Its instructions."""
+        nodes = {op.name: node.id for node, op in self.graph.of(Output)}
+        return circuit_code(self.circuit, self.wires, self.outputs, nodes)
 
     def _inputs(self) -> None:
         """All wires from outside: those of a circuit come first."""
@@ -250,26 +250,35 @@ def most_gates(graph: Graph) -> int:
     return total
 
 
+def circuit_code(
+    circuit: Circuit, wires: Sequence[tuple[str, int]], outputs: Mapping[str, Sequence[Bit]], nodes: Mapping[str, int]
+) -> list[Instruction]:
+    """Instructions of the gates that outputs depend on. wires: (name, bit) of each input of the circuit; outputs: bits
+    of each, by name; nodes: that they are of."""
+    return _Writer(circuit, wires).code(outputs, nodes)
+
+
 @dataclass
 class _Writer:
     """Instructions in the order of the gates; inputs are loaded where they are first read."""
 
-    made: NetworkCircuit
+    circuit: Circuit
+    wires: Sequence[tuple[str, int]]
     registers: dict[int, Register] = field(default_factory=dict)
     written: list[Instruction] = field(default_factory=list)
     count: int = 0
 
-    def code(self) -> list[Instruction]:
-        circuit, graph = self.made.circuit, self.made.graph
-        for number in circuit.needed(self.made.bits):
+    def code(self, outputs: Mapping[str, Sequence[Bit]], nodes: Mapping[str, int]) -> list[Instruction]:
+        circuit = self.circuit
+        for number in circuit.needed([bit for bits in outputs.values() for bit in bits]):
             gate = circuit.gates[number]
             sources = tuple(self._wire(s.wire, gate.node) for s in gate.operands)
             target = self.registers[circuit.inputs + number] = self._fresh()
             negated = tuple(s.negated for s in gate.operands)
             self._write(Gate(target, gate.kind, sources, negated, gate.node))
-        for node, op in graph.of(Output):
-            for part, bit in enumerate(self.made.outputs[op.name]):
-                self._write(Store(self._bit(bit, node.id), op.name, part, node.id))
+        for name, bits in outputs.items():
+            for part, bit in enumerate(bits):
+                self._write(Store(self._bit(bit, nodes[name]), name, part, nodes[name]))
         return self.written
 
     def _bit(self, bit: Bit, node: int) -> Register:
@@ -282,7 +291,7 @@ class _Writer:
 
     def _wire(self, wire: int, node: int) -> Register:
         if wire not in self.registers:
-            name, part = self.made.wires[wire]
+            name, part = self.wires[wire]
             self.registers[wire] = self._fresh()
             self._write(Load(self.registers[wire], name, part, node))
         return self.registers[wire]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, ArgMax, ErrorBudget, Output
-from glyphc.ir.series import Series
+from glyphc.ir.series import Approximation
 from glyphc.ir.types import Level
 from glyphc.measures import Judge, Measure, value_text, worst
 from glyphc.measures import text as loss_text
@@ -133,7 +133,7 @@ class _Try:
     that has the same rounding and noise, and exact functions."""
 
     budgets: Mapping[int, ErrorBudget]
-    series: Mapping[int, Series]
+    series: Mapping[int, Approximation]
     losses: tuple[Loss, ...]
     own: tuple[Loss, ...]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import ClassVar
 
-from glyphc.errors import GlyphcError, ParameterError
+from glyphc.errors import ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Switch, Unpack
@@ -17,8 +18,16 @@ from .image_rewrite import with_image_layouts
 from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
 from .uploads import Uploads, chosen
 
-# When networks of images get image layouts.
-AUTO, ALWAYS, NEVER = "auto", "always", "never"
+
+class Images(Enum):
+    """When networks of images get image layouts. str() is the option's text."""
+
+    AUTO = "auto"  # where that is the cheaper way for a sample
+    ALWAYS = "always"  # where it is possible
+    NEVER = "never"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,8 @@ class AssignLayout(Pass):
     """Choose slots and layouts for the batch, insert unpackings.
 
     A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
-    ``memory`` gigabytes (predicted). images: whether networks of images get the layouts of images: where that is the
-    cheaper way for a sample (``auto``), ``always`` where it is possible, or ``never``. uploads: what inputs of other
-    networks are to be small in, see :class:`.uploads.Uploads`.
+    ``memory`` gigabytes (predicted). images: see :class:`Images`. uploads: what inputs of other networks are to be
+    small in, see :class:`.uploads.Uploads`.
     """
 
     name: ClassVar[str] = "assign-layout"
@@ -38,13 +46,11 @@ class AssignLayout(Pass):
     ring: int = 65536
     max_chunks: int = 16
     memory: float = MEMORY
-    images: str = AUTO
+    images: Images = Images.AUTO
     uploads: Uploads = Uploads.SERVER
 
     def __post_init__(self) -> None:
         check_room(self.name, self.room)
-        if self.images not in (AUTO, ALWAYS, NEVER):
-            raise GlyphcError(f"pass {self.name!r}: images={self.images!r} is none of {AUTO}, {ALWAYS}, {NEVER}")
 
     @property
     def room(self) -> Room:
@@ -52,11 +58,11 @@ class AssignLayout(Pass):
 
     def run(self, graph: Graph, context: Context) -> Graph:
         images: ImagePlan | str = ""
-        if self.images != NEVER:
+        if self.images is not Images.NEVER:
             images = image_plan(graph, self.room, context.prices, context.models)
         search = self._search(graph, context, images)
         if isinstance(images, ImagePlan) and (
-            search is None or self.images == ALWAYS or better(images, search, context.prices)
+            search is None or self.images is Images.ALWAYS or better(images, search, context.prices)
         ):
             return with_image_layouts(graph, images, self._explain(graph, search, images, images.label, context))
         assert search is not None

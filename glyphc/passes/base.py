@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -108,6 +109,8 @@ def parse_option(text: str, default: Any, where: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         return type(default)(text)
     except (ValueError, KeyError):
+        if isinstance(default, Enum):
+            raise GlyphcError(f"{where}: {text!r} is none of {', '.join(map(str, type(default)))}") from None
         raise GlyphcError(f"{where}: {text!r} is not a valid {type(default).__name__}") from None
 
 

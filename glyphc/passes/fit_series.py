@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glyphc.analysis.lookups import fit_lookup
 from glyphc.analysis.series import HALF_RANGE, bell, fit
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function, compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Apply, Linear
 from glyphc.ir.parameters import MAX_DEGREES
-from glyphc.ir.series import Series
+from glyphc.ir.series import Approximation, Lookup
 from glyphc.ir.types import FixedPoint
 
 F64 = npt.NDArray[np.floating[Any]]
@@ -48,15 +49,21 @@ class SeriesFits:
 
     graph: Graph
     bits: int
-    _known: dict[tuple[int, int], Series] = field(default_factory=dict)
+    _known: dict[tuple[int, int], Approximation] = field(default_factory=dict)
 
-    def series(self, node: Node, degree: int) -> Series:
-        """The best series of a degree for a nonlinearity."""
+    def series(self, node: Node, degree: int) -> Approximation:
+        """The best series of a degree for a nonlinearity, or a table by series of that degree."""
         if (node.id, degree) not in self._known:
             assert isinstance(node.op, Apply) and node.type.fixed is not None
             source = self.source(node)
             self._known[node.id, degree] = _fitted(
-                node.op.functions, source, node.type.fixed, self.bits, degree, self._weights(node)
+                node.op.functions,
+                source,
+                node.type.fixed,
+                self.bits,
+                degree,
+                self._weights(node),
+                node.op.table_bits,
             )
         return self._known[node.id, degree]
 
@@ -86,9 +93,12 @@ def _fitted(
     bits: int,
     degree: int,
     histogram: tuple[int, ...],
-) -> Series:
+    table_bits: int,
+) -> Approximation:
     """Passes one after another ask for the same series."""
     function = phase_function(functions, source, target, 1 << bits)
+    if table_bits:
+        return fit_lookup(function, table_bits, degree, source.magnitude / 2.0**bits, histogram)
     return fit(function, degree, source.magnitude / 2.0**bits, histogram)
 
 
@@ -101,8 +111,10 @@ def shared_degrees(graph: Graph, degrees: Mapping[int, int]) -> dict[int, int]:
     return {id: highest[graph.bootstrapped(graph.node(id)).id] for id in degrees}
 
 
-def scaled(series: Series, factor: float) -> Series:
+def scaled(series: Approximation, factor: float) -> Approximation:
     """factor times the series: the same errors, as they are shares of the function's range."""
+    if isinstance(series, Lookup):
+        return replace(series, table=tuple(factor * entry for entry in series.table))
     return replace(series, real=tuple(c * factor for c in series.real), imag=tuple(c * factor for c in series.imag))
 
 

@@ -43,7 +43,7 @@ _NOTHING = 2.0**-40
 
 @dataclass
 class Formats:
-    """Formats of a calibrated graph's values. margins, bits: as of the pass ``quantize``; width: bits of a node."""
+    """Formats of a calibrated graph's values. Margins, bits, reserve: as of the pass ``quantize``; width: of a node."""
 
     graph: Graph
     samples: Mapping[str, F64]
@@ -54,6 +54,7 @@ class Formats:
     margin: float
     input_margin: float
     width: Callable[[Node, int], int]
+    reserve: bool = True
     values: dict[int, Value] = field(init=False)
     _allowed: dict[int, Allowed] = field(default_factory=dict, init=False)
 
@@ -158,7 +159,7 @@ class Formats:
 
     def _band(self, node: Node) -> Allowed:
         if node.id not in self._allowed:
-            self._allowed[node.id] = allowed(node, self.graph, self._flat(node), self.margin)
+            self._allowed[node.id] = allowed(node, self.graph, self._flat(node), self.margin, self.reserve)
         return self._allowed[node.id]
 
     def _columns(self, node: Node, half: float) -> tuple[F64, F64]:

@@ -47,19 +47,20 @@ class Allowed:
     guard: Guard
 
 
-def allowed(node: Node, graph: Graph, values: F64, factor: float) -> Allowed:
+def allowed(node: Node, graph: Graph, values: F64, factor: float, reserve: bool = True) -> Allowed:
     """The range of a dense map's result: what calibration saw, with a margin, rounded outward, with a reserve.
 
     values: on the calibration samples, shape (samples, size). factor: by which it may leave the calibrated range, a
-    fixed margin; 0: what the tail of the values asks for. Towards the edge of the domain of a function that reads it
-    (log, reciprocal), the range grows by a part of what is left. CalibrationError where it is beyond that.
+    fixed margin; 0: what the tail of the values asks for. reserve: whether there may be one. Towards the edge of the
+    domain of a function that reads it (log, reciprocal), the range grows by a part of what is left. CalibrationError
+    where it is beyond that.
     """
     lows, highs = values.min(axis=1), values.max(axis=1)
     functions = tuple(user.op.functions for user in graph.users(node) if isinstance(user.op, Apply))
     edges = _edges(graph, node, float(lows.min()), float(highs.max()))
     lo, hi = _within(_planned(lows, highs, factor), (float(lows.min()), float(highs.max())), edges)
     reserve_lo, reserve_hi, price = (
-        _reserve(functions, lo, hi) if functions and np.isinf(edges).all() else (lo, hi, 1.0)
+        _reserve(functions, lo, hi) if reserve and functions and np.isinf(edges).all() else (lo, hi, 1.0)
     )
     beyond = (lo - reserve_lo, reserve_hi - hi)
     left, held_out = _held_out(lows, highs, factor, beyond, edges)

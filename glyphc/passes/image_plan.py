@@ -5,13 +5,24 @@ product for each channel that it reads and each group of channels that it makes.
 row's or an image's border is garbage afterwards, which the next bootstrap clears by a mask. A map with a stride reads
 pixels by parity: the bootstrap before it is finished with a mask for each, and the images of several chunks are brought
 together, so later bootstraps stay full.
+
+A single chunk has no others to bring together, but more channels behind a stride than before it. They can take the
+room between the pixels: a ciphertext holds groups of channels at several *sites*, j times (1, 0), (0, 1) or (1, 1)
+behind the first one. A product moves every group read to every group made, site by site: where maps read along one of
+these directions and make their results along another one, the differences of sites never meet, as the sums of j (1, 0)
+and k (0, 1) are all different modulo the distance of pixels. So nothing is unpacked but the channels of a group, and
+what lands elsewhere is garbage that the next mask clears.
+
+A transposed convolution with a stride, or what enlarges images, makes pixels between those it reads. So that there is
+room, the input's stand apart from the beginning, as far as is enlarged later; nothing else is put there then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import hypot, isqrt, prod
+from fractions import Fraction
+from math import hypot, isqrt, lcm, prod
 
 from glyphc.analysis.cost import CostModel, split_automorphisms
 from glyphc.ir.graph import Graph, Node
@@ -21,7 +32,7 @@ from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
 from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
 from glyphc.ir.series import OUTPUT_BITS
-from glyphc.ir.stencils import Stencil, stencil
+from glyphc.ir.stencils import Stencil, disturbed, stencil
 from glyphc.ir.types import Scheme
 
 from .fit_series import plaintext_bits
@@ -31,6 +42,8 @@ from .layout_search import DEGREE, MIN_SLOTS, NOISE, Room, Search, is_bootstrapp
 _DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
 # Channels that a flat input of square pictures may have.
 _MOST_FLAT = 4
+# Along which groups of channels stand in the room between pixels, in rows and columns: any two of them cross once.
+_DIRECTIONS: tuple[Steps, ...] = ((1, 0), (0, 1), (1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +52,29 @@ class Pictures:
 
     images: dict[int, Image]
     stencils: dict[tuple[int, int], Stencil]
+
+    @property
+    def enlarged(self) -> bool:
+        """Whether any map makes larger images."""
+        return any(s.up != (1, 1) for s in self.stencils.values())
+
+    def spacing(self, graph: Graph) -> Steps:
+        """How far apart an input's pixels have to stand for those that are made between them later."""
+        if not self.enlarged:
+            return 1, 1
+        # as multiples of the distance in inputs
+        distances: dict[int, tuple[Fraction, Fraction]] = {}
+        for node in graph:
+            distances[node.id] = distances[node.operands[0]] if node.operands else (Fraction(1), Fraction(1))
+            if (node.id, 0) in self.stencils:
+                own, before = self.stencils[node.id, 0], distances[node.id]
+                down, right = (
+                    Fraction(1) if size == 1 else d * s / u
+                    for size, d, s, u in zip(own.target[1:], before, own.stride, own.up, strict=True)
+                )
+                distances[node.id] = down, right
+        rows, columns = (lcm(*(d[axis].denominator for d in distances.values())) for axis in (0, 1))
+        return rows, columns
 
     @staticmethod
     def of(graph: Graph) -> Pictures | str:
@@ -111,11 +147,18 @@ def _images_of(node: Node, graph: Graph) -> list[Image]:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a tensor's images stand: in how many chunks, how far apart their pixels, and which share a slot."""
+    """How a tensor's images stand: in how many chunks, how far apart their pixels, which share a slot, and how many
+    groups of channels a ciphertext has, how far apart."""
 
     chunks: int
     dilation: Steps = (1, 1)
     levels: tuple[Steps, ...] = ()
+    sites: int = 1
+    apart: Steps = (0, 0)
+
+    def room(self, axis: int) -> int:
+        """Rows or columns from the first of the images of a slot to the last, and of their groups of channels."""
+        return sum(level[axis] for level in self.levels) + (self.sites - 1) * self.apart[axis]
 
 
 @dataclass(frozen=True)
@@ -133,7 +176,8 @@ WHOLE = Read()
 
 @dataclass
 class ImagePlan:
-    """Image layouts of an assigned graph. group: channels side by side; chunks: of the inputs.
+    """Image layouts of an assigned graph. group: channels side by side; chunks: of the inputs; spread: whether groups
+    of channels stand in the room between pixels, too.
 
     standings: by node id; reads: by linear map and operand. rows, pitch: of the raster; stride: between two channels.
     problem: why it cannot be, if so.
@@ -145,6 +189,7 @@ class ImagePlan:
     batch: int
     group: int
     chunks: int
+    spread: bool = False
     standings: dict[int, Standing] = field(default_factory=dict)
     reads: dict[tuple[int, int], Read] = field(default_factory=dict)
     rows: int = 1
@@ -153,17 +198,21 @@ class ImagePlan:
     problem: str = ""
 
     def __post_init__(self) -> None:
+        spacing = self.pictures.spacing(self.graph)
         for node in self.graph:
             if node.type.scheme is Scheme.CLIENT:
                 continue
             if isinstance(node.op, Input):
-                self.standings[node.id] = Standing(self.chunks)
+                self.standings[node.id] = Standing(self.chunks, spacing)
             elif isinstance(node.op, Linear):
                 self._linear(node)
             else:
                 self.standings[node.id] = self.standings[node.operands[0]]
             if self.problem:
                 return
+        if self.spread and (met := self._make_sites()):
+            self.problem = f"groups of channels that {met} reads and makes would meet"
+            return
         needed = max(self._slots(s) for s in self.standings.values()) * self.rows * self.pitch * self.group
         if needed > self.ring:
             self.problem = f"{self.batch} images in {self.chunks} chunks take {needed:,} coefficients of a ciphertext"
@@ -174,23 +223,37 @@ class ImagePlan:
     # -- where images stand --
 
     def _linear(self, node: Node) -> None:
-        found: set[Standing] = set()
+        found: list[tuple[Stencil, Standing, Standing]] = []
         for number, operand in enumerate(self.graph.operands(node)):
             own, before = self.pictures.stencils[node.id, number], self.standings[operand.id]
             read = self._read(own, before) if self.resident(operand) else WHOLE
             self.reads[node.id, number] = read
-            for part, standing in self._parts(own, before, read):
-                after = self._after(part, standing)
-                found.add(after)
-                self._leave_room(part, standing, after)
-        if len(found) > 1:
+            found += [(part, at, self._after(part, at)) for part, at in self._parts(own, before, read)]
+        if len({after for _, _, after in found}) > 1:
             self.problem = f"the images that {node} adds up stand differently"
-        self.standings[node.id] = found.pop()
+        standing = found[-1][2]
+        if self.spread:
+            standing = self._spread(standing, [before for _, before, _ in found], self.pictures.images[node.id][0])
+        for part, before, _ in found:
+            self._leave_room(part, before, standing)
+        self.standings[node.id] = standing
+
+    def _spread(self, standing: Standing, operands: Sequence[Standing], channels: int) -> Standing:
+        """Groups of channels between the pixels, along a direction that no operand has: as many as the pixels read are
+        apart."""
+        taken = {before.apart for before in operands if before.sites > 1}
+        free = [direction for direction in _DIRECTIONS if direction not in taken]
+        sites = min(-(-channels // self.group), *(min(before.dilation) for before in operands))
+        if standing.levels or not free or sites < 2:
+            return standing
+        return replace(standing, sites=sites, apart=free[0])
 
     def _read(self, own: Stencil, before: Standing) -> Read:
-        """A map with a stride brings images together, as many as there are chunks for."""
-        if not set(own.stride) <= {1, 2} or own.stride == (1, 1):
+        """A map with a stride brings images together, as many as there are chunks for, or groups of channels."""
+        if not set(own.stride) <= {1, 2} or own.stride == (1, 1) or self.pictures.enlarged:
             return WHOLE
+        if self.spread and own.target[0] > self.group:
+            return Read(own.parities, own.stride)
         down, right = before.dilation
         # rows before columns, the last ones first, as if two maps had done it one after the other
         levels = [step for step, s in (((0, right), own.stride[1]), ((down, 0), own.stride[0])) if s == 2]
@@ -205,27 +268,29 @@ class ImagePlan:
     def together(self, before: Standing, read: Read) -> Standing:
         """How what a map reads stands, once the images of several chunks are together."""
         dilation = (before.dilation[0] * read.step[0], before.dilation[1] * read.step[1])
-        return Standing(before.chunks >> len(read.levels), dilation, read.levels + before.levels)
+        chunks, levels = before.chunks >> len(read.levels), read.levels + before.levels
+        return replace(before, chunks=chunks, dilation=dilation, levels=levels)
 
     @staticmethod
     def _after(own: Stencil, before: Standing) -> Standing:
         down, right = (
-            1 if size == 1 else d * s for size, d, s in zip(own.target[1:], before.dilation, own.stride, strict=True)
+            1 if size == 1 else d * s // u
+            for size, d, s, u in zip(own.target[1:], before.dilation, own.stride, own.up, strict=True)
         )
-        return replace(before, dilation=(down, right))
+        return Standing(before.chunks, (down, right), before.levels)
 
     def _leave_room(self, own: Stencil, before: Standing, after: Standing) -> None:
         """Rows and columns enough for both images, and for the zeros that are read beside the first."""
         room = []
         for axis in (0, 1):
-            read, d = own.reads[:, axis], before.dilation[axis]
-            behind = own.stride[axis] * (own.target[axis + 1] - 1) + int(read.max()) - (own.source[axis + 1] - 1)
-            border = d * max(0, behind, -int(read.min()))
+            read, d, up = own.reads[:, axis], before.dilation[axis], own.up[axis]
+            behind = own.stride[axis] * (own.target[axis + 1] - 1) + int(read.max()) - up * (own.source[axis + 1] - 1)
+            border = d // up * max(0, behind, -int(read.min()))
             room.append(
                 1
                 + max(
-                    (own.source[axis + 1] - 1) * d + border + sum(level[axis] for level in before.levels),
-                    (own.target[axis + 1] - 1) * after.dilation[axis] + sum(level[axis] for level in after.levels),
+                    (own.source[axis + 1] - 1) * d + border + before.room(axis),
+                    (own.target[axis + 1] - 1) * after.dilation[axis] + after.room(axis),
                 )
             )
         self.rows, self.pitch = max(self.rows, room[0]), max(self.pitch, room[1])
@@ -245,13 +310,41 @@ class ImagePlan:
             self.pitch,
             standing.dilation,
             levels=standing.levels,
+            sites=standing.sites,
+            apart=standing.apart,
         )
+
+    def _make_sites(self) -> Node | None:
+        """Room in which groups of channels do not meet; where there is none, a map whose groups do."""
+        # from one row and image to the next, sites stay what they are
+        apart = max(max(s.dilation) for s in self.standings.values())
+        self.rows, self.pitch = (-(-size // apart) * apart for size in (self.rows, self.pitch))
+        if self._meeting() is None:
+            return None
+        # what lands beside a row is at another site in the next one
+        self.pitch += apart
+        return self._meeting()
+
+    def _meeting(self) -> Node | None:
+        samples = -(-self.batch // self.chunks)
+        for node, _ in self.graph.of(Linear):
+            made = self.raster(node)
+            for number, operand in enumerate(self.graph.operands(node)):
+                own, read = self.pictures.stencils[node.id, number], self.reads[node.id, number]
+                before = replace(self.raster(operand), beside=1)
+                for first in read.firsts or (None,):
+                    part = own if first is None else own.part(first)
+                    where = before if first is None else before.window(first, read.step)
+                    if disturbed(part, where, made, samples, made.slots(samples) * made.slot):
+                        return node
+        return None
 
     # -- what it costs --
 
     @property
     def label(self) -> str:
-        return f"images, {self.group} channel{'s' if self.group > 1 else ''} side by side"
+        more = " and between pixels" if self.spread else ""
+        return f"images, {self.group} channel{'s' if self.group > 1 else ''} side by side{more}"
 
     @property
     def reason(self) -> str:
@@ -292,9 +385,9 @@ class ImagePlan:
             made = self._ciphertexts(self.graph.node(value))
             functions += made
             products += made if levels else 0
-            channels = self.pictures.images[value][0]
-            for part in range(-(-channels // self.group)):
-                wanted = min(self.group, channels - part * self.group)
+            image = self.raster(self.graph.node(value))
+            for part in range(image.parts):
+                wanted = min(self.group, len(image.channels_of(part)))
                 automorphisms += (self.standings[value].chunks >> levels) * split_automorphisms(self.group, wanted)
         products += sum(self.standings[id].chunks * count for id, count in self._polynomials().items())
         return (
@@ -325,7 +418,7 @@ class ImagePlan:
         return node
 
     def _ciphertexts(self, node: Node) -> int:
-        return self.standings[node.id].chunks * -(-self.pictures.images[node.id][0] // self.group)
+        return self.standings[node.id].chunks * self.raster(node).parts
 
     @property
     def _bootstrapped(self) -> list[Node]:
@@ -348,12 +441,11 @@ class ImagePlan:
         """Weight polynomials of each linear map."""
         found = {}
         for node, _ in self.graph.of(Linear):
-            groups = -(-self.pictures.images[node.id][0] // self.group)
             reads = (
-                len(self.reads[node.id, n].firsts or (None,)) * self.pictures.images[o.id][0]
+                len(self.reads[node.id, n].firsts or (None,)) * replace(self.raster(o), beside=1).parts
                 for n, o in enumerate(self.graph.operands(node))
             )
-            found[node.id] = groups * (sum(reads) + 1)
+            found[node.id] = self.raster(node).parts * (sum(reads) + 1)
         return found
 
 
@@ -388,6 +480,8 @@ def _plans(graph: Graph, pictures: Pictures, room: Room, batch: int) -> Iterator
         while chunks <= min(room.max_chunks, next_power_of_two(batch)):
             yield ImagePlan(graph, pictures, room.ring, batch, group, chunks)
             chunks *= 2
+        if group < most and not pictures.enlarged:
+            yield ImagePlan(graph, pictures, room.ring, batch, group, 1, spread=True)
         group *= 2
 
 

@@ -28,7 +28,8 @@ class Quantize(Pass):
 
     input_bits, activation_bits: width of signed integers. input_margin: factor by which inputs may leave their
     calibrated range (inputs are cheap to represent); margin: the same for values inside the network, instead of what
-    the tails of their distributions ask for (0).
+    the tails of their distributions ask for (0). reserve: whether formats hold more where a function is nearly
+    constant; a table has entries for all that they hold.
     node_bits: widths of single inputs and activations, e.g. ``relu1:14;relu2:10``.
     """
 
@@ -41,6 +42,7 @@ class Quantize(Pass):
     margin: float = 0.0
     input_margin: float = 2.0
     node_bits: str = ""
+    reserve: bool = True
 
     def __post_init__(self) -> None:
         check_option(self.name, "input_bits", self.input_bits, 2, 20)
@@ -66,6 +68,7 @@ class Quantize(Pass):
             self.margin,
             self.input_margin,
             self._width,
+            self.reserve,
         )
         bits = formats.accumulator_bits()
         rewriter = Rewriter(graph, Level.QUANTIZED)

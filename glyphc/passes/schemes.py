@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from glyphc.analysis.noise import public_norm
 from glyphc.errors import GlyphcError, ParameterError
+from glyphc.ir.client_requests import MOST_TABLE_BITS
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.matrices import Full
 from glyphc.ir.ops import Apply, Linear, Sparse, Switch
@@ -21,7 +22,7 @@ from glyphc.ways.integers import WAYS as INTEGER_WAYS
 from glyphc.ways.registry import conversions, ways
 from glyphc.ways.slots import WAYS as SLOT_WAYS
 from glyphc.ways.strategies import Refresh, strategy
-from glyphc.ways.torus import PackedBootstrap
+from glyphc.ways.torus import PackedBootstrap, TableBootstrap
 from glyphc.ways.words import WAYS as WORD_WAYS
 
 from .base import Context, Pass, check_option, check_ring
@@ -72,6 +73,7 @@ class AssignScheme(TolerancePass):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_option(self.name, "samples", self.samples, 1, 1_000_000)
+        check_option(self.name, "table_bits", self.table_bits, 0, MOST_TABLE_BITS)
         check_ring(self.name, self.ring)
         strategy(self.strategy)
 
@@ -95,6 +97,8 @@ class AssignScheme(TolerancePass):
             assert isinstance(chosen.answer, Offer)
             result = chosen.answer.result
             type = replace(node.type, scheme=result.scheme, encoding=result.encoding)
+            if isinstance(node.op, Apply) and chosen.way == TableBootstrap.name:
+                node = replace(node, op=replace(node.op, table_bits=question.table_bits))
             rewriter.keep(node, type, _decided(self.name, chosen, said[node.id]))
         return rewriter.new
 
@@ -126,11 +130,11 @@ class AssignScheme(TolerancePass):
         # gates take hours where others take seconds: nobody has to be told that of every node
         allowed = tuple(way for way in allowed if way not in WORD_WAYS)
         # what bootstraps cost where they will run
-        question = Question(self.ring, graph.batch, context.prices, graph)
+        tables = self.table_bits or chosen.table_bits
+        question = Question(self.ring, graph.batch, context.prices, graph, table_bits=tables)
         others = tuple(way for way in allowed if way not in (*SLOT_WAYS, *INTEGER_WAYS))
         if self._on_integers(allowed):
             # they were asked for: what they lose is shown, not refused
-            tables = self.table_bits or chosen.table_bits
             refresh = chosen.refresh is Refresh.CLIENT and not tables
             exact = FitIntegers(
                 self.points, self.spread, self.logits, self.measures, refresh=refresh, table_bits=tables

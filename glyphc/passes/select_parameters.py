@@ -8,12 +8,14 @@ from typing import ClassVar
 import numpy as np
 
 from glyphc.analysis import noise
-from glyphc.analysis.security import largest_modulus, secured
+from glyphc.analysis.lookups import least_degree
+from glyphc.analysis.security import largest_modulus, modulus_bits, secured
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 from glyphc.ir.series import LARGEST_REACH, OUTPUT_BITS, reach
+from glyphc.ir.tables import lookup_levels
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass, check_option
@@ -113,22 +115,25 @@ class SelectParameters(Pass):
 
 def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tuple[int, ...]:
     """The degrees of series that 128-bit security leaves room for, in ascending order; all of them in insecure rings.
+    Of tables, those that tell neighbouring entries apart.
 
     ParameterError when there are none: it names the node whose bootstraps ask for most, and what to change.
     """
     bootstrapped = [node for node, _ in graph.of(Apply)]
+    least = least_degree(_table_bits(graph)) if _table_bits(graph) else 0
+    possible = tuple(d for d in DEGREES if d >= least)
     if not bootstrapped or security == INSECURE or not largest_modulus(_ring(graph)):
-        return DEGREES
-    needed = {d: p.modulus_bits for d, p in _by_degree(graph, context, security or SECURE).items()}
+        return possible
+    needed = {d: modulus_bits(p) for d, p in _by_degree(graph, context, security or SECURE).items()}
     limit = largest_modulus(_ring(graph))
-    found = tuple(d for d in DEGREES if needed[d] <= limit)
+    found = tuple(d for d in possible if needed[d] <= limit)
     if not found:
         widest = max(bootstrapped, key=lambda n: n.type.size)
         raise ParameterError(
-            f"no parameters fit: bootstraps of {2 * _slots(graph):,} values need moduli of {needed[DEGREES[0]]} bits "
-            f"even for series of degree {DEGREES[0]}, 128-bit security allows {limit} at ring dimension "
-            f"{_ring(graph)}. {widest} has most values; use a smaller --batch or a narrower layer, so that bootstraps "
-            "have fewer slots"
+            f"no parameters fit: bootstraps of {2 * _slots(graph):,} values need moduli of "
+            f"{needed[possible[0]]:.0f} bits even for series of degree {possible[0]}, 128-bit security allows {limit} "
+            f"at ring dimension {_ring(graph)}. {widest} has most values; use a smaller --batch or a narrower layer, "
+            "so that bootstraps have fewer slots"
         )
     return found
 
@@ -136,6 +141,7 @@ def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tu
 def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Parameters]:
     """Parameters for series of up to each degree, with as many digits as 128-bit security asks for."""
     bits, slots = plaintext_bits(graph), _slots(graph)
+    table = _table_bits(graph)
     configuration = context.prices.configuration(slots)
     # a transform of 2^k slots has at most k levels
     most = max(1, slots.bit_length() - 1)
@@ -148,7 +154,8 @@ def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Param
         slots=slots,
         level_budget=(min(encode, most), min(decode, most)),
         large_digits=configuration.large_digits,
-        slot_levels=int(any(op.mask is not None for _, op in graph.of(Apply))),
+        slot_levels=int(any(op.mask is not None for _, op in graph.of(Apply))) + (lookup_levels(table) if table else 0),
+        table_bits=table,
         security=security,
     )
     return {degree: secured(replace(shared, degree=degree)) for degree in (0, *DEGREES)}
@@ -156,6 +163,11 @@ def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Param
 
 def _ring(graph: Graph) -> int:
     return next(n.type.layout.ring for n in graph if n.type.layout is not None)
+
+
+def _table_bits(graph: Graph) -> int:
+    """Of the largest table that stands for a function; 0 without any."""
+    return max((op.table_bits for _, op in graph.of(Apply)), default=0)
 
 
 def _slots(graph: Graph) -> int:

@@ -24,7 +24,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.noise import DECODING_FLOOR, bootstrap
 from glyphc.ir.ops import Apply, ArgMax, Linear, Op, Output, Softmax, Switch
 from glyphc.ir.parameters import Parameters
-from glyphc.ir.series import OUTPUT_BITS, Series, evaluate_series, rms_slope
+from glyphc.ir.series import OUTPUT_BITS, Approximation, evaluate_series, rms_slope
 from glyphc.ir.types import Scheme
 
 from .fit_series import DEGREES, SeriesFits, plaintext_bits
@@ -55,7 +55,7 @@ class Trial:
         predicted = noise.predict(self.graph, self.parameters, self.parameters.bgv_bits)
         self._white = {id: n.white for id, n in predicted.items()}
 
-    def outputs(self, samples: Mapping[str, F64], series: Mapping[int, Series]) -> dict[str, F64]:
+    def outputs(self, samples: Mapping[str, F64], series: Mapping[int, Approximation]) -> dict[str, F64]:
         """Real outputs by name, as the client sees them."""
         return self.outputs_of(self.values(samples, series))
 
@@ -66,7 +66,7 @@ class Trial:
     def values(
         self,
         samples: Mapping[str, F64],
-        series: Mapping[int, Series],
+        series: Mapping[int, Approximation],
         added: Mapping[int, F64] | None = None,
         noisy: bool = True,
         moved: Mapping[int, float] | None = None,
@@ -117,7 +117,7 @@ class Trial:
 
     # -- steps --
 
-    def _series(self, series: Series, x: Value) -> F64:
+    def _series(self, series: Approximation, x: Value) -> F64:
         """From phase to phase, as a bootstrap does it: beyond half the torus, values come back on the other side."""
         modulus = 2.0**self.fits.bits
         return np.asarray(evaluate_series(series, x / modulus) * modulus)
@@ -130,7 +130,7 @@ class Trial:
         flat = y.reshape(len(y), -1)
         return np.asarray((flat - np.array(target.offset)) / np.array(target.scale)).reshape(y.shape)
 
-    def _bootstrap_noise(self, node: Node, series: Series | None) -> float:
+    def _bootstrap_noise(self, node: Node, series: Approximation | None) -> float:
         """What a bootstrap adds, in integers of the undivided result."""
         p = self.parameters
         factor = divisor(self.graph, node)

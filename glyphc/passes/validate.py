@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis import noise
-from glyphc.analysis.security import modulus_limit
+from glyphc.analysis.security import modulus_bits, modulus_limit
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
@@ -212,9 +212,9 @@ class ValidateSecurity(Pass):
                 f"compiler, or ask "
                 "for an insecure one by name (--insecure-ring) in tests"
             )
-        if parameters.modulus_bits > limit:
+        if (needed := modulus_bits(parameters)) > limit:
             raise ParameterError(
-                f"the moduli need {parameters.modulus_bits} bits; 128-bit security allows {limit} at ring dimension "
+                f"the moduli need {needed:.0f} bits; 128-bit security allows {limit} at ring dimension "
                 f"{parameters.ring}"
             )
         return graph

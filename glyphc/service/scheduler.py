@@ -22,7 +22,7 @@ log = logging.getLogger("glyphc.service")
 _STREAM_LIMIT = 1 << 20
 # A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint: until so many have died of it
 # while this service ran, or it has begun so often, restarts of the service included.
-_DEATHS = 3
+_DEATHS = 5
 _ATTEMPTS = 50
 
 
@@ -227,6 +227,8 @@ class Scheduler:
             "glyphc.service.worker",
             os.fspath(self._programs[job.program]),
             os.fspath(self._store.key_path(job.client, job.key)),
+            self._settings.cluster,
+            self._settings.cluster_tls,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_STREAM_LIMIT,

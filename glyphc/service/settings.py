@@ -65,7 +65,8 @@ class Limits:
 class Settings:
     """Where programs, data and tokens are; how many evaluations run at once; whether outputs are flooded.
 
-    json_logs: each line of the log is a JSON object.
+    json_logs: each line of the log is a JSON object. cluster: the address of a Dask scheduler whose workers share the
+    passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing.
     """
 
     programs: Path
@@ -76,6 +77,8 @@ class Settings:
     insecure: bool = False
     limits: Limits = Limits()
     json_logs: bool = False
+    cluster: str = ""
+    cluster_tls: str = ""
 
 
 def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:

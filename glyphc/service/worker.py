@@ -1,7 +1,8 @@
 """A process that evaluates: one program with one client's keys, as many requests as come. Needs no secret.
 
-Started by ``jobs`` with two files, a program and evaluation keys. Reads one request per line from its standard
-input, writes events as lines to its standard output (both JSON), and ends with its input, or with its parent.
+Started by ``scheduler`` with two files, a program and evaluation keys, and perhaps with a cluster's address, to which
+it hands the passes then. Reads one request per line from its standard input, writes events as lines to its standard
+output (both JSON), and ends with its input, or with its parent.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import signal
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from glyphc.cluster import coordinator
 from glyphc.errors import CheckpointError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
-from glyphc.exchange.server import Evaluator
+from glyphc.exchange.server import EvaluationReport, Evaluator
 from glyphc.exchange.trips import answers
-from glyphc.progress import Silent
+from glyphc.progress import Reporter, Silent
 
 _PR_SET_PDEATHSIG = 1
 
@@ -88,37 +90,70 @@ def _end_with_parent() -> None:
             sys.exit(1)
 
 
-def main(program_path: str, keys_path: str) -> None:
+class Evaluate(Protocol):
+    """Does what an order says."""
+
+    def __call__(self, order: Order, reporter: Reporter) -> EvaluationReport: ...
+
+
+def _alone(program: ServerProgram, keys: Path, reporter: Reporter) -> Evaluate:
+    """In this process, with keys that stay in memory."""
+    evaluator = Evaluator(program, keys, reporter)
+
+    def evaluate(order: Order, reporter: Reporter) -> EvaluationReport:
+        inputs, output, checkpoint = Path(order.inputs), Path(order.output), Path(order.checkpoint)
+        question, answer = (inputs.with_name(name) for name in ("question", "answer"))
+        # after a crash it may be the answer to an earlier question
+        said = answer if answers(answer, question) else None
+        return evaluator.evaluate(
+            inputs, output, checkpoint, order.flooding_bits, reporter, question=question, answer=said
+        )
+
+    return evaluate
+
+
+def _shared(address: coordinator.Address, files: coordinator.Files) -> Evaluate:
+    """By the workers of a cluster. An order that is given again begins at its first pass."""
+
+    def evaluate(order: Order, reporter: Reporter) -> EvaluationReport:
+        return coordinator.evaluate(
+            address, files, Path(order.inputs), Path(order.output), order.flooding_bits, reporter
+        )
+
+    return evaluate
+
+
+def main(program_path: str, keys_path: str, cluster: str = "", tls: str = "") -> None:
+    """cluster: the address of a Dask scheduler, tls: a folder of certificates for it, or nothing."""
     _end_with_parent()
     # OpenFHE prints to standard output now and then: events keep a descriptor of their own
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        program = ServerProgram.load(Path(program_path))
-        evaluator = Evaluator(program, Path(keys_path), _Speaker(out))
+        program, keys = ServerProgram.load(Path(program_path)), Path(keys_path)
+        # what asks its client on the way is evaluated by one process
+        if cluster and not program.schedule.client.requests:
+            address = coordinator.Address.read(cluster, Path(tls) if tls else None)
+            evaluate = _shared(address, coordinator.Files(Path(program_path), keys))
+        else:
+            evaluate = _alone(program, keys, _Speaker(out))
         Event("ready").say(out)
         for line in sys.stdin:
-            _evaluate(evaluator, Order.read(line), out)
+            _follow(evaluate, Order.read(line), out)
     except GlyphcError as e:
         Event("error", str(e)).say(out)
         sys.exit(e.exit_code)
 
 
-def _evaluate(evaluator: Evaluator, order: Order, out: Any) -> None:
-    inputs, output, checkpoint = Path(order.inputs), Path(order.output), Path(order.checkpoint)
-    question, answer = (inputs.with_name(name) for name in ("question", "answer"))
+def _follow(evaluate: Evaluate, order: Order, out: Any) -> None:
     for attempt in range(2):
         try:
-            # after a crash it may be the answer to an earlier question
-            said = answer if answers(answer, question) else None
-            report = evaluator.evaluate(
-                inputs, output, checkpoint, order.flooding_bits, _Speaker(out), question=question, answer=said
-            )
+            report = evaluate(order, _Speaker(out))
         except CheckpointError as e:
             if attempt:
                 raise
             print(f"began anew: {e}", file=sys.stderr)
-            checkpoint.unlink(missing_ok=True)
+            Path(order.checkpoint).unlink(missing_ok=True)
         except GlyphcError as e:
             Event("error", str(e)).say(out)
             return

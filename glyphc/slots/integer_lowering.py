@@ -36,7 +36,7 @@ from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import ClientBits, ClientRefresh, Input, IntegerPolynomial, Linear, Op, Output, Reshape, TableLookup
 from glyphc.ir.types import Encoding
 
-from .table_lookup import Lookup
+from .table_lookup import Arithmetic, Lookup
 
 
 def integer_schedule(graph: Graph) -> Schedule:
@@ -113,7 +113,7 @@ class _Lowering:
                 return self._linear(node, node.op, feature)
             case IntegerPolynomial(coefficients=coefficients):
                 source = self.feature(self.graph.operands(node)[0], feature)
-                return _Powers(self, source, node.id).polynomial(coefficients)
+                return PowerTree(self, source, node.id).polynomial(coefficients)
             case ClientRefresh():
                 return self._answered(node)[feature]
             case TableLookup():
@@ -222,10 +222,10 @@ class _Lowering:
 
 
 @dataclass
-class _Powers:
+class PowerTree:
     """Powers of x whose exponents are powers of two, each made when it is needed."""
 
-    lowering: _Lowering
+    lowering: Arithmetic
     x: Register
     node: int
     known: list[Register] = field(default_factory=list)

@@ -23,10 +23,11 @@ _RESERVE = 4.0
 
 
 class NoiseBounds:
-    """A machine whose registers are bounds on noise, as numbers."""
+    """A machine whose registers are bounds on noise, as numbers. block: slots of the blocks of ``IntegerTotal``."""
 
-    def __init__(self, ring: int, plaintext_modulus: int, limbs: int) -> None:
+    def __init__(self, ring: int, plaintext_modulus: int, limbs: int, block: int = 1) -> None:
         self._ring = ring
+        self._block = block
         self._modulus = float(plaintext_modulus)
         # of each digit, which is as large as a prime, and an error polynomial
         digits = 2.0**PRIME_BITS * sqrt(ring * limbs / 12) * _DEVIATION
@@ -52,18 +53,23 @@ class NoiseBounds:
         blocks = self._ring // instruction.block
         return blocks * (weighted + self._key_switch) + 1.0
 
+    def integer_total(self, source: float, inner: bool) -> float:
+        """As many terms as a block has slots, or as there are blocks: each image doubles the noise."""
+        terms = self._block if inner else self._ring // self._block
+        return terms * (source + self._key_switch)
+
     def client_request(self, sources: Sequence[float], request: Request) -> list[float]:
         self.shown.append(max(sources))
         return [self.fresh()] * request.results(self._ring)
 
 
-def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, most: int) -> int:
+def limbs_for(code: Sequence[Instruction], ring: int, plaintext_modulus: int, most: int, block: int = 1) -> int:
     """The fewest limbs at which every output decrypts rightly; ``most`` + 1 where that many are not enough.
 
-    code: without its ``Free``.
+    code: without its ``Free``. block: as of ``NoiseBounds``.
     """
     for limbs in range(1, most + 1):
-        machine = NoiseBounds(ring, plaintext_modulus, limbs)
+        machine = NoiseBounds(ring, plaintext_modulus, limbs, block)
         outputs = execute(code, machine, _inputs(code, machine))
         worst = max(0.0, *machine.shown, *(noise for parts in outputs.values() for noise in parts))
         if log2(worst) + log2(plaintext_modulus) + 1 + _RESERVE <= limbs * PRIME_BITS:

@@ -1,10 +1,5 @@
-"""A table by the encrypted bits of its index (Nandakumar and others, "Towards Deep Neural Network Training on Encrypted
-Data", 2019, section 4): an inner product of the table with products of the bits and their complements.
-
-A product of bits and complements is a sum of products of bits alone, so the same inner product has one term for each
-set of bits: its factor is the alternating sum of the table's entries over the subsets (the Moebius transform). Sets are
-split between low and high bits, so that few products of ciphertexts are needed: 22 for 7 bits, 3 one after another.
-"""
+"""A table by the encrypted bits of its index, as instructions (see ``glyphc.ir.tables``): 22 products of ciphertexts
+for 7 bits, 3 one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from glyphc.ir.instructions import Register
+from glyphc.ir.tables import halves, moebius, parted
 
 
 class Arithmetic(Protocol):
@@ -23,16 +21,6 @@ class Arithmetic(Protocol):
 
     def product(self, a: Register, b: Register, node: int) -> Register:
         """A product."""
-
-
-def moebius(table: Sequence[int]) -> list[int]:
-    """Factors of the products of bits: entry i is that of the bits that are set in i."""
-    found = list(table)
-    for bit in (1 << k for k in range(len(found).bit_length() - 1)):
-        for at in range(len(found)):
-            if at & bit:
-                found[at] -= found[at ^ bit]
-    return found
 
 
 @dataclass
@@ -46,7 +34,7 @@ class Lookup:
 
     def of(self, table: Sequence[int]) -> Register:
         """The table's entry, in every slot."""
-        factors, low = moebius(table), 1 << (len(self.bits) + 1) // 2
+        factors, low = moebius(np.array(table, dtype=object)).tolist(), 1 << parted(len(self.bits))[0]
         sources: list[Register] = []
         weights: list[int] = []
         for high in range(0, len(factors), low):
@@ -71,10 +59,8 @@ class Lookup:
     def _product(self, bits: int) -> Register:
         """Of the bits that are set in a number: as few products one after another as can be."""
         if bits not in self.products:
-            chosen = [k for k in range(len(self.bits)) if bits >> k & 1]
-            if len(chosen) == 1:
-                return self.bits[chosen[0]]
-            half = sum(1 << k for k in chosen[: (len(chosen) + 1) // 2])
-            a, b = self._product(half), self._product(bits ^ half)
+            if not bits & (bits - 1):
+                return self.bits[bits.bit_length() - 1]
+            a, b = map(self._product, halves(bits))
             self.products[bits] = self.arithmetic.product(a, b, self.node)
         return self.products[bits]

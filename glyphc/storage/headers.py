@@ -282,6 +282,27 @@ class TrainingJobHeader(Header):
 
 
 @dataclass(frozen=True)
+class TrainingOfferHeader(Header):
+    """What a client accepts: to train what comes behind frozen layers that it does not get; parts "network", with ones
+    in place of their weights, and "job"."""
+
+    kind = "an offer to train"
+    made_by = "'glyphc training offer'"
+    read_by = "'glyphc training accept' reads it"
+    program: str
+
+
+@dataclass(frozen=True)
+class TrainingBackboneHeader(Header):
+    """Weights of an offer's frozen layers, in the clear, as messages of N numbers; one part for each ciphertext."""
+
+    kind = "weights of frozen layers"
+    made_by = "'glyphc training offer'"
+    read_by = "'glyphc training run' reads them, in the server's folder"
+    program: str
+
+
+@dataclass(frozen=True)
 class TrainingSecretHeader(SecretHeader):
     """The secret key of a training run; part "secret"."""
 
@@ -310,5 +331,7 @@ HEADERS: tuple[type[Header], ...] = (
     TrainingRequestHeader,
     TrainingAnswerHeader,
     TrainingJobHeader,
+    TrainingOfferHeader,
+    TrainingBackboneHeader,
     TrainingSecretHeader,
 )

@@ -28,7 +28,7 @@ class Wanted:
     """What is to be arranged. products: of each layer's values and weights, with its operands; trained: of each layer.
 
     softmax: errors of the last layer come all at once, not in groups, and sums over its units spread to both sides of
-    them without meeting.
+    them without meeting. pixels: of the first layer, where it is a convolution.
     """
 
     inputs: int
@@ -38,6 +38,7 @@ class Wanted:
     softmax: bool
     products: tuple[tuple[Node, tuple[Node, ...]], ...]
     trained: tuple[Trained, ...]
+    pixels: int = 1
 
     @property
     def rooms(self) -> tuple[int, ...]:
@@ -128,7 +129,7 @@ class _Search:
         offers: list[Offer] = []
         for at, way in enumerate(ways):
             tight = at + 1 < len(ways) and ways[at + 1].layer.tight_source
-            offer = self._offered(at, way, units[-1] if units else None, rooms[at], grid, tight, clean)
+            offer = self._offered(at, way, units[-1].flat if units else None, rooms[at], grid, tight, clean)
             if isinstance(offer, Refusal):
                 self._refusals[at, way.name] = offer.reason  # of the finest grid in the end
                 return None
@@ -151,7 +152,7 @@ class _Search:
             w.ring,
             w.batch,
             self._cost,
-            inputs=w.widths[at - 1] if at else w.inputs,
+            inputs=w.inputs if source is None else len(source.numbers),
             source=source,
             count=w.widths[at],
             room=room,
@@ -159,6 +160,7 @@ class _Search:
             trained=w.trained[at],
             tight=tight,
             clean=clean,
+            pixels=1 if at else w.pixels,
         )
         node, operands = w.products[at]
         return way.offer(node, operands, question) or Refusal("it is not about such a product")

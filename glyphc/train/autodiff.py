@@ -15,6 +15,7 @@ from math import prod
 
 import numpy as np
 
+from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import (
     Add,
@@ -43,6 +44,7 @@ from glyphc.ir.ops import (
 from glyphc.ir.ops import Hardmax as HardmaxOp
 
 from .builder import Builder
+from .convolutions import patches_of, pooled
 from .derivatives import chain_derivatives
 from .errors import TrainingError
 
@@ -63,16 +65,36 @@ class Forward:
 
 
 def forward(network: Graph, last: Node, batch: int, builder: Builder, weights: Mapping[str, Node]) -> Forward:
-    """The network up to ``last`` on ``batch`` samples at once. weights: nodes that stand for constants of Dense."""
+    """The network up to ``last`` on ``batch`` samples at once. weights: nodes that stand for constants of dense layers
+    and of convolutions that are trained."""
     needed = _ancestors(network, last)
     values: dict[int, Node] = {}
+    # means of a convolution's pixels are one layer with it
+    means = {n.id: source for n in network if n.id in needed and (source := _trained_source(network, n, weights))}
+    inside = {source.id for source in means.values()}
     for node in network:
-        if node.id in needed:
-            operands = tuple(values[i] for i in node.operands)
+        if node.id in needed and node.id not in inside:
             builder.location = node.location
+            if node.id in means:
+                convolution = means[node.id]
+                context = _Context(network, convolution, batch, builder, weights)
+                (operand,) = convolution.operands
+                values[node.id] = _convolved(context, values[operand], node)
+                continue
+            operands = tuple(values[i] for i in node.operands)
             values[node.id] = _batched(node.op, _Context(network, node, batch, builder, weights), operands)
     builder.location = ""
     return Forward(values)
+
+
+def _trained_source(network: Graph, node: Node, weights: Mapping[str, Node]) -> Node | None:
+    """The convolution with weights of its own that a node takes means of."""
+    source = pooled(network, node)
+    return source if source is not None and _is_trained(source.op, weights) else None
+
+
+def _is_trained(op: Op, weights: Mapping[str, Node]) -> bool:
+    return isinstance(op, Affine) and op.kernel is not None and op.kernel.name in weights
 
 
 def _ancestors(network: Graph, last: Node) -> frozenset[int]:
@@ -95,6 +117,14 @@ class _Context:
     def shape(self) -> tuple[int, ...]:
         return (self.batch, *self.node.type.shape)
 
+    def between_layers(self, x: Node, operand: int) -> Node:
+        """What a dense layer reads; where that are another one's sums, through the identity: so a linear bottleneck has
+        an activation as all layers have."""
+        source = self.network.node(operand)
+        while isinstance(source.op, Reshape):
+            (source,) = self.network.operands(source)
+        return self.builder.apply(x, "affine", 1.0, 0.0) if isinstance(source.op, Dense) else x
+
 
 @singledispatch
 def _batched(op: Op, c: _Context, args: tuple[Node, ...]) -> Node:
@@ -116,7 +146,8 @@ def _(op: Dense, c: _Context, args: tuple[Node, ...]) -> Node:
     b = c.builder
     if any(isinstance(w, Sparse) for w in op.weights):
         raise TrainingError(f"{c.node} has sparse weights, which are not trained; give the network as it was read")
-    products = [b.matmul(x, c.weights[w.name], False, True) for x, w in zip(args, op.weights, strict=True)]
+    read = [c.between_layers(x, i) for x, i in zip(args, c.node.operands, strict=True)]
+    products = [b.matmul(x, c.weights[w.name], False, True) for x, w in zip(read, op.weights, strict=True)]
     return b.add(b.total(products), c.weights[op.bias.name])
 
 
@@ -159,7 +190,9 @@ def _(op: Gather, c: _Context, args: tuple[Node, ...]) -> Node:
 
 @_batched.register
 def _(op: Affine, c: _Context, args: tuple[Node, ...]) -> Node:
-    """A fixed map: the same block for every sample."""
+    """A fixed map: the same block for every sample; or a convolution that is trained."""
+    if _is_trained(op, c.weights):
+        return _convolved(c, args[0], None)
     size = prod(args[0].type.shape[1:])
     bias = c.network.constant(op.bias.name)
     one = c.network.matrix(op.matrix(size, c.network.constants)).csr()
@@ -176,6 +209,24 @@ def _(op: Affine, c: _Context, args: tuple[Node, ...]) -> Node:
     return c.builder.affine(args[0], parts, c.shape)
 
 
+def _convolved(c: _Context, x: Node, pool: Node | None) -> Node:
+    """A convolution, with the means behind it, as one product: patches of all pixels and samples, and weights."""
+    op, b = c.node.op, c.builder
+    assert isinstance(op, Affine) and op.kernel is not None
+    found, shape = patches_of(c.network, c.node, pool), (pool or c.node).type.shape
+    if c.batch * found.matrix.nnz > _MOST_ENTRIES:
+        raise TrainingError(
+            f"{c.node} reads {found.matrix.nnz} numbers for a sample, too many for a batch of {c.batch} samples; train "
+            f"in batches of at most {max(_MOST_ENTRIES // found.matrix.nnz, 1)}"
+        )
+    every = found.batched(c.batch)
+    rows = (found.pixels * c.batch, found.size)
+    patches = b.affine(x, (every.data, every.indices, every.indptr, np.zeros(every.shape[0])), rows)
+    sums = b.add(b.matmul(patches, c.weights[op.kernel.name], False, True), c.weights[op.bias.name])
+    places = np.arange(sums.type.size).reshape(found.pixels, c.batch, -1)
+    return b.gather(sums, places.transpose(1, 2, 0).reshape(c.batch, *shape))
+
+
 @_batched.register(Apply)
 @_batched.register(Softmax)
 @_batched.register(ReduceSum)
@@ -188,10 +239,13 @@ def _(op: Op, c: _Context, args: tuple[Node, ...]) -> Node:
 # -- backward --
 
 
-def backward(builder: Builder, last: Node, seed: Node, wanted: tuple[Node, ...]) -> dict[int, Node]:
+def backward(
+    builder: Builder, last: Node, seed: Node, wanted: tuple[Node, ...], limit: tuple[Function, ...] = ()
+) -> dict[int, Node]:
     """Gradients of sum(seed * last) by the ``wanted`` nodes and all on the way to them, by node id.
 
-    A node is missing where nothing depends on it.
+    A node is missing where nothing depends on it. limit: functions of what is sent back through a function of one
+    value.
 
     Appends nodes to the builder's graph. TrainingError when a gradient would have to pass an op that has none.
     """
@@ -207,6 +261,8 @@ def backward(builder: Builder, last: Node, seed: Node, wanted: tuple[Node, ...])
         if gradient is None or isinstance(node.op, Input):
             continue
         operands = graph.operands(node)
+        if limit and isinstance(node.op, Apply):
+            gradient = builder.node(Apply(limit), gradient)
         pulled = _pull(node.op, _Pull(builder, node, operands, gradient))
         for operand, part in zip(operands, pulled, strict=True):
             if operand.id in active and part is not None:

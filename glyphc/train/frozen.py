@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Dense, Input
+from glyphc.ir.ops import Affine, Dense, Input
 
 from .losses import Loss
 from .step import weight_slots
@@ -44,14 +44,21 @@ class Split:
         return np.concatenate(values).astype(np.float64) if values else x
 
 
-def split(network: Graph, loss: Loss, frozen: tuple[str, ...]) -> Split:
-    """Cut before the first trained layer, if all that follows depends on its input alone.
+def unsplit(network: Graph, frozen: tuple[str, ...]) -> Split:
+    """Nothing is computed before: frozen layers are a part of every step."""
+    return Split(network, None, network, frozen)
+
+
+def split(network: Graph, loss: Loss, frozen: tuple[str, ...], convolutions: bool = False) -> Split:
+    """Cut before the first trained layer, if all that follows depends on its input alone. convolutions: whether these
+    are trained.
 
     TrainingError for layers to freeze that do not exist, or when nothing is left to train.
     """
     last = loss.attachment(network, network.outputs[0])
-    trained = {slot.name for slot in weight_slots(network, last, frozen) if slot.trained}
-    first = next(node for node in network if isinstance(node.op, Dense) and trained & set(node.op.constant_names()))
+    trained = {slot.name for slot in weight_slots(network, last, frozen, convolutions) if slot.trained}
+    layers = (node for node in network if isinstance(node.op, Dense | Affine))
+    first = next(node for node in layers if trained & set(node.op.constant_names()))
     boundary = network.node(first.operands[0]) if len(first.operands) == 1 else None
     whole = Split(network, None, network, frozen)
     if boundary is None or isinstance(boundary.op, Input):

@@ -21,12 +21,12 @@ from glyphc.rounding import up
 
 from .batches import Batches
 from .errors import TrainingError
-from .frozen import Split, split
+from .frozen import Split, split, unsplit
 from .losses import LOSSES, Loss, MeanSquaredError, choose_loss
 from .normalise import with_biases
 from .optimizers import SGD
 from .ranges import MARGIN, Ranges
-from .step import StepProgram, make_step, weight_slots, with_weights
+from .step import StepProgram, convolution_names, make_step, weight_slots, with_weights
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -49,6 +49,14 @@ class RangeSource(Enum):
     BOUNDS = "bounds"
 
 
+class Keeper(Enum):
+    """Who has the frozen layers before the trained ones. CLIENT: the client computes them in the clear, once; SERVER:
+    the server does in every step, with weights that the client need not know."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
 @dataclass(frozen=True)
 class Options:
     """What a user decides. batch: samples of a step, None for all. loss: a name of ``LOSSES``, None for the usual one.
@@ -56,8 +64,10 @@ class Options:
     frozen: layers that keep their weights. initial: "model", "zeros" or "random" weights to start from. reach: sums
     and logits that encrypted training computes; None: what ``source`` says. margin: how many times larger than what was
     seen or bounded ranges are; None: what goes with the source. clip: samples are scaled down to this Euclidean norm of
-    what the trained part reads. insecure_ring: a small ring for tests; NOT SECURE. GlyphcError for one that there is
-    not, TrainingError for a margin below 1 and the like.
+    what the trained part reads. insecure_ring: a small ring for tests; NOT SECURE. convolutions: whether those that are
+    not frozen are trained, too. keep_on: who has what is frozen before that. clip_errors: what a sample's errors that
+    are sent back through an activation stay below, see ``make_step``. GlyphcError for a ring that there is not,
+    TrainingError for a margin below 1 and the like.
     """
 
     optimizer: SGD
@@ -72,6 +82,9 @@ class Options:
     source: RangeSource = RangeSource.TRIAL
     margin: float | None = None
     clip: float | None = None
+    convolutions: bool = False
+    clip_errors: float | None = None
+    keep_on: Keeper = Keeper.CLIENT
 
     def __post_init__(self) -> None:
         check_insecure_ring(self.insecure_ring)
@@ -79,6 +92,8 @@ class Options:
             raise TrainingError(f"a margin is a factor of at least 1, not {self.margin:g}")
         if self.clip is not None and not (isfinite(self.clip) and self.clip > 0):
             raise TrainingError(f"samples are clipped to a positive norm, not {self.clip:g}")
+        if self.clip_errors is not None and not (isfinite(self.clip_errors) and self.clip_errors > 0):
+            raise TrainingError(f"errors are limited to a positive number, not {self.clip_errors:g}")
         if self.reach is not None and (self.margin is not None or self.source is RangeSource.BOUNDS):
             raise TrainingError("a range is given, so there is nothing to derive: leave margin and bounds out")
 
@@ -175,6 +190,13 @@ class Job:
         rows = self.batches.rows(number)
         return self._features[rows], self.y[rows]
 
+    def trained(self, weights: dict[str, F64]) -> Graph:
+        """The network with these weights; where the server keeps layers of its own, what comes behind these."""
+        if self.options.keep_on is Keeper.CLIENT:
+            return with_weights(self.network, weights)
+        head = split(self.network, self.loss, self.options.frozen, self.options.convolutions).head
+        return with_weights(head, {name: value for name, value in weights.items() if name in head.constants})
+
     def named(self, features: F64) -> dict[str, F64]:
         """What the trained part reads, by the name of its input."""
         return {_input(self.split.head).name: features}
@@ -258,6 +280,8 @@ def make_owned_job(
     tried = None if trial is None else Trial(samples_of(network, trial[0]), loss.targets(trial[1], outputs))
     network = _initialised(network, loss, options)
     job = job_of(network, loss, options, Batches(samples, options.batch, options.seed), *empty, trial=tried)
+    if options.keep_on is Keeper.CLIENT and any(slot.patches for slot in job.program.slots):
+        raise TrainingError("owners of data encrypt no patches of images yet: convolutions cannot be trained so")
     if job.split.boundary is not None:
         raise TrainingError("layers before those that are trained are the owners': leave them out of the model")
     if job.radius is None:
@@ -278,8 +302,20 @@ def job_of(
     trial: Trial | None = None,
 ) -> Job:
     """A job of a network with the weights it starts from; x and y may be empty if no step is to be done."""
-    found = split(network, loss, options.frozen)
-    program = make_step(found.head, loss, options.optimizer, batches.batch, found.frozen)
+    on_server = options.keep_on is Keeper.SERVER
+    if on_server:
+        found = unsplit(network, (*options.frozen, *(() if options.convolutions else convolution_names(network))))
+    else:
+        found = split(network, loss, options.frozen, options.convolutions)
+    program = make_step(
+        found.head,
+        loss,
+        options.optimizer,
+        batches.batch,
+        found.frozen,
+        options.convolutions or on_server,
+        options.clip_errors,
+    )
     return Job(found, options, loss, program, batches, x, y, ranges, trial)
 
 
@@ -320,8 +356,8 @@ def _initialised(network: Graph, loss: Loss, options: Options) -> Graph:
     if options.initial not in ("zeros", "random"):
         raise TrainingError(f"unknown initial weights {options.initial!r}; known: model, zeros, random")
     last = loss.attachment(network, network.outputs[0])
-    slots = [s for s in weight_slots(network, last, options.frozen) if s.trained]
-    hidden = sum(isinstance(n.op, Dense) for n in network) > 1
+    slots = [s for s in weight_slots(network, last, options.frozen, options.convolutions) if s.trained]
+    hidden = sum(isinstance(n.op, Dense) for n in network) > 1 or any(s.patches for s in slots)
     if options.initial == "zeros" and hidden and len(slots) > 2:
         raise TrainingError("hidden layers do not learn from zeros, which all have the same gradient; use random")
     random = np.random.default_rng(options.seed)

@@ -12,11 +12,11 @@ from functools import cached_property
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Register, with_frees
 from glyphc.ir.instructions.ckks import LOGITS, Code, check
-from glyphc.ir.ops import Apply, MatMul, Mul, Scale, Sub
+from glyphc.ir.ops import Apply, MatMul, Mul, Reshape, Scale, Scatter, Sub
 from glyphc.ir.parameters import Parameters
 
 from .heads import Approximated, Head, Softmax, label_data, label_name
-from .stages import Stage
+from .stages import Stage, moved_from
 from .units import F64
 from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, ones_data, state_names
 from .writer import Writer, data_name
@@ -74,10 +74,18 @@ class AssignedStep:
 
     def data(self, features: F64, targets: F64) -> dict[str, F64]:
         """Messages of a micro-batch, by the names that a whole batch's have."""
-        out = self.layers[0].data(features) | label_data(self.head, targets)
+        patches = self.stages[0].patches
+        read = features if patches is None else patches.of(features)
+        out = self.layers[0].data(read) | label_data(self.head, targets)
         if ONES in self._micro_limbs:
             out |= ones_data(self.layers[0].target)
         return out
+
+    @property
+    def kept_names(self) -> tuple[str, ...]:
+        """Of the state's ciphertexts those of layers that are frozen, with all before them."""
+        pairs = zip(self.stages, self.layers, strict=True)
+        return tuple(name for stage, layer in pairs if stage.errors is None for name in state_names(layer))
 
     @property
     def data_names(self) -> tuple[str, ...]:
@@ -97,7 +105,10 @@ class AssignedStep:
         for w.micro in range(self.micros):
             lowering = _Lowering(self, w, step)
             for stage, layer in zip(self.stages, self.layers, strict=True):
-                lowering.update(stage, layer)
+                if stage.errors is None:
+                    lowering.keep(layer)
+                else:
+                    lowering.update(stage, layer, stage.errors)
         code = tuple(with_frees(w.code))
         limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
         stored = check(code, limbs, self.parameters.decoded_limbs - 1, self.parameters.slot_levels)
@@ -131,10 +142,15 @@ class _Lowering:
         self._values: dict[int, Register] = {}
         self._errors: dict[int, list[Register]] = {}
 
-    def update(self, stage: Stage, layer: Layer) -> None:
+    def update(self, stage: Stage, layer: Layer, errors: Node) -> None:
         """A layer's new weights."""
         values = self._read(stage)
-        layer.update(self.w, values, self._gradient(stage.errors), self._number)
+        layer.update(self.w, values, self._gradient(errors), self._number)
+
+    def keep(self, layer: Layer) -> None:
+        """Weights that stay as they are."""
+        for name in state_names(layer):
+            self.w.move(self.w.moved(name), name)
 
     def logits(self, stage: Stage) -> None:
         """Store the sums of the last layer, moved to where they fit on the torus."""
@@ -143,13 +159,12 @@ class _Lowering:
 
     def _read(self, stage: Stage) -> Register | None:
         """What a layer reads, in coefficients with nothing beside it; None where that is the client's data."""
-        if stage.back is None:
+        if stage.before is None:
             return None
         node = stage.values
         if node.id not in self._values:
-            (sums,) = node.operands
             in_slots = self._in_slots(node)
-            kept = self._sums[sums][1].target.kept()
+            kept = self._sums[stage.before.id][1].target.kept()
             self._values[node.id] = self.w.decode(self.w.masked(in_slots, *kept))
         return self._values[node.id]
 
@@ -159,6 +174,7 @@ class _Lowering:
             stage, layer = self._sums[node.id]
             return layer.forward(self.w, self._read(stage), self._number)
         stage, layer = self._back[node.id]
+        assert stage.errors is not None
         return layer.sent_back(self.w, self._gradient(stage.errors), self._number)
 
     def _in_slots(self, node: Node) -> Register:
@@ -167,7 +183,7 @@ class _Lowering:
         graph, series = self._step.graph, self._step.series
         match node.op:
             case Mul():
-                a, b = graph.operands(node)
+                a, b = (moved_from(graph, operand) for operand in graph.operands(node))
                 found = {node.id: self.w.slot_product(self._in_slots(a), self._in_slots(b))}
             case MatMul():
                 found = {node.id: self.w.bootstrap(self._phases(node), series[node.id])[0]}
@@ -176,7 +192,8 @@ class _Lowering:
                 (source,) = graph.operands(node)
                 users = [node] if self._forward else graph.users(source)
                 wanted = [user.id for user in users if user.id in series]
-                registers = self.w.bootstrap(self._phases(source), *(series[n] for n in wanted))
+                sums = moved_from(graph, source)
+                registers = self.w.bootstrap(self._phases(sums), *(series[n] for n in wanted))
                 found = dict(zip(wanted, registers, strict=True))
             case _:
                 raise AssertionError(f"{node} has no form in slots")
@@ -192,7 +209,7 @@ class _Lowering:
     def _new_gradient(self, node: Node) -> list[Register]:
         graph = self._step.graph
         match node.op:
-            case Scale():  # the mean over the batch: layers count it in
+            case Scale() | Scatter() | Reshape():  # the mean over the batch: layers count it in; and other orders
                 return self._gradient(graph.operands(node)[0])
             case Sub():
                 return self._step.head.errors(self.w, self._phases(self._step.stages[-1].sums))
@@ -201,7 +218,7 @@ class _Lowering:
                 if not self._step.masked:
                     # what stands beside the useful places, packing removes from the gradients
                     return [self.w.decode(in_slots)]
-                (sums,) = graph.operands(graph.operands(node)[1])
+                sums = moved_from(graph, graph.operands(graph.operands(node)[1])[0])
                 units = self._sums[sums.id][1].target
                 groups = range(units.used_groups)
                 return [self.w.decode(self.w.masked(in_slots, *units.kept(h))) for h in groups]

@@ -47,6 +47,7 @@ _MAX_ERROR, _MAX_ERROR_HIDDEN, _MAX_ERROR_SOFTMAX = 2.0**-11, 2.0**-8, 2.0**-12
 _HIGHEST_HIDDEN = 59
 # How many times more micro-batches than necessary are taken where a batch has no other equal parts.
 _MOST_SMALLER = 2
+_SEEN = 2.0**-100
 # Bits between a bootstrap's result and the lowest bit of its modulus, and the least for the linear context's primes.
 _HEADROOM, _MIN_LINEAR_BITS, _MAX_LINEAR_BITS = 28, 30, 36
 
@@ -155,8 +156,9 @@ class Plan:
 
 def seen(stages: tuple[Stage, ...], values: Mapping[int, F64]) -> Ranges:
     """What bootstraps would see of a step. values: of all its nodes, by id; gradients are those of the mean loss."""
-    batch = len(values[stages[0].sums.id])
-    back = [batch * values[stage.back.id] for stage in stages if stage.back is not None]
+    batch = len(values[stages[-1].sums.id])
+    # errors that are there are never quite zero: ranges say so where there are none
+    back = [np.append(batch * values[s.back.id], _SEEN) if s.back is not None else np.zeros(1) for s in stages[1:]]
     return Ranges.of([values[stage.sums.id] for stage in stages], back)
 
 
@@ -196,8 +198,8 @@ def plan_step(
     ranges = reach if isinstance(reach, Ranges) else Ranges.given(reach, len(stages), stages[-1].weight.shape[0])
     arrangement = arrangement or _arranged(wanted(program, stages, insecure_ring or RING), cost)
     between = [
-        (_InSlots.of(stage.values, sums), _InSlots.of(stage.slope, sums))
-        for stage, sums in zip(stages[1:], ranges.sums, strict=False)
+        _Between.of(stage, sums, back, program.batch)
+        for stage, sums, back in zip(stages[1:], ranges.sums, ranges.back, strict=False)
     ]
     step = _assigned(program, stages, arrangement, between, ranges, insecure_ring, cost)
     return Plan(program, ranges, step, arrangement.decisions)
@@ -220,8 +222,32 @@ class _InSlots:
         return _InSlots((phase, *node.op.functions, fit), unit)
 
 
-# What lies between two layers: an activation, and its slope.
-_Between = tuple[_InSlots, _InSlots]
+@dataclass(frozen=True)
+class _Between:
+    """What lies between two layers: an activation, and its slope; and what is made of errors that are sent back.
+
+    Their unit is that of a sample's errors.
+    """
+
+    value: _InSlots
+    slope: _InSlots | None
+    back: _InSlots | None
+
+    @property
+    def errors(self) -> float:
+        """What stands for an error of 1: sent back to half of the slots' range, times slopes."""
+        return self.back.unit * self.slope.unit if self.back is not None and self.slope is not None else 1.0
+
+    @staticmethod
+    def of(stage: Stage, sums: float, back: float, batch: int) -> _Between:
+        """Of a layer and the one before it. sums, back: ranges of a sample's."""
+        if stage.back is None:  # nothing before it is trained
+            return _Between(_InSlots.of(stage.values, sums), None, None)
+        returned = _InSlots(PASSED, _HALF / back)
+        if stage.limited is not None:  # it reads gradients of the mean over the batch
+            found = _InSlots.of(stage.limited, back / batch)
+            returned = replace(found, unit=found.unit / batch)
+        return _Between(_InSlots.of(stage.values, sums), _InSlots.of(stage.slope, sums), returned)
 
 
 # -- ways and parameters --
@@ -237,6 +263,7 @@ def wanted(program: StepProgram, stages: tuple[Stage, ...], ring: int) -> Wanted
         isinstance(program.loss, SoftmaxCrossEntropy),
         tuple((stage.product, program.graph.operands(stage.product)) for stage in stages),
         tuple(_trained(program.optimizer, stage) for stage in stages),
+        stages[0].pixels,
     )
 
 
@@ -274,11 +301,10 @@ def _assigned(
     hidden = len(stages) > 1
     # grouped layers send back garbage that nothing but a mask removes
     slot_levels = max(2 if arrangement.masks else int(hidden), 2 if isinstance(head, Softmax) else 0)
-    values = [1.0, *(value.unit for value, _ in between)]
-    # of a layer's errors: sent back to half of the slots' range, times slopes
-    errors = [_HALF / back * slope.unit for (_, slope), back in zip(between, ranges.back, strict=True)]
+    values = [1.0, *(each.value.unit for each in between)]
+    errors = [each.errors for each in between]
     scales = [
-        Scales(HALF_RANGE / sums, v, e, HALF_RANGE / back)
+        Scales(HALF_RANGE / sums, v, e, HALF_RANGE / (back or 1.0))
         for sums, v, e, back in zip(
             [*ranges.sums[:-1], head.reach], values, [*errors, 1 / head.error], [1.0, *ranges.back], strict=True
         )
@@ -287,7 +313,7 @@ def _assigned(
         way.layer(
             str(at + 1),
             stage.weight.shape[1],
-            arrangement.units[at - 1] if at else None,
+            arrangement.units[at - 1].flat if at else None,
             arrangement.units[at],
             _trained(program.optimizer, stage, program.batch // arrangement.units[at].batch),
             scales[at],
@@ -311,9 +337,11 @@ def _functions(
     softmax = isinstance(program.loss, SoftmaxCrossEntropy)
     worst = _MAX_ERROR_HIDDEN if between else _MAX_ERROR
     functions: dict[int, tuple[Function, ...]] = {}
-    for stage, (value, slope) in zip(stages[1:], between, strict=True):
-        assert stage.back is not None and stage.slope is not None
-        functions |= {stage.values.id: value.functions, stage.slope.id: slope.functions, stage.back.id: PASSED}
+    for stage, each in zip(stages[1:], between, strict=True):
+        functions[stage.values.id] = each.value.functions
+        for node, found in ((stage.slope, each.slope), (stage.returned, each.back)):
+            if node is not None and found is not None:
+                functions[node.id] = found.functions
     for degree in _DEGREES:
         head = make_head(program.loss, arrangement.units[-1], ranges, degree, bool(between))
         series = {node: approximated(chain, degree) for node, chain in functions.items()}

@@ -11,7 +11,7 @@ from glyphc.ir.ops import Input
 from .bounds import Known, bounded_ranges
 from .errors import TrainingError
 from .foresee import foresee, trial_ranges
-from .job import Job, RangeSource
+from .job import Job, Keeper, RangeSource
 from .losses import SoftmaxCrossEntropy
 from .plan import Plan, plan_step
 from .ranges import Ranges
@@ -24,7 +24,14 @@ def plan_of(job: Job) -> Plan:
     Without a given range, what ``job.options.source`` says finds what every bootstrap has to compute.
     """
     stages = find_stages(job.program)
-    if not isinstance(stages[0].values.op, Input):
+    first = stages[0].values
+    read = first if stages[0].patches is None else job.program.graph.operands(first)[0]
+    if not isinstance(read.op, Input) and job.options.keep_on is Keeper.SERVER:
+        raise TrainingError(
+            f"the server cannot keep what lies before {read}: it computes dense layers with one activation between two "
+            "of them, and a convolution that reads the samples; let the client keep the others (--keep-on client)"
+        )
+    if not isinstance(read.op, Input) or (stages[0].errors is None and job.options.keep_on is Keeper.CLIENT):
         raise TrainingError(f"what lies before {stages[0].values} cannot be computed apart; use --mode clear")
     ranges = job.ranges or job.options.reach
     if ranges is None:
@@ -48,6 +55,11 @@ def _check_frames(plan: Plan, steps: int) -> None:
 def found_ranges(job: Job, stages: tuple[Stage, ...]) -> Ranges:
     """What was seen or follows, without a margin. Only a trial runs anything in the clear, and on what it may."""
     if job.options.source is RangeSource.BOUNDS:
+        if stages[0].patches is not None or stages[0].errors is None:
+            raise TrainingError(
+                "no bounds follow for a convolution that is trained, nor with frozen layers on the server; use ranges "
+                "from a trial or from public samples (--trial-data)"
+            )
         known = Known(job.widest, float(np.abs(job.y).max(initial=0)))
         start = job.program.initial()
         return bounded_ranges(job.loss, job.options.optimizer, stages, start, job.options.steps, known)
@@ -73,6 +85,8 @@ def source_text(job: Job) -> str:
     """Where the ranges of a job's plan come from, for people."""
     if job.options.reach is not None:
         return "given"
+    if job.options.keep_on is Keeper.SERVER and job.ranges is not None:
+        return "a trial run of the server's on samples of its own"
     wider = f"and {job.margin - 1:.0%} more ({np.log2(job.margin):.1f} bits)"
     if job.options.source is RangeSource.BOUNDS:
         norm = f"{job.widest:.3g}"

@@ -25,7 +25,8 @@ _LEAST = 2.0**-4
 @dataclass(frozen=True)
 class Ranges:
     """Largest magnitudes. sums: of each trained layer, the last ones are the logits; back: of the errors that are sent
-    back to each layer but the last. exponentials: least and largest sum of exponentials of a sample's logits.
+    back to each layer but the last, 0 where there are none. exponentials: least and largest sum of exponentials of a
+    sample's logits.
     """
 
     sums: tuple[float, ...]
@@ -66,14 +67,14 @@ class Ranges:
         low, high = self.exponentials
         return Ranges(
             tuple(_up(margin * v) for v in self.sums),
-            tuple(_up(margin * v) for v in self.back),
+            tuple(_up(margin * v) if v else 0.0 for v in self.back),
             (down(low / margin), _up(margin * high)),
         )
 
     def bits_beyond(self, other: Ranges) -> tuple[float, ...]:
         """How many bits of precision each range loses beside one that just holds ``other``; below 0 if it does not."""
         pairs = zip((*self.sums, *self.back), (*other.sums, *other.back), strict=True)
-        return tuple(log2(mine / max(theirs, _LEAST)) for mine, theirs in pairs)
+        return tuple(log2(mine / max(theirs, _LEAST)) for mine, theirs in pairs if mine)
 
     def holds(self, other: Ranges, softmax: bool) -> bool:
         """Whether nothing of ``other`` is beyond these ranges."""
@@ -87,7 +88,7 @@ class Ranges:
         """Magnitudes by what they are of, for people; with a softmax, of its sums and their inverses too."""
         last = len(self.sums) - 1
         found = {"logits" if at == last else f"sums of trained layer {at + 1}": v for at, v in enumerate(self.sums)}
-        found |= {f"errors sent back to trained layer {at + 1}": v for at, v in enumerate(self.back)}
+        found |= {f"errors sent back to trained layer {at + 1}": v for at, v in enumerate(self.back) if v}
         if softmax:
             low, high = self.exponentials
             found |= {"sums of exponentials": high, "inverses of sums of exponentials": 1 / low}

@@ -65,7 +65,7 @@ def beyond(job: Job, plan: Plan, weights: dict[str, F64], features: F64) -> dict
     program, batch, last = plan.program, plan.program.batch, len(plan.stages) - 1
     state = State(job.options.steps, program.initial().weights | weights, program.initial().velocity)
     limits = {
-        name: (stage.sums.id, reach * (_WRAPS if at == last else 1.0))
+        name: (stage, reach * (_WRAPS if at == last else 1.0))
         for at, (stage, (name, reach)) in enumerate(zip(plan.stages, plan.ranges.named(False).items(), strict=False))
     }
     counts = dict.fromkeys(limits, 0)
@@ -73,6 +73,7 @@ def beyond(job: Job, plan: Plan, weights: dict[str, F64], features: F64) -> dict
         part = features[at : at + batch]
         filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]))])
         values = program.values(state, job.named(filled), np.zeros((batch, plan.server.head.units.count)))
-        for name, (node, limit) in limits.items():
-            counts[name] += int((np.abs(values[node][: len(part)]).max(axis=1) > limit).sum())
+        for name, (stage, limit) in limits.items():
+            found = stage.by_sample(values[stage.sums.id])[: len(part)]
+            counts[name] += int((np.abs(found).max(axis=1) > limit).sum())
     return counts

@@ -26,7 +26,9 @@ def power_of_two(n: int) -> int:
 class Units:
     """Sums, values and errors of a layer: unit i of sample b at i*period + b*grid; batch*grid <= period.
 
-    groups: units i with equal i modulo groups can be told apart by a mask only; see ``hidden_layers.Grouped``.
+    groups: units i with equal i modulo groups can be told apart by a mask only; see ``hidden_layers.Grouped``. pixels:
+    of a convolution's units, pixel p at p*step behind the first one. used: of every so many units in a row, how many
+    there are; see :attr:`flat`.
     """
 
     ring: int
@@ -35,6 +37,33 @@ class Units:
     batch: int
     grid: int
     groups: int = 1
+    pixels: int = 1
+    used: tuple[int, int] = (1, 1)
+
+    @property
+    def step(self) -> int:
+        """From one pixel of a unit to the next."""
+        return self.period // power_of_two(self.pixels)
+
+    @property
+    def flat(self) -> Units:
+        """The same places as a dense layer reads them: each pixel of a unit is one."""
+        if self.pixels == 1:
+            return self
+        room = power_of_two(self.pixels)
+        count, used = self.count * room, (self.pixels, room)
+        return Units(self.ring, count, self.step, self.batch, self.grid, used=used)
+
+    @property
+    def numbers(self) -> I64:
+        """Of the units that there are, in order."""
+        every, (used, of) = np.arange(self.count), self.used
+        return np.asarray(every[every % of < used])
+
+    @property
+    def rows(self) -> I64:
+        """Exponents of all pixels of all samples, for unit 0: the samples of a pixel in a row."""
+        return np.asarray((self.step * np.arange(self.pixels)[:, None] + self.samples).ravel())
 
     @property
     def units(self) -> I64:
@@ -59,8 +88,11 @@ class Units:
     def kept(self, group: int | None = None) -> tuple[tuple[int, int, int], ...]:
         """The places of all units, or of one group, as conditions of a mask."""
         of, start = (1, 0) if group is None else (self.groups, group * self.period)
-        block = (of * self.period, start, start + self.batch * self.grid)
-        return (block, (self.ring, 0, self.count * self.period))
+        own = (self.ring, 0, self.count * self.period)
+        if self.pixels == 1:
+            return ((of * self.period, start, start + self.batch * self.grid), own)
+        pixels = (of * self.period, start, start + self.pixels * self.step)
+        return ((self.step, 0, self.batch * self.grid), pixels, own)
 
 
 def polynomial(ring: int, exponents: I64, values: F64) -> F64:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import psutil
 
 from glyphc.errors import ArtifactError
+from glyphc.exchange.training_backbone import write_backbone
 from glyphc.exchange.training_client import (
     JOB_FILE,
     TrainingClientFiles,
@@ -22,7 +23,7 @@ from glyphc.exchange.training_client import (
     write_run,
 )
 from glyphc.exchange.training_engines import training_engine
-from glyphc.exchange.training_files import CHECKPOINT, INITIAL, TRAINED
+from glyphc.exchange.training_files import BACKBONE, CHECKPOINT, INITIAL, TRAINED
 from glyphc.exchange.training_server import run_training, steps_done
 from glyphc.program import INSECURE_WARNING, InsecureWarning
 from glyphc.progress import Reporter
@@ -67,6 +68,8 @@ class Encrypted:
         if parts is None:
             program = program_of(self._job, self._plan)
             write_run(self._job, self._plan, program, client, server, None, self._engine, self._reporter)
+            if program.outline.kept:
+                write_backbone(server / BACKBONE, self._job, self._plan, program)
         self._files = TrainingClientFiles.load(client / JOB_FILE)
         if self._asked not in (None, self._files.record.engine):
             raise ArtifactError(

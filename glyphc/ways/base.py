@@ -86,6 +86,7 @@ class Question:
     """What offers are asked for beside a node. ring: N of coefficient layouts; batch: samples evaluated at once.
 
     graph: which the node is of. slots, integers, words: what the network would be there, or why it cannot be.
+    table_bits: of the index of tables, where functions are to be looked up.
     """
 
     ring: int
@@ -95,6 +96,7 @@ class Question:
     slots: SlotPlan | str = "not weighed"
     integers: IntegerPlan | str = "not weighed"
     words: WordPlan | str = "not weighed"
+    table_bits: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Linear maps of images: convolutions on channels that stand in ciphertexts of their own, and what brings images whose
-pixels have become fewer together."""
+"""Linear maps of images: convolutions on channels that stand in ciphertexts of their own, or with those at other sites,
+and what brings images whose pixels have become fewer together."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def stencil_of(lowering: Lowering, node: Node, number: int) -> Stencil:
     source, target = raster(operand), raster(node)
     found = stencil(lowering.graph.matrix(node.op.weights[number]), source.image, target.image)
     if found is None or any(
-        size > 1 and wide != narrow * step
-        for size, wide, narrow, step in zip(
-            target.image[1:], target.dilation, source.dilation, found.stride, strict=True
+        size > 1 and wide * up != narrow * step
+        for size, wide, narrow, step, up in zip(
+            target.image[1:], target.dilation, source.dilation, found.stride, found.up, strict=True
         )
     ):
         raise ParameterError(f"{node} does not do with the images of {operand} what their layouts say")
@@ -49,7 +49,8 @@ def unpack(lowering: Lowering, task: Task, node: Node) -> None:
     made: list[Register] = []
     sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
     for part, source in enumerate(sources):
-        targets = lowering.fresh(len(raster(operand).channels_of(part)))
+        image = raster(operand)
+        targets = lowering.fresh(min(image.group, len(image.channels_of(part))))
         lowering.instructions.append(Split(targets, source, node.op.parts, layout(operand).stride, node.id))
         made += targets
     lowering.registers[task] = tuple(made)
@@ -59,7 +60,7 @@ def convolve(lowering: Lowering, task: Task, node: Node, step: Step) -> None:
     """What one operand adds to a chunk: a sum of products for every group of the result's channels."""
     operands = lowering.graph.operands(node)
     sources = lowering.registers[step.source(operands)]
-    if len(sources) != raster(operands[step.operand]).channels:
+    if len(sources) != raster(operands[step.operand]).parts:
         raise ParameterError(f"{node} reads the channels of {operands[step.operand]}, which are not unpacked")
     totals = lowering.registers[replace(task, step=task.step - 1)] if task.step else ()
     results = lowering.fresh(raster(node).parts)
@@ -81,9 +82,10 @@ def _weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
             lowering.stencils[key] = stencil_of(lowering, node, number)
         found, channels = lowering.stencils[key], raster(node).channels_of(part)
         bias = lowering.graph.constant(node.op.bias.name).astype(np.int64) if number == 0 else None
-        reads = found.kernel[:, channels.start : channels.stop].any(axis=(0, 1))
-        used = tuple(map(int, np.flatnonzero(reads))) or (0,)
+        reads = np.asarray(found.kernel[:, channels.start : channels.stop].any(axis=(0, 1)))
         source = layout(lowering.graph.operands(node)[number])
+        read = raster(lowering.graph.operands(node)[number])
+        used = tuple(r for r in range(read.parts) if reads[list(read.channels_of(r))].any()) or (0,)
         lowering.sources[name] = used
         lowering.polynomials[name] = stencil_polynomials(found, bias, source, layout(node), part, used)
     return name

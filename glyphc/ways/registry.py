@@ -16,7 +16,7 @@ from .integers import CONVERSIONS as INTEGER_CONVERSIONS
 from .integers import WAYS as INTEGER_WAYS
 from .slots import CONVERSIONS as SLOT_CONVERSIONS
 from .slots import WAYS as SLOT_WAYS
-from .torus import PackedBootstrap, SwitchFromTorus, SwitchToTorus
+from .torus import PackedBootstrap, SwitchFromTorus, SwitchToTorus, TableBootstrap
 from .unavailable import ClientRefresh, CoefficientCKKS, LookUpTable, LweProduct, TensorProduct
 from .words import CONVERSIONS as WORD_CONVERSIONS
 from .words import WAYS as WORD_WAYS
@@ -25,14 +25,16 @@ _T = TypeVar("_T")
 WAYS_GROUP = "glyphc.ways"
 CONVERSIONS_GROUP = "glyphc.conversions"
 
-GLYPH_WAYS: tuple[Way, ...] = (
+# What every network on coefficients takes, beside what functions become: a series or a table.
+COEFFICIENT_WAYS: tuple[Way, ...] = (
     FreshInput(),
     InPlace(),
     PlaintextProduct(),
     EncryptedProduct(),
-    PackedBootstrap(),
     ClientTail(),
 )
+BOOTSTRAP_WAYS: tuple[Way, ...] = (PackedBootstrap(),)
+GRAY_WAYS: tuple[Way, ...] = (TableBootstrap(),)
 UNAVAILABLE_WAYS: tuple[Way, ...] = (CoefficientCKKS(), LweProduct(), TensorProduct(), LookUpTable(), ClientRefresh())
 _CONVERSIONS: tuple[Conversion, ...] = (
     SwitchToTorus(),
@@ -46,7 +48,9 @@ _CONVERSIONS: tuple[Conversion, ...] = (
 
 def ways() -> tuple[Way, ...]:
     """All ways; where two cost the same, the first is taken. GlyphcError for a bad plug-in."""
-    return (*GLYPH_WAYS, *SLOT_WAYS, *INTEGER_WAYS, *WORD_WAYS, *UNAVAILABLE_WAYS, *plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
+    coefficients = (*COEFFICIENT_WAYS, *BOOTSTRAP_WAYS, *GRAY_WAYS)
+    others = (*SLOT_WAYS, *INTEGER_WAYS, *WORD_WAYS, *UNAVAILABLE_WAYS)
+    return (*coefficients, *others, *plug_ins(WAYS_GROUP, Way))  # type: ignore[type-abstract]
 
 
 def conversions() -> tuple[Conversion, ...]:

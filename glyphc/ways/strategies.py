@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from glyphc.errors import GlyphcError
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.client_requests import MOST_TABLE_BITS
+from glyphc.ir.series import FEWEST_LOOKUP_BITS, MOST_LOOKUP_BITS
 from glyphc.ir.word_parameters import MOST_WORD_BITS
 
 from .base import Way
 from .client import ClientTail
 from .integers import COMMON_WAYS, POLYNOMIAL_WAYS, TABLE_WAYS
-from .registry import GLYPH_WAYS, UNAVAILABLE_WAYS
+from .registry import BOOTSTRAP_WAYS, COEFFICIENT_WAYS, GRAY_WAYS, UNAVAILABLE_WAYS
 from .slots import WAYS as SLOT_WAYS
 from .words import WAYS as WORD_WAYS
 
@@ -56,13 +57,46 @@ class Refresh(Enum):
     CLIENT = "the client, which sees what it refreshes"
 
 
+class Size(Enum):
+    """A number that the user may choose, by the name of its option and of the strategy's own value."""
+
+    DEGREE = "degree"
+    TABLE_BITS = "table_bits"
+    WORD_BITS = "word_bits"
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """Which strategies take a size, from where to where; in words, what the others lack, and what is of that size."""
+
+    replacement: Replacement
+    possible: range
+    lacking: str
+    what: str
+
+
+_SIZES = {
+    Size.DEGREE: _Sized(
+        Replacement.POLYNOMIAL, range(1, HIGHEST_DEGREE + 1), "takes no degree of polynomials", "polynomials of degree"
+    ),
+    Size.TABLE_BITS: _Sized(
+        Replacement.TABLE, range(1, MOST_TABLE_BITS + 1), "looks up no tables", "tables by an index whose bits are"
+    ),
+    Size.WORD_BITS: _Sized(
+        Replacement.CIRCUIT, range(2, MOST_WORD_BITS + 1), "has no words of bits", "words whose bits are"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Strategy:
     """A policy.
 
     names: of the ways that a program may take, None for all. degree: of polynomials where the user names none; 0: as
     the tolerance asks. table_bits: of the index of its tables, word_bits: of its words, where the user names none.
-    needs_trips: why it cannot do without the client; empty where it can.
+    possible: which of these the user may name, where that is not what all such strategies take.
+    without_trips: the strategy that does the same where no trips to the client are allowed; needs_trips: why there is
+    none. Both are empty where the client is not asked.
     """
 
     name: str
@@ -74,6 +108,8 @@ class Strategy:
     degree: int = 0
     table_bits: int = 0
     word_bits: int = 0
+    possible: range = range(0)
+    without_trips: str = ""
     needs_trips: str = ""
     paper: str = ""
 
@@ -81,19 +117,9 @@ class Strategy:
         return self.names is None or way.name in self.names
 
     @property
-    def takes_degree(self) -> bool:
-        """Whether the degree of its polynomials is the user's to choose."""
-        return self.replacement is Replacement.POLYNOMIAL
-
-    @property
-    def takes_table_bits(self) -> bool:
-        """Whether the size of its tables is the user's to choose."""
-        return self.replacement is Replacement.TABLE
-
-    @property
-    def takes_word_bits(self) -> bool:
-        """Whether the size of its words is the user's to choose."""
-        return self.replacement is Replacement.CIRCUIT
+    def size(self) -> Size | None:
+        """Which number of its is the user's to choose."""
+        return next((size for size, what in _SIZES.items() if what.replacement is self.replacement), None)
 
     @property
     def changes_network(self) -> bool:
@@ -110,12 +136,13 @@ _SLOTS = _names(*SLOT_WAYS, ClientTail())
 _POLYNOMIALS = _names(*COMMON_WAYS, *POLYNOMIAL_WAYS, ClientTail())
 _TABLES = _names(*COMMON_WAYS, *TABLE_WAYS, ClientTail())
 _WORDS = _names(*WORD_WAYS, ClientTail())
+_NANDAKUMAR = "Nandakumar, Ratha, Pankanti, Halevi: Towards Deep Neural Network Training on Encrypted Data, 2019"
 _ALL = (
     Strategy("auto", "whatever is cheapest and keeps to the tolerance", None, Replacement.CHEAPEST, Numbers.EITHER),
     Strategy(
         "glyph",
         "BGV for linear maps, functional bootstraps for nonlinearities",
-        _names(*GLYPH_WAYS, *UNAVAILABLE_WAYS),
+        _names(*COEFFICIENT_WAYS, *BOOTSTRAP_WAYS, *UNAVAILABLE_WAYS),
         Replacement.SERIES,
         Numbers.COEFFICIENTS,
         Refresh.BOOTSTRAP,
@@ -180,10 +207,19 @@ _ALL = (
         Numbers.INTEGERS,
         Refresh.CLIENT,
         table_bits=7,
-        needs_trips="bits of an index by functional bootstraps on the server (Gray code) would keep to the bound of "
-        "128-bit security, with log QP = 1396 of 1462 at degree 27 and four levels for products of bits, but no engine "
-        "has such products in programs for inference yet",
-        paper="Nandakumar, Ratha, Pankanti, Halevi: Towards Deep Neural Network Training on Encrypted Data, 2019",
+        without_trips="nandakumar-server",
+        paper=_NANDAKUMAR,
+    ),
+    Strategy(
+        "nandakumar-server",
+        "BGV for linear maps, a table in place of each nonlinearity, looked up by bits that bootstraps give",
+        _names(*COEFFICIENT_WAYS, *GRAY_WAYS, *UNAVAILABLE_WAYS),
+        Replacement.TABLE,
+        Numbers.COEFFICIENTS,
+        Refresh.BOOTSTRAP,
+        table_bits=6,
+        possible=range(FEWEST_LOOKUP_BITS, MOST_LOOKUP_BITS + 1),
+        paper=_NANDAKUMAR,
     ),
     Strategy(
         "tbmpnet",
@@ -209,46 +245,34 @@ def strategy(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-def degree_of(chosen: Strategy, degree: int | None) -> int:
-    """The degree that a strategy's polynomials get; GlyphcError for one that it does not take.
+def size_of(chosen: Strategy, size: Size, asked: int | None) -> int:
+    """A size of a strategy's, 0 where it has none; GlyphcError for one that it does not take.
 
-    degree: the user's, None where there is none.
+    asked: the user's, None where there is none.
     """
-    if degree is None:
-        return chosen.degree
-    if not chosen.takes_degree:
-        takers = ", ".join(name for name, each in STRATEGIES.items() if each.takes_degree)
-        raise GlyphcError(f"the strategy {chosen.name!r} takes no degree of polynomials; these do: {takers}")
-    if not 1 <= degree <= HIGHEST_DEGREE:
-        raise GlyphcError(f"polynomials of degree 1 to {HIGHEST_DEGREE} can be computed, not {degree}")
-    return degree
+    if asked is None:
+        return int(getattr(chosen, size.value))
+    known = _SIZES[size]
+    if chosen.size is not size:
+        takers = ", ".join(name for name, each in STRATEGIES.items() if each.size is size)
+        raise GlyphcError(f"the strategy {chosen.name!r} {known.lacking}; these do: {takers}")
+    possible = chosen.possible or known.possible
+    if asked not in possible:
+        raise GlyphcError(
+            f"the strategy {chosen.name!r} takes {known.what} {possible[0]} to {possible[-1]}, not {asked}"
+        )
+    return asked
 
 
-def table_bits_of(chosen: Strategy, bits: int | None) -> int:
-    """The bits of the index of a strategy's tables, 0 where it has none; GlyphcError for bits that it does not take.
+def allowed(name: str, trips: int | None) -> str:
+    """The strategy of that name, or where no trips to the client are allowed the one that does without.
 
-    bits: the user's, None where there are none.
+    ParameterError when it cannot, GlyphcError when there is none of that name.
     """
-    if bits is None:
-        return chosen.table_bits
-    if not chosen.takes_table_bits:
-        takers = ", ".join(name for name, each in STRATEGIES.items() if each.takes_table_bits)
-        raise GlyphcError(f"the strategy {chosen.name!r} looks up no tables; these do: {takers}")
-    if not 1 <= bits <= MOST_TABLE_BITS:
-        raise GlyphcError(f"tables with an index of 1 to {MOST_TABLE_BITS} bits can be looked up, not of {bits}")
-    return bits
-
-
-def word_bits_of(chosen: Strategy, bits: int | None) -> int:
-    """The bits of a strategy's words, 0 where it has none; GlyphcError for bits that it does not take.
-
-    bits: the user's, None where there are none.
-    """
-    if bits is None:
-        return chosen.word_bits
-    if not chosen.takes_word_bits:
-        takers = ", ".join(name for name, each in STRATEGIES.items() if each.takes_word_bits)
-        raise GlyphcError(f"the strategy {chosen.name!r} has no words of bits; these do: {takers}")
-    if not 2 <= bits <= MOST_WORD_BITS:
-        raise GlyphcError(f"words have 2 to {MOST_WORD_BITS} bits, not {bits}")
-    return bits
+    chosen = strategy(name)
+    if trips != 0:
+        return name
+    if chosen.needs_trips:
+        reason = chosen.needs_trips
+        raise ParameterError(f"the strategy {name!r} takes trips to the client, and none is allowed: {reason}")
+    return chosen.without_trips or name

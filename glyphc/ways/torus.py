@@ -8,6 +8,7 @@ from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Evaluate, FromTorus, Powers, Register, ToTorus
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Apply, Bootstrap, Pixels, Switch
+from glyphc.ir.series import FEWEST_LOOKUP_BITS, MOST_LOOKUP_BITS
 from glyphc.ir.types import Scheme
 
 from .base import BGV, TORUS, Conversion, Offer, Question, Refusal, Way
@@ -25,11 +26,34 @@ class PackedBootstrap(Way):
     def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
         if not isinstance(node.op, Apply):
             return None
-        values = node.type.size * question.batch
-        slots = min(question.ring // 2, max(2, next_power_of_two(values) // 2))
+        slots, passes = _passes(node, question)
         each = question.cost.bootstrap_seconds(slots, DEGREE, question.ring)
-        reason = f"one pass refreshes {values:,} values and applies the function"
-        return Offer(TORUS, TORUS, each * -(-values // question.ring), reason)
+        reason = f"one pass refreshes {node.type.size * question.batch:,} values and applies the function"
+        return Offer(TORUS, TORUS, each * passes, reason)
+
+
+class TableBootstrap(Way):
+    """A table in place of the function, looked up by Gray-code bits of its index: a series for each, and products."""
+
+    name = "table by bits of a functional bootstrap"
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        bits = question.table_bits
+        if not isinstance(node.op, Apply) or not bits:
+            return None
+        if not FEWEST_LOOKUP_BITS <= bits <= MOST_LOOKUP_BITS:
+            return Refusal(f"tables have an index of {FEWEST_LOOKUP_BITS} to {MOST_LOOKUP_BITS} bits, not {bits}")
+        slots, passes = _passes(node, question)
+        shared = question.cost.powers_seconds(slots, DEGREE, question.ring)
+        each = question.cost.evaluate_seconds(slots, DEGREE, question.ring)
+        reason = f"one pass gives {bits} bits of indices, whose products look up a table of {1 << bits} entries"
+        return Offer(TORUS, TORUS, passes * (shared + bits * each), reason)
+
+
+def _passes(node: Node, question: Question) -> tuple[int, int]:
+    """Slots of a bootstrap of a node's values, and how many there are."""
+    values = node.type.size * question.batch
+    return min(question.ring // 2, max(2, next_power_of_two(values) // 2)), -(-values // question.ring)
 
 
 class SwitchToTorus(Conversion):

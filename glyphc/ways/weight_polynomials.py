@@ -38,24 +38,27 @@ def weight_polynomials(
 def stencil_polynomials(
     stencil: Stencil, bias: I64 | None, source: Layout, target: Layout, part: int, used: tuple[int, ...]
 ) -> Polynomials:
-    """Polynomials of a linear map of images for one part of its result, K_c = sum k[c', c, dy, dx] X^(c' - (dy, dx)),
-    and the bias at the end.
+    """Polynomials of a linear map of images for a part of its result, K_r = sum k[c', c, dy, dx] X^(c' - c - (dy, dx))
+    over the channels c of register r, with c and c' for the channels' offsets, and the bias at the end.
 
-    source: unpacked. part: of the target, whose channels c' are meant. used: the channels c, in this order.
+    source: unpacked. part: of the target, whose channels c' are meant. used: the registers r, in this order.
     """
     n, unit = source.ring, source.stride
     read, made = source.image, target.image
     assert read is not None and made is not None
-    channels = made.channels_of(part)
-    moves = stencil.reads[:, 0] * read.steps(read.dilation[0], 0) + stencil.reads[:, 1] * read.steps(
-        0, read.dilation[1]
-    )
-    exponents = (np.arange(len(channels), dtype=np.int64) - moves[:, None]).ravel() * unit
-    kernel = stencil.kernel[:, channels.start : channels.stop].astype(np.int64)
-    rows = [_wrap(exponents, kernel[:, :, channel].ravel(), n) for channel in used]
+    # what is read of every second pixel begins at any of the first ones
+    moves = stencil.moves(read) + read.steps(*read.origin) - made.steps(*made.origin)
+    after, own = made.channel_offsets(part), made.channels_of(part)
+    kernel = stencil.kernel[:, own.start : own.stop].astype(np.int64)
+    rows = []
+    for register in used:
+        # by tap, channel made, channel read
+        exponents = (after[:, None] - read.channel_offsets(register)) - moves[:, None, None]
+        values = kernel[:, :, list(read.channels_of(register))]
+        rows.append(_wrap(exponents.ravel() * unit, values.ravel(), n))
     if bias is not None:
-        positions, own = target.positions(part), bias[made.columns_of(part)]
-        rows.append(_wrap(positions.ravel(), np.broadcast_to(own, positions.shape).ravel(), n))
+        positions, each = target.positions(part), bias[made.columns_of(part)]
+        rows.append(_wrap(positions.ravel(), np.broadcast_to(each, positions.shape).ravel(), n))
     return _polynomials(rows)
 
 

@@ -19,7 +19,7 @@ from .coefficients import (
     masks_of,
 )
 from .gates import ConstantBit, Gate, GateKind, Opposite
-from .integers import ClientRequest, IntegerBlocks, IntegerDot, IntegerProduct, requests_of
+from .integers import ClientRequest, IntegerBlocks, IntegerDot, IntegerProduct, IntegerTotal, requests_of
 from .program import ClientSpec, EncryptedMap, Polynomials, Port, Schedule
 from .slots import Drop, SlotDot, SlotProduct
 
@@ -44,6 +44,7 @@ __all__ = [
     "IntegerBlocks",
     "IntegerDot",
     "IntegerProduct",
+    "IntegerTotal",
     "Kind",
     "Load",
     "Opposite",

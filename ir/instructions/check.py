@@ -11,6 +11,7 @@ from ..errors import IRError
 from ..integer_parameters import IntegerParameters
 from ..masks import Mask
 from ..parameters import Parameters
+from ..series import Lookup, series_of, series_problem
 from ..slot_parameters import SlotParameters
 from ..word_parameters import WordParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
@@ -143,16 +144,27 @@ class _Coefficients:
     def _series_problem(self, instruction: Evaluate) -> str | None:
         series, wanted = instruction.series, self.degrees[instruction.powers]
         # OpenFHE ends the process for some series of a lower degree than the powers were made for
-        if len(series.real) != len(series.imag) or series.degree != wanted:
-            return f"has a series of {len(series.real)} and {len(series.imag)} coefficients on powers up to {wanted}"
-        if not all(math.isfinite(c) and abs(c) < _MOST_COEFFICIENT for c in (*series.real, *series.imag)):
-            return "has a series with numbers beyond what is computed with"
+        if problem := series_problem(series):
+            return f"has {problem}, on powers up to {wanted}"
+        if series.degree != wanted:
+            return f"has a series of {series.degree + 1} coefficients on powers up to {wanted}"
+        numbers = [c for each in series_of(series) for c in (*each.real, *each.imag)]
+        numbers += series.table if isinstance(series, Lookup) else ()
+        if not all(math.isfinite(c) and abs(c) < _MOST_COEFFICIENT for c in numbers):
+            return "has a series or a table with numbers beyond what is computed with"
+        if isinstance(series, Lookup) and not series.half_range > 0:
+            return f"has a table over a range of {series.half_range}"
         if instruction.divisor < 1:
             return f"divides by {instruction.divisor}"
-        return self._mask_problem(instruction.mask) if instruction.mask is not None else None
+        left = self.parameters.slot_levels
+        if isinstance(series, Lookup):
+            left -= series.levels
+            if len(series.bits) > self.parameters.table_bits or left < 0:
+                return f"looks up a table of {len(series.table)} entries, for which there are no levels"
+        return self._mask_problem(instruction.mask, left) if instruction.mask is not None else None
 
-    def _mask_problem(self, mask: Mask) -> str | None:
+    def _mask_problem(self, mask: Mask, levels: int) -> str | None:
         parameters = self.parameters
-        if not parameters.slot_levels:
+        if not levels:
             return "has a mask, for which there is no level"
         return mask.problem(parameters.ring, parameters.ring // (2 * parameters.slots)) or None

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ..functions import Function
 from ..masks import Mask
-from ..series import Series
+from ..series import Approximation
 from ..types import FixedPoint
 from .base import Instruction, Kind, Register
 
@@ -150,9 +150,11 @@ class Evaluate(Instruction):
     """Second half: target = f(x) / 2^OUTPUT_BITS, a phase, for every phase x read by ``powers``.
 
     exact: what the series approximates, as a map of fixed-point integers: from input format through the functions to
-    output format, divided by ``divisor``; the cleartext backend computes this instead of the series. mask: the
-    coefficients that are kept; all others are zero but for the noise of what comes behind. It is multiplied with while
-    values stand in slots, which takes one of the parameters' ``slot_levels``.
+    output format, divided by ``divisor``; the cleartext backend computes this instead of the series. In place of a
+    series there may be a table that stands for the functions; then it is what is computed, at the nearest index. The
+    products that look it up take ``slot_levels`` of the parameters, where values stand in slots. mask: the coefficients
+    that are kept; all others are zero but for the noise of what comes behind. It is multiplied with there, too, which
+    takes one more of these levels.
     """
 
     operand: ClassVar[Kind] = Kind.POWERS
@@ -161,7 +163,7 @@ class Evaluate(Instruction):
     read_fields: ClassVar[tuple[str, ...]] = ("powers",)
     target: Register
     powers: Register
-    series: Series
+    series: Approximation
     functions: tuple[Function, ...]
     input_format: FixedPoint
     output_format: FixedPoint

@@ -74,6 +74,26 @@ class IntegerProduct(Instruction):
 
 
 @dataclass(frozen=True)
+class IntegerTotal(Instruction):
+    """target = sums of source: over all blocks, in each of them; or, inner, of each block's slots, in its first one.
+
+    The other slots of an inner sum hold sums across the ends of blocks, which nobody reads.
+    """
+
+    operand: ClassVar[Kind] = Kind.INTEGERS
+    result: ClassVar[Kind] = Kind.INTEGERS
+    method: ClassVar[str] = "integer_total"
+    read_fields: ClassVar[tuple[str, ...]] = ("source",)
+    target: Register
+    source: Register
+    inner: bool
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        return (machine.integer_total(operands[0], self.inner),)
+
+
+@dataclass(frozen=True)
 class ClientRequest(Instruction):
     """targets = what the client makes of the integers in sources, all at once: a trip to it and back. It sees them."""
 
@@ -130,6 +150,9 @@ def check_integers(code: Sequence[Instruction], inputs: Mapping[str, int], param
                     _check_block(what, request.block, parameters)
                 if (len(sources), len(targets)) != (request.ciphertexts, request.results(parameters.slots)):
                     raise IRError(f"{what} makes {len(targets)} registers of {len(sources)}, which is not its request")
+            case IntegerTotal(inner=inner):
+                if not (parameters.inner_automorphisms if inner else parameters.automorphisms):
+                    raise IRError(f"{what} sums up {'slots' if inner else 'blocks'}, for which there are no keys")
             case IntegerProduct() | Free():
                 pass
             case _:

@@ -75,13 +75,14 @@ class ProductWay(Way):
         """Where the sums stand."""
         period, groups = self.layer.spacing(question)
         if period < question.block:
-            return Refusal(f"{question.batch} samples need {question.block} coefficients, a unit has {period}")
+            pixels = f" of {question.pixels} pixels" if question.pixels > 1 else ""
+            return Refusal(f"{question.batch} samples{pixels} need {question.block} coefficients, a unit has {period}")
         if question.tight and not self.layer.masks:
             period = question.block
         reason = self.layer.refusal(question, period, groups)
         if reason:
             return Refusal(reason)
-        return Units(question.ring, question.count, period, question.batch, question.grid, groups)
+        return Units(question.ring, question.count, period, question.batch, question.grid, groups, question.pixels)
 
     @staticmethod
     def _code(layer: Layer) -> Code:

@@ -37,7 +37,9 @@ class FeaturesApart(Layer):
         data X_j, and reversed    b*G, -b*G
         state                     i*P + j*P/D      unpacked, column j stands at i*P
 
-    D columns, rounded up to a power of two. A product of a column and its weights has nothing but useful terms.
+    D columns, rounded up to a power of two. A product of a column and its weights has nothing but useful terms. Columns
+    of a convolution are the elements of its patches, and have a number for each pixel of a sample (``Units.rows``): the
+    gradient sums over these as over samples.
     """
 
     way: ClassVar[str] = "features apart"
@@ -88,10 +90,10 @@ class FeaturesApart(Layer):
         forward = rows * self.scales.phase / (GAIN * self.room)
         # packing multiplies by the period
         gradient = rows * self._largest_push * GAIN / (self.samples * t.period * self.scales.errors)
-        out = {f"forward:{c}": polynomial(t.ring, t.samples, forward[:, c]) for c in range(self.columns)}
+        out = {f"forward:{c}": polynomial(t.ring, t.rows, forward[:, c]) for c in range(self.columns)}
         for c in range(self.columns):
             if self._is_trained(c):
-                out[f"gradient:{c}"] = polynomial(t.ring, -t.samples, gradient[:, c])
+                out[f"gradient:{c}"] = polynomial(t.ring, -t.rows, gradient[:, c])
         return out
 
     def forward(self, w: Writer, values: Register | None, step: int) -> Register:
@@ -127,7 +129,7 @@ class FeaturesApart(Layer):
     def _largest_push(self) -> float:
         """What the client's data for gradients are multiplied by already."""
         frames = [self._frame(c) for c in (0, self.inputs) if self._is_trained(c)]
-        return max((float(p) for f in frames for p in f.push(0)), key=abs)
+        return max((float(p) for f in frames for p in f.push(0)), key=abs, default=1.0)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,10 @@ class SamplesApart(Layer):
     @staticmethod
     def spacing(question: LayerQuestion) -> tuple[int, int]:
         return question.ring // question.room, 1
+
+    @staticmethod
+    def refusal(question: LayerQuestion, period: int, groups: int) -> str:
+        return "pixels share the weights of a convolution" if question.pixels > 1 else ""
 
     @property
     def span(self) -> int:

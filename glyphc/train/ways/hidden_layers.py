@@ -34,8 +34,9 @@ class Coarse(Layer):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        rows, columns = np.indices((self.target.count, self.source.count))
-        exponents = rows * self.target.period - columns * self.source.period
+        numbers = self.source.numbers
+        rows, columns = np.indices((self.target.count, len(numbers)))
+        exponents = rows * self.target.period - numbers[columns] * self.source.period
         return (Part("all", rows, columns, exponents, self._gain), self.offset.part)
 
     @property
@@ -106,12 +107,12 @@ class Grouped(Layer):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        found = []
+        found, numbers = [], self.source.numbers
         for h in range(self.target.used_groups):
             rows, columns = np.meshgrid(
-                np.arange(h, self.target.count, self.target.groups), np.arange(self.source.count), indexing="ij"
+                np.arange(h, self.target.count, self.target.groups), np.arange(len(numbers)), indexing="ij"
             )
-            exponents = rows * self.target.period - columns * self.source.period
+            exponents = rows * self.target.period - numbers[columns] * self.source.period
             found.append(Part(str(h), rows, columns, exponents, self._gain))
         return (*found, self.offset.part)
 

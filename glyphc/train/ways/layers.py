@@ -78,7 +78,8 @@ class LayerQuestion(Question):
     """What offers for a layer are asked for. inputs: numbers that it reads; source: where they stand, None for data.
 
     count: its units; room: how many it needs places for, a power of two; grid: distance of two samples. tight: the next
-    layer wants units as close as samples allow. clean: see ``Layer``; trained: what of the layer is.
+    layer wants units as close as samples allow. clean: see ``Layer``; trained: what of the layer is. pixels: of a
+    convolution's units.
     """
 
     inputs: int
@@ -89,11 +90,12 @@ class LayerQuestion(Question):
     trained: Trained
     tight: bool = False
     clean: bool = False
+    pixels: int = 1
 
     @property
     def block(self) -> int:
-        """Coefficients from a unit to the next one that its samples take."""
-        return self.grid * power_of_two(self.batch)
+        """Coefficients from a unit to the next one that its samples take, those of all its pixels."""
+        return self.grid * power_of_two(self.batch) * power_of_two(self.pixels)
 
 
 @dataclass(frozen=True)
