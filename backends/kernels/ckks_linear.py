@@ -7,6 +7,7 @@ scales these ciphertexts have.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -95,13 +96,20 @@ class LinearKernels(Packing[Ciphertext]):
 
     def raised(self, source: Ciphertext, value: float) -> Ciphertext:
         constant = round(value * source.scale)
-        which = np.arange(source.limbs)
         everywhere = np.empty((source.limbs, self._linear.n))
         everywhere[:] = np.array([centred(constant, q) for q in self._linear.primes[: source.limbs]])[:, None]
-        self._linear.forward(everywhere, which)
-        out = source.elements.copy()
-        added = np.stack([everywhere, np.zeros_like(everywhere)])
-        return Ciphertext(self._into(out, added, 1, out), source.scale)
+        self._linear.forward(everywhere, np.arange(source.limbs))
+        return self._plus(source, everywhere)
+
+    def with_public(self, source: Ciphertext, message: F64) -> Ciphertext:
+        """A ciphertext plus N numbers in the clear; ValueError for what its limbs, or 53 bits, do not hold. No
+        instruction does this."""
+        integers = np.rint(message * source.scale)
+        if np.abs(integers).max() >= min(2.0**53, prod(self._linear.primes[: source.limbs]) / 2):
+            raise ValueError(
+                f"a message of magnitude {np.abs(message).max():.3g} is too large for {source.limbs} limbs"
+            )
+        return self._plus(source, self._public(integers.astype(np.int64), source.limbs))
 
     def reduced(self, source: Ciphertext, limbs: int) -> Ciphertext:
         """The same message on fewer limbs, with the scale that belongs to them."""
@@ -125,6 +133,11 @@ class LinearKernels(Packing[Ciphertext]):
 
     def _automorphism(self, ciphertext: Ciphertext, stride: int) -> Ciphertext:
         return self._image(ciphertext, unpack_automorphism(self._parameters.ring, stride))
+
+    def _plus(self, source: Ciphertext, public: F64) -> Ciphertext:
+        """public: values, (limbs, n)."""
+        added = np.stack([public, np.zeros_like(public)])
+        return Ciphertext(self._into(source.elements, added, 1, added), source.scale)
 
     def _image(self, ciphertext: Ciphertext, index: int) -> Ciphertext:
         return self._arithmetic.automorphism(ciphertext, index, self._linear_shape.key_shape)

@@ -76,9 +76,9 @@ class KernelsWire:
 
 def _order(ring: Ring, basis: Basis, at: int) -> I64:
     """Where the kernels' values modulo a prime stand in OpenFHE's order: X has another value at each place."""
-    theirs = np.zeros(ring.n, dtype=np.uint64)
-    theirs[1] = 1
-    theirs = ring.to_evaluation(theirs)
+    x = np.zeros(ring.n, dtype=np.uint64)
+    x[1] = 1
+    theirs = ring.to_evaluation(x)
     ours = np.zeros((1, ring.n))
     ours[0, 1] = 1
     basis.forward(ours, np.array([at]))

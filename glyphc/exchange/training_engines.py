@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from glyphc.backends.engine import best_engine, engine
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.ir.parameters import Parameters
@@ -20,6 +23,14 @@ if TYPE_CHECKING:
     from glyphc.backends.openfhe.residues import Uniform
 
 Read = Callable[[str], bytes]
+F64 = npt.NDArray[np.float64]
+
+
+class Machine(Protocol):
+    """Executes training's instructions (``glyphc.ir.instructions.ckks``)."""
+
+    def with_public(self, source: Any, message: F64) -> Any:
+        """A ciphertext plus N numbers in the clear; ValueError for what is too large."""
 
 
 class Wire(Protocol):
@@ -105,7 +116,7 @@ def warm_up(name: str, stage: Callable[[str], object]) -> None:
 
 def loaded(
     name: str, parameters: Parameters, periods: tuple[int, ...], seed: bytes, read: Read, observe: Callable[[str], None]
-) -> tuple[object, Wire]:
+) -> tuple[Machine, Wire]:
     """The machine, and the form of its ciphertexts in files, from the parts of :func:`part_names`.
 
     ResidueError when a part does not hold what it should, BackendError when the parameters are refused.

@@ -16,7 +16,7 @@ from glyphc.storage.container import Reader
 from glyphc.storage.headers import TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
-from .training_engines import Wire, check_form, loaded, part_names, warm_up
+from .training_engines import Machine, Wire, check_form, loaded, part_names, warm_up
 from .training_files import ProgramFile, check_run, part_name
 
 
@@ -32,7 +32,7 @@ def check_memory(program: ProgramFile) -> None:
 
 def load_machine(
     keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter
-) -> tuple[ExitStack, object, Wire]:
+) -> tuple[ExitStack, Machine, Wire]:
     """The machine and its ciphertexts' form, from verified keys. The stack releases what OpenFHE holds of them.
 
     ArtifactError for keys that are not those of the program, ParameterError for what the engine refuses,
@@ -48,7 +48,7 @@ def load_machine(
 
 def _loaded(
     keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter, tables: ExitStack
-) -> tuple[object, Wire]:
+) -> tuple[Machine, Wire]:
     parameters, periods = program.parameters, program.outline.periods
     engine = check_form(keys, parameters)
     try:

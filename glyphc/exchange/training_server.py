@@ -22,7 +22,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
-from .training_engines import Wire, check_form
+from .training_engines import Machine, Wire, check_form
 from .training_files import (
     CHECKPOINT,
     INITIAL,
@@ -109,7 +109,7 @@ class _Run:
         self._engine = engine
         self.folder, self.program, self.steps, self.reporter, self.after = folder, program, steps, reporter, after
         self._tables = ExitStack()
-        self._machine: object
+        self._machine: Machine
         self._wire: Wire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
         self._zeros: dict[str, Any] = {}

@@ -81,9 +81,7 @@ class StepProgram:
         """One step in the clear. x: by input name, shape (batch, *shape); y: targets. Returns the loss before it."""
         return self.after(state, self.values(state, x, y))
 
-    def values(
-        self, state: State, x: dict[str, F64], y: F64, known: Mapping[int, F64] | None = None
-    ) -> dict[int, F64]:
+    def values(self, state: State, x: dict[str, F64], y: F64, known: Mapping[int, F64] | None = None) -> dict[int, F64]:
         """Of all nodes, by id, in one step in the clear. known: values of nodes that are not computed here."""
         inputs = {name: value[None] for name, value in x.items()}
         inputs |= {LABELS: y[None], RATE: np.array([self.optimizer.rate(state.step)])}
