@@ -27,7 +27,7 @@ from glyphc.train.retraining import Data
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-ROWS = "ghimes+retrained,cryptonets+retrained,hesamifard+retrained,nandakumar,onoufriou+retrained,"
+ROWS = "ghimes+retrained,cryptonets+retrained,hesamifard+retrained,nandakumar,nandakumar-server,onoufriou+retrained,"
 ROWS += "onoufriou:7,glyph,tbmpnet"
 
 

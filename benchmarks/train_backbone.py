@@ -43,11 +43,13 @@ I64 = npt.NDArray[np.integer[Any]]
 
 OWN, BATCH, RATE = 2000, 32, 2.0
 # Root mean square of the pixels: the convolution's sums stay where tanh is not flat.
-SIZE = 0.6
+SIZE = 0.3
 # The server's own training, in the clear; and the converged head's.
-BACKBONE = Options(SGD(0.3, momentum=0.9, schedule=Cosine(400, 0.05)), 400, 64, convolutions=True)
+BACKBONE = Options(SGD(0.1, 0.9, weight_decay=3e-3, schedule=Cosine(300, 0.05)), 300, 64, convolutions=True)
 CONVERGED = 3000
 FROZEN = "first,features"
+# The server finds ranges on as many images as the client has, of the same kind.
+MARGIN = 1.2
 
 
 def model(seed: int = 0) -> bytes:
@@ -115,7 +117,7 @@ def commands(a: argparse.Namespace, folder: Path) -> tuple[dict[str, Done], F64]
     sizes = ("--samples", OWN, "--batch", a.batch or BATCH, "--steps", a.steps, "--freeze", FROZEN)
     rate = ("--learning-rate", RATE, "--schedule", f"cosine{{steps={a.steps},final=0.05}}")
     loss = ("--loss", "binary-cross-entropy", *(() if a.ring is None else ("--insecure-ring", a.ring)))
-    trial = ("--trial-data", folder / "own-x.npy", "--trial-labels", folder / "own-y.npy")
+    trial = ("--trial-data", folder / "own-x.npy", "--trial-labels", folder / "own-y.npy", "--margin", MARGIN)
     files = ("--backbone", folder / "own.weights", "-o", folder / "head.offer")
     data = ("--data", folder / "x.npy", "--labels", folder / "y.npy")
     offer = ("offer", folder / "own.onnx", *sizes, *rate, *loss, *trial, *files)

@@ -58,3 +58,10 @@ TRAINING = Knowledge(
     ("shapes of all values", "steps, learning rates, number of samples"),
     ("activations", "gradients"),
 )
+# Of training with frozen layers on the server, as two machines: one process has all of it.
+TRAINING_KEPT = Knowledge(
+    ("samples", "labels", "trained weights, which tell of the frozen ones"),
+    ("frozen weights",),
+    ("shapes of all values", "steps, learning rates, number of samples"),
+    ("activations", "gradients"),
+)

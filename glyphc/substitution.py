@@ -92,7 +92,7 @@ def changes(
         return Changed(network, (note, untrained))
     from glyphc.train.retraining import retrain  # slow to load, and seldom needed
 
-    trained = retrain(network, retraining, reporter)
+    trained = retrain(network, retraining, reporter, teacher=graph)
     return Changed(trained.network, (note, trained.note))
 
 

@@ -194,6 +194,16 @@ def test_a_service_shares_its_jobs_among_workers(
     assert any("evaluate on 1 workers" in status.what for status in said)
 
 
+def test_a_cluster_without_workers_is_told(
+    setting: Setting, request_file: Path, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "AWAY_SECONDS", 2.0)
+    processes.start_scheduler()
+    with pytest.raises(ClusterError, match="cannot be reached"):
+        coordinator.evaluate(Address.read(processes.url), files(setting), request_file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_service_takes_the_address_of_a_scheduler_that_stays(tmp_path: Path) -> None:
     for address, message in (("local:2", "a scheduler that stays"), ("tcp://example.org:8786", "have to show")):
         call = ["serve", "--programs", tmp_path, "--data", tmp_path, "--tokens", tmp_path / "t", "--cluster", address]

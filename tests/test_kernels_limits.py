@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from itertools import islice
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from glyphc.analysis.security import modulus_limit
+from glyphc.analysis.security import modulus_bits, modulus_limit
 from glyphc.backends.errors import BackendError
 from glyphc.backends.kernels import selftest, threads
 from glyphc.backends.kernels.basis import Basis, primes_below
 from glyphc.backends.kernels.shape import LARGEST_MODULUS, EngineShape, check_shape, largest_modulus
 from glyphc.backends.kernels.uniform import UniformRows
+from glyphc.errors import ParameterError
+from glyphc.exchange.client import require_secure
+from glyphc.exchange.engines import key_form
 from glyphc.ir.parameters import INSECURE, Parameters
 
 N = 512
@@ -46,6 +50,21 @@ def test_levels_that_no_transform_has_are_refused(slots: int, budget: tuple[int,
     """Too many for the slots, or so few that a level's diagonals take gigabytes."""
     with pytest.raises(BackendError, match=f"transforms of {slots} slots in .* levels are not possible"):
         check_shape(EngineShape(Parameters(1024, 20, 55, (), slots, 13, budget, security=INSECURE)))
+
+
+def test_transforms_of_gigabytes_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a stranger's parameters are asked for the form of keys, or for their moduli."""
+
+    def made(*_: object) -> None:
+        raise AssertionError("a transform is made")
+
+    monkeypatch.setattr("glyphc.backends.kernels.shape.transform", made)
+    hostile = Parameters(1 << 17, 20, 55, (), 1 << 16, 13, (1, 1))
+    with pytest.raises(ParameterError, match=r"transforms of 65536 slots in 1 and 1 levels .* use --engine openfhe"):
+        key_form("kernels", hostile)
+    assert modulus_bits(replace(hostile, table_bits=4)) == inf
+    with pytest.raises(ParameterError, match="not 128-bit secure"):
+        require_secure(replace(hostile, table_bits=4))
 
 
 @pytest.mark.parametrize(("slots", "budget"), [(2, (1, 1)), (16, (4, 4)), (128, (2, 1))])

@@ -307,7 +307,7 @@ def test_series_weights_and_stores_that_cannot_be_are_refused(programs: dict[str
     evaluate = next(i for i in schedule.instructions if isinstance(i, Evaluate))
     series = evaluate.series
     for change, message in (
-        ({"real": series.real[:-1]}, "has a series of"),
+        ({"real": series.real[:-1]}, "unequal parts"),
         ({"real": series.real[:-1], "imag": series.imag[:-1]}, "on powers up to"),
         ({"real": (1e300, *series.real[1:])}, "beyond what is computed with"),
     ):

@@ -292,7 +292,9 @@ def test_a_service_is_asked_again_as_long_as_the_client_is_patient(
             return httpx.Response(200, json=[])
         if failure == "down":
             raise httpx.ConnectError("refused")
-        return httpx.Response(429, headers={"Retry-After": "1"}, json={"detail": "too many"})
+        # a date is one of the forms that the header has
+        after = "1" if now[0] < 5 else "Sun, 29 Nov 2026 12:00:00 GMT"
+        return httpx.Response(429, headers={"Retry-After": after}, json={"detail": "too many"})
 
     monkeypatch.setattr("glyphc.service.client.time.monotonic", lambda: now[0])
     monkeypatch.setattr("glyphc.service.client.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))

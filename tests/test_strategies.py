@@ -26,7 +26,7 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Apply, ArgMax, Max, Output, Polynomial
 from glyphc.runtime import run
 from glyphc.substitution import substituted
-from glyphc.train.retraining import Data, retrain
+from glyphc.train.retraining import Data, distilled, retrain
 from glyphc.ways.registry import ways
 from glyphc.ways.strategies import STRATEGIES, Replacement
 from tests.pass_networks import SAMPLES, Network, mlp
@@ -164,6 +164,32 @@ def test_compiled_retrained_networks_compute_the_trained_polynomials() -> None:
     assert np.abs(clear - wanted).max() < 2e-3 * np.ptp(wanted)
     assert np.mean(clear.argmax(axis=1) == answers) > 0.95
     assert any("retrained in the clear on 90 samples" in note for note in program.notes)
+
+
+def test_classifiers_learn_what_the_given_network_knows() -> None:
+    """A linear network learns of a teacher that knows the samples, and is right about others; none of a bad one."""
+    x, labels = labelled(120)
+    teacher = retrain(classifier(), Data(x, labels)).network
+    z = evaluate(teacher, {"x": x})["logits"]
+    assert np.mean(z.argmax(axis=1) == labels) > 0.95
+    soft = distilled(teacher, Data(x, labels))
+    assert soft is not None
+    wrong = z.argmax(axis=1) != labels
+    np.testing.assert_allclose(soft.labels[wrong], np.eye(3)[labels[wrong]])
+    exact = np.exp(z / 4) / np.exp(z / 4).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(soft.labels[~wrong], exact[~wrong], atol=1e-9)
+    linear = substituted(teacher, Replacement.IDENTITY, 1, {"x": x})
+    found = retrain(linear, Data(x, labels), teacher=teacher)
+    assert "the given network's probabilities" in found.note
+    fresh, answers = labelled(300, seed=2)
+    said = evaluate(found.network, {"x": fresh})["logits"]
+    assert np.mean(said.argmax(axis=1) == answers) > 0.95
+    # logits, not only decisions
+    assert np.corrcoef(said.ravel(), evaluate(teacher, {"x": fresh})["logits"].ravel())[0, 1] > 0.9
+    assert distilled(teacher, Data(x, (labels + 1) % 3)) is None
+    n = Network(6)
+    n.output(n.dense(n.x, 1, "fc"))
+    assert distilled(n.graph, Data(x, labels.astype(np.float64))) is None
 
 
 def test_retraining_that_makes_no_sense() -> None:

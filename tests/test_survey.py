@@ -43,7 +43,7 @@ from glyphc.survey.integer_system import IntegerSystem
 from glyphc.survey.system import System, carry_out
 from glyphc.survey.tbmpnet import TBMPNet
 from glyphc.train.errors import TrainingError
-from glyphc.train.job import Job, Options, RangeSource, make_job
+from glyphc.train.job import Job, Keeper, Options, RangeSource, make_job
 from glyphc.train.optimizers import SGD, Exponential
 
 RING = 1024
@@ -364,6 +364,9 @@ def test_who_learns_what() -> None:
         ("onoufriou", "--logit-range", {"reach": 8.0}),
         ("tbmpnet", "--learning-rate", {"rate": 0.3}),
         ("tbmpnet", "gates", {"batch": 40, "rate": 0.390625}),
+        ("hesamifard", "--clip-errors", {"clip_errors": 1.0}),
+        ("onoufriou", "on the server", {"keep_on": Keeper.SERVER}),
+        ("nandakumar", "convolutions", {"convolutions": True}),
         ("ghimes", "only infers", {}),
         ("nobody", "is none", {}),
     ],

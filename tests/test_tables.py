@@ -207,6 +207,16 @@ def test_tables_of_other_sizes_and_ends() -> None:
     assert errors[0] > 3 * errors[1] > 3 * errors[2]
 
 
+def test_tables_have_no_entries_where_the_function_is_constant_and_linear_parts_are_exact() -> None:
+    """ReLU: all 128 entries lie where values are positive, and are multiples of one integer."""
+    n = Network(4)
+    n.output(n.dense(n.apply(n.dense(n.x, 5, "fc"), "relu"), 2, "out"))
+    x = np.random.default_rng(2).normal(size=(60, 4))
+    program = glyphc.compile(n.graph, x, 8, strategy="nandakumar", insecure_ring=RING)
+    ((_, op),) = program.graph.of(TableLookup)
+    assert op.table == tuple(2 * k for k in range(128))
+
+
 def test_bits_that_are_none() -> None:
     x = np.random.default_rng(5).normal(size=(40, 6))
     for name, bits in (("glyph", 7), ("hesamifard", 7), ("nandakumar", 0), ("nandakumar", 11)):

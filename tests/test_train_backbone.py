@@ -16,24 +16,34 @@ from test_train_plan import F64
 
 from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
+from glyphc.commands.train import _keeps
 from glyphc.errors import ArtifactError, DataError
+from glyphc.exchange import training_infer
+from glyphc.exchange.code_parts import encoded, sha256
 from glyphc.exchange.training_backbone import accepted
 from glyphc.exchange.training_client import JOB_FILE, TrainingClientFiles, decrypted_state
 from glyphc.exchange.training_continue import Continuation, go_on
 from glyphc.exchange.training_files import CHECKPOINT, ProgramFile, part_name
-from glyphc.exchange.training_kept import check_kept, kept_weights
+from glyphc.exchange.training_infer import infer
+from glyphc.exchange.training_kept import REQUESTS, check_kept, check_request, kept_weights
+from glyphc.exchange.training_predict import make_request
 from glyphc.exchange.training_server import run_training
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions import Free, Load, Store
+from glyphc.ir.instructions.ckks import LOGITS, Reduce
+from glyphc.ir.instructions.text import CKKS
+from glyphc.knowledge import TRAINING_KEPT
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBackboneHeader
 from glyphc.train.errors import TrainingError
+from glyphc.train.inference import Inference
 from glyphc.train.job import Job, Keeper, Options, make_job
 from glyphc.train.optimizers import SGD
 from glyphc.train.plan import Plan
 from glyphc.train.planning import plan_of
 from glyphc.train.step import with_weights
-from tests.training_runs import invoke
+from tests.training_runs import changed, invoke
 
 RING = 1024
 # A convolution and a dense layer that are the server's, and two that are trained.
@@ -120,7 +130,10 @@ def offered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "NOT SECURE" in result.output
     data = ("--data", folder / "x.npy", "--labels", folder / "y.npy")
     folders = ("--client", folder / "client", "--server", folder / "server")
-    invoke("training", "accept", folder / "head.offer", *data, *folders)
+    refused = invoke("training", "accept", folder / "head.offer", *data, *folders, code=2)
+    assert "the offer's ring of 1024 protects nothing" in refused.output and "--insecure" in refused.output
+    assert not (folder / "client").exists() and not (folder / "server").exists()
+    invoke("training", "accept", folder / "head.offer", *data, *folders, "--insecure")
     return folder
 
 
@@ -172,6 +185,35 @@ def test_the_servers_weights_do_not_leave_it(offered: Path, tmp_path: Path) -> N
     assert all(np.array_equal(files.job.network.constant(n), whole.constant(n)) for n in trained_names)
 
 
+def test_a_request_for_the_servers_weights_is_refused(
+    offered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a client that writes instructions of its own; before keys are loaded."""
+    shutil.copytree(offered / "server", tmp_path / "server")
+    shutil.copy(offered / "own.weights", tmp_path / "server" / "backbone.weights")
+    files, request = TrainingClientFiles.load(offered / "client" / JOB_FILE), tmp_path / "hostile.request"
+    name, _ = files.program.outline.data[0]
+    code = (Load(0, name), Load(1, files.program.outline.kept[0]), Reduce(2, 1, 1), Store(2, LOGITS), Free((0, 1, 2)))
+    with monkeypatch.context() as m:
+        m.setattr(Inference, "code", code)
+        make_request(offered / "client", samples()[0], request, steps=0)
+    monkeypatch.setattr(training_infer, "load_machine", lambda *_: pytest.fail("keys are loaded"))
+    with pytest.raises(ArtifactError, match="other instructions than the offer's forward pass"):
+        infer(tmp_path / "server", request, tmp_path / "answer")
+    assert not (tmp_path / "answer").exists()
+
+
+def test_forward_passes_are_known_by_their_step(offered: Path, tmp_path: Path) -> None:
+    shutil.copy(offered / "own.weights", tmp_path / "backbone.weights")
+    files = TrainingClientFiles.load(offered / "client" / JOB_FILE)
+    with ProgramFile(offered / "server" / "program.training") as program:
+        for step in range(4):
+            code = sha256(encoded(Inference(files.plan, step).code, CKKS))
+            check_request(tmp_path, program, step, code, "new.request")
+        with pytest.raises(ArtifactError, match=r"new.request asks for .*; make it with 'glyphc training request'"):
+            check_request(tmp_path, program, 4, code, "new.request")
+
+
 def plan_message(folder: Path, name: str) -> F64:
     """What the server adds."""
     files = TrainingClientFiles.load(folder / "client" / JOB_FILE)
@@ -205,15 +247,17 @@ def test_weights_of_another_offer_are_refused(offered: Path, tmp_path: Path) -> 
     ):
         parts = {name: reader.read(name) for name in reader.parts}
         size = len(next(iter(parts.values()))) // 8
-        for changed, message in (
+        weights = [name for name in parts if name != REQUESTS]
+        for other, message in (
             ({"program": "0" * 64}, "belongs to another training program"),
             ({"parts": dict(list(parts.items())[1:])}, "part 000000 is missing"),
-            ({"parts": {n: np.full(size, np.inf).tobytes() for n in parts}}, "numbers that are none"),
-            ({"parts": {n: np.full(size, 1e30).tobytes() for n in parts}}, "too large"),
+            ({"parts": parts | {n: np.full(size, np.inf).tobytes() for n in weights}}, "numbers that are none"),
+            ({"parts": parts | {REQUESTS: b""}}, "part requests has 0 bytes, not 128"),
+            ({"parts": parts | {n: np.full(size, 1e30).tobytes() for n in weights}}, "too large"),
         ):
             path.unlink(missing_ok=True)
-            with Writer(path, TrainingBackboneHeader(str(changed.get("program", program.fingerprint)))) as writer:
-                for name, data in dict(changed.get("parts", parts)).items():
+            with Writer(path, TrainingBackboneHeader(str(other.get("program", program.fingerprint)))) as writer:
+                for name, data in dict(other.get("parts", parts)).items():
                     writer.add(name, data)
             with pytest.raises(ArtifactError, match=message):
                 read_kept(tmp_path, program)
@@ -222,7 +266,38 @@ def test_weights_of_another_offer_are_refused(offered: Path, tmp_path: Path) -> 
 def test_an_offer_is_for_so_many_samples(offered: Path) -> None:
     x, y = samples()
     with pytest.raises(DataError, match="the offer is for 12 samples; given are 6, and 6 labels"):
-        accepted(offered / "head.offer", x[:6], y[:6])
+        accepted(offered / "head.offer", x[:6], y[:6], insecure=True)
+
+
+def test_an_offer_that_plans_another_program_is_refused(offered: Path, tmp_path: Path) -> None:
+    """Before keys are made."""
+    shutil.copy(offered / "head.offer", tmp_path / "head.offer")
+    changed(tmp_path / "head.offer", program="0" * 64)
+    data = ("--data", offered / "x.npy", "--labels", offered / "y.npy", "--insecure")
+    folders = ("--client", tmp_path / "client", "--server", tmp_path / "server")
+    refused = invoke("training", "accept", tmp_path / "head.offer", *data, *folders, code=2)
+    assert "plans another program than the offer's; use the same version of glyphc" in refused.output
+    assert not (tmp_path / "client").exists() and not (tmp_path / "server").exists()
+
+
+def test_an_offer_is_for_labels_like_the_trials(tmp_path: Path) -> None:
+    net = "weights he_normal(seed=1)\ninput x: [4]\nz = x -> dense(3) as f -> tanh -> dense(2) as d\noutput z\n"
+    (tmp_path / "net.glyph").write_text(net)
+    x, y = np.random.default_rng(3).normal(size=(6, 4)), np.full((6, 2), -0.5)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    sizes = ("--samples", 6, "--batch", 6, "--steps", 1, "--insecure-ring", RING, "--loss", "mean-squared-error")
+    trial = ("--trial-data", tmp_path / "x.npy", "--trial-labels", tmp_path / "y.npy", "--freeze", "f")
+    files = ("--backbone", tmp_path / "w", "-o", tmp_path / "o")
+    invoke("training", "offer", tmp_path / "net.glyph", *sizes, *trial, *files)
+    accepted(tmp_path / "o", x, -y, insecure=True)
+    with pytest.raises(DataError, match=r"a magnitude of 0.75, and the offer is for labels of up to 0.5; scale"):
+        accepted(tmp_path / "o", x, 1.5 * y, insecure=True)
+
+
+def test_who_learns_what_names_the_frozen_weights() -> None:
+    assert _keeps(job(Keeper.SERVER)) and not _keeps(job(Keeper.CLIENT))
+    assert "server: frozen weights" in str(TRAINING_KEPT)
 
 
 def test_an_offers_run_does_not_go_on(offered: Path, tmp_path: Path) -> None:
@@ -240,4 +315,7 @@ def test_an_offer_takes_samples_to_find_ranges_on(offered: Path, tmp_path: Path)
     assert "an offer takes --trial-data" in found.output
     found = invoke("training", "offer", model, *sizes, *files, *trial, "--train-convolutions", code=2)
     assert "no layer is frozen before those that are trained" in found.output
+    same = ("--backbone", tmp_path / "o", "-o", tmp_path / "o")
+    found = invoke("training", "offer", model, *sizes, *same, *trial, "--freeze", "f", code=2)
+    assert "the offer (-o) and the weights (--backbone) are two files" in found.output
     assert not (tmp_path / "w").exists() and not (tmp_path / "o").exists()

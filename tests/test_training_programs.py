@@ -155,6 +155,10 @@ def test_hostile_parameters_are_refused(old: str, new: str, message: str, run: P
         run_training(run / "server")
 
 
+# Of what a server has to know, what is the same for all steps.
+_KNOWN = ("parameters", "periods", "data_names", "state_names", "kept_names")
+
+
 @pytest.mark.parametrize("optimizer", [SGD(20.0), SGD(0.001, 0.9, True, 0.01, Cosine(100, 0.001))])
 @pytest.mark.parametrize(
     ("widths", "end", "batch"),
@@ -174,7 +178,7 @@ def test_the_programs_of_plans_are_well_inside_the_bounds(
     loss = "softmax-cross-entropy" if end == "softmax" else "binary-cross-entropy"
     plan = make_plan(chain(widths, end), LOSSES[loss], optimizer, batch, 4.0, (), 2048)
     later = SimpleNamespace(
-        **{n: getattr(plan.server, n) for n in ("parameters", "periods", "data_names", "state_names", "fresh_limbs")},
+        **{n: getattr(plan.server, n) for n in (*_KNOWN, "fresh_limbs")},
         code=lambda step: plan.server.code(step * 50),
     )
     TrainingProgram.of(later, (0, 0, 0)).save(tmp_path / "program", 0)

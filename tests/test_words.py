@@ -221,7 +221,7 @@ def test_the_server_s_graph_has_no_encrypted_weight() -> None:
 
 
 def test_networks_and_options_that_words_do_not_take() -> None:
-    with pytest.raises(GlyphcError, match="2 to 16 bits"):
+    with pytest.raises(GlyphcError, match="2 to 16, not 17"):
         compiled(small(), 17)
     with pytest.raises(GlyphcError, match="tbmpnet"):
         glyphc.compile(small(), X, strategy="glyph", word_bits=8, insecure_ring=RING)

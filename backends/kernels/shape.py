@@ -306,15 +306,20 @@ def inverse_automorphism(index: int, n: int) -> int:
 
 
 def fingerprint(parameters: Parameters) -> str:
-    """Of everything that the meaning of these parameters' key files depends on, hexadecimal."""
+    """Of everything that the meaning of these parameters' key files depends on, hexadecimal. BackendError as of
+    :func:`levels_problem`, before anything is computed."""
     shape = EngineShape(parameters)
+    _refuse(levels_problem(shape))
     parts = [f"format {KEY_FORMAT}", f"ring {shape.n}", f"primes {shape.primes}", *map(repr, shape.specs())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def check_shape(shape: EngineShape) -> None:
     """BackendError for what :func:`shape_problem` finds."""
-    problem = shape_problem(shape)
+    _refuse(shape_problem(shape))
+
+
+def _refuse(problem: str | None) -> None:
     if problem is not None:
         raise BackendError(f"the engine 'kernels' does not take this program: {problem}; use --engine openfhe")
 
@@ -326,12 +331,9 @@ def shape_problem(shape: EngineShape) -> str | None:
         return "it keeps levels after a bootstrap in training alone"
     if parameters.linear_bits > LARGEST_LINEAR_BITS:
         return f"its products have primes of up to {LARGEST_LINEAR_BITS} bits, not {parameters.linear_bits}"
-    if shape.n < SMALLEST_RING:
-        return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}"
-    stages = parameters.slots.bit_length() - 1
-    budget = shape.encoding_levels, shape.decoding_levels
-    if parameters.slots and not -(-stages // _MOST_STAGES) <= min(budget) <= max(budget) <= stages:
-        return f"transforms of {parameters.slots} slots in {budget[0]} and {budget[1]} levels are not possible"
+    problem = levels_problem(shape)
+    if problem is not None:
+        return problem
     limit = largest_modulus(shape.n, sparse=parameters.slots > 0)
     if not parameters.secure or shape.modulus_bits <= limit:
         return None
@@ -339,6 +341,18 @@ def shape_problem(shape: EngineShape) -> str | None:
         f"its keys would have a modulus of 2^{shape.modulus_bits:.0f}, where ring dimension {shape.n} is known to "
         f"give 128 bits of security {f'up to 2^{limit:.0f}' if limit else 'with none'}"
     )
+
+
+def levels_problem(shape: EngineShape) -> str | None:
+    """In a sentence: transforms that are not possible, or of gigabytes. To be asked before a shape's keys are."""
+    parameters = shape.parameters
+    if shape.n < SMALLEST_RING:
+        return f"its smallest ring dimension is {SMALLEST_RING}, not {shape.n}"
+    stages = parameters.slots.bit_length() - 1
+    budget = shape.encoding_levels, shape.decoding_levels
+    if parameters.slots and not -(-stages // _MOST_STAGES) <= min(budget) <= max(budget) <= stages:
+        return f"transforms of {parameters.slots} slots in {budget[0]} and {budget[1]} levels are not possible"
+    return None
 
 
 def largest_modulus(n: int, sparse: bool) -> int:

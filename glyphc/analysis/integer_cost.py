@@ -86,6 +86,11 @@ def key_bytes(p: IntegerParameters) -> float:
     return 8.0 * 2 * p.ring * p.limbs * p.limbs * len(p.moduli) * (p.products + len(p.key_automorphisms))
 
 
+def client_figures(p: IntegerParameters) -> tuple[float, float]:
+    """Seconds to encrypt a register, and to decrypt one."""
+    return len(p.moduli) * _figure("encrypt", p), len(p.moduli) * _figure("decrypt", p)
+
+
 def _figure(name: str, p: IntegerParameters) -> float:
     limbs = np.array([row.limbs for row in ROWS], dtype=np.float64)
     y = np.array([getattr(row, name) for row in ROWS])

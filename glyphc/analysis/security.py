@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 
 from glyphc.errors import GlyphcError
 from glyphc.ir.integer_parameters import ProgramParameters
@@ -57,11 +58,13 @@ def modulus_limit(parameters: ProgramParameters) -> int:
 
 
 def modulus_bits(parameters: ProgramParameters) -> float:
-    """log2 of the largest modulus of a key: where bootstraps look tables up, of the kernels, which alone do that."""
+    """log2 of the largest modulus of a key: where bootstraps look tables up, of the kernels, which alone do that, and
+    infinite where they do not take the parameters."""
     if isinstance(parameters, Parameters) and parameters.table_bits:
-        from glyphc.backends.kernels.shape import EngineShape  # loads compiled code
+        from glyphc.backends.kernels.shape import EngineShape, levels_problem  # loads compiled code
 
-        return EngineShape(parameters).modulus_bits
+        shape = EngineShape(parameters)
+        return shape.modulus_bits if levels_problem(shape) is None else inf
     return parameters.modulus_bits
 
 

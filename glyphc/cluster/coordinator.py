@@ -31,7 +31,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader
 
 from . import worker
-from .distribution import ClusterError, distribute
+from .distribution import AwayError, ClusterError, distribute
 from .worker import FileKind
 
 if TYPE_CHECKING:
@@ -117,13 +117,14 @@ def evaluate(
         while job.missing:
             try:
                 with _connected(url, security) as client:
+                    job.meet(client)
                     away = None
                     job.work(client)
             except (OSError, asyncio.TimeoutError) as e:
                 # the scheduler is gone, or not there yet
                 away = time.monotonic() if away is None else away
                 if time.monotonic() - away > AWAY_SECONDS:
-                    raise ClusterError(f"the cluster at {url} cannot be reached: {e}") from None
+                    raise AwayError(f"the cluster at {url} cannot be reached: {e}") from None
                 time.sleep(1.0)
     digest = job.write(output)
     seconds = {"evaluate": time.perf_counter() - start}
@@ -154,6 +155,10 @@ class _Job:
     @property
     def missing(self) -> list[int]:
         return [number for number in range(self.passes) if number not in self.done]
+
+    def meet(self, cluster: Client) -> None:
+        """Wait for a worker; TimeoutError of asyncio where none comes."""
+        cluster.wait_for_workers(1, timeout=AWAY_SECONDS / 4)
 
     def work(self, cluster: Client) -> None:
         """All that is missing; OSError when the scheduler goes away meanwhile."""
@@ -221,7 +226,6 @@ class _Job:
 
     def _fit(self, cluster: Client) -> dict[str, str]:
         """Hosts by the addresses of their workers; ClusterError where they are not all fit for this program."""
-        cluster.wait_for_workers(1, timeout=AWAY_SECONDS)
         found = cluster.run(worker.describe)
         versions, own = {str(about["version"]) for about in found.values()}, version("glyphc")
         if versions != {own}:

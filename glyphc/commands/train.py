@@ -13,6 +13,7 @@ from .job_options import bytes_of, describe, job_of, job_options, plan_options, 
 from .train_strategies import GLYPH, check_sizes, refuse_resume, strategy_options, train_by
 
 if TYPE_CHECKING:
+    from glyphc.train.job import Job
     from glyphc.trainer.loop import TrainingReport
 
 
@@ -119,20 +120,29 @@ def train_command(
             click.echo(f"\nstopped; go on later with the same command and --resume ({folder})", err=True)
             raise click.exceptions.Exit(130) from None
         raise
-    click.echo(_summary(report))
+    click.echo(_summary(report, _keeps(job)))
     click.echo(f"wrote {path}")
 
 
-def _summary(report: TrainingReport) -> str:
+def _keeps(job: Job) -> bool:
+    """Whether there are frozen layers that are the server's."""
+    from glyphc.train.job import Keeper
+    from glyphc.train.stages import find_stages
+
+    return job.options.keep_on is Keeper.SERVER and any(s.errors is None for s in find_stages(job.program))
+
+
+def _summary(report: TrainingReport, keeps: bool) -> str:
     from glyphc.ir.parameters import INSECURE
-    from glyphc.knowledge import TRAINING
+    from glyphc.knowledge import TRAINING, TRAINING_KEPT
     from glyphc.program import INSECURE_WARNING
     from glyphc.runtime import Mode
 
     security = INSECURE_WARNING if report.security == INSECURE else report.security
     lines = [f"{'steps':18} {report.steps}", f"{'security':18} {security}"]
     if report.mode is Mode.ENCRYPTED:
-        lines.append(f"{'who learns what':18} {TRAINING}")
+        learns = f"{TRAINING_KEPT} (as two machines would; this process has it all)" if keeps else str(TRAINING)
+        lines.append(f"{'who learns what':18} {learns}")
     if report.ranges is not None:
         lines.append(f"{'ranges':18} {report.ranges} ({report.source})")
     if report.reach is not None:

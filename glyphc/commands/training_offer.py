@@ -41,6 +41,10 @@ def offer_command(
 
     if chosen["trial_data"] is None:
         raise click.UsageError("an offer takes --trial-data and --trial-labels: ranges are found on them")
+    if output.resolve() == backbone.resolve():
+        raise click.UsageError(
+            "the offer (-o) and the weights (--backbone) are two files: the client gets only the first"
+        )
     for path in (output, backbone):
         if path.exists():
             raise GlyphcError(f"{os.fspath(path)!r} exists already; choose another name, or remove it yourself")
@@ -68,6 +72,7 @@ def offer_command(
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
+@click.option("--insecure", is_flag=True, help="Accept an offer with a small ring, for tests. NOT SECURE.")
 @plan_options
 def accept_command(
     offer: Path,
@@ -76,6 +81,7 @@ def accept_command(
     client_folder: Path,
     server_folder: Path,
     passphrase: bool,
+    insecure: bool,
     why: bool,
     dry_run: bool,
     memory: float | None,
@@ -91,7 +97,7 @@ def accept_command(
     from glyphc.exchange.training_client import check_memory, prepare
 
     check_apart(client_folder, server_folder)
-    job = accepted(offer, samples_from(data, "training samples"), samples_from(labels, "labels"))
+    job, program = accepted(offer, samples_from(data, "training samples"), samples_from(labels, "labels"), insecure)
     describe(job, "to be done by the server")
     allowed = bytes_of(memory)
     phrase = _new_passphrase() if passphrase and not dry_run else None
@@ -99,7 +105,7 @@ def accept_command(
     progress = reporter()
     try:
         done = prepare(
-            job, client_folder, server_folder, phrase, progress, planned, allowed, engine=engine, rehearse=False
+            job, client_folder, server_folder, phrase, progress, planned, allowed, engine=engine, offered=program
         )
     finally:
         progress.done()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from glyphc.backends.engine import engine as find_engine
-from glyphc.errors import GlyphcError
+from glyphc.backends.errors import BackendError
+from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.instructions import ClientSpec, Instruction, Kind, Register, Schedule
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import Parameters
@@ -82,12 +83,18 @@ def check_engine(engine: str, parameters: ProgramParameters) -> None:
 
 
 def key_form(engine: str, parameters: ProgramParameters) -> str:
-    """What the form of an engine's keys depends on beside the parameters (``KeysHeader.shape``)."""
+    """What the form of an engine's keys depends on beside the parameters (``KeysHeader.shape``).
+
+    ParameterError for parameters that the engine has no keys for.
+    """
     if engine != "kernels" or not isinstance(parameters, Parameters):
         return ""
     from glyphc.backends.kernels.shape import fingerprint
 
-    return fingerprint(parameters)
+    try:
+        return fingerprint(parameters)
+    except BackendError as e:
+        raise ParameterError(str(e)) from None
 
 
 def input_size(client: ClientSpec, modulus: int) -> int:

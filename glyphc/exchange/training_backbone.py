@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.errors import ArtifactError, DataError, GlyphcError
+from glyphc.errors import ArtifactError, DataError, GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.text import CKKS
 from glyphc.ir.text import parse, to_text
 from glyphc.ir.verify import verify
 from glyphc.storage.container import Reader, Writer
@@ -26,12 +27,14 @@ from glyphc.storage.headers import TrainingBackboneHeader, TrainingOfferHeader
 from glyphc.train.batches import Batches
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job, Keeper, job_of, samples_of
-from glyphc.train.losses import LOSSES
+from glyphc.train.losses import LOSSES, MeanSquaredError
 from glyphc.train.plan import Plan
 from glyphc.train.step import with_weights
 
+from .code_parts import encoded, sha256
 from .training_client import RECORD_JSON, JobRecord, job_of_record, program_of
 from .training_files import TrainingProgram, part_name
+from .training_kept import REQUESTS, requests_part
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -56,7 +59,12 @@ def write_offer(job: Job, plan: Plan, offer: Path, backbone: Path) -> Offered:
     if not kept:
         raise TrainingError("no layer is frozen before those that are trained, so the server has none to keep")
     record = JobRecord(
-        replace(job.options, clip=job.radius), job.loss.name, job.batches.samples, job.batches.batch, plan.ranges
+        replace(job.options, clip=job.radius),
+        job.loss.name,
+        job.batches.samples,
+        job.batches.batch,
+        plan.ranges,
+        float(np.abs(job.rehearsal.y).max(initial=0)),
     )
     write_backbone(backbone, job, plan, program)
     try:
@@ -72,11 +80,14 @@ def write_offer(job: Job, plan: Plan, offer: Path, backbone: Path) -> Offered:
 
 
 def write_backbone(path: Path, job: Job, plan: Plan, program: TrainingProgram) -> None:
-    """The weights of the layers that the server keeps, of a job that has them."""
+    """The weights of the layers that the server keeps, of a job that has them, and what requests may ask for."""
+    passes = (plan.server.inference(step) for step in range(program.outline.steps + 1))
+    codes = [sha256(encoded(code, CKKS)) for code in passes]
     messages = plan.state(job.program.initial())
     with Writer(path, TrainingBackboneHeader(program.fingerprint), secret=True) as writer:
         for at, name in enumerate(plan.server.kept_names):
             writer.add(part_name(at), np.asarray(messages[name][0], dtype="<f8").tobytes())
+        writer.add(REQUESTS, requests_part(codes))
 
 
 def kept_weights(plan: Plan) -> dict[str, tuple[int, ...]]:
@@ -85,10 +96,12 @@ def kept_weights(plan: Plan) -> dict[str, tuple[int, ...]]:
     return {slot.name: slot.shape for stage in kept for slot in (stage.weight, stage.bias)}
 
 
-def accepted(path: Path, x: npt.ArrayLike, labels: npt.ArrayLike) -> Job:
-    """A client's job on an offer: its samples, as many as the offer is for, and their labels.
+def accepted(path: Path, x: npt.ArrayLike, labels: npt.ArrayLike, insecure: bool = False) -> tuple[Job, str]:
+    """A client's job on an offer: its samples, as many as the offer is for, and their labels; and the fingerprint of
+    the program that the offer is of.
 
-    ArtifactError for a damaged file, DataError for samples or labels that do not fit.
+    ArtifactError for a damaged file, DataError for samples or labels that do not fit, ParameterError for a ring that
+    protects nothing, unless insecure.
     """
     with Reader(path, TrainingOfferHeader) as reader:
         reader.verify()
@@ -99,9 +112,21 @@ def accepted(path: Path, x: npt.ArrayLike, labels: npt.ArrayLike) -> Job:
             job_of_record(network, record)
         except (IRError, UnicodeDecodeError, ValueError, KeyError, GlyphcError) as e:
             raise e if isinstance(e, ArtifactError) else reader.damaged(f"it is unreadable ({e})") from None
+        program = reader.header.program
+    if record.options.insecure_ring is not None and not insecure:
+        raise ParameterError(
+            f"the offer's ring of {record.options.insecure_ring} protects nothing: it is for tests only. If a test is "
+            "what you want, say so with --insecure"
+        )
     samples, loss = samples_of(network, x), LOSSES[record.loss]
     y = loss.targets(labels, loss.attachment(network, network.outputs[0]).type.size)
     if not len(samples) == len(y) == record.samples:
         raise DataError(f"the offer is for {record.samples} samples; given are {len(samples)}, and {len(y)} labels")
+    # ranges hold for targets of the trial's magnitudes; those of classes have no others
+    if isinstance(loss, MeanSquaredError) and not (largest := float(np.abs(y).max())) <= record.target:
+        raise DataError(
+            f"a label has a magnitude of {largest:.6g}, and the offer is for labels of up to {record.target:.6g}; "
+            "scale them as the offer's server does, or ask for an offer with --trial-labels like yours"
+        )
     batches = Batches(record.samples, record.batch, record.options.seed)
-    return job_of(network, loss, record.options, batches, samples, y, record.ranges)
+    return job_of(network, loss, record.options, batches, samples, y, record.ranges), program

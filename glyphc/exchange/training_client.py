@@ -135,15 +135,15 @@ def prepare(
     model: bytes | None = None,
     spec: Path | None = None,
     engine: str | None = None,
-    rehearse: bool = True,
+    offered: str | None = None,
 ) -> Prepared:
     """Make keys and encrypt everything; the secret is written last, and nothing stays behind after an error.
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
     ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
-    spec: where to write what owners of data need, who encrypt the batches then. rehearse: whether the run is done in
-    the clear first; not where others have found the ranges. engine: what bootstraps on the server, by default the first
-    that takes the run.
+    spec: where to write what owners of data need, who encrypt the batches then. engine: what bootstraps on the server,
+    by default the first that takes the run. offered: fingerprint of the program that an offer names, where others have
+    found the ranges; else the run is done in the clear first.
 
     GlyphcError when the secret would lie in the server's folder, or the engine takes no such run, TrainingError when
     training would diverge or leave what encryption computes (found out in the clear, beforehand), ArtifactError when
@@ -152,7 +152,12 @@ def prepare(
     check_apart(client, server)
     reporter = reporter or Silent()
     plan, program = plan_steps(job)
-    reach = checked(job, plan) if rehearse else None
+    if offered not in (None, program.fingerprint):
+        raise ArtifactError(
+            "this machine plans another program than the offer's; use the same version of glyphc as the offer's "
+            "server, or ask for a new offer"
+        )
+    reach = checked(job, plan) if offered is None else None
     chosen, _ = training_engine(plan.parameters, engine)
     planned(plan)
     check_memory(plan, chosen, memory)

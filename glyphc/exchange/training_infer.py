@@ -24,7 +24,7 @@ from glyphc.storage.headers import (
 
 from .artifacts import read_seed
 from .training_files import CHECKPOINT, INITIAL, KEYS, PROGRAM, TRAINED, ProgramFile, check_keys, check_run, part_name
-from .training_kept import check_kept, kept_weights
+from .training_kept import check_kept, check_request, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 from .training_requests import expected_parts, read_request, sample_part, sample_stream
 
@@ -57,6 +57,7 @@ def infer(
         outline, code = read_request(reader, program, keys.digest)
         source = state or _state_after(folder, program, keys.digest, reader.header.step)
         check_kept(folder, program)
+        check_request(folder, program, reader.header.step, outline.code, reader.name)
         check_memory(program)
         reader.verify()
         keys.verify()

@@ -228,6 +228,9 @@ class ImagePlan:
             own, before = self.pictures.stencils[node.id, number], self.standings[operand.id]
             read = self._read(own, before) if self.resident(operand) else WHOLE
             self.reads[node.id, number] = read
+            if any(d % u for d, u in zip(before.dilation, own.up, strict=True)):
+                self.problem = f"{node} enlarges images that have no room between their pixels"
+                return
             found += [(part, at, self._after(part, at)) for part, at in self._parts(own, before, read)]
         if len({after for _, _, after in found}) > 1:
             self.problem = f"the images that {node} adds up stand differently"

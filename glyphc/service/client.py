@@ -29,6 +29,8 @@ F64 = npt.NDArray[np.floating[Any]]
 _CHUNK = 16 << 20
 # Between two attempts, in seconds: the first pause, and the longest.
 _PAUSES = (0.5, 8.0)
+# Answers after which a request is made again.
+_BUSY = (408, 429, 502, 503, 504)
 _WAIT_SECONDS = 20.0
 
 
@@ -228,25 +230,36 @@ class Client:
     def _ask(self, method: str, path: str, accept: tuple[int, ...] = (), body: Path | None = None, **more: Any) -> Any:
         """An answer, after as many attempts as are reasonable. ServiceError with what the service says otherwise."""
         pause, longest = _PAUSES
-        end = time.monotonic() + self._patience
+        # from the first failure on: what takes long and succeeds is not at the expense of what comes after
+        end: float | None = None
         while True:
+            if body is not None:
+                more["content"] = _blocks(body)  # from the beginning each time
             wait = pause
             try:
-                if body is not None:
-                    more["content"] = _blocks(body)  # from the beginning each time
                 answer = self._http.request(method, path, **more)
             except httpx.TransportError as e:
-                if time.monotonic() + wait > end:
-                    raise ServiceError(f"the service at {self._http.base_url} cannot be reached: {e}") from None
+                failure = ServiceError(f"the service at {self._http.base_url} cannot be reached: {e}")
             else:
-                wait = float(answer.headers.get("Retry-After", pause))
-                busy = answer.status_code in (408, 429, 502, 503, 504)
-                if not busy or time.monotonic() + wait > end:
-                    if answer.is_success or answer.status_code in accept:
-                        return answer
-                    raise ServiceError(f"the service says: {_detail(answer)}", answer.status_code)
+                if answer.is_success or answer.status_code in accept:
+                    return answer
+                failure = ServiceError(f"the service says: {_detail(answer)}", answer.status_code)
+                if answer.status_code not in _BUSY:
+                    raise failure
+                wait = _retry_after(answer, pause)
+            end = time.monotonic() + self._patience if end is None else end
+            if time.monotonic() + wait > end:
+                raise failure from None
             time.sleep(wait)
             pause = min(2 * pause, longest)
+
+
+def _retry_after(answer: httpx.Response, otherwise: float) -> float:
+    """Seconds that a busy service asks for; ``otherwise`` where it says nothing, or a date."""
+    try:
+        return max(0.0, float(answer.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return otherwise
 
 
 class _Follower:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from glyphc.cluster import coordinator
+from glyphc.cluster.distribution import AwayError, ClusterError
 from glyphc.errors import CheckpointError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.server import EvaluationReport, Evaluator
@@ -154,6 +155,15 @@ def _follow(evaluate: Evaluate, order: Order, out: Any) -> None:
                 raise
             print(f"began anew: {e}", file=sys.stderr)
             Path(order.checkpoint).unlink(missing_ok=True)
+        except AwayError as e:
+            # the job is given out again, some times
+            print(e, file=sys.stderr)
+            sys.exit(e.exit_code)
+        except ClusterError as e:
+            # clients learn nothing of machines
+            print(e, file=sys.stderr)
+            Event("error", "the cluster cannot evaluate this; the service's log says why").say(out)
+            return
         except GlyphcError as e:
             Event("error", str(e)).say(out)
             return

@@ -34,6 +34,8 @@ F64 = npt.NDArray[np.floating[Any]]
 MOST_BITS = 2 * MOST_PLAINTEXT_BITS - 0.5
 _HIGHEST_DEGREE = 8
 _EXACT = 1e-7
+# Where it is looked for, how far a function changes.
+_POINTS = 4096
 
 
 class TooManyBitsError(ParameterError):
@@ -115,8 +117,10 @@ def _looked_up(rewriter: Rewriter, node: Node, functions: tuple[Function, ...], 
     reach = float(_reach(old).max())
     guard = None if calibration is None else calibration.guard
     lo, hi = (-reach, reach) if guard is None else (guard.lo, guard.hi)
-    limit = 2 ** (precision.entries - 1) - 1
-    last = (1 << precision.index) - 1
+    most, last = 2 ** (precision.entries - 1) - 1, (1 << precision.index) - 1
+    # a multiple: where a function is linear, entries are rounded all alike, and not some up and others down
+    limit = most - most % last if last <= most else most
+    lo, hi = _changing(functions, lo, hi, 1 / (2 * limit))
     step = (hi - lo) / last or 1.0
     y = compose(functions, lo + step * np.arange(last + 1))
     if not np.all(np.isfinite(y)):
@@ -129,6 +133,22 @@ def _looked_up(rewriter: Rewriter, node: Node, functions: tuple[Function, ...], 
     bits = rewriter.new.add(op, (source,), type, node.location)
     made = replace(node.type, fixed=FixedPoint((unit,), (0.0,), -limit, limit))
     return rewriter.new.add(TableLookup(functions, table), (bits,), made, node.location, node.decisions)
+
+
+def _changing(functions: tuple[Function, ...], lo: float, hi: float, share: float) -> tuple[float, float]:
+    """The part of a range on which a function changes: beyond it, by no more than this share of its largest value.
+
+    There the table's end serves as well, so that its entries lie closer where they tell values apart: for ReLU, all of
+    them where it is not zero.
+    """
+    x = np.linspace(lo, hi, _POINTS + 1)
+    y = compose(functions, x)
+    if not np.all(np.isfinite(y)):
+        return lo, hi
+    left, right = (np.flatnonzero(np.abs(y - end) > share * np.abs(y).max()) for end in (y[0], y[-1]))
+    return (
+        (float(x[max(left[0] - 1, 0)]), float(x[min(right[-1] + 1, _POINTS)])) if len(left) and len(right) else (lo, hi)
+    )
 
 
 def integer_linear(rewriter: Rewriter, node: Node, op: Linear, weight_bits: int) -> Node:

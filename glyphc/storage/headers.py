@@ -294,7 +294,8 @@ class TrainingOfferHeader(Header):
 
 @dataclass(frozen=True)
 class TrainingBackboneHeader(Header):
-    """Weights of an offer's frozen layers, in the clear, as messages of N numbers; one part for each ciphertext."""
+    """Weights of an offer's frozen layers, in the clear, as messages of N numbers; one part for each ciphertext. Part
+    "requests": SHA-256 of the forward passes that may be asked for."""
 
     kind = "weights of frozen layers"
     made_by = "'glyphc training offer'"

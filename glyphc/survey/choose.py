@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glyphc.errors import GlyphcError
-from glyphc.train.job import Job
+from glyphc.train.errors import TrainingError
+from glyphc.train.job import Job, Keeper
 from glyphc.ways.strategies import STRATEGIES, Size, size_of
 
 from .formats import Precision
@@ -40,6 +41,7 @@ def system_of(name: str, job: Job, sizes: Sizes | None = None) -> System:
         known = f"glyph, {', '.join(NAMES)}"
         what = "only infers" if name in STRATEGIES else "is none"
         raise GlyphcError(f"the strategy {name!r} {what}; those that train are: {known}")
+    _check_options(name, job)
     chosen, given = STRATEGIES[name], sizes or Sizes()
     degree = size_of(chosen, Size.DEGREE, given.degree)
     bits = size_of(chosen, Size.TABLE_BITS, given.table_bits)
@@ -54,3 +56,16 @@ def system_of(name: str, job: Job, sizes: Sizes | None = None) -> System:
             return IntegerSystem(name, job, Precision(index=index, entries=_TABLE_BITS))
         case _:
             return TBMPNet(job, words)
+
+
+def _check_options(name: str, job: Job) -> None:
+    """TrainingError for what glyph alone does, and no other would tell that it leaves it out."""
+    options = job.options
+    if options.convolutions or options.keep_on is Keeper.SERVER:
+        raise TrainingError(
+            f"the strategy {name!r} trains dense layers behind what the client computes; convolutions, and frozen "
+            "layers on the server, go with --strategy glyph"
+        )
+    # the step program limits them: there, the client computes it
+    if options.clip_errors is not None and name != Onoufriou.name:
+        raise TrainingError(f"the strategy {name!r} does not limit errors; leave --clip-errors out")

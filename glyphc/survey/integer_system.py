@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from glyphc.analysis.cost import SHIPPED_MACHINE
-from glyphc.analysis.integer_cost import integer_estimate
+from glyphc.analysis.integer_cost import client_figures, integer_estimate
 from glyphc.analysis.security import MAX_LOG_QP_SLOTS
 from glyphc.backends.base import execute
 from glyphc.backends.errors import BackendError
 from glyphc.backends.integers_clear import ClearIntegers
 from glyphc.errors import EnvironmentSetupError, ParameterError
-from glyphc.ir.client_requests import Request
+from glyphc.ir.client_requests import Places, Request
 from glyphc.ir.instructions import ClientSpec, Code, IntegerTotal, Port, Schedule, requests_of, with_frees
 from glyphc.ir.instructions.check import check_schedule
 from glyphc.ir.integer_parameters import PRIME_BITS, IntegerStepParameters
@@ -117,12 +117,12 @@ class IntegerSystem(System):
         state = sum(ciphertexts.values()) - data
         answers = sum(request.results(p.slots) for request in client.requests)
         asked = sum(request.ciphertexts for request in client.requests)
-        # what is encrypted once a run, or once a batch, is not once a step; new weights are decrypted in their trip
-        once = found.client_seconds * (state + data * (1 - batches / steps)) / (state + data + answers + asked + state)
-        held = (batches - 1) * data * 2.0 * p.fresh_bytes * 8 / 8
+        # the first weights are encrypted once a run, data once a batch; new weights are decrypted in their trip
+        encrypt, decrypt = client_figures(p)
+        held = (batches - 1) * data * 2.0 * p.fresh_bytes
         return Forecast(
             found.seconds,
-            found.client_seconds - once,
+            (answers + data * batches / steps) * encrypt + asked * decrypt,
             len(client.requests),
             answers * p.fresh_bytes,
             asked * p.output_bytes,
@@ -193,9 +193,9 @@ class IntegerSystem(System):
 
     def check_shown(self, number: int, values: I64) -> None:
         """TrainingError where what the client decrypts has left its range. number: of the request."""
-        request = self.schedule.client.requests[number]
-        limit = self._limits[number]
-        for places, row in zip(request.places, values, strict=bool(request.places)):
+        limit, everywhere = self._shown[number]
+        each = self.schedule.client.requests[number].places or (everywhere,) * len(values)
+        for places, row in zip(each, values, strict=True):
             if int(np.abs(places.read(row)).max()) > limit:
                 raise TrainingError(
                     "what the client decrypts left the range that was planned; use a larger --margin or a smaller "
@@ -203,11 +203,12 @@ class IntegerSystem(System):
                 )
 
     @cached_property
-    def _limits(self) -> list[int]:
-        """Largest magnitudes that are planned for, by request."""
-        layers = self.formats.layers
-        sums = [f.sum_limit for f in layers if f.behind is not None]
-        return [*sums, *(f.error_limit for f in reversed(layers)), max(f.total_limit for f in layers)]
+    def _shown(self) -> list[tuple[int, Places]]:
+        """Of each request, the largest magnitude that is planned for, and where its ciphertexts hold something."""
+        forms, layout = self._forms, self.layout
+        found = [(f.format.sum_limit, layout.places(f.sum_units)) for f in forms if f.format.behind is not None]
+        found += [(f.format.error_limit, layout.places(f.sum_units)) for f in reversed(forms)]
+        return [*found, (max(f.format.total_limit for f in forms), layout.places(1, True))]
 
     # -- parameters --
 

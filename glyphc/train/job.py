@@ -230,16 +230,17 @@ def make_job(
     labels: npt.ArrayLike,
     options: Options,
     trial: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    loss: Loss | None = None,
 ) -> Job:
     """Check everything; DataError or TrainingError says what is wrong and where.
 
-    trial: samples and labels for ``RangeSource.SAMPLE``.
+    trial: samples and labels for ``RangeSource.SAMPLE``. loss: one that has no name, instead of that of the options.
     """
     if options.steps < 1:
         raise TrainingError(f"at least one step, not {options.steps}")
     network = with_biases(network)
     samples = samples_of(network, x)
-    loss = _loss(network, options.loss, labels)
+    loss = loss or _loss(network, options.loss, labels)
     last = loss.attachment(network, network.outputs[0])
     y = loss.targets(labels, last.type.size)
     if len(y) != len(samples):

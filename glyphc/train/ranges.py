@@ -82,7 +82,11 @@ class Ranges:
         return all(value <= mine[what] for what, value in theirs.items())
 
     def __str__(self) -> str:
-        return ", ".join(f"{what} {value:.3g}" for what, value in self.named(False).items())
+        text = ", ".join(f"{what} {value:.3g}" for what, value in self.named(False).items())
+        for at, value in enumerate(self.back, 1):
+            if not value:  # no errors are sent there
+                text = text.replace(f"trained layer {at} ", f"kept layer {at} ")
+        return text
 
     def named(self, softmax: bool) -> dict[str, float]:
         """Magnitudes by what they are of, for people; with a softmax, of its sums and their inverses too."""

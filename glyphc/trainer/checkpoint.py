@@ -81,7 +81,10 @@ class RunFolder:
         """The last checkpoint; ArtifactError when there is none, or it is another job's or damaged."""
         path = self.path / _CHECKPOINT
         if not path.is_file():
-            raise ArtifactError(f"there is nothing to resume: no file {str(path)!r}. Start anew without --resume")
+            raise ArtifactError(
+                f"there is nothing to resume: no file {str(path)!r}. If there is a folder {str(self.path)!r}, its run "
+                "was stopped before its first checkpoint: delete it. Then start anew without --resume"
+            )
         parts = unpack(path)
         try:
             head = json.loads(parts.pop("manifest"))

@@ -92,14 +92,14 @@ def _training_job(data: bytes, folder: Path, reached: Reached) -> None:
 
 
 def _make_training_job(random: Random) -> bytes:
-    from glyphc.exchange.training_client import _JSON, JobRecord
+    from glyphc.exchange.training_client import RECORD_JSON, JobRecord
     from glyphc.ir.text import to_text
     from glyphc.storage.headers import TrainingJobHeader
 
     job = seeds.job()
     record = JobRecord(job.options, job.loss.name, 60, 24, seeds.plan().ranges)
     network = to_text(job.network).encode()
-    text = _JSON.text(record, JobRecord).encode()
+    text = RECORD_JSON.text(record, JobRecord).encode()
     if random.random() < 0.6:
         text = mutated_text(random, text)
     else:
