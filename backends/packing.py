@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 C = TypeVar("C")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Packing(ABC, Generic[C]):
@@ -28,18 +30,25 @@ class Packing(ABC, Generic[C]):
     def _shifted(self, ciphertext: C, by: int) -> C:
         """X^by times a ciphertext."""
 
+    def _each(self, function: Callable[[T], U], items: Iterable[T]) -> list[U]:
+        """function(item) for all items, which do not depend on one another."""
+        return [function(item) for item in items]
+
     def unpack(self, source: C, parts: int, stride: int, count: int) -> list[C]:
         """A tree with one automorphism for each part but the last, as ``LinearEngine.split`` in BGV."""
         pieces = {0: source}
         step = 1
         while step < parts:
-            halves: dict[int, C] = {}
-            for residue, piece in pieces.items():
-                image = self._automorphism(piece, stride * step)
-                halves[residue] = self._add(piece, image)
-                if residue + step < count:
-                    halves[residue + step] = self._shifted(self._subtract(piece, image), -stride * step)
-            pieces = halves
+            by, needed = stride * step, count - step
+
+            def halves(item: tuple[int, C], by: int = by, needed: int = needed) -> list[C]:
+                residue, piece = item
+                image = self._automorphism(piece, by)
+                found = [self._add(piece, image)]
+                return [*found, self._shifted(self._subtract(piece, image), -by)] if residue < needed else found
+
+            found = self._each(halves, pieces.items())
+            pieces = {r + step * i: half for r, both in zip(pieces, found, strict=True) for i, half in enumerate(both)}
             step *= 2
         return [pieces[r] for r in range(count)]
 
@@ -49,7 +58,16 @@ class Packing(ABC, Generic[C]):
         As Chen, Dai, Kim, Song, "Efficient homomorphic conversion between (ring) LWE ciphertexts" (2021), algorithms 2
         and 3, with several coefficients of each source kept.
         """
-        packed = self._merged([*sources, *[None] * (parts - len(sources))], stride * parts)
+        nodes = [*sources, *[None] * (parts - len(sources))]
+        half, by = parts // 2, stride * parts // 2
+        while half:
+
+            def merged(pair: tuple[C | None, C | None], by: int = by) -> C | None:
+                return self._merged(*pair, by)
+
+            nodes = self._each(merged, zip(nodes[:half], nodes[half:], strict=True))
+            half, by = half // 2, by // 2
+        (packed,) = nodes
         assert packed is not None
         step = stride // 2
         while step:
@@ -57,12 +75,8 @@ class Packing(ABC, Generic[C]):
             step //= 2
         return packed
 
-    def _merged(self, sources: list[C | None], period: int) -> C | None:
-        """Coefficients at multiples of the period, source r's moved by r * period / their number."""
-        if len(sources) == 1:
-            return sources[0]
-        even, odd = self._merged(sources[::2], period), self._merged(sources[1::2], period)
-        by = period // len(sources)
+    def _merged(self, even: C | None, odd: C | None, by: int) -> C | None:
+        """Twice the coefficients at multiples of 2*by, those of ``odd`` moved by ``by``; what stood there is gone."""
         if odd is None:
             return None if even is None else self._add(even, self._automorphism(even, by))
         moved = self._shifted(odd, by)

@@ -216,11 +216,14 @@ def test_decomposition_and_division_round_exactly(limbs: int) -> None:
     whole = prod(basis.primes[p] for p in which)
     for dropped in (0, 1) if limbs > 1 else (0,):
         y = extremes(whole, limbs + 10)
-        out = np.empty((limbs - dropped, N))
-        plan.divide(as_values(basis, y, which), out, dropped, (np.empty((plan.rows, N)), np.empty((limbs, N))))
+        scratch = np.empty((2 * plan.rows, N)), np.empty((2 * limbs, N))
+        both = y, y[::-1]
+        out = np.empty((2, limbs - dropped, N))
+        plan.divide(np.stack([as_values(basis, z, which) for z in both]), out, dropped, scratch)
         divisor = prod(basis.primes[p] for p in which[limbs - dropped :])
         kept = prod(basis.primes[: limbs - dropped])
-        for found, value in zip(as_integers(basis, out, range(limbs - dropped)), y, strict=True):
+        quotients = [z for element in out for z in as_integers(basis, element, range(limbs - dropped))]
+        for found, value in zip(quotients, [*both[0], *both[1]], strict=True):
             centred = value - whole if value > whole // 2 else value
             # off by one only where the quotient lies half way between integers
             assert (found - (2 * centred + divisor) // (2 * divisor)) % kept in (0, 1, kept - 1)

@@ -6,8 +6,9 @@ scales these ciphertexts have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,13 @@ from ..packing import Packing
 from .basis import F64, Basis, centred
 from .evaluator import Arithmetic, Ciphertext
 from .keyswitch import KeyShape, SwitchingKey
-from .linear_shape import MULTIPLICATION, LinearShape
+from .linear_shape import LinearShape, automorphism_name, key_shape, multiplication_name
 from .masks import times_rows
-from .threads import run
+from .threads import each, run
 
 I64 = npt.NDArray[np.int64]
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -50,10 +53,10 @@ class LinearArithmetic(Arithmetic):
         self.shape = shape
 
     def automorphism_name(self, index: int, shape: KeyShape) -> str:
-        return self.shape.automorphism_key(index).name
+        return automorphism_name(index, len(shape.chain))
 
     def product_name(self, limbs: int) -> str:
-        return MULTIPLICATION
+        return multiplication_name(limbs)
 
 
 class LinearKernels(Packing[Ciphertext]):
@@ -62,9 +65,9 @@ class LinearKernels(Packing[Ciphertext]):
     def __init__(self, arithmetic: LinearArithmetic, scales: Sequence[float]) -> None:
         """scales: of messages on 1, 2, ... limbs."""
         self._arithmetic, self._linear = arithmetic, arithmetic.basis
-        self._linear_shape = arithmetic.shape
         self._parameters = arithmetic.shape.parameters
         self._scales = tuple(scales)
+        self._key_shapes = [key_shape(self._parameters, n + 1) for n in range(self._parameters.linear_limbs)]
         self._monomials: dict[int, F64] = {}
 
     # -- instructions --
@@ -117,6 +120,9 @@ class LinearKernels(Packing[Ciphertext]):
 
     # -- parts of instructions --
 
+    def _each(self, function: Callable[[T], U], items: Iterable[T]) -> list[U]:
+        return list(each(function, items))
+
     def _rescaled(self, source: Ciphertext, limbs: int, factor: float) -> Ciphertext:
         """factor * source, which has at least ``limbs`` limbs, on one limb less than that."""
         return self._arithmetic.combine([], [(source, factor)], 0, limbs, self._scales[limbs - 2])
@@ -140,7 +146,7 @@ class LinearKernels(Packing[Ciphertext]):
         return Ciphertext(self._into(source.elements, added, 1, added), source.scale)
 
     def _image(self, ciphertext: Ciphertext, index: int) -> Ciphertext:
-        return self._arithmetic.automorphism(ciphertext, index, self._linear_shape.key_shape)
+        return self._arithmetic.automorphism(ciphertext, index, self._key_shapes[ciphertext.limbs - 1])
 
     def _shifted(self, ciphertext: Ciphertext, by: int) -> Ciphertext:
         if by == 0:

@@ -79,7 +79,11 @@ class KernelsCKKS(LinearKernels):
         return self._bootstrapper.forms.product(a, b)
 
     def decode(self, source: SlotForm) -> Ciphertext:
-        return self._from_torus(self._bootstrapper.decoded(source))
+        return self._from_torus(self._decoded(source))
+
+    def _decoded(self, source: SlotForm) -> Ciphertext:
+        """A slot form's coefficients, on the bootstraps' chain."""
+        return self._bootstrapper.decoded(source)
 
     def _to_torus(self, source: Ciphertext) -> Ciphertext:
         """A ciphertext on one limb, modulo q0."""

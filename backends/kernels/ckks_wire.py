@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..openfhe.ckks_contexts import LinearContexts
-from ..openfhe.residues import Uniform, pack, unpack_towers, width
+from ..openfhe.residues import Uniform, width
 from ..openfhe.ring import U64, Ring
-from .basis import Basis
+from .basis import F64, Basis
 from .evaluator import Ciphertext
+from .keyfiles import pack_rows, unpack_rows
 
 I64 = npt.NDArray[np.int64]
 
@@ -50,23 +51,20 @@ class KernelsWire:
     def read_fresh(self, data: bytes, limbs: int, stream: Uniform) -> Ciphertext:
         """A fresh ciphertext from its c0 and the stream that c1 comes from; ResidueError for other bytes."""
         moduli = self.moduli[:limbs]
-        return self._cast([*unpack_towers(data, self.ring, moduli), *(stream.draw(self.ring, q) for q in moduli)])
+        return self._cast([*unpack_rows(data, self.ring, moduli), *(stream.draw(self.ring, q) for q in moduli)])
 
     def read(self, data: bytes, limbs: int) -> Ciphertext:
         """The inverse of :meth:`write`; ResidueError for other bytes."""
-        return self._cast(list(unpack_towers(data, self.ring, self.moduli[:limbs] * 2)))
+        return self._cast(list(unpack_rows(data, self.ring, self.moduli[:limbs] * 2)))
 
     def write(self, ciphertext: Ciphertext, limbs: int) -> bytes:
         """Both elements of a ciphertext, exactly."""
         if ciphertext.limbs != limbs:
             raise ValueError(f"a ciphertext on {limbs} limbs has {ciphertext.limbs}")
-        parts = []
-        for element in ciphertext.elements:
-            for row, order, q in zip(element, self.outward, self.moduli, strict=False):
-                parts.append(pack(row[order].astype(np.uint64), q))
-        return b"".join(parts)
+        rows = [row[order] for element in ciphertext.elements for row, order in zip(element, self.outward, strict=False)]
+        return pack_rows(np.stack(rows), self.moduli[:limbs] * 2)
 
-    def _cast(self, towers: Sequence[U64]) -> Ciphertext:
+    def _cast(self, towers: Sequence[F64 | U64]) -> Ciphertext:
         limbs = len(towers) // 2
         out = np.empty((2, limbs, self.ring))
         for at, tower in enumerate(towers):

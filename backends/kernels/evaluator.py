@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from threading import get_ident
 
 import numpy as np
 from numba import njit
@@ -116,7 +118,7 @@ def permute(x: F64, order: I32, addend: F64, moduli: F64) -> F64:
 
 
 class Arithmetic(ABC):
-    """Computes with the keys of one client. One call at a time: intermediate results share memory.
+    """Computes with the keys of one client. Each thread has memory of its own for intermediate results.
 
     basis: the primes of ciphertexts first, bottom first.
     """
@@ -127,7 +129,7 @@ class Arithmetic(ABC):
         self._orders: dict[int, I32] = {}
         self._rescalings: dict[int, Division] = {}
         self._subrings: dict[int, Basis] = {}
-        self._memory: dict[str, F64] = {}
+        self._memory: dict[tuple[int, str], F64] = {}
 
     @abstractmethod
     def automorphism_name(self, index: int, shape: KeyShape) -> str:
@@ -140,11 +142,11 @@ class Arithmetic(ABC):
     # -- memory, plans --
 
     def scratch(self, name: str, *sizes: int) -> F64:
-        """An array for intermediate results, of any content, kept from call to call."""
-        length = int(np.prod(sizes))
-        held = self._memory.get(name)
+        """An array for intermediate results of this thread, of any content, kept from call to call."""
+        length, key = prod(sizes), (get_ident(), name)
+        held = self._memory.get(key)
         if held is None or len(held) < length:
-            held = self._memory[name] = np.empty(length)
+            held = self._memory[key] = np.empty(length)
         return held[:length].reshape(sizes)
 
     @cached_property
@@ -185,9 +187,7 @@ class Arithmetic(ABC):
         """Both elements, (2, rows, n), divided by P and the last ``dropped`` primes: a new array."""
         n = self.basis.n
         out = np.empty((2, plan.limbs - dropped, n))
-        scratch = self.scratch("y", plan.rows, n), self.scratch("lifted", plan.limbs, n)
-        for h in range(2):
-            plan.divide(x[h], out[h], dropped, scratch)
+        plan.divide(x, out, dropped, (self.scratch("y", 2 * plan.rows, n), self.scratch("lifted", 2 * plan.limbs, n)))
         return out
 
     # -- operations --
@@ -198,9 +198,8 @@ class Arithmetic(ABC):
         if limbs not in self._rescalings:
             self._rescalings[limbs] = Division.of(self.basis, [limbs - 1], list(range(limbs - 1)))
         out = np.empty((2, limbs - 1, self.basis.n))
-        scratch = self.scratch("y", 1, self.basis.n), self.scratch("lifted", limbs, self.basis.n)
-        for h in range(2):
-            self._rescalings[limbs](elements[h], np.array([limbs - 1]), np.arange(limbs - 1), out[h], scratch)
+        scratch = self.scratch("y", 2, self.basis.n), self.scratch("lifted", 2 * limbs, self.basis.n)
+        self._rescalings[limbs](elements, np.array([limbs - 1]), np.arange(limbs - 1), out, scratch)
         return out
 
     def automorphism(self, x: Ciphertext, index: int, shape: KeyShape) -> Ciphertext:

@@ -1,7 +1,8 @@
 """What the kernels make of the linear context of training: its primes, which are OpenFHE's, and the keys of its own.
 
 The client encrypts and decrypts in OpenFHE's context, so ciphertexts have its moduli. These are small enough for the
-kernels; keys have auxiliary primes of 48 bits, as those of bootstraps.
+kernels; keys have auxiliary primes of 48 bits, as those of bootstraps. There are keys for each number of limbs: on one
+limb, where most of packing happens, a switch takes two primes instead of all.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from ..openfhe.ckks_contexts import LinearContexts
 from ..openfhe.ckks_linear import automorphisms_of
 from .basis import primes_below
 from .keyswitch import KeyShape
-from .shape import MARGIN, WIDE_BITS, KeySpec, inverse_automorphism, largest_modulus
+from .shape import WIDE_BITS, KeySpec, inverse_automorphism, largest_modulus
 
-MULTIPLICATION = "linear/multiplication"
 # A conversion reads at most 15 primes, one of which is a dropped level's.
 _LARGEST_DIGIT = 8
+# P exceeds a digit by so many bits: the errors of keys then stay below what divisions by P round.
+_MARGIN = 8
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,11 @@ class LinearShape:
         return self.parameters.ring
 
     @cached_property
-    def key_shape(self) -> KeyShape:
-        """Of all keys: one digit, for moduli of usual length."""
-        return key_shape(self.parameters)
-
-    @cached_property
     def primes(self) -> tuple[int, ...]:
         """The basis: the context's, and the auxiliary ones."""
         more = primes_below(WIDE_BITS, self.n)
-        return (*self.moduli, *(next(more) for _ in self.key_shape.special))
+        count = max(len(spec.shape.special) for spec in self.specs())
+        return (*self.moduli, *(next(more) for _ in range(count)))
 
     @staticmethod
     def of(contexts: LinearContexts, periods: Sequence[int]) -> LinearShape:
@@ -61,33 +59,36 @@ class LinearShape:
         if self.parameters.secure and bits > limit:
             raise BackendError(f"keys for products would have a modulus of 2^{bits:.0f}, beyond 2^{limit}")
 
-    def automorphism_key(self, index: int) -> KeySpec:
-        """X -> X^index."""
-        return automorphism_spec(self.parameters, index)
-
     def specs(self) -> Iterator[KeySpec]:
         """All keys."""
         return linear_specs(self.parameters, self.periods)
 
 
-def key_shape(parameters: Parameters) -> KeyShape:
-    """Of all keys: from the parameters alone."""
-    limbs = parameters.linear_limbs
+def key_shape(parameters: Parameters, limbs: int) -> KeyShape:
+    """Of keys for ciphertexts on so many limbs: one digit, unless there are many."""
     digits = -(-limbs // _LARGEST_DIGIT)
     each = -(-limbs // digits)
-    # OpenFHE's primes may be a little larger than it was asked for
-    special = -(-(each * (parameters.linear_bits + 1) + MARGIN) // WIDE_BITS)
-    return KeyShape(tuple(range(limbs)), each, tuple(range(limbs, limbs + special)))
+    special = -(-(each * parameters.linear_bits + _MARGIN) // WIDE_BITS)
+    first = parameters.linear_limbs
+    return KeyShape(tuple(range(limbs)), each, tuple(range(first, first + special)))
 
 
 def linear_specs(parameters: Parameters, periods: Sequence[int]) -> Iterator[KeySpec]:
     """All keys, from what a program says."""
-    yield KeySpec(MULTIPLICATION, "s^2", "s", key_shape(parameters))
-    for index in automorphisms_of(parameters.ring, periods):
-        yield automorphism_spec(parameters, index)
+    for limbs in range(1, parameters.linear_limbs + 1):
+        shape = key_shape(parameters, limbs)
+        if limbs > 1:  # a product costs one
+            yield KeySpec(multiplication_name(limbs), "s^2", "s", shape)
+        for index in automorphisms_of(parameters.ring, periods):
+            inverse = inverse_automorphism(index, parameters.ring)
+            yield KeySpec(automorphism_name(index, limbs), "s", f"s(X^{inverse})", shape)
 
 
-def automorphism_spec(parameters: Parameters, index: int) -> KeySpec:
-    """Of the key for X -> X^index."""
-    inverse = inverse_automorphism(index, parameters.ring)
-    return KeySpec(f"linear/automorphism-{index}", "s", f"s(X^{inverse})", key_shape(parameters))
+def multiplication_name(limbs: int) -> str:
+    """Of the key for products on so many limbs."""
+    return f"linear/multiplication-{limbs}"
+
+
+def automorphism_name(index: int, limbs: int) -> str:
+    """Of the key for X -> X^index on so many limbs."""
+    return f"linear/automorphism-{index}-{limbs}"

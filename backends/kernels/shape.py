@@ -9,7 +9,6 @@ key takes as many as its digits need.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +29,7 @@ DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
 # Of training's linear context, whose primes OpenFHE chooses near that size; auxiliary primes are larger.
-LARGEST_LINEAR_BITS = 46
+LARGEST_LINEAR_BITS, MOST_LINEAR_LIMBS = 46, 24
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
 # probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14
@@ -305,21 +304,13 @@ def inverse_automorphism(index: int, n: int) -> int:
     return pow(index, -1, 2 * n)
 
 
-def fingerprint(parameters: Parameters) -> str:
-    """Of everything that the meaning of these parameters' key files depends on, hexadecimal. BackendError as of
-    :func:`levels_problem`, before anything is computed."""
-    shape = EngineShape(parameters)
-    _refuse(levels_problem(shape))
-    parts = [f"format {KEY_FORMAT}", f"ring {shape.n}", f"primes {shape.primes}", *map(repr, shape.specs())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def check_shape(shape: EngineShape) -> None:
     """BackendError for what :func:`shape_problem` finds."""
-    _refuse(shape_problem(shape))
+    refuse(shape_problem(shape))
 
 
-def _refuse(problem: str | None) -> None:
+def refuse(problem: str | None) -> None:
+    """BackendError for a problem, if there is one."""
     if problem is not None:
         raise BackendError(f"the engine 'kernels' does not take this program: {problem}; use --engine openfhe")
 
@@ -331,6 +322,8 @@ def shape_problem(shape: EngineShape) -> str | None:
         return "it keeps levels after a bootstrap in training alone"
     if parameters.linear_bits > LARGEST_LINEAR_BITS:
         return f"its products have primes of up to {LARGEST_LINEAR_BITS} bits, not {parameters.linear_bits}"
+    if parameters.linear_limbs > MOST_LINEAR_LIMBS:
+        return f"its products have up to {MOST_LINEAR_LIMBS} limbs, not {parameters.linear_limbs}"
     problem = levels_problem(shape)
     if problem is not None:
         return problem

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
-import numpy as np
-
 from glyphc.ir.parameters import Parameters
 
 from ..openfhe.ckks_contexts import make_linear_contexts
 from .basis import Basis
 from .ckks_machine import KernelsTrainingKeys, LinearKeys
-from .keyfiles import key_part, load_bootstrap_keys, unpack_key
-from .keys import make_basis, whole_key
+from .keyfiles import key_part, load_bootstrap_keys, load_key
+from .keys import make_basis
 from .linear_shape import LinearShape, linear_specs
 from .shape import EngineShape, KeySpec, check_shape
 
@@ -40,12 +38,7 @@ def load_training_keys(
     check_shape(shape)
     contexts = make_linear_contexts(parameters)
     linear = LinearShape.of(contexts, periods)
-    torus = load_bootstrap_keys(shape, make_basis(shape), seed, read, observe)
+    torus = load_bootstrap_keys(shape, make_basis(shape), periods, seed, read, observe)
     basis = Basis.of(linear.n, linear.primes)
-    switching = {}
-    for spec in linear.specs():
-        name = key_part(spec)
-        room = np.empty((2, spec.shape.digits, len(spec.shape.primes), basis.n))
-        switching[spec.name] = whole_key(basis, spec, unpack_key(basis, spec.shape, read(name)), seed, room)
-        observe(name)
+    switching = {s.name: load_key(basis, s, key_part(s), seed, read, observe) for s in linear.specs()}
     return KernelsTrainingKeys(LinearKeys(contexts, linear, basis, switching), torus)

@@ -1,7 +1,7 @@
 """The linear algebra of training on OpenFHE ciphertexts: CKKS products, selections. No secret, no way to decrypt.
 
 Messages stand in the coefficients. OpenFHE encodes CKKS messages in slots, so its own plaintexts are not used:
-monomials are trivial ciphertexts. What bootstraps, on either engine, has a class of its own that derives from this one.
+monomials are trivial ciphertexts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..packing import Packing
-from .bridge import Mould, residues
+from .bridge import Mould
 from .ckks_contexts import LinearContexts
 from .keys import unpack_automorphism
 from .library import fhe
@@ -167,21 +167,9 @@ class LinearCKKS(Packing[Any]):
 
     def _trivial(self, message: np.ndarray[Any, Any], limbs: int) -> Any:
         """The "ciphertext" (m, 0) of public integers."""
-        arrays = [r.to_evaluation(r.reduce(message)) for r in self._rings[:limbs]]
-        arrays += [np.zeros(self._parameters.ring, dtype=np.uint64)] * limbs
-        return fhe.DeserializeCiphertextString(self._mould(limbs).with_residues(arrays), fhe.BINARY)
+        values = [r.to_evaluation(r.reduce(message)) for r in self._rings[:limbs]]
+        return self._cast([*values, *[np.zeros(self._parameters.ring, dtype=np.uint64)] * limbs])
 
-    # -- for bootstraps --
-
-    def _phases(self, source: Any) -> tuple[U64, U64]:
-        """Both elements of a ciphertext on one limb: coefficients modulo the lowest prime."""
-        (ring,) = self._rings[:1]
-        c0, c1 = (ring.to_coefficients(c) for c in residues(source, ring.n, (ring.q,), 2))
-        return c0, c1
-
-    def _bootstrapped(self, elements: Sequence[Sequence[U64]]) -> Any:
-        """A ciphertext as bootstraps leave it, from the coefficients of its elements modulo each prime."""
-        limbs = self._parameters.decoded_limbs
-        rings = self._rings[:limbs]
-        arrays = [r.to_evaluation(c) for element in elements for r, c in zip(rings, element, strict=True)]
-        return fhe.DeserializeCiphertextString(self._mould(limbs).with_residues(arrays), fhe.BINARY)
+    def _cast(self, arrays: Sequence[U64]) -> Any:
+        """A ciphertext from the values of both elements modulo each prime."""
+        return fhe.DeserializeCiphertextString(self._mould(len(arrays) // 2).with_residues(arrays), fhe.BINARY)

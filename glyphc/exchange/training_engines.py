@@ -1,4 +1,4 @@
-"""Which engine bootstraps in a training run, and what a server needs of it. No secret.
+"""Which engine computes a training run, and what a server needs of it. No secret.
 
 The engines of training are those that have keys in files. Ciphertexts in files are the same for both.
 """
@@ -53,7 +53,7 @@ class Wire(Protocol):
 
 
 def training_engine(parameters: Parameters, asked: str | None = None, here: bool = True) -> tuple[str, str]:
-    """The name of the engine that bootstraps, and in a sentence why it is not an earlier one, or nothing.
+    """The name of the engine that computes, and in a sentence why it is not an earlier one, or nothing.
 
     asked: that one, or GlyphcError where it cannot be. here: see ``best_engine``.
     """
