@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from numba import njit
 
 from ..openfhe.ckks_contexts import LinearContexts
 from ..openfhe.residues import Uniform, width
 from ..openfhe.ring import U64, Ring
-from .basis import F64, Basis
+from .basis import F64, I32, Basis
 from .evaluator import Ciphertext
 from .keyfiles import pack_rows, unpack_rows
 
-I64 = npt.NDArray[np.int64]
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _gather(x, order, out):  # type: ignore[no-untyped-def]
+    """out[i] = x[order[i]]."""
+    for i in range(out.shape[0]):
+        out[i] = x[order[i]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +34,15 @@ class KernelsWire:
     ring: int
     moduli: tuple[int, ...]
     scales: tuple[float, ...]
-    inward: tuple[I64, ...]
-    outward: tuple[I64, ...]
+    inward: tuple[I32, ...]
+    outward: tuple[I32, ...]
 
     @staticmethod
     def of(contexts: LinearContexts, basis: Basis) -> KernelsWire:
         """basis: whose lowest primes are the context's."""
         rings = contexts.linear_rings
         inward = tuple(_order(ring, basis, at) for at, ring in enumerate(rings))
-        outward = tuple(np.argsort(order) for order in inward)
+        outward = tuple(np.argsort(order).astype(np.int32) for order in inward)
         return KernelsWire(basis.n, tuple(r.q for r in rings), contexts.scales, inward, outward)
 
     def fresh_size(self, limbs: int) -> int:
@@ -61,18 +66,18 @@ class KernelsWire:
         """Both elements of a ciphertext, exactly."""
         if ciphertext.limbs != limbs:
             raise ValueError(f"a ciphertext on {limbs} limbs has {ciphertext.limbs}")
-        rows = [row[order] for element in ciphertext.elements for row, order in zip(element, self.outward, strict=False)]
+        rows = [element[i][self.outward[i]] for element in ciphertext.elements for i in range(limbs)]
         return pack_rows(np.stack(rows), self.moduli[:limbs] * 2)
 
     def _cast(self, towers: Sequence[F64 | U64]) -> Ciphertext:
         limbs = len(towers) // 2
         out = np.empty((2, limbs, self.ring))
         for at, tower in enumerate(towers):
-            out[at // limbs, at % limbs] = tower[self.inward[at % limbs]]
+            _gather(tower.astype(np.float64), self.inward[at % limbs], out[at // limbs, at % limbs])
         return Ciphertext(out, self.scales[limbs - 1])
 
 
-def _order(ring: Ring, basis: Basis, at: int) -> I64:
+def _order(ring: Ring, basis: Basis, at: int) -> I32:
     """Where the kernels' values modulo a prime stand in OpenFHE's order: X has another value at each place."""
     x = np.zeros(ring.n, dtype=np.uint64)
     x[1] = 1
@@ -81,4 +86,4 @@ def _order(ring: Ring, basis: Basis, at: int) -> I64:
     ours[0, 1] = 1
     basis.forward(ours, np.array([at]))
     found = np.argsort(theirs)
-    return np.asarray(found[np.searchsorted(theirs[found], ours[0].astype(np.uint64))], dtype=np.int64)
+    return np.asarray(found[np.searchsorted(theirs[found], ours[0].astype(np.uint64))], dtype=np.int32)

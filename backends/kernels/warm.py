@@ -18,6 +18,7 @@ from . import selftest
 from .basis import Basis, primes_below
 from .bootstrap import Bootstrapper
 from .ckks_linear import LinearArithmetic, LinearKernels
+from .ckks_wire import KernelsWire
 from .evaluator import Ciphertext, Evaluator
 from .keys import WeightKeys, make_basis
 from .keyswitch import SwitchingKey
@@ -90,8 +91,11 @@ def _exercise_training(random: np.random.Generator) -> None:
     parameters = Parameters(_RING, 8, 40, linear_bits=30, linear_limbs=2, security=INSECURE)
     shape = LinearShape(parameters, tuple(islice(primes_below(30, _RING), 2)), (2,))
     basis, keys = Basis.of(_RING, shape.primes), _nonsense(shape.specs(), random)
-    machine = LinearKernels(LinearArithmetic(shape, basis, keys), (2.0**30, 2.0**30))
-    machine.pack([Ciphertext(np.zeros((2, 2, _RING)), 2.0**30)] * 2, 2, 1)
+    scales, order = (2.0**30, 2.0**30), np.arange(_RING, dtype=np.int32)
+    wire = KernelsWire(_RING, shape.moduli, scales, (order,) * 2, (order,) * 2)
+    x = wire.read(bytes(wire.state_size(2)), 2)
+    packed = LinearKernels(LinearArithmetic(shape, basis, keys), scales).pack([x, x], 2, 1)
+    wire.write(packed, 2)
 
 
 def _nonsense(specs: Iterable[KeySpec], random: np.random.Generator) -> dict[str, SwitchingKey]:
