@@ -62,8 +62,8 @@ def _quads(x, start, stop, blocks, head, q, inverse):  # type: ignore[no-untyped
             x3[j] = d - e
 
 
-# Rows of a buffer are so much longer than they need to be: at a distance of 512 bytes they would share a few sets of the
-# nearest cache.
+# Rows of a buffer are so much longer than they need to be: at a distance of 512 bytes they would share a few sets of
+# the nearest cache.
 _APART = 4
 
 
