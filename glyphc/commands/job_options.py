@@ -287,7 +287,7 @@ monitor_option = click.option(
 _PLAN_OPTIONS = (
     click.option(
         "--engine",
-        help="What bootstraps (see 'glyphc engines'): kernels or openfhe. [default: the first that takes the run]",
+        help="What computes (see 'glyphc engines'): kernels or openfhe. [default: the first that takes the run]",
     ),
     click.option("--why", is_flag=True, help="Show why each layer is computed as it is."),
     click.option("--dry-run", is_flag=True, help="Say what the run is going to take, and stop before keys are made."),
