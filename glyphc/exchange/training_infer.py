@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glyphc.backends.base import execute_named
 from glyphc.errors import ArtifactError
@@ -24,14 +24,11 @@ from glyphc.storage.headers import (
 )
 
 from .artifacts import read_seed
+from .training_engines import Machine, Wire
 from .training_files import CHECKPOINT, INITIAL, KEYS, PROGRAM, TRAINED, ProgramFile, check_keys, check_run, part_name
 from .training_kept import check_kept, check_request, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
 from .training_requests import RequestOutline, expected_parts, read_request, sample_part, sample_stream
-
-if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
-    from glyphc.backends.openfhe.training_wire import TrainingWire
 
 
 @dataclass
@@ -59,7 +56,7 @@ class Answerer:
         """ArtifactError for files that are damaged or of different runs. Keys are loaded for the first request."""
         self._folder = folder
         self._open = ExitStack()
-        self._machine: tuple[LinearCKKS, TrainingWire] | None = None
+        self._machine: tuple[Machine, Wire] | None = None
         with ExitStack() as opened:
             self.program = opened.enter_context(ProgramFile(folder / PROGRAM))
             self._keys = opened.enter_context(Reader(folder / KEYS, TrainingKeysHeader))
@@ -122,7 +119,7 @@ class Answerer:
         check_request(self._folder, self.program, reader.header.step, outline.code, reader.name)
         return outline, code
 
-    def _loaded(self, reporter: Reporter) -> tuple[LinearCKKS, TrainingWire]:
+    def _loaded(self, reporter: Reporter) -> tuple[Machine, Wire]:
         if self._machine is None:
             check_memory(self.program)
             self._keys.verify()
