@@ -111,8 +111,8 @@ def test_stencils_are_convolutions_and_matrices_show_them() -> None:
                 assert np.array_equal(found.matrix.of(flat), wanted)
                 assert stencil(matrix, own.source) is not None  # whatever the picture, it is the same matrix
         parts = [
-            own.part(first).matrix.of(x[:, :, first[0] :: stride, first[1] :: stride].reshape(3, -1))
-            for first in own.parities
+            own.part(first, own.stride).matrix.of(x[:, :, first[0] :: stride, first[1] :: stride].reshape(3, -1))
+            for first in own.parities(own.stride)
         ]
         assert np.array_equal(sum(parts), wanted)
 
