@@ -271,7 +271,8 @@ class ImagePlan:
             return Read(own.parities(step), step)
         # rows before columns, the last ones first, as if several maps had done it one after another
         rows, columns = (
-            [d << bit for bit in reversed(range(s.bit_length() - 1))] for d, s in zip(before.dilation, step, strict=True)
+            [d << bit for bit in reversed(range(by.bit_length() - 1))]
+            for d, by in zip(before.dilation, step, strict=True)
         )
         levels = (*((0, right) for right in columns), *((down, 0) for down in rows))
         most = min(len(levels), before.chunks.bit_length() - 1)
