@@ -1,8 +1,8 @@
 """Maxima over windows of images, one axis after another, and along an axis by pairs of pixels.
 
 A window of 2 p places is two of p, and every round takes the larger of those that begin p places apart. They begin at
-an arithmetic progression, so what a round makes is an image like what it reads, of every so many pixels: pairs of places
-within one window, window by window, would be none. Windows that overlap share what they have in common.
+an arithmetic progression, so what a round makes is an image like what it reads, of every so many pixels; pairs within
+each window by itself would make none. Windows that overlap share what they have in common.
 """
 
 from __future__ import annotations
