@@ -106,7 +106,7 @@ class Unpacking:
             basis.moduli,
             basis.inverses,
         )
-        made = [np.empty((2, 2, n)) for _ in range(len(pieces) + max(0, odd))]
+        made: list[F64] = [np.empty((2, 2, n)) for _ in range(len(pieces) + max(0, odd))]
 
         def work(first: int, last: int) -> None:
             scratch = evaluator.scratch(f"unpacking {get_ident()}", _ROWS, n)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import ClassVar, TypeVar
 
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import CalibrationError, ModelError
+from glyphc.ir.evaluate import Value
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter, prune
 from glyphc.ir.ops import (
@@ -91,7 +93,7 @@ class Expand(Pass):
         tail = _client_tail(graph) if self.client_tail else frozenset()
         if not any(_lowering(node.op) and node.id not in tail for node in graph):
             return graph
-        values = calibration_values(graph, context.samples)
+        values = _Values(graph, context)
         rewriter = Rewriter(graph)
         for name, value in graph.constants.items():
             rewriter.new.add_constant(name, value)  # first, so that new constants take no name that is kept later
@@ -100,8 +102,7 @@ class Expand(Pass):
             if lower is None or node.id in tail:
                 rewriter.keep(node)
             else:
-                ranges = tuple(values[i].astype(np.float64) for i in node.operands)
-                rewriter.replace(node, lower(Expansion(rewriter, node, ranges, self)))
+                rewriter.replace(node, lower(Expansion(rewriter, node, values, self)))
         return prune(rewriter.new)
 
 
@@ -118,13 +119,30 @@ def _client_tail(graph: Graph) -> frozenset[int]:
 
 
 @dataclass(frozen=True, eq=False)
+class _Values:
+    """Calibration values of a graph, which most lowerings do not ask for."""
+
+    graph: Graph
+    context: Context
+
+    @cached_property
+    def all(self) -> dict[int, Value]:
+        return calibration_values(self.graph, self.context.samples)
+
+
+@dataclass(frozen=True, eq=False)
 class Expansion:
-    """One node on its way out: builds its replacement in the new graph. ranges: its operands' calibration values."""
+    """One node on its way out: builds its replacement in the new graph."""
 
     rewriter: Rewriter
     node: Node
-    ranges: tuple[F64, ...]
+    values: _Values
     options: Expand
+
+    @property
+    def ranges(self) -> tuple[F64, ...]:
+        """The operands' calibration values."""
+        return tuple(self.values.all[i].astype(np.float64) for i in self.node.operands)
 
     @property
     def operands(self) -> tuple[Node, ...]:

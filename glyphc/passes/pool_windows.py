@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
 
-# How many more values, in as many rounds, it may take than comparing the places of each window by themselves: sizes
-# that strides do not divide leave some pixels that no window reads.
+# How many times as many values, in as many rounds, as by comparing the places of each window by itself: sizes that
+# strides do not divide leave some pixels that no window reads.
 _MORE = 1.25
 
 
@@ -99,7 +99,8 @@ def worthwhile(axes: Sequence[Windows]) -> bool:
         values += prod(sizes) * sum(len(r.pixels) for r in own.rounds)
         sizes[axis] = len(own.starts)
     places = prod(w.kernel for w in axes)
-    return rounds * values <= _MORE * (places - 1).bit_length() * (places - 1) * prod(sizes)
+    others, whole = (places - 1) * prod(sizes), (places - 1).bit_length()
+    return rounds * values <= whole * others or (rounds <= whole and values <= _MORE * others)
 
 
 def _progression(values: I64) -> range | None:
