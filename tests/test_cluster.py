@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import signal
@@ -26,7 +27,8 @@ from glyphc.cluster.forecast import Limit, Load, forecast
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
-from glyphc.service.client import JobStatus
+from glyphc.service.client import Client, JobStatus
+from glyphc.service.scheduler import _Clock
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
 from tests.roles import Setting, compiled, environment, make_setting, samples
@@ -195,13 +197,81 @@ def test_a_service_shares_its_jobs_among_workers(
 
 
 def test_a_cluster_without_workers_is_told(
-    setting: Setting, request_file: Path, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, request_file: Path, processes: Processes, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(coordinator, "AWAY_SECONDS", 2.0)
     processes.start_scheduler()
-    with pytest.raises(ClusterError, match="cannot be reached"):
-        coordinator.evaluate(Address.read(processes.url), files(setting), request_file, tmp_path / "out")
+    said: list[str] = []
+    where = Address.read(processes.url)
+    with pytest.raises(ClusterError, match="cannot be reached: its scheduler has no workers"):
+        coordinator.evaluate(where, files(setting), request_file, tmp_path / "out", patience=2.0, away=said.append)
+    assert len(said) == 1 and "is away" in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def until(client: Client, job: str, state: str) -> JobStatus:
+    """Wait for a state; a job that ends first is none."""
+    deadline = time.monotonic() + 120
+    while (status := client.status(job, 1.0)).state != state:
+        assert status.state not in ("done", "failed") and time.monotonic() < deadline, status
+    return status
+
+
+def test_jobs_wait_for_a_cluster_that_is_away(
+    setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
+) -> None:
+    """A scheduler that goes in the middle: visibly, with those behind it, over a restart of the service, to the end."""
+    processes.start_scheduler()
+    first = processes.start_worker()
+    wait_for_workers(processes.url, 1)
+    # a worker that stands still: the job cannot end before the scheduler goes
+    first.send_signal(signal.SIGSTOP)
+    place = Place(tmp_path / "service", setting.half, "--insecure", "--cluster", processes.url)
+    service = place.start()
+    with service.client() as client:
+        client.upload_keys(setting.keys)
+        job = client.submit(request_file)
+        until(client, job.id, "running")
+        setting.account.encrypt(samples(3), tmp_path / "next")
+        behind = client.submit(tmp_path / "next")
+        assert processes.scheduler is not None
+        processes.scheduler.kill()
+        processes.scheduler.wait()
+        status = until(client, job.id, "stalled")
+        assert "cluster is away" in status.what and processes.url not in status.what
+        assert client.status(behind.id).state == "queued" and "cluster is away" in client.status(behind.id).what
+        with service.raw() as raw:
+            figures = raw.get("/metrics").text
+        assert 'glyphc_jobs{state="stalled"} 1.0' in figures and "glyphc_cluster_away 1.0" in figures
+    assert f"the cluster at {processes.url} is away: " in (place.folder / "log").read_text()
+    service.kill()
+    first.kill()
+    with place.running() as service, service.client() as client:
+        until(client, job.id, "stalled")
+        processes.start_scheduler()
+        processes.start_worker()
+        assert (client.wait(job.id).attempts, client.wait(behind.id).attempts) == (2, 1)
+        client.fetch(job.id, tmp_path / "out")
+        with service.raw() as raw:
+            assert "glyphc_cluster_away 0.0" in raw.get("/metrics").text
+    assert parts(tmp_path / "out") == alone
+    assert "the cluster is back after" in (place.folder / "log").read_text()
+
+
+def test_a_job_s_time_stands_still_while_its_cluster_is_away() -> None:
+    reached: list[str] = []
+
+    async def work() -> None:
+        async with _Clock(0.05) as clock:
+            clock.stop()
+            await asyncio.sleep(0.2)
+            reached.append("the cluster is back")
+            clock.go_on()
+            await asyncio.sleep(60)
+            reached.append("no time-out")
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(work())
+    assert reached == ["the cluster is back"]
 
 
 def test_a_service_takes_the_address_of_a_scheduler_that_stays(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
@@ -31,16 +31,19 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader
 
 from . import worker
-from .distribution import AwayError, ClusterError, distribute
+from .distribution import ClusterError, distribute
 from .worker import FileKind
 
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
-# How long a scheduler may be away, and how often a task may lose its worker.
+# How long a scheduler may be away unless it is said, and how often a task may lose its worker.
 AWAY_SECONDS = 120.0
 LOSSES = 10
+# Until a scheduler that does not answer, and one that has no workers, count as away; then both are asked again.
+_CONNECT_SECONDS, _WORKERS_SECONDS = 5.0, 10.0
+Told = Callable[[str], None]
 # Passes that are handed out for each worker at a time.
 _AHEAD = 2
 LOCAL = "local"
@@ -98,11 +101,20 @@ class Files:
 
 
 def evaluate(
-    address: Address, files: Files, inputs: Path, output: Path, flooding_bits: int = 0, reporter: Reporter | None = None
+    address: Address,
+    files: Files,
+    inputs: Path,
+    output: Path,
+    flooding_bits: int = 0,
+    reporter: Reporter | None = None,
+    patience: float = AWAY_SECONDS,
+    away: Told = lambda reason: None,
 ) -> EvaluationReport:
     """Evaluate a file of encrypted inputs to one of encrypted outputs, as ``Evaluator.evaluate`` does by itself.
 
-    ClusterError when the cluster is not there, not fit for the program, or fails; nothing is written then.
+    patience: seconds for which the cluster may be away, inf for a service, which waits; away: told why it is when it
+    goes, and nothing when it is back. ClusterError when it stays away, is not fit for the program, or fails; nothing is
+    written then.
     """
     program = ServerProgram.load(files.program)
     if program.schedule.client.requests:
@@ -112,20 +124,8 @@ def evaluate(
         request = check_request(inputs, program, keys.digest, keys.header.modulus)
     job = _Job(program, files, engine, request, flooding_bits, reporter or Silent())
     start = time.perf_counter()
-    away: float | None = None
     with _scheduler(address) as (url, security):
-        while job.missing:
-            try:
-                with _connected(url, security) as client:
-                    job.meet(client)
-                    away = None
-                    job.work(client)
-            except (OSError, asyncio.TimeoutError) as e:
-                # the scheduler is gone, or not there yet
-                away = time.monotonic() if away is None else away
-                if time.monotonic() - away > AWAY_SECONDS:
-                    raise AwayError(f"the cluster at {url} cannot be reached: {e}") from None
-                time.sleep(1.0)
+        work_on(url, security, job.work, lambda: not job.missing, patience, away)
     digest = job.write(output)
     seconds = {"evaluate": time.perf_counter() - start}
     return EvaluationReport(request.samples, job.passes, digest, seconds=seconds)
@@ -155,10 +155,6 @@ class _Job:
     @property
     def missing(self) -> list[int]:
         return [number for number in range(self.passes) if number not in self.done]
-
-    def meet(self, cluster: Client) -> None:
-        """Wait for a worker; TimeoutError of asyncio where none comes."""
-        cluster.wait_for_workers(1, timeout=AWAY_SECONDS / 4)
 
     def work(self, cluster: Client) -> None:
         """All that is missing; OSError when the scheduler goes away meanwhile."""
@@ -227,6 +223,8 @@ class _Job:
     def _fit(self, cluster: Client) -> dict[str, str]:
         """Hosts by the addresses of their workers; ClusterError where they are not all fit for this program."""
         found = cluster.run(worker.describe)
+        if not found:
+            raise ConnectionError("its scheduler has lost its workers")
         versions, own = {str(about["version"]) for about in found.values()}, version("glyphc")
         if versions != {own}:
             raise ClusterError(f"workers have glyphc {', '.join(sorted(versions))}, here it is {own}")
@@ -256,6 +254,41 @@ class _Job:
                 for name, data in self.done[number]:
                     writer.add(name, data)
         return writer.digest
+
+
+def work_on(
+    url: str,
+    security: Security | None,
+    work: Callable[[Client], None],
+    done: Callable[[], bool],
+    patience: float,
+    away: Told,
+) -> None:
+    """Do work until all of it is done, anew whenever the scheduler was gone, or had lost all its workers."""
+    since: float | None = None
+    while not done():
+        try:
+            with _connected(url, security) as client:
+                _meet(client)
+                if since is not None:
+                    away("")
+                since = None
+                work(client)
+        except (OSError, asyncio.TimeoutError) as e:
+            if since is None:
+                since = time.monotonic()
+                away(f"the cluster at {url} is away: {e or 'it does not answer'}")
+            if time.monotonic() - since > patience:
+                raise ClusterError(f"the cluster at {url} cannot be reached: {e}") from None
+            time.sleep(1.0)
+
+
+def _meet(cluster: Client) -> None:
+    """Wait for a worker; ConnectionError where none comes."""
+    try:
+        cluster.wait_for_workers(1, timeout=_WORKERS_SECONDS)
+    except asyncio.TimeoutError:
+        raise ConnectionError("its scheduler has no workers") from None
 
 
 @contextmanager
@@ -299,7 +332,7 @@ def _connected(url: str, security: Security | None) -> Iterator[Client]:
     from distributed import Client
 
     with dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}):
-        client = Client(url, security=security, timeout=10, set_as_default=False)
+        client = Client(url, security=security, timeout=_CONNECT_SECONDS, set_as_default=False)
     try:
         yield client
     finally:
