@@ -6,8 +6,6 @@ import asyncio
 import math
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,7 +29,8 @@ from glyphc.service.client import Client, JobStatus
 from glyphc.service.scheduler import _Clock
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
-from tests.roles import Setting, compiled, environment, make_setting, samples
+from tests.cluster_processes import Processes, wait_for_workers
+from tests.roles import Setting, compiled, make_setting, samples
 from tests.services import Place, certificate
 
 PASSES = 6
@@ -78,53 +77,6 @@ class Watch(Silent):
         if self.passes == self.after and what.startswith("pass "):
             assert callable(self.action)
             self.action()
-
-
-class Processes:
-    """A scheduler and workers, each a process that was started as an operator would."""
-
-    def __init__(self, folder: Path, scheme: str = "tcp", tls: Path | None = None) -> None:
-        self.folder, self.scheme = folder, scheme
-        self.options = (
-            []
-            if tls is None
-            else [f"--tls-ca-file={tls}/ca.pem", f"--tls-cert={tls}/cert.pem", f"--tls-key={tls}/key.pem"]
-        )
-        self.scheduler: subprocess.Popen[bytes] | None = None
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}"
-
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
-        log = open(self.folder / "log", "ab")  # noqa: SIM115
-        module = [sys.executable, "-m", "distributed.cli." + command[0], *command[1:], *self.options]
-        return subprocess.Popen(module, env=environment(), stdout=log, stderr=log, cwd=self.folder)
-
-    def start_scheduler(self) -> None:
-        import socket
-
-        if not self.port:
-            with socket.socket() as found:
-                found.bind(("127.0.0.1", 0))
-                self.port = found.getsockname()[1]
-        self.scheduler = self._start(
-            "dask_scheduler", "--host", f"{self.scheme}://127.0.0.1:{self.port}", "--no-dashboard", "--no-show"
-        )
-
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        process = self._start(
-            "dask_worker", self.url, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"
-        )
-        self.workers.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture
@@ -319,17 +271,6 @@ def test_workers_that_do_not_fit_into_memory_are_refused(
     with pytest.raises(ClusterError, match=r"1 workers on \S+ need about 1000000.0 GB"):
         coordinator.evaluate(Address.read("local:1"), files(setting), request_file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def wait_for_workers(url: str, count: int) -> None:
-    """Until so many have joined; the scheduler may still be starting."""
-    for _ in range(10):
-        try:
-            with coordinator._connected(url, None) as cluster:
-                cluster.wait_for_workers(count, timeout=120)
-                return
-        except OSError:
-            time.sleep(1.0)
 
 
 def test_files_are_sent_to_hosts_that_lack_them(

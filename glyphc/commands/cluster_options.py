@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from glyphc.cluster.coordinator import Address
+    from glyphc.cluster.connection import Address
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -30,7 +30,7 @@ def cluster_options(what: str, note: str = "") -> Callable[[_F], _F]:
 
 def cluster_address(cluster: str, tls: Path | None) -> Address:
     """ClusterError where Dask is missing, or the address is none."""
-    from glyphc.cluster.coordinator import Address, need_dask
+    from glyphc.cluster.connection import Address, need_dask
 
     need_dask()
     return Address.read(cluster, tls)

@@ -20,9 +20,8 @@ from .worker import Event, Order
 
 log = logging.getLogger("glyphc.service")
 _STREAM_LIMIT = 1 << 20
-# A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint: until so many have died of it
-# while this service ran, or it has begun so often, restarts of the service included.
-_DEATHS = 5
+# A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint: until ``limits.deaths`` have
+# died of it while this service ran, or it has begun so often, restarts of the service included.
 _ATTEMPTS = 50
 # Clients learn nothing of machines.
 _AWAY = "the service's cluster is away; jobs go on when it is back"
@@ -176,7 +175,7 @@ class Scheduler:
         except WorkerDiedError as e:
             log.warning("job %s: %s", job.id, e, extra=about(job.id, job.client))
             self._deaths[job.id] += 1
-            if self._deaths[job.id] < _DEATHS and job.attempts + 1 < _ATTEMPTS:
+            if self._deaths[job.id] < self._settings.limits.deaths and job.attempts + 1 < _ATTEMPTS:
                 await self._drop(worker)
                 await asyncio.to_thread(self._store.requeue_job, job.id)
                 self._wake.set()

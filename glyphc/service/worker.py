@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from glyphc.cluster import coordinator
+from glyphc.cluster.connection import Address
 from glyphc.cluster.distribution import ClusterError
 from glyphc.errors import CheckpointError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
@@ -118,7 +119,7 @@ def _alone(program: ServerProgram, keys: Path, reporter: Reporter) -> Evaluate:
     return evaluate
 
 
-def _shared(address: coordinator.Address, files: coordinator.Files) -> Evaluate:
+def _shared(address: Address, files: coordinator.Files) -> Evaluate:
     """By the workers of a cluster, for which it waits without end. An order that is given again begins at its first
     pass."""
 
@@ -141,7 +142,7 @@ def main(program_path: str, keys_path: str, cluster: str = "", tls: str = "") ->
         program, keys = ServerProgram.load(Path(program_path)), Path(keys_path)
         # what asks its client on the way is evaluated by one process
         if cluster and not program.schedule.client.requests:
-            address = coordinator.Address.read(cluster, Path(tls) if tls else None)
+            address = Address.read(cluster, Path(tls) if tls else None)
             evaluate = _shared(address, coordinator.Files(Path(program_path), keys))
         else:
             evaluate = _alone(program, keys, _Speaker(out))
