@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glyphc.cli import main
@@ -355,6 +355,7 @@ LOADS = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(LOADS, st.integers(1, 1000))
 def test_a_forecast_never_promises_more_than_there_are_workers_or_passes(load: Load, workers: int) -> None:
     found = forecast(load, workers)
