@@ -138,6 +138,10 @@ def test_the_table_of_shipped_costs(tmp_path: Path) -> None:
     assert output.count("    SlotRow(") == len(CostModel().slots)
 
 
+def test_prices_of_integers() -> None:
+    assert benchmark("integer_costs.py", "--ring", 1024, "--limbs", 2).startswith("    IntegerRow(2, ")
+
+
 @pytest.mark.parametrize(
     "name", ["logistic", pytest.param("softmax", marks=pytest.mark.slow), pytest.param("mlp", marks=pytest.mark.slow)]
 )

@@ -21,7 +21,7 @@ from .keys import KeyRoom
 from .keyswitch import SwitchingKey
 from .shape import SPARSE_WEIGHT, EngineShape, KeySpec
 from .threads import run
-from .transforms import forward
+from .transforms import forward, scratch
 from .uniform import UniformRows
 
 I64 = npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ def _key_rows(  # type: ignore[no-untyped-def]
     is not empty, at these places. k counts digits d and primes i.
     """
     head, tail = tables
-    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    buffer = scratch(tail)
     primes = which.shape[0]
     for k in range(first, last):
         d, i = k // primes, k % primes
