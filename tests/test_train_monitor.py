@@ -133,6 +133,15 @@ def test_a_run_without_gives_nothing_to_watch(tmp_path: Path) -> None:
         watch(tmp_path / "client", tmp_path / "server" / MONITOR)
 
 
+def test_a_cluster_takes_no_run_that_is_watched(ran: Path, tmp_path: Path) -> None:
+    shutil.copytree(ran / "server", tmp_path / "server")
+    for name in (TRAINED, MONITOR):
+        place = tmp_path / "server" / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    refused = invoke("training", "run", "--server", tmp_path / "server", "--cluster", "local:1", code=2)
+    assert "something to watch (--monitor)" in refused.stderr and not (tmp_path / "server" / TRAINED).exists()
+
+
 def test_a_divergence_is_seen(tmp_path: Path) -> None:
     """Samples that the ranges do not hold: the norm does not fall as it would, and nothing else shows that."""
     random = np.random.default_rng(0)
