@@ -38,8 +38,9 @@ class Stages(Silent):
 
     def end(self) -> None:
         now = time.perf_counter(), time.process_time()
-        for figures, before, after in zip((self._found.wall, self._found.cpu), self._at, now, strict=True):
-            figures[self._stage] = figures.get(self._stage, 0.0) + after - before
+        if self._stage:
+            for figures, before, after in zip((self._found.wall, self._found.cpu), self._at, now, strict=True):
+                figures[self._stage] = figures.get(self._stage, 0.0) + after - before
         self._at, self._stage = now, ""
 
 
