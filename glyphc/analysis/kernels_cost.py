@@ -78,10 +78,10 @@ KERNELS_CONFIGURATIONS = (
     ),
 )
 
-# CPU seconds of one thread at N = 32768 (the fastest of five laps of what ``glyphc measure`` measures, on a machine with
-# much other work), scaled to 65536 as N log N, times 0.57: an idle run on two cores takes that share of its CPU seconds
-# (digits 3.82 s of 6.79, mnist 5.13 of 9.06). A switch on one limb keeps one core waiting for a half of it; loads, from
-# a step at 65536, run on one core.
+# CPU seconds of one thread at N = 32768 (the fastest of five laps of what ``glyphc measure`` measures, on a machine that
+# much other work shared), scaled to 65536 as N log N, times 0.57: an idle run on two cores takes that share of its CPU
+# seconds (digits 3.82 s of 6.79, mnist 5.13 of 9.06). A switch on one limb keeps one core waiting for a half of it;
+# loads, from a step at 65536, run on one core.
 KERNELS_TRAINING = TrainingFigures(
     rows=(
         TrainingRow(1, 0.00025, 0.0042, 0.0029, 0.0011, 5.3e-05, 0.0027, 0.00032, 0.0015),
