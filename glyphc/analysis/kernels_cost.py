@@ -78,8 +78,8 @@ KERNELS_CONFIGURATIONS = (
     ),
 )
 
-# CPU seconds of one thread at N = 32768 (the fastest of five laps of what ``glyphc measure`` measures, on a machine that
-# much other work shared), scaled to 65536 as N log N, times 0.57: an idle run on two cores takes that share of its CPU
+# CPU seconds of one thread at N = 32768 (the fastest of five laps of what ``glyphc measure`` measures, on one with
+# much else to do), scaled to 65536 as N log N, times 0.57: an idle run on two cores takes that share of its CPU
 # seconds (digits 3.82 s of 6.79, mnist 5.13 of 9.06). A switch on one limb keeps one core waiting for a half of it;
 # loads, from a step at 65536, run on one core.
 KERNELS_TRAINING = TrainingFigures(
