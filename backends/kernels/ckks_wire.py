@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numba import njit
@@ -17,6 +18,7 @@ from ..openfhe.ring import U64, Ring
 from .basis import F64, I32, Basis
 from .evaluator import Ciphertext
 from .keyfiles import pack_rows, unpack_rows
+from .threads import each
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -56,7 +58,13 @@ class KernelsWire:
     def read_fresh(self, data: bytes, limbs: int, stream: Uniform) -> Ciphertext:
         """A fresh ciphertext from its c0 and the stream that c1 comes from; ResidueError for other bytes."""
         moduli = self.moduli[:limbs]
-        return self._cast([*unpack_rows(data, self.ring, moduli), *(stream.draw(self.ring, q) for q in moduli)])
+
+        def rows(element: int) -> Sequence[F64 | U64]:
+            if element == 0:
+                return list(unpack_rows(data, self.ring, moduli))
+            return [stream.draw(self.ring, q) for q in moduli]
+
+        return self._cast(list(chain.from_iterable(each(rows, range(2)))))
 
     def read(self, data: bytes, limbs: int) -> Ciphertext:
         """The inverse of :meth:`write`; ResidueError for other bytes."""
