@@ -261,7 +261,8 @@ class Arithmetic(ABC):
             fresh = False
         added = self._constants(constant, whole, limbs)
         none = np.zeros(limbs), np.zeros(limbs)
-        linear = linear or [(products[0][0], 0)]
+        if constant and not linear:
+            linear = [(products[0][0], 0)]
         for number, (x, factor) in enumerate(linear):
             factors = self._constants(factor, whole / x.scale, limbs)
             constants = none if number else added
