@@ -66,7 +66,7 @@ class SelectSlots(TolerancePass):
                 placed = laid_out(graph, parameters)
                 passes = -(-graph.batch // placed.batch)
                 work = work or slot_work(slot_schedule(placed))
-                priced.append((passes * work.seconds(parameters, context.cost), placed, parameters))
+                priced.append((passes * work.seconds(parameters, context.prices), placed, parameters))
             if priced:
                 found.append(min(priced, key=lambda item: item[0]))
                 seconds, placed, p = found[-1]
