@@ -23,7 +23,7 @@ _COLUMNS = 1024
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _convert(first, last, y, largest, whole, weights, fractions, out, rows, targets, moduli, inverses):  # type: ignore[no-untyped-def]
+def convert(first, last, y, largest, whole, weights, fractions, out, rows, targets, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[rows[j]] = x modulo the j-th target, reduced, from y: (sources, n), |y| < d <= largest.
 
     weights: (sources, len(targets)), D/d_i modulo each target, centred; whole: (len(targets),), D likewise. Up to 15
@@ -134,7 +134,7 @@ class Conversion:
         rows = np.arange(len(self.targets)) if rows is None else rows
         basis = self.basis
         run(
-            _convert,
+            convert,
             basis.n,
             y,
             self.largest,

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 from typing import Any, TypeVar
 
+from ..processors import thread_count
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -20,30 +22,7 @@ U = TypeVar("U")
 _AT_ONCE = 16
 
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None
-_threads = 0
 _inside = threading.local()
-
-
-def thread_count() -> int:
-    """Threads that kernels run on: ``GLYPHC_THREADS``, or OpenMP's ``OMP_NUM_THREADS``, which OpenFHE goes by, or all
-    processors that this process may use."""
-    return _threads or _asked() or len(os.sched_getaffinity(0))
-
-
-def _asked() -> int:
-    """By the environment; 0: nothing."""
-    for name in ("GLYPHC_THREADS", "OMP_NUM_THREADS"):
-        # OpenMP reads a list of numbers by nesting level
-        first = os.environ.get(name, "").split(",")[0].strip()
-        if first.isdecimal() and int(first):
-            return int(first)
-    return 0
-
-
-def set_threads(count: int) -> None:
-    """Run kernels on so many threads; 0: the default."""
-    global _threads
-    _threads = count
 
 
 def run(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from glyphc.backends.errors import BackendError
 from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.progress import Reporter
 from glyphc.storage.container import Reader
-from glyphc.storage.headers import TrainingKeysHeader, TrainingStateHeader
+from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
 from .training_engines import Machine, Wire, check_form, loaded, part_names, warm_up
-from .training_files import ProgramFile, check_run, part_name
+from .training_files import Named, ProgramFile, check_run, part_name, stream_name
 
 
 def check_memory(program: ProgramFile) -> None:
@@ -87,6 +87,37 @@ def read_state(path: Path, program: ProgramFile, key: str, wire: Wire) -> tuple[
         except ResidueError as e:
             raise reader.damaged(str(e)) from None
         return state, reader.header.step
+
+
+class Stored(Mapping[str, Any]):
+    """Ciphertexts of a batch or a state, read when they are needed. named: with limbs, in the order of the parts."""
+
+    def __init__(
+        self, reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], named: Named, wire: Wire
+    ) -> None:
+        self._reader, self._wire = reader, wire
+        # a batch under the public key has no seed, and neither has a state
+        seed = reader.header.seed if isinstance(reader.header, TrainingBatchHeader) else ""
+        self._seed = read_seed(seed, reader) if seed else b""
+        self._places = {name: (i, limbs) for i, (name, limbs) in enumerate(named)}
+
+    def __getitem__(self, name: str) -> Any:
+        from glyphc.backends.openfhe.residues import ResidueError, Uniform
+
+        number, limbs = self._places[name]
+        data = self._reader.read(part_name(number))
+        try:
+            if not self._seed:
+                return self._wire.read(data, limbs)
+            return self._wire.read_fresh(data, limbs, Uniform(self._seed, stream_name(number)))
+        except ResidueError as e:
+            raise self._reader.damaged(f"part {part_name(number)}: {e}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @contextmanager
