@@ -14,7 +14,8 @@ from math import log2
 
 from glyphc.ir.slot_parameters import SlotParameters
 
-from .basis import LARGEST_RING, PRIME_BITS, SMALLEST_RING, primes_below
+from .arithmetic import PRIME_BITS
+from .basis import LARGEST_RING, SMALLEST_RING, primes_below
 from .keyswitch import KeyShape
 from .shape import KEY_FORMAT, WIDE_BITS, KeySpec, largest_modulus, refuse
 
