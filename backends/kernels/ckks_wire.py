@@ -43,7 +43,7 @@ class KernelsWire:
     def of(contexts: LinearContexts, basis: Basis) -> KernelsWire:
         """basis: whose lowest primes are the context's."""
         rings = contexts.linear_rings
-        inward = tuple(_order(ring, basis, at) for at, ring in enumerate(rings))
+        inward = tuple(order_in(ring, basis, at) for at, ring in enumerate(rings))
         outward = tuple(np.argsort(order).astype(np.int32) for order in inward)
         return KernelsWire(basis.n, tuple(r.q for r in rings), contexts.scales, inward, outward)
 
@@ -85,7 +85,7 @@ class KernelsWire:
         return Ciphertext(out, self.scales[limbs - 1])
 
 
-def _order(ring: Ring, basis: Basis, at: int) -> I32:
+def order_in(ring: Ring, basis: Basis, at: int) -> I32:
     """Where the kernels' values modulo a prime stand in OpenFHE's order: X has another value at each place."""
     x = np.zeros(ring.n, dtype=np.uint64)
     x[1] = 1
