@@ -206,9 +206,10 @@ def test_decomposition_and_division_round_exactly(limbs: int) -> None:
     which = [int(p) for p in plan.which]
     q = prod(basis.primes[:limbs])
     x = extremes(q, limbs)
-    digits = np.empty((plan.digits, plan.rows, N))
-    plan.decompose(as_values(basis, x, range(limbs)), digits, np.empty((limbs, N)))
+    digits, values = np.empty((plan.digits, plan.rows, N)), as_values(basis, x, range(limbs))
+    plan.decompose(values, digits, np.empty((limbs, N)))
     for number, (own, _, _) in enumerate(plan.conversions):
+        digits[number, own] = values[own]
         size = prod(basis.primes[p] for p in which[own])
         for digit, value in zip(as_integers(basis, digits[number], which), x, strict=True):
             assert (digit - value) % size == 0

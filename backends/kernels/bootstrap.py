@@ -101,7 +101,7 @@ class Bootstrapper:
         conjugate = evaluator.automorphism(x, 2 * shape.n - 1, shape.key_shape(x.limbs))
         halves = [evaluator.add(x, conjugate)]
         if shape.packed_fully:
-            halves.append(self._times(evaluator.add(x, conjugate, -1), -1j))
+            halves.append(evaluator.times(evaluator.add(x, conjugate, -1), -1j))
         return tuple(Ciphertext(h.elements, 2 * h.scale) for h in halves)
 
     def powers(self, x: Ciphertext, degree: int) -> PhasePowers:
@@ -176,7 +176,3 @@ class Bootstrapper:
             index = shape.rotation(shape.parameters.slots)
             x = evaluator.add(x, evaluator.automorphism(x, index, shape.key_shape(shape.result_limbs)))
         return x
-
-    def _times(self, x: Ciphertext, factor: complex) -> Ciphertext:
-        zero = Ciphertext(np.zeros_like(x.elements), x.scale)
-        return self._evaluator.add(zero, x, factor)

@@ -96,11 +96,11 @@ def _permute_rows(first, last, x, order, addend, out, moduli):  # type: ignore[n
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def collect_rows(first, last, x, order, out, which, moduli):  # type: ignore[no-untyped-def]
-    """out += the permuted x, canonical; (2, rows, n)."""
+    """out += the permuted x, canonical; (2, rows, n), or x alone (1, rows, n)."""
     n = x.shape[2]
     for i in range(first, last):
         q = moduli[which[i]]
-        for h in range(2):
+        for h in range(x.shape[0]):
             a, o = x[h, i], out[h, i]
             for j in range(n):
                 s = o[j] + a[order[j]]
@@ -197,7 +197,7 @@ class Evaluator:
         key = self.keys[self.shape.automorphism_key(index, shape).name]
         digits = self.decomposed(x.elements[1], plan)
         sums = self.scratch("sums", 2, plan.rows, self.basis.n)
-        plan.inner(digits, key, sums)
+        plan.inner(digits, x.elements[1], key, sums)
         switched = self.divided(sums, plan, 0)
         return Ciphertext(permute(switched, self.order(index), x.elements[:1], self.basis.moduli), x.scale)
 
@@ -207,11 +207,9 @@ class Evaluator:
         digits = self.decomposed(x.elements[1], plan)
         total, sums = self.scratch("total", 2, plan.rows, n), self.scratch("sums", 2, plan.rows, n)
         keys = [self.keys[self.shape.automorphism_key(index, shape).name] for index in indices]
-        plan.inner(digits[:0], keys[0], total, x.elements)
-        own = np.zeros_like(x.elements)
-        own[0] = x.elements[0]
+        plan.inner(digits[:0], x.elements[1], keys[0], total, x.elements)
         for index, key in zip(indices, keys, strict=True):
-            plan.inner(digits, key, sums, own)
+            plan.inner(digits, x.elements[1], key, sums, x.elements[:1])
             run(collect_rows, plan.rows, sums, self.order(index), total, plan.which, self.basis.moduli)
         return Ciphertext(self.divided(total, plan, 0), x.scale)
 
@@ -221,9 +219,7 @@ class Evaluator:
         plan = self.plan(key.shape, x.limbs)
         digits = self.decomposed(x.elements[1], plan)
         sums = self.scratch("sums", 2, plan.rows, self.basis.n)
-        addend = np.zeros_like(x.elements)
-        addend[0] = x.elements[0]
-        plan.inner(digits, key, sums, addend)
+        plan.inner(digits, x.elements[1], key, sums, x.elements[:1])
         return Ciphertext(self.divided(sums, plan, 0), x.scale)
 
     def combine(
@@ -263,7 +259,7 @@ class Evaluator:
         plan = self.plan(key.shape, limbs)
         digits = self.decomposed(total[2], plan)
         sums = self.scratch("sums", 2, plan.rows, n)
-        plan.inner(digits, key, sums, total[:2])
+        plan.inner(digits, total[2], key, sums, total[:2])
         return Ciphertext(self.divided(sums, plan, 1), scale)
 
     def add(self, x: Ciphertext, y: Ciphertext, factor: complex = 1) -> Ciphertext:
@@ -275,6 +271,14 @@ class Evaluator:
         factors = self._constants(factor, 1.0, x.limbs)
         moduli = self.basis.moduli, self.basis.inverses
         run(_combine_rows, x.limbs, y.elements, *factors, *none, out, False, *moduli)
+        return Ciphertext(out, x.scale)
+
+    def times(self, x: Ciphertext, factor: complex) -> Ciphertext:
+        """factor*x; factor: of whole numbers."""
+        out, none = np.empty_like(x.elements), np.zeros(x.limbs)
+        factors = self._constants(factor, 1.0, x.limbs)
+        moduli = self.basis.moduli, self.basis.inverses
+        run(_combine_rows, x.limbs, x.elements, *factors, none, none, out, True, *moduli)
         return Ciphertext(out, x.scale)
 
     def _constants(self, value: complex, scale: float, limbs: int) -> tuple[F64, F64]:

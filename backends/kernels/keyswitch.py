@@ -49,20 +49,21 @@ class SwitchingKey:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def inner_rows(first, last, digits, key, rows, addends, factors, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+def inner_rows(first, last, digits, element, each, key, rows, addends, factors, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[h, i] = sum_d digits[d, i] * key[h, d, rows[i]] + addends[h, i] * factors[i], canonical.
 
-    Addends for as many rows as they have. At most 6 reduced products are summed: below 2^51.
+    element: what was decomposed, the digits' rows of their own ``each`` primes. Addends for as many elements and rows
+    as they have. At most 6 reduced products are summed: below 2^51.
     """
     count, _, n = digits.shape
     for i in range(first, last):
         q, inverse = moduli[which[i]], inverses[which[i]]
-        extra = i < addends.shape[1]
-        w = factors[i] if extra else 0.0
+        w = factors[i] if i < addends.shape[1] else 0.0
         ratio = w * inverse
+        own = i // each if i < element.shape[0] else -1
         for h in range(2):
             o = out[h, i]
-            if extra:
+            if h < addends.shape[0] and i < addends.shape[1]:
                 x = addends[h, i]
                 for j in range(n):
                     o[j] = product_by(x[j], w, ratio, q)
@@ -71,13 +72,14 @@ def inner_rows(first, last, digits, key, rows, addends, factors, out, which, mod
                     o[j] = 0.0
             d = 0
             while d + 1 < count:
-                x0, x1 = digits[d, i], digits[d + 1, i]
+                x0 = element[i] if own == d else digits[d, i]
+                x1 = element[i] if own == d + 1 else digits[d + 1, i]
                 k0, k1 = key[h, d, rows[i]], key[h, d + 1, rows[i]]
                 for j in range(n):
                     o[j] += product(x0[j], k0[j], q, inverse) + product(x1[j], k1[j], q, inverse)
                 d += 2
             if d < count:
-                x0, k0 = digits[d, i], key[h, d, rows[i]]
+                x0, k0 = element[i] if own == d else digits[d, i], key[h, d, rows[i]]
                 for j in range(n):
                     o[j] += product(x0[j], k0[j], q, inverse)
             for j in range(n):
@@ -117,22 +119,23 @@ class Plan:
         return len(self.conversions)
 
     def decompose(self, x: F64, out: F64, scratch: F64) -> None:
-        """x: (limbs, n), values; out: (digits, rows, n), canonical; scratch: at least (limbs, n)."""
+        """x: (limbs, n), values; out: (digits, rows, n), canonical, but for the rows of each digit's own primes, which
+        are those of x and stay as they were; scratch: at least (limbs, n)."""
         y = scratch[: self.limbs]
         self.basis.backward(x, self.which[: self.limbs], self.constants, y)
         flat = out.reshape(-1, self.basis.n)
-        for number, (own, conversion, rows) in enumerate(self.conversions):
+        for own, conversion, rows in self.conversions:
             conversion(y[own], flat, rows)
-            out[number, own] = x[own]
         self.basis.forward(flat, self.transformed_primes, self.transformed)
 
-    def inner(self, digits: F64, key: SwitchingKey, out: F64, addends: F64 | None = None) -> None:
-        """out = P*addends + sum of digits times key, (2, rows, n), canonical; addends: (2, limbs, n)."""
+    def inner(self, digits: F64, element: F64, key: SwitchingKey, out: F64, addends: F64 | None = None) -> None:
+        """out = P*addends + sum of digits times key, (2, rows, n), canonical; element: what was decomposed; addends:
+        (2, limbs, n), or (1, limbs, n) for c0 alone."""
         if key.shape != self.shape:
             raise ValueError(f"a key of the shape {key.shape} where {self.shape} is expected")
-        addends = np.empty((2, 0, self.basis.n)) if addends is None else addends
-        moduli = self.basis.moduli, self.basis.inverses
-        run(inner_rows, self.rows, digits, key.values, self.key_rows, addends, self.lift, out, self.which, *moduli)
+        addends = np.empty((0, 0, self.basis.n)) if addends is None else addends
+        operands = digits, element, self.shape.digit, key.values, self.key_rows, addends, self.lift
+        run(inner_rows, self.rows, *operands, out, self.which, self.basis.moduli, self.basis.inverses)
 
     def division(self, dropped: int) -> tuple[Division, I64, I64]:
         """Division by P and the last ``dropped`` primes of the modulus; the rows of divisors and of what is kept."""

@@ -179,7 +179,10 @@ class LinearAlgebra:
         if len(last) != len(sources) or any(a is not b for a, b in zip(last, sources, strict=True)):
             evaluator = self._evaluator
             plan = evaluator.plan(evaluator.shape.linear_shape, 2)
-            digits = [np.stack([evaluator.decomposed(c, plan)[0].copy() for c in source]) for source in sources]
+            digits = [
+                np.stack([np.concatenate([c, evaluator.decomposed(c, plan)[0, 2:]]) for c in source])
+                for source in sources
+            ]
             self._decomposed = (tuple(sources), digits)
         return digits
 

@@ -20,10 +20,14 @@ from .transforms import forward
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _babies(digits, source, keys, key_row, number, lift, orders, identity, rotated, sums, q, inverse):  # type: ignore[no-untyped-def]
-    """rotated[b] = the b-th baby step modulo one prime, whose number is ``number``; identity: the step that is none."""
+def _babies(digits, source, each, keys, key_row, number, lift, orders, identity, rotated, sums, q, inverse):  # type: ignore[no-untyped-def]
+    """rotated[b] = the b-th baby step modulo one prime, whose number is ``number``; identity: the step that is none.
+
+    The digits' rows of their own ``each`` primes are those of the source.
+    """
     count, _, n = digits.shape
     chained = number < source.shape[1]
+    own = number // each if chained else -1
     ratio = lift * inverse
     at = 0
     for b in range(rotated.shape[0]):
@@ -48,7 +52,8 @@ def _babies(digits, source, keys, key_row, number, lift, orders, identity, rotat
                 for j in range(n):
                     sums[j] = 0.0
             for d in range(count):
-                x, k = digits[d, number], keys[at, h, d, key_row]
+                x = source[1, number] if own == d else digits[d, number]
+                k = keys[at, h, d, key_row]
                 for j in range(n):
                     sums[j] += product(x[j], k[j], q, inverse)
             for j in range(n):
@@ -87,6 +92,7 @@ def _level_rows(  # type: ignore[no-untyped-def]
     last,
     digits,
     source,
+    each,
     keys,
     key_rows,
     lift,
@@ -107,7 +113,7 @@ def _level_rows(  # type: ignore[no-untyped-def]
     sums = np.empty(n)
     for i in range(first, last):
         q, inverse = moduli[which[i]], inverses[which[i]]
-        _babies(digits, source, keys, key_rows[i], i, lift[i], orders, identity, rotated, sums, q, inverse)
+        _babies(digits, source, each, keys, key_rows[i], i, lift[i], orders, identity, rotated, sums, q, inverse)
         for g in range(factors.shape[0]):
             _weigh(rotated, factors[g, :, i], shift, columns, rows, out[g, :, i], q, inverse)
 
@@ -212,6 +218,7 @@ class LevelTransform:
             rows,
             digits,
             elements,
+            plan.shape.digit,
             self._keys,
             switch.key_rows,
             switch.lift,
@@ -234,10 +241,9 @@ class LevelTransform:
             switch.divide(inner[g, 1], element, 0, scratch)
             digits = evaluator.decomposed(element, switch)
             sums = evaluator.scratch("sums", 2, rows, n)
-            switch.inner(digits, key, sums)
+            switch.inner(digits, element, key, sums)
             moduli = basis.moduli
             order = evaluator.order(index)
             run(collect_rows, rows, sums, order, total, switch.which, moduli)
-            inner[g, 1] = 0
-            run(collect_rows, rows, inner[g], order, total, switch.which, moduli)
+            run(collect_rows, rows, inner[g, :1], order, total, switch.which, moduli)
         return Ciphertext(evaluator.divided(total, switch, 1), x.scale * self._scale)
