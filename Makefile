@@ -39,8 +39,14 @@ lint: $(VENV)/.dev ## ruff, mypy and the import contracts
 bench: $(VENV)/.models ## run the benchmarks
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# Each in an environment of its own; together they take some 7 GB of disk.
-peers: $(VENV)/.models .peers/concrete-ml/.made .peers/tenseal/.made ## glyphc beside Concrete ML and TenSEAL on one network
+# Where OpenFHE's headers come from, with which what HEIR writes is compiled.
+OPENFHE_SOURCE ?= https://github.com/openfheorg/openfhe-development
+CEREAL_SOURCE ?= https://github.com/openfheorg/cereal
+
+# Each in an environment of its own; together they take some 7 GB of disk. HEIR is left out where it cannot be compiled.
+peers: $(VENV)/.models .peers/concrete-ml/.made .peers/tenseal/.made .peers/heir/.made ## glyphc beside Concrete ML, HEIR and TenSEAL on one network
+	-@test -e .peers/heir/headers/.made || \
+	(sh benchmarks/peers/heir-headers .peers/heir/headers $(OPENFHE_SOURCE) $(CEREAL_SOURCE) && touch .peers/heir/headers/.made)
 	$(BIN)/python benchmarks/peers/run.py $(ARGS)
 
 docs: $(VENV)/.dev ## the documentation as a site, in build/site

@@ -9,11 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from glyphc.ir.instructions import Free, Instruction, Load, Register, Store
 
 Observer = Callable[[Instruction, float], None]
+
+
+@runtime_checkable
+class WorksAhead(Protocol):
+    """A machine whose registers may hold what is not computed yet."""
+
+    def settle(self) -> None:
+        """Wait until it is."""
 
 
 @dataclass
@@ -54,6 +62,8 @@ def execute(
                 registers.update(zip(instruction.writes, values, strict=True))
         state.done += 1
         observe(instruction, time.perf_counter() - start)
+    if isinstance(machine, WorksAhead):
+        machine.settle()
     return state.outputs
 
 

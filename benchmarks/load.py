@@ -2,7 +2,8 @@
 
     python benchmarks/load.py --clients 10 --jobs 200 --kills 50 [--ring 1024] [--batch 8] [--workers 2] [--output F.md]
 
-Service and workers are processes of their own, killed (SIGKILL) at random moments; a killed service is started again.
+Service, workers and, with a small ring, a training run beside them are processes of their own, killed (SIGKILL) at
+random moments; a killed service or run is started again. There are as many jobs as it takes until all kills are done.
 Every result is decrypted and compared with the simulated run's error. Without --ring at 128-bit security, where a job
 takes seconds and a client's keys gigabytes; a small ring is insecure and shows what the service does, not how fast.
 """
@@ -11,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import queue
 import random
-import re
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,14 @@ from typing import Any
 
 import numpy as np
 import psutil
+from load_trainer import Trainer
 
 import glyphc
 from glyphc.exchange.client import Account, load_account
 from glyphc.measure import this_machine
 from glyphc.program import Program
 from glyphc.service.client import Client
+from glyphc.service.settings import new_token
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 # Times the deviation that a simulated run shows, beyond which a result counts as wrong.
@@ -48,9 +50,33 @@ class Tally:
     waits: list[float] = field(default_factory=list)
     wrong: int = 0
     lost: list[str] = field(default_factory=list)
-    service_kills: int = 0
-    worker_kills: int = 0
+    killed: Counter[str] = field(default_factory=Counter)
     peak: int = 0
+
+
+@dataclass
+class Bench:
+    """What all clients share. expected: results in the clear, shape (batch, outputs); bound: allowed beyond them; jobs:
+    at least; killed: all kills are done; ended: all jobs are."""
+
+    folder: Path
+    x: Any
+    expected: Any
+    bound: float
+    jobs: int
+    begun: int = 0
+    tally: Tally = field(default_factory=Tally)
+    lock: Any = field(default_factory=threading.Lock)
+    killed: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def next_job(self) -> int | None:
+        """Its number; None when there were enough."""
+        with self.lock:
+            if self.begun >= self.jobs and self.killed.is_set():
+                return None
+            self.begun += 1
+            return self.begun
 
 
 class Supervised:
@@ -97,45 +123,41 @@ class Supervised:
         self.log.close()
 
 
-def kill(service: Supervised, tally: Tally, count: int, seconds: float, done: threading.Event) -> None:
-    """At random moments, on average so many seconds apart: a worker two times of three, else the service."""
-    chance = random.Random(0)
-    for _ in range(count):
-        if done.wait(chance.expovariate(1 / seconds)):
-            return
-        found = service.processes()
-        if len(found) > 1 and chance.random() < 2 / 3:
-            victim = chance.choice(found[1:])
-            tally.worker_kills += 1
-        elif found:
-            victim = found[0]
-            tally.service_kills += 1
-        else:
-            continue
+def kill(service: Supervised, trainer: Trainer | None, bench: Bench, count: int, seconds: float, most: float) -> None:
+    """At random moments, on average so many seconds apart: a worker half of the times, else the service or the trainer.
+
+    What is not there at a moment is not killed then. most: seconds after which no more are killed.
+    """
+    chance, tally, end = random.Random(0), bench.tally, time.monotonic() + most
+    while tally.killed.total() < count and time.monotonic() < end:
+        if bench.ended.wait(chance.expovariate(1 / seconds)):
+            break
+        kind, found = chance.choice(("worker", "worker", "service", "trainer")), service.processes()
         with suppress(psutil.Error):
-            victim.kill()
+            running = [psutil.Process(trainer.pid)] if trainer is not None and trainer.pid else []
+            victims = {"service": found[:1], "worker": found[1:], "trainer": running}[kind]
+            if victims:
+                chance.choice(victims).kill()
+                tally.killed[kind] += 1
+    bench.killed.set()
 
 
-def watch_memory(service: Supervised, tally: Tally, done: threading.Event) -> None:
+def watch_memory(service: Supervised, bench: Bench) -> None:
     """Resident bytes of the service and all its workers."""
-    while not done.wait(0.5):
+    while not bench.ended.wait(0.5):
         total = 0
         for process in service.processes():
             with suppress(psutil.Error):
                 total += process.memory_info().rss
-        tally.peak = max(tally.peak, total)
+        bench.tally.peak = max(bench.tally.peak, total)
 
 
-def one_client(url: str, token: str, account: Account, work: queue.Queue[int], bench: Bench) -> None:
-    """Takes jobs until there are none. Encryption is under a lock: OpenFHE's contexts are the process's."""
+def one_client(url: str, token: str, account: Account, bench: Bench) -> None:
+    """Submits jobs until there are enough. Encryption is under a lock: OpenFHE's contexts are the process's."""
     folder = bench.folder / token[:8]
     folder.mkdir()
     with Client(url, token, patience=PATIENCE) as service:
-        while True:
-            try:
-                number = work.get_nowait()
-            except queue.Empty:
-                return
+        while (number := bench.next_job()) is not None:
             inputs, outputs = folder / f"{number}.in", folder / f"{number}.out"
             try:
                 with bench.lock:
@@ -156,60 +178,54 @@ def one_client(url: str, token: str, account: Account, work: queue.Queue[int], b
             print(f"{len(bench.tally.waits)} done, {len(bench.tally.lost)} lost", end="\r", file=sys.stderr)
 
 
-@dataclass
-class Bench:
-    """What all clients share. expected: results in the clear, shape (batch, outputs); bound: allowed beyond them."""
-
-    folder: Path
-    x: Any
-    expected: Any
-    bound: float
-    tally: Tally = field(default_factory=Tally)
-    lock: Any = field(default_factory=threading.Lock)
-
-
-def run(
-    folder: Path, clients: int, jobs: int, kills: int, every: float, batch: int, ring: int | None, workers: int
-) -> tuple[Tally, float]:
-    """Everything; the tally, and seconds from the first job to the last. every: seconds between kills, on average."""
+def run(folder: Path, o: argparse.Namespace) -> tuple[Tally, float, str]:
+    """Everything; the tally, seconds from the first job to the last, and what became of the trainer."""
     data = MODELS / "data"
+    ring, batch, train = o.ring, o.batch, np.load(data / "digits-train.npy")
     x = np.load(data / "digits-test.npy")[:batch]
-    program = glyphc.compile(
-        MODELS / "digits-mlp.onnx", calibration=np.load(data / "digits-train.npy"), batch=batch, insecure_ring=ring
-    )
+    program = glyphc.compile(MODELS / "digits-mlp.onnx", calibration=train, batch=batch, insecure_ring=ring)
     expected, simulated = program.run(x, mode="clear"), program.run(x, mode="simulate")
-    bench = Bench(folder, x, expected, SIGMAS * float(np.abs(simulated - expected).max()))
-    accounts, port = _accounts(folder, program, clients, ring), _free_port()
+    bench = Bench(folder, x, expected, SIGMAS * float(np.abs(simulated - expected).max()), o.jobs)
+    accounts, port = _accounts(folder, program, o.clients, ring), _free_port()
+    labels = np.load(data / "digits-test-labels.npy")
+    trainer = (
+        Trainer(folder / "training", np.load(data / "digits-test.npy"), labels, ring) if o.kills and ring else None
+    )
     small = ["--insecure"] if ring else []
-    service = Supervised(folder, port, ["--workers", str(workers), *small])
-    done, url = threading.Event(), f"http://127.0.0.1:{port}"
+    service = Supervised(folder, port, ["--workers", str(o.workers), *small])
+    url = f"http://127.0.0.1:{port}"
     try:
         for token, client in accounts:
             with Client(url, token, patience=PATIENCE) as api:
                 api.upload_keys(client / "server" / "evaluation.keys")
-        work: queue.Queue[int] = queue.Queue()
-        for number in range(jobs):
-            work.put(number)
         threads = [
-            threading.Thread(target=one_client, args=(url, token, load_account(client / "client"), work, bench))
+            threading.Thread(target=one_client, args=(url, token, load_account(client / "client"), bench))
             for token, client in accounts
         ]
-        others = [threading.Thread(target=watch_memory, args=(service, bench.tally, done))]
-        if kills:
-            others.append(threading.Thread(target=kill, args=(service, bench.tally, kills, every, done)))
+        killing = (service, trainer, bench, o.kills, o.every, 60 * o.minutes)
+        others = [
+            threading.Thread(target=watch_memory, args=(service, bench)),
+            threading.Thread(target=kill, args=killing),
+        ]
         start = time.monotonic()
         for thread in (*threads, *others):
             thread.start()
         for thread in threads:
             thread.join()
         seconds = time.monotonic() - start
-        done.set()
+        bench.ended.set()
         for thread in others:
             thread.join()
-        return bench.tally, seconds
+        if trainer is None:
+            return bench.tally, seconds, "none"
+        trainer.stop()
+        bench.tally.wrong += trainer.wrong
+        return bench.tally, seconds, f"{trainer.rounds} runs, {trainer.wrong} with other bits"
     finally:
-        done.set()
+        bench.ended.set()
         service.stop()
+        if trainer is not None:
+            trainer.stop()
 
 
 def _accounts(folder: Path, program: Program, count: int, ring: int | None) -> list[tuple[str, Path]]:
@@ -223,16 +239,12 @@ def _accounts(folder: Path, program: Program, count: int, ring: int | None) -> l
         client = folder / f"client-{number}"
         small = ["--insecure"] if ring else []
         _glyphc("keygen", spec, "--client", client / "client", "--server", client / "server", *small)
-        printed = _glyphc("token", f"client-{number}", "--tokens", folder / "tokens")
-        token = re.search(r"\S+", printed)
-        assert token is not None
-        found.append((token[0], client))
+        found.append((new_token(folder / "tokens", f"client-{number}"), client))
     return found
 
 
-def _glyphc(*arguments: object) -> str:
-    command = [sys.executable, "-m", "glyphc", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def _glyphc(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "glyphc", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
 def _free_port() -> int:
@@ -245,8 +257,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=200, help="of all clients together")
-    parser.add_argument("--kills", type=int, default=0, help="of the service or a worker, at random moments")
+    parser.add_argument("--jobs", type=int, default=200, help="of all clients together, at least")
+    parser.add_argument("--kills", type=int, default=0, help="of service, workers and trainer, at random moments")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which no more are killed")
     parser.add_argument("--every", type=float, default=3.0, help="seconds between kills, on average")
     parser.add_argument("--batch", type=int, default=8, help="samples in a job")
     parser.add_argument("--ring", type=int, help="a small, insecure ring")
@@ -254,7 +267,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     o = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally, seconds = run(Path(folder), o.clients, o.jobs, o.kills, o.every, o.batch, o.ring, o.workers)
+        tally, seconds, trained = run(Path(folder), o)
     for text in tally.lost:
         print(f"lost {text}", file=sys.stderr)
     waits = np.array(tally.waits or [np.nan])
@@ -269,8 +282,8 @@ def main() -> None:
         "wait p50 s": f"{np.percentile(waits, 50):.2f}",
         "wait p99 s": f"{np.percentile(waits, 99):.2f}",
         "peak GB": f"{tally.peak / 1e9:.2f}",
-        "service killed": f"{tally.service_kills}",
-        "worker killed": f"{tally.worker_kills}",
+        "killed": ", ".join(f"{kind} {count}" for kind, count in sorted(tally.killed.items())) or "none",
+        "trainer": trained,
     }
     rows = (columns, dict.fromkeys(columns, "---"), columns.values())
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows) + (

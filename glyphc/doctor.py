@@ -25,7 +25,7 @@ FREE_DISK = 10e9
 # What each optional part of the installation is for, and the module that shows whether it is there.
 _EXTRAS: Mapping[str, tuple[str, str]] = {
     "service": ("uvicorn", "glyphc serve, glyphc submit"),
-    "cluster": ("distributed", "glyphc eval --cluster"),
+    "cluster": ("distributed", "eval, serve and training run with --cluster"),
     "sklearn": ("skl2onnx", "scikit-learn's estimators in glyphc.compile"),
     "torch": ("torch", "PyTorch's modules in glyphc.compile"),
 }

@@ -241,8 +241,10 @@ class _Runner:
             self.program.warn_if_insecure()
             self._check_memory()
         self._find_overruns()
+        before = _children()
         with _backend_errors(), engine.session(schedule, self) as session:
             self._evaluate_passes(session)
+        self.report.cpu_seconds += _children() - before
 
     def advance(self, amount: float, what: str = "") -> None:
         """Tell the reporter (see ``glyphc.backends.engine.Stages``)."""
@@ -320,6 +322,12 @@ class _Runner:
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)
         return f"{node.op.mnemonic} {node.location}".strip()
+
+
+def _children() -> float:
+    """CPU seconds of processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _torus(parameters: ProgramParameters) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glyphc.cli import main
@@ -26,10 +25,12 @@ from glyphc.cluster.forecast import Limit, Load, forecast
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
-from glyphc.service.client import JobStatus
+from glyphc.service.client import Client, JobStatus
+from glyphc.service.scheduler import _Clock
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
-from tests.roles import Setting, compiled, environment, make_setting, samples
+from tests.cluster_processes import Processes, wait_for_workers
+from tests.roles import Setting, compiled, make_setting, samples
 from tests.services import Place, certificate
 
 PASSES = 6
@@ -76,53 +77,6 @@ class Watch(Silent):
         if self.passes == self.after and what.startswith("pass "):
             assert callable(self.action)
             self.action()
-
-
-class Processes:
-    """A scheduler and workers, each a process that was started as an operator would."""
-
-    def __init__(self, folder: Path, scheme: str = "tcp", tls: Path | None = None) -> None:
-        self.folder, self.scheme = folder, scheme
-        self.options = (
-            []
-            if tls is None
-            else [f"--tls-ca-file={tls}/ca.pem", f"--tls-cert={tls}/cert.pem", f"--tls-key={tls}/key.pem"]
-        )
-        self.scheduler: subprocess.Popen[bytes] | None = None
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}"
-
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
-        log = open(self.folder / "log", "ab")  # noqa: SIM115
-        module = [sys.executable, "-m", "distributed.cli." + command[0], *command[1:], *self.options]
-        return subprocess.Popen(module, env=environment(), stdout=log, stderr=log, cwd=self.folder)
-
-    def start_scheduler(self) -> None:
-        import socket
-
-        if not self.port:
-            with socket.socket() as found:
-                found.bind(("127.0.0.1", 0))
-                self.port = found.getsockname()[1]
-        self.scheduler = self._start(
-            "dask_scheduler", "--host", f"{self.scheme}://127.0.0.1:{self.port}", "--no-dashboard", "--no-show"
-        )
-
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        process = self._start(
-            "dask_worker", self.url, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"
-        )
-        self.workers.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture
@@ -195,13 +149,81 @@ def test_a_service_shares_its_jobs_among_workers(
 
 
 def test_a_cluster_without_workers_is_told(
-    setting: Setting, request_file: Path, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, request_file: Path, processes: Processes, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(coordinator, "AWAY_SECONDS", 2.0)
     processes.start_scheduler()
-    with pytest.raises(ClusterError, match="cannot be reached"):
-        coordinator.evaluate(Address.read(processes.url), files(setting), request_file, tmp_path / "out")
+    said: list[str] = []
+    where = Address.read(processes.url)
+    with pytest.raises(ClusterError, match="cannot be reached: its scheduler has no workers"):
+        coordinator.evaluate(where, files(setting), request_file, tmp_path / "out", patience=2.0, away=said.append)
+    assert len(said) == 1 and "is away" in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def until(client: Client, job: str, state: str) -> JobStatus:
+    """Wait for a state; a job that ends first is none."""
+    deadline = time.monotonic() + 120
+    while (status := client.status(job, 1.0)).state != state:
+        assert status.state not in ("done", "failed") and time.monotonic() < deadline, status
+    return status
+
+
+def test_jobs_wait_for_a_cluster_that_is_away(
+    setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
+) -> None:
+    """A scheduler that goes in the middle: visibly, with those behind it, over a restart of the service, to the end."""
+    processes.start_scheduler()
+    first = processes.start_worker()
+    wait_for_workers(processes.url, 1)
+    # a worker that stands still: the job cannot end before the scheduler goes
+    first.send_signal(signal.SIGSTOP)
+    place = Place(tmp_path / "service", setting.half, "--insecure", "--cluster", processes.url)
+    service = place.start()
+    with service.client() as client:
+        client.upload_keys(setting.keys)
+        job = client.submit(request_file)
+        until(client, job.id, "running")
+        setting.account.encrypt(samples(3), tmp_path / "next")
+        behind = client.submit(tmp_path / "next")
+        assert processes.scheduler is not None
+        processes.scheduler.kill()
+        processes.scheduler.wait()
+        status = until(client, job.id, "stalled")
+        assert "cluster is away" in status.what and processes.url not in status.what
+        assert client.status(behind.id).state == "queued" and "cluster is away" in client.status(behind.id).what
+        with service.raw() as raw:
+            figures = raw.get("/metrics").text
+        assert 'glyphc_jobs{state="stalled"} 1.0' in figures and "glyphc_cluster_away 1.0" in figures
+    assert f"the cluster at {processes.url} is away: " in (place.folder / "log").read_text()
+    service.kill()
+    first.kill()
+    with place.running() as service, service.client() as client:
+        until(client, job.id, "stalled")
+        processes.start_scheduler()
+        processes.start_worker()
+        assert (client.wait(job.id).attempts, client.wait(behind.id).attempts) == (2, 1)
+        client.fetch(job.id, tmp_path / "out")
+        with service.raw() as raw:
+            assert "glyphc_cluster_away 0.0" in raw.get("/metrics").text
+    assert parts(tmp_path / "out") == alone
+    assert "the cluster is back after" in (place.folder / "log").read_text()
+
+
+def test_a_job_s_time_stands_still_while_its_cluster_is_away() -> None:
+    reached: list[str] = []
+
+    async def work() -> None:
+        async with _Clock(0.05) as clock:
+            clock.stop()
+            await asyncio.sleep(0.2)
+            reached.append("the cluster is back")
+            clock.go_on()
+            await asyncio.sleep(60)
+            reached.append("no time-out")
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(work())
+    assert reached == ["the cluster is back"]
 
 
 def test_a_service_takes_the_address_of_a_scheduler_that_stays(tmp_path: Path) -> None:
@@ -249,17 +271,6 @@ def test_workers_that_do_not_fit_into_memory_are_refused(
     with pytest.raises(ClusterError, match=r"1 workers on \S+ need about 1000000.0 GB"):
         coordinator.evaluate(Address.read("local:1"), files(setting), request_file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def wait_for_workers(url: str, count: int) -> None:
-    """Until so many have joined; the scheduler may still be starting."""
-    for _ in range(10):
-        try:
-            with coordinator._connected(url, None) as cluster:
-                cluster.wait_for_workers(count, timeout=120)
-                return
-        except OSError:
-            time.sleep(1.0)
 
 
 def test_files_are_sent_to_hosts_that_lack_them(
@@ -344,6 +355,7 @@ LOADS = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(LOADS, st.integers(1, 1000))
 def test_a_forecast_never_promises_more_than_there_are_workers_or_passes(load: Load, workers: int) -> None:
     found = forecast(load, workers)

@@ -16,13 +16,13 @@ from test_encrypted import MODELS, data
 
 import glyphc
 from glyphc.analysis.series import fit
-from glyphc.backends.kernels.arithmetic import canonical, product, product_by, reduce
+from glyphc.backends.kernels.arithmetic import anchor, canonical, collapse, fma, low, product, product_by, reduce
 from glyphc.backends.kernels.basis import Basis, automorphism, bit_reversal, is_prime, primes_below, root_of_unity
 from glyphc.backends.kernels.bootstrap import Bootstrapper
 from glyphc.backends.kernels.evaluator import Ciphertext, Evaluator
 from glyphc.backends.kernels.keygen import KeyMaker
 from glyphc.backends.kernels.keys import make_basis, stacked, whole_key
-from glyphc.backends.kernels.keyswitch import KeyShape, Plan
+from glyphc.backends.kernels.keyswitch import KeyShape, Plan, inner_rows
 from glyphc.backends.kernels.polynomials import Powers
 from glyphc.backends.kernels.shape import EngineShape
 from glyphc.backends.kernels.slots import coefficients, slot_values, transform
@@ -63,6 +63,34 @@ def test_products_are_exact_up_to_their_bound(bits: int, data: st.DataObject) ->
         assert abs(r) < q
     assert (reduced - a) % q == 0
     assert abs(reduced) <= 0.51 * q
+
+
+@njit(error_model="numpy")
+def _summed(a, w, bound, q, inverse):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    start = anchor(bound)
+    total, left = start, 0.0
+    for j in range(a.shape[0]):
+        following = fma(a[j], w[j], total)
+        left += low(total, a[j], w[j], following)
+        total = following
+    return collapse(total, left, start, q, inverse)
+
+
+@given(st.sampled_from(SIZES), st.sampled_from(SIZES), st.data())
+@examples(300)
+def test_sums_of_products_are_exact_up_to_their_bound(bits: int, source: int, data: st.DataObject) -> None:
+    """15 of them, with factors below another prime, which may be a larger one; all at their ends, too."""
+    q, d = PRIMES[bits], PRIMES[source]
+    count = data.draw(st.integers(1, 15))
+    a, w = (
+        data.draw(st.lists(st.sampled_from([-most, most]) | st.integers(-most, most), min_size=count, max_size=count))
+        for most in (d - 1, q // 2)
+    )
+    if data.draw(st.booleans()):
+        a, w = [d - 1] * count, [data.draw(st.sampled_from([-1, 1])) * (q // 2)] * count
+    found = _summed(np.array(a, dtype=float), np.array(w, dtype=float), count * 0.5 * q * d, float(q), 1.0 / q)
+    assert (int(found) - sum(x * y for x, y in zip(a, w, strict=True))) % q == 0
+    assert abs(found) <= 0.51 * q
 
 
 @given(st.integers(0, 1 << 20))
@@ -154,6 +182,16 @@ def test_automorphisms_substitute() -> None:
         np.testing.assert_array_equal(x[0][automorphism(basis, index)], image[0])
 
 
+@pytest.mark.parametrize("n", [256, 2048, 4096, 16384])
+def test_automorphisms_take_chunks_to_chunks(n: int) -> None:
+    """What the levels of transforms are cut by: they compute no other chunk than the one that they read."""
+    basis = Basis.of(n, [])
+    size = basis.rows * basis.columns
+    for index in (3, 5, pow(5, n // 8, 2 * n), 2 * n - 1, n + 1):
+        of = automorphism(basis, index).reshape(-1, size) // size
+        assert (of == of[:, :1]).all()
+
+
 def test_unusable_rings_and_primes_are_refused() -> None:
     with pytest.raises(ValueError, match="power of two from 256 to 65536, not 128"):
         Basis.of(128, [])
@@ -217,17 +255,45 @@ def test_decomposition_and_division_round_exactly(limbs: int) -> None:
     whole = prod(basis.primes[p] for p in which)
     for dropped in (0, 1) if limbs > 1 else (0,):
         y = extremes(whole, limbs + 10)
-        out = np.empty((limbs - dropped, N))
-        plan.divide(as_values(basis, y, which), out, dropped, (np.empty((plan.rows, N)), np.empty((limbs, N))))
+        scratch = np.empty((2 * plan.rows, N)), np.empty((2 * limbs, N))
+        both = y, y[::-1]
+        out = np.empty((2, limbs - dropped, N))
+        plan.divide(np.stack([as_values(basis, z, which) for z in both]), out, dropped, scratch)
         divisor = prod(basis.primes[p] for p in which[limbs - dropped :])
         kept = prod(basis.primes[: limbs - dropped])
-        for found, value in zip(as_integers(basis, out, range(limbs - dropped)), y, strict=True):
+        quotients = [z for element in out for z in as_integers(basis, element, range(limbs - dropped))]
+        for found, value in zip(quotients, [*both[0], *both[1]], strict=True):
             centred = value - whole if value > whole // 2 else value
             # off by one only where the quotient lies half way between integers
             assert (found - (2 * centred + divisor) // (2 * divisor)) % kept in (0, 1, kept - 1)
             assert abs((found * divisor - centred + kept * divisor // 2) % (kept * divisor) - kept * divisor // 2) <= (
                 divisor // 2 + divisor // 2**40
             )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6, 7])
+def test_keys_are_multiplied_exactly(count: int) -> None:
+    """Any number of digits, with and without what is added to them, everything as large as it may be."""
+    basis = Basis.of(2048, [next(primes_below(bits, 2048)) for bits in SIZES])
+    n, rows = basis.n, len(SIZES)
+    rng = np.random.default_rng(count)
+    tops = np.array(basis.primes)[:, None]
+    digits = np.broadcast_to(tops - 1.0, (count, rows, n)) * np.ones(n)
+    key = np.where(rng.integers(0, 2, (2, count, rows, n)) == 1, 1.0, -1.0) * (tops // 2)
+    key[..., : n // 2] = tops // 2  # all of one sign
+    addends, factors = np.ones((2, 2, n)) * (tops[:2] - 1.0), np.array([-(q // 2) for q in basis.primes], dtype=float)
+    out = np.empty((2, rows, n))
+    which, element = np.arange(rows), np.broadcast_to(tops - 1.0, (rows, n)) * np.ones(n)
+    given = digits.copy()
+    for number in range(count):
+        given[number, 2 * number : 2 * number + 2] = np.nan  # read where they stand
+    inner_rows(0, rows, given, element, 2, key, which, addends, factors, out, which, basis.moduli, basis.inverses)
+    for h in range(2):
+        for i, q in enumerate(basis.primes):
+            for j in (0, 1, n // 2 - 1, n // 2, n - 2, n - 1):
+                wanted = sum(int(digits[d, i, j]) * int(key[h, d, i, j]) for d in range(count))
+                wanted += int(addends[h, i, j]) * int(factors[i]) if i < 2 else 0
+                assert out[h, i, j] == wanted % q
 
 
 def test_uniform_residues_follow_from_seed_and_name() -> None:
@@ -240,7 +306,7 @@ def test_uniform_residues_follow_from_seed_and_name() -> None:
 
 
 def test_a_key_is_its_own_half_and_the_seeds(full: Client) -> None:
-    maker = KeyMaker(full.shape, full.basis, full.secret, full.error)
+    maker = KeyMaker(full.basis, full.secret, full.error)
     spec = next(full.shape.specs())
     key = maker.make(spec, bytes(range(32)))
     again = whole_key(full.basis, spec, key.values[0], bytes(range(32)), np.empty_like(key.values))
@@ -285,8 +351,8 @@ class Client:
         self.basis = make_basis(self.shape)
         self.secret = np.zeros(N, dtype=np.int64)
         self.secret[self.random.choice(N, 96, replace=False)] = self.random.choice([-1, 1], 96)
-        maker = KeyMaker(self.shape, self.basis, self.secret, self.error)
-        keys = dict(maker.keys(bytes(32)))
+        maker = KeyMaker(self.basis, self.secret, self.error)
+        keys = dict(maker.keys(self.shape, bytes(32)))
         self.evaluator = Evaluator(self.shape, self.basis, keys)
 
     def error(self) -> I64:

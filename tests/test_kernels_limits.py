@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from glyphc.analysis.security import modulus_bits, modulus_limit
+from glyphc.backends import processors
 from glyphc.backends.errors import BackendError
 from glyphc.backends.kernels import selftest, threads
 from glyphc.backends.kernels.basis import Basis, primes_below
@@ -108,7 +109,7 @@ def test_forks_and_threads_compute_the_same() -> None:
     x = np.floor(np.random.default_rng(0).random((3, N)) * basis.moduli[:, None])
 
     def transformed(count: int) -> npt.NDArray[np.float64]:
-        threads.set_threads(count)
+        processors.set_threads(count)
         y = x.copy()
         basis.forward(y, which)
         return y
@@ -121,19 +122,19 @@ def test_forks_and_threads_compute_the_same() -> None:
             os._exit(0 if np.array_equal(transformed(3), wanted) else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
-        threads.set_threads(0)
+        processors.set_threads(0)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_each_keeps_the_order(count: int) -> None:
     try:
-        threads.set_threads(count)
+        processors.set_threads(count)
         assert list(threads.each(lambda x: x * x, iter(range(40)))) == [x * x for x in range(40)]
         assert list(threads.each(str, [])) == []
         with pytest.raises(ZeroDivisionError):
             list(threads.each(lambda x: 1 // (30 - x), range(40)))
     finally:
-        threads.set_threads(0)
+        processors.set_threads(0)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_each_keeps_the_order(count: int) -> None:
 def test_threads_are_as_many_as_asked_for(own: str, openmp: str, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLYPHC_THREADS", own)
     monkeypatch.setenv("OMP_NUM_THREADS", openmp)
-    assert threads.thread_count() == wanted
+    assert processors.thread_count() == wanted
 
 
 def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_glyphc_with_files(tmp_path: Path, measured: ModuleType) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), [("concrete-ml", ["--epochs", "0"]), ("tenseal", [])])
+@pytest.mark.parametrize(("name", "options"), [("concrete-ml", ["--epochs", "0"]), ("tenseal", []), ("heir", [])])
 def test_peers(name: str, options: list[str], tmp_path: Path, runs: ModuleType) -> None:
     peer = runs.PEERS[name]
     if not peer.here:

@@ -107,18 +107,18 @@ def test_a_killed_service_goes_on_at_its_checkpoint(place: Place, setting: Setti
 
 
 def test_a_job_whose_worker_dies_is_taken_up_again(place: Place, setting: Setting, tmp_path: Path) -> None:
-    """Four times; then it has failed, and the service goes on with others."""
-    with place.running_anew() as service, service.client() as client:
+    """Twice here; then it has failed, and the service goes on with others."""
+    with place.running_anew(limits=Limits(deaths=3)) as service, service.client() as client:
         client.upload_keys(setting.keys)
         job = client.submit(encrypted(setting, tmp_path / "in"))
-        for death in range(5):
+        for death in range(3):
             follow(client, job.id, death + 2)
             (worker,) = children(service.process.pid)
             os.kill(worker, 9)
             assert eventually(lambda worker=worker: ended(worker))  # type: ignore[misc]
         with pytest.raises(ServiceError, match="the evaluation ended with status -9"):
             client.wait(job.id)
-        assert client.status(job.id).attempts == 5
+        assert client.status(job.id).attempts == 3
         client.wait(client.submit(encrypted(setting, tmp_path / "next", 1)).id)
 
 

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 from numba import njit
 
-from .arithmetic import ROUND, canonical, product, product_by, reduce
+from .arithmetic import ROUND, anchor, canonical, collapse, fma, low, product, product_by
 from .basis import F64, I64, Basis, centred
 from .threads import run
 
@@ -22,21 +22,22 @@ _COLUMNS = 1024
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def convert(first, last, y, whole, weights, fractions, out, rows, targets, moduli, inverses):  # type: ignore[no-untyped-def]
-    """out[rows[j]] = x modulo the j-th target, reduced, from y: (sources, n), |y| < d.
+def convert(first, last, y, largest, whole, weights, fractions, out, rows, targets, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out[rows[j]] = x modulo the j-th target, reduced, from y: (sources, n), |y| < d <= largest.
 
     weights: (sources, len(targets)), D/d_i modulo each target, centred; whole: (len(targets),), D likewise. Up to 15
-    reduced products are summed: below 2^52.
+    products are summed.
     """
     sources = y.shape[0]
     carry = np.empty(_COLUMNS)
-    total = np.empty(_COLUMNS)
-    for start in range(first, last, _COLUMNS):
-        size = min(_COLUMNS, last - start)
+    taken = np.empty(_COLUMNS)
+    left = np.empty(_COLUMNS)
+    for at in range(first, last, _COLUMNS):
+        size = min(_COLUMNS, last - at)
         for i in range(size):
             carry[i] = 0.0
         for s in range(sources):
-            part = y[s, start : start + size]
+            part = y[s, at : at + size]
             fraction = fractions[s]
             for i in range(size):
                 carry[i] += part[i] * fraction
@@ -45,26 +46,36 @@ def convert(first, last, y, whole, weights, fractions, out, rows, targets, modul
         for j in range(targets.shape[0]):
             q, inverse = moduli[targets[j]], inverses[targets[j]]
             w = -whole[j]
+            start = anchor(sources * 0.5 * q * largest)
             for i in range(size):
-                total[i] = product(carry[i], w, q, inverse)
+                taken[i] = start
+                left[i] = product(carry[i], w, q, inverse)
             s = 0
-            while s + 1 < sources:
-                w0, w1 = weights[s, j], weights[s + 1, j]
-                r0, r1 = w0 * inverse, w1 * inverse
-                y0 = y[s, start : start + size]
-                y1 = y[s + 1, start : start + size]
+            while s + 3 < sources:
+                w0, w1, w2, w3 = weights[s, j], weights[s + 1, j], weights[s + 2, j], weights[s + 3, j]
+                y0, y1 = y[s, at : at + size], y[s + 1, at : at + size]
+                y2, y3 = y[s + 2, at : at + size], y[s + 3, at : at + size]
                 for i in range(size):
-                    total[i] += product_by(y0[i], w0, r0, q) + product_by(y1[i], w1, r1, q)
-                s += 2
-            if s < sources:
-                w0 = weights[s, j]
-                r0 = w0 * inverse
-                y0 = y[s, start : start + size]
+                    t = taken[i]
+                    t0 = fma(y0[i], w0, t)
+                    t1 = fma(y1[i], w1, t0)
+                    t2 = fma(y2[i], w2, t1)
+                    t3 = fma(y3[i], w3, t2)
+                    a = low(t, y0[i], w0, t0) + low(t0, y1[i], w1, t1)
+                    left[i] += a + (low(t1, y2[i], w2, t2) + low(t2, y3[i], w3, t3))
+                    taken[i] = t3
+                s += 4
+            while s < sources:
+                w0, y0 = weights[s, j], y[s, at : at + size]
                 for i in range(size):
-                    total[i] += product_by(y0[i], w0, r0, q)
-            row = out[rows[j], start : start + size]
+                    t = taken[i]
+                    t0 = fma(y0[i], w0, t)
+                    left[i] += low(t, y0[i], w0, t0)
+                    taken[i] = t0
+                s += 1
+            row = out[rows[j], at : at + size]
             for i in range(size):
-                row[i] = reduce(total[i], q, inverse)
+                row[i] = collapse(taken[i], left[i], start, q, inverse)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -87,6 +98,7 @@ class Conversion:
     sources: I64
     targets: I64
     constants: F64
+    largest: float
     whole: F64
     weights: F64
     fractions: F64
@@ -103,16 +115,13 @@ class Conversion:
             np.array(sources, dtype=np.int64),
             np.array(targets, dtype=np.int64),
             basis.scaling(sources, [pow(whole // d, -1, d) for d in primes]),
+            float(max(primes)),
             np.array([centred(whole, q) for q in others], dtype=np.float64),
             np.array([[centred(whole // d, q) for q in others] for d in primes], dtype=np.float64).reshape(
                 len(primes), len(others)
             ),
             np.array([1.0 / d for d in primes]),
         )
-
-    def digits(self, values: F64, out: F64, rows: I64 | None = None) -> None:
-        """y of an element in evaluation order. rows: where its limbs stand in ``values``."""
-        self.basis.backward(values, self.sources, self.constants, out, rows)
 
     def __call__(self, y: F64, out: F64, rows: I64 | None = None) -> None:
         """Coefficients for each target, reduced. rows: where they go in ``out``."""
@@ -122,6 +131,7 @@ class Conversion:
             convert,
             basis.n,
             y,
+            self.largest,
             self.whole,
             self.weights,
             self.fractions,
@@ -151,25 +161,37 @@ class Division:
         return Division(Conversion.of(basis, divisors, kept), np.array(factors, dtype=np.float64))
 
     def __call__(self, x: F64, divisor_rows: I64, kept_rows: I64, out: F64, scratch: tuple[F64, F64]) -> None:
-        """x: (rows, n) in evaluation order; which of its rows belong to the divisors and the primes kept.
+        """x: (elements, rows, n) in evaluation order; which rows of each belong to the divisors and the primes kept.
 
-        out: (kept, n), canonical. scratch: two arrays of at least (divisors, n) and (kept, n).
+        out: (elements, kept, n), canonical. scratch: two arrays of at least as many rows as all divisors and all kept.
         """
         conversion = self.conversion
         basis = conversion.basis
-        digits, lifted = scratch[0][: len(divisor_rows)], scratch[1][: len(kept_rows)]
-        conversion.digits(x, digits, divisor_rows)
-        conversion(digits, lifted)
-        basis.forward(lifted, conversion.targets)
+        count, rows, n = x.shape
+        first = rows * np.arange(count)[:, None]
+        digits = scratch[0][: count * len(divisor_rows)].reshape(count, -1, n)
+        lifted = scratch[1][: count * len(kept_rows)].reshape(count, -1, n)
+        targets = np.tile(conversion.targets, count)
+        flat = x.reshape(-1, n)
+        basis.backward(
+            flat,
+            np.tile(conversion.sources, count),
+            np.tile(conversion.constants, count),
+            digits.reshape(-1, n),
+            (first + divisor_rows).reshape(-1),
+        )
+        for y, found in zip(digits, lifted, strict=True):
+            conversion(y, found)
+        basis.forward(lifted.reshape(-1, n), targets)
         run(
             _subtract,
-            len(kept_rows),
-            x,
-            kept_rows,
-            lifted,
-            self.factors,
-            out,
-            conversion.targets,
+            len(targets),
+            flat,
+            (first + kept_rows).reshape(-1),
+            lifted.reshape(-1, n),
+            np.tile(self.factors, count),
+            out.reshape(-1, n),
+            targets,
             basis.moduli,
             basis.inverses,
         )

@@ -21,7 +21,7 @@ from .keygen import ternary_values
 from .linear import Sum
 from .shape import EngineShape
 from .threads import run
-from .transforms import forward
+from .transforms import forward, scratch
 from .uniform import UniformRows
 
 I64 = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ def _fresh_rows(first, last, message, error, t, rest, factors, s, a, out, which,
     two below 2^50, as |message| is. a, s: canonical values.
     """
     head, tail = tables
-    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    buffer = scratch(tail)
     part = 1.0 / t
     for i in range(first, last):
         p = which[i]

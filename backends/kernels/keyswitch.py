@@ -13,10 +13,13 @@ from math import prod
 import numpy as np
 from numba import njit
 
-from .arithmetic import canonical, product, product_by, reduce
+from .arithmetic import anchor, canonical, collapse, fma, low
 from .basis import F64, I64, Basis, centred
 from .conversion import Conversion, Division
 from .threads import run
+
+# Columns that are worked on at a time: what is held of them stays in the nearest cache.
+COLUMNS = 1024
 
 
 @dataclass(frozen=True)
@@ -49,41 +52,77 @@ class SwitchingKey:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
+def key_sums(digits, element, own, number, key, h, row, first, addend, factor, out, taken, left, q, inverse):  # type: ignore[no-untyped-def]
+    """out = sum_d digits[d, number] * key[h, d, row] + addend * factor, |r| <= 0.51 q, from the position ``first`` on.
+
+    The digit of the number ``own`` is the element's row itself. addend: as long as ``out``, or empty. taken, left: scratch of that length.
+    """
+    count, size = digits.shape[0], out.shape[0]
+    start = anchor((count + 1) * 0.5 * q * q)
+    last = first + size
+    if addend.shape[0]:
+        for j in range(size):
+            t = fma(addend[j], factor, start)
+            left[j] = low(start, addend[j], factor, t)
+            taken[j] = t
+    else:
+        for j in range(size):
+            taken[j] = start
+            left[j] = 0.0
+    d = 0
+    while d + 1 < count:
+        x0 = element[number, first:last] if own == d else digits[d, number, first:last]
+        x1 = element[number, first:last] if own == d + 1 else digits[d + 1, number, first:last]
+        k0, k1 = key[h, d, row, first:last], key[h, d + 1, row, first:last]
+        if d + 2 < count:
+            for j in range(size):
+                s = taken[j]
+                t = fma(x0[j], k0[j], s)
+                u = fma(x1[j], k1[j], t)
+                left[j] += low(s, x0[j], k0[j], t) + low(t, x1[j], k1[j], u)
+                taken[j] = u
+        else:
+            for j in range(size):
+                s = taken[j]
+                t = fma(x0[j], k0[j], s)
+                u = fma(x1[j], k1[j], t)
+                rest = left[j] + (low(s, x0[j], k0[j], t) + low(t, x1[j], k1[j], u))
+                out[j] = collapse(u, rest, start, q, inverse)
+        d += 2
+    if d < count:
+        x0 = element[number, first:last] if own == d else digits[d, number, first:last]
+        k0 = key[h, d, row, first:last]
+        for j in range(size):
+            s = taken[j]
+            t = fma(x0[j], k0[j], s)
+            out[j] = collapse(t, left[j] + low(s, x0[j], k0[j], t), start, q, inverse)
+    if count == 0:
+        for j in range(size):
+            out[j] = collapse(taken[j], left[j], start, q, inverse)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
 def inner_rows(first, last, digits, element, each, key, rows, addends, factors, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[h, i] = sum_d digits[d, i] * key[h, d, rows[i]] + addends[h, i] * factors[i], canonical.
 
     element: what was decomposed, the digits' rows of their own ``each`` primes. Addends for as many elements and rows
-    as they have. At most 6 reduced products are summed: below 2^51.
+    as they have. At most 14 digits.
     """
-    count, _, n = digits.shape
+    n = digits.shape[2]
+    taken, left = np.empty(COLUMNS), np.empty(COLUMNS)
     for i in range(first, last):
         q, inverse = moduli[which[i]], inverses[which[i]]
-        w = factors[i] if i < addends.shape[1] else 0.0
-        ratio = w * inverse
         own = i // each if i < element.shape[0] else -1
         for h in range(2):
-            o = out[h, i]
-            if h < addends.shape[0] and i < addends.shape[1]:
-                x = addends[h, i]
-                for j in range(n):
-                    o[j] = product_by(x[j], w, ratio, q)
-            else:
-                for j in range(n):
-                    o[j] = 0.0
-            d = 0
-            while d + 1 < count:
-                x0 = element[i] if own == d else digits[d, i]
-                x1 = element[i] if own == d + 1 else digits[d + 1, i]
-                k0, k1 = key[h, d, rows[i]], key[h, d + 1, rows[i]]
-                for j in range(n):
-                    o[j] += product(x0[j], k0[j], q, inverse) + product(x1[j], k1[j], q, inverse)
-                d += 2
-            if d < count:
-                x0, k0 = element[i] if own == d else digits[d, i], key[h, d, rows[i]]
-                for j in range(n):
-                    o[j] += product(x0[j], k0[j], q, inverse)
-            for j in range(n):
-                o[j] = canonical(reduce(o[j], q, inverse), q)
+            extra = h < addends.shape[0] and i < addends.shape[1]
+            for at in range(0, n, COLUMNS):
+                size = min(COLUMNS, n - at)
+                o = out[h, i, at : at + size]
+                x = addends[h, i, at : at + size] if extra else taken[:0]
+                w = factors[i]
+                key_sums(digits, element, own, i, key, h, rows[i], at, x, w, o, taken, left, q, inverse)
+                for j in range(size):
+                    o[j] = canonical(o[j], q)
 
 
 class Plan:
@@ -151,6 +190,7 @@ class Plan:
         return division, np.array(divisors, dtype=np.int64), np.array(kept, dtype=np.int64)
 
     def divide(self, x: F64, out: F64, dropped: int, scratch: tuple[F64, F64]) -> None:
-        """x: (rows, n), divided by P and the last ``dropped`` primes: out: (limbs - dropped, n), canonical."""
+        """x: (elements, rows, n), divided by P and the last ``dropped`` primes: out: (elements, limbs - dropped, n),
+        canonical. scratch: as of ``Division``."""
         division, divisors, kept = self.division(dropped)
         division(x, divisors, kept, out, scratch)

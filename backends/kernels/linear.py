@@ -215,9 +215,8 @@ class LinearAlgebra:
         """Divided by the second prime: the same phases modulo q0, (2, 1, n)."""
         evaluator = self._evaluator
         out = np.empty((2, 1, evaluator.basis.n))
-        scratch = evaluator.scratch("y", 1, evaluator.basis.n), evaluator.scratch("lifted", 1, evaluator.basis.n)
-        for h in range(2):
-            self._down(source[h], np.array([1]), np.array([0]), out[h], scratch)
+        scratch = evaluator.scratch("y", 2, evaluator.basis.n), evaluator.scratch("lifted", 2, evaluator.basis.n)
+        self._down(source, np.array([1]), np.array([0]), out, scratch)
         return out
 
     def from_torus(self, source: F64) -> Sum:

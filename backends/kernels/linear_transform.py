@@ -9,85 +9,98 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .arithmetic import canonical, product, product_by, reduce
+from .arithmetic import anchor, canonical, collapse, fma, low, product_by, reduce
 from .basis import F64, SMALLEST_RING, automorphism, subring_positions
 from .evaluator import Ciphertext, Evaluator, collect_rows
 from .keys import stacked
+from .keyswitch import COLUMNS, key_sums
 from .shape import LevelPlan
 from .slots import C128, coefficients
 from .threads import run
-from .transforms import forward
+from .transforms import forward, scratch
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _babies(digits, source, each, keys, key_row, number, lift, orders, identity, rotated, sums, q, inverse):  # type: ignore[no-untyped-def]
-    """rotated[b] = the b-th baby step modulo one prime, whose number is ``number``; identity: the step that is none.
+def _babies(digits, source, each, keys, key_row, i, h, start, lift, orders, identity, rotated, work, q, inverse):  # type: ignore[no-untyped-def]
+    """rotated[b] = the positions from ``start`` on of the b-th baby step's element h, modulo the prime of row i.
 
-    The digits' rows of their own ``each`` primes are those of the source.
+    identity: the step that is none. each: primes of a digit, whose rows are the source's. work: (3, positions), scratch.
     """
-    count, _, n = digits.shape
-    chained = number < source.shape[1]
-    own = number // each if chained else -1
+    size = rotated.shape[1]
+    chained = i < source.shape[1]
+    own = i // each if chained else -1
     ratio = lift * inverse
+    sums, taken, left = work[0], work[1], work[2]
     at = 0
     for b in range(rotated.shape[0]):
+        o = rotated[b]
         if b == identity:
-            for h in range(2):
-                o = rotated[b, h]
-                if chained:
-                    x = source[h, number]
-                    for j in range(n):
-                        o[j] = product_by(x[j], lift, ratio, q)
-                else:
-                    for j in range(n):
-                        o[j] = 0.0
-            continue
-        order = orders[at]
-        for h in range(2):
-            if chained and h == 0:
-                x = source[0, number]
-                for j in range(n):
-                    sums[j] = product_by(x[j], lift, ratio, q)
+            if chained:
+                x = source[h, i, start : start + size]
+                for j in range(size):
+                    o[j] = product_by(x[j], lift, ratio, q)
             else:
-                for j in range(n):
-                    sums[j] = 0.0
-            for d in range(count):
-                x = source[1, number] if own == d else digits[d, number]
-                k = keys[at, h, d, key_row]
-                for j in range(n):
-                    sums[j] += product(x[j], k[j], q, inverse)
-            for j in range(n):
-                sums[j] = reduce(sums[j], q, inverse)
-            o = rotated[b, h]
-            for j in range(n):
-                o[j] = sums[order[j]]
+                for j in range(size):
+                    o[j] = 0.0
+            continue
+        order = orders[at, start : start + size]
+        base = order[0] - order[0] % size
+        for first in range(0, size, COLUMNS):
+            last = min(first + COLUMNS, size)
+            x = source[0, i, base + first : base + last] if chained and h == 0 else sums[:0]
+            part = sums[first:last]
+            key_sums(
+                digits, source[1], own, i, keys[at], h, key_row, base + first, x, lift, part, taken, left, q, inverse
+            )
+        for j in range(size):
+            o[j] = sums[order[j] - base]
         at += 1
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _weigh(rotated, factors, shift, columns, rows, out, q, inverse):  # type: ignore[no-untyped-def]
-    """out[h] = sum_b rotated[b, h] * factors[b], canonical, where factors repeat each row of 2^shift in a chunk."""
-    babies, _, n = rotated.shape
-    per = rows >> shift
-    for h in range(2):
-        for c in range(n // (rows * columns)):
-            for r in range(rows):
-                start = (c * rows + r) * columns
-                at = (c * per + (r >> shift)) * columns
-                o = out[h, start : start + columns]
-                for j in range(columns):
-                    o[j] = 0.0
-                for b in range(babies):
-                    x = rotated[b, h, start : start + columns]
-                    f = factors[b, at : at + columns]
-                    for j in range(columns):
-                        o[j] += product(x[j], f[j], q, inverse)
-                for j in range(columns):
-                    o[j] = canonical(reduce(o[j], q, inverse), q)
+def _weigh(rotated, factors, g, i, first, shift, columns, out, work, q, inverse):  # type: ignore[no-untyped-def]
+    """out = sum_b rotated[b] * factors[g, b, i], canonical, for the rows of a chunk: factors, from ``first`` on, repeat
+    each row of ``columns`` 2^shift times. At most 15 babies."""
+    babies, size = rotated.shape
+    start = anchor(babies * 0.5 * q * q)
+    taken, left = work[0, :columns], work[1, :columns]
+    for r in range(size // columns):
+        at = r * columns
+        place = first + (r >> shift) * columns
+        for j in range(columns):
+            taken[j] = start
+            left[j] = 0.0
+        b = 0
+        while b + 3 < babies:
+            x0, x1 = rotated[b, at : at + columns], rotated[b + 1, at : at + columns]
+            x2, x3 = rotated[b + 2, at : at + columns], rotated[b + 3, at : at + columns]
+            f0, f1 = factors[g, b, i, place : place + columns], factors[g, b + 1, i, place : place + columns]
+            f2, f3 = factors[g, b + 2, i, place : place + columns], factors[g, b + 3, i, place : place + columns]
+            for j in range(columns):
+                t = taken[j]
+                t0 = fma(x0[j], f0[j], t)
+                t1 = fma(x1[j], f1[j], t0)
+                t2 = fma(x2[j], f2[j], t1)
+                t3 = fma(x3[j], f3[j], t2)
+                s = low(t, x0[j], f0[j], t0) + low(t0, x1[j], f1[j], t1)
+                left[j] += s + (low(t1, x2[j], f2[j], t2) + low(t2, x3[j], f3[j], t3))
+                taken[j] = t3
+            b += 4
+        while b < babies:
+            x0, f0 = rotated[b, at : at + columns], factors[g, b, i, place : place + columns]
+            for j in range(columns):
+                t = taken[j]
+                t0 = fma(x0[j], f0[j], t)
+                left[j] += low(t, x0[j], f0[j], t0)
+                taken[j] = t0
+            b += 1
+        o = out[at : at + columns]
+        for j in range(columns):
+            o[j] = canonical(collapse(taken[j], left[j], start, q, inverse), q)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _level_rows(  # type: ignore[no-untyped-def]
+def _level_chunks(  # type: ignore[no-untyped-def]
     first,
     last,
     digits,
@@ -107,15 +120,26 @@ def _level_rows(  # type: ignore[no-untyped-def]
     moduli,
     inverses,
 ):
-    """The inner sums of one level modulo the primes first..last: out[giant, h, i], canonical."""
-    n = digits.shape[2]
-    rotated = np.empty((factors.shape[1], 2, n))
-    sums = np.empty(n)
-    for i in range(first, last):
+    """The inner sums of one level, out[giant, h, i], canonical; ranges count primes i and chunks of rows*columns.
+
+    An automorphism takes the positions of one chunk to those of one chunk: they share the low bits of an exponent. So
+    what is between keys and sums never leaves the cache.
+    """
+    size = rows * columns
+    chunks = digits.shape[2] // size
+    rotated = np.empty((factors.shape[1], size))
+    work = np.empty((3, size))
+    for k in range(first, last):
+        i, c = k // chunks, k % chunks
         q, inverse = moduli[which[i]], inverses[which[i]]
-        _babies(digits, source, each, keys, key_rows[i], i, lift[i], orders, identity, rotated, sums, q, inverse)
-        for g in range(factors.shape[0]):
-            _weigh(rotated, factors[g, :, i], shift, columns, rows, out[g, :, i], q, inverse)
+        at = c * size
+        place = c * (rows >> shift) * columns
+        for h in range(2):
+            row = key_rows[i]
+            _babies(digits, source, each, keys, row, i, h, at, lift[i], orders, identity, rotated, work, q, inverse)
+            for g in range(factors.shape[0]):
+                o = out[g, h, i, at : at + size]
+                _weigh(rotated, factors, g, i, place, shift, columns, o, work, q, inverse)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -126,7 +150,7 @@ def _diagonal_rows(first, last, plaintexts, places, positions, out, which, table
     k counts polynomials and primes; places: giant and baby of each polynomial.
     """
     head, tail = tables
-    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    buffer = scratch(tail)
     primes = which.shape[0]
     x = np.empty(plaintexts.shape[1], dtype=np.float64)
     for k in range(first, last):
@@ -214,8 +238,8 @@ class LevelTransform:
         digits = evaluator.decomposed(elements[1], switch)
         inner = evaluator.scratch("inner", len(plan.giants), 2, rows, n)
         run(
-            _level_rows,
-            rows,
+            _level_chunks,
+            rows * (n // (basis.rows * basis.columns)),
             digits,
             elements,
             plan.shape.digit,
@@ -238,7 +262,7 @@ class LevelTransform:
             key = evaluator.keys[evaluator.shape.automorphism_key(index, plan.shape).name]
             element = evaluator.scratch("element", plan.limbs, n)
             scratch = evaluator.scratch("y", rows, n), evaluator.scratch("lifted", plan.limbs, n)
-            switch.divide(inner[g, 1], element, 0, scratch)
+            switch.divide(inner[g, 1:], element[None], 0, scratch)
             digits = evaluator.decomposed(element, switch)
             sums = evaluator.scratch("sums", 2, rows, n)
             switch.inner(digits, element, key, sums)

@@ -12,7 +12,7 @@ from glyphc.ir.instructions import Polynomials
 from .arithmetic import product_by, reduce
 from .basis import F64, I64, Basis, centred
 from .threads import run
-from .transforms import forward
+from .transforms import forward, scratch
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -22,7 +22,7 @@ def _encode_rows(first, last, offsets, exponents, values, factors, out, which, t
     Coefficients, and sums of those that share an exponent: below 2^53.
     """
     head, tail = tables
-    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    buffer = scratch(tail)
     primes = which.shape[0]
     for k in range(first, last):
         row, i = k // primes, k % primes

@@ -62,10 +62,21 @@ def _quads(x, start, stop, blocks, head, q, inverse):  # type: ignore[no-untyped
             x3[j] = d - e
 
 
+# Rows of a buffer are so much longer than they need to be: at a distance of 512 bytes they would share a few sets of
+# the nearest cache.
+_APART = 4
+
+
 @njit(nogil=True, error_model="numpy", cache=True)
-def _turn(x, buffer):  # type: ignore[no-untyped-def]
+def scratch(tail):  # type: ignore[no-untyped-def]
+    """A buffer for :func:`forward` and :func:`backward`. tail: of all primes."""
+    return np.empty((tail.shape[2] + 1, tail.shape[3] + _APART), dtype=np.float64)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _turn(x, buffer, columns):  # type: ignore[no-untyped-def]
     """Transpose a chunk into the buffer."""
-    rows, columns = buffer.shape
+    rows = buffer.shape[0]
     for b in range(columns):
         at = b * rows
         for r in range(rows):
@@ -79,7 +90,7 @@ def _row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
     By the same names on both sides: LLVM takes arrays of two names that overlap for dependent, and loops over them are
     not vectorised.
     """
-    rows, columns = x.shape
+    rows, columns = x.shape[0], tail.shape[1]
     inner = rows // (4 * quarter)
     for i in range(inner):
         w1 = tail[inner - 1 + i]
@@ -104,7 +115,7 @@ def _row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
 def _last_row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
     """The last two stages, in place, canonical. quarter: 1, as a variable: of rows at constant distances LLVM does not
     find out that they are apart."""
-    rows, columns = x.shape
+    rows, columns = x.shape[0], tail.shape[1]
     inner = rows // (4 * quarter)
     for i in range(inner):
         w1 = tail[inner - 1 + i]
@@ -126,21 +137,14 @@ def _last_row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _copy(source, target):  # type: ignore[no-untyped-def]
-    for j in range(source.shape[0]):
-        target[j] = source[j]
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
 def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
     """Coefficients, |x| < q, to canonical values in evaluation order, in place.
 
-    x: (n,); head: psi^rev(i) for i < n/rows; tail: (n/chunk, rows - 1, columns); buffer: (rows, columns), scratch.
+    x: (n,); head: psi^rev(i) for i < n/rows; tail: (n/chunk, rows - 1, columns); buffer: see :func:`scratch`.
     """
     # np.int64(0): a literal would make numba compile the stage for it alone
     n = x.shape[0]
-    rows, columns = buffer.shape
-    flat = buffer.reshape(rows * columns)
+    rows, columns = buffer.shape[0], tail.shape[2]
     chunk = rows * columns
     ends = n // rows
     blocks = 1
@@ -160,13 +164,16 @@ def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
             _quads(x, start, start + chunk, local, head, q, inverse)
             local *= 4
         part = x[start : start + chunk]
-        _turn(part, buffer)
+        _turn(part, buffer, columns)
         quarter = rows // 4
         while quarter > 1:
             _row_quads(buffer, tail[c], quarter, q, inverse)
             quarter //= 4
         _last_row_quads(buffer, tail[c], quarter, q, inverse)
-        _copy(flat, part)
+        for r in range(rows):
+            source, target = buffer[r], part[r * columns : (r + 1) * columns]
+            for b in range(columns):
+                target[b] = source[b]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -175,7 +182,7 @@ def _row_quads_back(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-de
 
     |x| <= 2 q stays so, as only the full sum has to be reduced.
     """
-    rows, columns = x.shape
+    rows, columns = x.shape[0], tail.shape[1]
     inner = rows // (4 * quarter)
     for i in range(inner):
         w1 = tail[inner - 1 + i]
@@ -195,8 +202,8 @@ def _row_quads_back(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _turn_back(buffer, x):  # type: ignore[no-untyped-def]
-    rows, columns = buffer.shape
+def _turn_back(buffer, x, columns):  # type: ignore[no-untyped-def]
+    rows = buffer.shape[0]
     for b in range(columns):
         at = b * rows
         for r in range(rows):
@@ -261,8 +268,7 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
     head, tail: of the inverse roots. constant: not zero, |constant| <= q/2.
     """
     n = x.shape[0]
-    rows, columns = buffer.shape
-    flat = buffer.reshape(rows * columns)
+    rows, columns = buffer.shape[0], tail.shape[2]
     chunk = rows * columns
     ends = n // rows
     stages = 0
@@ -275,12 +281,15 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
     for c in range(n // chunk):
         start = c * chunk
         part = x[start : start + chunk]
-        _copy(part, flat)
+        for r in range(rows):
+            source, target = part[r * columns : (r + 1) * columns], buffer[r]
+            for b in range(columns):
+                target[b] = source[b]
         quarter = np.int64(1)
         while quarter < rows:
             _row_quads_back(buffer, tail[c], quarter, q, inverse)
             quarter *= 4
-        _turn_back(buffer, part)
+        _turn_back(buffer, part, columns)
         local = ends // 4
         while local >= top:
             _quads_back(x, start, start + chunk, local, head, constant if local == 1 else 0.0, q, inverse)
@@ -296,7 +305,7 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
 @njit(nogil=True, error_model="numpy", cache=True)
 def forward_rows(first, last, x, rows, which, head, tail, moduli, inverses):  # type: ignore[no-untyped-def]
     """:func:`forward` of the rows of x with the numbers rows[first:last]; which: index of each one's prime."""
-    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    buffer = scratch(tail)
     for i in range(first, last):
         p = which[i]
         forward(x[rows[i]], head[p], tail[p], buffer, moduli[p], inverses[p])
@@ -305,7 +314,7 @@ def forward_rows(first, last, x, rows, which, head, tail, moduli, inverses):  # 
 @njit(nogil=True, error_model="numpy", cache=True)
 def backward_rows(first, last, x, rows, out, which, head, tail, constants, moduli, inverses):  # type: ignore[no-untyped-def]
     """:func:`backward` of the rows of x with the numbers rows[first:last] into out[first:last]."""
-    buffer = np.empty((tail.shape[2] + 1, tail.shape[3]), dtype=np.float64)
+    buffer = scratch(tail)
     for i in range(first, last):
         p = which[i]
         source, target = x[rows[i]], out[i]

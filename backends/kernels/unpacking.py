@@ -29,17 +29,17 @@ def _halve(piece, even, odd, wanted, key, order, monomial, up, down, tables, whi
     """even = piece + g(piece); odd = (piece - g(piece)) * monomial, where it is wanted: (2, 2, n), canonical.
 
     key: (2, 1, 4, n), for both primes of the sums and both auxiliary ones, whose indices ``which`` has in this order.
-    up, down: of the conversions to the auxiliary primes and of the division by them, (constants, whole, weights,
-    fractions), and its factors. order: of the automorphism.
+    up, down: of the conversions to the auxiliary primes and of the division by them, (constants, largest, whole,
+    weights, fractions), and its factors. order: of the automorphism.
     """
     head, tail, head_back, tail_back = tables
     n = piece.shape[2]
     y, lifted, sums = scratch[:2], scratch[2:4], scratch[4:].reshape(2, 4, n)
     own, special = which[:2], which[2:]
     rows = np.arange(2)
-    constants, whole, weights, fractions = up
+    constants, largest, whole, weights, fractions = up
     backward_rows(0, 2, piece[1], rows, y, own, head_back, tail_back, constants, moduli, inverses)
-    convert(0, n, y, whole, weights, fractions, lifted, rows, special, moduli, inverses)
+    convert(0, n, y, largest, whole, weights, fractions, lifted, rows, special, moduli, inverses)
     forward_rows(0, 2, lifted, rows, special, head, tail, moduli, inverses)
     for h in range(2):
         for i in range(4):
@@ -48,10 +48,10 @@ def _halve(piece, even, odd, wanted, key, order, monomial, up, down, tables, whi
             k, o = key[h, 0, i], sums[h, i]
             for j in range(n):
                 o[j] = product(x[j], k[j], q, inverse)
-    constants, whole, weights, fractions, factors = down
+    constants, largest, whole, weights, fractions, factors = down
     for h in range(2):
         backward_rows(0, 2, sums[h], rows + 2, y, special, head_back, tail_back, constants, moduli, inverses)
-        convert(0, n, y, whole, weights, fractions, lifted, rows, own, moduli, inverses)
+        convert(0, n, y, largest, whole, weights, fractions, lifted, rows, own, moduli, inverses)
         forward_rows(0, 2, lifted, rows, own, head, tail, moduli, inverses)
         for p in range(2):
             q, inverse = moduli[own[p]], inverses[own[p]]
@@ -99,8 +99,8 @@ class Unpacking:
             evaluator.keys[spec.name].values,
             evaluator.order(1 + n // distance),
             self._monomial(distance),
-            (up.constants, up.whole, up.weights, up.fractions),
-            (down.constants, down.whole, down.weights, down.fractions, division.factors),
+            (up.constants, up.largest, up.whole, up.weights, up.fractions),
+            (down.constants, down.largest, down.whole, down.weights, down.fractions, division.factors),
             (basis.head, basis.tail, basis.head_back, basis.tail_back),
             self._which,
             basis.moduli,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from glyphc.ir.instructions import Schedule
@@ -63,7 +63,7 @@ class OpenFHEEngine(Engine):
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
         from .client import generate_keys
         from .evaluator import OpenFHEMachine
-        from .gates import generate_gate_keys
+        from .gates import gate_session
         from .integer_client import generate_integer_keys
         from .integer_evaluator import IntegerOpenFHE
         from .keys import key_tables, release_all_keys
@@ -75,11 +75,12 @@ class OpenFHEEngine(Engine):
             raise BackendError(f"the engine 'openfhe' does not take this program: {reason}; use --engine kernels")
         if isinstance(schedule.parameters, WordParameters):
             # these keys lie in their context, not in tables that all contexts share
-            with stages.stage("generate keys"):
-                owner, gates = generate_gate_keys(schedule.parameters.secure)
-            with stages.stage("encrypt weights"):
-                weights_in_bits = encrypted_bits(schedule, owner.encrypt)
-            yield Session(gates, owner.encrypt, owner.decrypt, weights_in_bits)
+            with ExitStack() as stack:
+                with stages.stage("generate keys"):
+                    owner, gates = stack.enter_context(gate_session(schedule.parameters.secure))
+                with stages.stage("encrypt weights"):
+                    weights_in_bits = encrypted_bits(schedule, owner.encrypt)
+                yield Session(gates, owner.encrypt, owner.decrypt, weights_in_bits)
             return
         with key_tables(wait=True):
             try:

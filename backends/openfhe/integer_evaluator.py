@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from glyphc.ir.instructions import IntegerBlocks, IntegerDot
 
 from ..errors import BackendError
 from .integer_contexts import IntegerContexts
+from .library import fhe
 
 Ciphertexts = tuple[Any, ...]
 Answer = Callable[[Sequence[Ciphertexts], Request], Sequence[Ciphertexts]]
@@ -86,34 +88,51 @@ class IntegerOpenFHE:
         for size, terms in by_size.items():
             part = self._sum(context, terms)
             if size > 1:
-                part = context.EvalMult(part, self._constant(at, size))
-            total = part if total is None else context.EvalAdd(total, part)
+                part = self._multiplied(at, part, size)
+            if total is None:
+                total = part
+            else:
+                context.EvalAddInPlace(total, part)
         if total is None:
             # all weights are multiples of t
             total = context.EvalSub(sources[0], sources[0])
         return self._shifted(at, total, instruction.bias)
 
     def _shifted(self, at: int, total: Any, bias: int) -> Any:
-        t = self._contexts.parameters.moduli[at]
+        """total: is changed in place."""
+        context, t = self._contexts.contexts[at], self._contexts.parameters.moduli[at]
         centred = (bias + t // 2) % t - t // 2
-        if not centred:
-            return total
-        return self._contexts.contexts[at].EvalAdd(total, self._constant(at, centred, kept=False))
-
-    def _sum(self, context: Any, terms: Sequence[tuple[bool, Any]]) -> Any:
-        """Of ciphertexts with signs; the first one is taken as it is, or negated."""
-        ordered = sorted(terms, key=lambda term: not term[0])
-        (positive, total), *rest = ordered
-        total = total if positive else context.EvalNegate(total)
-        for added, term in rest:
-            total = context.EvalAdd(total, term) if added else context.EvalSub(total, term)
+        if centred:
+            with _as_polynomial(total):
+                context.EvalAddInPlace(total, context.MakeCoefPackedPlaintext([centred]))
         return total
 
-    def _constant(self, at: int, value: int, kept: bool = True) -> Any:
-        """The same integer in all slots. kept: for the next time; biases are needed once."""
-        if (at, value) in self._constants:
-            return self._constants[at, value]
-        made = self._contexts.contexts[at].MakePackedPlaintext([value] * self._contexts.parameters.slots)
-        if kept:
-            self._constants[at, value] = made
-        return made
+    def _sum(self, context: Any, terms: Sequence[tuple[bool, Any]]) -> Any:
+        """Of ciphertexts with signs: a new one, so that it can be changed in place."""
+        (positive, first), *rest = terms
+        total = first.Clone() if positive else context.EvalNegate(first)
+        for added, term in rest:
+            if added:
+                context.EvalAddInPlace(total, term)
+            else:
+                context.EvalSubInPlace(total, term)
+        return total
+
+    def _multiplied(self, at: int, part: Any, value: int) -> Any:
+        """part: is changed."""
+        if (at, value) not in self._constants:
+            self._constants[at, value] = self._contexts.contexts[at].MakeCoefPackedPlaintext([value])
+        with _as_polynomial(part):
+            product = self._contexts.contexts[at].EvalMult(part, self._constants[at, value])
+        product.SetEncodingType(fhe.PACKED_ENCODING)
+        return product
+
+
+@contextmanager
+def _as_polynomial(ciphertext: Any) -> Iterator[None]:
+    """Meanwhile a ciphertext says that coefficients are encoded in it, as OpenFHE wants of two operands.
+
+    The same integer in all slots is a polynomial's constant term, which takes no transform to encode."""
+    ciphertext.SetEncodingType(fhe.COEF_PACKED_ENCODING)
+    yield
+    ciphertext.SetEncodingType(fhe.PACKED_ENCODING)

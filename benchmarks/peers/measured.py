@@ -45,9 +45,9 @@ class Measured:
         self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
         self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - cpu
 
-    def print(self) -> None:
-        """As the last line of standard output, which :func:`read` takes."""
-        self.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def print(self, memory: int = 0) -> None:
+        """As the last line of standard output, which :func:`read` takes. memory: of a process that did the work."""
+        self.memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.versions = {"python": platform.python_version(), **self.versions}
         print(json.dumps(asdict(self)))
 

@@ -32,13 +32,15 @@ ENVIRONMENTS = ROOT / ".peers"
 class Peer:
     """A script beside this file, and in whose environment it runs: "" is glyphc's own. configurations: its arguments.
 
-    batch: samples that it takes at once, where it is made for batches.
+    batch: samples that it takes at once, where it is made for batches. made: files of its environment that say that it
+    is whole.
     """
 
     script: str
     environment: str
     configurations: tuple[tuple[str, ...], ...]
     batch: int = 0
+    made: tuple[str, ...] = (".made",)
 
     @property
     def python(self) -> Path:
@@ -47,7 +49,7 @@ class Peer:
     @property
     def here(self) -> bool:
         """Whether its environment is made, as a whole."""
-        return not self.environment or (ENVIRONMENTS / self.environment / ".made").exists()
+        return not self.environment or all((ENVIRONMENTS / self.environment / name).exists() for name in self.made)
 
 
 PEERS = {
@@ -59,6 +61,7 @@ PEERS = {
         tuple((how, *more) for how in ("retrained", "rounded") for more in ((), ("--approximate",))),
     ),
     "tenseal": Peer("tenseal_mlp.py", "tenseal", ((),)),
+    "heir": Peer("heir_mlp.py", "heir", ((),), made=(".made", "headers/.made")),
 }
 
 

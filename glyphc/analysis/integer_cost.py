@@ -30,8 +30,8 @@ REFERENCE_RING = 16384
 @dataclass(frozen=True)
 class IntegerRow:
     """Seconds at N = 16384 on ciphertexts of so many limbs: a product by a constant, an addition, a product of
-    ciphertexts with its relinearisation, an automorphism, encryption and decryption. constant: to encode one, whatever
-    the limbs."""
+    ciphertexts with its relinearisation, an automorphism, encryption and decryption. constant: to encode an integer
+    for all slots; packed: one for each slot; shifted: to encode a constant and add it."""
 
     limbs: int
     scaled: float
@@ -41,14 +41,16 @@ class IntegerRow:
     encrypt: float
     decrypt: float
     constant: float
+    packed: float
+    shifted: float
 
 
-# Wall seconds of the fastest of several laps on two cores, with priority over other work.
+# Wall seconds of the fastest of eight laps on two cores: medians of three runs of ``benchmarks/integer_costs.py``.
 ROWS: tuple[IntegerRow, ...] = (
-    IntegerRow(2, 0.00024, 0.00016, 0.0101, 0.0011, 0.0099, 0.0033, 0.0036),
-    IntegerRow(3, 0.00031, 0.00023, 0.0170, 0.0025, 0.0122, 0.0036, 0.0036),
-    IntegerRow(4, 0.00039, 0.0003, 0.0206, 0.0038, 0.0136, 0.0039, 0.0039),
-    IntegerRow(7, 0.0007, 0.0005, 0.0503, 0.0107, 0.0200, 0.0047, 0.0044),
+    IntegerRow(2, 0.00033, 0.0001, 0.0126, 0.0014, 0.0107, 0.0035, 0.0026, 0.0036, 0.0049),
+    IntegerRow(3, 0.00035, 0.00013, 0.0219, 0.0039, 0.0144, 0.0038, 0.0033, 0.0039, 0.0057),
+    IntegerRow(4, 0.00048, 0.00016, 0.0287, 0.005, 0.0181, 0.0054, 0.0044, 0.0055, 0.0083),
+    IntegerRow(7, 0.00093, 0.00025, 0.0636, 0.0157, 0.0287, 0.0075, 0.0078, 0.0063, 0.0099),
 )
 # Precomputed tables of a context, in polynomials over all primes; and what a product takes meanwhile.
 _CONTEXT_POLYNOMIALS = 12
@@ -107,12 +109,12 @@ def _seconds(instruction: Instruction, p: IntegerParameters, encoded: set[int]) 
         case IntegerDot(weights=weights, bias=bias):
             sizes = {abs(w) for w in weights if w} - {1}
             each = len(weights) * _figure("added", p) + len(sizes) * _figure("scaled", p)
-            each += (len(sizes - encoded) + bool(bias)) * _figure("constant", p)
+            each += len(sizes - encoded) * _figure("constant", p) + bool(bias) * _figure("shifted", p)
             encoded |= sizes
         case IntegerBlocks(sources=sources, bias=bias):
-            each = len(sources) * (_figure("constant", p) + _figure("scaled", p) + _figure("added", p))
+            each = len(sources) * (_figure("packed", p) + _figure("scaled", p) + _figure("added", p))
             each += len(p.automorphisms) * (_figure("automorphism", p) + _figure("added", p))
-            each += _figure("constant", p) if bias else 0.0
+            each += _figure("shifted", p) if bias else 0.0
         case IntegerTotal(inner=inner):
             images = len(p.inner_automorphisms if inner else p.automorphisms)
             each = images * (_figure("automorphism", p) + _figure("added", p))

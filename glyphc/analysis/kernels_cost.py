@@ -18,7 +18,7 @@ from .cost import (
     CostModel,
     Machine,
 )
-from .training_figures import TORUS_FIGURES, TRAINING_FIGURES
+from .training_figures import TrainingFigures, TrainingRow, scaled
 
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
@@ -78,6 +78,20 @@ KERNELS_CONFIGURATIONS = (
     ),
 )
 
+# By ``glyphc measure --engine kernels``.
+KERNELS_TRAINING = TrainingFigures(
+    rows=(
+        TrainingRow(1, 0.0006, 0.006, 0.003, 0.002, 0.0002, 0.0022, 0.002, 0.003),
+        TrainingRow(2, 0.0006, 0.006, 0.006, 0.002, 0.0004, 0.0044, 0.004, 0.005),
+        TrainingRow(3, 0.0009, 0.009, 0.009, 0.003, 0.0006, 0.0066, 0.006, 0.008),
+        TrainingRow(4, 0.0012, 0.012, 0.012, 0.004, 0.0008, 0.0088, 0.008, 0.01),
+    ),
+    to_torus=0.01,
+    from_torus=0.05,
+    series=0.13,
+    mask=0.01,
+    slot_product=0.02,
+)
 
 KERNELS = CostModel(
     product=0.000207,
@@ -87,7 +101,7 @@ KERNELS = CostModel(
     fresh=0.0018,
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),
-    training=replace(TRAINING_FIGURES, to_torus=0.01, from_torus=0.05, series=0.13, mask=0.01, slot_product=0.02),
+    training=KERNELS_TRAINING,
     engine="kernels",
     limbs=2,
 )
@@ -102,12 +116,11 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
     """The model of an engine: the part of a user's model that was measured there, or what ships with glyphc.
 
     Where a user measured OpenFHE alone, the kernels' seconds are the shipped ones times measured over shipped of
-    OpenFHE's reference bootstrap, so that all prices are of one machine. The linear algebra of training is OpenFHE's.
+    OpenFHE's reference bootstrap, so that all prices are of one machine.
     """
     if engine != "kernels":
         return model
-    found = model.kernels or _scaled(model)
-    return replace(found, slots=model.slots, training=replace(found.training, rows=model.training.rows))
+    return replace(model.kernels or _scaled(model), slots=model.slots)
 
 
 def _scaled(model: CostModel) -> CostModel:
@@ -118,10 +131,9 @@ def _scaled(model: CostModel) -> CostModel:
     configurations = tuple(
         replace(c, costs=tuple(_scaled_row(row, ratio) for row in c.costs)) for c in KERNELS.configurations
     )
-    training = {name: getattr(KERNELS.training, name) * ratio for name in TORUS_FIGURES}
     return replace(
         KERNELS,
-        training=replace(KERNELS.training, **training),
+        training=scaled(KERNELS.training, ratio),
         product=KERNELS.product * ratio,
         automorphism=KERNELS.automorphism * ratio,
         switch=KERNELS.switch * ratio,

@@ -6,8 +6,9 @@ from math import log2
 
 from glyphc.ir.word_parameters import WordParameters
 
-# Wall seconds on two cores of an AMD EPYC at OpenFHE's STD128 with GINX: a gate, and a set of keys.
-GATE_SECONDS = 0.035
+# Wall seconds on two cores of an AMD EPYC at OpenFHE's STD128 with GINX: a gate (a process computes one on each core),
+# of the 2,832 of ``benchmarks/gates.py``; and a set of keys.
+GATE_SECONDS = 0.031
 KEY_SECONDS = 8.0
 # Of what both sides hold at STD128 beside the process: the bootstrapping key and the one of key switching, in memory.
 KEY_BYTES = 0.95e9

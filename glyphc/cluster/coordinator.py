@@ -6,19 +6,12 @@ handed out again. The outputs are those of one machine, bit for bit, unless they
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import os
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate
@@ -31,55 +24,15 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader
 
 from . import worker
-from .distribution import AwayError, ClusterError, distribute
+from .connection import AWAY_SECONDS, Address, Fruitless, Told, fit, result, scheduler, work_on
+from .distribution import ClusterError, distribute
 from .worker import FileKind
 
 if TYPE_CHECKING:
     from distributed import Client
-    from distributed.security import Security
 
-# How long a scheduler may be away, and how often a task may lose its worker.
-AWAY_SECONDS = 120.0
-LOSSES = 10
 # Passes that are handed out for each worker at a time.
 _AHEAD = 2
-LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the cluster is. local: worker processes of this one, 0 for one elsewhere; url: of its scheduler.
-
-    tls: a folder with ca.pem, cert.pem and key.pem, or None.
-    """
-
-    local: int
-    url: str
-    tls: Path | None
-
-    @staticmethod
-    def read(text: str, tls: Path | None = None) -> Address:
-        """``local``, ``local:N``, or a scheduler's address; ClusterError for others.
-
-        Dask executes what its peers send: without TLS only this machine's own addresses are taken.
-        """
-        if text == LOCAL or text.startswith(LOCAL + ":"):
-            count = text.partition(":")[2] or str(os.cpu_count() or 1)
-            if not count.isdecimal() or not 0 < int(count) <= 64:
-                raise ClusterError(f"--cluster {text!r}: local:N takes a number of worker processes, 1 to 64")
-            return Address(int(count), "", None)
-        url = urlsplit(text)
-        if url.scheme not in ("tcp", "tls") or not url.hostname or not url.port:
-            raise ClusterError(f"--cluster {text!r} is neither local[:N] nor a scheduler such as tls://host:8786")
-        if url.scheme == "tcp" and not _loopback(url.hostname):
-            raise ClusterError(
-                f"--cluster {text!r}: workers and scheduler execute what is sent to them, so beyond this machine they "
-                "have to show certificates: start them with tls:// and name a folder of ca.pem, cert.pem and key.pem "
-                "with --cluster-tls"
-            )
-        if url.scheme == "tls" and tls is None:
-            raise ClusterError(f"--cluster {text!r} needs --cluster-tls, a folder of ca.pem, cert.pem and key.pem")
-        return Address(0, text, tls)
 
 
 @dataclass(frozen=True)
@@ -98,11 +51,20 @@ class Files:
 
 
 def evaluate(
-    address: Address, files: Files, inputs: Path, output: Path, flooding_bits: int = 0, reporter: Reporter | None = None
+    address: Address,
+    files: Files,
+    inputs: Path,
+    output: Path,
+    flooding_bits: int = 0,
+    reporter: Reporter | None = None,
+    patience: float = AWAY_SECONDS,
+    away: Told = lambda reason: None,
 ) -> EvaluationReport:
     """Evaluate a file of encrypted inputs to one of encrypted outputs, as ``Evaluator.evaluate`` does by itself.
 
-    ClusterError when the cluster is not there, not fit for the program, or fails; nothing is written then.
+    patience: seconds for which the cluster may be away, inf for a service, which waits; away: told why it is when it
+    goes, and nothing when it is back. ClusterError when it stays away, is not fit for the program, or fails; nothing is
+    written then.
     """
     program = ServerProgram.load(files.program)
     if program.schedule.client.requests:
@@ -112,20 +74,8 @@ def evaluate(
         request = check_request(inputs, program, keys.digest, keys.header.modulus)
     job = _Job(program, files, engine, request, flooding_bits, reporter or Silent())
     start = time.perf_counter()
-    away: float | None = None
-    with _scheduler(address) as (url, security):
-        while job.missing:
-            try:
-                with _connected(url, security) as client:
-                    job.meet(client)
-                    away = None
-                    job.work(client)
-            except (OSError, asyncio.TimeoutError) as e:
-                # the scheduler is gone, or not there yet
-                away = time.monotonic() if away is None else away
-                if time.monotonic() - away > AWAY_SECONDS:
-                    raise AwayError(f"the cluster at {url} cannot be reached: {e}") from None
-                time.sleep(1.0)
+    with scheduler(address) as (url, security):
+        work_on(url, security, job.work, lambda: not job.missing, patience, away)
     digest = job.write(output)
     seconds = {"evaluate": time.perf_counter() - start}
     return EvaluationReport(request.samples, job.passes, digest, seconds=seconds)
@@ -149,22 +99,20 @@ class _Job:
         self.passes = pass_count(self.client, request.samples)
         self.done: dict[int, list[tuple[str, bytes]]] = {}
         self.bits = 0
-        self._fruitless = 0
+        self._fruitless = Fruitless()
         self._told = 0
 
     @property
     def missing(self) -> list[int]:
         return [number for number in range(self.passes) if number not in self.done]
 
-    def meet(self, cluster: Client) -> None:
-        """Wait for a worker; TimeoutError of asyncio where none comes."""
-        cluster.wait_for_workers(1, timeout=AWAY_SECONDS / 4)
-
     def work(self, cluster: Client) -> None:
         """All that is missing; OSError when the scheduler goes away meanwhile."""
         from distributed import as_completed
 
-        hosts = self._fit(cluster)
+        cost = for_engine(cost_file.current(), self.engine)
+        memory = 0 if self.done else estimate(self.program.schedule, cost).memory_bytes
+        hosts = fit(cluster, self.engine, memory)
         digests = {}
         for kind, path, digest in self.files.each():
             distribute(cluster, hosts, kind, path, digest, self.reporter)
@@ -192,27 +140,13 @@ class _Job:
                 self._finished(futures.pop(future), future)
                 for number in islice(waiting, 1):
                     running.add(submit(reader, number))
-        self._fruitless = 0 if len(self.done) > before else self._fruitless + 1
-        if self._fruitless > LOSSES:
-            raise ClusterError("workers come and go without doing anything; their logs say more")
+        self._fruitless.round(len(self.done) > before)
 
     def _finished(self, number: int, future: Any) -> None:
-        from distributed import KilledWorker
-        from distributed.client import FutureCancelledError
-
-        try:
-            outcome, error, bits, parts = future.result()
-        except KilledWorker as e:
-            raise ClusterError(
-                f"pass {number + 1}: {LOSSES} workers died of it; they may have run out of memory"
-            ) from e
-        except FutureCancelledError as e:
-            raise ConnectionError("the scheduler has lost what it was asked") from e
-        if outcome == worker.Outcome.MISSING.value:
-            # a worker that began later: it gets the files, and the pass is handed out again
+        found = result(future, f"pass {number + 1}")
+        if found is None:
             return
-        if outcome == worker.Outcome.FAILED.value:
-            raise ClusterError(f"pass {number + 1}: {error}")
+        bits, parts = found
         if self.bits not in (0, bits):
             raise ClusterError("workers disagree on the outputs' modulus; do they run the same glyphc?")
         self.bits, self.done[number] = bits, parts
@@ -224,28 +158,6 @@ class _Job:
             place.name: reader.read(place.name) for place in input_places(self.client, self.request.samples, number)
         }
 
-    def _fit(self, cluster: Client) -> dict[str, str]:
-        """Hosts by the addresses of their workers; ClusterError where they are not all fit for this program."""
-        found = cluster.run(worker.describe)
-        versions, own = {str(about["version"]) for about in found.values()}, version("glyphc")
-        if versions != {own}:
-            raise ClusterError(f"workers have glyphc {', '.join(sorted(versions))}, here it is {own}")
-        unfit = [name for name, about in found.items() if self.engine not in str(about["engines"]).split(",")]
-        if unfit:
-            raise ClusterError(f"worker {unfit[0]} cannot use the engine {self.engine!r}, which the keys are for")
-        each = estimate(self.program.schedule, for_engine(cost_file.current(), self.engine)).memory_bytes
-        hosts = Counter(about["host"] for about in found.values())
-        for host, count in hosts.items():
-            here = [about for about in found.values() if about["host"] == host]
-            # what workers hold of an earlier request, they give up
-            memory = max(int(about["memory"]) for about in here) + sum(int(about["held"]) for about in here)
-            if not self.done and count * each > memory:
-                raise ClusterError(
-                    f"{count} workers on {host} need about {count * each / 1e9:.1f} GB of memory, "
-                    f"{memory / 1e9:.1f} GB are available; start {int(memory // each)} there"
-                )
-        return {name: str(about["host"]) for name, about in found.items()}
-
     def write(self, output: Path) -> str:
         """The file of outputs; its digest."""
         r = self.request
@@ -256,84 +168,3 @@ class _Job:
                 for name, data in self.done[number]:
                     writer.add(name, data)
         return writer.digest
-
-
-@contextmanager
-def _scheduler(address: Address) -> Iterator[tuple[str, Security | None]]:
-    """The scheduler's address, one of this process's own where the workers are; and what its peers have to show."""
-    from distributed.security import Security
-
-    if not address.local:
-        security = None
-        if address.tls is not None:
-            ca, certificate, key = (os.fspath(address.tls / f"{name}.pem") for name in ("ca", "cert", "key"))
-            security = Security(
-                tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
-            )
-        yield address.url, security
-        return
-    from distributed import LocalCluster
-
-    # certificates of their own keep other users of this machine out, whom Dask would let execute anything
-    security = Security.temporary()
-    threads = max(1, (os.cpu_count() or 1) // address.local)
-    with (
-        _environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)),
-        LocalCluster(
-            n_workers=address.local,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            security=security,
-            dashboard_address=None,
-            memory_limit=0,
-            silence_logs=50,
-        ) as cluster,
-    ):
-        yield cluster.scheduler_address, security
-
-
-@contextmanager
-def _connected(url: str, security: Security | None) -> Iterator[Client]:
-    import dask
-    from distributed import Client
-
-    with dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}):
-        client = Client(url, security=security, timeout=10, set_as_default=False)
-    try:
-        yield client
-    finally:
-        with suppress(OSError, asyncio.TimeoutError):
-            client.close(timeout=5)
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Variables that processes started meanwhile inherit."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def need_dask() -> None:
-    """ClusterError where Dask is not installed."""
-    try:
-        import distributed  # noqa: F401
-    except ImportError:
-        raise ClusterError("--cluster needs Dask: pip install 'glyphc[cluster]'") from None

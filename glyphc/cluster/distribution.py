@@ -30,10 +30,6 @@ class ClusterError(EnvironmentSetupError):
     """The cluster cannot be reached, is not fit for this program, or a worker could not do its task."""
 
 
-class AwayError(ClusterError):
-    """The scheduler cannot be reached, or has no workers; later it may be there."""
-
-
 def asked(cluster: Client, name: str, function: Any, *arguments: object) -> Any:
     """What a function says on one worker."""
     return cluster.run(function, *arguments, workers=[name])[name]

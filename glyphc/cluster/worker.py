@@ -1,4 +1,7 @@
-"""What a worker does: keeps files by their digests, loads one program with one client's keys, evaluates passes."""
+"""What a worker does: keeps files by their digests, loads one program with one client's keys, evaluates passes.
+
+``training_worker`` has the tasks of training.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -21,12 +25,27 @@ from glyphc.backends.engine import PREFERRED, engine
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.server import Evaluator, Request
-from glyphc.storage.container import Reader
-from glyphc.storage.headers import KeysHeader, ProgramHeader
+from glyphc.storage.container import Header, Reader
+from glyphc.storage.headers import (
+    KeysHeader,
+    ProgramHeader,
+    TrainingBatchHeader,
+    TrainingKeysHeader,
+    TrainingProgramHeader,
+    TrainingStateHeader,
+)
 
+
+class Closable(Protocol):
+    """What holds keys until it is closed."""
+
+    def close(self) -> None: ...
+
+
+_C = TypeVar("_C", bound=Closable)
 # OpenFHE keeps keys in tables of the process, so one evaluation at a time; what was loaded serves later tasks.
-_LOCK = threading.Lock()
-_LOADED: dict[tuple[str, str], Evaluator] = {}
+LOCK = threading.Lock()
+_LOADED: dict[tuple[str, str], Any] = {}
 _KNOWN: dict[str, Path] = {}
 _KEPT_SECONDS = 7 * 24 * 3600.0
 
@@ -36,11 +55,19 @@ class FileKind(Enum):
 
     KEYS = "keys"
     PROGRAM = "program"
+    TRAINING_KEYS = "training keys"
+    TRAINING_PROGRAM = "training program"
+    BATCH = "batch"
+    STATE = "state"
 
 
-_HEADERS: Mapping[FileKind, type[KeysHeader] | type[ProgramHeader]] = {
+HEADERS: Mapping[FileKind, type[Header]] = {
     FileKind.KEYS: KeysHeader,
     FileKind.PROGRAM: ProgramHeader,
+    FileKind.TRAINING_KEYS: TrainingKeysHeader,
+    FileKind.TRAINING_PROGRAM: TrainingProgramHeader,
+    FileKind.BATCH: TrainingBatchHeader,
+    FileKind.STATE: TrainingStateHeader,
 }
 
 
@@ -101,7 +128,7 @@ def receive(kind: str, digest: str, sender: str, offset: int, chunk: bytes, size
             file.write(chunk)
         if offset + len(chunk) == size:
             try:
-                with Reader(part, _HEADERS[FileKind(kind)]) as reader:
+                with Reader(part, HEADERS[FileKind(kind)]) as reader:
                     reader.verify()
                     if reader.digest != digest:
                         raise reader.damaged("it is another file than was announced")
@@ -120,6 +147,18 @@ def read(digest: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
+def forget(digest: str) -> None:
+    """A file that was received is not needed any more."""
+    _KNOWN.pop(digest, None)
+    (_folder() / digest).unlink(missing_ok=True)
+
+
+def known(*digests: str) -> list[Path] | None:
+    """Where these files are; None when one of them is not here."""
+    found = [_KNOWN.get(digest) for digest in digests]
+    return None if None in found else [path for path in found if path is not None]
+
+
 class Outcome(Enum):
     """Of a pass. MISSING: this worker began after the files were handed out, and has none."""
 
@@ -135,24 +174,25 @@ def evaluate(
 
     Returns a value of :class:`Outcome`; what went wrong; bits of the outputs' modulus; parts of the outputs.
     """
-    with _LOCK:
-        if program not in _KNOWN or keys not in _KNOWN:
+    with LOCK:
+        if known(program, keys) is None:
             return Outcome.MISSING.value, "", 0, []
         try:
-            evaluator = _evaluator(program, keys)
+            evaluator = loaded(program, keys, lambda half, path: Evaluator(ServerProgram.load(half), path))
             bits, found = evaluator.evaluate_pass(Request(Path(), *request), number, _Parts(parts), flood)
         except (OSError, GlyphcError) as e:
             return Outcome.FAILED.value, str(e), 0, []
         return Outcome.DONE.value, "", bits, found
 
 
-def _evaluator(program: str, keys: str) -> Evaluator:
-    found = _LOADED.get((program, keys))
+def loaded(program: str, keys: str, load: Callable[[Path, Path], _C]) -> _C:
+    """What is made of two files that are here, program and keys; it serves later tasks of these two."""
+    found: _C | None = _LOADED.get((program, keys))
     if found is None:
         # gigabytes: whoever comes next takes the room of who was here before
         while _LOADED:
             _LOADED.popitem()[1].close()
-        found = Evaluator(ServerProgram.load(_KNOWN[program]), _KNOWN[keys])
+        found = load(_KNOWN[program], _KNOWN[keys])
         _LOADED[program, keys] = found
     return found
 
@@ -160,7 +200,7 @@ def _evaluator(program: str, keys: str) -> Evaluator:
 def _digest(kind: FileKind, path: Path) -> str:
     """Of a file's manifest; nothing where there is no such file. Parts are checked when they are loaded."""
     try:
-        with Reader(path, _HEADERS[kind]) as reader:
+        with Reader(path, HEADERS[kind]) as reader:
             return reader.digest
     except ArtifactError:
         return ""

@@ -10,6 +10,8 @@ import click
 
 from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
 
+from .cluster_options import away_told, cluster_address, cluster_options
+
 if TYPE_CHECKING:
     from glyphc.exchange.artifacts import Specification
     from glyphc.exchange.client import Account
@@ -203,13 +205,7 @@ def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Pa
     help="Re-randomise outputs and add noise of 2^BITS times the predicted deviation (see docs/security.md).",
 )
 @click.option("--engine", help="Refuse keys of another engine than this one. [default: the one they were made for]")
-@click.option(
-    "--cluster",
-    metavar="ADDRESS",
-    help="Share the passes among the workers of a Dask cluster: its scheduler (tls://host:8786), or local:N for N "
-    "processes of this machine. Keeps no checkpoint.",
-)
-@click.option("--cluster-tls", type=_FOLDER, help="Folder with ca.pem, cert.pem and key.pem for the cluster.")
+@cluster_options("the passes", " Keeps no checkpoint.")
 @click.option("--question", type=_FILE, help="Where to ask the client. [default: OUTPUT with .question added]")
 @click.option("--answer", type=_FILE, help="What the client says to the question ('glyphc refresh').")
 def eval_command(
@@ -265,11 +261,12 @@ def eval_command(
     if cluster is not None:
         from glyphc.cluster import coordinator
 
-        coordinator.need_dask()
         files = coordinator.Files(program or server_folder / PROGRAM_FILE, keys)
-        address = coordinator.Address.read(cluster, cluster_tls)
+        address = cluster_address(cluster, cluster_tls)
         try:
-            report = coordinator.evaluate(address, files, input_path, output_path, sanitize or 0, progress)
+            report = coordinator.evaluate(
+                address, files, input_path, output_path, sanitize or 0, progress, away=away_told
+            )
         finally:
             progress.done()
         click.echo(f"{report.passes} passes, {report.seconds['evaluate']:.2f} s")

@@ -10,6 +10,8 @@ import click
 
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 
+from .cluster_options import cluster_address
+
 TOKEN_VARIABLE = "GLYPHC_TOKEN"
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
@@ -120,12 +122,8 @@ def serve_command(
             f"listening on {host} without TLS would send tokens in the clear: give --tls-certificate and --tls-key, or "
             "--behind-proxy if something in front does TLS"
         )
-    if cluster is not None:
-        from glyphc.cluster.coordinator import Address, need_dask
-
-        need_dask()
-        if Address.read(cluster, cluster_tls).local:
-            raise GlyphcError(f"--cluster {cluster!r}: a service takes the address of a scheduler that stays")
+    if cluster is not None and cluster_address(cluster, cluster_tls).local:
+        raise GlyphcError(f"--cluster {cluster!r}: a service takes the address of a scheduler that stays")
     limits = Limits(
         keys_total=max_keys << 20,
         keys_each=max_keys << 20,

@@ -10,6 +10,7 @@ import click
 
 from glyphc.errors import GlyphcError
 
+from .cluster_options import away_told, cluster_address, cluster_options
 from .job_options import bytes_of, describe, job_of, job_options, owned_options, plan_options, planned_by
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 from .training_offer import accept_command, offer_command
@@ -189,7 +190,15 @@ def contribute_command(spec: Path, data: str, labels: str, first: int, seed: int
 @click.option("--steps", type=click.IntRange(1), help="Stop after so many steps in all. [default: those planned]")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one, from its last step.")
 @click.option("--engine", help="Refuse keys of another engine than this one. [default: the one they were made for]")
-def run_command(server_folder: Path, steps: int | None, resume: bool, engine: str | None) -> None:
+@cluster_options("the work of each step")
+def run_command(
+    server_folder: Path,
+    steps: int | None,
+    resume: bool,
+    engine: str | None,
+    cluster: str | None,
+    cluster_tls: Path | None,
+) -> None:
     """The server: train on what is in its folder. Needs no secret, no model, no data.
 
     The encrypted weights are saved after every step; the last ones are the file trained.state, for the client.
@@ -199,8 +208,14 @@ def run_command(server_folder: Path, steps: int | None, resume: bool, engine: st
     from glyphc.exchange.training_server import run_training
 
     _warn(program_parameters(server_folder / PROGRAM))
+    make = None
+    if cluster is not None:
+        address = cluster_address(cluster, cluster_tls)
+        from glyphc.cluster.training import on_cluster
+
+        make = on_cluster(address, away=away_told)
     try:
-        report = run_training(server_folder, steps, resume, reporter(), engine=engine)
+        report = run_training(server_folder, steps, resume, reporter(), engine=engine, make=make)
     except KeyboardInterrupt:
         click.echo("\nstopped; go on later with the same command and --resume", err=True)
         raise click.exceptions.Exit(130) from None

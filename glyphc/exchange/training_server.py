@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
-from .training_engines import check_form
+from .training_engines import Machine, Wire, check_form
 from .training_files import (
     CHECKPOINT,
     INITIAL,
@@ -34,14 +34,9 @@ from .training_files import (
     check_keys,
     check_run,
     part_name,
-    stream_name,
 )
 from .training_kept import check_kept, kept_weights
-from .training_machine import check_memory, load_machine, read_state, refusals
-
-if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
-    from glyphc.backends.openfhe.training_wire import TrainingWire
+from .training_machine import Stored, check_memory, load_machine, read_state, refusals
 
 
 @dataclass
@@ -55,7 +50,7 @@ class ServerReport:
 
 
 @dataclass(frozen=True)
-class _State:
+class State:
     """A file with a state that may be gone on from."""
 
     path: Path
@@ -69,12 +64,14 @@ def run_training(
     reporter: Reporter | None = None,
     after: Callable[[int], None] = lambda count: None,
     engine: str | None = None,
+    make: Make | None = None,
 ) -> ServerReport:
     """Train from what a client has put into the server's folder, up to ``steps`` steps in all, by default all.
 
     resume: go on from the checkpoint if there is one, to the same bits as an unbroken run; without it, one that is
     there is an error. The last state is written to "trained.state", an earlier one stays as the checkpoint. after: told
-    the number of steps done whenever a state was written. engine: that the keys must be for.
+    the number of steps done whenever a state was written. engine: that the keys must be for. make: of the run,
+    by default one that computes in this process.
 
     ArtifactError, before anything is computed, for files that are damaged, missing or of different runs; ParameterError
     when OpenFHE refuses the program; EnvironmentSetupError when OpenFHE is missing or memory is short.
@@ -83,7 +80,7 @@ def run_training(
     with ProgramFile(folder / PROGRAM) as program:
         if steps is not None and not 1 <= steps <= program.outline.steps:
             raise GlyphcError(f"the program has {program.outline.steps} steps, not {steps}")
-        run = _Run(folder, program, steps or program.outline.steps, reporter, after, engine)
+        run = (make or TrainingRun)(folder, program, steps or program.outline.steps, reporter, after, engine)
         try:
             return run.run(resume)
         finally:
@@ -100,7 +97,9 @@ def steps_done(folder: Path) -> int:
     raise ArtifactError(f"{os.fspath(folder)!r} has no state; prepare the run anew")
 
 
-class _Run:
+class TrainingRun:
+    """Of a folder, up to so many steps; other arguments as of :func:`run_training`."""
+
     def __init__(
         self,
         folder: Path,
@@ -113,8 +112,8 @@ class _Run:
         self._engine = engine
         self.folder, self.program, self.steps, self.reporter, self.after = folder, program, steps, reporter, after
         self._tables = ExitStack()
-        self._machine: LinearCKKS
-        self._wire: TrainingWire
+        self._machine: Machine
+        self._wire: Wire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
         self._zeros: dict[str, Any] = {}
         self._last = 0.0
@@ -126,14 +125,23 @@ class _Run:
             self.key = keys.digest
             start = self._start(resume)
             check_kept(self.folder, self.program)
-            check_memory(self.program)
+            self._check_room()
             self._check(keys, start)
-            self._tables, self._machine, self._wire = load_machine(keys, self.program, self.reporter)
-        self._check_sizes(start)
+            self._load(keys, start)
         self._remove_remnants()
         self.report = ServerReport(self.steps, start.step, self.folder / TRAINED)
         self.reporter.stage("train", self.steps - start.step)
         self._last = time.perf_counter()
+        self._train(start)
+        return self.report
+
+    def _load(self, keys: Reader[TrainingKeysHeader], start: State) -> None:
+        """What computes, from keys that are verified."""
+        self._tables, self._machine, self._wire = load_machine(keys, self.program, self.reporter)
+        self._check_sizes(start)
+
+    def _train(self, start: State) -> None:
+        """All steps, each of which is saved."""
         with refusals():
             train_steps(
                 self.program,
@@ -143,7 +151,6 @@ class _Run:
                 range(start.step, self.steps),
                 self._after,
             )
-        return self.report
 
     def close(self) -> None:
         for reader in self._readers.values():
@@ -152,7 +159,10 @@ class _Run:
 
     # -- checks, before anything is computed --
 
-    def _start(self, resume: bool) -> _State:
+    def _check_room(self) -> None:
+        check_memory(self.program)
+
+    def _start(self, resume: bool) -> State:
         """The state to begin with; its file is checked. What an earlier program trained is where this one goes on."""
         begin, path = self.folder / INITIAL, self.folder / CHECKPOINT
         if (self.folder / TRAINED).exists():
@@ -178,15 +188,15 @@ class _Run:
             check_run(reader, self.program, self.key)
             return reader.header.step
 
-    def _checked(self, path: Path) -> _State:
+    def _checked(self, path: Path) -> State:
         with Reader(path, TrainingStateHeader) as reader:
             check_run(reader, self.program, self.key)
             if reader.header.step >= self.program.outline.steps or (path.name == INITIAL) != (reader.header.step == 0):
                 raise reader.damaged(f"it is the state after {reader.header.step} steps")
             reader.verify()
-            return _State(path, reader.header.step)
+            return State(path, reader.header.step)
 
-    def _check(self, keys: Reader[TrainingKeysHeader], start: _State) -> None:
+    def _check(self, keys: Reader[TrainingKeysHeader], start: State) -> None:
         """All hashes of what the steps to come need; gigabytes are read."""
         needed = self._needed(start)
         self.reporter.stage("check files", len(needed) + 1.0)
@@ -197,7 +207,7 @@ class _Run:
             reader.verify()
             self.reporter.advance(1, f"batch {number + 1}")
 
-    def _check_sizes(self, start: _State) -> None:
+    def _check_sizes(self, start: State) -> None:
         """What could only be known with OpenFHE's moduli."""
         outline = self.program.outline
         for number in self._needed(start):
@@ -207,7 +217,7 @@ class _Run:
         with Reader(start.path, TrainingStateHeader) as reader:
             reader.expect([(part_name(i), self._wire.state_size(limbs)) for i, (_, limbs) in enumerate(outline.state)])
 
-    def _needed(self, start: _State) -> list[int]:
+    def _needed(self, start: State) -> list[int]:
         """Batches of the steps to come."""
         return sorted(set(self.program.outline.step_batches[start.step : self.steps]))
 
@@ -228,9 +238,9 @@ class _Run:
         return self._readers[number]
 
     def _batch(self, step: int) -> Mapping[str, Any]:
-        return _Batch(self, self._open(self.program.outline.step_batches[step]))
+        return Stored(self._open(self.program.outline.step_batches[step]), self.program.outline.data, self._wire)
 
-    def _read_state(self, start: _State) -> dict[str, Any]:
+    def _read_state(self, start: State) -> dict[str, Any]:
         state, step = read_state(start.path, self.program, self.key, self._wire)
         if step != start.step:
             raise ArtifactError(f"{os.fspath(start.path)!r} was replaced while it was in use")
@@ -240,11 +250,16 @@ class _Run:
     # -- saving --
 
     def _after(self, count: int, state: dict[str, Any]) -> None:
+        named = self.program.outline.state
+        self._save(count, (self._wire.write(self._zeros.get(name, state[name]), limbs) for name, limbs in named))
+
+    def _save(self, count: int, parts: Iterable[bytes]) -> None:
+        """The state after so many steps, from its ciphertexts in their order."""
         last = count == self.program.outline.steps
         path = self.folder / (TRAINED if last else CHECKPOINT)
         with Writer(path, TrainingStateHeader(self.program.fingerprint, self.key, count)) as writer:
-            for i, (name, limbs) in enumerate(self.program.outline.state):
-                writer.add(part_name(i), self._wire.write(self._zeros.get(name, state[name]), limbs))
+            for i, data in enumerate(parts):
+                writer.add(part_name(i), data)
         if last:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         self.report.output = path
@@ -261,27 +276,4 @@ class _Run:
                 remnant.unlink(missing_ok=True)
 
 
-class _Batch(Mapping[str, Any]):
-    """A batch's ciphertexts, read when they are needed."""
-
-    def __init__(self, run: _Run, reader: Reader[TrainingBatchHeader]) -> None:
-        self._run, self._reader = run, reader
-        self._places = {name: (i, limbs) for i, (name, limbs) in enumerate(run.program.outline.data)}
-
-    def __getitem__(self, name: str) -> Any:
-        from glyphc.backends.openfhe.residues import ResidueError, Uniform
-
-        number, limbs = self._places[name]
-        data, wire, seed = self._reader.read(part_name(number)), self._run._wire, self._reader.header.seed
-        try:
-            if not seed:  # under the public key
-                return wire.read(data, limbs)
-            return wire.read_fresh(data, limbs, Uniform(read_seed(seed, self._reader), stream_name(number)))
-        except ResidueError as e:
-            raise self._reader.damaged(f"part {part_name(number)}: {e}") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+Make = Callable[[Path, ProgramFile, int, Reporter, Callable[[int], None], str | None], TrainingRun]

@@ -44,8 +44,8 @@ class ServiceError(GlyphcError):
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What the service says of a job. state: queued, running, waiting (for this client), done or failed; share: of the
-    current stage, 0 to 1."""
+    """What the service says of a job. state: queued, running, stalled (the service's cluster is away), waiting (for
+    this client), done or failed; share: of the current stage, 0 to 1."""
 
     id: str
     request: str

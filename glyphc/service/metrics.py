@@ -15,6 +15,7 @@ SECONDS = Histogram(
     registry=REGISTRY,
 )
 JOBS = Gauge("glyphc_jobs", "Jobs by state", ["state"], registry=REGISTRY)
+AWAY = Gauge("glyphc_cluster_away", "1 while jobs wait for the Dask cluster, which is away", registry=REGISTRY)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -26,6 +27,6 @@ def count(method: str, status: int) -> None:
 
 def text(counts: dict[str, int]) -> bytes:
     """The exposition format; ``counts``: jobs by state."""
-    for state in ("queued", "running", "done", "failed"):
+    for state in ("queued", "running", "stalled", "waiting", "done", "failed"):
         JOBS.labels(state).set(counts.get(state, 0))
     return generate_latest(REGISTRY)

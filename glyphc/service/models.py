@@ -53,7 +53,7 @@ class JobInfo(BaseModel):
     key: Digest
     request: Digest
     samples: int
-    state: Literal["queued", "running", "waiting", "done", "failed"]
+    state: Literal["queued", "running", "stalled", "waiting", "done", "failed"]
     error: str = ""
     what: str = ""
     share: float = Field(0.0, description="Of the current stage, 0 to 1")

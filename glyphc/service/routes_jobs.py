@@ -19,7 +19,7 @@ from glyphc.storage.headers import InputsHeader
 from .context import BODY, OCTETS, UPLOAD, ClientDep, Service, ServiceDep, busy, problems
 from .limits import receive_file
 from .models import IdPath, JobInfo, Wait
-from .store import DONE, QUEUED, READY, RUNNING, WAITING, Job, QuotaError, Store
+from .store import DONE, QUEUED, READY, RUNNING, STALLED, WAITING, Job, QuotaError, Store
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _RETRY_SECONDS = 10
@@ -56,7 +56,7 @@ async def one(id: IdPath, service: ServiceDep, client: ClientDep, wait: Wait = 0
     """
     first = now = _info(service, await asyncio.to_thread(_find, service.store, client, id))
     start = time.monotonic()
-    while first.state in (QUEUED, RUNNING) and time.monotonic() < start + wait:
+    while first.state in (QUEUED, RUNNING, STALLED) and time.monotonic() < start + wait:
         if now.state != first.state or (now != first and time.monotonic() > start + _PROGRESS_SECONDS):
             break
         await asyncio.sleep(_POLL_SECONDS)
@@ -173,6 +173,6 @@ def _answered(service: Service, job: Job, path: Path) -> None:
 
 
 def _info(service: Service, job: Job) -> JobInfo:
-    progress = service.scheduler.progress(job.id)
+    progress = service.scheduler.progress(job.id, job.state)
     share = 1.0 if job.state == DONE else progress.share
     return JobInfo.model_validate(vars(job) | {"what": progress.what, "share": share})

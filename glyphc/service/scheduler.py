@@ -15,15 +15,16 @@ from pathlib import Path
 from . import metrics
 from .logs import about
 from .settings import Settings
-from .store import Job, Store, no_room
+from .store import QUEUED, STALLED, Job, Store, no_room
 from .worker import Event, Order
 
 log = logging.getLogger("glyphc.service")
 _STREAM_LIMIT = 1 << 20
-# A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint: until so many have died of it
-# while this service ran, or it has begun so often, restarts of the service included.
-_DEATHS = 5
+# A job whose worker dies (e.g. for want of memory) is taken up again at its checkpoint: until ``limits.deaths`` have
+# died of it while this service ran, or it has begun so often, restarts of the service included.
 _ATTEMPTS = 50
+# Clients learn nothing of machines.
+_AWAY = "the service's cluster is away; jobs go on when it is back"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class Scheduler:
         self._progress: dict[str, Progress] = {}
         self._given_up: set[str] = set()
         self._deaths: Counter[str] = Counter()
+        # running jobs that wait for the cluster, and since when it is away
+        self._stalled: set[str] = set()
+        self._away_since = 0.0
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -82,7 +86,7 @@ class Scheduler:
         """
         if self._loop_task is not None:
             self._loop_task.cancel()
-        running = list(self._running.values())
+        running = [task for job, task in self._running.items() if job not in self._stalled]
         if running and self._settings.limits.drain_seconds:
             log.info("%d jobs may end within %g s", len(running), self._settings.limits.drain_seconds)
             await asyncio.wait(running, timeout=self._settings.limits.drain_seconds)
@@ -97,7 +101,10 @@ class Scheduler:
         """A job was added."""
         self._wake.set()
 
-    def progress(self, job: str) -> Progress:
+    def progress(self, job: str, state: str) -> Progress:
+        """Of a job in this state."""
+        if state == STALLED or (state == QUEUED and self._stalled):
+            return Progress(_AWAY, self._progress.get(job, Progress()).share)
         return self._progress.get(job, Progress())
 
     async def cancel(self, job: str) -> None:
@@ -155,8 +162,8 @@ class Scheduler:
         worker: Worker | None = None
         try:
             worker = await self._worker(job)
-            async with _timeout(self._settings.limits.job_seconds):
-                error, asks = await self._evaluate(worker, job)
+            async with _Clock(self._settings.limits.job_seconds) as clock:
+                error, asks = await self._evaluate(worker, job, clock)
         except asyncio.TimeoutError:
             error = f"it took longer than {self._settings.limits.job_seconds:g} s"
         except asyncio.CancelledError:
@@ -168,7 +175,7 @@ class Scheduler:
         except WorkerDiedError as e:
             log.warning("job %s: %s", job.id, e, extra=about(job.id, job.client))
             self._deaths[job.id] += 1
-            if self._deaths[job.id] < _DEATHS and job.attempts + 1 < _ATTEMPTS:
+            if self._deaths[job.id] < self._settings.limits.deaths and job.attempts + 1 < _ATTEMPTS:
                 await self._drop(worker)
                 await asyncio.to_thread(self._store.requeue_job, job.id)
                 self._wake.set()
@@ -180,6 +187,7 @@ class Scheduler:
         finally:
             self._running.pop(job.id, None)
             self._progress.pop(job.id, None)
+            self._gone_on(job)
         if error:
             await self._drop(worker)
         elif worker is not None:
@@ -243,7 +251,29 @@ class Scheduler:
             if worker in self._workers:
                 self._workers.remove(worker)
 
-    async def _evaluate(self, worker: Worker, job: Job) -> tuple[str, bool]:
+    async def _stall(self, job: Job, clock: _Clock, reason: str) -> None:
+        """The cluster is away, for this reason, or back for an empty one; the time does not count for a job."""
+        await asyncio.to_thread(self._store.stall_job, job.id, bool(reason))
+        if not reason:
+            clock.go_on()
+            if self._gone_on(job):
+                log.info("the cluster is back after %.0f s", time.monotonic() - self._away_since)
+            return
+        clock.stop()
+        if not self._stalled:
+            self._away_since = time.monotonic()
+            log.warning("%s. Its jobs wait, and go on when it is back", reason, extra=about(job.id, job.client))
+        self._stalled.add(job.id)
+        metrics.AWAY.set(1)
+
+    def _gone_on(self, job: Job) -> bool:
+        """A job waits for the cluster no more. Whether it was the last one."""
+        waited = bool(self._stalled)
+        self._stalled.discard(job.id)
+        metrics.AWAY.set(bool(self._stalled))
+        return waited and not self._stalled
+
+    async def _evaluate(self, worker: Worker, job: Job, clock: _Clock) -> tuple[str, bool]:
         """Returns the error, or nothing; and whether the client is to be asked."""
         folder = self._store.job_folder(job)
         inputs, outputs, checkpoint = (os.fspath(folder / n) for n in ("inputs", "outputs", "checkpoint"))
@@ -257,6 +287,8 @@ class Scheduler:
             event = Event.read(line)
             if event.kind == "progress":
                 self._progress[job.id] = Progress(event.what, event.share)
+            elif event.kind == "away":
+                await self._stall(job, clock, event.what)
             elif event.kind == "error":
                 return event.what, False
             elif event.kind in ("done", "waiting"):
@@ -270,24 +302,36 @@ class Scheduler:
         return error.replace(os.fspath(self._store.folder), "")
 
 
-@contextlib.asynccontextmanager
-async def _timeout(seconds: float):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """``asyncio.timeout``, which Python 3.10 has not: cancels the block and turns that into TimeoutError."""
-    task = asyncio.current_task()
-    assert task is not None
-    expired = False
+class _Clock:
+    """``asyncio.timeout``, which Python 3.10 has not, and which can stand still: cancels the block after so many
+    seconds and turns that into TimeoutError."""
 
-    def expire() -> None:
-        nonlocal expired
-        expired = True
-        task.cancel()
+    def __init__(self, seconds: float) -> None:
+        self._left, self._since, self._expired = seconds, 0.0, False
+        self._handle: asyncio.TimerHandle | None = None
 
-    handle = asyncio.get_running_loop().call_later(seconds, expire)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if expired:
+    async def __aenter__(self) -> _Clock:
+        self._task = asyncio.current_task()
+        self.go_on()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop()
+        if kind is asyncio.CancelledError and self._expired:
             raise asyncio.TimeoutError from None
-        raise
-    finally:
-        handle.cancel()
+
+    def go_on(self) -> None:
+        if self._handle is None:
+            self._since = time.monotonic()
+            self._handle = asyncio.get_running_loop().call_later(self._left, self._expire)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+            self._left -= time.monotonic() - self._since
+
+    def _expire(self) -> None:
+        assert self._task is not None
+        self._expired = True
+        self._task.cancel()

@@ -37,7 +37,8 @@ class Limits:
     clients. connections: at most; connections_each: of one client, or of one address without a token. head_seconds: for
     a request's head, and for small bodies; receive_seconds: for an upload in which nothing arrives, or less than
     receive_rate bytes in a second. answer_seconds: for a client's answer, from when the evaluation that asks began.
-    drain_seconds: that running jobs have when the service is asked to end.
+    drain_seconds: that running jobs have when the service is asked to end. deaths: of workers that a job has had while
+    one service ran, after which it is given up.
     """
 
     keys_total: int = 32 << 30
@@ -59,6 +60,7 @@ class Limits:
     idle_seconds: float = 300.0
     answer_seconds: float = 7 * 86400.0
     drain_seconds: float = 0.0
+    deaths: int = 10
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ NO_LIMITS = Limits(
 
 UPLOADING, CHECKING, READY, REFUSED = "uploading", "checking", "ready", "refused"
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
-# For the client, which the program asks something.
-WAITING = "waiting"
+# For the client, which the program asks something; a running one for the cluster, which is away.
+WAITING, STALLED = "waiting", "stalled"
 _UNFINISHED = ("inputs", "checkpoint", "question", "answer")
 
 
@@ -114,7 +114,7 @@ class Store:
         self._forget_what_is_gone()
         with self._transaction() as db:
             db.execute("UPDATE keys SET state=? WHERE state=?", (UPLOADING, CHECKING))
-            waiting = db.execute("UPDATE jobs SET state=? WHERE state=?", (QUEUED, RUNNING)).rowcount
+            waiting = db.execute("UPDATE jobs SET state=? WHERE state IN (?, ?)", (QUEUED, RUNNING, STALLED)).rowcount
             jobs = [Job(**dict(row)) for row in db.execute("SELECT * FROM jobs")]
             keys = {self.key_path(row["client"], row["digest"]) for row in db.execute("SELECT * FROM keys")}
         for folder in self.folder.glob("clients/*/incoming"):
@@ -240,7 +240,7 @@ class Store:
 
     def uses_key(self, client: str, digest: str) -> bool:
         """Whether an unfinished job needs these keys."""
-        return any(j.key == digest and j.state in (QUEUED, RUNNING, WAITING) for j in self.jobs(client))
+        return any(j.key == digest and j.state not in (DONE, FAILED) for j in self.jobs(client))
 
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
@@ -268,7 +268,13 @@ class Store:
 
     def requeue_job(self, id: str) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE jobs SET state=? WHERE id=? AND state=?", (QUEUED, id, RUNNING))
+            db.execute("UPDATE jobs SET state=? WHERE id=? AND state IN (?, ?)", (QUEUED, id, RUNNING, STALLED))
+
+    def stall_job(self, id: str, stalled: bool) -> None:
+        """A running job waits for the cluster, or goes on."""
+        before, after = (RUNNING, STALLED) if stalled else (STALLED, RUNNING)
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET state=? WHERE id=? AND state=?", (after, id, before))
 
     def ask_job(self, job: Job) -> None:
         """It waits for the client, as often as its program asks: earlier attempts do not count any more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from glyphc.cluster import coordinator
-from glyphc.cluster.distribution import AwayError, ClusterError
+from glyphc.cluster.connection import Address
+from glyphc.cluster.distribution import ClusterError
 from glyphc.errors import CheckpointError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.server import EvaluationReport, Evaluator
@@ -47,8 +49,8 @@ class Order:
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker says. kind: progress, ready (keys loaded), done, waiting (for the client), error. share: of the
-    work that is done."""
+    """What a worker says. kind: progress, ready (keys loaded), away (the cluster: why, or nothing when it is back),
+    done, waiting (for the client), error. share: of the work that is done."""
 
     kind: str
     what: str = ""
@@ -82,6 +84,10 @@ class _Speaker(Silent):
         self._done += amount
         Event("progress", f"{self._stage}: {what}", min(1.0, self._done / self._total)).say(self._out)
 
+    def away(self, reason: str) -> None:
+        """Why the cluster cannot be reached, or that it is back."""
+        Event("away", reason).say(self._out)
+
 
 def _end_with_parent() -> None:
     """On Linux the kernel kills this process when its parent dies; elsewhere it ends when its input does."""
@@ -92,16 +98,16 @@ def _end_with_parent() -> None:
 
 
 class Evaluate(Protocol):
-    """Does what an order says."""
+    """Does what an order says. reporter: also told when the cluster is away."""
 
-    def __call__(self, order: Order, reporter: Reporter) -> EvaluationReport: ...
+    def __call__(self, order: Order, reporter: _Speaker) -> EvaluationReport: ...
 
 
 def _alone(program: ServerProgram, keys: Path, reporter: Reporter) -> Evaluate:
     """In this process, with keys that stay in memory."""
     evaluator = Evaluator(program, keys, reporter)
 
-    def evaluate(order: Order, reporter: Reporter) -> EvaluationReport:
+    def evaluate(order: Order, reporter: _Speaker) -> EvaluationReport:
         inputs, output, checkpoint = Path(order.inputs), Path(order.output), Path(order.checkpoint)
         question, answer = (inputs.with_name(name) for name in ("question", "answer"))
         # after a crash it may be the answer to an earlier question
@@ -113,12 +119,14 @@ def _alone(program: ServerProgram, keys: Path, reporter: Reporter) -> Evaluate:
     return evaluate
 
 
-def _shared(address: coordinator.Address, files: coordinator.Files) -> Evaluate:
-    """By the workers of a cluster. An order that is given again begins at its first pass."""
+def _shared(address: Address, files: coordinator.Files) -> Evaluate:
+    """By the workers of a cluster, for which it waits without end. An order that is given again begins at its first
+    pass."""
 
-    def evaluate(order: Order, reporter: Reporter) -> EvaluationReport:
+    def evaluate(order: Order, reporter: _Speaker) -> EvaluationReport:
+        inputs, output = Path(order.inputs), Path(order.output)
         return coordinator.evaluate(
-            address, files, Path(order.inputs), Path(order.output), order.flooding_bits, reporter
+            address, files, inputs, output, order.flooding_bits, reporter, math.inf, reporter.away
         )
 
     return evaluate
@@ -134,7 +142,7 @@ def main(program_path: str, keys_path: str, cluster: str = "", tls: str = "") ->
         program, keys = ServerProgram.load(Path(program_path)), Path(keys_path)
         # what asks its client on the way is evaluated by one process
         if cluster and not program.schedule.client.requests:
-            address = coordinator.Address.read(cluster, Path(tls) if tls else None)
+            address = Address.read(cluster, Path(tls) if tls else None)
             evaluate = _shared(address, coordinator.Files(Path(program_path), keys))
         else:
             evaluate = _alone(program, keys, _Speaker(out))
@@ -155,10 +163,6 @@ def _follow(evaluate: Evaluate, order: Order, out: Any) -> None:
                 raise
             print(f"began anew: {e}", file=sys.stderr)
             Path(order.checkpoint).unlink(missing_ok=True)
-        except AwayError as e:
-            # the job is given out again, some times
-            print(e, file=sys.stderr)
-            sys.exit(e.exit_code)
         except ClusterError as e:
             # clients learn nothing of machines
             print(e, file=sys.stderr)

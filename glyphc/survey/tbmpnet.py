@@ -289,12 +289,12 @@ class TBMPNet(System):
             yield _OnBits(self, ClearBits(), ClearBits())
             return
         try:
-            from glyphc.backends.openfhe.gates import generate_gate_keys
+            from glyphc.backends.openfhe.gates import gate_session
         except BackendError as e:
             raise EnvironmentSetupError(str(e)) from None
         reporter.stage("generate keys", 8.0)
-        owner, gates = generate_gate_keys(self.parameters.secure)
-        yield _OnBits(self, owner, gates)
+        with gate_session(self.parameters.secure) as (owner, gates):
+            yield _OnBits(self, owner, gates)
 
     def messages(self, values: Mapping[str, I64]) -> dict[str, list[I64]]:
         """Words as bits, a message for each."""
