@@ -55,7 +55,8 @@ class SwitchingKey:
 def key_sums(digits, element, own, number, key, h, row, first, addend, factor, out, taken, left, q, inverse):  # type: ignore[no-untyped-def]
     """out = sum_d digits[d, number] * key[h, d, row] + addend * factor, |r| <= 0.51 q, from the position ``first`` on.
 
-    The digit of the number ``own`` is the element's row itself. addend: as long as ``out``, or empty. taken, left: scratch of that length.
+    The digit of the number ``own`` is the element's row itself. addend: as long as ``out``, or empty. taken, left:
+    scratch of that length.
     """
     count, size = digits.shape[0], out.shape[0]
     start = anchor((count + 1) * 0.5 * q * q)

@@ -24,7 +24,8 @@ from .transforms import forward, scratch
 def _babies(digits, source, each, keys, key_row, i, h, start, lift, orders, identity, rotated, work, q, inverse):  # type: ignore[no-untyped-def]
     """rotated[b] = the positions from ``start`` on of the b-th baby step's element h, modulo the prime of row i.
 
-    identity: the step that is none. each: primes of a digit, whose rows are the source's. work: (3, positions), scratch.
+    identity: the step that is none. each: primes of a digit, whose rows are the source's. work: (3, positions),
+    scratch.
     """
     size = rotated.shape[1]
     chained = i < source.shape[1]
