@@ -18,6 +18,8 @@ from .cost import (
     CostModel,
     Machine,
 )
+from .slot_figures import FIGURES as SLOT_FIGURES
+from .slot_figures import SlotRow
 from .training_figures import TrainingFigures, TrainingRow, scaled
 
 # The engines whose costs are known.
@@ -78,19 +80,33 @@ KERNELS_CONFIGURATIONS = (
     ),
 )
 
-# By ``glyphc measure --engine kernels``.
+# CPU seconds of one thread at N = 32768 (the fastest of five laps of what ``glyphc measure`` measures, on one with
+# much else to do), scaled to 65536 as N log N, times 0.57: an idle run on two cores takes that share of its CPU
+# seconds (digits 3.82 s of 6.79, mnist 5.13 of 9.06). A switch on one limb keeps one core waiting for a half of it;
+# loads, from a step at 65536, run on one core.
 KERNELS_TRAINING = TrainingFigures(
     rows=(
-        TrainingRow(1, 0.0006, 0.006, 0.003, 0.002, 0.0002, 0.0022, 0.002, 0.003),
-        TrainingRow(2, 0.0006, 0.006, 0.006, 0.002, 0.0004, 0.0044, 0.004, 0.005),
-        TrainingRow(3, 0.0009, 0.009, 0.009, 0.003, 0.0006, 0.0066, 0.006, 0.008),
-        TrainingRow(4, 0.0012, 0.012, 0.012, 0.004, 0.0008, 0.0088, 0.008, 0.01),
+        TrainingRow(1, 0.00025, 0.0042, 0.0029, 0.0011, 5.3e-05, 0.0027, 0.00032, 0.0015),
+        TrainingRow(2, 0.00025, 0.0042, 0.0049, 0.0011, 0.0001, 0.0055, 0.00054, 0.003),
+        TrainingRow(3, 0.00021, 0.0074, 0.0068, 0.002, 0.00016, 0.0078, 0.0008, 0.0045),
+        TrainingRow(4, 0.0004, 0.0093, 0.0092, 0.003, 0.00022, 0.011, 0.0011, 0.0059),
     ),
-    to_torus=0.01,
-    from_torus=0.05,
-    series=0.13,
-    mask=0.01,
-    slot_product=0.02,
+    to_torus=0.0043,
+    from_torus=0.016,
+    series=0.11,
+    mask=0.006,
+    slot_product=0.026,
+)
+
+# CPU seconds of one thread beside other work, the fastest of several laps, over 1.6, which two threads win (not those
+# of the client, which are OpenFHE's and a change of order).
+KERNELS_SLOTS = (
+    SlotRow(16384, 2, 3.3e-05, 7.8e-05, 0.00106, 0.00028, 0.0157, 0.004),
+    SlotRow(16384, 5, 6.6e-05, 0.00013, 0.00215, 0.00094, 0.0157, 0.0045),
+    SlotRow(16384, 8, 0.000143, 0.0003, 0.00385, 0.0021, 0.0165, 0.0046),
+    SlotRow(32768, 2, 6.6e-05, 0.00016, 0.0022, 0.00067, 0.0539, 0.0071),
+    SlotRow(32768, 8, 0.000175, 0.00053, 0.0064, 0.0036, 0.0539, 0.0075),
+    SlotRow(32768, 15, 0.00038, 0.00088, 0.0115, 0.0052, 0.0572, 0.0079),
 )
 
 KERNELS = CostModel(
@@ -102,6 +118,7 @@ KERNELS = CostModel(
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),
     training=KERNELS_TRAINING,
+    slots=KERNELS_SLOTS,
     engine="kernels",
     limbs=2,
 )
@@ -120,7 +137,7 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
     """
     if engine != "kernels":
         return model
-    return replace(model.kernels or _scaled(model), slots=model.slots)
+    return model.kernels or _scaled(model)
 
 
 def _scaled(model: CostModel) -> CostModel:
@@ -134,6 +151,7 @@ def _scaled(model: CostModel) -> CostModel:
     return replace(
         KERNELS,
         training=scaled(KERNELS.training, ratio),
+        slots=tuple(_scaled_slots(row, ratio) for row in KERNELS.slots),
         product=KERNELS.product * ratio,
         automorphism=KERNELS.automorphism * ratio,
         switch=KERNELS.switch * ratio,
@@ -148,6 +166,10 @@ def _scaled_row(row: BootstrapCost, ratio: float) -> BootstrapCost:
     """Bytes are those of any machine."""
     seconds = {name: getattr(row, name) * ratio for name in ("powers", "evaluate", "key_seconds")}
     return replace(row, measured=False, **seconds)
+
+
+def _scaled_slots(row: SlotRow, ratio: float) -> SlotRow:
+    return replace(row, **{name: getattr(row, name) * ratio for name in SLOT_FIGURES})
 
 
 def with_engine(model: CostModel, measured: CostModel) -> CostModel:
