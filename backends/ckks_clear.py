@@ -110,7 +110,7 @@ class ClearCKKS:
 class SimulatedCKKS(ClearCKKS):
     """Adds Gaussian noise of the measured sizes (``glyphc.ir.noise``), and evaluates series instead of functions.
 
-    engine: which one bootstraps in the run that is simulated.
+    engine: which one computes the run that is simulated.
     """
 
     def __init__(self, parameters: Parameters, seed: int | tuple[int, ...] = 0, engine: str = "openfhe") -> None:

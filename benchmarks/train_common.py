@@ -39,17 +39,20 @@ MODES = ("clear", "simulate", "encrypted")
 RARE = float(np.log(1 / 9))
 
 
-def arguments(description: str | None, steps: int, **flags: str) -> argparse.Namespace:
-    """The command line of every training benchmark. steps: the default; flags: help by name, of the script's own."""
+def arguments(description: str | None, steps: int, samples: bool = False, **flags: str) -> argparse.Namespace:
+    """The command line of every training benchmark. steps: the default; samples: whether fewer can be asked for; flags:
+    help by name, of the script's own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=MODES, default="encrypted")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--compare", action="store_true", help="run the modes before this one too and compare weights")
     parser.add_argument("--folder", help="keep a checkpoint of every step there")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder has")
-    parser.add_argument("--engine", help="what bootstraps: kernels or openfhe, instead of the first that can")
+    parser.add_argument("--engine", help="what computes: kernels or openfhe, instead of the first that can")
     parser.add_argument("--batch", type=int, help="samples in a step, instead of the benchmark's number")
     parser.add_argument("--insecure-ring", type=int, help="a small ring, to try the script with --batch. NOT SECURE")
+    if samples:
+        parser.add_argument("--samples", type=int, help="train on the first so many samples alone")
     for name, text in flags.items():
         parser.add_argument("--" + name.replace("_", "-"), action="store_true", help=text)
     return parser.parse_args()

@@ -343,7 +343,7 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> 
     check_writable(path)
     openfhe = engine == "openfhe"
     in_slots = slot_jobs() if openfhe else ()
-    training = training_job() if openfhe and not slots else None
+    training = training_job(engine) if not slots else None
     seconds = sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)
     minutes = (seconds + (TRAINING_SECONDS if training else 0.0)) / 60
     count = len(work) + len(in_slots) + bool(training)

@@ -112,7 +112,7 @@ class Kronecker(Matrix):
             rows = x[first : first + most]
             image = np.zeros((len(rows), inputs, positions + 1), dtype=x.dtype)
             image[:, :, :-1] = rows.reshape(len(rows), inputs, positions)
-            read = image.take(self._reads, axis=2).reshape(len(rows), inputs * taps, made)
+            read = image.take(self._reads, axis=2, mode="clip").reshape(len(rows), inputs * taps, made)
             out[first : first + most] = weights @ read
         return out.reshape(len(x), -1)
 

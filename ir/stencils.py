@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,10 @@ I64 = npt.NDArray[np.int64]
 _MOST_ENTRIES = 1 << 22
 # How much smaller than its operand, or larger, the picture may be that a convolution makes of it, beside its stride.
 _MOST_BORDER = 12
-_MOST_STRIDE = 4
-# Likewise of the picture that a transposed convolution of a stride makes.
+_MOST_STRIDE = 16
+# Likewise of the picture that a transposed convolution of a stride makes, and the largest of these.
 _MOST_EDGE = 3
+_MOST_UP = 4
 # A kernel has at most so many times as many weights as the matrix has entries, most of them zeros, or is small.
 _MOST_ZEROS, _FEW = 4, 1 << 16
 
@@ -45,10 +46,9 @@ class Stencil:
     target: Image
     up: Steps = (1, 1)
 
-    @property
-    def parities(self) -> tuple[Steps, ...]:
-        """From which first pixels on it reads every ``stride``-th one."""
-        found = {(int(y) % self.stride[0], int(x) % self.stride[1]) for y, x in self.reads}
+    def parities(self, step: Steps) -> tuple[Steps, ...]:
+        """From which first pixels on it reads every ``step``-th one."""
+        found = {(int(y) % step[0], int(x) % step[1]) for y, x in self.reads}
         return tuple(sorted(found))
 
     def moves(self, read: Raster) -> I64:
@@ -56,12 +56,13 @@ class Stencil:
         down, right = (each // by for each, by in zip(read.dilation, self.up, strict=True))
         return self.reads[:, 0] * read.steps(down, 0) + self.reads[:, 1] * read.steps(0, right)
 
-    def part(self, first: Steps) -> Stencil:
-        """What it does with every ``stride``-th pixel, from ``first`` on: of stride 1."""
-        step = np.array(self.stride)
-        mine = (self.reads % step == np.array(first)).all(axis=1)
-        source = (self.source[0], *strided(self.source[1:], first, self.stride))
-        return Stencil(self.kernel[mine], (self.reads[mine] - np.array(first)) // step, (1, 1), source, self.target)
+    def part(self, first: Steps, step: Steps) -> Stencil:
+        """What it does with every ``step``-th pixel, from ``first`` on: of stride 1. step: the stride, or whatever
+        along an axis where it makes a single pixel."""
+        mine = (self.reads % np.array(step) == np.array(first)).all(axis=1)
+        source = (self.source[0], *strided(self.source[1:], first, step))
+        reads = (self.reads[mine] - np.array(first)) // np.array(step)
+        return Stencil(self.kernel[mine], reads, (1, 1), source, self.target)
 
     @property
     def matrix(self) -> Kronecker:
@@ -90,16 +91,19 @@ def stencil(matrix: Matrix, source: Image, target: Image | None = None) -> Stenc
     if columns != channels * height * width or (target is not None and rows != target[0] * target[1] * target[2]):
         return None
     if isinstance(matrix, Kronecker) and matrix.kernel.shape[2] == channels:
-        # which tap stands where is a map of one channel
-        made = matrix.kernel.shape[1]
+        # which tap stands where is a map of one channel to another
+        made, places, one = matrix.kernel.shape[1], matrix.taps.shape[0], (1, height, width)
         if target is not None and target[0] != made:
             return None
-        found = _stencil(_entries(matrix.taps), (1, height, width), None if target is None else (1, *target[1:]))
+        targets = _targets(places, one) if target is None else [(1, *target[1:])]
+        found = _stencil(_entries(matrix.taps), one, (t for t in targets if t[0] == 1))
         if found is None:
             return None
         kernel = matrix.kernel[found.kernel[:, 0, 0] - 1]
         return Stencil(kernel, found.reads, found.stride, source, (made, *found.target[1:]), found.up)
-    return _stencil(_entries(matrix.csr()), source, target) if matrix.count <= _MOST_ENTRIES else None
+    if matrix.count > _MOST_ENTRIES:
+        return None
+    return _stencil(_entries(matrix.csr()), source, _targets(rows, source) if target is None else [target])
 
 
 def disturbed(own: Stencil, read: Raster, made: Raster, samples: int, places: int) -> bool:
@@ -147,10 +151,11 @@ def _entries(rows: csr_array) -> _Entries:
     return _Entries(rows.shape[0], row_numbers(rows).astype(np.int64), rows.indices.astype(np.int64), rows.data)
 
 
-def _stencil(entries: _Entries, source: Image, target: Image | None) -> Stencil | None:
+def _stencil(entries: _Entries, source: Image, targets: Iterable[Image]) -> Stencil | None:
+    """The first that there is, of those that make one of these pictures."""
     if not entries.rows.size:
         return None
-    for candidate in _targets(entries.size, source) if target is None else [target]:
+    for candidate in targets:
         # one channel shows most misfits
         first = slice(0, int(np.searchsorted(entries.rows, candidate[1] * candidate[2])))
         one = _Entries(entries.size, entries.rows[first], entries.columns[first], entries.values[first])
@@ -199,26 +204,32 @@ def _read(at: I64, up: int, size: int) -> npt.NDArray[np.bool_]:
 def _targets(rows: int, source: Image) -> Iterator[Image]:
     """Pictures that a map of so many rows may make, likely ones first."""
     steps = range(1, _MOST_STRIDE + 1)
-    padded = sorted(((d, r, 0) for d in steps for r in steps), key=lambda each: each[0] != each[1])
+    pairs = [(d, r) for d in steps for r in steps]
+    # with padding, or without what is left over: as few channels as there may be
+    strided = [_smaller(source, (d, r), border) for d, r in pairs for border in ((0, 0), (d - 1, r - 1))]
+    strided.sort(key=lambda each: (-each[0] * each[1], each[0] != each[1]))
     # borders are those of squares
     borders = (*range(1, _MOST_BORDER + 1), *range(-1, -_MOST_BORDER - 1, -1))
+    cut = [_smaller(source, (step, step), (border, border)) for step in steps for border in borders]
+    ups = ((up, edge) for edge in range(_MOST_EDGE + 1) for up in range(2, _MOST_UP + 1))
+    enlarged = [
+        tuple(up * size + end if size > 1 else 1 for size in source[1:]) for up, edge in ups for end in (-edge, edge)
+    ]
     # every map makes pictures of one pixel
     seen = {(1, 1)}
-    for down, right, border in (*padded, *((step, step, border) for step in steps for border in borders)):
-        # a picture of one row has no border above and below
-        tall, wide = (
-            -(-(size - border) // step) if size > 1 else 1 for size, step in zip(source[1:], (down, right), strict=True)
-        )
-        if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
-            seen.add((tall, wide))
-            yield rows // (tall * wide), tall, wide
-    larger = ((up, edge) for up in range(2, _MOST_STRIDE + 1) for edge in range(-_MOST_EDGE, _MOST_EDGE + 1))
-    for up, edge in sorted(larger, key=lambda each: abs(each[1])):
-        tall, wide = (up * size + edge if size > 1 else 1 for size in source[1:])
+    for tall, wide in (*strided, *cut, *enlarged):
         if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
             seen.add((tall, wide))
             yield rows // (tall * wide), tall, wide
     yield rows, 1, 1
+
+
+def _smaller(source: Image, by: Steps, border: Steps) -> Steps:
+    """Rows and columns of so much smaller a picture, without a border; one row has none above and below."""
+    rows, columns = (
+        -(-(size - cut) // step) if size > 1 else 1 for size, step, cut in zip(source[1:], by, border, strict=True)
+    )
+    return rows, columns
 
 
 def _steps(source: Image, target: Image) -> Iterator[tuple[Steps, Steps]]:
@@ -230,5 +241,5 @@ def _steps(source: Image, target: Image) -> Iterator[tuple[Steps, Steps]]:
 def _steps_along(before: int, after: int) -> list[tuple[int, int]]:
     """Of one axis: strides of a convolution, and of a transposed one."""
     strides = range(1 if after == 1 else min(_MOST_STRIDE, -(-before // after)), 0, -1)
-    ups = (up for up in range(2, _MOST_STRIDE + 1) if abs(up * before - after) <= _MOST_EDGE)
+    ups = (up for up in range(2, _MOST_UP + 1) if abs(up * before - after) <= _MOST_EDGE)
     return [*((stride, 1) for stride in strides), *((1, up) for up in ups if before > 1)]

@@ -94,6 +94,19 @@ def pooled() -> onnx.ModelProto:
     return build(nodes, constants, SHAPE)
 
 
+def pooled_widely() -> onnx.ModelProto:
+    """Maxima of windows of 4 x 4, which take four rounds, before a head."""
+    constants = {"k0": randoms(2, 3, 3, 3, seed=1) / 5, "w": randoms(3, 8, seed=3) / 2, "b": randoms(3, seed=4)}
+    nodes = [
+        node("Conv", ["x", "k0"], ["c0"], name="conv0", pads=[1, 1, 1, 1]),
+        node("Relu", ["c0"], ["r0"], name="relu0"),
+        node("MaxPool", ["r0"], ["m"], name="pool", kernel_shape=[4, 4], strides=[4, 4]),
+        node("Flatten", ["m"], ["f"], name="flat"),
+        node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1),
+    ]
+    return build(nodes, constants, SHAPE)
+
+
 def series() -> onnx.ModelProto:
     """Of one axis: a forecast from 16 steps of 3 channels, with a dilated kernel."""
     constants = {

@@ -246,6 +246,8 @@ def test_what_was_not_measured_of_the_kernels_is_scaled_to_the_users_machine() -
     kernels = for_engine(model, "kernels")
     assert kernels.bootstrap_seconds(64, 27) == pytest.approx(2 * KERNELS.bootstrap_seconds(64, 27))
     assert kernels.product == pytest.approx(2 * KERNELS.product)
+    assert kernels.training.rows[0].branch == pytest.approx(2 * KERNELS.training.rows[0].branch)
+    assert kernels.training.series == pytest.approx(2 * KERNELS.training.series)
     assert kernels.configurations[0].costs[0].key_bytes == KERNELS.configurations[0].costs[0].key_bytes
     assert "scaled" in kernels.machine.text
     assert "a processor" in kernels.machine.text

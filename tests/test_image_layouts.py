@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_networks import SHAPE, autoencoder, enlarging, pooled, residual, series, skipping, strided
+from image_networks import SHAPE, autoencoder, enlarging, pooled, pooled_widely, residual, series, skipping, strided
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
 from roles import make_setting
@@ -111,8 +111,8 @@ def test_stencils_are_convolutions_and_matrices_show_them() -> None:
                 assert np.array_equal(found.matrix.of(flat), wanted)
                 assert stencil(matrix, own.source) is not None  # whatever the picture, it is the same matrix
         parts = [
-            own.part(first).matrix.of(x[:, :, first[0] :: stride, first[1] :: stride].reshape(3, -1))
-            for first in own.parities
+            own.part(first, own.stride).matrix.of(x[:, :, first[0] :: stride, first[1] :: stride].reshape(3, -1))
+            for first in own.parities(own.stride)
         ]
         assert np.array_equal(sum(parts), wanted)
 
@@ -173,6 +173,15 @@ def test_a_matrix_with_one_other_weight_is_no_stencil_of_its_picture() -> None:
     hole = own.matrix.dense().copy()
     hole[0, 0] = 0
     assert stencil(Full(hole), own.source, own.target) is None
+
+
+def test_every_second_row_is_a_picture_of_as_many_channels() -> None:
+    """And not one of twice as many with half the rows each, which the same entries would be, too."""
+    rows = np.arange(2 * 81).reshape(2, 9, 9)[:, :8:2].ravel()
+    matrix = Compressed.of_parts(np.ones(len(rows)), rows, np.arange(len(rows) + 1), 2 * 81)
+    found = stencil(matrix, (2, 9, 9))
+    assert found is not None
+    assert (found.target, found.stride) == ((2, 4, 9), (2, 1))
 
 
 @st.composite
@@ -305,6 +314,7 @@ def test_a_residual_network_computes_what_onnxruntime_does(program: glyphc.Progr
     [
         (pooled(), 8),
         (pooled(), 1),
+        (pooled_widely(), 32),
         (series(), 8),
         (strided(), 2),
         (skipping(1), 4),

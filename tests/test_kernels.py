@@ -254,11 +254,14 @@ def test_decomposition_and_division_round_exactly(limbs: int) -> None:
     whole = prod(basis.primes[p] for p in which)
     for dropped in (0, 1) if limbs > 1 else (0,):
         y = extremes(whole, limbs + 10)
-        out = np.empty((limbs - dropped, N))
-        plan.divide(as_values(basis, y, which), out, dropped, (np.empty((plan.rows, N)), np.empty((limbs, N))))
+        scratch = np.empty((2 * plan.rows, N)), np.empty((2 * limbs, N))
+        both = y, y[::-1]
+        out = np.empty((2, limbs - dropped, N))
+        plan.divide(np.stack([as_values(basis, z, which) for z in both]), out, dropped, scratch)
         divisor = prod(basis.primes[p] for p in which[limbs - dropped :])
         kept = prod(basis.primes[: limbs - dropped])
-        for found, value in zip(as_integers(basis, out, range(limbs - dropped)), y, strict=True):
+        quotients = [z for element in out for z in as_integers(basis, element, range(limbs - dropped))]
+        for found, value in zip(quotients, [*both[0], *both[1]], strict=True):
             centred = value - whole if value > whole // 2 else value
             # off by one only where the quotient lies half way between integers
             assert (found - (2 * centred + divisor) // (2 * divisor)) % kept in (0, 1, kept - 1)
@@ -299,7 +302,7 @@ def test_uniform_residues_follow_from_seed_and_name() -> None:
 
 
 def test_a_key_is_its_own_half_and_the_seeds(full: Client) -> None:
-    maker = KeyMaker(full.shape, full.basis, full.secret, full.error)
+    maker = KeyMaker(full.basis, full.secret, full.error)
     spec = next(full.shape.specs())
     key = maker.make(spec, bytes(range(32)))
     again = whole_key(full.basis, spec, key.values[0], bytes(range(32)), np.empty_like(key.values))
@@ -344,8 +347,8 @@ class Client:
         self.basis = make_basis(self.shape)
         self.secret = np.zeros(N, dtype=np.int64)
         self.secret[self.random.choice(N, 96, replace=False)] = self.random.choice([-1, 1], 96)
-        maker = KeyMaker(self.shape, self.basis, self.secret, self.error)
-        keys = dict(maker.keys(bytes(32)))
+        maker = KeyMaker(self.basis, self.secret, self.error)
+        keys = dict(maker.keys(self.shape, bytes(32)))
         self.evaluator = Evaluator(self.shape, self.basis, keys)
 
     def error(self) -> I64:

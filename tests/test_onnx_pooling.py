@@ -14,7 +14,7 @@ from strategies import examples
 from glyphc.errors import ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.evaluate import evaluate
-from glyphc.ir.ops import Gather, ReduceMax, Reshape
+from glyphc.ir.ops import Apply, Gather, ReduceMax, Reshape
 from glyphc.passes.base import Context
 from glyphc.passes.expand import Expand
 
@@ -59,6 +59,34 @@ def test_max_pool(case: tuple[tuple[int, ...], dict[str, Any]], seed: int) -> No
     # all below zero: padding that counted as zero would show
     x = np.asarray(-np.abs(np.random.default_rng(seed).normal(size=(2, *shape))) - 0.5, dtype=np.float32)
     assert_same(model, x)
+    samples = {"x": x.astype(np.float64)}
+    expanded = Expand().run(graph, Context(samples))
+    np.testing.assert_allclose(evaluate(expanded, samples)["y"], evaluate(graph, samples)["y"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "values"),
+    [
+        ((2, 8, 8), {"kernel_shape": [2, 2], "strides": [2, 2]}, [64, 32]),
+        ((1, 16, 16), {"kernel_shape": [8, 8], "strides": [8, 8]}, [128, 64, 32, 16, 8, 4]),
+        # windows that overlap share what they have in common: 4 comparisons for each, not 8
+        ((1, 20, 20), {"kernel_shape": [3, 3], "strides": [1, 1]}, [360, 360, 324, 324]),
+        ((1, 9, 9), {"kernel_shape": [3, 3], "strides": [2, 2]}, [36, 36, 16, 16]),
+        ((1, 9), {"kernel_shape": [7]}, [8, 6, 3]),
+        ((1, 12), {"kernel_shape": [6], "strides": [6]}, [6, 2, 2]),
+        # every place by itself where that takes fewer rounds, or where padding would stand in for a pixel
+        ((1, 5, 5), {"kernel_shape": [5, 5]}, [12, 6, 3, 2, 1]),
+        ((1, 4), {"kernel_shape": [2], "pads": [1, 1]}, [5]),
+    ],
+)
+def test_maxima_by_pairs_of_pixels(shape: tuple[int, ...], attributes: dict[str, Any], values: list[int]) -> None:
+    """How many each round compares, one after another."""
+    model = build([node("MaxPool", ["x"], ["y"], **attributes)], {}, shape)
+    x = np.random.default_rng(0).normal(size=(3, *shape))
+    graph = read_onnx(model)
+    expanded = Expand().run(graph, Context({"x": x}))
+    np.testing.assert_allclose(evaluate(expanded, {"x": x})["y"], evaluate(graph, {"x": x})["y"])
+    assert [n.type.size for n, _ in expanded.of(Apply)] == values
 
 
 @pytest.mark.parametrize(

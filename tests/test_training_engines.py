@@ -1,4 +1,4 @@
-"""Either engine bootstraps a training run; its keys serve it alone, and are refused by name (small rings)."""
+"""Either engine computes a training run; its keys serve it alone, and are refused by name (small rings)."""
 
 from __future__ import annotations
 

@@ -243,11 +243,11 @@ def test_a_bomb_of_code_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_openfhe_refuses_in_the_middle_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
+    from glyphc.backends.kernels.ckks_linear import LinearKernels
 
     def refuse(*arguments: object) -> None:
         raise RuntimeError("no such key")
 
-    monkeypatch.setattr(LinearCKKS, "product", refuse)
+    monkeypatch.setattr(LinearKernels, "product", refuse)
     with pytest.raises(ParameterError, match="OpenFHE cannot execute this training program: no such key"):
         run_training(run / "server")

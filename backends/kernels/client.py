@@ -79,8 +79,8 @@ def generate_keys(parameters: Parameters) -> Party:
     client = keys_from_secret(parameters, ternary)
     basis = make_basis(shape)
     seed = os.urandom(32)
-    maker = KeyMaker(shape, basis, ternary, lambda: gaussian(shape.n))
-    switching = dict(maker.keys(seed))
+    maker = KeyMaker(basis, ternary, lambda: gaussian(shape.n))
+    switching = dict(maker.keys(shape, seed))
     zero = client.encrypt(np.zeros(parameters.ring, dtype=np.int64))
     mould = CiphertextMould.of(zero, client.contexts.bgv_ring)
     exchange = Exchange(shape, basis, mould)
@@ -120,7 +120,7 @@ class FileMaker:
         n = self._shape.n
         yield PUBLIC, fresh_ciphertext(self._client, np.zeros(n, dtype=np.int64), Uniform(seed, PUBLIC))
         basis = make_basis(self._shape)
-        maker = KeyMaker(self._shape, basis, self.ternary, lambda: gaussian(n))
+        maker = KeyMaker(basis, self.ternary, lambda: gaussian(n))
         for spec in self._shape.specs():
             yield key_part(spec), pack_key(basis, maker.make(spec, seed))
         for number, each in enumerate(self._encrypted):

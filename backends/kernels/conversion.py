@@ -22,7 +22,7 @@ _COLUMNS = 1024
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _convert(first, last, y, largest, whole, weights, fractions, out, rows, targets, moduli, inverses):  # type: ignore[no-untyped-def]
+def convert(first, last, y, largest, whole, weights, fractions, out, rows, targets, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[rows[j]] = x modulo the j-th target, reduced, from y: (sources, n), |y| < d <= largest.
 
     weights: (sources, len(targets)), D/d_i modulo each target, centred; whole: (len(targets),), D likewise. Up to 15
@@ -123,16 +123,12 @@ class Conversion:
             np.array([1.0 / d for d in primes]),
         )
 
-    def digits(self, values: F64, out: F64, rows: I64 | None = None) -> None:
-        """y of an element in evaluation order. rows: where its limbs stand in ``values``."""
-        self.basis.backward(values, self.sources, self.constants, out, rows)
-
     def __call__(self, y: F64, out: F64, rows: I64 | None = None) -> None:
         """Coefficients for each target, reduced. rows: where they go in ``out``."""
         rows = np.arange(len(self.targets)) if rows is None else rows
         basis = self.basis
         run(
-            _convert,
+            convert,
             basis.n,
             y,
             self.largest,
@@ -165,25 +161,37 @@ class Division:
         return Division(Conversion.of(basis, divisors, kept), np.array(factors, dtype=np.float64))
 
     def __call__(self, x: F64, divisor_rows: I64, kept_rows: I64, out: F64, scratch: tuple[F64, F64]) -> None:
-        """x: (rows, n) in evaluation order; which of its rows belong to the divisors and the primes kept.
+        """x: (elements, rows, n) in evaluation order; which rows of each belong to the divisors and the primes kept.
 
-        out: (kept, n), canonical. scratch: two arrays of at least (divisors, n) and (kept, n).
+        out: (elements, kept, n), canonical. scratch: two arrays of at least as many rows as all divisors and all kept.
         """
         conversion = self.conversion
         basis = conversion.basis
-        digits, lifted = scratch[0][: len(divisor_rows)], scratch[1][: len(kept_rows)]
-        conversion.digits(x, digits, divisor_rows)
-        conversion(digits, lifted)
-        basis.forward(lifted, conversion.targets)
+        count, rows, n = x.shape
+        first = rows * np.arange(count)[:, None]
+        digits = scratch[0][: count * len(divisor_rows)].reshape(count, -1, n)
+        lifted = scratch[1][: count * len(kept_rows)].reshape(count, -1, n)
+        targets = np.tile(conversion.targets, count)
+        flat = x.reshape(-1, n)
+        basis.backward(
+            flat,
+            np.tile(conversion.sources, count),
+            np.tile(conversion.constants, count),
+            digits.reshape(-1, n),
+            (first + divisor_rows).reshape(-1),
+        )
+        for y, found in zip(digits, lifted, strict=True):
+            conversion(y, found)
+        basis.forward(lifted.reshape(-1, n), targets)
         run(
             _subtract,
-            len(kept_rows),
-            x,
-            kept_rows,
-            lifted,
-            self.factors,
-            out,
-            conversion.targets,
+            len(targets),
+            flat,
+            (first + kept_rows).reshape(-1),
+            lifted.reshape(-1, n),
+            np.tile(self.factors, count),
+            out.reshape(-1, n),
+            targets,
             basis.moduli,
             basis.inverses,
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from threading import get_ident
 
 import numpy as np
 from numba import njit
@@ -114,25 +117,36 @@ def permute(x: F64, order: I32, addend: F64, moduli: F64) -> F64:
     return out
 
 
-class Evaluator:
-    """Computes with the keys of one client. One call at a time: intermediate results share memory."""
+class Arithmetic(ABC):
+    """Computes with the keys of one client. Each thread has memory of its own for intermediate results.
 
-    def __init__(self, shape: EngineShape, basis: Basis, keys: dict[str, SwitchingKey]) -> None:
-        self.shape, self.basis, self.keys = shape, basis, keys
+    basis: the primes of ciphertexts first, bottom first.
+    """
+
+    def __init__(self, basis: Basis, keys: dict[str, SwitchingKey]) -> None:
+        self.basis, self.keys = basis, keys
         self._plans: dict[tuple[KeyShape, int], Plan] = {}
         self._orders: dict[int, I32] = {}
         self._rescalings: dict[int, Division] = {}
         self._subrings: dict[int, Basis] = {}
-        self._memory: dict[str, F64] = {}
+        self._memory: dict[tuple[int, str], F64] = {}
+
+    @abstractmethod
+    def automorphism_name(self, index: int, shape: KeyShape) -> str:
+        """Of the key for X -> X^index that has this shape."""
+
+    @abstractmethod
+    def product_name(self, limbs: int) -> str:
+        """Of the key for products on so many limbs."""
 
     # -- memory, plans --
 
     def scratch(self, name: str, *sizes: int) -> F64:
-        """An array for intermediate results, of any content, kept from call to call."""
-        length = int(np.prod(sizes))
-        held = self._memory.get(name)
+        """An array for intermediate results of this thread, of any content, kept from call to call."""
+        length, key = prod(sizes), (get_ident(), name)
+        held = self._memory.get(key)
         if held is None or len(held) < length:
-            held = self._memory[name] = np.empty(length)
+            held = self._memory[key] = np.empty(length)
         return held[:length].reshape(sizes)
 
     @cached_property
@@ -173,9 +187,7 @@ class Evaluator:
         """Both elements, (2, rows, n), divided by P and the last ``dropped`` primes: a new array."""
         n = self.basis.n
         out = np.empty((2, plan.limbs - dropped, n))
-        scratch = self.scratch("y", plan.rows, n), self.scratch("lifted", plan.limbs, n)
-        for h in range(2):
-            plan.divide(x[h], out[h], dropped, scratch)
+        plan.divide(x, out, dropped, (self.scratch("y", 2 * plan.rows, n), self.scratch("lifted", 2 * plan.limbs, n)))
         return out
 
     # -- operations --
@@ -186,15 +198,14 @@ class Evaluator:
         if limbs not in self._rescalings:
             self._rescalings[limbs] = Division.of(self.basis, [limbs - 1], list(range(limbs - 1)))
         out = np.empty((2, limbs - 1, self.basis.n))
-        scratch = self.scratch("y", 1, self.basis.n), self.scratch("lifted", limbs, self.basis.n)
-        for h in range(2):
-            self._rescalings[limbs](elements[h], np.array([limbs - 1]), np.arange(limbs - 1), out[h], scratch)
+        scratch = self.scratch("y", 2, self.basis.n), self.scratch("lifted", 2 * limbs, self.basis.n)
+        self._rescalings[limbs](elements, np.array([limbs - 1]), np.arange(limbs - 1), out, scratch)
         return out
 
     def automorphism(self, x: Ciphertext, index: int, shape: KeyShape) -> Ciphertext:
         """The message's image under X -> X^index."""
         plan = self.plan(shape, x.limbs)
-        key = self.keys[self.shape.automorphism_key(index, shape).name]
+        key = self.keys[self.automorphism_name(index, shape)]
         digits = self.decomposed(x.elements[1], plan)
         sums = self.scratch("sums", 2, plan.rows, self.basis.n)
         plan.inner(digits, key, sums)
@@ -206,7 +217,7 @@ class Evaluator:
         plan, n = self.plan(shape, x.limbs), self.basis.n
         digits = self.decomposed(x.elements[1], plan)
         total, sums = self.scratch("total", 2, plan.rows, n), self.scratch("sums", 2, plan.rows, n)
-        keys = [self.keys[self.shape.automorphism_key(index, shape).name] for index in indices]
+        keys = [self.keys[self.automorphism_name(index, shape)] for index in indices]
         plan.inner(digits[:0], keys[0], total, x.elements)
         own = np.zeros_like(x.elements)
         own[0] = x.elements[0]
@@ -258,8 +269,7 @@ class Evaluator:
             fresh = False
         if not products:
             return Ciphertext(self.rescale(total[:2]), scale)
-        name = f"multiplication-{self.shape.relinearisation(limbs)}"
-        key = self.keys[name]
+        key = self.keys[self.product_name(limbs)]
         plan = self.plan(key.shape, limbs)
         digits = self.decomposed(total[2], plan)
         sums = self.scratch("sums", 2, plan.rows, n)
@@ -286,3 +296,17 @@ class Evaluator:
             low.append(centred(real + imaginary * root, q))
             high.append(centred(real - imaginary * root, q))
         return np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+
+
+class Evaluator(Arithmetic):
+    """With the keys of a program, on its chain."""
+
+    def __init__(self, shape: EngineShape, basis: Basis, keys: dict[str, SwitchingKey]) -> None:
+        super().__init__(basis, keys)
+        self.shape = shape
+
+    def automorphism_name(self, index: int, shape: KeyShape) -> str:
+        return self.shape.automorphism_key(index, shape).name
+
+    def product_name(self, limbs: int) -> str:
+        return f"multiplication-{self.shape.relinearisation(limbs)}"

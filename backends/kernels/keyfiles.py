@@ -2,11 +2,12 @@
 
 A part holds the b of one key: its residues, row by row, little-endian, each in as many whole bytes as its prime needs
 (see ``openfhe.residues``). The a are expanded from the file's seed. Values stand in the kernels' evaluation order, so a
-file names the shape that it was made for (``shape.fingerprint``).
+file names the shape that it was made for (:func:`fingerprint`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,9 +26,20 @@ from .exchange import Exchange
 from .keys import KeyRoom, ServerKeys, WeightKeys, whole_key
 from .keyswitch import KeyShape, SwitchingKey
 from .linear import Sum
-from .shape import EngineShape, KeySpec
+from .linear_shape import linear_specs
+from .shape import KEY_FORMAT, WIDE_BITS, EngineShape, KeySpec, levels_problem, refuse
 
 _PREFIX = "kernels/"
+
+
+def fingerprint(parameters: Parameters) -> str:
+    """Of everything that the meaning of these parameters' key files depends on, hexadecimal. BackendError as of
+    ``shape.levels_problem``, before anything is computed."""
+    shape = EngineShape(parameters)
+    refuse(levels_problem(shape))
+    parts = [f"format {KEY_FORMAT}", f"ring {shape.n}", f"primes {shape.primes}", *map(repr, shape.specs())]
+    parts += map(repr, linear_specs(parameters, ()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def key_bytes(shape: EngineShape, encrypted: Sequence[EncryptedMap] = ()) -> int:
@@ -37,10 +49,21 @@ def key_bytes(shape: EngineShape, encrypted: Sequence[EncryptedMap] = ()) -> int
     return 8 * shape.n * (sum(_doubles(spec.shape) for spec in shape.specs()) + products * linear)
 
 
-def file_bytes(shape: EngineShape) -> int:
-    """Bytes of the keys of bootstraps in a file, from the shape alone."""
+def file_bytes(shape: EngineShape, periods: Sequence[int]) -> int:
+    """Bytes of a training run's keys in a file, from the shape alone. periods: of packing."""
     widths = [width(q) for q in shape.primes]
-    return shape.n * sum(s.shape.digits * sum(widths[p] for p in s.shape.primes) for s in shape.specs())
+    bootstraps = sum(s.shape.digits * sum(widths[p] for p in s.shape.primes) for s in shape.specs())
+    p, linear = shape.parameters, 0
+    # OpenFHE's primes may be a little larger than 2^linear_bits
+    own, special = width(2 << p.linear_bits), width(1 << WIDE_BITS - 1)
+    for spec in linear_specs(p, periods):
+        linear += spec.shape.digits * (len(spec.shape.chain) * own + len(spec.shape.special) * special)
+    return shape.n * (bootstraps + linear)
+
+
+def linear_key_bytes(parameters: Parameters, periods: Sequence[int]) -> int:
+    """Bytes of the keys of training's linear algebra as the server keeps them."""
+    return 8 * parameters.ring * sum(_doubles(spec.shape) for spec in linear_specs(parameters, periods))
 
 
 def _doubles(shape: KeyShape) -> int:
@@ -89,7 +112,7 @@ def load_keys(
         products = []
         for row in range(each.products):
             specs = weight_specs(shape, number, row)
-            first, second = (_key(basis, spec, spec.name, seed, read, observe) for spec in specs)
+            first, second = (load_key(basis, spec, spec.name, seed, read, observe) for spec in specs)
             products.append((first, second))
         bias = None
         if each.bias:
@@ -101,10 +124,15 @@ def load_keys(
 
 
 def load_bootstrap_keys(
-    shape: EngineShape, basis: Basis, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]
+    shape: EngineShape,
+    basis: Basis,
+    periods: Sequence[int],
+    seed: bytes,
+    read: Callable[[str], bytes],
+    observe: Callable[[str], None],
 ) -> ServerKeys:
-    """Those of bootstraps alone, which training has; errors of :func:`load_keys`."""
-    _require(key_bytes(shape))
+    """Those of bootstraps alone, of a training run that has others, too; errors of :func:`load_keys`."""
+    _require(key_bytes(shape) + linear_key_bytes(shape.parameters, periods))
     return ServerKeys(shape, basis, _switching(shape, basis, seed, read, observe))
 
 
@@ -120,10 +148,10 @@ def _switching(
 ) -> dict[str, SwitchingKey]:
     room = KeyRoom(shape)
     specs = shape.specs()
-    return {spec.name: _key(basis, spec, key_part(spec), seed, read, observe, room.of(spec)) for spec in specs}
+    return {spec.name: load_key(basis, spec, key_part(spec), seed, read, observe, room.of(spec)) for spec in specs}
 
 
-def _key(
+def load_key(
     basis: Basis,
     spec: KeySpec,
     name: str,

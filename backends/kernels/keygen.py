@@ -77,20 +77,18 @@ _NOWHERE = np.empty(0, dtype=np.int32)
 class KeyMaker:
     """Makes switching keys under one secret."""
 
-    def __init__(self, shape: EngineShape, basis: Basis, ternary: I64, draw_error: Callable[[], I64]) -> None:
+    def __init__(self, basis: Basis, ternary: I64, draw_error: Callable[[], I64]) -> None:
         """ternary: the secret's coefficients, shape (N,). draw_error: gives fresh error polynomials, shape (N,)."""
-        self._shape, self._basis, self._draw_error, self._ternary = shape, basis, draw_error, ternary
+        self._basis, self._draw_error, self._ternary = basis, draw_error, ternary
         self._secrets: dict[str, F64] = {}
-        if shape.parameters.slots:
-            self._secrets["sparse"] = ternary_values(basis, _sparse(shape.n))
 
-    def keys(self, seed: bytes) -> Iterator[tuple[str, SwitchingKey]]:
+    def keys(self, shape: EngineShape, seed: bytes) -> Iterator[tuple[str, SwitchingKey]]:
         """All keys of a program by name. Their a are those of the seed (see ``keys.whole_key``).
 
         Once: the secrets' values modulo all primes are forgotten then, and with them the sparse secret.
         """
-        room = KeyRoom(self._shape)
-        for spec in self._shape.specs():
+        room = KeyRoom(shape)
+        for spec in shape.specs():
             yield spec.name, self.make(spec, seed, room.of(spec))
         self._secrets.clear()
 
@@ -101,7 +99,7 @@ class KeyMaker:
 
         As in ``openfhe.weight_keys``: an external product with them is a product with w.
         """
-        which = np.array(self._shape.linear_shape.primes, dtype=np.int64)
+        which = np.array(specs[0].shape.primes, dtype=np.int64)
         w = self._basis.residues(weight, which)
         self._basis.forward(w, which)
         ws = self._product(w, np.ascontiguousarray(self._values("s")[which]), which)
@@ -154,9 +152,10 @@ class KeyMaker:
         return self._values("s"), automorphism(self._basis, index)
 
     def _values(self, secret: str) -> F64:
-        """Modulo all primes; kept while keys are made."""
-        if secret == "s" and secret not in self._secrets:
-            self._secrets[secret] = ternary_values(self._basis, self._ternary)
+        """Modulo all primes; kept while keys are made. The sparse secret is drawn when it is first asked for."""
+        if secret not in self._secrets:
+            polynomial = _sparse(self._basis.n) if secret == "sparse" else self._ternary
+            self._secrets[secret] = ternary_values(self._basis, polynomial)
         return self._secrets[secret]
 
     def _product(self, a: F64, b: F64, which: I64) -> F64:

@@ -185,6 +185,7 @@ class Plan:
         return division, np.array(divisors, dtype=np.int64), np.array(kept, dtype=np.int64)
 
     def divide(self, x: F64, out: F64, dropped: int, scratch: tuple[F64, F64]) -> None:
-        """x: (rows, n), divided by P and the last ``dropped`` primes: out: (limbs - dropped, n), canonical."""
+        """x: (elements, rows, n), divided by P and the last ``dropped`` primes: out: (elements, limbs - dropped, n),
+        canonical. scratch: as of ``Division``."""
         division, divisors, kept = self.division(dropped)
         division(x, divisors, kept, out, scratch)

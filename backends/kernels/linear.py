@@ -17,10 +17,11 @@ from glyphc.ir.instructions import Polynomials
 from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64, I64, centred
 from .conversion import Division
-from .evaluator import Evaluator, permute
+from .evaluator import Evaluator
 from .keys import WeightKeys
-from .plaintexts import encoded
+from .plaintexts import encoded, values
 from .threads import run
+from .unpacking import Unpacking
 
 # A sum: (2, 2, n), canonical values of both elements modulo both primes.
 Sum = F64
@@ -109,7 +110,7 @@ class LinearAlgebra:
         self._modulus = shape.parameters.plaintext_modulus
         self._encoded: dict[str, F64] = {}
         self._biases: dict[str, F64] = {}
-        self._shifts: dict[int, F64] = {}
+        self._unpacking = Unpacking(evaluator)
         self._down = Division.of(basis, [shape.linear[1]], [shape.linear[0]])
 
     # -- plaintexts --
@@ -124,19 +125,12 @@ class LinearAlgebra:
         if len(rows) > products:
             self._biases[weights] = self._message(rows.dense(products, self._evaluator.basis.n))
 
-    def _values(self, integers: I64, factors: Sequence[int] = (1, 1)) -> F64:
-        """An integer polynomial, (n,), times a factor for each prime, centred values, (2, n)."""
-        n = len(integers)
-        dense = Polynomials(np.array([0, n]), np.arange(n, dtype=np.int32), integers)
-        found: F64 = encoded(self._evaluator.basis, dense, self._which, factors)[0]
-        return found
-
     def _message(self, integers: I64) -> F64:
         """round(m*Q/t), the phases of messages m: (m*Q - r)/t with r = m*Q mod t, so -r/t modulo each prime."""
         t = self._modulus
         rest = np.mod(np.mod(integers, t) * (prod(self._primes) % t), t)
         rest = np.where(rest > t // 2, rest - t, rest)
-        return self._values(rest, [-pow(t, -1, q) for q in self._primes])
+        return values(self._evaluator.basis, rest, self._which, [-pow(t, -1, q) for q in self._primes])
 
     # -- instructions --
 
@@ -194,21 +188,11 @@ class LinearAlgebra:
 
         As in OpenFHE's engine: each level halves the classes by one automorphism g, c + g(c) and c - g(c).
         """
-        n = self._evaluator.basis.n
-        pieces = {0: source}
-        step = 1
+        pieces, step = [source], 1
         while step < parts:
-            index = 1 + n // (stride * step)
-            halves: dict[int, Sum] = {}
-            for residue, piece in pieces.items():
-                image = self._automorphism(piece, index)
-                halves[residue] = self._add(piece, image, 1.0)
-                if residue + step < count:
-                    odd = self._add(piece, image, -1.0)
-                    halves[residue + step] = self._shifted(odd, stride * step)
-            pieces = halves
+            pieces = self._unpacking.halved(pieces, stride * step, min(step, count - step))
             step *= 2
-        return [pieces[r] for r in range(count)]
+        return pieces
 
     def divided(self, source: Sum, factor: int) -> Sum:
         """Divided modulo both primes: exact, as both are odd."""
@@ -228,9 +212,8 @@ class LinearAlgebra:
         """Divided by the second prime: the same phases modulo q0, (2, 1, n)."""
         evaluator = self._evaluator
         out = np.empty((2, 1, evaluator.basis.n))
-        scratch = evaluator.scratch("y", 1, evaluator.basis.n), evaluator.scratch("lifted", 1, evaluator.basis.n)
-        for h in range(2):
-            self._down(source[h], np.array([1]), np.array([0]), out[h], scratch)
+        scratch = evaluator.scratch("y", 2, evaluator.basis.n), evaluator.scratch("lifted", 2, evaluator.basis.n)
+        self._down(source, np.array([1]), np.array([0]), out, scratch)
         return out
 
     def from_torus(self, source: F64) -> Sum:
@@ -246,26 +229,4 @@ class LinearAlgebra:
         out = np.empty_like(a)
         flat = (x.reshape(4, basis.n) for x in (a, b))
         run(add_rows, 4, *flat, sign, out.reshape(4, basis.n), self._both, basis.moduli, basis.inverses)
-        return out
-
-    def _automorphism(self, source: Sum, index: int) -> Sum:
-        evaluator = self._evaluator
-        spec = evaluator.shape.linear_key(index)
-        plan = evaluator.plan(spec.shape, 2)
-        digits = evaluator.decomposed(source[1], plan)
-        sums = evaluator.scratch("sums", 2, plan.rows, evaluator.basis.n)
-        plan.inner(digits, evaluator.keys[spec.name], sums)
-        switched = evaluator.divided(sums, plan, 0)
-        return permute(switched, evaluator.order(index), source[:1], evaluator.basis.moduli[self._which])
-
-    def _shifted(self, source: Sum, by: int) -> Sum:
-        """Times X^-by = -X^(n-by)."""
-        basis = self._evaluator.basis
-        if by not in self._shifts:
-            monomial = np.zeros(basis.n, dtype=np.int64)
-            monomial[-by] = -1
-            self._shifts[by] = self._values(monomial)
-        out = np.zeros_like(source)
-        fixed = out, self._which, basis.moduli, basis.inverses
-        run(_product_columns, basis.n, source, self._shifts[by], *fixed, grain=min(_GRAIN, basis.n))
         return out

@@ -257,7 +257,7 @@ class LevelTransform:
             key = evaluator.keys[evaluator.shape.automorphism_key(index, plan.shape).name]
             element = evaluator.scratch("element", plan.limbs, n)
             scratch = evaluator.scratch("y", rows, n), evaluator.scratch("lifted", plan.limbs, n)
-            switch.divide(inner[g, 1], element, 0, scratch)
+            switch.divide(inner[g, 1:], element[None], 0, scratch)
             digits = evaluator.decomposed(element, switch)
             sums = evaluator.scratch("sums", 2, rows, n)
             switch.inner(digits, key, sums)

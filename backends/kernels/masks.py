@@ -18,7 +18,7 @@ Kept = npt.NDArray[np.bool_]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _times_rows(first, last, x, weights, out, moduli, inverses):  # type: ignore[no-untyped-def]
+def times_rows(first, last, x, weights, out, moduli, inverses):  # type: ignore[no-untyped-def]
     """out = x * weights, canonical; (2, rows, n) and (rows, n)."""
     for i in range(first, last):
         q, inverse = moduli[i], inverses[i]
@@ -71,5 +71,5 @@ class Masks:
     def _times(self, x: Ciphertext, plain: F64, scale: float) -> Ciphertext:
         evaluator, basis = self._evaluator, self._evaluator.basis
         out = evaluator.scratch("tensor", 2, x.limbs, basis.n)
-        run(_times_rows, x.limbs, x.elements, plain, out, basis.moduli, basis.inverses)
+        run(times_rows, x.limbs, x.elements, plain, out, basis.moduli, basis.inverses)
         return Ciphertext(evaluator.rescale(out), scale)

@@ -66,3 +66,11 @@ def encoded(basis: Basis, polynomials: Polynomials, which: I64, factors: Sequenc
         basis.inverses,
     )
     return out
+
+
+def values(basis: Basis, integers: I64, which: I64, factors: Sequence[int] | None = None) -> F64:
+    """One integer polynomial, (n,), times a factor for each prime (by default 1), as :func:`encoded`: (primes, n)."""
+    n = len(integers)
+    dense = Polynomials(np.array([0, n]), np.arange(n, dtype=np.int32), integers)
+    found: F64 = encoded(basis, dense, which, [1] * len(which) if factors is None else factors)[0]
+    return found

@@ -9,7 +9,6 @@ key takes as many as its digits need.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,13 +28,15 @@ WIDE_BITS, DECODING_BITS, LEVEL_BITS = 48, 36, 40
 DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
+# Of training's linear context, whose primes OpenFHE chooses near that size; auxiliary primes are larger.
+LARGEST_LINEAR_BITS, MOST_LINEAR_LIMBS = 46, 24
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
 # probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14
 # The exponential: a Chebyshev series of this degree, and so many squarings.
 EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
 # P exceeds a digit by about so many bits.
-_MARGIN = 4
+MARGIN = 4
 _MOST_BABIES = 8
 # One decomposition serves so many terms of the trace: more would take more keys than time.
 _TRACE_RADIX = 4
@@ -162,7 +163,7 @@ class EngineShape:
         for digits in range(1, limbs + 1):
             each = -(-limbs // digits)
             largest = max(sum(bits[at : at + each]) for at in range(0, limbs, each))
-            special = -(-(largest + _MARGIN) // WIDE_BITS)
+            special = -(-(largest + MARGIN) // WIDE_BITS)
             fits = sum(bits) + special * WIDE_BITS <= LARGEST_MODULUS
             if fits and max(special, each) <= _MOST_SOURCES and (digits > 1 or largest <= _LARGEST_DIGIT):
                 break
@@ -256,7 +257,7 @@ class EngineShape:
 
     def automorphism_key(self, index: int, shape: KeyShape) -> KeySpec:
         """X -> X^index: switches from s to s(X^(1/index)), after which the automorphism leads back to s."""
-        inverse = pow(index, -1, 2 * self.n)
+        inverse = inverse_automorphism(index, self.n)
         return KeySpec(f"automorphism-{index}-{len(shape.chain)}", "s", f"s(X^{inverse})", shape)
 
     def specs(self) -> Iterator[KeySpec]:
@@ -298,21 +299,18 @@ class EngineShape:
             yield self.automorphism_key(self.rotation(self.parameters.slots), self.key_shape(self.result_limbs))
 
 
-def fingerprint(parameters: Parameters) -> str:
-    """Of everything that the meaning of these parameters' key files depends on, hexadecimal. BackendError as of
-    :func:`levels_problem`, before anything is computed."""
-    shape = EngineShape(parameters)
-    _refuse(levels_problem(shape))
-    parts = [f"format {KEY_FORMAT}", f"ring {shape.n}", f"primes {shape.primes}", *map(repr, shape.specs())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def inverse_automorphism(index: int, n: int) -> int:
+    """Of X -> X^index."""
+    return pow(index, -1, 2 * n)
 
 
 def check_shape(shape: EngineShape) -> None:
     """BackendError for what :func:`shape_problem` finds."""
-    _refuse(shape_problem(shape))
+    refuse(shape_problem(shape))
 
 
-def _refuse(problem: str | None) -> None:
+def refuse(problem: str | None) -> None:
+    """BackendError for a problem, if there is one."""
     if problem is not None:
         raise BackendError(f"the engine 'kernels' does not take this program: {problem}; use --engine openfhe")
 
@@ -322,6 +320,10 @@ def shape_problem(shape: EngineShape) -> str | None:
     parameters = shape.parameters
     if parameters.levels_kept and not parameters.linear_limbs:
         return "it keeps levels after a bootstrap in training alone"
+    if parameters.linear_bits > LARGEST_LINEAR_BITS:
+        return f"its products have primes of up to {LARGEST_LINEAR_BITS} bits, not {parameters.linear_bits}"
+    if parameters.linear_limbs > MOST_LINEAR_LIMBS:
+        return f"its products have up to {MOST_LINEAR_LIMBS} limbs, not {parameters.linear_limbs}"
     problem = levels_problem(shape)
     if problem is not None:
         return problem

@@ -7,6 +7,7 @@ pool belongs to a process (a forked one makes its own) and may have several call
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
@@ -21,13 +22,17 @@ U = TypeVar("U")
 _AT_ONCE = 16
 
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None
+_inside = threading.local()
 
 
 def run(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1) -> None:
-    """kernel(first, last, *arguments) for ranges that make up 0..count; ranges are multiples of ``grain``."""
+    """kernel(first, last, *arguments) for ranges that make up 0..count; ranges are multiples of ``grain``.
+
+    In one thread within :func:`each`, whose items are spread over all threads already.
+    """
     threads = thread_count()
     pieces = -(-count // grain)
-    if threads == 1 or pieces == 1:
+    if threads == 1 or pieces == 1 or getattr(_inside, "each", False):
         kernel(0, count, *arguments)
         return
     # about four pieces for each thread, so that one that is held up does not hold up all
@@ -47,13 +52,18 @@ def run(kernel: Callable[..., None], count: int, *arguments: Any, grain: int = 1
 
 
 def each(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """function(item) for all items, in their order; some are kept at a time. It must not call :func:`run` itself."""
+    """function(item) for all items, in their order; some are kept at a time."""
     rest = iter(items)
     while group := list(islice(rest, _AT_ONCE)):
         found: dict[int, U] = {}
 
         def work(first: int, last: int, group: list[T] = group, found: dict[int, U] = found) -> None:
-            found.update((at, function(group[at])) for at in range(first, last))
+            outer = getattr(_inside, "each", False)
+            _inside.each = True
+            try:
+                found.update((at, function(group[at])) for at in range(first, last))
+            finally:
+                _inside.each = outer
 
         run(work, len(group))
         yield from (found[at] for at in range(len(group)))

@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 from glyphc.ir.parameters import Parameters
 
 from ..gaussian import gaussian
-from ..openfhe.ckks_client import TrainingClient, client_of, generate_linear_keys
+from ..openfhe.ckks_client import TrainingClient, client_of
 from ..openfhe.ckks_contexts import make_linear_contexts
 from ..openfhe.keygen import Once
-from ..openfhe.training_fresh import linear_parts
-from .ckks_machine import KernelsTrainingKeys
+from .basis import Basis
+from .ckks_machine import KernelsTrainingKeys, LinearKeys
 from .client import fresh_secret
 from .keyfiles import key_part, pack_key
 from .keygen import KeyMaker
 from .keys import ServerKeys, make_basis
-from .shape import EngineShape, check_shape
+from .linear_shape import LinearShape
+from .shape import EngineShape, KeySpec, check_shape
 from .training_load import training_part_names
 
 
@@ -45,21 +46,28 @@ class KernelsTrainingKeyMaker:
         seed: 32 fresh random bytes, public. BackendError the second time.
         """
         self._once.use()
-        basis = make_basis(self._shape)
-        maker = KeyMaker(self._shape, basis, self._ternary, lambda: gaussian(self._shape.n))
-        for spec in self._shape.specs():
-            yield key_part(spec), pack_key(basis, maker.make(spec, seed))
-        yield from linear_parts(self.client, self._ternary, self._periods, seed)
+        for basis, specs in _bases(self._shape, LinearShape.of(self.client.contexts, self._periods)):
+            maker = KeyMaker(basis, self._ternary, lambda: gaussian(self._shape.n))
+            for spec in specs:
+                yield key_part(spec), pack_key(basis, maker.make(spec, seed))
 
 
 def generate_training_keys(
     parameters: Parameters, periods: Sequence[int]
 ) -> tuple[TrainingClient, KernelsTrainingKeys]:
     """Fresh keys in memory, as ``openfhe.ckks_client.generate_training_keys``."""
-    shape = EngineShape(parameters)
+    shape, seed = EngineShape(parameters), os.urandom(32)
     check_shape(shape)
-    ternary = fresh_secret(parameters)
-    client, linear = generate_linear_keys(make_linear_contexts(parameters), ternary, periods)
-    basis = make_basis(shape)
-    maker = KeyMaker(shape, basis, ternary, lambda: gaussian(shape.n))
-    return client, KernelsTrainingKeys(linear, ServerKeys(shape, basis, dict(maker.keys(os.urandom(32)))))
+    ternary, contexts = fresh_secret(parameters), make_linear_contexts(parameters)
+    linear = LinearShape.of(contexts, periods)
+    (basis, _), (small, specs) = _bases(shape, linear)
+    torus = dict(KeyMaker(basis, ternary, lambda: gaussian(shape.n)).keys(shape, seed))
+    maker = KeyMaker(small, ternary, lambda: gaussian(shape.n))
+    switching = {spec.name: maker.make(spec, seed) for spec in specs}
+    keys = KernelsTrainingKeys(LinearKeys(contexts, linear, small, switching), ServerKeys(shape, basis, torus))
+    return client_of(contexts, ternary), keys
+
+
+def _bases(shape: EngineShape, linear: LinearShape) -> list[tuple[Basis, Iterator[KeySpec]]]:
+    """The two sets of primes, and the keys that are made modulo each."""
+    return [(make_basis(shape), shape.specs()), (Basis.of(linear.n, linear.primes), linear.specs())]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,16 @@ from glyphc.ir.series import Series
 
 from ..errors import BackendError
 from . import selftest
+from .basis import Basis, primes_below
 from .bootstrap import Bootstrapper
+from .ckks_linear import LinearArithmetic, LinearKernels
+from .ckks_wire import KernelsWire
 from .evaluator import Ciphertext, Evaluator
 from .keys import WeightKeys, make_basis
 from .keyswitch import SwitchingKey
 from .linear import LinearAlgebra
-from .shape import EngineShape
+from .linear_shape import LinearShape
+from .shape import EngineShape, KeySpec
 from .transforms import forward_rows
 
 _RING = 256
@@ -64,10 +69,7 @@ def exercise() -> None:
             )
         )
         basis = make_basis(shape)
-        keys = {}
-        for spec in shape.specs():
-            size = (2, spec.shape.digits, len(spec.shape.primes), _RING)
-            keys[spec.name] = SwitchingKey(spec.shape, random.integers(-1000, 1000, size).astype(np.float64))
+        keys = _nonsense(shape.specs(), random)
         evaluator = Evaluator(shape, basis, keys)
         rows = Polynomials(np.arange(6, dtype=np.int64), np.zeros(5, dtype=np.int32), np.ones(5, dtype=np.int64))
         key = keys[shape.linear_key(1 + _RING).name]
@@ -81,3 +83,24 @@ def exercise() -> None:
         linear.from_torus(boot.evaluate(powers, series, Mask(0)).elements)
         form = boot.slot_form(powers, series)
         boot.decoded(boot.forms.product(form, form))
+    _exercise_training(random)
+
+
+def _exercise_training(random: np.random.Generator) -> None:
+    """What training's linear algebra has beside that."""
+    parameters = Parameters(_RING, 8, 40, linear_bits=30, linear_limbs=2, security=INSECURE)
+    shape = LinearShape(parameters, tuple(islice(primes_below(30, _RING), 2)), (2,))
+    basis, keys = Basis.of(_RING, shape.primes), _nonsense(shape.specs(), random)
+    scales, order = (2.0**30, 2.0**30), np.arange(_RING, dtype=np.int32)
+    wire = KernelsWire(_RING, shape.moduli, scales, (order,) * 2, (order,) * 2)
+    x = wire.read(bytes(wire.state_size(2)), 2)
+    packed = LinearKernels(LinearArithmetic(shape, basis, keys), scales).pack([x, x], 2, 1)
+    wire.write(packed, 2)
+
+
+def _nonsense(specs: Iterable[KeySpec], random: np.random.Generator) -> dict[str, SwitchingKey]:
+    keys = {}
+    for spec in specs:
+        size = (2, spec.shape.digits, len(spec.shape.primes), _RING)
+        keys[spec.name] = SwitchingKey(spec.shape, random.integers(-1000, 1000, size).astype(np.float64))
+    return keys

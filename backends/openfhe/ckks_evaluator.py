@@ -73,23 +73,26 @@ class OpenFHECKKS(LinearCKKS):
         return self._torus.Rescale(self._torus.EvalMult(a, b))
 
     def decode(self, source: Any) -> Any:
+        return self._from_torus(self._decoded(source))
+
+    def _decoded(self, source: Any) -> Any:
+        """A slot form's coefficients, in the bootstrapping context."""
         p = self._parameters
         # levels of the second transform and those that are kept lie below a slot form, and one for each product to come
         unused = p.depth - source.GetLevel() - p.levels_kept - p.level_budget[1]
-        return self._from_torus(self._bootstrapper.decoded(source, unused))
+        return self._bootstrapper.decoded(source, unused)
 
     # -- between the contexts: both have the same secret, so switching the modulus is all there is to do --
 
     def _to_torus(self, source: Any) -> Any:
-        c0, c1 = (rescale(c, self._rings[0], self._bottom.ring) for c in self._phases(source))
-        return self._bottom.cast(c0, c1)
+        lowest, bottom = self._rings[0], self._bottom.ring
+        elements = residues(source, lowest.n, (lowest.q,), 2)
+        return self._bottom.cast(*(rescale(lowest.to_coefficients(c), lowest, bottom) for c in elements))
 
     def _from_torus(self, source: Any) -> Any:
-        rings = self._decoded_rings
+        rings, arrays = self._decoded_rings, []
         towers = residues(source, self._parameters.ring, tuple(r.q for r in rings), 2 * len(rings))
-        return self._bootstrapped(
-            [
-                self._rescaling([r.to_coefficients(c) for r, c in zip(rings, element, strict=True)])
-                for element in (towers[: len(rings)], towers[len(rings) :])
-            ]
-        )
+        for element in (towers[: len(rings)], towers[len(rings) :]):
+            found = self._rescaling([r.to_coefficients(c) for r, c in zip(rings, element, strict=True)])
+            arrays += [r.to_evaluation(c) for r, c in zip(self._rings, found, strict=False)]
+        return self._cast(arrays)

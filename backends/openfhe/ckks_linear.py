@@ -1,7 +1,7 @@
 """The linear algebra of training on OpenFHE ciphertexts: CKKS products, selections. No secret, no way to decrypt.
 
 Messages stand in the coefficients. OpenFHE encodes CKKS messages in slots, so its own plaintexts are not used:
-monomials are trivial ciphertexts. What bootstraps, on either engine, has a class of its own that derives from this one.
+monomials are trivial ciphertexts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .bridge import Mould, residues
+from ..packing import Packing
+from .bridge import Mould
 from .ckks_contexts import LinearContexts
 from .keys import unpack_automorphism
 from .library import fhe
@@ -39,7 +40,7 @@ def automorphisms_of(ring: int, periods: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-class LinearCKKS:
+class LinearCKKS(Packing[Any]):
     """OpenFHE behind those of training's instructions (``glyphc.ir.instructions.ckks``) that bootstrap nothing."""
 
     def __init__(self, keys: LinearKeys) -> None:
@@ -107,58 +108,19 @@ class LinearCKKS:
     def reduced(self, source: Any, limbs: int) -> Any:
         return self._reduced(source, limbs)
 
-    def unpack(self, source: Any, parts: int, stride: int, count: int) -> list[Any]:
-        """A tree with one automorphism for each part but the last, as ``LinearEngine.split`` in BGV."""
-        pieces = {0: source}
-        step = 1
-        while step < parts:
-            halves: dict[int, Any] = {}
-            for residue, piece in pieces.items():
-                image = self._automorphism(piece, stride * step)
-                halves[residue] = self._context.EvalAdd(piece, image)
-                if residue + step < count:
-                    odd = self._context.EvalSub(piece, image)
-                    halves[residue + step] = self._shifted(odd, -stride * step)
-            pieces = halves
-            step *= 2
-        return [pieces[r] for r in range(count)]
-
-    def pack(self, sources: Sequence[Any | None], parts: int, stride: int) -> Any:
-        """One automorphism for two sources, and a trace.
-
-        As Chen, Dai, Kim, Song, "Efficient homomorphic conversion between (ring) LWE ciphertexts" (2021), algorithms 2
-        and 3, with several coefficients of each source kept.
-        """
-        packed = self._merged([*sources, *[None] * (parts - len(sources))], stride * parts)
-        step = stride // 2
-        while step:
-            packed = self._context.EvalAdd(packed, self._automorphism(packed, step))
-            step //= 2
-        return packed
-
-    def _merged(self, sources: list[Any | None], period: int) -> Any | None:
-        """Coefficients at multiples of the period, source r's moved by r * period / their number."""
-        if len(sources) == 1:
-            return sources[0]
-        even, odd = self._merged(sources[::2], period), self._merged(sources[1::2], period)
-        by = period // len(sources)
-        if odd is None:
-            return None if even is None else self._context.EvalAdd(even, self._automorphism(even, by))
-        moved = self._shifted(odd, by)
-        if even is None:
-            return self._context.EvalSub(moved, self._automorphism(moved, by))
-        image = self._automorphism(self._context.EvalSub(even, moved), by)
-        return self._context.EvalAdd(self._context.EvalAdd(even, moved), image)
-
     # -- parts of instructions --
 
+    def _add(self, a: Any, b: Any) -> Any:
+        return self._context.EvalAdd(a, b)
+
+    def _subtract(self, a: Any, b: Any) -> Any:
+        return self._context.EvalSub(a, b)
+
     def _automorphism(self, ciphertext: Any, stride: int) -> Any:
-        """X -> X^g that keeps exponents that are even multiples of ``stride`` and negates the odd ones."""
         index = unpack_automorphism(self._parameters.ring, stride)
         return self._context.EvalAutomorphism(ciphertext, index, self._automorphisms)
 
     def _shifted(self, ciphertext: Any, by: int) -> Any:
-        """X^by times a ciphertext."""
         if by == 0:
             return ciphertext
         key = (by, self._limbs(ciphertext))
@@ -205,21 +167,9 @@ class LinearCKKS:
 
     def _trivial(self, message: np.ndarray[Any, Any], limbs: int) -> Any:
         """The "ciphertext" (m, 0) of public integers."""
-        arrays = [r.to_evaluation(r.reduce(message)) for r in self._rings[:limbs]]
-        arrays += [np.zeros(self._parameters.ring, dtype=np.uint64)] * limbs
-        return fhe.DeserializeCiphertextString(self._mould(limbs).with_residues(arrays), fhe.BINARY)
+        values = [r.to_evaluation(r.reduce(message)) for r in self._rings[:limbs]]
+        return self._cast([*values, *[np.zeros(self._parameters.ring, dtype=np.uint64)] * limbs])
 
-    # -- for what bootstraps --
-
-    def _phases(self, source: Any) -> tuple[U64, U64]:
-        """Both elements of a ciphertext on one limb: coefficients modulo the lowest prime."""
-        (ring,) = self._rings[:1]
-        c0, c1 = (ring.to_coefficients(c) for c in residues(source, ring.n, (ring.q,), 2))
-        return c0, c1
-
-    def _bootstrapped(self, elements: Sequence[Sequence[U64]]) -> Any:
-        """A ciphertext as bootstraps leave it, from the coefficients of its elements modulo each prime."""
-        limbs = self._parameters.decoded_limbs
-        rings = self._rings[:limbs]
-        arrays = [r.to_evaluation(c) for element in elements for r, c in zip(rings, element, strict=True)]
-        return fhe.DeserializeCiphertextString(self._mould(limbs).with_residues(arrays), fhe.BINARY)
+    def _cast(self, arrays: Sequence[U64]) -> Any:
+        """A ciphertext from the values of both elements modulo each prime."""
+        return fhe.DeserializeCiphertextString(self._mould(len(arrays) // 2).with_residues(arrays), fhe.BINARY)

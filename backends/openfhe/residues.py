@@ -16,7 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numba import njit
 
-from .ring import U64
+from .ring import U64, _mulhi
 
 SEED_BYTES = 32
 
@@ -49,6 +49,18 @@ def _read(data, size, out):  # type: ignore[no-untyped-def]
         out[i] = value
         largest = max(largest, value)
     return largest
+
+
+@njit(nogil=True, cache=True)
+def _accept(words, limit, q, ratio, out, at):  # type: ignore[no-untyped-def]
+    """Words up to the limit modulo q, into out[at:]; how many places are filled then. ratio: floor(2^64 / q)."""
+    for i in range(words.shape[0]):
+        if words[i] <= limit:
+            # the quotient is at most one too small
+            r = words[i] - _mulhi(words[i], ratio) * q
+            out[at] = min(r, r - q)
+            at += 1
+    return at
 
 
 def pack(residues: U64, q: int) -> bytes:
@@ -91,11 +103,9 @@ class Uniform:
 
     def draw(self, n: int, q: int) -> U64:
         """The next n residues modulo q, by rejection: words beyond the largest multiple of q are skipped."""
-        limit = np.uint64((1 << 64) // q * q - 1)
-        kept: list[U64] = []
-        missing = n
-        while missing:
-            words = np.frombuffer(self._stream.update(bytes(8 * missing)), dtype="<u8").astype(np.uint64)
-            kept.append(words[words <= limit] % np.uint64(q))
-            missing -= len(kept[-1])
-        return np.concatenate(kept) if kept else np.zeros(0, dtype=np.uint64)
+        ratio = (1 << 64) // q
+        limit, at, out = np.uint64(ratio * q - 1), 0, np.empty(n, dtype=np.uint64)
+        while at < n:
+            words = np.frombuffer(self._stream.update(bytes(8 * (n - at))), dtype="<u8")
+            at = _accept(words, limit, np.uint64(q), np.uint64(ratio), out, at)
+        return out

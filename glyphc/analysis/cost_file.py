@@ -19,7 +19,7 @@ from .training_figures import ROW_FIGURES, TORUS_FIGURES, TrainingFigures, Train
 # Names another file; empty: the model that ships with glyphc, whatever files there are.
 VARIABLE = "GLYPHC_COST_MODEL"
 FORMAT = "glyphc-cost-model"
-VERSION = 3
+VERSION = 4
 
 
 class _DamagedError(Exception):
@@ -120,6 +120,7 @@ def to_json(model: CostModel) -> str:
     tree["training"] = asdict(model.training)
     if model.kernels is not None:
         tree["kernels"] = _engine_tree(model.kernels) | {"external": model.kernels.external}
+        tree["kernels"]["training"] = asdict(model.kernels.training)
     return json.dumps(tree, indent=1) + "\n"
 
 
@@ -146,8 +147,8 @@ def from_json(data: bytes) -> CostModel:
     kernels = None
     if "kernels" in tree:
         section = _entry(tree, "kernels")
-        kernels = _engine(section, KERNELS)
-        kernels = replace(kernels, external=_positive(section, "external"))
+        own = _training(_entry(section, "training"))
+        kernels = replace(_engine(section, KERNELS), external=_positive(section, "external"), training=own)
     slots = tuple(_slot_row(row) for row in _items(tree, "slots"))
     if not slots:
         raise _DamagedError("'slots' is empty")

@@ -18,7 +18,7 @@ from .cost import (
     CostModel,
     Machine,
 )
-from .training_figures import TORUS_FIGURES, TRAINING_FIGURES
+from .training_figures import TrainingFigures, TrainingRow, scaled
 
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
@@ -78,6 +78,23 @@ KERNELS_CONFIGURATIONS = (
     ),
 )
 
+# CPU seconds of one thread at N = 32768 (the fastest of five laps of what ``glyphc measure`` measures, on one with
+# much else to do), scaled to 65536 as N log N, times 0.57: an idle run on two cores takes that share of its CPU
+# seconds (digits 3.82 s of 6.79, mnist 5.13 of 9.06). A switch on one limb keeps one core waiting for a half of it;
+# loads, from a step at 65536, run on one core.
+KERNELS_TRAINING = TrainingFigures(
+    rows=(
+        TrainingRow(1, 0.00025, 0.0042, 0.0029, 0.0011, 5.3e-05, 0.0027, 0.00032, 0.0015),
+        TrainingRow(2, 0.00025, 0.0042, 0.0049, 0.0011, 0.0001, 0.0055, 0.00054, 0.003),
+        TrainingRow(3, 0.00021, 0.0074, 0.0068, 0.002, 0.00016, 0.0078, 0.0008, 0.0045),
+        TrainingRow(4, 0.0004, 0.0093, 0.0092, 0.003, 0.00022, 0.011, 0.0011, 0.0059),
+    ),
+    to_torus=0.0043,
+    from_torus=0.016,
+    series=0.11,
+    mask=0.006,
+    slot_product=0.026,
+)
 
 KERNELS = CostModel(
     product=0.000207,
@@ -87,7 +104,7 @@ KERNELS = CostModel(
     fresh=0.0018,
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),
-    training=replace(TRAINING_FIGURES, to_torus=0.01, from_torus=0.05, series=0.13, mask=0.01, slot_product=0.02),
+    training=KERNELS_TRAINING,
     engine="kernels",
     limbs=2,
 )
@@ -102,12 +119,11 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
     """The model of an engine: the part of a user's model that was measured there, or what ships with glyphc.
 
     Where a user measured OpenFHE alone, the kernels' seconds are the shipped ones times measured over shipped of
-    OpenFHE's reference bootstrap, so that all prices are of one machine. The linear algebra of training is OpenFHE's.
+    OpenFHE's reference bootstrap, so that all prices are of one machine.
     """
     if engine != "kernels":
         return model
-    found = model.kernels or _scaled(model)
-    return replace(found, slots=model.slots, training=replace(found.training, rows=model.training.rows))
+    return replace(model.kernels or _scaled(model), slots=model.slots)
 
 
 def _scaled(model: CostModel) -> CostModel:
@@ -118,10 +134,9 @@ def _scaled(model: CostModel) -> CostModel:
     configurations = tuple(
         replace(c, costs=tuple(_scaled_row(row, ratio) for row in c.costs)) for c in KERNELS.configurations
     )
-    training = {name: getattr(KERNELS.training, name) * ratio for name in TORUS_FIGURES}
     return replace(
         KERNELS,
-        training=replace(KERNELS.training, **training),
+        training=scaled(KERNELS.training, ratio),
         product=KERNELS.product * ratio,
         automorphism=KERNELS.automorphism * ratio,
         switch=KERNELS.switch * ratio,

@@ -94,8 +94,7 @@ def primitives(instruction: Instruction) -> Iterator[tuple[str, int]]:
             yield "load", 1
         case Product(pairs=pairs):
             yield "product", len(pairs)
-            yield "key_switch", 1
-            yield "rescale", 1
+            yield "relinearise", 1
         case Scaled() | Reduce():
             yield "rescale", 1
         case Sum(terms=terms):
@@ -105,13 +104,10 @@ def primitives(instruction: Instruction) -> Iterator[tuple[str, int]]:
         case Convolve() | Raise():
             yield "public", 1
         case Unpack(targets=targets, parts=parts):
-            automorphisms = split_automorphisms(parts, len(targets))
-            yield "key_switch", automorphisms
-            yield "shift", automorphisms
+            yield "branch", split_automorphisms(parts, len(targets))
         case Pack(sources=sources, parts=parts, stride=stride):
-            merges = _merges([s is not None for s in sources] + [False] * (parts - len(sources)))
-            yield "key_switch", merges + int(log2(stride))
-            yield "shift", merges
+            yield "branch", _merges([s is not None for s in sources] + [False] * (parts - len(sources)))
+            yield "key_switch", int(log2(stride))
         case Refresh():
             yield from (("to_torus", 1), ("powers", 1), ("function", 1), ("decode", 1), ("from_torus", 1))
         case Bootstrap(targets=targets):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glyphc.backends.base import execute_named
 from glyphc.errors import GlyphcError
+from glyphc.exchange.training_engines import Wire
 from glyphc.exchange.training_files import ProgramFile, check_keys, check_run
 from glyphc.exchange.training_machine import Stored, load_machine, refusals
 from glyphc.progress import Silent
@@ -17,9 +18,6 @@ from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, Trai
 from . import worker
 from .step_tasks import Task, divide, live_limbs
 from .worker import Outcome
-
-if TYPE_CHECKING:
-    from glyphc.backends.openfhe.training_wire import TrainingWire
 
 # Outcome, what went wrong, and ciphertexts by name.
 Given = tuple[str, str, dict[str, bytes]]
@@ -60,7 +58,7 @@ class _Inputs(Mapping[str, Any]):
     """Live values of other tasks, and what the step loads."""
 
     def __init__(
-        self, live: Mapping[str, bytes], limbs: Mapping[str, int], wire: TrainingWire, *stored: Mapping[str, Any]
+        self, live: Mapping[str, bytes], limbs: Mapping[str, int], wire: Wire, *stored: Mapping[str, Any]
     ) -> None:
         self._live, self._limbs, self._wire, self._stored = live, limbs, wire, stored
 

@@ -227,7 +227,7 @@ def describe(job: Job, how: str) -> None:
 _PLAN_OPTIONS = (
     click.option(
         "--engine",
-        help="What bootstraps (see 'glyphc engines'): kernels or openfhe. [default: the first that takes the run]",
+        help="What computes (see 'glyphc engines'): kernels or openfhe. [default: the first that takes the run]",
     ),
     click.option("--why", is_flag=True, help="Show why each layer is computed as it is."),
     click.option("--dry-run", is_flag=True, help="Say what the run is going to take, and stop before keys are made."),

@@ -89,7 +89,7 @@ def key_form(engine: str, parameters: ProgramParameters) -> str:
     """
     if engine != "kernels" or not isinstance(parameters, Parameters):
         return ""
-    from glyphc.backends.kernels.shape import fingerprint
+    from glyphc.backends.kernels.keyfiles import fingerprint
 
     try:
         return fingerprint(parameters)

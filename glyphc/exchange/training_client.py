@@ -141,7 +141,7 @@ def prepare(
 
     planned: told the plan before keys are made. memory: bytes that the server may take, by default those of
     ``glyphc.ir.memory``. model: the ONNX file that the network was read from, for :func:`original_model`.
-    spec: where to write what owners of data need, who encrypt the batches then. engine: what bootstraps on the server,
+    spec: where to write what owners of data need, who encrypt the batches then. engine: what computes on the server,
     by default the first that takes the run. offered: fingerprint of the program that an offer names, where others have
     found the ranges; else the run is done in the clear first.
 

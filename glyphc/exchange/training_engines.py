@@ -1,13 +1,15 @@
-"""Which engine bootstraps in a training run, and what a server needs of it. No secret.
+"""Which engine computes a training run, and what a server needs of it. No secret.
 
-The engines of training are those that have keys in files. Linear algebra is OpenFHE's in any case, and so are
-ciphertexts in files: only evaluation keys differ.
+The engines of training are those that have keys in files. Ciphertexts in files are the same for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from glyphc.backends.engine import best_engine, engine
 from glyphc.errors import ArtifactError, GlyphcError
@@ -18,13 +20,40 @@ from glyphc.storage.headers import TrainingKeysHeader
 from .engines import KEY_ENGINES, check_engine, key_form
 
 if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS, LinearKeys
+    from glyphc.backends.openfhe.residues import Uniform
 
 Read = Callable[[str], bytes]
+F64 = npt.NDArray[np.float64]
+
+
+class Machine(Protocol):
+    """Executes training's instructions (``glyphc.ir.instructions.ckks``)."""
+
+    def with_public(self, source: Any, message: F64) -> Any:
+        """A ciphertext plus N numbers in the clear; ValueError for what is too large."""
+
+
+class Wire(Protocol):
+    """Training's ciphertexts on so many limbs as bytes, and back; files are the same for all engines."""
+
+    def fresh_size(self, limbs: int) -> int:
+        """Bytes of a fresh ciphertext."""
+
+    def state_size(self, limbs: int) -> int:
+        """Bytes of a ciphertext of the state."""
+
+    def read_fresh(self, data: bytes, limbs: int, stream: Uniform) -> Any:
+        """A fresh ciphertext from its c0 and the stream that c1 comes from; ResidueError for other bytes."""
+
+    def read(self, data: bytes, limbs: int) -> Any:
+        """The inverse of :meth:`write`; ResidueError for other bytes."""
+
+    def write(self, ciphertext: Any, limbs: int) -> bytes:
+        """Both elements of a ciphertext, exactly."""
 
 
 def training_engine(parameters: Parameters, asked: str | None = None, here: bool = True) -> tuple[str, str]:
-    """The name of the engine that bootstraps, and in a sentence why it is not an earlier one, or nothing.
+    """The name of the engine that computes, and in a sentence why it is not an earlier one, or nothing.
 
     asked: that one, or GlyphcError where it cannot be. here: see ``best_engine``.
     """
@@ -87,19 +116,21 @@ def warm_up(name: str, stage: Callable[[str], object]) -> None:
 
 def loaded(
     name: str, parameters: Parameters, periods: tuple[int, ...], seed: bytes, read: Read, observe: Callable[[str], None]
-) -> tuple[LinearCKKS, LinearKeys]:
-    """The machine, and the keys of its linear algebra, from the parts of :func:`part_names`.
+) -> tuple[Machine, Wire]:
+    """The machine, and the form of its ciphertexts in files, from the parts of :func:`part_names`.
 
     ResidueError when a part does not hold what it should, BackendError when the parameters are refused.
     """
     if name == "kernels":
         from glyphc.backends.kernels import training_load as kernels
         from glyphc.backends.kernels.ckks_machine import KernelsCKKS
+        from glyphc.backends.kernels.ckks_wire import KernelsWire
 
         both = kernels.load_training_keys(parameters, periods, seed, read, observe)
-        return KernelsCKKS(both), both.linear
+        return KernelsCKKS(both), KernelsWire.of(both.linear.contexts, both.linear.basis)
     from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
     from glyphc.backends.openfhe.training_load import load_training_keys
+    from glyphc.backends.openfhe.training_wire import TrainingWire
 
     keys = load_training_keys(parameters, periods, seed, read, observe)
-    return OpenFHECKKS(keys), keys
+    return OpenFHECKKS(keys), TrainingWire.of(keys)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from glyphc.errors import ArtifactError
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import TrainingBackboneHeader
 
+from .training_engines import Machine
 from .training_files import BACKBONE, ProgramFile, part_name
-
-if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
 
 REQUESTS = "requests"
 _DIGEST_BYTES = 32
@@ -34,7 +32,7 @@ def check_kept(folder: Path, program: ProgramFile) -> None:
             reader.verify()
 
 
-def kept_weights(folder: Path, program: ProgramFile, machine: LinearCKKS, state: dict[str, Any]) -> dict[str, Any]:
+def kept_weights(folder: Path, program: ProgramFile, machine: Machine, state: dict[str, Any]) -> dict[str, Any]:
     """Ciphertexts of the server's weights by name, from those of zeros in a state; none where the program has none.
 
     ArtifactError as of :func:`check_kept`, and for numbers that are none, or too large.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
@@ -16,12 +16,8 @@ from glyphc.storage.container import Reader
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
-from .training_engines import check_form, loaded, part_names, warm_up
+from .training_engines import Machine, Wire, check_form, loaded, part_names, warm_up
 from .training_files import Named, ProgramFile, check_run, part_name, stream_name
-
-if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
-    from glyphc.backends.openfhe.training_wire import TrainingWire
 
 
 def check_memory(program: ProgramFile) -> None:
@@ -36,7 +32,7 @@ def check_memory(program: ProgramFile) -> None:
 
 def load_machine(
     keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter
-) -> tuple[ExitStack, LinearCKKS, TrainingWire]:
+) -> tuple[ExitStack, Machine, Wire]:
     """The machine and its ciphertexts' form, from verified keys. The stack releases what OpenFHE holds of them.
 
     ArtifactError for keys that are not those of the program, ParameterError for what the engine refuses,
@@ -52,13 +48,12 @@ def load_machine(
 
 def _loaded(
     keys: Reader[TrainingKeysHeader], program: ProgramFile, reporter: Reporter, tables: ExitStack
-) -> tuple[LinearCKKS, TrainingWire]:
+) -> tuple[Machine, Wire]:
     parameters, periods = program.parameters, program.outline.periods
     engine = check_form(keys, parameters)
     try:
         from glyphc.backends.openfhe.keys import key_tables, release_all_keys
         from glyphc.backends.openfhe.residues import ResidueError
-        from glyphc.backends.openfhe.training_wire import TrainingWire
 
         tables.enter_context(key_tables())
         warm_up(engine, lambda name: reporter.stage(name, 1))
@@ -72,17 +67,14 @@ def _loaded(
         reporter.stage("load keys", len(names))
         seed = read_seed(keys.header.seed, keys)
         with refusals():
-            machine, linear = loaded(
-                engine, parameters, periods, seed, keys.read, lambda name: reporter.advance(1, name)
-            )
-            return machine, TrainingWire.of(linear)
+            return loaded(engine, parameters, periods, seed, keys.read, lambda name: reporter.advance(1, name))
     except ResidueError as e:
         raise keys.damaged(str(e)) from None
     except BackendError as e:
         raise ParameterError(str(e)) from None
 
 
-def read_state(path: Path, program: ProgramFile, key: str, wire: TrainingWire) -> tuple[dict[str, Any], int]:
+def read_state(path: Path, program: ProgramFile, key: str, wire: Wire) -> tuple[dict[str, Any], int]:
     """The state's ciphertexts by name, and how many steps they are after; ArtifactError for another run's."""
     from glyphc.backends.openfhe.residues import ResidueError
 
@@ -101,7 +93,7 @@ class Stored(Mapping[str, Any]):
     """Ciphertexts of a batch or a state, read when they are needed. named: with limbs, in the order of the parts."""
 
     def __init__(
-        self, reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], named: Named, wire: TrainingWire
+        self, reader: Reader[TrainingBatchHeader] | Reader[TrainingStateHeader], named: Named, wire: Wire
     ) -> None:
         self._reader, self._wire = reader, wire
         # a batch under the public key has no seed, and neither has a state

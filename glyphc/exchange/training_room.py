@@ -23,27 +23,26 @@ def folder_bytes(program: TrainingProgram, engine: str, owned: bool = False) -> 
 
     The first call for parameters makes small keys in OpenFHE, to learn how many the bootstrap has.
     """
-    from glyphc.backends.openfhe.training_load import linear_part_names
-
     p, outline = program.parameters, program.outline
-    linear = len(linear_part_names(p, outline.periods))
-    keys = _bootstrap_keys(p, engine) + linear * _key_bytes(p, p.linear_limbs, p.linear_bits, _LINEAR_DIGITS)
+    keys = _all_keys(p, outline.periods, engine)
     limb = p.ring * _width(p.linear_bits)
     batches = outline.batches * batch_bytes(program) * (2 if owned else 1)
     state = 2 * limb * sum(limbs for _, limbs in outline.state)
     return _MARGIN * (keys + batches + state + sum(map(len, program.codes)))
 
 
-def _bootstrap_keys(p: Parameters, engine: str) -> int:
+def _all_keys(p: Parameters, periods: tuple[int, ...], engine: str) -> int:
     if engine == "kernels":
         from glyphc.backends.kernels.keyfiles import file_bytes
         from glyphc.backends.kernels.shape import EngineShape
 
-        return file_bytes(EngineShape(p))
+        return file_bytes(EngineShape(p), periods)
     from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
+    from glyphc.backends.openfhe.training_load import linear_part_names
 
-    count = len(bootstrap_automorphisms(p)) + 1
-    return count * _key_bytes(p, p.depth + 1, p.scaling_bits, p.large_digits)
+    count, linear = len(bootstrap_automorphisms(p)) + 1, len(linear_part_names(p, periods))
+    torus_key = _key_bytes(p, p.depth + 1, p.scaling_bits, p.large_digits)
+    return count * torus_key + linear * _key_bytes(p, p.linear_limbs, p.linear_bits, _LINEAR_DIGITS)
 
 
 def batch_bytes(program: TrainingProgram) -> float:

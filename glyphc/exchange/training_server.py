@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
 from .artifacts import read_seed
-from .training_engines import check_form
+from .training_engines import Machine, Wire, check_form
 from .training_files import (
     CHECKPOINT,
     INITIAL,
@@ -37,10 +37,6 @@ from .training_files import (
 )
 from .training_kept import check_kept, kept_weights
 from .training_machine import Stored, check_memory, load_machine, read_state, refusals
-
-if TYPE_CHECKING:
-    from glyphc.backends.openfhe.ckks_linear import LinearCKKS
-    from glyphc.backends.openfhe.training_wire import TrainingWire
 
 
 @dataclass
@@ -116,8 +112,8 @@ class TrainingRun:
         self._engine = engine
         self.folder, self.program, self.steps, self.reporter, self.after = folder, program, steps, reporter, after
         self._tables = ExitStack()
-        self._machine: LinearCKKS
-        self._wire: TrainingWire
+        self._machine: Machine
+        self._wire: Wire
         self._readers: dict[int, Reader[TrainingBatchHeader]] = {}
         self._zeros: dict[str, Any] = {}
         self._last = 0.0

@@ -4,7 +4,8 @@ Every univariate function costs a bootstrap (of all its values at once), affine 
 are those with the fewest functions in a row:
 
 * a b = ((a + b)^2 - (a - b)^2) / 4: one bootstrap for both squares.
-* max(a, b) = b + relu(a - b); over k values as a tree, ceil(log2 k) bootstraps, whatever their range.
+* max(a, b) = b + relu(a - b); over k values as a tree, ceil(log2 k) bootstraps, whatever their range; over windows of
+  images axis by axis (:mod:`.pool_windows`).
 * a / b = a (1 / b): two bootstraps.
 * softmax_c = exp(z_c - log sum_k exp z_k): three bootstraps where the sum varies little; otherwise the logarithm of the
   sum comes from a tree of log(e^a + e^b) = b + softplus(a - b), which holds for every range.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import ClassVar, TypeVar
 
@@ -22,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import CalibrationError, ModelError
+from glyphc.ir.evaluate import Value
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter, prune
 from glyphc.ir.ops import (
@@ -50,6 +53,7 @@ from glyphc.rounding import outward, up
 
 from .base import Context, Pass, check_option
 from .calibrate import calibration_values
+from .pool_windows import Windows, windows_of, worthwhile
 
 F64 = npt.NDArray[np.float64]
 _SQUARE = (Function("pow", (2.0,)),)
@@ -89,7 +93,7 @@ class Expand(Pass):
         tail = _client_tail(graph) if self.client_tail else frozenset()
         if not any(_lowering(node.op) and node.id not in tail for node in graph):
             return graph
-        values = calibration_values(graph, context.samples)
+        values = _Values(graph, context)
         rewriter = Rewriter(graph)
         for name, value in graph.constants.items():
             rewriter.new.add_constant(name, value)  # first, so that new constants take no name that is kept later
@@ -98,8 +102,7 @@ class Expand(Pass):
             if lower is None or node.id in tail:
                 rewriter.keep(node)
             else:
-                ranges = tuple(values[i].astype(np.float64) for i in node.operands)
-                rewriter.replace(node, lower(Expansion(rewriter, node, ranges, self)))
+                rewriter.replace(node, lower(Expansion(rewriter, node, values, self)))
         return prune(rewriter.new)
 
 
@@ -116,13 +119,30 @@ def _client_tail(graph: Graph) -> frozenset[int]:
 
 
 @dataclass(frozen=True, eq=False)
+class _Values:
+    """Calibration values of a graph, which most lowerings do not ask for."""
+
+    graph: Graph
+    context: Context
+
+    @cached_property
+    def all(self) -> dict[int, Value]:
+        return calibration_values(self.graph, self.context.samples)
+
+
+@dataclass(frozen=True, eq=False)
 class Expansion:
-    """One node on its way out: builds its replacement in the new graph. ranges: its operands' calibration values."""
+    """One node on its way out: builds its replacement in the new graph."""
 
     rewriter: Rewriter
     node: Node
-    ranges: tuple[F64, ...]
+    values: _Values
     options: Expand
+
+    @property
+    def ranges(self) -> tuple[F64, ...]:
+        """The operands' calibration values."""
+        return tuple(self.values.all[i].astype(np.float64) for i in self.node.operands)
 
     @property
     def operands(self) -> tuple[Node, ...]:
@@ -280,7 +300,45 @@ def _behind(e: Expansion, a: Node, b: Node) -> Node:
 
 
 def _reduce_max(e: Expansion) -> Node:
-    return _tree(e, e.operands[0], "relu")
+    (x,) = e.operands
+    image, indices = _gathered(e, x)
+    axes = windows_of(indices, image.type.shape) if image.id != x.id else None
+    if axes is None or not worthwhile(axes):
+        return _tree(e, x, "relu")
+    for axis, own in enumerate(axes):
+        image = _pooled(e, image, axis, own)
+    return e.add(Reshape(e.node.type.shape), image)
+
+
+def _gathered(e: Expansion, x: Node) -> tuple[Node, npt.NDArray[np.int64]]:
+    """The tensor that a value is elements of, through gatherings and reshapes, and which ones, in the value's shape."""
+    graph, shape = e.rewriter.new, x.type.shape
+    indices = np.arange(x.type.size)
+    while isinstance(x.op, Gather | Reshape):
+        if isinstance(x.op, Gather):
+            indices = graph.constant(x.op.indices.name).astype(np.int64).ravel()[indices]
+        (x,) = graph.operands(x)
+    return x, indices.reshape(shape)
+
+
+def _pooled(e: Expansion, x: Node, axis: int, windows: Windows) -> Node:
+    """Maxima over windows along one axis."""
+    made, pixels = {1: x}, {1: range(windows.pixels)}
+    for r in windows.rounds:
+        a, b = (
+            _selected(e, made[of], axis, [pixels[of].index(p + behind) for p in r.pixels])
+            for of, behind in ((r.left, 0), (r.right, r.behind))
+        )
+        made[r.size], pixels[r.size] = e.add(Add(), b, e.apply(e.add(Sub(), a, b), "relu")), r.pixels
+    size = windows.kernel
+    return _selected(e, made[size], axis, [pixels[size].index(p) for p in windows.starts])
+
+
+def _selected(e: Expansion, x: Node, axis: int, pixels: list[int]) -> Node:
+    """These elements of an axis."""
+    if pixels == list(range(x.type.shape[axis])):
+        return x
+    return e.gather(x, np.arange(x.type.size).reshape(x.type.shape).take(pixels, axis))
 
 
 def _softmax(e: Expansion) -> Node:

@@ -224,14 +224,20 @@ class ImagePlan:
 
     def _linear(self, node: Node) -> None:
         found: list[tuple[Stencil, Standing, Standing]] = []
-        for number, operand in enumerate(self.graph.operands(node)):
-            own, before = self.pictures.stencils[node.id, number], self.standings[operand.id]
-            read = self._read(own, before) if self.resident(operand) else WHOLE
+        merged: tuple[Steps, ...] | None = None
+        operands, stencils = self.graph.operands(node), self.pictures.stencils
+        # inputs stay where they are; then what has most images together, as they were brought there by former strides
+        order = [(self.resident(o), -len(self.standings[o.id].levels), n) for n, o in enumerate(operands)]
+        for _, _, number in sorted(order):
+            operand, own = operands[number], stencils[node.id, number]
+            before = self.standings[operand.id]
+            read = self._read(own, before, merged) if self.resident(operand) else WHOLE
             self.reads[node.id, number] = read
             if any(d % u for d, u in zip(before.dilation, own.up, strict=True)):
                 self.problem = f"{node} enlarges images that have no room between their pixels"
                 return
             found += [(part, at, self._after(part, at)) for part, at in self._parts(own, before, read)]
+            merged = found[-1][2].levels
         if len({after for _, _, after in found}) > 1:
             self.problem = f"the images that {node} adds up stand differently"
         standing = found[-1][2]
@@ -251,22 +257,35 @@ class ImagePlan:
             return standing
         return replace(standing, sites=sites, apart=free[0])
 
-    def _read(self, own: Stencil, before: Standing) -> Read:
-        """A map with a stride brings images together, as many as there are chunks for, or groups of channels."""
-        if not set(own.stride) <= {1, 2} or own.stride == (1, 1) or self.pictures.enlarged:
+    def _read(self, own: Stencil, before: Standing, merged: tuple[Steps, ...] | None) -> Read:
+        """A map with a stride brings images together, as many as there are chunks for, or groups of channels. merged:
+        the images of a slot that its other operands have, with which these must stand."""
+        step, wanted = own.stride, () if merged is None else merged[: max(0, len(merged) - len(before.levels))]
+        if merged is not None:
+            # where a single pixel is made, any stride reads for it
+            down, right = (sum(level[axis] > 0 for level in wanted) for axis in (0, 1))
+            step = (1 << down if own.target[1] == 1 else step[0]), (1 << right if own.target[2] == 1 else step[1])
+        if step == (1, 1) or self.pictures.enlarged or any(s & (s - 1) for s in step):
             return WHOLE
         if self.spread and own.target[0] > self.group:
-            return Read(own.parities, own.stride)
-        down, right = before.dilation
-        # rows before columns, the last ones first, as if two maps had done it one after the other
-        levels = [step for step, s in (((0, right), own.stride[1]), ((down, 0), own.stride[0])) if s == 2]
+            return Read(own.parities(step), step)
+        # rows before columns, the last ones first, as if several maps had done it one after another
+        rows, columns = (
+            [d << bit for bit in reversed(range(by.bit_length() - 1))]
+            for d, by in zip(before.dilation, step, strict=True)
+        )
+        levels = (*((0, right) for right in columns), *((down, 0) for down in rows))
         most = min(len(levels), before.chunks.bit_length() - 1)
-        return Read(own.parities, own.stride, tuple(levels[len(levels) - most :])) if most else WHOLE
+        if merged is None:
+            wanted = levels[len(levels) - most :]
+        elif len(wanted) > most or not set(wanted) <= set(levels):
+            return WHOLE
+        return Read(own.parities(step), step, wanted) if wanted else WHOLE
 
     def _parts(self, own: Stencil, before: Standing, read: Read) -> list[tuple[Stencil, Standing]]:
         if not read.firsts:
             return [(own, before)]
-        return [(own.part(first), self.together(before, read)) for first in read.firsts]
+        return [(own.part(first, read.step), self.together(before, read)) for first in read.firsts]
 
     def together(self, before: Standing, read: Read) -> Standing:
         """How what a map reads stands, once the images of several chunks are together."""
@@ -336,7 +355,7 @@ class ImagePlan:
                 own, read = self.pictures.stencils[node.id, number], self.reads[node.id, number]
                 before = replace(self.raster(operand), beside=1)
                 for first in read.firsts or (None,):
-                    part = own if first is None else own.part(first)
+                    part = own if first is None else own.part(first, read.step)
                     where = before if first is None else before.window(first, read.step)
                     if disturbed(part, where, made, samples, made.slots(samples) * made.slot):
                         return node

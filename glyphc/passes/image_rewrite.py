@@ -84,7 +84,7 @@ class _Images:
                 operands.append(self.rewriter.made(operand))
                 weights.append(weight)
             for first in read.firsts if isinstance(value.op, Apply) else ():
-                part = self.plan.pictures.stencils[node.id, number].part(first)
+                part = self.plan.pictures.stencils[node.id, number].part(first, read.step)
                 operands.append(self._channels(value, first, read))
                 weights.append(self.new.add_matrix(f"{weight.name}.{first[0]}.{first[1]}", part.matrix))
             if isinstance(value.op, Apply) and not read.firsts:

@@ -134,18 +134,15 @@ def batch_bytes(plan: Plan) -> float:
 
 def key_bytes(plan: Plan, engine: str) -> float:
     """Keys of bootstraps, and the linear context's."""
-    p = plan.parameters
-    linear = 2.0 * 2 * (p.linear_limbs + 2) * p.ring * 8
-    return _bootstrap_key_bytes(p, engine) + (log2(max(plan.server.periods)) + 2) * linear
-
-
-def _bootstrap_key_bytes(p: Parameters, engine: str) -> float:
-    """OpenFHE's are one for each rotation, products, and three of its own."""
+    p, periods = plan.parameters, plan.server.periods
     if engine == "kernels":
-        from glyphc.backends.kernels.keyfiles import key_bytes as kernels_bytes
+        from glyphc.backends.kernels.keyfiles import key_bytes as bootstrap_key_bytes
+        from glyphc.backends.kernels.keyfiles import linear_key_bytes
         from glyphc.backends.kernels.shape import EngineShape
 
-        return kernels_bytes(EngineShape(p))
+        return float(bootstrap_key_bytes(EngineShape(p)) + linear_key_bytes(p, periods))
     from glyphc.backends.openfhe.contexts import bootstrap_automorphisms
 
-    return float((len(bootstrap_automorphisms(p)) + 1) * p.torus_key_bytes)
+    # one for each rotation, products, and three of OpenFHE's own
+    linear = 2.0 * 2 * (p.linear_limbs + 2) * p.ring * 8
+    return (len(bootstrap_automorphisms(p)) + 1) * p.torus_key_bytes + (log2(max(periods)) + 2) * linear

@@ -48,7 +48,7 @@ class Encrypted:
         memory: float | None = None,
         engine: str | None = None,
     ) -> None:
-        """engine: what bootstraps, by default the first that takes the run; a run that goes on has its own."""
+        """engine: what computes, by default the first that takes the run; a run that goes on has its own."""
         if not plan.parameters.secure:
             warnings.warn(INSECURE_WARNING, InsecureWarning, stacklevel=5)
         self.security = plan.parameters.security

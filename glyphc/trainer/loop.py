@@ -90,7 +90,7 @@ def train(
     step, which under encryption takes the client's key. write: puts the result where it belongs; when it raises, the
     folder stays, and ``resume`` gets the same result from it without training again. planned: told the plan of an
     encrypted or simulated run before keys are made. memory: bytes that an encrypted run may
-    take, None for what is free. engine: what bootstraps in an encrypted run, by default the first that takes it.
+    take, None for what is free. engine: what computes an encrypted run, by default the first that takes it.
 
     Raises GlyphcError for an engine that cannot be used, TrainingError when training would diverge or leave what
     encryption computes (found out in the clear, beforehand), ArtifactError for unusable folders, EnvironmentSetupError
