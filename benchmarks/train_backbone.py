@@ -2,7 +2,7 @@
 
     python benchmarks/train_backbone.py [--steps 12] [--samples 512] [--plan] [--folder FOLDER] [--output FILE.md]
 
-The server has a network: 4 maps of 5 x 5 with means over 2 x 2 pixels, 576-32-10, tanh. It has trained it in the clear
+The server has a network: 4 maps of 5 x 5 with means over 3 x 3 pixels, 256-32-10, tanh. It has trained it in the clear
 on 2,000 images of MNIST, and offers its convolution and its layer of 32 features. A client has 2,000 other images; a
 new last layer 32-10 is trained on them from random weights, 32 images in a step. The client uploads encrypted images,
 never sees the weights of the two layers, and gets the last one. In the end the server classifies encrypted held-out
@@ -54,12 +54,12 @@ MARGIN = 1.2
 def model(seed: int = 0) -> bytes:
     """The network with random weights, as an ONNX file."""
     random = np.random.default_rng(seed)
-    shapes = {"k": (4, 1, 5, 5), "s": (4,), "w1": (32, 576), "b1": (32,), "w2": (10, 32), "b2": (10,)}
+    shapes = {"k": (4, 1, 5, 5), "s": (4,), "w1": (32, 256), "b1": (32,), "w2": (10, 32), "b2": (10,)}
     tensors = {n: random.normal(size=s) / np.sqrt(np.prod(s[1:])) if len(s) > 1 else np.zeros(s) for n, s in shapes.items()}  # fmt: skip  # noqa: E501
     tensors["b2"] = np.full(10, common.RARE)
     nodes = [
         helper.make_node("Conv", ["x", "k", "s"], ["c"], "first"),
-        helper.make_node("AveragePool", ["c"], ["m"], "means", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("AveragePool", ["c"], ["m"], "means", kernel_shape=[3, 3], strides=[3, 3]),
         helper.make_node("Tanh", ["m"], ["t"]),
         helper.make_node("Flatten", ["t"], ["f"]),
         helper.make_node("Gemm", ["f", "w1", "b1"], ["h"], "features", transB=1),

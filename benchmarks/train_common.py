@@ -26,6 +26,7 @@ from glyphc.ir.types import Level
 from glyphc.train.job import Job
 from glyphc.train.plan import Plan
 from glyphc.train.predict import predict
+from glyphc.train.whitening import Whitening as Whitening
 from glyphc.trainer.loop import TrainingReport, train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
@@ -72,26 +73,6 @@ class Start:
     last_gain: float = 0.05
     last_bias: float = RARE
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """Principal axes of samples divided by their deviations, so that steps are equally good in all directions.
-
-    ridge: added to deviations, as a share of their root mean square: axes of noise alone stay small. size: root mean
-    square of the features that come out. The client does this: the layer is frozen.
-    """
-
-    ridge: float
-    size: float = 1.0
-
-    def layer(self, x: F64) -> tuple[F64, F64]:
-        """Weights (features, features) and bias (features,) from samples (samples, features)."""
-        mean = x.mean(axis=0)
-        variances, axes = np.linalg.eigh(np.cov(x - mean, rowvar=False, bias=True))
-        weight = axes.T / np.sqrt(np.maximum(variances, 0) + self.ridge**2 * variances.mean())[:, None]
-        weight *= self.size / np.sqrt((((x - mean) @ weight.T) ** 2).mean())
-        return weight, -weight @ mean
 
 
 def network(

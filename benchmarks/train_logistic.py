@@ -3,7 +3,7 @@
     python benchmarks/train_logistic.py [--steps 20] [--mode clear|simulate|encrypted] [--compare]
 
 All 398 training samples in every step; 171 test samples. The client standardises the measurements and decorrelates them
-(train_common.Whitening). Rate and ridge come from a cross-validation within the training samples.
+(glyphc.train.whitening). Rate and ridge come from a cross-validation within the training samples.
 """
 
 from __future__ import annotations

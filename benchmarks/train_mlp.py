@@ -2,7 +2,7 @@
 
     python benchmarks/train_mlp.py [--steps 12] [--mode clear|simulate|encrypted] [--compare]
 
-64 samples in a step, each digit against the rest. The client decorrelates the pixels (train_common.Whitening).
+64 samples in a step, each digit against the rest. The client decorrelates the pixels (glyphc.train.whitening).
 --mode simulate --steps 30 is a full run: 96 %. Rates and gains come from a search on a part of the
 training samples; the last choices, and the number of steps, were compared on the test samples too.
 """

@@ -3,7 +3,7 @@
     python benchmarks/train_softmax.py [--against-the-rest] [--steps 8] [--mode clear|simulate|encrypted] [--compare]
 
 1,437 samples for training and 360 for testing (80 %, every class with its share). The client decorrelates the pixels
-(train_common.Whitening): in few steps and with logits of at most 6, plain pixels lead to 91 % only. A step sees 719
+(glyphc.train.whitening): in few steps and with logits of at most 6, plain pixels lead to 91 % only. A step sees 719
 samples, so two steps are an epoch. --against-the-rest: ten logistic regressions at once, all samples in every step.
 
 Rate and ridge come from a cross-validation within the training samples.

@@ -6,7 +6,7 @@ The backbone (models/digits_backbone.py) was trained on scikit-learn's digits, t
 pixels, enlarged. Its 32 features of 1,536 MNIST images train a head 32-16-10 (tanh), random at the start, each digit
 against the rest; 128 images in a step, so 12 steps are an epoch. Tested on 1,000 images of MNIST.
 
-The client computes the backbone and decorrelates the features (train_common.Whitening) before it encrypts. The
+The client computes the backbone and decorrelates the features (glyphc.train.whitening) before it encrypts. The
 references are the same head, from the same weights, trained in floating point until it converges: on the same images,
 and on all 4,000. Rates and gains come from a search on a part of the 4,000; the number of steps was compared on
 the test images too, and the distortions in the backbone's training were chosen by looking at them.

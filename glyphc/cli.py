@@ -341,8 +341,7 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> 
     work = jobs(cost, slots, quick)
     cost_file.make_folder(path)
     check_writable(path)
-    openfhe = engine == "openfhe"
-    in_slots = slot_jobs() if openfhe else ()
+    in_slots = slot_jobs()
     training = training_job(engine) if not slots else None
     seconds = sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)
     minutes = (seconds + (TRAINING_SECONDS if training else 0.0)) / 60

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -174,20 +174,44 @@ class Comparison:
 
     def save(self, path: Path) -> None:
         """Write it as JSON; the file appears whole or not at all."""
-        write_atomically(path, (_JSON.text(self, Comparison) + "\n").encode())
+        save_record(path, self)
 
     @staticmethod
     def load(path: Path) -> Comparison:
         """Read what :meth:`save` wrote; ArtifactError if it is damaged or none."""
-        try:
-            found: Comparison = _JSON.read(path.read_text(encoding="utf-8"), Comparison)
-        except OSError as e:
-            raise ArtifactError(f"cannot read {str(path)!r}: {e.strerror}") from None
-        except (ValueError, IRSyntaxError) as e:
-            raise ArtifactError(f"{str(path)!r} is no record of a comparison ({e}); name another file") from None
-        if (found.format, found.version) != (FORMAT, VERSION):
-            raise ArtifactError(f"{str(path)!r} is no record of a comparison of this version; name another file")
-        return found
+        return load_record(path, Comparison)
+
+
+class Record(Protocol):
+    """What is kept in a file, with what kind of file that is."""
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+_R = TypeVar("_R", bound=Record)
+
+
+def save_record(path: Path, record: Record) -> None:
+    """Write it as JSON; the file appears whole or not at all."""
+    write_atomically(path, (_JSON.text(record, type(record)) + "\n").encode())
+
+
+def load_record(path: Path, kind: type[_R]) -> _R:
+    """Read what :func:`save_record` wrote, with the format and version that the class has; ArtifactError if it is
+    damaged or none."""
+    try:
+        found: _R = _JSON.read(path.read_text(encoding="utf-8"), kind)
+    except OSError as e:
+        raise ArtifactError(f"cannot read {str(path)!r}: {e.strerror}") from None
+    except (ValueError, IRSyntaxError) as e:
+        raise ArtifactError(f"{str(path)!r} is no record of such a comparison ({e}); name another file") from None
+    if (found.format, found.version) != (getattr(kind, "format"), getattr(kind, "version")):  # noqa: B009
+        raise ArtifactError(f"{str(path)!r} is no record of a comparison of this version; name another file")
+    return found
 
 
 def digest(model: bytes, arrays: Iterable[npt.NDArray[Any] | None], options: str) -> str:

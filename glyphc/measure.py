@@ -38,7 +38,7 @@ from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.measure_kernels import measure_kernels
-from glyphc.measure_slots import SLOT_STEPS, SlotMeasurement, measure_slots
+from glyphc.measure_slots import SLOT_STEPS, SlotMeasurement, measure_kernel_slots, measure_slots
 from glyphc.measure_training import TRAINING_STEPS, TrainingJob, measure_training
 from glyphc.measuring import BOOTSTRAPS, FACTORS, PARTS, SWITCHES, Measurement, Observer, bootstrap_cost, clock
 from glyphc.progress import Reporter
@@ -145,7 +145,7 @@ def calibrate(
                 found[job.configuration.slots, job.degree] = _measure_job(job, cost, reporter)
             except MemoryError as e:
                 skipped.append(f"{job.name}: {e}")
-        rows = _measure_slots(slots, reporter)
+        rows = _measure_slots(slots, cost.engine, reporter)
         figures = _measure_training(training, cost, reporter, skipped) if training else None
     finally:
         reporter.done()
@@ -158,11 +158,11 @@ def calibrate(
     return Calibration(model, tuple(skipped), others.share())
 
 
-def _measure_slots(work: Sequence[SlotParameters], reporter: Reporter) -> tuple[SlotRow, ...]:
+def _measure_slots(work: Sequence[SlotParameters], engine: str, reporter: Reporter) -> tuple[SlotRow, ...]:
     rows: list[SlotRow] = []
     for parameters in work:
         reporter.stage(f"numbers in slots, N = {parameters.ring}", SLOT_STEPS)
-        found = measure_apart(parameters, lambda step, seconds: reporter.advance(1, step))
+        found = measure_apart(parameters, lambda step, seconds: reporter.advance(1, step), engine)
         assert isinstance(found, SlotMeasurement)
         rows += found.rows
     return tuple(rows)
@@ -276,7 +276,7 @@ def _child(connection: Connection, work: Work, engine: str) -> None:
             connection.send((step, seconds))
 
         if isinstance(work, SlotParameters):
-            connection.send(measure_slots(work, observe))
+            connection.send((measure_kernel_slots if engine == "kernels" else measure_slots)(work, observe))
         elif isinstance(work, TrainingJob):
             connection.send(measure_training(work, observe))
         elif engine == "kernels":

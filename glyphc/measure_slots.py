@@ -69,6 +69,61 @@ def measure_slots(
     return SlotMeasurement(tuple(rows))
 
 
+def measure_kernel_slots(
+    parameters: SlotParameters, observe: Callable[[str, float], None] = lambda step, seconds: None
+) -> SlotMeasurement:
+    """The same of the engine ``kernels``, which relinearises and rescales at once: what that takes beside a rescaling
+    counts as relinearisation."""
+    import numpy as np
+
+    from glyphc.backends.kernels.evaluator import Ciphertext
+    from glyphc.backends.kernels.slot_client import generate_slot_keys
+    from glyphc.backends.kernels.slot_machine import SlotArithmetic, SlotWire
+    from glyphc.backends.kernels.warm import exercise
+
+    exercise()
+    client, keys = generate_slot_keys(parameters)
+    arithmetic, wire = SlotArithmetic(keys), SlotWire(keys)
+    message = np.random.default_rng(0).uniform(-1, 1, parameters.slots)
+    fresh = [wire.received(client.encrypt(message)) for _ in range(_TERMS)]
+    rows = []
+    for limbs in sorted({2, (parameters.limbs + 2) // 2, parameters.limbs}):
+        begun = time.perf_counter()
+        operands = [Ciphertext(np.ascontiguousarray(c.elements[:, :limbs]), c.scale) for c in fresh]
+        pairs = list(zip(operands, (*operands[1:], operands[0]), strict=True))
+        last = Ciphertext(np.ascontiguousarray(fresh[0].elements[:, :1]), fresh[0].scale)
+        scale = fresh[0].scale ** 2 / keys.basis.primes[limbs - 1]
+
+        def combined(products: int, multiples: int) -> float:
+            terms = [(c, 0.3) for c in operands[:multiples]]  # noqa: B023
+            return _quickest(lambda: arithmetic.combine(pairs[:products], terms, 0, limbs, scale))  # noqa: B023
+
+        one, all_terms = combined(0, 1), combined(0, _TERMS)
+        weighted = _positive((all_terms - one) / (_TERMS - 1))
+        product, all_products = combined(1, 0), combined(_TERMS, 0)
+        tensor = _positive((all_products - product) / (_TERMS - 1))
+        rescale = _positive(one - weighted)
+        rows.append(
+            SlotRow(
+                parameters.ring,
+                limbs,
+                weighted=weighted,
+                product=tensor,
+                relinearise=_positive(product - tensor - rescale),
+                rescale=rescale,
+                encrypt=_quickest(lambda: wire.received(client.encrypt(message))),
+                decrypt=_quickest(lambda last=last: client.decrypt(wire.sent(last))),  # type: ignore[misc]
+            )
+        )
+        observe(f"{limbs} limbs", time.perf_counter() - begun)
+    return SlotMeasurement(tuple(rows))
+
+
+def _positive(seconds: float) -> float:
+    """A difference of two measurements, which other work may have made negative."""
+    return max(seconds, 1e-6)
+
+
 class _Primitives:
     """What the evaluator does with ciphertexts, as it does it (``glyphc.backends.openfhe.slot_evaluator``)."""
 

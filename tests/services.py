@@ -55,12 +55,13 @@ class Running:
 class Place:
     """Folders of a service, which outlives its processes."""
 
-    def __init__(self, folder: Path, half: ServerProgram, *options: str) -> None:
+    def __init__(self, folder: Path, half: ServerProgram | None, *options: str) -> None:
         self.folder, self.options = folder, options
         self.data = folder / "data"
         self.count = 0
         (folder / "programs").mkdir(parents=True)
-        half.save(folder / "programs" / "digits.server")
+        if half is not None:
+            half.save(folder / "programs" / "digits.server")
         self.tokens = {name: new_token(folder / "tokens", name) for name in ("alice", "bob")}
 
     def start(self, *options: str, limits: Limits | None = None, disk: int | None = None) -> Running:

@@ -117,9 +117,12 @@ def test_the_best_engine_is_the_first_that_takes_a_program(program: Program, mon
     kept = replace(parameters, levels_kept=2)
     found, reason = registry.best_engine(kept)
     assert (found.name, reason) == ("openfhe", "kernels: it keeps levels after a bootstrap in training alone")
-    in_slots = registry.best_engine(SlotParameters(1024, 3, 28, 32, 2))
-    assert in_slots[0].name == "openfhe"
-    assert in_slots[1] == "kernels: it does not compute in slots"
+    in_slots = SlotParameters(16384, 7, 28, 32, 2)
+    assert registry.best_engine(in_slots)[0].name == "kernels"
+    found, reason = registry.best_engine(replace(in_slots, first_bits=50))
+    assert (found.name, reason) == ("openfhe", "kernels: its primes have up to 47 bits, not 50")
+    found, reason = registry.best_engine(replace(in_slots, depth=14))
+    assert (found.name, reason) == ("openfhe", "kernels: no keys for products keep to 2^430")
     monkeypatch.setattr(selftest.llvm, "get_host_cpu_features", lambda: {"avx2": True})
     report = run(program, X[:4])
     assert report.engine == "openfhe"

@@ -19,7 +19,7 @@ from glyphc.analysis.series import fit
 from glyphc.backends.kernels.arithmetic import anchor, canonical, collapse, fma, low, product, product_by, reduce
 from glyphc.backends.kernels.basis import Basis, automorphism, bit_reversal, is_prime, primes_below, root_of_unity
 from glyphc.backends.kernels.bootstrap import Bootstrapper
-from glyphc.backends.kernels.evaluator import Ciphertext, Evaluator
+from glyphc.backends.kernels.evaluator import Ciphertext, Evaluator, combine_four_rows
 from glyphc.backends.kernels.keygen import KeyMaker
 from glyphc.backends.kernels.keys import make_basis, stacked, whole_key
 from glyphc.backends.kernels.keyswitch import KeyShape, Plan, inner_rows
@@ -270,6 +270,22 @@ def test_decomposition_and_division_round_exactly(limbs: int) -> None:
             )
 
 
+def test_multiples_are_summed_exactly() -> None:
+    """Of four ciphertexts, everything as large as it may be, and what was there before."""
+    basis = Basis.of(256, [next(primes_below(bits, 256)) for bits in SIZES])
+    n, rows = basis.n, len(SIZES)
+    tops = np.array(basis.primes)[:, None]
+    x = np.ones((2, rows, n)) * (tops - 1.0)
+    for signs in ((1, 1, 1, 1), (-1, -1, -1, -1), (1, -1, 1, 1)):
+        low = np.array(signs)[:, None] * (tops[:, 0] // 2).astype(float)
+        out = x.copy()
+        combine_four_rows(0, rows, x, x, x, x, low, -low, out, False, basis.moduli, basis.inverses)
+        for i, q in enumerate(basis.primes):
+            each = sum(signs) * (q // 2) * (q - 1)
+            assert (out[:, i, : n // 2] == (q - 1 + each) % q).all()
+            assert (out[:, i, n // 2 :] == (q - 1 - each) % q).all()
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 6, 7])
 def test_keys_are_multiplied_exactly(count: int) -> None:
     """Any number of digits, with and without what is added to them, everything as large as it may be."""
@@ -403,6 +419,11 @@ def test_products_rotations_and_sums(full: Client) -> None:
     found = e.combine([(x, y), (x, x)], [(y, 0.5 - 2j)], 0.25j, limbs, whole)
     np.testing.assert_allclose(full.slots(found), u * v + u * u + (0.5 - 2j) * v + 0.25j, atol=1e-6)
     assert found.limbs == limbs - 1
+    terms = [(z, (0.1 * k - 0.4) + 0.3j * k) for k in range(4) for z in (x, y)]
+    for count, constant in ((4, 0), (4, 0.5), (8, 0), (7, 0.5j)):
+        found = e.combine([(x, y)], terms[:count], constant, limbs, whole)
+        wanted = u * v + constant + sum(f * (u if z is x else v) for z, f in terms[:count])
+        np.testing.assert_allclose(full.slots(found), wanted, atol=1e-6)
     conjugate = e.automorphism(x, 2 * N - 1, full.shape.key_shape(limbs))
     np.testing.assert_allclose(full.slots(conjugate), u.conj(), atol=1e-6)
     np.testing.assert_allclose(full.slots(e.add(x, y, -1j)), u - 1j * v, atol=1e-6)

@@ -18,19 +18,20 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, ParameterError
 from glyphc.exchange.artifacts import Specification
 from glyphc.exchange.client import check_security
-from glyphc.exchange.server import Evaluator
+from glyphc.exchange.server import Evaluator, check_keys
 from glyphc.ir.parameters import SECURE
 from glyphc.progress import Silent
 from glyphc.runtime import run
-from glyphc.storage.container import MANIFEST
+from glyphc.storage.container import MANIFEST, Reader, Writer
+from glyphc.storage.headers import KEY_PART, KeysHeader
 from tests.pass_networks import SAMPLES, mlp
 from tests.roles import MODELS, Setting, make_setting
 
 
-@pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+@pytest.fixture(scope="module", params=["openfhe", "kernels"])
+def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     program = glyphc.compile(mlp("relu"), SAMPLES, 4, insecure_ring=1024, strategy="slots")
-    return make_setting(tmp_path_factory.mktemp("slots"), program)
+    return make_setting(tmp_path_factory.mktemp("slots"), program, request.param)
 
 
 def exact(setting: Setting, x: npt.NDArray[np.float64]) -> npt.NDArray[np.floating]:
@@ -90,6 +91,20 @@ def test_outputs_are_flooded_on_request(setting: Setting, tmp_path: Path) -> Non
             (y,) = setting.account.decrypt(tmp_path / "out").values()
             errors.append(float(np.std(y - exact(setting, SAMPLES[:4]))))
     assert 16 < errors[1] / errors[0] < 256
+
+
+def test_keys_of_the_other_engine_are_refused(setting: Setting, tmp_path: Path) -> None:
+    with Reader(setting.keys, KeysHeader) as reader:
+        header = reader.header
+        assert all(KEY_PART.fullmatch(part) for part in reader.parts)
+    check_keys(setting.keys, setting.half, engine=header.engine)
+    other = {"openfhe": "kernels", "kernels": "openfhe"}[header.engine]
+    with pytest.raises(ArtifactError, match=f"keys for the engine '{header.engine}', not for '{other}'"):
+        check_keys(setting.keys, setting.half, engine=other)
+    with Writer(tmp_path / "changed", replace(header, engine=other)):
+        pass
+    with pytest.raises(ArtifactError, match="in another form than this glyphc's"):
+        check_keys(tmp_path / "changed", setting.half)
 
 
 def test_keys_of_the_other_family_are_refused(setting: Setting, tmp_path: Path) -> None:

@@ -269,6 +269,18 @@ def test_an_offer_is_for_so_many_samples(offered: Path) -> None:
         accepted(offered / "head.offer", x[:6], y[:6], insecure=True)
 
 
+def test_an_offer_of_samples_that_fill_no_whole_batches(offered: Path, tmp_path: Path) -> None:
+    """They are one client's, unlike those of several owners: the last batch is filled up with its first ones."""
+    sizes = ("--samples", 11, "--batch", 4, "--steps", 3, "--insecure-ring", RING, "--freeze", "f")
+    trial = ("--trial-data", offered / "public.npy", "--trial-labels", offered / "public_y.npy")
+    files = ("--backbone", tmp_path / "own.weights", "-o", tmp_path / "head.offer")
+    loss = ("--loss", "binary-cross-entropy")
+    invoke("training", "offer", offered / "net.glyph", *sizes, *trial, *loss, *files)
+    x, y = samples()
+    of, _ = accepted(tmp_path / "head.offer", x[:11], y[:11], insecure=True)
+    assert set(np.concatenate([of.batches.rows(n) for n in range(3)]).tolist()) == set(range(11))
+
+
 def test_an_offer_that_plans_another_program_is_refused(offered: Path, tmp_path: Path) -> None:
     """Before keys are made."""
     shutil.copy(offered / "head.offer", tmp_path / "head.offer")

@@ -174,7 +174,7 @@ def test_owners_are_told_what_does_not_fit(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"source": RangeSource.TRIAL}, "others' data cannot be tried"),
-        ({"batch": None}, "come in whole batches"),
+        ({"batch": None}, "say how many samples a step has"),
         ({"batch": 5}, "come in whole batches"),
         ({"loss": None}, "say what the labels are for"),
         ({"clip": None}, "what norm they clip samples to"),

@@ -156,7 +156,7 @@ def test_hostile_parameters_are_refused(old: str, new: str, message: str, run: P
 
 
 # Of what a server has to know, what is the same for all steps.
-_KNOWN = ("parameters", "periods", "data_names", "state_names", "kept_names")
+_KNOWN = ("parameters", "periods", "data_names", "state_names", "kept_names", "statistic_limbs")
 
 
 @pytest.mark.parametrize("optimizer", [SGD(20.0), SGD(0.001, 0.9, True, 0.01, Cosine(100, 0.001))])

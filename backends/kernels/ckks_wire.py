@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numba import njit
@@ -17,6 +18,7 @@ from ..openfhe.ring import U64, Ring
 from .basis import F64, I32, Basis
 from .evaluator import Ciphertext
 from .keyfiles import pack_rows, unpack_rows
+from .threads import each
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -41,7 +43,7 @@ class KernelsWire:
     def of(contexts: LinearContexts, basis: Basis) -> KernelsWire:
         """basis: whose lowest primes are the context's."""
         rings = contexts.linear_rings
-        inward = tuple(_order(ring, basis, at) for at, ring in enumerate(rings))
+        inward = tuple(order_in(ring, basis, at) for at, ring in enumerate(rings))
         outward = tuple(np.argsort(order).astype(np.int32) for order in inward)
         return KernelsWire(basis.n, tuple(r.q for r in rings), contexts.scales, inward, outward)
 
@@ -56,7 +58,13 @@ class KernelsWire:
     def read_fresh(self, data: bytes, limbs: int, stream: Uniform) -> Ciphertext:
         """A fresh ciphertext from its c0 and the stream that c1 comes from; ResidueError for other bytes."""
         moduli = self.moduli[:limbs]
-        return self._cast([*unpack_rows(data, self.ring, moduli), *(stream.draw(self.ring, q) for q in moduli)])
+
+        def rows(element: int) -> Sequence[F64 | U64]:
+            if element == 0:
+                return list(unpack_rows(data, self.ring, moduli))
+            return [stream.draw(self.ring, q) for q in moduli]
+
+        return self._cast(list(chain.from_iterable(each(rows, range(2)))))
 
     def read(self, data: bytes, limbs: int) -> Ciphertext:
         """The inverse of :meth:`write`; ResidueError for other bytes."""
@@ -77,7 +85,7 @@ class KernelsWire:
         return Ciphertext(out, self.scales[limbs - 1])
 
 
-def _order(ring: Ring, basis: Basis, at: int) -> I32:
+def order_in(ring: Ring, basis: Basis, at: int) -> I32:
     """Where the kernels' values modulo a prime stand in OpenFHE's order: X has another value at each place."""
     x = np.zeros(ring.n, dtype=np.uint64)
     x[1] = 1

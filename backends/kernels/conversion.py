@@ -16,6 +16,7 @@ from numba import njit
 from .arithmetic import ROUND, anchor, canonical, collapse, fma, low, product, product_by
 from .basis import F64, I64, Basis, centred
 from .threads import run
+from .transforms import forward, scratch
 
 # Columns that are converted at a time: what a digit has of them stays in the processor's cache.
 _COLUMNS = 1024
@@ -79,13 +80,18 @@ def convert(first, last, y, largest, whole, weights, fractions, out, rows, targe
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _subtract(first, last, x, rows, lifted, factors, out, targets, moduli, inverses):  # type: ignore[no-untyped-def]
-    """out[j] = (x[rows[j]] - lifted[j]) * factors[j], canonical; all reduced."""
+def _subtract(first, last, x, rows, lifted, factors, out, targets, tables, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out[j] = (x[rows[j]] - lifted[j]) * factors[j], canonical; all reduced. lifted: coefficients, which are
+    transformed here, as a row of them stays in the cache."""
+    head, tail = tables
+    buffer = scratch(tail)
     for j in range(first, last):
-        q, inverse = moduli[targets[j]], inverses[targets[j]]
+        p = targets[j]
+        q, inverse = moduli[p], inverses[p]
         w = factors[j]
         ratio = w * inverse
         a, b, c = x[rows[j]], lifted[j], out[j]
+        forward(b, head[p], tail[p], buffer, q, inverse)
         for i in range(a.shape[0]):
             c[i] = canonical(product_by(a[i] - b[i], w, ratio, q), q)
 
@@ -182,7 +188,6 @@ class Division:
         )
         for y, found in zip(digits, lifted, strict=True):
             conversion(y, found)
-        basis.forward(lifted.reshape(-1, n), targets)
         run(
             _subtract,
             len(targets),
@@ -192,6 +197,7 @@ class Division:
             np.tile(self.factors, count),
             out.reshape(-1, n),
             targets,
+            (basis.head, basis.tail),
             basis.moduli,
             basis.inverses,
         )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from glyphc.ir.instructions import Schedule
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.word_parameters import WordParameters
 
 from ..engine import Engine, Session, Stages
@@ -41,11 +42,22 @@ class KernelsEngine(Engine):
 
         return KernelsMachine
 
+    @property
+    def slot_machine(self) -> type:
+        from .slot_machine import SlotKernels
+
+        return SlotKernels
+
     def refusal(self, parameters: ProgramParameters) -> str | None:
         from .shape import EngineShape, shape_problem
+        from .slot_shape import slots_problem
 
+        if isinstance(parameters, SlotParameters):
+            return slots_problem(parameters)
         if not isinstance(parameters, Parameters):
-            return "it has no gates" if isinstance(parameters, WordParameters) else "it does not compute in slots"
+            return (
+                "it has no gates" if isinstance(parameters, WordParameters) else "it computes with no integers in slots"
+            )
         return shape_problem(EngineShape(parameters))
 
     @contextmanager
@@ -53,17 +65,19 @@ class KernelsEngine(Engine):
         from ..openfhe.keys import key_tables
         from .client import generate_keys
         from .machine import KernelsMachine
+        from .shape import refuse
         from .warm import FIRST_USE, compiled, exercise
 
         parameters = schedule.parameters
-        if not isinstance(parameters, Parameters):
-            raise BackendError(
-                "the engine 'kernels' does not take this program: it does not compute in slots; use --engine openfhe"
-            )
+        refuse(self.refusal(parameters))
         # another run that ends would release contexts of OpenFHE's that this one encrypts with
         with key_tables(wait=True):
             with stages.stage("load kernels" if compiled() else FIRST_USE):
                 exercise()
+            if isinstance(parameters, SlotParameters):
+                yield self._slots(schedule, parameters, stages)
+                return
+            assert isinstance(parameters, Parameters)
             with stages.stage("generate keys"):
                 party = generate_keys(parameters)
             encrypted = schedule.client.encrypted
@@ -74,6 +88,16 @@ class KernelsEngine(Engine):
             with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
                 machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
             yield Session(machine, party.encrypt, party.decrypt)
+
+    def _slots(self, schedule: Schedule, parameters: SlotParameters, stages: Stages) -> Session:
+        from .slot_client import generate_slot_keys
+        from .slot_machine import SlotKernels
+
+        with stages.stage("generate keys"):
+            client, keys = generate_slot_keys(parameters)
+        machine = SlotKernels(schedule, keys)
+        wire = machine.wire
+        return Session(machine, lambda x: wire.received(client.encrypt(x)), lambda c: client.decrypt(wire.sent(c)))
 
 
 ENGINE = KernelsEngine()

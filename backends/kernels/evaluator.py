@@ -12,12 +12,15 @@ from threading import get_ident
 import numpy as np
 from numba import njit
 
-from .arithmetic import canonical, product, product_by, reduce
+from .arithmetic import anchor, canonical, collapse, fma, low, product, product_by, reduce
 from .basis import F64, I32, Basis, automorphism, centred
 from .conversion import Division
 from .keyswitch import KeyShape, Plan, SwitchingKey
 from .shape import EngineShape
 from .threads import run
+
+# Multiples of ciphertexts that are summed in one pass.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,33 @@ def _combine_rows(first, last, x, low, high, constant_low, constant_high, out, f
                 else:
                     for j in range(half):
                         o[j] = canonical(reduce(o[j] + product_by(a[j], w, ratio, q) + c, q, inverse), q)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def combine_four_rows(first, last, a, b, c, d, low_factors, high_factors, out, fresh, moduli, inverses):  # type: ignore[no-untyped-def]
+    """As :func:`_combine_rows` for four ciphertexts at once, without constants; factors: (4, rows)."""
+    n = a.shape[2]
+    half = n // 2
+    for i in range(first, last):
+        q, inverse = moduli[i], inverses[i]
+        start = anchor(2.0 * q * q)
+        for h in range(2):
+            for part in range(2):
+                w = low_factors if part == 0 else high_factors
+                w0, w1, w2, w3 = w[0, i], w[1, i], w[2, i], w[3, i]
+                at, end = part * half, (part + 1) * half
+                x0, x1, x2, x3 = a[h, i, at:end], b[h, i, at:end], c[h, i, at:end], d[h, i, at:end]
+                o = out[h, i, at:end]
+                for j in range(half):
+                    t0 = fma(x0[j], w0, start)
+                    t1 = fma(x1[j], w1, t0)
+                    t2 = fma(x2[j], w2, t1)
+                    t3 = fma(x3[j], w3, t2)
+                    s = low(start, x0[j], w0, t0) + low(t0, x1[j], w1, t1)
+                    s += low(t1, x2[j], w2, t2) + low(t2, x3[j], w3, t3)
+                    if not fresh:
+                        s += o[j]
+                    o[j] = canonical(collapse(t3, s, start, q, inverse), q)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -261,7 +291,15 @@ class Arithmetic(ABC):
             fresh = False
         added = self._constants(constant, whole, limbs)
         none = np.zeros(limbs), np.zeros(limbs)
-        linear = linear or [(products[0][0], 0)]
+        if constant and not linear:
+            linear = [(products[0][0], 0)]
+        # the constant goes with the last of them
+        while len(linear) > _AT_ONCE or (len(linear) == _AT_ONCE and not constant):
+            four, linear = linear[:_AT_ONCE], linear[_AT_ONCE:]
+            by_part = zip(*(self._constants(f, whole / x.scale, limbs) for x, f in four), strict=True)
+            elements = (x.elements for x, _ in four)
+            run(combine_four_rows, limbs, *elements, *map(np.stack, by_part), total[:2], fresh, *moduli)
+            fresh = False
         for number, (x, factor) in enumerate(linear):
             factors = self._constants(factor, whole / x.scale, limbs)
             constants = none if number else added

@@ -163,13 +163,19 @@ class Plan:
             out[number, own] = x[own]
         self.basis.forward(flat, self.transformed_primes, self.transformed)
 
-    def inner(self, digits: F64, key: SwitchingKey, out: F64, addends: F64 | None = None) -> None:
-        """out = P*addends + sum of digits times key, (2, rows, n), canonical; addends: (2, limbs, n)."""
+    def inner(
+        self, digits: F64, key: SwitchingKey, out: F64, addends: F64 | None = None, factors: F64 | None = None
+    ) -> None:
+        """out = factors*addends + sum of digits times key, (2, rows, n), canonical. addends: (2, up to rows, n).
+
+        factors: for each row; by default those that P is.
+        """
         if key.shape != self.shape:
             raise ValueError(f"a key of the shape {key.shape} where {self.shape} is expected")
         addends = np.empty((2, 0, self.basis.n)) if addends is None else addends
         moduli = self.basis.moduli, self.basis.inverses
-        run(inner_rows, self.rows, digits, key.values, self.key_rows, addends, self.lift, out, self.which, *moduli)
+        factors = self.lift if factors is None else factors
+        run(inner_rows, self.rows, digits, key.values, self.key_rows, addends, factors, out, self.which, *moduli)
 
     def division(self, dropped: int) -> tuple[Division, I64, I64]:
         """Division by P and the last ``dropped`` primes of the modulus; the rows of divisors and of what is kept."""

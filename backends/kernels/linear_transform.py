@@ -260,10 +260,7 @@ class LevelTransform:
             switch.divide(inner[g, 1:], element[None], 0, scratch)
             digits = evaluator.decomposed(element, switch)
             sums = evaluator.scratch("sums", 2, rows, n)
-            switch.inner(digits, key, sums)
-            moduli = basis.moduli
-            order = evaluator.order(index)
-            run(collect_rows, rows, sums, order, total, switch.which, moduli)
             inner[g, 1] = 0
-            run(collect_rows, rows, inner[g], order, total, switch.which, moduli)
+            switch.inner(digits, key, sums, inner[g], np.ones(rows))
+            run(collect_rows, rows, sums, evaluator.order(index), total, switch.which, basis.moduli)
         return Ciphertext(evaluator.divided(total, switch, 1), x.scale * self._scale)

@@ -83,6 +83,8 @@ def exercise() -> None:
         linear.from_torus(boot.evaluate(powers, series, Mask(0)).elements)
         form = boot.slot_form(powers, series)
         boot.decoded(boot.forms.product(form, form))
+        x = form[0]
+        evaluator.combine([], [(x, 1)] * 4, 0, x.limbs, x.scale)
     _exercise_training(random)
 
 

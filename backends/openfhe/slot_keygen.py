@@ -42,13 +42,17 @@ class SlotKeyMaker:
         """What tells installations apart that choose other primes."""
         return self.account.client.context.rings[-1].q
 
-    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
-        """(name, bytes) of all keys, in the order of ``slot_wire.PARTS``. seed: 32 fresh random bytes, public."""
+    def public(self, seed: bytes) -> bytes:
+        """The part ``slot_wire.PUBLIC``. seed: 32 fresh random bytes, public. BackendError the second time."""
         require_own()
         self._once.use()
+        return self.account.fresh(np.zeros(self.account.client.context.parameters.slots), Uniform(seed, PUBLIC))
+
+    def parts(self, seed: bytes) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of all keys, in the order of ``slot_wire.PARTS``. seed: as of :meth:`public`."""
         client = self.account.client
         context, p = client.context, client.context.parameters
-        yield PUBLIC, self.account.fresh(np.zeros(p.slots), Uniform(seed, PUBLIC))
+        yield PUBLIC, self.public(seed)
         context.context.EvalMultKeyGen(client.secret)
         mould = Mould.of(context.context.GetEvalMultKeyVector(client.secret.GetKeyTag())[0], p.ring)
         packer = KeyPacker(self.ternary, mould, context.moduli, seed)

@@ -14,7 +14,7 @@ from .keymoulds import key_shape
 from .library import fhe
 from .load import insert_multiplication, multiplication_mould
 from .residues import Uniform
-from .slot_contexts import make_slot_context
+from .slot_contexts import SlotContext, make_slot_context
 from .slot_evaluator import SlotKeys
 from .slot_wire import MULTIPLICATION, PUBLIC, uniform_towers, unpack_towers
 
@@ -25,7 +25,19 @@ def load_slot_keys(
     read: Callable[[str], bytes],
     observe: Callable[[str], None] = lambda name: None,
 ) -> SlotKeys:
-    """Evaluation keys from the parts of ``slot_wire.PARTS``. ResidueError when one does not hold what it should.
+    """Evaluation keys from the parts of ``slot_wire.PARTS``. ResidueError when one does not hold what it should."""
+    context, public, mould, tag = load_public(parameters, seed, read, observe)
+    key = multiplication_mould(context.context, parameters.ring)
+    elements = key_shape(key.moduli).decode(MULTIPLICATION, read(MULTIPLICATION), parameters.ring, seed)
+    insert_multiplication(context.context, key, elements, tag)
+    observe(MULTIPLICATION)
+    return SlotKeys(context, tag, mould, public)
+
+
+def load_public(
+    parameters: SlotParameters, seed: bytes, read: Callable[[str], bytes], observe: Callable[[str], None]
+) -> tuple[SlotContext, Any, Any, str]:
+    """A context, the client's public key in it, a fresh ciphertext of nothing, and a tag for more of the client's keys.
 
     The key pair made here is thrown away: it gives OpenFHE's objects their form, and its tag names the client's keys.
     """
@@ -39,8 +51,4 @@ def load_slot_keys(
     blob = form.with_residues([*towers, *uniform_towers(context, Uniform(seed, PUBLIC))])
     public: Any = fhe.DeserializePublicKeyString(blob, fhe.BINARY)
     observe(PUBLIC)
-    key = multiplication_mould(context.context, parameters.ring)
-    elements = key_shape(key.moduli).decode(MULTIPLICATION, read(MULTIPLICATION), parameters.ring, seed)
-    insert_multiplication(context.context, key, elements, tag)
-    observe(MULTIPLICATION)
-    return SlotKeys(context, tag, mould, public)
+    return context, public, mould, tag

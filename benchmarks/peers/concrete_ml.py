@@ -98,7 +98,7 @@ def main() -> None:
     words = "3 bits, retrained, sums rounded to 4" if retrained else "5 bits after training, sums rounded to 6"
     words += ", approximately" if arguments.approximate else ""
     rounding = {"n_bits": 4 if retrained else 6, "method": "APPROXIMATE" if arguments.approximate else "EXACT"}
-    found = Measured("Concrete ML", words, {}, arguments.samples, len(x), "128 bits, its default")
+    found = Measured("Concrete ML", words, {}, "128 bits, its default", samples=arguments.samples, tested=len(x))
     network = Quantised(sizes, 3) if retrained else Plain(sizes)
     load(network, case)
     if retrained and arguments.epochs:

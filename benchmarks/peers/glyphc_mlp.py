@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with np.load(arguments.case) as case:
         train, x, labels = 255 * case["x_train"], 255 * case["x_test"], case["y_test"]
-    found = Measured("glyphc", f"batch {arguments.batch}", {}, min(arguments.samples, len(x)), len(x), "")
+    found = Measured("glyphc", f"batch {arguments.batch}", {}, samples=min(arguments.samples, len(x)), tested=len(x))
     with found.stage("compile"):
         program = glyphc.compile(MODEL, train, arguments.batch, insecure_ring=arguments.ring)
     found.security = "NOT SECURE" if arguments.ring else "128 bits by the lattice-estimator, after a margin of 13"

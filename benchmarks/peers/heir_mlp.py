@@ -174,7 +174,7 @@ def main() -> None:
     arguments = parser.parse_args()
     case = Case(arguments.case, own_relu)
     versions = {"heir_py": version("heir_py"), "openfhe": version("openfhe")}
-    found = Measured("HEIR", case.words, versions, arguments.samples, len(case.labels), "")
+    found = Measured("HEIR", case.words, versions, samples=arguments.samples, tested=len(case.labels))
     samples = case.x[: arguments.samples].astype(np.float32)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -6,35 +6,22 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 
 @dataclass
-class Measured:
-    """A system in one configuration on one network. Seconds are totals of all ``samples``.
-
-    samples: encrypted, at once where the system has batches. wall, cpu: by stage (``STAGES``), all cores together.
-    correct: share of the encrypted samples with their label's class; agreement: with the class that the same system
-    computes without encryption. clear: share correct of all ``tested`` samples without encryption. key_bytes: of what
-    the server gets once; input_bytes, output_bytes: of all samples. memory: peak of the process, in bytes.
-    """
+class Timed:
+    """A run of a system in one configuration, on a process of its own. wall, cpu: seconds by stage, all cores together;
+    memory: peak of the process, in bytes."""
 
     system: str
     configuration: str
     versions: dict[str, str]
-    samples: int
-    tested: int
-    security: str
+    security: str = ""
     wall: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
-    correct: float = 0.0
-    agreement: float = 0.0
-    clear: float = 0.0
-    key_bytes: int = 0
-    input_bytes: int = 0
-    output_bytes: int = 0
     memory: int = 0
 
     @contextmanager
@@ -46,10 +33,44 @@ class Measured:
         self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - cpu
 
     def print(self, memory: int = 0) -> None:
-        """As the last line of standard output, which :func:`read` takes. memory: of a process that did the work."""
+        """As the last line of standard output, which :func:`read` and :func:`read_training` take. memory: of a process
+        that did the work."""
         self.memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.versions = {"python": platform.python_version(), **self.versions}
         print(json.dumps(asdict(self)))
+
+
+@dataclass
+class Measured(Timed):
+    """On one network. Seconds are totals of all ``samples``.
+
+    samples: encrypted, at once where the system has batches. wall, cpu: by stage (``STAGES``). correct: share of the
+    encrypted samples with their label's class; agreement: with the class that the same system computes without
+    encryption. clear: share correct of all ``tested`` samples without encryption. key_bytes: of what the server gets
+    once; input_bytes, output_bytes: of all samples.
+    """
+
+    samples: int = 0
+    tested: int = 0
+    correct: float = 0.0
+    agreement: float = 0.0
+    clear: float = 0.0
+    key_bytes: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+
+
+@dataclass
+class Training(Timed):
+    """Of a model. steps: that were done encrypted, of ``batch`` samples each; wall, cpu: of "keys", "encrypt" and
+    "step", totals. tested: held-out samples; encrypted, clear: share of them that the model classifies right after the
+    encrypted steps, and after the same ones as the system does them without encryption."""
+
+    steps: int = 0
+    batch: int = 0
+    tested: int = 0
+    encrypted: float = 0.0
+    clear: float = 0.0
 
 
 # Making the program, the keys; then of every sample.
@@ -59,6 +80,28 @@ STAGES = ("compile", "keys", "encrypt", "evaluate", "decrypt")
 def read(output: str) -> Measured:
     """From a process's standard output."""
     return Measured(**json.loads(output.splitlines()[-1]))
+
+
+def read_training(output: str) -> Training:
+    """The same of a training run."""
+    return Training(**json.loads(output.splitlines()[-1]))
+
+
+def training_table(results: list[Training]) -> str:
+    """As Markdown."""
+    head = ["system", "configuration", "steps", "samples in a step", "s a step", "s for 1,000 samples", "keys, s"]
+    head += ["encrypt, s", "correct encrypted", "correct in clear", "peak GB"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for r in results:
+
+        def seconds(stage: str, factor: float = 1.0, r: Training = r) -> str:
+            return " / ".join(f"{factor * part.get(stage, 0.0):.3g}" for part in (r.wall, r.cpu))
+
+        cells = [r.system, r.configuration, str(r.steps), str(r.batch), seconds("step", 1 / r.steps)]
+        cells += [seconds("step", 1000 / (r.steps * r.batch)), seconds("keys"), seconds("encrypt")]
+        cells += [f"{r.encrypted:.2%} of {r.tested}", f"{r.clear:.2%}", f"{r.memory / 1e9:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(results: list[Measured]) -> str:
@@ -82,8 +125,8 @@ def table(results: list[Measured]) -> str:
     return "\n".join(lines)
 
 
-def notes(results: list[Measured]) -> str:
-    """What the table leaves out: versions, security, and what the seconds are."""
+def notes(results: Sequence[Timed]) -> str:
+    """What a table leaves out: versions, security, and what the seconds are."""
     lines = ["Seconds: wall / CPU of all cores. Keys: what the server gets once. Of every system:", ""]
     for r in results:
         named = ", ".join(f"{name} {version}" for name, version in r.versions.items())

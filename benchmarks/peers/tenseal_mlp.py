@@ -28,7 +28,7 @@ def main() -> None:
     case = Case(arguments.case)
     security = f"ring {RING}, log QP {sum(MODULI)}, refused above 128 bits by SEAL"
     versions = {"tenseal": version("tenseal")}
-    found = Measured("TenSEAL", case.words, versions, arguments.samples, len(case.labels), security)
+    found = Measured("TenSEAL", case.words, versions, security, samples=arguments.samples, tested=len(case.labels))
     with found.stage("keys"):
         context = ts.context(ts.SCHEME_TYPE.CKKS, RING, coeff_mod_bit_sizes=MODULI)
         context.global_scale = 2.0**SCALE_BITS

@@ -121,6 +121,7 @@ def to_json(model: CostModel) -> str:
     if model.kernels is not None:
         tree["kernels"] = _engine_tree(model.kernels) | {"external": model.kernels.external}
         tree["kernels"]["training"] = asdict(model.kernels.training)
+        tree["kernels"]["slots"] = [asdict(row) for row in model.kernels.slots]
     return json.dumps(tree, indent=1) + "\n"
 
 
@@ -147,13 +148,10 @@ def from_json(data: bytes) -> CostModel:
     kernels = None
     if "kernels" in tree:
         section = _entry(tree, "kernels")
-        own = _training(_entry(section, "training"))
-        kernels = replace(_engine(section, KERNELS), external=_positive(section, "external"), training=own)
-    slots = tuple(_slot_row(row) for row in _items(tree, "slots"))
-    if not slots:
-        raise _DamagedError("'slots' is empty")
+        own = replace(_engine(section, KERNELS), external=_positive(section, "external"))
+        kernels = replace(own, slots=_slot_rows(section), training=_training(_entry(section, "training")))
     training = _training(_entry(tree, "training"))
-    return replace(_engine(tree, CostModel()), slots=slots, training=training, kernels=kernels)
+    return replace(_engine(tree, CostModel()), slots=_slot_rows(tree), training=training, kernels=kernels)
 
 
 def _engine(tree: Any, shipped: CostModel) -> CostModel:
@@ -194,6 +192,13 @@ def _configuration(tree: Any) -> Configuration:
     if REFERENCE_DEGREE not in degrees or degrees != sorted(set(degrees)):
         raise _DamagedError(f"the degrees of a configuration are not ascending with {REFERENCE_DEGREE} among them")
     return Configuration(_count(tree, "slots"), (budget[0], budget[1]), _count(tree, "large_digits"), costs)
+
+
+def _slot_rows(tree: Any) -> tuple[SlotRow, ...]:
+    rows = tuple(_slot_row(row) for row in _items(tree, "slots"))
+    if not rows:
+        raise _DamagedError("'slots' is empty")
+    return rows
 
 
 def _slot_row(tree: Any) -> SlotRow:

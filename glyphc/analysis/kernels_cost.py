@@ -18,6 +18,8 @@ from .cost import (
     CostModel,
     Machine,
 )
+from .slot_figures import FIGURES as SLOT_FIGURES
+from .slot_figures import SlotRow
 from .training_figures import TrainingFigures, TrainingRow, scaled
 
 # The engines whose costs are known.
@@ -96,6 +98,17 @@ KERNELS_TRAINING = TrainingFigures(
     slot_product=0.026,
 )
 
+# CPU seconds of one thread beside other work, the fastest of several laps, over 1.6, which two threads win (not those
+# of the client, which are OpenFHE's and a change of order).
+KERNELS_SLOTS = (
+    SlotRow(16384, 2, 3.3e-05, 7.8e-05, 0.00106, 0.00028, 0.0157, 0.004),
+    SlotRow(16384, 5, 6.6e-05, 0.00013, 0.00215, 0.00094, 0.0157, 0.0045),
+    SlotRow(16384, 8, 0.000143, 0.0003, 0.00385, 0.0021, 0.0165, 0.0046),
+    SlotRow(32768, 2, 6.6e-05, 0.00016, 0.0022, 0.00067, 0.0539, 0.0071),
+    SlotRow(32768, 8, 0.000175, 0.00053, 0.0064, 0.0036, 0.0539, 0.0075),
+    SlotRow(32768, 15, 0.00038, 0.00088, 0.0115, 0.0052, 0.0572, 0.0079),
+)
+
 KERNELS = CostModel(
     product=0.000207,
     automorphism=0.00819,
@@ -105,6 +118,7 @@ KERNELS = CostModel(
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),
     training=KERNELS_TRAINING,
+    slots=KERNELS_SLOTS,
     engine="kernels",
     limbs=2,
 )
@@ -123,7 +137,7 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
     """
     if engine != "kernels":
         return model
-    return replace(model.kernels or _scaled(model), slots=model.slots)
+    return model.kernels or _scaled(model)
 
 
 def _scaled(model: CostModel) -> CostModel:
@@ -137,6 +151,7 @@ def _scaled(model: CostModel) -> CostModel:
     return replace(
         KERNELS,
         training=scaled(KERNELS.training, ratio),
+        slots=tuple(_scaled_slots(row, ratio) for row in KERNELS.slots),
         product=KERNELS.product * ratio,
         automorphism=KERNELS.automorphism * ratio,
         switch=KERNELS.switch * ratio,
@@ -151,6 +166,10 @@ def _scaled_row(row: BootstrapCost, ratio: float) -> BootstrapCost:
     """Bytes are those of any machine."""
     seconds = {name: getattr(row, name) * ratio for name in ("powers", "evaluate", "key_seconds")}
     return replace(row, measured=False, **seconds)
+
+
+def _scaled_slots(row: SlotRow, ratio: float) -> SlotRow:
+    return replace(row, **{name: getattr(row, name) * ratio for name in SLOT_FIGURES})
 
 
 def with_engine(model: CostModel, measured: CostModel) -> CostModel:

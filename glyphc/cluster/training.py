@@ -71,6 +71,11 @@ class _ClusterRun(TrainingRun):
             raise ClusterError(
                 "this run has frozen layers that the server keeps, and one server computes these: leave --cluster out"
             )
+        if self.program.outline.statistic:
+            raise ClusterError(
+                "this run gives its key holder something to watch (--monitor), which one server computes: leave "
+                "--cluster out, or prepare it without --monitor"
+            )
 
     def _load(self, keys: Reader[TrainingKeysHeader], start: State) -> None:
         self._keys_for = keys.header.engine

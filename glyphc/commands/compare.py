@@ -71,11 +71,11 @@ def compare_command(
     steps are compared, by 'glyph', 'hesamifard', 'nandakumar', 'onoufriou' and 'tbmpnet', all with a quadratic loss.
     """
     if training:
-        others = (calibration, retrain_data, retrain_labels, tolerance, engine, record)
+        others = (calibration, retrain_data, retrain_labels, tolerance, engine)
         if any(given is not None for given in others) or form == "html":
             raise click.UsageError(
                 "--train goes with --strategies, --batch, --steps, --learning-rate, --seconds, "
-                "--memory, --insecure-ring, -o and --format table or markdown"
+                "--memory, --record, --insecure-ring, -o and --format table or markdown"
             )
         compare_training_command(
             model,
@@ -90,6 +90,7 @@ def compare_command(
             form,
             output,
             insecure_ring,
+            record,
         )
         return
     if calibration is None or steps is not None or learning_rate is not None:

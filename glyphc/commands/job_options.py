@@ -26,6 +26,21 @@ _OPTIONS = (
         "--labels", type=click.Path(), required=True, help="Classes 0, 1, ... or numbers, one for each sample."
     ),
     click.option(
+        "--sample-weights", type=click.Path(), help="How much each sample counts (.npy): it is repeated so often."
+    ),
+    click.option(
+        "--class-weights",
+        metavar="WEIGHTS",
+        help="How much samples of each class count: 'balanced', or e.g. '0=1,1=3'. Repeats samples.",
+    ),
+    click.option(
+        "--whiten",
+        type=float,
+        metavar="RIDGE",
+        help="Decorrelate what the first trained layer reads, before it is encrypted: principal axes by their "
+        "deviations and RIDGE times the mean one (0.3 to 1). Undone in the trained model.",
+    ),
+    click.option(
         "--epochs", type=click.IntRange(1), help="Times that all samples are seen. [default: the model's, or 1]"
     ),
     click.option("--steps", type=click.IntRange(1), help="Steps, instead of epochs."),
@@ -50,6 +65,14 @@ _OPTIONS = (
         help="The weights to start from: those in MODEL, or others.",
     ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option(
+        "--shuffle",
+        type=click.Choice(["once", "batches", "samples"]),
+        default="once",
+        show_default=True,
+        help="What each epoch draws anew: nothing; the order of its batches, for nothing; or its samples, so that "
+        "every step has a batch of its own to encrypt and upload.",
+    ),
     click.option(
         "--logit-range",
         type=float,
@@ -79,12 +102,14 @@ _OPTIONS = (
 )
 
 
+# The options before this one are about the data.
+_OF_DATA = 6
 _OWNED = click.option("--samples", type=click.IntRange(1), required=True, help="Of all owners together.")
 
 
 def owned_options(command: _F) -> _F:
     """The same but for the data, which others have, and how many there are."""
-    for option in reversed((_OPTIONS[0], _OWNED, *_OPTIONS[3:])):
+    for option in reversed((_OPTIONS[0], _OWNED, *_OPTIONS[_OF_DATA:])):
         command = option(command)
     return command
 
@@ -102,6 +127,9 @@ def job_of(
     data: str | None = None,
     labels: str | None = None,
     samples: int | None = None,
+    sample_weights: str | None = None,
+    class_weights: str | None = None,
+    whiten: float | None = None,
     epochs: int | None,
     steps: int | None,
     batch: int | None,
@@ -115,6 +143,7 @@ def job_of(
     train_convolutions: bool,
     init: str,
     seed: int,
+    shuffle: str,
     logit_range: float | None,
     ranges: str | None,
     trial_data: str | None,
@@ -124,6 +153,7 @@ def job_of(
     clip_errors: float | None,
     insecure_ring: int | None,
     keep_on: str = "client",
+    monitor: bool = False,
 ) -> Job:
     """What these options ask for, of data and labels, or of so many samples that others have.
 
@@ -132,9 +162,11 @@ def job_of(
     """
     from glyphc.analysis.security import check_insecure_ring
     from glyphc.sources import read_model
+    from glyphc.train.batches import Shuffle
     from glyphc.train.job import Keeper, Options, RangeSource, make_job, make_owned_job
     from glyphc.train.optimizers import SGD
     from glyphc.train.section import Defaults, schedule_of
+    from glyphc.train.whitening import unwhitened
 
     from .trained_model import trained_model
 
@@ -149,6 +181,8 @@ def job_of(
     read = read_model(model)
     own = None if data is None else samples_from(data, "training samples")
     y = None if labels is None else samples_from(labels, "labels")
+    if own is not None and y is not None and not (sample_weights is None and class_weights is None):
+        own, y = _repeated(own, y, sample_weights, class_weights)
     total = len(own) if own is not None else samples
     assert total is not None
     trial = None
@@ -183,6 +217,9 @@ def job_of(
         train_convolutions,
         clip_errors,
         Keeper(keep_on),
+        monitor,
+        Shuffle(shuffle),
+        whiten,
     )
     if own is not None and y is not None:
         job = make_job(read.graph, own, y, options, trial)
@@ -191,10 +228,26 @@ def job_of(
     if read.dropouts:
         click.echo(f"nothing is dropped at random in training: {', '.join(read.dropouts)} are left out", err=True)
     try:
-        trained_model(model, job.network)
+        trained_model(model, unwhitened(job.network))
     except ModelError as e:  # found out now, not after hours of training
         raise ModelError(f"the trained model could not be written as ONNX: {e}") from None
     return job
+
+
+def _repeated(
+    x: npt.NDArray[Any], y: npt.NDArray[Any], sample_weights: str | None, class_weights: str | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Samples and labels, each as often as its weight says."""
+    from glyphc.train.weighting import class_factors, repeated, sample_factors
+
+    if len(x) != len(y):
+        raise DataError(f"{len(x)} samples, but {len(y)} labels")
+    weights = sample_factors(None if sample_weights is None else samples_from(sample_weights, "weights"), len(x))
+    if class_weights is not None:
+        weights = weights * class_factors(class_weights, y)
+    rows = repeated(weights)
+    click.echo(f"weights: {len(x)} samples count as {len(rows)}, by repetition", err=True)
+    return x[rows], y[rows]
 
 
 def samples_from(path: str, what: str) -> npt.NDArray[Any]:
@@ -223,6 +276,13 @@ def describe(job: Job, how: str) -> None:
     if fixed := fixed_layers(job.network, job.program.slots):
         click.echo(f"convolutions and poolings keep their weights: {', '.join(fixed)}", err=True)
 
+
+# Of those who prepare a run for a server; a single process shows more by itself ('glyphc train --monitor').
+monitor_option = click.option(
+    "--monitor",
+    is_flag=True,
+    help="The server gives one encrypted number of each step, the norm of the loss' gradient, for 'training watch'.",
+)
 
 _PLAN_OPTIONS = (
     click.option(

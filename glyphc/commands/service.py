@@ -75,6 +75,11 @@ def token_command(client: str, tokens: Path, days: int) -> None:
     help="Share the passes of each evaluation among the workers of a Dask cluster: its scheduler (tls://host:8786).",
 )
 @click.option("--cluster-tls", type=_FOLDER, help="Folder with ca.pem, cert.pem and key.pem for the cluster.")
+@click.option(
+    "--trained",
+    type=_FOLDER,
+    help="Folder of training servers' folders: their encrypted weights answer requests ('training submit').",
+)
 @click.option("--json-logs", is_flag=True, help="A JSON object in each line of the log.")
 @click.option("--insecure", is_flag=True, help="Serve programs with small rings, for tests. NOT SECURE.")
 def serve_command(
@@ -100,11 +105,12 @@ def serve_command(
     drain: float,
     cluster: str | None,
     cluster_tls: Path | None,
+    trained: Path | None,
     json_logs: bool,
     insecure: bool,
 ) -> None:
     """Evaluate programs for clients over HTTP. Needs no secret key and cannot decrypt."""
-    _needs("fastapi", "uvicorn", "prometheus_client")
+    needs("fastapi", "uvicorn", "prometheus_client")
     from glyphc.service.__main__ import Listen, to_json
     from glyphc.service.settings import Limits, Settings
 
@@ -139,7 +145,10 @@ def serve_command(
         drain_seconds=drain,
     )
     tls = os.path.abspath(cluster_tls) if cluster_tls else ""
-    settings = Settings(programs, data, tokens, workers, sanitize or 0, insecure, limits, json_logs, cluster or "", tls)
+    runs = os.path.abspath(trained) if trained else ""
+    settings = Settings(
+        programs, data, tokens, workers, sanitize or 0, insecure, limits, json_logs, cluster or "", tls, runs
+    )
     where = Listen(host, int(port), os.fspath(tls_certificate or ""), os.fspath(tls_key or ""))
     # a process of its own, in which nothing that decrypts can be reached
     os.execv(sys.executable, [sys.executable, "-m", "glyphc.service", to_json(settings, where)])
@@ -152,10 +161,10 @@ def serve_command(
 @click.option("--ca", type=click.Path(), help="A file of certificates to trust.")
 def spec_command(program: str, url: str, output: Path, ca: str | None) -> None:
     """Fetch the client specification of PROGRAM (a name or fingerprint) from a service, to make keys for it."""
-    _needs("httpx")
+    needs("httpx")
     from glyphc.service.client import Client
 
-    with Client(url, _token(), ca=ca) as client:
+    with Client(url, token(), ca=ca) as client:
         client.specification(program).save(output)
     click.echo(f"wrote {output} ({output.stat().st_size:,} bytes)")
 
@@ -186,21 +195,21 @@ def submit_command(
     patience: float,
 ) -> None:
     """Encrypt samples, have a service evaluate them, and decrypt the results. The token is read from GLYPHC_TOKEN."""
-    _needs("httpx")
+    needs("httpx")
     from glyphc.console import overruns_told, reporter
     from glyphc.service.client import Client
 
     from .arrays import check_output, keep_sources, load_arrays, save_arrays
     from .roles import load_client
 
-    token = _token()
+    given = token()
     account = load_client(client_folder, spec)
     keep_sources(Path(output_path), input_path)
     check_output(output_path, len(account.spec.client.outputs))
     x = load_arrays(input_path, "input")
     progress = reporter()
     try:
-        with Client(url, token, ca=ca, patience=patience) as client, overruns_told():
+        with Client(url, given, ca=ca, patience=patience) as client, overruns_told():
             outputs = client.run(account, x, keys, progress)
     finally:
         progress.done()
@@ -208,14 +217,16 @@ def submit_command(
     click.echo(f"wrote {output_path}")
 
 
-def _token() -> str:
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if not token:
+def token() -> str:
+    """The client's, from the environment; GlyphcError where there is none."""
+    found = os.environ.get(TOKEN_VARIABLE, "")
+    if not found:
         raise GlyphcError(f"the service's operator gives you a token; put it into the variable {TOKEN_VARIABLE}")
-    return token
+    return found
 
 
-def _needs(*modules: str) -> None:
+def needs(*modules: str) -> None:
+    """EnvironmentSetupError where packages of the service are missing."""
     import importlib.util
 
     missing = [m for m in modules if importlib.util.find_spec(m) is None]

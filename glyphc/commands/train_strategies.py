@@ -61,7 +61,6 @@ def train_by(
     from glyphc.runtime import Mode
     from glyphc.survey.choose import Sizes, system_of
     from glyphc.survey.system import carry_out, check_memory
-    from glyphc.train.step import with_weights
 
     system = system_of(strategy, job, Sizes(*sizes))
     show_plan(system)
@@ -79,7 +78,7 @@ def train_by(
         click.echo(f"loss before step {step}: {loss:.6g}", err=True)
 
     done = carry_out(system, Mode(mode), reporter(), look if monitor else None)
-    return with_weights(job.network, system.weights(done.state)), _summary(system, done, Mode(mode).value)
+    return job.whole(system.weights(done.state)), _summary(system, done, Mode(mode).value)
 
 
 def show_plan(system: System) -> None:

@@ -11,9 +11,19 @@ import click
 from glyphc.errors import GlyphcError
 
 from .cluster_options import away_told, cluster_address, cluster_options
-from .job_options import bytes_of, describe, job_of, job_options, owned_options, plan_options, planned_by
+from .job_options import (
+    bytes_of,
+    describe,
+    job_of,
+    job_options,
+    monitor_option,
+    owned_options,
+    plan_options,
+    planned_by,
+)
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 from .training_offer import accept_command, offer_command
+from .training_serving import SERVING
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
@@ -27,13 +37,14 @@ def training_group() -> None:
     """
 
 
-training_group.add_command(offer_command)
-training_group.add_command(accept_command)
+for _command in (offer_command, accept_command, *SERVING):
+    training_group.add_command(_command)
 
 
 @training_group.command("prepare")
 @job_options
 @plan_options
+@monitor_option
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--passphrase", is_flag=True, help="Encrypt the secret key; asks, or reads GLYPHC_PASSPHRASE.")
@@ -94,6 +105,7 @@ def prepare_command(
 @training_group.command("invite")
 @owned_options
 @plan_options
+@monitor_option
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="Folder for the secret key. Keep it.")
 @click.option("--server", "server_folder", type=_FOLDER, required=True, help="Folder for all that the server needs.")
 @click.option("--spec", type=_FILE, required=True, help="What owners of data need: to be written, for all of them.")
@@ -331,88 +343,4 @@ def finish_command(
     network, parameters = finish(client_folder, state, phrase, steps)
     _warn(parameters)
     write_atomically(output, trained_model(original_model(client_folder), network).SerializeToString())
-    _wrote(output)
-
-
-@training_group.command("request")
-@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
-@click.option("--data", type=click.Path(), required=True, help="Samples (.npy or .npz).")
-@click.option("-o", "--output", type=_FILE, required=True, help="The request to write, for the server.")
-@click.option("--steps", type=click.IntRange(0), help="Ask the weights after so many steps. [default: after all]")
-def request_command(client_folder: Path, data: str, output: Path, steps: int | None) -> None:
-    """The client: encrypt samples for weights that stay encrypted."""
-    from glyphc.exchange.training_client import secret_is_encrypted
-    from glyphc.exchange.training_predict import make_request
-    from glyphc.files import check_writable
-
-    from .arrays import keep_sources
-    from .job_options import samples_from
-
-    keep_sources(output, data)
-    check_writable(output)
-    samples = samples_from(data, "samples")
-    phrase = _passphrase() if secret_is_encrypted(client_folder) else None
-    done = make_request(client_folder, samples, output, phrase, steps)
-    click.echo(f"{'samples':18} {done.samples} in {done.passes} passes of {done.ciphertexts} ciphertexts")
-    click.echo(f"{'predicted':18} {done.pass_seconds:.3g} s for a pass, on a server like this machine")
-    if done.clipped:
-        click.echo(f"{'clipped':18} {done.clipped}, as in training")
-    _wrote(output)
-
-
-@training_group.command("infer")
-@click.option("--server", "server_folder", type=_FOLDER, required=True, help="The server's folder.")
-@click.option("--request", type=_FILE, required=True, help="A client's request.")
-@click.option("--state", type=_FILE, help="The encrypted weights. [default: those in the folder that it asks for]")
-@click.option("-o", "--output", type=_FILE, required=True, help="The answer to write, for the client.")
-def infer_command(server_folder: Path, request: Path, state: Path | None, output: Path) -> None:
-    """The server: predict on encrypted samples with weights that were trained encrypted. Nothing is decrypted."""
-    from glyphc.console import reporter
-    from glyphc.exchange.training_files import PROGRAM, program_parameters
-    from glyphc.exchange.training_infer import infer
-    from glyphc.files import check_writable
-
-    from .arrays import keep_sources
-
-    keep_sources(output, os.fspath(request), *([] if state is None else [os.fspath(state)]))
-    check_writable(output)
-    _warn(program_parameters(server_folder / PROGRAM))
-    progress = reporter()
-    try:
-        report = infer(server_folder, request, output, state, progress)
-    finally:
-        progress.done()
-    total = sum(report.seconds)
-    click.echo(f"{'passes':18} {report.passes}")
-    click.echo(f"{'seconds':18} {total:.1f}, {total / report.passes:.3g} for a pass")
-    _wrote(output)
-
-
-@training_group.command("predict")
-@click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
-@click.option("--request", type=_FILE, required=True, help="The request that was answered.")
-@click.option("--answer", type=_FILE, required=True, help="The server's answer.")
-@click.option("--samples", type=click.IntRange(1), help="How many samples were asked for. [default: as many as labels]")
-@click.option("--labels", type=click.Path(), help="Their labels: shows loss and accuracy.")
-@click.option("-o", "--output", type=_FILE, required=True, help="The network's outputs to write (.npy).")
-def predict_command(
-    client_folder: Path, request: Path, answer: Path, samples: int | None, labels: str | None, output: Path
-) -> None:
-    """The client: decrypt predictions. The weights stay encrypted."""
-    from glyphc.exchange.training_client import secret_is_encrypted
-    from glyphc.exchange.training_predict import read_answer
-
-    from .arrays import check_output, keep_sources, save_arrays
-    from .job_options import samples_from
-
-    keep_sources(output, os.fspath(request), os.fspath(answer), *([] if labels is None else [labels]))
-    check_output(os.fspath(output), 1)
-    given = None if labels is None else samples_from(labels, "labels")
-    phrase = _passphrase() if secret_is_encrypted(client_folder) else None
-    found = read_answer(client_folder, request, answer, samples, given, phrase)
-    if found.loss is not None:
-        click.echo(f"{'loss':18} {found.loss:.6g}")
-    if found.accuracy is not None:
-        click.echo(f"{'accuracy':18} {found.accuracy:.2%} of {len(found.outputs)}")
-    save_arrays(os.fspath(output), {"outputs": found.outputs})
     _wrote(output)

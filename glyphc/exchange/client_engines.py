@@ -53,6 +53,10 @@ def key_maker(
     BackendError when OpenFHE refuses the parameters, or the kernels do.
     """
     if isinstance(parameters, SlotParameters):
+        if engine == "kernels":
+            from glyphc.backends.kernels.slot_client import KernelsSlotKeyMaker
+
+            return KernelsSlotKeyMaker(parameters)
         return SlotMaker(parameters)
     if isinstance(parameters, IntegerParameters):
         from glyphc.backends.openfhe.integer_keygen import IntegerKeyMaker

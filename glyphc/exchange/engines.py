@@ -13,7 +13,7 @@ from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
 
-from .kernels_engine import KernelsServerEngine
+from .kernels_engine import KernelsServerEngine, KernelsSlotEngine
 from .parts import Place
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ KEY_ENGINES = ("openfhe", "kernels")
 def server_engine(schedule: Schedule, engine: str = "openfhe") -> ServerEngine:
     """The one for a program's family, and for keys of this engine (see :func:`check_engine`)."""
     if isinstance(schedule.parameters, SlotParameters):
-        return SlotEngine(schedule, schedule.parameters)
+        in_slots = KernelsSlotEngine if engine == "kernels" else SlotEngine
+        return in_slots(schedule, schedule.parameters)
     if isinstance(schedule.parameters, IntegerParameters):
         return IntegerEngine(schedule.parameters)
     return KernelsServerEngine(schedule) if engine == "kernels" else PackedEngine(schedule)
@@ -76,10 +77,9 @@ def check_engine(engine: str, parameters: ProgramParameters) -> None:
     """GlyphcError when an engine makes no keys in files, or none for such a program."""
     if engine not in KEY_ENGINES:
         raise GlyphcError(f"the engine {engine!r} has no keys in files; use one of: {', '.join(KEY_ENGINES)}")
-    if engine == "kernels" and not isinstance(parameters, Parameters):
-        raise GlyphcError("the engine 'kernels' does not compute in slots; use --engine openfhe")
-    if engine == "openfhe" and (reason := find_engine(engine).refusal(parameters)):
-        raise GlyphcError(f"the engine 'openfhe' has no keys for such a program: {reason}; use --engine kernels")
+    if reason := find_engine(engine).refusal(parameters):
+        other = next(name for name in KEY_ENGINES if name != engine)
+        raise GlyphcError(f"the engine {engine!r} has no keys for such a program: {reason}; use --engine {other}")
 
 
 def key_form(engine: str, parameters: ProgramParameters) -> str:
@@ -87,12 +87,13 @@ def key_form(engine: str, parameters: ProgramParameters) -> str:
 
     ParameterError for parameters that the engine has no keys for.
     """
-    if engine != "kernels" or not isinstance(parameters, Parameters):
+    if engine != "kernels" or not isinstance(parameters, Parameters | SlotParameters):
         return ""
     from glyphc.backends.kernels.keyfiles import fingerprint
+    from glyphc.backends.kernels.slot_shape import slots_fingerprint
 
     try:
-        return fingerprint(parameters)
+        return slots_fingerprint(parameters) if isinstance(parameters, SlotParameters) else fingerprint(parameters)
     except BackendError as e:
         raise ParameterError(str(e)) from None
 

@@ -128,5 +128,5 @@ def accepted(path: Path, x: npt.ArrayLike, labels: npt.ArrayLike, insecure: bool
             f"a label has a magnitude of {largest:.6g}, and the offer is for labels of up to {record.target:.6g}; "
             "scale them as the offer's server does, or ask for an offer with --trial-labels like yours"
         )
-    batches = Batches(record.samples, record.batch, record.options.seed)
+    batches = Batches(record.samples, record.batch, record.options.seed, shuffle=record.options.shuffle)
     return job_of(network, loss, record.options, batches, samples, y, record.ranges), program

@@ -473,7 +473,7 @@ def job_of_record(network: Graph, record: JobRecord) -> Job:
     options, loss = record.options, LOSSES[record.loss]
     if not 1 <= options.steps <= MOST_STEPS:
         raise ValueError(f"{options.steps} steps, which no training program has")
-    batches = Batches(record.samples, record.batch, options.seed, record.turns)
+    batches = Batches(record.samples, record.batch, options.seed, record.turns, options.shuffle)
     return job_of(network, loss, options, batches, np.zeros((0, 0)), np.zeros((0, 0)), record.ranges)
 
 

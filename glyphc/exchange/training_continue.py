@@ -204,7 +204,7 @@ def _record(files: TrainingClientFiles, how: Continuation, after: int, new: _New
     if how.replay and new is None:
         raise TrainingError("without new data, the earlier batches come again in any case")
     optimizer, turns = old.options.optimizer, tuple(turn for turn in old.turns if turn.step < after)
-    before = Batches(old.samples, old.batch, old.options.seed, turns)
+    before = Batches(old.samples, old.batch, old.options.seed, turns, old.options.shuffle)
     if new is not None:
         first, count = run.batches, new.batches.per_epoch
         turns += (Turn(after, 0, first + count, first) if how.replay else Turn(after, first, count, first),)
@@ -239,7 +239,7 @@ def _longer(
         _check_bounds(job, plan, record, start)
         return Longer(job, plan, program, steps, numbers, f"bounds of the run {began} hold", record.engine)
     x, y = _read(job, trial)
-    batches = Batches(len(x), min(record.batch, len(x)), record.options.seed)
+    batches = Batches(len(x), min(record.batch, len(x)), record.options.seed, shuffle=record.options.shuffle)
     options = replace(record.options, source=RangeSource.TRIAL)
     reach = foresee(job_of(job.network, job.loss, options, batches, x, y, plan.ranges), plan, start).reach
     tried = f"a run in the clear on {len(x)} samples, {began}"

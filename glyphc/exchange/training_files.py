@@ -1,6 +1,6 @@
 """The files of a training run that the server has: its program, evaluation keys, encrypted batches and states.
 
-The server's folder, all of it made by the client but for the last two:
+The server's folder, made by the client but for what the server adds, from the checkpoint on:
 
     program.training           parameters, names of ciphertexts, the instructions of every step
     evaluation.keys            for all steps
@@ -8,6 +8,7 @@ The server's folder, all of it made by the client but for the last two:
     initial.state              the weights before the first step
     checkpoint.state           the weights after the last step that was done
     trained.state              the weights after the last step: what the client wants
+    monitor/000001.statistic.. one of each step, where the client wants to watch it
     backbone.weights           of frozen layers, in the clear: the server's own, if it keeps some
 """
 
@@ -20,7 +21,7 @@ from typing import Protocol
 
 from glyphc.errors import ArtifactError
 from glyphc.ir.errors import IRError
-from glyphc.ir.instructions.ckks import MOST_STEPS, Code, check
+from glyphc.ir.instructions.ckks import MOST_STEPS, STATISTIC, Code, check
 from glyphc.ir.instructions.ckks_operands import check_operands
 from glyphc.ir.instructions.text import CKKS
 from glyphc.ir.parameters import Parameters
@@ -34,6 +35,7 @@ from glyphc.storage.headers import (
     TrainingProgramHeader,
     TrainingRequestHeader,
     TrainingStateHeader,
+    TrainingStatisticHeader,
 )
 
 from .artifacts import read_parameters
@@ -41,7 +43,7 @@ from .code_parts import CODE_FAULTS, code_part, encoded, packed, read_code, sha2
 
 PROGRAM, KEYS, BATCHES = "program.training", "evaluation.keys", "batches"
 INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.state"
-BACKBONE = "backbone.weights"
+BACKBONE, MONITOR = "backbone.weights", "monitor"
 # No integer in parameters that can be used is larger.
 _MOST_PARAMETER = 1 << 20
 # Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
@@ -74,7 +76,7 @@ class Outline:
     data, state: names of a batch's and the state's ciphertexts and their limbs, in the order of the parts in files.
     periods: of packing. codes: SHA-256 of each code's text; step_codes: which one a step executes; step_batches: on
     which batch. earlier: programs that it goes on from, if it does. kept: of the state's ciphertexts those of frozen
-    layers that the server has the weights of.
+    layers that the server has the weights of. statistic: limbs of what a step stores for the client to watch; 0: none.
     """
 
     data: Named
@@ -86,6 +88,7 @@ class Outline:
     step_batches: tuple[int, ...]
     earlier: tuple[Earlier, ...] = ()
     kept: tuple[str, ...] = ()
+    statistic: int = 0
 
     @property
     def steps(self) -> int:
@@ -114,6 +117,9 @@ class ServerHalf(Protocol):
 
     @property
     def kept_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def statistic_limbs(self) -> int: ...
 
     def fresh_limbs(self, name: str) -> int: ...
 
@@ -154,6 +160,7 @@ class TrainingProgram:
             step_batches=step_batches,
             earlier=earlier,
             kept=tuple(plan.kept_names),
+            statistic=plan.statistic_limbs,
         )
         return TrainingProgram(outline, plan.parameters, tuple(codes.values()))
 
@@ -236,6 +243,11 @@ def batch_path(folder: Path, number: int) -> Path:
     return folder / BATCHES / f"{number:06d}.batch"
 
 
+def statistic_path(folder: Path, step: int) -> Path:
+    """Where a folder of statistics has that of step 1, 2, ..."""
+    return folder / f"{step:06d}.statistic"
+
+
 def part_name(number: int) -> str:
     """Of the ciphertext with this number, in batches and states."""
     return f"{number:06d}"
@@ -251,6 +263,7 @@ _OfRun = (
     | Reader[TrainingStateHeader]
     | Reader[TrainingRequestHeader]
     | Reader[TrainingAnswerHeader]
+    | Reader[TrainingStatisticHeader]
 )
 
 
@@ -265,7 +278,7 @@ class OfRun(Protocol):
 
 
 def check_run(reader: _OfRun, program: OfRun, key: str) -> None:
-    """ArtifactError unless a batch, state, request or answer belongs to this program and these keys.
+    """ArtifactError unless a batch, state, request, answer or statistic belongs to this program and these keys.
 
     Those of a program that it goes on from do, too, as far as both are the same.
     """
@@ -332,11 +345,13 @@ def check_parameters(parameters: Parameters) -> None:
 
 def _check_outline(outline: Outline, parameters: Parameters) -> None:
     names = [name for name, _ in (*outline.data, *outline.state)]
-    if len(set(names)) != len(names) or not outline.state:
+    if len(set(names)) != len(names) or not outline.state or STATISTIC in names:
         raise IRError("a ciphertext is named twice, or there is no state")
     if len(set(outline.kept)) != len(outline.kept) or not set(outline.kept) <= {name for name, _ in outline.state}:
         raise IRError("it keeps weights that are none of its state's, or keeps them twice")
-    if any(not 1 <= limbs <= parameters.linear_limbs for _, limbs in (*outline.data, *outline.state)):
+    if any(not 1 <= limbs <= parameters.linear_limbs for _, limbs in (*outline.data, *outline.state)) or not (
+        0 <= outline.statistic <= parameters.linear_limbs
+    ):
         raise IRError("a ciphertext has no limbs, or too many")
     if not 1 <= outline.steps == len(outline.step_batches) <= MOST_STEPS:
         raise IRError("its steps are not as many as their batches")
@@ -353,8 +368,9 @@ def _check_outline(outline: Outline, parameters: Parameters) -> None:
 
 
 def _check_code(code: Code, parameters: Parameters, outline: Outline) -> None:
-    """IRError for code that cannot be executed, or does not lead from a state to the next one."""
+    """IRError for code that cannot be executed, or does not lead from a state to the next one, and a statistic."""
     check_operands(code, parameters, outline.periods)
     stored = check(code, outline.limbs, parameters.decoded_limbs - 1, parameters.slot_levels)
-    if stored != dict(outline.state):
-        raise IRError("it does not store the ciphertexts of the next state on their limbs")
+    statistic = {STATISTIC: outline.statistic} if outline.statistic else {}
+    if stored != dict(outline.state) | statistic:
+        raise IRError("it does not store the ciphertexts of the next state on their limbs, and what is watched")

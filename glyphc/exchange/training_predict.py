@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError
 from glyphc.ir.instructions.text import CKKS
+from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingAnswerHeader, TrainingRequestHeader
 from glyphc.train.inference import Inference, outputs, score
@@ -135,6 +137,36 @@ def read_answer(
         raise DataError(f"{len(targets)} labels for {count} samples, of at most {len(logits)}")
     found, right = score(loss, logits[:count], targets)
     return Predicted(outputs(network, loss, logits[:count]), found, right)
+
+
+class Answering(Protocol):
+    """Who has the server's folder: a service's client (``glyphc.Client``), for example."""
+
+    def ask(self, request: Path, answer: Path, reporter: Reporter | None = None) -> None:
+        """Have a request answered, from file to file."""
+
+
+def predict(
+    server: Answering,
+    client: Path,
+    x: npt.ArrayLike,
+    labels: npt.ArrayLike | None = None,
+    passphrase: str | None = None,
+    steps: int | None = None,
+    reporter: Reporter | None = None,
+) -> Predicted:
+    """What weights make of samples that were trained encrypted and stay so: encrypt, have them answered, decrypt.
+
+    Arguments and errors of :func:`make_request` and :func:`read_answer`, and errors of the server.
+    """
+    reporter = reporter or Silent()
+    with tempfile.TemporaryDirectory() as folder:
+        request, answer = Path(folder) / "request", Path(folder) / "answer"
+        reporter.stage("encrypt", 1.0)
+        samples = make_request(client, x, request, passphrase, steps).samples
+        server.ask(request, answer, reporter)
+        reporter.stage("decrypt", 1.0)
+        return read_answer(client, request, answer, samples, labels, passphrase)
 
 
 def _decrypted(reader: Reader[TrainingAnswerHeader], inference: Inference, secret: bytes) -> F64:

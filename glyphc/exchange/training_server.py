@@ -17,9 +17,11 @@ import numpy as np
 
 from glyphc.backends.step_loop import train_steps
 from glyphc.errors import ArtifactError, CheckpointError, GlyphcError
+from glyphc.files import make_folder
+from glyphc.ir.instructions.ckks import STATISTIC
 from glyphc.progress import Reporter, Silent, duration
 from glyphc.storage.container import Reader, Writer
-from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
+from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader, TrainingStatisticHeader
 
 from .artifacts import read_seed
 from .training_engines import Machine, Wire, check_form
@@ -27,6 +29,7 @@ from .training_files import (
     CHECKPOINT,
     INITIAL,
     KEYS,
+    MONITOR,
     PROGRAM,
     TRAINED,
     ProgramFile,
@@ -34,6 +37,7 @@ from .training_files import (
     check_keys,
     check_run,
     part_name,
+    statistic_path,
 )
 from .training_kept import check_kept, kept_weights
 from .training_machine import Stored, check_memory, load_machine, read_state, refusals
@@ -250,6 +254,8 @@ class TrainingRun:
     # -- saving --
 
     def _after(self, count: int, state: dict[str, Any]) -> None:
+        if STATISTIC in state:
+            self._watch(count, state.pop(STATISTIC))
         named = self.program.outline.state
         self._save(count, (self._wire.write(self._zeros.get(name, state[name]), limbs) for name, limbs in named))
 
@@ -269,10 +275,18 @@ class TrainingRun:
         self.after(count)
         self._last = time.perf_counter()
 
+    def _watch(self, count: int, statistic: Any) -> None:
+        """Before the state is written: a run that is killed between the two writes it again."""
+        folder = self.folder / MONITOR
+        make_folder(folder, 0o777)
+        header = TrainingStatisticHeader(self.program.fingerprint, self.key, count)
+        with Writer(statistic_path(folder, count), header) as writer:
+            writer.add(part_name(0), self._wire.write(statistic, self.program.outline.statistic))
+
     def _remove_remnants(self) -> None:
         """What a killed run was writing."""
-        for name in (CHECKPOINT, TRAINED):
-            for remnant in self.folder.glob(f".{name}*.part"):
+        for pattern in (f".{CHECKPOINT}*.part", f".{TRAINED}*.part", f"{MONITOR}/.*.part"):
+            for remnant in self.folder.glob(pattern):
                 remnant.unlink(missing_ok=True)
 
 

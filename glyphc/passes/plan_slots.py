@@ -34,7 +34,7 @@ def plan_slots(graph: Graph, context: Context, fitting: FitPolynomials, most_sec
         return problem
     if not context.samples:
         return "polynomials are fitted to calibration samples, and there are none"
-    least = _least_seconds(graph, context.cost)
+    least = _least_seconds(graph, context.prices)
     if least > most_seconds:
         return f"its products with numbers alone take {least:.1f} s"
     inside = in_slots(graph)
@@ -104,7 +104,7 @@ def _with_degree(graph: Graph, degree: int) -> Graph:
 
 def _planned(graph: Graph, context: Context, batch: int) -> SlotPlan:
     assert isinstance(graph.parameters, SlotParameters)
-    found = slot_estimate(slot_schedule(graph), context.cost)
+    found = slot_estimate(slot_schedule(graph), context.prices)
     passes = -(-batch // graph.batch)
     degrees = sorted({op.fit.degree for _, op in graph.of(Polynomial)})
     return SlotPlan(

@@ -66,6 +66,7 @@ class SelectSlots(TolerancePass):
                 placed = laid_out(graph, parameters)
                 passes = -(-graph.batch // placed.batch)
                 work = work or slot_work(slot_schedule(placed))
+                # by OpenFHE's prices: the context is its, and the kernels' do not tell numbers of digits apart
                 priced.append((passes * work.seconds(parameters, context.cost), placed, parameters))
             if priced:
                 found.append(min(priced, key=lambda item: item[0]))

@@ -23,13 +23,14 @@ from .models import DigestPath, Health, ProgramInfo
 from .scheduler import Scheduler
 from .settings import ServiceError, Settings, Tokens, load_programs
 from .store import Store, no_room
+from .trained import load_trained
 
 router = APIRouter()
 
 
 def make_app(settings: Settings) -> FastAPI:
     """The application; ServiceError when programs, tokens or the data folder are unusable."""
-    programs, tokens = load_programs(settings), Tokens(settings.tokens)
+    programs, trained, tokens = load_programs(settings), load_trained(settings), Tokens(settings.tokens)
     try:
         store = Store(settings.data)
         store.recover()
@@ -38,7 +39,8 @@ def make_app(settings: Settings) -> FastAPI:
     limits = settings.limits
     most = ConnectionLimits(limits.connections, limits.connections_each, limits.head_seconds, limits.receive_seconds)
     guard, checks = Guard(most), FairPool(limits.checks)
-    scheduler = Scheduler(settings, store, {fingerprint: path for fingerprint, (path, _) in programs.items()})
+    places = {fingerprint: path for fingerprint, (path, _) in (*programs.items(), *trained.items())}
+    scheduler = Scheduler(settings, store, places)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +59,7 @@ def make_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(settings, programs, tokens, store, scheduler, guard, checks)
+    app.state.service = Service(settings, programs, tokens, store, scheduler, guard, checks, trained)
     app.add_middleware(Gate, limits=limits, tokens=tokens, guard=guard)
     app.add_exception_handler(BodyError, _body_error)
     app.add_exception_handler(OSError, _storage_error)

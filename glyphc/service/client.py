@@ -225,6 +225,16 @@ class Client:
             reporter.stage("decrypt", 1.0)
             return account.decrypt(outputs, digest)
 
+    def ask(self, request: Path, answer: Path, reporter: Reporter | None = None) -> None:
+        """Have a request to weights that were trained encrypted answered, from file to file; see
+        ``glyphc.exchange.training_predict.predict``."""
+        reporter = reporter or Silent()
+        job = self.submit(request)
+        reporter.stage("evaluate", 1.0)
+        self.wait(job.id, _Follower(reporter))
+        self.fetch(job.id, answer)
+        self.delete(job.id)
+
     # -- requests --
 
     def _ask(self, method: str, path: str, accept: tuple[int, ...] = (), body: Path | None = None, **more: Any) -> Any:

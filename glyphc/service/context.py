@@ -19,6 +19,7 @@ from .models import Problem
 from .scheduler import Scheduler
 from .settings import Settings, TokenError, Tokens
 from .store import Store
+from .trained import Trained
 
 _bearer = HTTPBearer(auto_error=False, description="A token that 'glyphc token' made")
 
@@ -39,6 +40,7 @@ class Service:
     scheduler: Scheduler
     guard: Guard
     checks: FairPool
+    trained: Trained = field(default_factory=dict)
     writers: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 

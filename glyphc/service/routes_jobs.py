@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from pathlib import Path
@@ -14,12 +15,13 @@ from glyphc.errors import ArtifactError
 from glyphc.exchange.server import check_request, keys_modulus
 from glyphc.exchange.trips import check_answer
 from glyphc.storage.container import Reader
-from glyphc.storage.headers import InputsHeader
+from glyphc.storage.headers import InputsHeader, TrainingRequestHeader
 
 from .context import BODY, OCTETS, UPLOAD, ClientDep, Service, ServiceDep, busy, problems
 from .limits import receive_file
 from .models import IdPath, JobInfo, Wait
 from .store import DONE, QUEUED, READY, RUNNING, STALLED, WAITING, Job, QuotaError, Store
+from .trained import is_request
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _RETRY_SECONDS = 10
@@ -29,7 +31,9 @@ _PROGRESS_SECONDS = 1.0
 
 @router.post("", status_code=202, responses=problems(404, 408, 409, 413, 422, 429, 503), openapi_extra=BODY)
 async def submit(request: Request, service: ServiceDep, client: ClientDep) -> JobInfo:
-    """Submit a file of encrypted inputs. The same file again is the same job: nothing is computed twice."""
+    """Submit a file of encrypted inputs, or a request to weights that were trained encrypted.
+
+    The same file again is the same job: nothing is computed twice."""
     store = service.store
     await asyncio.to_thread(_check_room, service, client)
     path = store.incoming(client) / secrets.token_hex(8)
@@ -136,29 +140,52 @@ def _refusal(error: QuotaError) -> HTTPException:
 def _file(service: Service, client: str, path: Path) -> Job:
     """Check the inputs as a whole, and put the job into the queue."""
     store = service.store
+    kind: type[InputsHeader | TrainingRequestHeader]
+    kind = TrainingRequestHeader if service.trained and is_request(path) else InputsHeader
     try:
-        with Reader(path, InputsHeader, UPLOAD) as reader:
+        with Reader(path, kind, UPLOAD) as reader:
             header, digest = reader.header, reader.digest
         known = next((j for j in store.jobs(client) if j.request == digest), None)
         if known is not None:
             return known
-        if header.program not in service.programs:
-            raise HTTPException(404, "there is no such program here")
-        key = store.key(client, header.key)
-        if key is None or key.state != READY:
-            raise HTTPException(409, f"upload the evaluation keys {header.key} first")
-        key_path = store.key_path(client, header.key)
-        _, program = service.programs[header.program]
-        check_request(path, program, header.key, keys_modulus(key_path), UPLOAD)
+        if isinstance(header, InputsHeader):
+            _check_inputs(service, client, header, path)
+            samples = header.samples
+        else:
+            samples = _passes(service, header, path)
     except ArtifactError as e:
-        raise HTTPException(422, str(e)) from None
+        raise HTTPException(422, _without_paths(service, str(e))) from None
     now = time.time()
     id = secrets.token_hex(16)
-    job = Job(id, client, header.program, header.key, digest, header.samples, QUEUED, "", now, 0, 0, 0)
+    job = Job(id, client, header.program, header.key, digest, samples, QUEUED, "", now, 0, 0, 0)
     try:
         return store.add_job(job, path, service.settings.limits)
     except QuotaError as e:
         raise _refusal(e) from None
+
+
+def _check_inputs(service: Service, client: str, header: InputsHeader, path: Path) -> None:
+    store = service.store
+    if header.program not in service.programs:
+        raise HTTPException(404, "there is no such program here")
+    key = store.key(client, header.key)
+    if key is None or key.state != READY:
+        raise HTTPException(409, f"upload the evaluation keys {header.key} first")
+    _, program = service.programs[header.program]
+    check_request(path, program, header.key, keys_modulus(store.key_path(client, header.key)), UPLOAD)
+
+
+def _passes(service: Service, header: TrainingRequestHeader, path: Path) -> int:
+    """Of a request to trained weights, checked."""
+    if header.program not in service.trained:
+        raise HTTPException(404, "there are no such trained weights here")
+    _, answerer = service.trained[header.program]
+    return answerer.check(path, UPLOAD).passes
+
+
+def _without_paths(service: Service, error: str) -> str:
+    """Clients learn nothing of the server's folders."""
+    return error.replace(os.fspath(service.settings.trained), "") if service.settings.trained else error
 
 
 def _answered(service: Service, job: Job, path: Path) -> None:

@@ -299,7 +299,9 @@ class Scheduler:
 
     def _without_paths(self, error: str) -> str:
         """Clients learn nothing of the server's folders."""
-        return error.replace(os.fspath(self._store.folder), "")
+        for folder in filter(None, (os.fspath(self._store.folder), self._settings.trained)):
+            error = error.replace(folder, "")
+        return error
 
 
 class _Clock:

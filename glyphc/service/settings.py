@@ -68,7 +68,8 @@ class Settings:
     """Where programs, data and tokens are; how many evaluations run at once; whether outputs are flooded.
 
     json_logs: each line of the log is a JSON object. cluster: the address of a Dask scheduler whose workers share the
-    passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing.
+    passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing. trained: a folder of training
+    servers' folders, whose weights answer requests; or nothing.
     """
 
     programs: Path
@@ -81,6 +82,7 @@ class Settings:
     json_logs: bool = False
     cluster: str = ""
     cluster_tls: str = ""
+    trained: str = ""
 
 
 def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
@@ -102,7 +104,7 @@ def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
                     "it, or say --insecure"
                 )
             found[program.fingerprint] = (path, program)
-    if not found:
+    if not found and not settings.trained:
         raise ServiceError(
             f"there is no program in {os.fspath(settings.programs)!r}: put .server files there, which 'glyphc split' "
             "makes from compiled programs"

@@ -1,8 +1,8 @@
 """A process that evaluates: one program with one client's keys, as many requests as come. Needs no secret.
 
 Started by ``scheduler`` with two files, a program and evaluation keys, and perhaps with a cluster's address, to which
-it hands the passes then. Reads one request per line from its standard input, writes events as lines to its standard
-output (both JSON), and ends with its input, or with its parent.
+it hands the passes then; or with the folder of a training run, which has both. Reads one request per line from its
+standard input, writes events as lines to its standard output (both JSON), and ends with its input, or with its parent.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from glyphc.cluster.distribution import ClusterError
 from glyphc.errors import CheckpointError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.server import EvaluationReport, Evaluator
+from glyphc.exchange.training_infer import Answerer
 from glyphc.exchange.trips import answers
 from glyphc.progress import Reporter, Silent
 
@@ -132,6 +133,17 @@ def _shared(address: Address, files: coordinator.Files) -> Evaluate:
     return evaluate
 
 
+def _trained(folder: Path) -> Evaluate:
+    """By weights that were trained encrypted. A request that is given again begins at its first pass."""
+    answerer = Answerer(folder)
+
+    def evaluate(order: Order, reporter: _Speaker) -> EvaluationReport:
+        done = answerer.answer(Path(order.inputs), Path(order.output), reporter=reporter)
+        return EvaluationReport(0, done.passes, done.digest)
+
+    return evaluate
+
+
 def main(program_path: str, keys_path: str, cluster: str = "", tls: str = "") -> None:
     """cluster: the address of a Dask scheduler, tls: a folder of certificates for it, or nothing."""
     _end_with_parent()
@@ -139,19 +151,24 @@ def main(program_path: str, keys_path: str, cluster: str = "", tls: str = "") ->
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        program, keys = ServerProgram.load(Path(program_path)), Path(keys_path)
-        # what asks its client on the way is evaluated by one process
-        if cluster and not program.schedule.client.requests:
-            address = Address.read(cluster, Path(tls) if tls else None)
-            evaluate = _shared(address, coordinator.Files(Path(program_path), keys))
-        else:
-            evaluate = _alone(program, keys, _Speaker(out))
+        evaluate = _evaluate(Path(program_path), Path(keys_path), cluster, tls, _Speaker(out))
         Event("ready").say(out)
         for line in sys.stdin:
             _follow(evaluate, Order.read(line), out)
     except GlyphcError as e:
         Event("error", str(e)).say(out)
         sys.exit(e.exit_code)
+
+
+def _evaluate(program_path: Path, keys: Path, cluster: str, tls: str, reporter: Reporter) -> Evaluate:
+    if program_path.is_dir():
+        return _trained(program_path)
+    program = ServerProgram.load(program_path)
+    # what asks its client on the way is evaluated by one process
+    if cluster and not program.schedule.client.requests:
+        address = Address.read(cluster, Path(tls) if tls else None)
+        return _shared(address, coordinator.Files(program_path, keys))
+    return _alone(program, keys, reporter)
 
 
 def _follow(evaluate: Evaluate, order: Order, out: Any) -> None:

@@ -230,6 +230,18 @@ class TrainingStateHeader(Header):
 
 
 @dataclass(frozen=True)
+class TrainingStatisticHeader(Header):
+    """What the client watches of step 1, 2, ...: one ciphertext."""
+
+    kind = "a statistic of a step"
+    made_by = "'glyphc training run'"
+    read_by = "'glyphc training watch' reads it, with the client's folder"
+    program: str
+    key: str
+    step: int
+
+
+@dataclass(frozen=True)
 class OwnerSpecHeader(Header):
     """What owners of data need to encrypt batches under a run's public key; no secret and no model. Parts "owners",
     "public-key", and a placement for every ciphertext. seed: hexadecimal, public."""
@@ -328,6 +340,7 @@ HEADERS: tuple[type[Header], ...] = (
     TrainingKeysHeader,
     TrainingBatchHeader,
     TrainingStateHeader,
+    TrainingStatisticHeader,
     OwnerSpecHeader,
     TrainingRequestHeader,
     TrainingAnswerHeader,

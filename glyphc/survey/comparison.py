@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from glyphc.comparison import digest
 from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Input
 from glyphc.ir.parameters import INSECURE
+from glyphc.ir.text import to_text
 from glyphc.program import INSECURE_WARNING
 from glyphc.runtime import Mode
 from glyphc.slow import duration
@@ -35,6 +37,9 @@ from .system import Forecast, System, carry_out
 F64 = npt.NDArray[np.floating[Any]]
 GLYPH = "glyph"
 ALL = (GLYPH, *NAMES)
+NOT_RUN = "predicted, not run"
+# What has no form in a record: far beyond every score.
+_NOT_FINITE = 1e9
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,27 @@ class Trained:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is known of a comparison. subject: what was compared, a digest of network, data and options; machine: where
+    rows were predicted and run."""
+
+    subject: str
+    machine: str
+    results: tuple[Trained, ...] = ()
+    format: str = "glyphc-training-comparison"
+    version: int = 1
+
+    def of(self, row: Row) -> Trained | None:
+        """The result of a row, if there is one that need not be worked out again."""
+        found = (result for result in self.results if result.row == row and result.outcome != NOT_RUN)
+        return next(found, None)
+
+    def with_result(self, result: Trained) -> TrainingRecord:
+        """With this row in place of an earlier one, or behind all others."""
+        return replace(self, results=(*(r for r in self.results if r.row != result.row), result))
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """network, x, y: what is trained, with numbers as targets, one for each output. options: of the run, the same for
@@ -114,6 +140,11 @@ class Task:
     def job(self) -> Job:
         return make_job(self.network, self.x, self.y, self.options)
 
+    @property
+    def subject(self) -> str:
+        """What is compared, in hexadecimal digits: limits of time and memory are no part of it."""
+        return digest(to_text(self.network).encode(), (self.x, self.y), repr(self.options))
+
     def system(self, row: Row) -> System:
         job = self.job()
         return Glyph(job) if row.strategy == GLYPH else system_of(row.strategy, job, row.sizes)
@@ -125,7 +156,9 @@ class Task:
         found, wanted = (np.asarray(v, dtype=np.float64).reshape(len(self.x), -1) for v in (outputs, self.y))
         several = wanted.shape[1] > 1
         right = found.argmax(axis=1) == wanted.argmax(axis=1) if several else (found > 0.5) == (wanted > 0.5)
-        return Scores(float(np.mean((found - wanted) ** 2)), float(np.mean(right)))
+        # what diverged has no number, and a record none for that
+        loss = np.nan_to_num(np.mean((found - wanted) ** 2), nan=_NOT_FINITE, posinf=_NOT_FINITE)
+        return Scores(float(loss), float(np.mean(right)))
 
 
 def parse_rows(text: str) -> tuple[Row, ...]:
@@ -160,20 +193,33 @@ def targets_of(network: Graph, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def compare_training(
-    task: Task, rows: Sequence[Row], say: Callable[[str], None] = lambda text: None
+    task: Task,
+    rows: Sequence[Row],
+    say: Callable[[str], None] = lambda text: None,
+    record: TrainingRecord | None = None,
+    keep: Callable[[TrainingRecord], None] = lambda record: None,
 ) -> tuple[Scores, list[Trained]]:
-    """Scores of the same steps with floats, and all rows. say: told what is done now."""
+    """Scores of the same steps with floats, and all rows. say: told what is done now. record: what is known already,
+    of the same subject; keep: told of it with every row that is worked out."""
     job = task.job()
     state = job.program.initial()
     for step in range(job.options.steps):
         x, y = job.batch(job.batches.number(step))
         state, _ = job.program.run(state, job.named(x), y)
     floats = task.scores(with_weights(job.network, state.weights))
+    record = record or TrainingRecord(task.subject, "")
     found = []
     for number, row in enumerate(rows, 1):
+        known = record.of(row)
+        if known is not None:
+            say(f"{number} of {len(rows)}: {row}: known, {known.outcome}")
+            found.append(known)
+            continue
         say(f"{number} of {len(rows)}: {row}")
         found.append(_row(task, row))
         say(f"  {found[-1].outcome}{f': {found[-1].reason}' if found[-1].reason else ''}")
+        record = record.with_result(found[-1])
+        keep(record)
     return floats, found
 
 
@@ -187,7 +233,7 @@ def _row(task: Task, row: Row) -> Trained:
     scores = task.scores(with_weights(system.job.network, system.weights(expected)))
     security = INSECURE_WARNING if system.security == INSECURE else system.security
     learns, notes = str(system.knowledge), system.notes
-    result = Trained(row, "predicted, not run", "", security, forecast, scores, None, learns, notes)
+    result = Trained(row, NOT_RUN, "", security, forecast, scores, None, learns, notes)
     if reason := _too_much(task, forecast):
         return replace(result, reason=reason)
     try:

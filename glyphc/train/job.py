@@ -19,7 +19,7 @@ from glyphc.ir.ops import Dense, Input
 from glyphc.ir.text import to_text
 from glyphc.rounding import up
 
-from .batches import Batches
+from .batches import Batches, Shuffle
 from .errors import TrainingError
 from .frozen import Split, split, unsplit
 from .losses import LOSSES, Loss, MeanSquaredError, choose_loss
@@ -27,6 +27,7 @@ from .normalise import with_biases
 from .optimizers import SGD
 from .ranges import MARGIN, Ranges
 from .step import StepProgram, convolution_names, make_step, weight_slots, with_weights
+from .whitening import WHITENING, check_ridge, unwhitened, whitened
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -66,8 +67,10 @@ class Options:
     seen or bounded ranges are; None: what goes with the source. clip: samples are scaled down to this Euclidean norm of
     what the trained part reads. insecure_ring: a small ring for tests; NOT SECURE. convolutions: whether those that are
     not frozen are trained, too. keep_on: who has what is frozen before that. clip_errors: what a sample's errors that
-    are sent back through an activation stay below, see ``make_step``. GlyphcError for a ring that there is not,
-    TrainingError for a margin below 1 and the like.
+    are sent back through an activation stay below, see ``make_step``. monitor: whether encrypted steps give the client
+    a statistic to watch. shuffle: what is drawn anew in every epoch. whiten: the ridge of the whitening before the
+    first trained layer (``whitening``), None for none. GlyphcError for a ring that there is not, TrainingError for a
+    margin below 1 and the like.
     """
 
     optimizer: SGD
@@ -85,6 +88,9 @@ class Options:
     convolutions: bool = False
     clip_errors: float | None = None
     keep_on: Keeper = Keeper.CLIENT
+    monitor: bool = False
+    shuffle: Shuffle = Shuffle.ONCE
+    whiten: float | None = None
 
     def __post_init__(self) -> None:
         check_insecure_ring(self.insecure_ring)
@@ -94,6 +100,8 @@ class Options:
             raise TrainingError(f"samples are clipped to a positive norm, not {self.clip:g}")
         if self.clip_errors is not None and not (isfinite(self.clip_errors) and self.clip_errors > 0):
             raise TrainingError(f"errors are limited to a positive number, not {self.clip_errors:g}")
+        if self.whiten is not None:
+            check_ridge(self.whiten)
         if self.reach is not None and (self.margin is not None or self.source is RangeSource.BOUNDS):
             raise TrainingError("a range is given, so there is nothing to derive: leave margin and bounds out")
 
@@ -181,7 +189,7 @@ class Job:
         if self.trial is None:
             return self
         x, y = self.trial.x, self.trial.y
-        batches = Batches(len(x), min(self.batches.batch, len(x)), self.options.seed)
+        batches = Batches(len(x), min(self.batches.batch, len(x)), self.options.seed, shuffle=self.options.shuffle)
         options = replace(self.options, clip=self.radius, source=RangeSource.TRIAL)
         return job_of(self.network, self.loss, options, batches, x, y, self.ranges)
 
@@ -193,9 +201,13 @@ class Job:
     def trained(self, weights: dict[str, F64]) -> Graph:
         """The network with these weights; where the server keeps layers of its own, what comes behind these."""
         if self.options.keep_on is Keeper.CLIENT:
-            return with_weights(self.network, weights)
+            return self.whole(weights)
         head = split(self.network, self.loss, self.options.frozen, self.options.convolutions).head
         return with_weights(head, {name: value for name, value in weights.items() if name in head.constants})
+
+    def whole(self, weights: dict[str, F64]) -> Graph:
+        """The given network with these weights, by the names that they are trained under."""
+        return unwhitened(with_weights(self.network, weights))
 
     def named(self, features: F64) -> dict[str, F64]:
         """What the trained part reads, by the name of its input."""
@@ -255,9 +267,22 @@ def make_job(
         tried = Trial(samples_of(network, trial[0]), loss.targets(trial[1], last.type.size))
         if len(tried.x) != len(tried.y):
             raise DataError(f"{len(tried.x)} samples for a trial, but {len(tried.y)} labels")
+    if options.whiten is not None:
+        network, options = _whitened(network, loss, options, samples)
     network = _initialised(network, loss, options)
-    batches = Batches(len(samples), batch, options.seed)
+    batches = Batches(len(samples), batch, options.seed, shuffle=options.shuffle)
     return job_of(network, loss, options, batches, samples, y, trial=tried)
+
+
+def _whitened(network: Graph, loss: Loss, options: Options, x: F64) -> tuple[Graph, Options]:
+    """The network with a whitening layer, and that layer among the frozen ones."""
+    if options.keep_on is Keeper.SERVER:
+        raise TrainingError("whitening is the client's, before it encrypts: it does not go with --keep-on server")
+    last = loss.attachment(network, network.outputs[0])
+    slots = weight_slots(network, last, options.frozen, options.convolutions)
+    found = split(network, loss, options.frozen, options.convolutions)
+    trained = frozenset(slot.name for slot in slots if slot.trained)
+    return whitened(found, trained, x, options.whiten or 0.0), replace(options, frozen=(*options.frozen, WHITENING))
 
 
 def make_owned_job(
@@ -269,8 +294,14 @@ def make_owned_job(
     """
     if options.source is RangeSource.TRIAL:
         raise TrainingError("others' data cannot be tried: use ranges from bounds (--clip) or from a sample")
-    if options.batch is None or samples % options.batch:
+    if options.batch is None:
+        raise TrainingError("say how many samples a step has: --batch")
+    if options.keep_on is Keeper.CLIENT and samples % options.batch:
         raise TrainingError(f"{samples} samples of several owners come in whole batches; choose --batch")
+    if options.whiten is not None:
+        raise TrainingError("whitening takes samples, which others have; let them decorrelate features themselves")
+    if options.shuffle is Shuffle.SAMPLES:
+        raise TrainingError("each batch is of one owner and encrypted once: --shuffle samples is not possible")
     if options.loss is None:
         raise TrainingError("say what the labels are for: --loss")
     loss = LOSSES[options.loss]
@@ -280,7 +311,14 @@ def make_owned_job(
     empty = np.zeros((0, *op.shape)), np.zeros((0, outputs))
     tried = None if trial is None else Trial(samples_of(network, trial[0]), loss.targets(trial[1], outputs))
     network = _initialised(network, loss, options)
-    job = job_of(network, loss, options, Batches(samples, options.batch, options.seed), *empty, trial=tried)
+    job = job_of(
+        network,
+        loss,
+        options,
+        Batches(samples, options.batch, options.seed, shuffle=options.shuffle),
+        *empty,
+        trial=tried,
+    )
     if options.keep_on is Keeper.CLIENT and any(slot.patches for slot in job.program.slots):
         raise TrainingError("owners of data encrypt no patches of images yet: convolutions cannot be trained so")
     if job.split.boundary is not None:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Register, with_frees
-from glyphc.ir.instructions.ckks import LOGITS, Code, check
+from glyphc.ir.instructions.ckks import LOGITS, STATISTIC, Code, check
 from glyphc.ir.ops import Apply, MatMul, Mul, Reshape, Scale, Scatter, Sub
 from glyphc.ir.parameters import Parameters
 
@@ -27,8 +27,8 @@ class AssignedStep:
     """A step program with everything chosen. layers: in their ways, one for each stage; head: of the loss.
 
     series: of nodes that are functions of what a bootstrap reads, and of errors that are sent back, by id. masked:
-    errors have nothing beside them. What the server needs of it are ``parameters``, ``periods``, the limbs of the
-    ciphertexts, and ``code``.
+    errors have nothing beside them. watched: a step stores ``STATISTIC``, too. What the server needs of it are
+    ``parameters``, ``periods``, the limbs of the ciphertexts, and ``code``.
 
     A batch that is larger than what there is room for comes in micro-batches, whose gradients a step adds.
     """
@@ -40,11 +40,18 @@ class AssignedStep:
     head: Head
     masked: bool
     parameters: Parameters
+    watched: bool = False
 
     @property
     def periods(self) -> tuple[int, ...]:
         """Of packing and unpacking, whose keys the server needs."""
-        return tuple(sorted({p for layer in self.layers for p in layer.periods}))
+        statistic = {self.parameters.ring} if self.watched else set()
+        return tuple(sorted({p for layer in self.layers for p in layer.periods} | statistic))
+
+    @property
+    def statistic_limbs(self) -> int:
+        """Of the ciphertext that a step stores for the client to watch; 0 where there is none."""
+        return STATE_LIMBS if self.watched else 0
 
     @property
     def micros(self) -> int:
@@ -102,6 +109,7 @@ class AssignedStep:
     def code(self, step: int) -> Code:
         """The instructions of step 0, 1, ...: from the batch's and the state's ciphertexts to the state's next ones."""
         w = Writer(self.micros)
+        squares: list[tuple[Register, int]] = []
         for w.micro in range(self.micros):
             lowering = _Lowering(self, w, step)
             for stage, layer in zip(self.stages, self.layers, strict=True):
@@ -109,10 +117,17 @@ class AssignedStep:
                     lowering.keep(layer)
                 else:
                     lowering.update(stage, layer, stage.errors)
+            if self.watched:
+                squares.append((lowering.squares(), 1))
+        expected = dict.fromkeys(self.state_names, STATE_LIMBS)
+        if squares:
+            # whoever decrypts it learns this one number, no products of errors
+            w.store(w.pack([w.sum(*squares)], 1, self.parameters.ring), STATISTIC)
+            expected[STATISTIC] = self.statistic_limbs
         code = tuple(with_frees(w.code))
         limbs = self.data_limbs | dict.fromkeys(self.state_names, STATE_LIMBS)
         stored = check(code, limbs, self.parameters.decoded_limbs - 1, self.parameters.slot_levels)
-        assert stored == dict.fromkeys(self.state_names, STATE_LIMBS), stored
+        assert stored == expected, stored
         return code
 
     def inference(self, step: int) -> Code:
@@ -151,6 +166,14 @@ class _Lowering:
         """Weights that stay as they are."""
         for name in state_names(layer):
             self.w.move(self.w.moved(name), name)
+
+    def squares(self) -> Register:
+        """The sum of squares of the last errors at X^0: they have nothing beside them. Elsewhere stands garbage."""
+        errors = self._step.stages[-1].errors
+        assert errors is not None
+        groups = self._gradient(errors)
+        whole = self.w.sum(*((group, 1) for group in groups))
+        return self.w.reduced(self.w.product((whole, self.w.reverse(whole))), STATE_LIMBS)
 
     def logits(self, stage: Stage) -> None:
         """Store the sums of the last layer, moved to where they fit on the torus."""

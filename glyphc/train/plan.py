@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite, log2
+from math import isfinite, log2, sqrt
 from typing import Any
 
 import numpy as np
@@ -147,6 +147,12 @@ class Plan:
         moving = self.decoded(messages, step, 1) if velocity else {}
         return State(step, self.weights(messages, step), {name: moving[name] for name in velocity})
 
+    def gradient_norm(self, message: F64) -> float:
+        """Of a step's batch, from the message of ``STATISTIC``: the root mean square, over the samples, of the norm of
+        the loss' gradient by the last sums. NaN for what no errors have."""
+        squares = float(message[0]) / self.parameters.ring * self.server.head.error**2 / self.program.batch
+        return sqrt(squares) if squares >= 0 else float("nan")
+
     def reaches(self, values: Mapping[int, F64]) -> dict[str, tuple[float, float]]:
         """Largest magnitudes that the bootstraps see, and how large they may be. values: of a step's nodes, by id."""
         softmax = isinstance(self.server.head, Softmax)
@@ -184,12 +190,13 @@ def plan_step(
     insecure_ring: int | None = None,
     cost: CostModel | None = None,
     arrangement: Arrangement | None = None,
+    watched: bool = False,
 ) -> Plan:
     """Plan encrypted training, or raise TrainingError that says what stands in the way and what to do.
 
     A batch that is too large comes in equal micro-batches; DataError when it has none that fit. reach: ranges, or one
     for the sums of all layers. insecure_ring: for tests; NOT SECURE. arrangement: the ways, instead of those that are
-    predicted to be fastest.
+    predicted to be fastest. watched: steps store a statistic, see :meth:`Plan.gradient_norm`.
     """
     if not isinstance(reach, Ranges) and not (isfinite(reach) and reach > 0):
         raise TrainingError(f"the range of logits must be positive, not {reach:g}")
@@ -202,7 +209,7 @@ def plan_step(
         for stage, sums, back in zip(stages[1:], ranges.sums, ranges.back, strict=False)
     ]
     step = _assigned(program, stages, arrangement, between, ranges, insecure_ring, cost)
-    return Plan(program, ranges, step, arrangement.decisions)
+    return Plan(program, ranges, replace(step, watched=watched), arrangement.decisions)
 
 
 @dataclass(frozen=True)

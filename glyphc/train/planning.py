@@ -37,7 +37,8 @@ def plan_of(job: Job) -> Plan:
     if ranges is None:
         ranges = found_ranges(job, stages).with_margin(job.margin)
     optimizer = job.options.optimizer
-    plan = plan_step(replace(job.program, optimizer=optimizer.first), ranges, job.options.insecure_ring)
+    program, ring = replace(job.program, optimizer=optimizer.first), job.options.insecure_ring
+    plan = plan_step(program, ranges, ring, watched=job.options.monitor)
     if optimizer != optimizer.first:  # a run that goes on has the layouts and units that it was begun with
         plan = plan.going_on(optimizer)
     _check_frames(plan, job.options.steps)

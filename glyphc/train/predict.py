@@ -11,7 +11,7 @@ from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 from glyphc.ir.parameters import Parameters
 
-from .batches import Batches
+from .batches import Batches, Shuffle
 from .inference import Inference
 from .plan import Plan
 from .ways.layers import STATE_LIMBS
@@ -78,7 +78,9 @@ def pass_seconds(inference: Inference, cost: CostModel) -> float:
 
 def different_batches(batches: Batches, steps: int) -> int:
     """Of a run: each is encrypted once."""
-    return len({batches.number(step) for step in range(steps)}) if batches.turns else min(batches.per_epoch, steps)
+    if batches.turns or batches.shuffle is Shuffle.SAMPLES:
+        return len({batches.number(step) for step in range(steps)})
+    return min(batches.per_epoch, steps)
 
 
 def require_memory(plan: Plan, engine: str, limit: float, where: str) -> None:

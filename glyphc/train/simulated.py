@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from glyphc.backends.engine import best_engine
 from glyphc.backends.step_loop import train_steps
+from glyphc.ir.instructions.ckks import STATISTIC
 
 from .job import Job
 from .plan import Plan
@@ -20,7 +21,8 @@ F64 = npt.NDArray[np.floating[Any]]
 class Simulated:
     """The encrypted run's instructions on plain numbers with the predicted errors; see ``glyphc.trainer.loop.Runner``.
 
-    state: what stands in the server's ciphertexts, by name. engine: which one would bootstrap, by default the first
+    state: what stands in the server's ciphertexts, by name; statistics: the messages that the client may watch, of the
+    steps done here. engine: which one would bootstrap, by default the first
     that takes the run.
     """
 
@@ -31,6 +33,7 @@ class Simulated:
         self._plan = plan
         self._engine = engine or best_engine(plan.parameters, here=False)[0].name
         self.state: dict[str, F64] = {}
+        self.statistics: list[F64] = []
 
     def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
         if parts is not None:
@@ -43,6 +46,8 @@ class Simulated:
 
     def run(self, steps: range, after: Callable[[int], None]) -> None:
         def stepped(count: int, state: dict[str, Any]) -> None:
+            if STATISTIC in state:
+                self.statistics.append(state.pop(STATISTIC))
             self.state = state
             after(count)
 

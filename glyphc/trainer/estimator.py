@@ -28,7 +28,7 @@ from glyphc.train.job import Options, RangeSource, make_job
 from glyphc.train.linear_models import dense_network
 from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD, parse_schedule
-from glyphc.train.weighting import repetitions
+from glyphc.train.weighting import repeated
 
 from .loop import TrainingReport, train
 
@@ -45,8 +45,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     standardise: by the training data's means and standard deviations, on the client. ranges, trial_data, margin, clip:
     where the ranges of bootstraps come from, see ``glyphc.train.job``; trial_data: samples and labels for "sample".
-    sample_weight of ``fit``: see ``weighting``. warm_start: ``fit`` begins with the weights of the last one.
-    The other parameters are those of ``glyphc train``.
+    whiten: the ridge of whitening, see there. sample_weight of ``fit``: see ``weighting``. warm_start: ``fit`` begins
+    with the weights of the last one. The other parameters are those of ``glyphc train``.
 
     After ``fit``: ``network_``, ``report_``, ``n_features_in_``, and ``feature_names_in_`` where the data had names.
     """
@@ -68,6 +68,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     trial_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None
     margin: float | None = None
     clip: float | None = None
+    whiten: float | None = None
     warm_start: bool = False
 
     def _layers(self) -> tuple[tuple[int, ...], str]:
@@ -87,7 +88,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             raise EstimatorError("all samples weigh nothing; there is nothing to train on")
         with _value_errors():
             # means and deviations are those of the samples as often as they stand there
-            rows = np.repeat(np.arange(len(x)), repetitions(weights))
+            rows = repeated(weights)
             x, targets = x[rows], targets[rows]
             network = on or dense_network(x, hidden, outputs, activation, ending, self.standardise)
             optimizer = SGD(
@@ -105,6 +106,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 source=RangeSource(self.ranges),
                 margin=self.margin,
                 clip=self.clip,
+                whiten=self.whiten,
             )
             trial = None if self.trial_data is None else self._trial(*self.trial_data)
             job = make_job(network, x, targets, options, trial)

@@ -23,7 +23,7 @@ from glyphc.train.plan import Plan
 from glyphc.train.planning import checked, plan_of, source_text
 from glyphc.train.ranges import Ranges
 from glyphc.train.simulated import Simulated
-from glyphc.train.step import State, with_weights
+from glyphc.train.step import State
 
 from .checkpoint import Checkpoint, RunFolder
 
@@ -150,7 +150,7 @@ class _Run:
             self._look(runner, done)
             self._last = time.perf_counter()
             runner.run(steps, lambda count: self._after(runner, count))
-            self.report.network = with_weights(self.job.network, runner.weights(self.job.options.steps))
+            self.report.network = self.job.whole(runner.weights(self.job.options.steps))
         finally:
             self.reporter.done()
             runner.close()

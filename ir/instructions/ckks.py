@@ -22,6 +22,8 @@ from .base import Instruction, Kind, Load, Register, Store, check_flow
 MOST_STEPS = 1_000_000
 # What a forward pass alone stores: the last layer's sums, as phases on one limb.
 LOGITS = "logits"
+# What a step stores beside its state where the client watches it: N times the sum of squares of the errors, at X^0.
+STATISTIC = "statistic"
 
 
 @dataclass(frozen=True)
