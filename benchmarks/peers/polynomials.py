@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ import numpy as np
 DEGREE = 2
 
 
+def least_squares(values: Any) -> list[float]:
+    """Of ReLU, at values that reach it."""
+    fit = np.polynomial.Polynomial.fit(values.ravel(), np.maximum(values, 0).ravel(), DEGREE).convert()
+    return [float(c) for c in fit.coef]
+
+
 class Case:
-    """layers: weights and bias of each; polynomials: coefficients between them, from the constant one on, fitted by
-    least squares to what reaches a ReLU on the training samples, without retraining. x, labels: held-out samples;
-    clear: the classes that this network finds for them."""
+    """layers: weights and bias of each; polynomials: coefficients between them, from the constant one on, which ``fit``
+    finds for what reaches a ReLU on the training samples, without retraining. x, labels: held-out samples; clear: the
+    classes that this network finds for them."""
 
     words = f"ReLU replaced by polynomials of degree {DEGREE}"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fit: Callable[[Any], list[float]] = least_squares) -> None:
         with np.load(path) as archive:
             case: dict[str, Any] = {name: archive[name] for name in archive.files}
         self.layers = [(case[f"w{i}"].astype(np.float64), case[f"b{i}"].astype(np.float64)) for i in range(3)]
@@ -27,9 +34,9 @@ class Case:
         for number, (weights, bias) in enumerate(self.layers):
             value, clear = value @ weights.T + bias, clear @ weights.T + bias
             if number < len(self.layers) - 1:
-                fit = np.polynomial.Polynomial.fit(value.ravel(), np.maximum(value, 0).ravel(), DEGREE).convert()
-                self.polynomials.append([float(c) for c in fit.coef])
-                value, clear = fit(value), fit(clear)
+                self.polynomials.append(fit(value))
+                polynomial = np.polynomial.Polynomial(self.polynomials[-1])
+                value, clear = polynomial(value), polynomial(clear)
         self.clear = clear.argmax(axis=1)
 
     def judge(self, found: Any, scores: Any) -> None:
