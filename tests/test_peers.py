@@ -40,9 +40,9 @@ def test_the_table(measured: ModuleType) -> None:
     """Seconds are those of a sample, wall before CPU; the last column is relative to the quickest."""
     wall = {"compile": 2.0, "keys": 10.0, "encrypt": 1.0, "evaluate": 6.0, "decrypt": 1.0}
     cpu = {stage: 2 * seconds for stage, seconds in wall.items()}
-    quick = measured.Measured("a", "batch", {"a": "1"}, 200, 1000, "128 bits", wall, cpu, 0.9, 1.0, 0.95, 3 * 10**9)
-    quick.input_bytes, quick.output_bytes, quick.memory = 300_000, 100_000, 4 * 10**9
-    slow = measured.Measured("b", "one by one", {}, 2, 1000, "128 bits", wall, cpu, 1.0, 0.5, 0.9, 10**6)
+    quick = measured.Measured("a", "batch", {"a": "1"}, "128 bits", wall, cpu, 4 * 10**9, 200, 1000, 0.9, 1.0, 0.95)
+    quick.key_bytes, quick.input_bytes, quick.output_bytes = 3 * 10**9, 300_000, 100_000
+    slow = measured.Measured("b", "one by one", {}, "128 bits", wall, cpu, 0, 2, 1000, 1.0, 0.5, 0.9, 10**6)
     first, second = rows(measured.table([quick, slow]))
     assert first["evaluate, s a sample"] == "0.03 / 0.06"
     assert first["encrypt + decrypt, s a sample"] == "0.01 / 0.02"
