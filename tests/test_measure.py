@@ -25,6 +25,7 @@ from glyphc.analysis.kernels_cost import for_engine, shipped
 from glyphc.analysis.security import largest_modulus, secured
 from glyphc.analysis.slot_figures import FIGURES as SLOT_FIGURES
 from glyphc.backends.errors import BackendError
+from glyphc.backends.openfhe.keys import release_all_keys
 from glyphc.cli import main
 from glyphc.cost_report import cost_text
 from glyphc.errors import EnvironmentSetupError, GlyphcError
@@ -36,6 +37,14 @@ from glyphc.measuring import Measurement
 from glyphc.progress import Silent
 
 SMALL_SLOTS = SlotParameters(1024, 7, 28, 32, 3, INSECURE)
+
+
+@pytest.fixture(autouse=True)
+def contexts() -> Iterator[None]:
+    """A process that measures ends then; OpenFHE would give its context to others that differ in digits alone."""
+    yield
+    release_all_keys()
+
 
 # -- measuring --
 

@@ -62,7 +62,7 @@ class KernelsEngine(Engine):
 
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:
-        from ..openfhe.keys import key_tables
+        from ..openfhe.keys import key_tables, release_all_keys
         from .client import generate_keys
         from .machine import KernelsMachine
         from .shape import refuse
@@ -75,7 +75,11 @@ class KernelsEngine(Engine):
             with stages.stage("load kernels" if compiled() else FIRST_USE):
                 exercise()
             if isinstance(parameters, SlotParameters):
-                yield self._slots(schedule, parameters, stages)
+                try:
+                    yield self._slots(schedule, parameters, stages)
+                finally:
+                    # OpenFHE would take this context for one that differs in its digits alone
+                    release_all_keys()
                 return
             assert isinstance(parameters, Parameters)
             with stages.stage("generate keys"):
