@@ -19,6 +19,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.engine import best_engine
+from glyphc.backends.processes import end_with_parent
 from glyphc.codec import check_inputs
 from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out
 from glyphc.compiler import compile
@@ -280,7 +281,7 @@ def _apart(
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(theirs, artifact, x, engine), daemon=True)
+    process = spawn.Process(target=_child, args=(theirs, artifact, x, engine))
     process.start()
     theirs.close()
     try:
@@ -305,6 +306,7 @@ def _apart(
 def _child(connection: Connection, artifact: bytes, x: npt.NDArray[Any], engine: str | None) -> None:
     # an interrupt is for the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     warnings.simplefilter("ignore")
     from glyphc.console import reporter
 

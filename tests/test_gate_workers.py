@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+import glyphc
+from glyphc import comparison_run
 from glyphc.backends import processors
 from glyphc.backends.errors import BackendError
 from glyphc.backends.openfhe.gates import GateClient, GateEvaluator, gate_session
+from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import Gate, GateKind, Register
+from glyphc.ir.ops import Const, Dense, Input, Output
+from glyphc.ir.types import Level
+from glyphc.runtime import run
 
 RIGHT: dict[GateKind, Callable[[int, int, int], int]] = {
     GateKind.AND: lambda a, b, c: a & b,
@@ -75,3 +84,48 @@ def test_a_process_that_was_killed_is_told() -> None:
                 some_gates(owner, machine, 300)
     finally:
         processors.set_threads(0)
+
+
+def test_gates_in_the_process_of_a_comparison() -> None:
+    """It may not have processes of its own if it is a daemon's."""
+    graph = Graph(Level.SOURCE, 1)
+    x = graph.add(Input("x", (2,)), location="x")
+    weights = Const(graph.add_constant("w", np.array([[1.0, -1.0]])))
+    dense = graph.add(Dense((weights,), Const(graph.add_constant("b", np.array([0.5])))), (x,), location="fc")
+    graph.add(Output("y"), (dense,), location="y")
+    samples = np.random.default_rng(0).uniform(-1, 1, (20, 2))
+    with pytest.warns(UserWarning, match="PROTECTS NOTHING|NOT SECURE|insecure"):
+        program = glyphc.compile(graph, samples, strategy="tbmpnet", word_bits=4, insecure_ring=1024)
+    outputs, measured, _ = comparison_run._apart(program.to_bytes(), samples[:1], None)
+    np.testing.assert_array_equal(outputs, run(program, samples[:1], "clear").outputs["y"])
+    assert measured.cpu_seconds > 0
+
+
+KILLED = """
+import sys, time
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from test_gate_workers import some_gates
+import glyphc
+from glyphc import comparison_run
+from glyphc.backends import processors
+from glyphc.backends.openfhe.gates import gate_session
+processors.set_threads(2)
+with gate_session(secure=False) as (owner, machine):
+    some_gates(owner, machine, 5)
+    print(machine._workers._folder.name, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_nothing_is_left_of_a_killed_process() -> None:
+    script = [sys.executable, "-c", KILLED, str(Path(__file__).parent)]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        assert folder.is_dir()
+        process.kill()
+    deadline = time.monotonic() + 60
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not folder.exists()

@@ -55,6 +55,10 @@ def each(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
     """function(item) for all items, in their order; some are kept at a time."""
     rest = iter(items)
     while group := list(islice(rest, _AT_ONCE)):
+        if len(group) == 1:
+            # its own work may be spread over the threads
+            yield function(group[0])
+            continue
         found: dict[int, U] = {}
 
         def work(first: int, last: int, group: list[T] = group, found: dict[int, U] = found) -> None:

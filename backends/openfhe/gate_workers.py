@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -22,8 +24,9 @@ from .library import fhe
 
 # Gates that are taken ahead of the results that are there: those of a few words, which do not all wait for each other.
 _AHEAD = 256
-# Memory as a folder, where there is one: OpenFHE writes these ciphertexts to files alone.
-_SHARED_MEMORY = Path("/dev/shm")
+# Memory as a folder, where there is one with room for a few hundred thousand bits: OpenFHE writes these ciphertexts to
+# files alone.
+_SHARED_MEMORY, _ROOM = Path("/dev/shm"), 1e9
 _ENDED = "a process that computes gates has ended; is there enough memory?"
 
 # Computes a gate of one kind: of ciphertexts, and whether each is negated.
@@ -66,8 +69,8 @@ class GateWorkers:
 
     def __init__(self, compute: Compute, count: int) -> None:
         """count: processes. They have what this process has now, keys included."""
-        folder = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-        self._folder = tempfile.TemporaryDirectory(prefix="glyphc-gates-", dir=folder)
+        fits = os.access(_SHARED_MEMORY, os.W_OK) and shutil.disk_usage(_SHARED_MEMORY).free > _ROOM
+        self._folder = tempfile.TemporaryDirectory(prefix="glyphc-gates-", dir=_SHARED_MEMORY if fits else None)
         self._made = self._open = 0
         self._ready: deque[_Task] = deque()
         self._busy: dict[Connection, _Task] = {}
@@ -76,7 +79,7 @@ class GateWorkers:
         context = multiprocessing.get_context("fork")
         for _ in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(compute, here, there), daemon=True)
+            process = context.Process(target=_work, args=(compute, self._folder.name, here, there), daemon=True)
             process.start()
             there.close()
             self._idle.append(here)
@@ -86,8 +89,7 @@ class GateWorkers:
         """One that is there."""
         bit = self._bit()
         bit.done = True
-        if not fhe.SerializeToFile(bit.file, ciphertext, fhe.BINARY):
-            raise BackendError(f"a ciphertext could not be written to {bit.file}; is the disk full?")
+        _write(bit.file, ciphertext)
         return Operand(bit)
 
     def get(self, operand: Operand, negate: Callable[[Any], Any]) -> Any:
@@ -162,25 +164,40 @@ class GateWorkers:
         self._hand_out()
 
 
-def _work(compute: Compute, others: Connection, pipe: Connection) -> None:
+def _work(compute: Compute, folder: str, others: Connection, pipe: Connection) -> None:
     """others: the parent's end, which would keep this process from seeing that the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     others.close()
     while True:
         try:
             kind, files, target = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
+            # the parent may have been killed, so that nothing else removes them
+            shutil.rmtree(folder, ignore_errors=True)
             return
+        problem = ""
         try:
-            ciphertext = compute(kind, [_read(file) for file, _ in files], [negated for _, negated in files])
-            problem = "" if fhe.SerializeToFile(target, ciphertext, fhe.BINARY) else f"{target} could not be written"
+            _write(target, compute(kind, [_read(file) for file, _ in files], [negated for _, negated in files]))
         except (BackendError, RuntimeError) as e:
             problem = f"a gate failed: {e}"
-        pipe.send(problem)
+        with suppress(OSError):
+            pipe.send(problem)
+
+
+def _write(file: str, ciphertext: Any) -> None:
+    try:
+        written = fhe.SerializeToFile(file, ciphertext, fhe.BINARY)
+    except RuntimeError:
+        written = False
+    if not written:
+        raise BackendError(f"a ciphertext could not be written to {file}; is there room?")
 
 
 def _read(file: str) -> Any:
-    ciphertext, found = fhe.DeserializeLWECiphertext(file, fhe.BINARY)
+    try:
+        ciphertext, found = fhe.DeserializeLWECiphertext(file, fhe.BINARY)
+    except RuntimeError:
+        found = False
     if not found:
-        raise BackendError(f"{file} could not be read")
+        raise BackendError(f"a ciphertext could not be read from {file}")
     return ciphertext

@@ -117,10 +117,17 @@ class _ClusterRun(TrainingRun):
                 if parts is None:
                     return False
                 found |= parts[0]
-        self._count += 1
-        self._save(self._count, (found[name] for name, _ in self.program.outline.state))
+        outline = self.program.outline
+        try:
+            self._save(self._count + 1, (found[name] for name, _ in outline.state))
+        except OSError as e:
+            # not the cluster's: the step is not done again on what another one left
+            raise ClusterError(f"the state after step {self._count + 1} could not be saved: {e}") from None
         self._state = self.report.output
-        cluster.run(worker.forget, data[-1])
+        done, self._count = outline.step_batches[self._count], self._count + 1
+        cluster.run(worker.forget, data[1])
+        if done not in outline.step_batches[self._count :]:
+            cluster.run(worker.forget, data[0])
         return True
 
     def _brought(

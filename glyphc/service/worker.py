@@ -7,16 +7,15 @@ standard input, writes events as lines to its standard output (both JSON), and e
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
-import signal
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from glyphc.backends.processes import end_with_parent
 from glyphc.cluster import coordinator
 from glyphc.cluster.connection import Address
 from glyphc.cluster.distribution import ClusterError
@@ -26,8 +25,6 @@ from glyphc.exchange.server import EvaluationReport, Evaluator
 from glyphc.exchange.training_infer import Answerer
 from glyphc.exchange.trips import answers
 from glyphc.progress import Reporter, Silent
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -90,14 +87,6 @@ class _Speaker(Silent):
         Event("away", reason).say(self._out)
 
 
-def _end_with_parent() -> None:
-    """On Linux the kernel kills this process when its parent dies; elsewhere it ends when its input does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            sys.exit(1)
-
-
 class Evaluate(Protocol):
     """Does what an order says. reporter: also told when the cluster is away."""
 
@@ -146,7 +135,7 @@ def _trained(folder: Path) -> Evaluate:
 
 def main(program_path: str, keys_path: str, cluster: str = "", tls: str = "") -> None:
     """cluster: the address of a Dask scheduler, tls: a folder of certificates for it, or nothing."""
-    _end_with_parent()
+    end_with_parent()
     # OpenFHE prints to standard output now and then: events keep a descriptor of their own
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from glyphc.backends.processes import end_with_parent
 from glyphc.comparison import digest
 from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
 from glyphc.ir.evaluate import evaluate
@@ -263,7 +264,7 @@ def _apart(task: Task, row: Row) -> tuple[dict[str, F64], Measured]:
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(theirs, task, row), daemon=True)
+    process = spawn.Process(target=_child, args=(theirs, task, row))
     process.start()
     theirs.close()
     try:
@@ -287,6 +288,7 @@ def _apart(task: Task, row: Row) -> tuple[dict[str, F64], Measured]:
 def _child(connection: Connection, task: Task, row: Row) -> None:
     # an interrupt is for the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     warnings.simplefilter("ignore")
     try:
         connection.send(measured_run(task.system(row)))
