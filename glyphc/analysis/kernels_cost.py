@@ -98,15 +98,14 @@ KERNELS_TRAINING = TrainingFigures(
     slot_product=0.026,
 )
 
-# CPU seconds of one thread beside other work, the fastest of several laps, over 1.6, which two threads win (not those
-# of the client, which are OpenFHE's and a change of order).
+# Wall seconds of the fastest laps on two cores, as ``glyphc measure --engine kernels`` measures them.
 KERNELS_SLOTS = (
-    SlotRow(16384, 2, 3.3e-05, 7.8e-05, 0.00106, 0.00028, 0.0157, 0.004),
-    SlotRow(16384, 5, 6.6e-05, 0.00013, 0.00215, 0.00094, 0.0157, 0.0045),
-    SlotRow(16384, 8, 0.000143, 0.0003, 0.00385, 0.0021, 0.0165, 0.0046),
-    SlotRow(32768, 2, 6.6e-05, 0.00016, 0.0022, 0.00067, 0.0539, 0.0071),
-    SlotRow(32768, 8, 0.000175, 0.00053, 0.0064, 0.0036, 0.0539, 0.0075),
-    SlotRow(32768, 15, 0.00038, 0.00088, 0.0115, 0.0052, 0.0572, 0.0079),
+    SlotRow(16384, 2, 7.8e-05, 0.000156, 0.00164, 0.000992, 0.0163, 0.0046),
+    SlotRow(16384, 5, 0.000109, 0.000208, 0.00251, 0.00137, 0.0189, 0.00442),
+    SlotRow(16384, 8, 0.000197, 0.000324, 0.00446, 0.00233, 0.0157, 0.00312),
+    SlotRow(32768, 2, 0.000114, 0.000235, 0.00374, 0.00225, 0.0701, 0.00778),
+    SlotRow(32768, 8, 0.000359, 0.000436, 0.00826, 0.00411, 0.0549, 0.00774),
+    SlotRow(32768, 15, 0.000612, 0.0015, 0.0141, 0.00762, 0.0545, 0.00807),
 )
 
 KERNELS = CostModel(

@@ -15,6 +15,8 @@ from .slot_figures import MEASURED_TOWERS, slot_seconds
 
 # Precomputed tables of a context, in polynomials over all primes.
 _CONTEXT_POLYNOMIALS = 12
+# Compiled kernels and what compiles them.
+_COMPILED_BYTES = 0.125e9
 # Intermediate results of a product and its key switch, in ciphertexts.
 _SCRATCH = 8
 
@@ -57,7 +59,7 @@ def slot_estimate(schedule: Schedule, cost: CostModel) -> SlotEstimate:
         slot_key_bytes(p),
         sent * p.fresh_bytes,
         returned * p.output_bytes,
-        _peak_bytes(schedule, types, p),
+        _peak_bytes(schedule, types, p) + (_COMPILED_BYTES if cost.engine == "kernels" else 0),
     )
 
 
