@@ -65,7 +65,7 @@ class _ClusterRun(TrainingRun):
     patience: float
     away: Told
 
-    def _check_room(self) -> None:
+    def _check_room(self, engine: str) -> None:
         """Workers have to have it (``fit``)."""
         if self.program.outline.kept:
             raise ClusterError(
