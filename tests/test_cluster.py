@@ -294,6 +294,26 @@ def test_several_hosts(setting: Setting, request_file: Path, alone: dict[str, by
     ]
 
 
+@pytest.mark.slow
+def test_a_host_that_vanishes_without_a_word(
+    setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Its cable is pulled: nobody is told that a connection ends, and its passes are done by the other one."""
+    with Hosts(3, setting.server) as hosts:
+        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
+        try:
+            processes.start_scheduler()
+            processes.start_worker()
+            processes.start_worker()
+            processes.wait_for_workers(2)
+            pulled = Watch(1, lambda: hosts.plug(3, False))
+            address = Address.read(processes.url, tmp_path)
+            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=pulled)
+        finally:
+            processes.stop()
+    assert parts(tmp_path / "out") == alone
+
+
 def test_workers_that_do_not_fit_into_memory_are_refused(
     setting: Setting, request_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
