@@ -16,6 +16,7 @@ from glyphc.ir.instructions import (
     IntegerDot,
     IntegerProduct,
     IntegerTotal,
+    Load,
     Schedule,
     Store,
 )
@@ -60,8 +61,10 @@ _CONTEXT_POLYNOMIALS = 12
 _SCRATCH = 12
 
 
-def integer_estimate(schedule: Schedule) -> SlotEstimate:
-    """What one pass is expected to take, on the machine that ``ROWS`` were measured on, whatever the user's."""
+def integer_estimate(schedule: Schedule, inputs_stay: bool = False) -> SlotEstimate:
+    """What one pass is expected to take, on the machine that ``ROWS`` were measured on, whatever the user's.
+
+    inputs_stay: in memory until the pass ends, where others need them, too."""
     client = schedule.client
     p = client.parameters
     assert isinstance(p, IntegerParameters)
@@ -82,7 +85,7 @@ def integer_estimate(schedule: Schedule) -> SlotEstimate:
         key_bytes(p),
         sent * p.fresh_bytes,
         returned * p.output_bytes,
-        _peak_bytes(schedule, p),
+        _peak_bytes(schedule, p, inputs_stay),
     )
 
 
@@ -126,16 +129,18 @@ def _seconds(instruction: Instruction, p: IntegerParameters, encoded: set[int]) 
     return each * len(p.moduli)
 
 
-def _peak_bytes(schedule: Schedule, p: IntegerParameters) -> float:
+def _peak_bytes(schedule: Schedule, p: IntegerParameters, inputs_stay: bool) -> float:
     """Predicted resident memory at the peak of a run."""
     element = 8.0 * p.ring * p.limbs
     ciphertext = 2 * element * len(p.moduli)
-    stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
+    staying = {i.source for i in schedule.instructions if isinstance(i, Store)}
+    if inputs_stay:
+        staying |= {r for i in schedule.instructions if isinstance(i, Load) for r in i.writes}
     held = peak = 0.0
     for instruction in schedule.instructions:
         match instruction:
             case Free(registers=registers):
-                held -= ciphertext * sum(r not in stored for r in registers)
+                held -= ciphertext * sum(r not in staying for r in registers)
             case Store():
                 pass
             case _:
