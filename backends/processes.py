@@ -1,10 +1,11 @@
-"""Processes that do not outlive the one that they work for."""
+"""Processes that do not outlive the one that they work for, and what they took."""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -82,3 +83,9 @@ def _child(
         connection.send((True, MemoryError("out of memory")))
     except errors as e:
         connection.send((True, e))
+
+
+def ended_processes_seconds() -> float:
+    """CPU seconds of processes of this one that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -27,6 +27,7 @@ from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session, best_engine
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
+from glyphc.backends.processes import ended_processes_seconds
 from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.accuracy import Loss
@@ -241,10 +242,10 @@ class _Runner:
             self.program.warn_if_insecure()
             self._check_memory()
         self._find_overruns()
-        before = _children()
+        before = ended_processes_seconds()
         with _backend_errors(), engine.session(schedule, self) as session:
             self._evaluate_passes(session)
-        self.report.cpu_seconds += _children() - before
+        self.report.cpu_seconds += ended_processes_seconds() - before
 
     def advance(self, amount: float, what: str = "") -> None:
         """Tell the reporter (see ``glyphc.backends.engine.Stages``)."""
@@ -323,12 +324,6 @@ class _Runner:
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)
         return f"{node.op.mnemonic} {node.location}".strip()
-
-
-def _children() -> float:
-    """CPU seconds of processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _torus(parameters: ProgramParameters) -> float:

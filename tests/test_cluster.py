@@ -31,9 +31,10 @@ from glyphc.service.settings import Settings
 from glyphc.service.store import Store
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
-from tests.cluster_processes import Processes, wait_for_workers
+from tests.cluster_processes import Processes
+from tests.network_hosts import Hosts
 from tests.roles import Setting, compiled, make_setting, samples
-from tests.services import Place, certificate
+from tests.services import Place, certificates
 
 PASSES = 6
 
@@ -176,7 +177,7 @@ def test_jobs_wait_for_a_cluster_that_is_away(
     """A scheduler that goes in the middle: visibly, with those behind it, over a restart of the service, to the end."""
     processes.start_scheduler()
     first = processes.start_worker()
-    wait_for_workers(processes.url, 1)
+    processes.wait_for_workers(1)
     # a worker that stands still: the job cannot end before the scheduler goes
     first.send_signal(signal.SIGSTOP)
     place = Place(tmp_path / "service", setting.half, "--insecure", "--cluster", processes.url)
@@ -265,11 +266,7 @@ def test_beyond_this_machine_certificates_are_asked_for() -> None:
 def test_a_cluster_with_certificates(
     setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
-    chain, key = certificate(tmp_path)
-    for name, source in (("ca", chain), ("cert", chain), ("key", key)):
-        if source.name != f"{name}.pem":
-            (tmp_path / f"{name}.pem").write_bytes(source.read_bytes())
-    processes = Processes(tmp_path, "tls", tmp_path)
+    processes = Processes(tmp_path, "tls", certificates(tmp_path))
     try:
         processes.start_scheduler()
         processes.start_worker()
@@ -277,6 +274,59 @@ def test_a_cluster_with_certificates(
         coordinator.evaluate(address, files(setting), request_file, tmp_path / "out")
     finally:
         processes.stop()
+    assert parts(tmp_path / "out") == alone
+
+
+class Stages(Silent):
+    """What a reporter is told of."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def stage(self, name: str, total: float) -> None:
+        self.names.append(name)
+
+
+def test_several_hosts(setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+    """Scheduler and workers have networks, names and files of their own, and show certificates to one another."""
+    told = Stages()
+    with Hosts(3, setting.server) as hosts:
+        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
+        try:
+            processes.start_scheduler()
+            processes.start_worker()
+            processes.start_worker()
+            processes.wait_for_workers(2)
+            address = Address.read(processes.url, tmp_path)
+            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=told)
+        finally:
+            processes.stop()
+    assert parts(tmp_path / "out") == alone
+    # each file leaves this host once, and one worker passes it on to the other
+    said = [name.partition(" tls:")[0] for name in told.names]
+    assert said == [
+        *(t for kind in ("program", "keys") for t in (f"send {kind} to", f"1 workers pass {kind} on")),
+        "evaluate on 2 workers",
+    ]
+
+
+@pytest.mark.slow
+def test_a_host_that_vanishes_without_a_word(
+    setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Its cable is pulled: nobody is told that a connection ends, and its passes are done by the other one."""
+    with Hosts(3, setting.server) as hosts:
+        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
+        try:
+            processes.start_scheduler()
+            processes.start_worker()
+            processes.start_worker()
+            processes.wait_for_workers(2)
+            pulled = Watch(1, lambda: hosts.plug(3, False))
+            address = Address.read(processes.url, tmp_path)
+            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=pulled)
+        finally:
+            processes.stop()
     assert parts(tmp_path / "out") == alone
 
 
@@ -316,7 +366,7 @@ def test_files_are_sent_to_hosts_that_lack_them(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distribution, "asked", asked)
         patch.setattr(distribution, "_send", lambda *given: (sent.append(given), send(*given)))
-        wait_for_workers(processes.url, 3)
+        processes.wait_for_workers(3)
         coordinator.evaluate(Address.read(processes.url), files(setting), request_file, tmp_path / "out")
     assert parts(tmp_path / "out") == alone
     assert len(sent) == 2  # program and keys leave here once
