@@ -33,11 +33,12 @@ def trained(case: dict[str, np.ndarray], steps: int, rate: float, mode: str) -> 
 
 def timed(call: Callable[..., Any], found: Training, stage: str) -> Callable[..., Any]:
     def around(*given: Any, **more: Any) -> Any:
+        if stage == "step":  # what there is if the run is stopped in the middle of it
+            found.print()
         with found.stage(stage):
             result = call(*given, **more)
         found.steps += stage == "step"
-        # what there is if the run is stopped before the next step ends
-        if stage != "encrypt":
+        if stage == "keys":
             found.print()
         return result
 

@@ -64,8 +64,9 @@ class Measured(Timed):
 class Training(Timed):
     """Of a model. steps: that were done encrypted, of ``batch`` samples each; wall, cpu: of "keys", "encrypt" and
     "step", totals. tested: held-out samples; encrypted, clear: share of them that the model classifies right after the
-    encrypted steps, and after the same ones as the system does them without encryption. stopped: seconds that one more
-    step had taken when the run was stopped, with its weights still encrypted; 0 where it came to its end."""
+    encrypted steps, and after the same ones as the system does them without encryption. stopped: where the run was
+    stopped, with its weights still encrypted, the seconds since it told of itself: when a step began, or, where
+    nothing was encrypted yet, of what comes before; 0 where it came to its end."""
 
     steps: int = 0
     batch: int = 0
@@ -73,6 +74,11 @@ class Training(Timed):
     encrypted: float = 0.0
     clear: float = 0.0
     stopped: float = 0.0
+
+    @property
+    def stopped_in_step(self) -> bool:
+        """Whether a step had begun that did not end."""
+        return self.stopped > 0 and "encrypt" in self.wall
 
 
 # Making the program, the keys; then of every sample.
@@ -100,7 +106,9 @@ def training_table(results: list[Training]) -> str:
             return " / ".join(f"{factor * part.get(stage, 0.0):.3g}" for part in (r.wall, r.cpu))
 
         def of_steps(factor: float, r: Training = r) -> str:
-            return seconds("step", factor / r.steps) if r.steps else f"over {factor * r.stopped:.3g}"
+            if r.steps:
+                return seconds("step", factor / r.steps)
+            return f"over {factor * r.stopped:.3g}" if r.stopped_in_step else "none began"
 
         steps = f"{r.steps}, then stopped" if r.stopped else str(r.steps)
         correct = "not decrypted" if r.stopped else f"{r.encrypted:.2%} of {r.tested}"
@@ -136,7 +144,9 @@ def notes(results: Sequence[Timed]) -> str:
     lines = ["Seconds: wall / CPU of all cores. Keys: what the server gets once. Of every system:", ""]
     for r in results:
         named = ", ".join(f"{name} {version}" for name, version in r.versions.items())
-        stopped = r.stopped if isinstance(r, Training) else 0.0
-        after = f"; stopped when a step had taken {stopped:.0f} s and was not at its end" if stopped else ""
+        after = ""
+        if isinstance(r, Training) and r.stopped:
+            what = "a step" if r.stopped_in_step else "what comes before its first step"
+            after = f"; stopped when {what} had taken {r.stopped:.0f} s and was not at its end"
         lines.append(f"- {r.system}, {r.configuration}: {r.security}; {named}{after}.")
     return "\n".join(lines)
