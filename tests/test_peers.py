@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -55,36 +58,33 @@ def test_the_table(measured: ModuleType) -> None:
     assert "b, one by one: 128 bits" in measured.notes([quick, slow])
 
 
-SLOW_STEPS = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from measured import Training
-found = Training("c", "slow", {}, wall={"step": 3.0}, cpu={"step": 6.0}, batch=8, tested=9, clear=0.5)
-found.steps = int(sys.argv[2])
-if sys.argv[3]:
-    found.wall["encrypt"] = 1.0
-print("other lines")
-found.print()
-time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize(("steps", "began", "step"), [(0, "", "none began"), (0, "y", "over "), (2, "y", "1.5 / 3")])
+@pytest.mark.parametrize(
+    ("steps", "began", "step"), [(0, False, "none began"), (0, True, "over 10"), (2, True, "1.5 / 3")]
+)
 def test_a_run_that_is_stopped_has_a_row(
-    steps: int, began: str, step: str, measured: ModuleType, tmp_path: Path
+    steps: int, began: bool, step: str, measured: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it has done by then, and how long the step took that it was at."""
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW_STEPS)
+    """What it has done by then, and how long the step took that it was at: the last line that it wrote, and when."""
+    encrypt = {"encrypt": 1.0} if began else {}
+    wall, cpu = {"step": 3.0, **encrypt}, {"step": 6.0, **encrypt}
+    so_far = measured.Training("c", "slow", {}, "", wall, cpu, steps=steps, batch=8, tested=9, clear=0.5)
+
+    def killed(command: list[str], check: bool, stdout: TextIO, env: dict[str, str], timeout: float) -> None:
+        stdout.write(f"other lines\n{json.dumps(asdict(so_far))}\n")
+        stdout.flush()
+        os.utime(stdout.fileno(), (time.time() - 100.0,) * 2)
+        raise subprocess.TimeoutExpired(command, timeout)
+
     train = importlib.import_module("train")
-    found = train.measure(Path(sys.executable), script, PEERS, steps, began, seconds=3.0)
-    assert 0 < found.stopped < 60
+    monkeypatch.setattr(subprocess, "run", killed)
+    found = train.measure(Path(sys.executable), "concrete_ml_sgd.py", seconds=300.0)
+    assert 100.0 <= found.stopped < 109.0
     (row,) = rows(measured.training_table([found]))
     assert row["steps"] == f"{steps}, then stopped"
     assert row["s a step"].startswith(step)
     assert (row["correct encrypted"], row["correct in clear"]) == ("not decrypted", "50.00%")
     what = "a step" if began else "what comes before its first step"
-    assert f"stopped when {what} had taken" in measured.notes([found])
+    assert f"stopped when {what} had taken 10" in measured.notes([found])
 
 
 def case(folder: Path) -> Path:
