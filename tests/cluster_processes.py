@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from distributed.security import Security
+
 from glyphc.cluster.connection import connected
 from tests.roles import environment
 
@@ -57,11 +59,11 @@ class Processes:
             process.wait()
 
 
-def wait_for_workers(url: str, count: int) -> None:
+def wait_for_workers(url: str, count: int, security: Security | None = None) -> None:
     """Until so many have joined; the scheduler may still be starting."""
     for _ in range(10):
         try:
-            with connected(url, None) as cluster:
+            with connected(url, security) as cluster:
                 cluster.wait_for_workers(count, timeout=120)
                 return
         except OSError:
