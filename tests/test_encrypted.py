@@ -74,6 +74,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 @pytest.mark.parametrize(("name", "batch"), [("digits", 512), ("breast-cancer", 171), ("mnist", 512)])
 def test_at_128_bit(name: str, batch: int, tmp_path: Path) -> None:
     """Held-out data, encrypted at 128-bit security: agreement with the float network, accuracy, memory.

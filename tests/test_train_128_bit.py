@@ -35,6 +35,7 @@ OPTIONS = ["--learning-rate", "0.5", "--logit-range", "32", "-o", "out.onnx"]
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 def test_a_killed_run_at_128_bit_follows_its_simulation(tmp_path: Path) -> None:
     """Two steps of logistic regression on 398 samples; killed (SIGKILL) after the first, resumed for the second."""
     x, y = load_breast_cancer(return_X_y=True)
@@ -71,6 +72,7 @@ def test_a_killed_run_at_128_bit_follows_its_simulation(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 @pytest.mark.parametrize(
     ("engine", "widths", "batch"), [("kernels", (784, 128, 32, 10), 64), ("openfhe", (12, 4, 3, 2), 8)]
 )
