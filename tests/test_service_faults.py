@@ -263,7 +263,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Iterat
 def statuses_of(operation: Any, mode: GenerationMode, headers: dict[str, str]) -> set[int]:
     seen: set[int] = set()
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=operation.as_strategy(generation_mode=mode))
     def attempt(case: schemathesis.Case) -> None:
         answer = case.call(headers=headers)
