@@ -9,8 +9,10 @@ _threads = 0
 
 def thread_count() -> int:
     """Threads that kernels run on: ``GLYPHC_THREADS``, or OpenMP's ``OMP_NUM_THREADS``, which OpenFHE goes by, or all
-    processors that this process may use."""
-    return _threads or _asked() or len(os.sched_getaffinity(0))
+    processors that this process may use. Looked up once: small kernels would spend a part of their time on it."""
+    global _threads
+    _threads = _threads or _asked() or len(os.sched_getaffinity(0))
+    return _threads
 
 
 def _asked() -> int:
@@ -24,6 +26,6 @@ def _asked() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Run kernels on so many threads; 0: the default."""
+    """Run kernels on so many threads; 0: the default, which is looked up anew."""
     global _threads
     _threads = count

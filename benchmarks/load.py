@@ -3,9 +3,11 @@
     python benchmarks/load.py --clients 10 --jobs 200 --kills 50 [--ring 1024] [--batch 8] [--workers 2] [--output F.md]
 
 Service, workers and, with a small ring, a training run beside them are processes of their own, killed (SIGKILL) at
-random moments; a killed service or run is started again. There are as many jobs as it takes until all kills are done.
-Every result is decrypted and compared with the simulated run's error. Without --ring at 128-bit security, where a job
-takes seconds and a client's keys gigabytes; a small ring is insecure and shows what the service does, not how fast.
+random moments; a killed service or run is started again. There are as many jobs as it takes until all kills are done,
+but none begins after --minutes, and those that are not done --grace minutes later count as unfinished. Every result is
+decrypted and compared with the simulated run's error. The table is written every few seconds, so a run that is stopped
+loses nothing of what it has seen. Without --ring at 128-bit security, where a job takes seconds and a client's keys
+gigabytes; a small ring is insecure and shows what the service does, not how fast.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from load_trainer import Trainer
 
 import glyphc
 from glyphc.exchange.client import Account, load_account
+from glyphc.files import write_atomically
 from glyphc.measure import this_machine
 from glyphc.program import Program
 from glyphc.service.client import Client
@@ -41,31 +45,56 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 SIGMAS = 8.0
 # Seconds for which clients ask again when the service is down.
 PATIENCE = 600.0
+# Between two writings of the table.
+RECORD_SECONDS = 10.0
 
 
 @dataclass
 class Tally:
-    """waits: seconds from submission to result, by job; wrong: results beyond the bound; lost: jobs without one."""
+    """begun: jobs; waits: seconds from submission to result, by job; wrong: results beyond the bound; lost: jobs
+    without one; rounds, other: of the trainer that were done, and with other bits; seconds: since the first job was
+    begun; state: how far all of it is."""
 
+    begun: int = 0
     waits: list[float] = field(default_factory=list)
     wrong: int = 0
     lost: list[str] = field(default_factory=list)
     killed: Counter[str] = field(default_factory=Counter)
     peak: int = 0
+    rounds: int = 0
+    other: int = 0
+    seconds: float = 0.0
+    state: str = "NOT TO ITS END"
+
+    @property
+    def unfinished(self) -> int:
+        return self.begun - len(self.waits) - len(self.lost)
+
+    @property
+    def line(self) -> str:
+        return (
+            f"{len(self.waits)} jobs done, {len(self.lost)} lost, {self.wrong} wrong, {self.killed.total()} kills, "
+            f"{self.rounds} training runs, {self.other} with other bits"
+        )
+
+    def round(self, same: bool) -> None:
+        """One more of the trainer, with the same bits or not."""
+        self.rounds += 1
+        self.other += not same
 
 
 @dataclass
 class Bench:
     """What all clients share. expected: results in the clear, shape (batch, outputs); bound: allowed beyond them; jobs:
-    at least; killed: all kills are done; ended: all jobs are."""
+    at least, unless time is up at ``end``; killed: all kills are done; ended: all jobs are."""
 
     folder: Path
     x: Any
     expected: Any
     bound: float
     jobs: int
-    begun: int = 0
-    tally: Tally = field(default_factory=Tally)
+    end: float
+    tally: Tally
     lock: Any = field(default_factory=threading.Lock)
     killed: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -73,10 +102,11 @@ class Bench:
     def next_job(self) -> int | None:
         """Its number; None when there were enough."""
         with self.lock:
-            if self.begun >= self.jobs and self.killed.is_set():
+            enough = self.tally.begun >= self.jobs and self.killed.is_set()
+            if enough or self.ended.is_set() or time.monotonic() > self.end:
                 return None
-            self.begun += 1
-            return self.begun
+            self.tally.begun += 1
+            return self.tally.begun
 
 
 class Supervised:
@@ -118,18 +148,20 @@ class Supervised:
 
     def stop(self) -> None:
         self.stopped.set()
-        self.process.terminate()
-        self.process.wait()
+        # again and again: one may have been started just now
+        while self.thread.is_alive():
+            self.process.terminate()
+            self.thread.join(10.0)
         self.log.close()
 
 
-def kill(service: Supervised, trainer: Trainer | None, bench: Bench, count: int, seconds: float, most: float) -> None:
+def kill(service: Supervised, trainer: Trainer | None, bench: Bench, count: int, seconds: float) -> None:
     """At random moments, on average so many seconds apart: a worker half of the times, else the service or the trainer.
 
-    What is not there at a moment is not killed then. most: seconds after which no more are killed.
+    What is not there at a moment is not killed then.
     """
-    chance, tally, end = random.Random(0), bench.tally, time.monotonic() + most
-    while tally.killed.total() < count and time.monotonic() < end:
+    chance, tally = random.Random(0), bench.tally
+    while tally.killed.total() < count and time.monotonic() < bench.end:
         if bench.ended.wait(chance.expovariate(1 / seconds)):
             break
         kind, found = chance.choice(("worker", "worker", "service", "trainer")), service.processes()
@@ -175,57 +207,91 @@ def one_client(url: str, token: str, account: Account, bench: Bench) -> None:
                 bench.tally.lost.append(f"{number}: {e}")
             for path in (inputs, outputs):
                 path.unlink(missing_ok=True)
-            print(f"{len(bench.tally.waits)} done, {len(bench.tally.lost)} lost", end="\r", file=sys.stderr)
 
 
-def run(folder: Path, o: argparse.Namespace) -> tuple[Tally, float, str]:
-    """Everything; the tally, seconds from the first job to the last, and what became of the trainer."""
+def run(folder: Path, o: argparse.Namespace, tally: Tally) -> None:
+    """Everything, into the tally; what is stopped in the middle leaves there what was seen."""
     data = MODELS / "data"
     ring, batch, train = o.ring, o.batch, np.load(data / "digits-train.npy")
-    x = np.load(data / "digits-test.npy")[:batch]
+    tests, labels = np.load(data / "digits-test.npy"), np.load(data / "digits-test-labels.npy")
+    x = tests[:batch]
     program = glyphc.compile(MODELS / "digits-mlp.onnx", calibration=train, batch=batch, insecure_ring=ring)
     expected, simulated = program.run(x, mode="clear"), program.run(x, mode="simulate")
-    bench = Bench(folder, x, expected, SIGMAS * float(np.abs(simulated - expected).max()), o.jobs)
+    bound = SIGMAS * float(np.abs(simulated - expected).max())
     accounts, port = _accounts(folder, program, o.clients, ring), _free_port()
-    labels = np.load(data / "digits-test-labels.npy")
-    trainer = (
-        Trainer(folder / "training", np.load(data / "digits-test.npy"), labels, ring) if o.kills and ring else None
-    )
-    small = ["--insecure"] if ring else []
-    service = Supervised(folder, port, ["--workers", str(o.workers), *small])
-    url = f"http://127.0.0.1:{port}"
-    try:
+    url, small = f"http://127.0.0.1:{port}", ["--insecure"] if ring else []
+    with ExitStack() as stack:
+        trainer = Trainer(folder / "training", tests, labels, ring, tally.round) if o.kills and ring else None
+        if trainer is not None:
+            stack.callback(trainer.stop)
+        service = Supervised(folder, port, ["--workers", str(o.workers), *small])
+        stack.callback(service.stop)
         for token, client in accounts:
             with Client(url, token, patience=PATIENCE) as api:
                 api.upload_keys(client / "server" / "evaluation.keys")
-        threads = [
-            threading.Thread(target=one_client, args=(url, token, load_account(client / "client"), bench))
-            for token, client in accounts
-        ]
-        killing = (service, trainer, bench, o.kills, o.every, 60 * o.minutes)
-        others = [
-            threading.Thread(target=watch_memory, args=(service, bench)),
-            threading.Thread(target=kill, args=killing),
-        ]
         start = time.monotonic()
-        for thread in (*threads, *others):
-            thread.start()
+        bench = Bench(folder, x, expected, bound, o.jobs, start + 60 * o.minutes, tally)
+        stack.callback(bench.ended.set)
+        works = [(one_client, (url, token, load_account(client / "client"), bench)) for token, client in accounts]
+        others = [
+            (watch_memory, (service, bench)),
+            (kill, (service, trainer, bench, o.kills, o.every)),
+            (record, (o, tally, start, bench.ended)),
+        ]
+        # daemons: a client that waits for what never comes does not keep this process
+        threads = [threading.Thread(target=target, args=given, daemon=True) for target, given in (*works, *others)]
+        stack.callback(write, o, tally)
         for thread in threads:
-            thread.join()
-        seconds = time.monotonic() - start
+            thread.start()
+        for thread in threads[: len(works)]:
+            thread.join(max(0.0, bench.end + 60 * o.grace - time.monotonic()))
+        tally.seconds = time.monotonic() - start
         bench.ended.set()
-        for thread in others:
-            thread.join()
-        if trainer is None:
-            return bench.tally, seconds, "none"
-        trainer.stop()
-        bench.tally.wrong += trainer.wrong
-        return bench.tally, seconds, f"{trainer.rounds} runs, {trainer.wrong} with other bits"
-    finally:
-        bench.ended.set()
-        service.stop()
-        if trainer is not None:
-            trainer.stop()
+        for thread in threads[len(works) :]:
+            thread.join(RECORD_SECONDS)
+        if trainer is not None and not trainer.stop(60 * o.grace):
+            tally.state = f"done, but for a training run that did not end in {o.grace:g} minutes"
+        else:
+            tally.state = "done"
+
+
+def record(o: argparse.Namespace, tally: Tally, start: float, ended: threading.Event) -> None:
+    """Now and then a line of progress, and the table."""
+    while not ended.wait(RECORD_SECONDS):
+        tally.seconds = time.monotonic() - start
+        print(f"{tally.seconds:5.0f} s: {tally.line}", file=sys.stderr, flush=True)
+        write(o, tally)
+
+
+def write(o: argparse.Namespace, tally: Tally) -> None:
+    if o.output:
+        write_atomically(o.output, table(o, tally).encode())
+
+
+def table(o: argparse.Namespace, tally: Tally) -> str:
+    """As Markdown."""
+    waits = np.array(tally.waits or [np.nan])
+    security = f"ring {o.ring}, NOT SECURE" if o.ring else "128-bit security"
+    columns = {
+        "clients": f"{o.clients}",
+        "workers": f"{o.workers}",
+        "jobs": f"{len(tally.waits)}",
+        "lost": f"{len(tally.lost)}",
+        "wrong": f"{tally.wrong}",
+        "unfinished": f"{tally.unfinished}",
+        "jobs an hour": f"{len(tally.waits) / max(tally.seconds, 1.0) * 3600:,.0f}",
+        "wait p50 s": f"{np.percentile(waits, 50):.2f}",
+        "wait p99 s": f"{np.percentile(waits, 99):.2f}",
+        "peak GB": f"{tally.peak / 1e9:.2f}",
+        "killed": ", ".join(f"{kind} {count}" for kind, count in sorted(tally.killed.items())) or "none",
+        "trainer": f"{tally.rounds} runs, {tally.other} with other bits" if o.kills and o.ring else "none",
+    }
+    rows = (columns, dict.fromkeys(columns, "---"), columns.values())
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
+        f"\n\ndigits-mlp, {o.batch} samples a job, {security}; {tally.killed.total()} of {o.kills} kills, "
+        f"{o.every:g} s apart on average, in {tally.seconds:,.0f} s ({tally.state}); {this_machine().cores} cores of "
+        f"{this_machine().processor}; load at the end {os.getloadavg()[0]:.1f}\n"
+    )
 
 
 def _accounts(folder: Path, program: Program, count: int, ring: int | None) -> list[tuple[str, Path]]:
@@ -259,41 +325,23 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=200, help="of all clients together, at least")
     parser.add_argument("--kills", type=int, default=0, help="of service, workers and trainer, at random moments")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which no more are killed")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which no job begins and nothing is killed")
+    parser.add_argument("--grace", type=float, default=5.0, help="minutes after that, for jobs to end")
     parser.add_argument("--every", type=float, default=3.0, help="seconds between kills, on average")
     parser.add_argument("--batch", type=int, default=8, help="samples in a job")
     parser.add_argument("--ring", type=int, help="a small, insecure ring")
     parser.add_argument("--workers", type=int, default=2, help="evaluations at once")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    parser.add_argument("--output", type=Path, help="also write the table to this file, every few seconds")
     o = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        tally, seconds, trained = run(Path(folder), o)
+    # as Ctrl-C does: service and trainer end, the table is written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tally = Tally()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, suppress(KeyboardInterrupt):
+        run(Path(folder), o, tally)
     for text in tally.lost:
         print(f"lost {text}", file=sys.stderr)
-    waits = np.array(tally.waits or [np.nan])
-    security = f"ring {o.ring}, NOT SECURE" if o.ring else "128-bit security"
-    columns = {
-        "clients": f"{o.clients}",
-        "workers": f"{o.workers}",
-        "jobs": f"{len(tally.waits)}",
-        "lost": f"{len(tally.lost)}",
-        "wrong": f"{tally.wrong}",
-        "jobs an hour": f"{len(tally.waits) / seconds * 3600:,.0f}",
-        "wait p50 s": f"{np.percentile(waits, 50):.2f}",
-        "wait p99 s": f"{np.percentile(waits, 99):.2f}",
-        "peak GB": f"{tally.peak / 1e9:.2f}",
-        "killed": ", ".join(f"{kind} {count}" for kind, count in sorted(tally.killed.items())) or "none",
-        "trainer": trained,
-    }
-    rows = (columns, dict.fromkeys(columns, "---"), columns.values())
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
-        f"\n\ndigits-mlp, {o.batch} samples a job, {security}; {this_machine().cores} cores of "
-        f"{this_machine().processor}; load at the end {os.getloadavg()[0]:.1f}\n"
-    )
-    print(table)
-    if o.output:
-        o.output.write_text(table)
-    sys.exit(bool(tally.lost or tally.wrong))
+    print(table(o, tally))
+    sys.exit(bool(tally.lost or tally.wrong or tally.other or tally.unfinished or tally.state != "done"))
 
 
 if __name__ == "__main__":

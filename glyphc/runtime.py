@@ -22,11 +22,12 @@ import psutil
 from glyphc import overruns, plausible, promises
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
-from glyphc.analysis.kernels_cost import for_engine
+from glyphc.analysis.kernels_cost import for_engine, more_bytes
 from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session, best_engine
 from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
+from glyphc.backends.processes import ended_processes_seconds
 from glyphc.codec import Encoded, check_inputs, encode, with_labels
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.accuracy import Loss
@@ -241,10 +242,10 @@ class _Runner:
             self.program.warn_if_insecure()
             self._check_memory()
         self._find_overruns()
-        before = _children()
+        before = ended_processes_seconds()
         with _backend_errors(), engine.session(schedule, self) as session:
             self._evaluate_passes(session)
-        self.report.cpu_seconds += _children() - before
+        self.report.cpu_seconds += ended_processes_seconds() - before
 
     def advance(self, amount: float, what: str = "") -> None:
         """Tell the reporter (see ``glyphc.backends.engine.Stages``)."""
@@ -258,6 +259,7 @@ class _Runner:
     def _check_memory(self) -> None:
         """Fail before minutes of work rather than be killed by the system in the middle of it."""
         needed = estimate(self.program.schedule, self.cost).memory_bytes
+        needed += more_bytes(self.program.schedule.parameters, self.cost.engine)
         available = psutil.virtual_memory().available
         if needed > available:
             raise EnvironmentSetupError(
@@ -322,12 +324,6 @@ class _Runner:
     def _describe(self, instruction: Instruction) -> str:
         node = self.program.graph.node(instruction.node)
         return f"{node.op.mnemonic} {node.location}".strip()
-
-
-def _children() -> float:
-    """CPU seconds of processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _torus(parameters: ProgramParameters) -> float:

@@ -136,6 +136,14 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return chain, secret
 
 
+def certificates(folder: Path) -> Path:
+    """The folder, with what '--cluster-tls' takes: ca.pem, cert.pem and key.pem."""
+    chain, _ = certificate(folder)
+    for name in ("ca", "cert"):
+        (folder / f"{name}.pem").write_bytes(chain.read_bytes())
+    return folder
+
+
 def children(pid: int) -> list[int]:
     """Processes that a process has started."""
     found = []

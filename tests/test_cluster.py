@@ -26,12 +26,15 @@ from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
 from glyphc.service.client import Client, JobStatus
-from glyphc.service.scheduler import _Clock
+from glyphc.service.scheduler import Scheduler, _Clock
+from glyphc.service.settings import Settings
+from glyphc.service.store import Store
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
-from tests.cluster_processes import Processes, wait_for_workers
+from tests.cluster_processes import Processes
+from tests.network_hosts import Hosts
 from tests.roles import Setting, compiled, make_setting, samples
-from tests.services import Place, certificate
+from tests.services import Place, certificates
 
 PASSES = 6
 
@@ -104,14 +107,14 @@ def test_workers_that_are_killed_and_a_scheduler_that_starts_anew(
     processes.start_scheduler()
     first = processes.start_worker()
     second = processes.start_worker()
-    wait_for_workers(processes.url, 2)
+    processes.wait_for_workers(2)
 
     def end_first() -> None:
         first.send_signal(signal.SIGKILL)
 
     def replace_second() -> None:
         processes.start_worker()
-        wait_for_workers(processes.url, 2)
+        processes.wait_for_workers(2)
         second.send_signal(signal.SIGKILL)
 
     where = Address.read(processes.url)
@@ -163,7 +166,7 @@ def test_jobs_wait_for_a_cluster_that_is_away(
     """A scheduler that goes in the middle: visibly, with those behind it, over a restart of the service, to the end."""
     processes.start_scheduler()
     first = processes.start_worker()
-    wait_for_workers(processes.url, 1)
+    processes.wait_for_workers(1)
     # a worker that stands still: the job cannot end before the scheduler goes
     first.send_signal(signal.SIGSTOP)
     place = Place(tmp_path / "service", setting.half, "--insecure", "--cluster", processes.url)
@@ -198,6 +201,20 @@ def test_jobs_wait_for_a_cluster_that_is_away(
             assert "glyphc_cluster_away 0.0" in raw.get("/metrics").text
     assert parts(tmp_path / "out") == alone
     assert "the cluster is back after" in (place.folder / "log").read_text()
+
+
+def test_who_waits_for_a_worker_is_not_told_of_the_cluster(tmp_path: Path) -> None:
+    """While another worker computes, its job's end lets the next one begin."""
+    store = Store(tmp_path / "data")
+    try:
+        scheduler = Scheduler(Settings(tmp_path, tmp_path / "data", tmp_path / "tokens", workers=2), store, {})
+        scheduler._stalled.add("first")
+        assert "cluster is away" in scheduler.progress("first", "stalled").what
+        assert scheduler.progress("behind", "queued").what == ""
+        scheduler._stalled.add("second")
+        assert "cluster is away" in scheduler.progress("behind", "queued").what
+    finally:
+        store.close()
 
 
 def test_a_job_s_time_stands_still_while_its_cluster_is_away() -> None:
@@ -237,6 +254,59 @@ def test_beyond_this_machine_certificates_are_asked_for() -> None:
     assert Address.read("local:3").local == 3
 
 
+class Stages(Silent):
+    """What a reporter is told of."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def stage(self, name: str, total: float) -> None:
+        self.names.append(name)
+
+
+def test_several_hosts(setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+    """Scheduler and workers have networks, names and files of their own, and show certificates to one another."""
+    told = Stages()
+    with Hosts(3, setting.server) as hosts:
+        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
+        try:
+            processes.start_scheduler()
+            processes.start_worker()
+            processes.start_worker()
+            processes.wait_for_workers(2)
+            address = Address.read(processes.url, tmp_path)
+            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=told)
+        finally:
+            processes.stop()
+    assert parts(tmp_path / "out") == alone
+    # each file leaves this host once, and one worker passes it on to the other
+    said = [name.partition(" tls:")[0] for name in told.names]
+    assert said == [
+        *(t for kind in ("program", "keys") for t in (f"send {kind} to", f"1 workers pass {kind} on")),
+        "evaluate on 2 workers",
+    ]
+
+
+@pytest.mark.slow
+def test_a_host_that_vanishes_without_a_word(
+    setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Its cable is pulled: nobody is told that a connection ends, and its passes are done by the other one."""
+    with Hosts(3, setting.server) as hosts:
+        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
+        try:
+            processes.start_scheduler()
+            processes.start_worker()
+            processes.start_worker()
+            processes.wait_for_workers(2)
+            pulled = Watch({1: lambda: hosts.plug(3, False)})
+            address = Address.read(processes.url, tmp_path)
+            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=pulled)
+        finally:
+            processes.stop()
+    assert parts(tmp_path / "out") == alone
+
+
 def test_workers_that_do_not_fit_into_memory_are_refused(
     setting: Setting, request_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,11 +321,7 @@ def test_files_are_sent_to_hosts_that_lack_them(
 ) -> None:
     """Workers that cannot see the coordinator's folders or one another's, as on other machines: one passes it on. All
     of them show certificates."""
-    chain, key = certificate(tmp_path)
-    for name, source in (("ca", chain), ("cert", chain), ("key", key)):
-        if source.name != f"{name}.pem":
-            (tmp_path / f"{name}.pem").write_bytes(source.read_bytes())
-    processes = Processes(tmp_path, "tls", tmp_path)
+    processes = Processes(tmp_path, "tls", certificates(tmp_path))
     folders = [tmp_path / name for name in ("one", "two")]
     real = distribution.asked
 
@@ -277,8 +343,7 @@ def test_files_are_sent_to_hosts_that_lack_them(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(distribution, "asked", asked)
             patch.setattr(distribution, "_send", lambda *given: (sent.append(given), send(*given)))
-            with connection.scheduler(address) as (url, security):
-                wait_for_workers(url, 2, security)
+            processes.wait_for_workers(2)
             coordinator.evaluate(address, files(setting), request_file, tmp_path / "out")
     finally:
         processes.stop()

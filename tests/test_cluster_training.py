@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_train_chain import chain
 from test_train_micro_batches import data
 from test_train_micro_batches import plan_of as plan_of_chain
@@ -17,6 +20,7 @@ from glyphc.backends.base import execute_named
 from glyphc.backends.ckks_clear import ClearCKKS
 from glyphc.cluster.connection import Address
 from glyphc.cluster.distribution import ClusterError
+from glyphc.cluster.step_forecast import Step
 from glyphc.cluster.step_tasks import Task, divide, live_limbs
 from glyphc.cluster.training import on_cluster
 from glyphc.exchange.training_client import prepare
@@ -30,9 +34,21 @@ from glyphc.train.job import Options, make_job
 from glyphc.train.optimizers import SGD
 from glyphc.train.step import State
 from tests.cluster_processes import Processes
+from tests.network_hosts import Hosts
+from tests.services import certificates
 from tests.training_runs import invoke
 
 RING = 1024
+
+
+@st.composite
+def drawn_steps(draw: st.DrawFn) -> Step:
+    """Any tasks, each behind those that it needs."""
+    count = draw(st.integers(1, 8))
+    parts = draw(st.lists(st.integers(0, 20).map(float), min_size=count, max_size=count))
+    after = [draw(st.sets(st.integers(0, n - 1), max_size=3)) if n else set() for n in range(count)]
+    given = draw(st.lists(st.integers(0, 100).map(float), min_size=count, max_size=count))
+    return Step(sum(parts), tuple(parts), tuple(tuple(sorted(a)) for a in after), tuple(given))
 
 
 def bootstraps(tasks: tuple[Task, ...]) -> list[int]:
@@ -161,6 +177,50 @@ def test_a_worker_that_is_killed_and_a_scheduler_that_starts_anew(
     assert (report.steps, report.first, len(report.seconds)) == (3, 0, 3)
     assert parts(folder) == alone
     assert any("is away" in reason for reason in said) and said[-1] == ""
+
+
+@pytest.mark.slow
+def test_several_hosts_train_the_bits_of_one(prepared: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+    """Networks, names and files of their own, and certificates."""
+    folder = copy(prepared, tmp_path / "server")
+    with Hosts(3, folder) as hosts:
+        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
+        try:
+            processes.start_scheduler()
+            processes.start_worker()
+            processes.start_worker()
+            processes.wait_for_workers(2)
+            report = run_training(folder, make=on_cluster(Address.read(processes.url, tmp_path)))
+        finally:
+            processes.stop()
+    assert (report.steps, len(report.seconds)) == (3, 3)
+    assert parts(folder) == alone
+
+
+def test_a_step_by_hand() -> None:
+    """A task of 2 s, two behind it of 3 s and 1 s, and one of 1 s behind both; a value is sent in no time to 10 s."""
+    step = Step(7.0, (2.0, 3.0, 1.0, 1.0), ((), (0,), (0,), (1, 2)), (10.0,) * 4)
+    assert step.chain == 6.0
+    assert (step.makespan(1, 10.0), step.makespan(2, math.inf), step.makespan(2, 10.0)) == (7.0, 6.0, 6.0)
+    # beyond 3 s for a value both chains stay where they begin
+    assert step.makespan(2, 1.0) == 7.0
+
+
+@given(drawn_steps(), st.integers(1, 6), st.sampled_from([0.1, 10.0, math.inf]))
+def test_no_step_takes_less_than_its_chain_or_its_share(step: Step, workers: int, rate: float) -> None:
+    found = step.makespan(workers, rate)
+    assert found >= max(step.chain, sum(step.parts) / workers) * (1 - 1e-12)
+    assert step.makespan(1, rate) == pytest.approx(sum(step.parts))
+    # somebody works at any moment, unless it is waited for what is sent
+    assert step.makespan(workers, math.inf) <= sum(step.parts) * (1 + 1e-9)
+
+
+def test_the_plan_of_a_run(prepared: Path) -> None:
+    output = invoke("plan", prepared, "--workers", 1, "--workers", 2, "--workers", 100, "--mbit", 1e6).output
+    rows = [line.split() for line in output.splitlines() if line[:1].isdigit()][1:]
+    assert [row[0] for row in rows] == ["1", "2", "100"]
+    gains = [float(row[2]) for row in rows]
+    assert gains[0] <= 1.0 < gains[1] <= gains[2] and "3 steps of up to" in output
 
 
 def test_what_workers_cannot_do_is_refused(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

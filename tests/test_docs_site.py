@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def test_all_pages_are_linked(tmp_path: Path) -> None:
     menu = (tmp_path / "security" / "index.html").read_text()
     assert [p.stem for p in (ROOT / "docs").glob("*.md") if not re.search(rf'href="(\.\./{p.stem}/|\./)"', menu)] == []
     assert "make demo" in (tmp_path / "index.html").read_text()
+    # the scripts stand in the page, not what includes them
+    tutorials = html.unescape(re.sub("<[^>]+>", "", (tmp_path / "tutorials" / "index.html").read_text()))
+    scripts = (ROOT / "docs" / "tutorials").glob("*.py")
+    assert [p.name for p in scripts if p.read_text().splitlines()[0] not in tutorials] == []
+    assert "--8" not in tutorials
 
 
 def test_a_link_that_leads_nowhere_stops_it(tmp_path: Path) -> None:

@@ -144,7 +144,12 @@ def test_each_keeps_the_order(count: int) -> None:
 def test_threads_are_as_many_as_asked_for(own: str, openmp: str, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLYPHC_THREADS", own)
     monkeypatch.setenv("OMP_NUM_THREADS", openmp)
-    assert processors.thread_count() == wanted
+    try:
+        processors.set_threads(0)
+        assert processors.thread_count() == wanted
+    finally:
+        monkeypatch.undo()
+        processors.set_threads(0)
 
 
 def test_a_processor_without_fused_multiply_add_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

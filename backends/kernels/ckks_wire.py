@@ -18,7 +18,7 @@ from ..openfhe.ring import U64, Ring
 from .basis import F64, I32, Basis
 from .evaluator import Ciphertext
 from .keyfiles import pack_rows, unpack_rows
-from .threads import each
+from .threads import each, run
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -80,8 +80,12 @@ class KernelsWire:
     def _cast(self, towers: Sequence[F64 | U64]) -> Ciphertext:
         limbs = len(towers) // 2
         out = np.empty((2, limbs, self.ring))
-        for at, tower in enumerate(towers):
-            _gather(tower.astype(np.float64), self.inward[at % limbs], out[at // limbs, at % limbs])
+
+        def gather(first: int, last: int) -> None:
+            for at in range(first, last):
+                _gather(towers[at].astype(np.float64), self.inward[at % limbs], out[at // limbs, at % limbs])
+
+        run(gather, len(towers))
         return Ciphertext(out, self.scales[limbs - 1])
 
 

@@ -20,7 +20,7 @@ from ..errors import BackendError
 from .bridge import BridgeError, Mould, rings_of
 from .contexts import security_level, setup_bootstrap_in, torus_context
 from .library import fhe
-from .ring import Ring
+from .ring import U64, Ring
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -84,7 +84,13 @@ def _refused(parameters: Parameters, error: RuntimeError) -> BackendError:
 
 
 def encrypted_in(contexts: LinearContexts, zero: Any, message: F64, limbs: int) -> Any:
-    """An encryption of zero on ``limbs`` limbs with N real numbers added.
+    """An encryption of zero on ``limbs`` limbs with N real numbers added; ValueError as below."""
+    mould, towers = with_message(contexts, zero, message, limbs)
+    return fhe.DeserializeCiphertextString(mould.with_residues(towers), fhe.BINARY)
+
+
+def with_message(contexts: LinearContexts, zero: Any, message: F64, limbs: int) -> tuple[Mould, list[U64]]:
+    """A ciphertext as a mould, and its towers with N real numbers added.
 
     ValueError for what the limbs, or 62 bits, do not hold.
     """
@@ -98,7 +104,7 @@ def encrypted_in(contexts: LinearContexts, zero: Any, message: F64, limbs: int) 
     towers = list(mould.residues())
     for at, ring in enumerate(rings):  # c0 + m
         towers[at] = ring.add(towers[at], ring.to_evaluation(ring.reduce(integers.astype(np.int64))))
-    return fhe.DeserializeCiphertextString(mould.with_residues(towers), fhe.BINARY)
+    return mould, towers
 
 
 def setup_training_bootstrap(contexts: TrainingContexts, public_key: Any) -> None:

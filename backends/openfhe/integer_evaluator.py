@@ -86,13 +86,12 @@ class IntegerOpenFHE:
                 by_size.setdefault(abs(centred), []).append((centred > 0, source))
         total = None
         for size, terms in by_size.items():
-            part = self._sum(context, terms)
             if size > 1:
-                part = self._multiplied(at, part, size)
-            if total is None:
-                total = part
-            else:
-                context.EvalAddInPlace(total, part)
+                positive, part = terms[0]
+                if len(terms) > 1:
+                    part = self._added(context, None, [(sign == positive, term) for sign, term in terms])
+                terms = [(positive, self._multiplied(at, part, size))]
+            total = self._added(context, total, terms)
         if total is None:
             # all weights are multiples of t
             total = context.EvalSub(sources[0], sources[0])
@@ -107,19 +106,18 @@ class IntegerOpenFHE:
                 context.EvalAddInPlace(total, context.MakeCoefPackedPlaintext([centred]))
         return total
 
-    def _sum(self, context: Any, terms: Sequence[tuple[bool, Any]]) -> Any:
-        """Of ciphertexts with signs: a new one, so that it can be changed in place."""
-        (positive, first), *rest = terms
-        total = first.Clone() if positive else context.EvalNegate(first)
-        for added, term in rest:
-            if added:
+    def _added(self, context: Any, total: Any, terms: Sequence[tuple[bool, Any]]) -> Any:
+        """Ciphertexts with signs added to ``total``, which is changed; without one, to a new one."""
+        for positive, term in terms:
+            if total is None:
+                total = term.Clone() if positive else context.EvalNegate(term)
+            elif positive:
                 context.EvalAddInPlace(total, term)
             else:
                 context.EvalSubInPlace(total, term)
         return total
 
     def _multiplied(self, at: int, part: Any, value: int) -> Any:
-        """part: is changed."""
         if (at, value) not in self._constants:
             self._constants[at, value] = self._contexts.contexts[at].MakeCoefPackedPlaintext([value])
         with _as_polynomial(part):
@@ -134,5 +132,7 @@ def _as_polynomial(ciphertext: Any) -> Iterator[None]:
 
     The same integer in all slots is a polynomial's constant term, which takes no transform to encode."""
     ciphertext.SetEncodingType(fhe.COEF_PACKED_ENCODING)
-    yield
-    ciphertext.SetEncodingType(fhe.PACKED_ENCODING)
+    try:
+        yield
+    finally:
+        ciphertext.SetEncodingType(fhe.PACKED_ENCODING)

@@ -15,7 +15,7 @@ from glyphc.ir.parameters import Parameters
 
 from .bridge import Mould, ring_in
 from .ckks_client import TrainingClient, client_from_bytes, client_of
-from .ckks_contexts import make_linear_contexts, make_training_contexts
+from .ckks_contexts import make_linear_contexts, make_training_contexts, with_message
 from .ckks_linear import automorphisms_of
 from .client import ternary_secret
 from .keygen import KeyPacker, Once, torus_parts
@@ -24,7 +24,6 @@ from .randomness import require_own
 from .residues import Uniform, pack
 from .ring import Factor
 from .training_load import LINEAR_MULTIPLICATION, linear_part, training_part_names
-from .training_wire import mould_of
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 I64 = np.ndarray[Any, np.dtype[np.int64]]
@@ -87,8 +86,7 @@ class FreshCiphertexts:
 
         OpenFHE encrypts; moving from its uniform c1 to the stream's by c0 + (c1 - c1')*s keeps message and error.
         """
-        mould = mould_of(self._client.encrypt(message, limbs), self._ring, limbs)
-        towers = list(mould.residues())
+        mould, towers = with_message(self._client.contexts, self._client.zero(limbs), message, limbs)
         out = []
         for c0, c1, q in zip(towers[:limbs], towers[limbs:], mould.moduli[:limbs], strict=True):
             secret = self._factors[q]

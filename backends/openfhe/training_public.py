@@ -6,7 +6,6 @@ error is e0 + v e + e1 s: larger than that of an encryption under the secret key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,10 @@ import numpy as np
 from glyphc.ir.parameters import Parameters
 
 from .bridge import BridgeError, Mould
-from .ckks_contexts import encrypted_in, make_linear_contexts
+from .ckks_contexts import encrypted_in, make_linear_contexts, with_message
 from .library import fhe
 from .randomness import require_own
 from .residues import Uniform, pack, unpack_towers
-from .training_wire import mould_of
 
 F64 = np.ndarray[Any, np.dtype[np.float64]]
 # Of the residues that the public key's half a comes from.
@@ -44,13 +42,15 @@ class PublicEncryptor:
 
     def encrypt(self, message: F64, limbs: int) -> Any:
         """As ``TrainingClient.encrypt``."""
-        require_own()
-        p, linear = self._contexts.parameters, self._contexts.linear
-        plain = linear.MakeCKKSPackedPlaintext([0.0], 1, p.linear_limbs - limbs, None, p.ring // 2)
-        return encrypted_in(self._contexts, linear.Encrypt(self._key, plain), message, limbs)
+        return encrypted_in(self._contexts, self._zero(limbs), message, limbs)
 
     def write(self, message: F64, limbs: int) -> bytes:
         """A ciphertext as ``TrainingWire.write`` writes it."""
-        mould = mould_of(self.encrypt(message, limbs), self._ring, limbs)
-        moduli: Sequence[int] = mould.moduli
-        return b"".join(pack(c, q) for c, q in zip(mould.residues(), moduli, strict=True))
+        mould, towers = with_message(self._contexts, self._zero(limbs), message, limbs)
+        return b"".join(pack(c, q) for c, q in zip(towers, mould.moduli, strict=True))
+
+    def _zero(self, limbs: int) -> Any:
+        require_own()
+        p, linear = self._contexts.parameters, self._contexts.linear
+        plain = linear.MakeCKKSPackedPlaintext([0.0], 1, p.linear_limbs - limbs, None, p.ring // 2)
+        return linear.Encrypt(self._key, plain)

@@ -1,8 +1,8 @@
 """HEIR (leveled CKKS on OpenFHE) on the network of a case: python heir_mlp.py CASE.npz --samples N.
 
 HEIR compiles MLIR to C++ for OpenFHE, which this script compiles against the library of OpenFHE's wheel. Each ReLU
-is HEIR's own polynomial of degree 2, on the range that its values have on the training samples; a sample is one
-ciphertext. Plaintexts of the weights are encoded once, with the keys.
+is HEIR's own polynomial of degree 2, on the range where it is nearest at the values of training samples; a sample is
+one ciphertext. Plaintexts of the weights are encoded once, with the keys.
 """
 
 from __future__ import annotations
@@ -103,9 +103,11 @@ RELU = (0.0697219, 0.5, 0.487925)
 
 
 def own_relu(values: np.ndarray) -> list[float]:
-    """Coefficients of what HEIR makes of a ReLU on the range of these values."""
-    reach = float(np.ceil(np.abs(values).max()))
-    return [RELU[0] * reach, RELU[1], RELU[2] / reach]
+    """Coefficients of what HEIR makes of a ReLU on the range, of whole numbers, where it is nearest at these values."""
+    ranges = range(1, int(np.ceil(np.abs(values).max())) + 1)
+    offers = [[RELU[0] * reach, RELU[1], RELU[2] / reach] for reach in ranges]
+    wanted = np.maximum(values, 0)
+    return min(offers, key=lambda p: float(np.mean((np.polynomial.Polynomial(p)(values) - wanted) ** 2)))
 
 
 def dense(values: np.ndarray) -> str:

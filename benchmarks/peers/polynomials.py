@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 DEGREE = 2
+# Share of the scores' range; what is farther from the same network in the clear is no approximation of it.
+WRONG = 0.05
 
 
 def least_squares(values: Any) -> list[float]:
@@ -19,8 +21,8 @@ def least_squares(values: Any) -> list[float]:
 
 class Case:
     """layers: weights and bias of each; polynomials: coefficients between them, from the constant one on, which ``fit``
-    finds for what reaches a ReLU on the training samples, without retraining. x, labels: held-out samples; clear: the
-    classes that this network finds for them."""
+    finds for what reaches a ReLU on the training samples, without retraining. x, labels: held-out samples; scores,
+    clear: what this network finds for them, without encryption, and the classes."""
 
     words = f"ReLU replaced by polynomials of degree {DEGREE}"
 
@@ -37,11 +39,18 @@ class Case:
                 self.polynomials.append(fit(value))
                 polynomial = np.polynomial.Polynomial(self.polynomials[-1])
                 value, clear = polynomial(value), polynomial(clear)
-        self.clear = clear.argmax(axis=1)
+        self.scores = clear
+
+    @property
+    def clear(self) -> Any:
+        return self.scores.argmax(axis=1)
 
     def judge(self, found: Any, scores: Any) -> None:
-        """Set the shares of a ``Measured`` from decrypted scores of the first samples."""
-        got = np.asarray(scores).argmax(axis=1)
+        """Set the shares of a ``Measured`` from decrypted scores of the first samples; SystemExit for wrong ones."""
+        wanted, got = self.scores[: len(scores)], np.asarray(scores).argmax(axis=1)
+        error = float(np.abs(scores - wanted).max() / np.ptp(self.scores))
+        if not error < WRONG:
+            raise SystemExit(f"{found.system} computes another network: scores are off by {error:.1%} of their range")
         found.clear = float(np.mean(self.clear == self.labels))
         found.correct = float(np.mean(got == self.labels[: len(got)]))
         found.agreement = float(np.mean(got == self.clear[: len(got)]))

@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--ring", type=int, help="of glyphc, a small, insecure ring")
     parser.add_argument("--output", type=Path, help="also write the page to this file")
     arguments = parser.parse_args()
-    results, absent = [], []
+    results, absent, failed = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         case = Path(folder) / "case.npz"
         write_case(case)
@@ -113,9 +113,14 @@ def main() -> None:
                 continue
             extra = ["--ring", str(arguments.ring)] if arguments.ring and not peer.environment else []
             for configuration in peer.configurations:
-                results.append(measure(peer, configuration, case, arguments.samples, extra))
+                try:
+                    results.append(measure(peer, configuration, case, arguments.samples, extra))
+                except subprocess.CalledProcessError:
+                    failed.append(" ".join((name, *configuration)))
+                    continue
                 print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     missing = f"\n\nNot measured, for want of an environment (`make peers`): {', '.join(absent)}." if absent else ""
+    missing += f"\n\nFailed, as the output says: {', '.join(failed)}." if failed else ""
     load = f"{processor()}; load average {os.getloadavg()[0]:.1f} at the end."
     page = f"{table(results)}\n\n{notes(results)}\n\n{load}{missing}"
     print(page)

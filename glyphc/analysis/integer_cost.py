@@ -16,6 +16,7 @@ from glyphc.ir.instructions import (
     IntegerDot,
     IntegerProduct,
     IntegerTotal,
+    Load,
     Schedule,
     Store,
 )
@@ -45,20 +46,25 @@ class IntegerRow:
     shifted: float
 
 
-# Wall seconds of the fastest of eight laps on two cores: medians of three runs of ``benchmarks/integer_costs.py``.
+# Wall seconds on two cores, the middle one of eight laps: medians of three runs of ``benchmarks/integer_costs.py``.
 ROWS: tuple[IntegerRow, ...] = (
-    IntegerRow(2, 0.00033, 0.0001, 0.0126, 0.0014, 0.0107, 0.0035, 0.0026, 0.0036, 0.0049),
-    IntegerRow(3, 0.00035, 0.00013, 0.0219, 0.0039, 0.0144, 0.0038, 0.0033, 0.0039, 0.0057),
-    IntegerRow(4, 0.00048, 0.00016, 0.0287, 0.005, 0.0181, 0.0054, 0.0044, 0.0055, 0.0083),
-    IntegerRow(7, 0.00093, 0.00025, 0.0636, 0.0157, 0.0287, 0.0075, 0.0078, 0.0063, 0.0099),
+    IntegerRow(2, 0.00033, 0.00012, 0.0139, 0.0015, 0.0115, 0.0043, 0.0048, 0.0052, 0.005),
+    IntegerRow(3, 0.00047, 0.00017, 0.0251, 0.0042, 0.0185, 0.0055, 0.0054, 0.0059, 0.009),
+    IntegerRow(4, 0.00046, 0.00019, 0.0331, 0.0062, 0.0188, 0.0055, 0.0045, 0.0061, 0.0077),
+    IntegerRow(7, 0.001, 0.00027, 0.0593, 0.0154, 0.029, 0.0066, 0.0074, 0.0066, 0.0175),
 )
+# Bytes for each coefficient of a constant that OpenFHE keeps beside its residues, as an integer of any length: by
+# resident memory before and after sixty of them, at 3 and 4 limbs.
+_KEPT_BYTES = 62
 # Precomputed tables of a context, in polynomials over all primes; and what a product takes meanwhile.
 _CONTEXT_POLYNOMIALS = 12
 _SCRATCH = 12
 
 
-def integer_estimate(schedule: Schedule) -> SlotEstimate:
-    """What one pass is expected to take, on the machine that ``ROWS`` were measured on, whatever the user's."""
+def integer_estimate(schedule: Schedule, inputs_stay: bool = False) -> SlotEstimate:
+    """What one pass is expected to take, on the machine that ``ROWS`` were measured on, whatever the user's.
+
+    inputs_stay: in memory until the pass ends, where others need them, too."""
     client = schedule.client
     p = client.parameters
     assert isinstance(p, IntegerParameters)
@@ -79,7 +85,7 @@ def integer_estimate(schedule: Schedule) -> SlotEstimate:
         key_bytes(p),
         sent * p.fresh_bytes,
         returned * p.output_bytes,
-        _peak_bytes(schedule, p),
+        _peak_bytes(schedule, p, inputs_stay),
     )
 
 
@@ -123,22 +129,24 @@ def _seconds(instruction: Instruction, p: IntegerParameters, encoded: set[int]) 
     return each * len(p.moduli)
 
 
-def _peak_bytes(schedule: Schedule, p: IntegerParameters) -> float:
+def _peak_bytes(schedule: Schedule, p: IntegerParameters, inputs_stay: bool) -> float:
     """Predicted resident memory at the peak of a run."""
     element = 8.0 * p.ring * p.limbs
     ciphertext = 2 * element * len(p.moduli)
-    stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
+    staying = {i.source for i in schedule.instructions if isinstance(i, Store)}
+    if inputs_stay:
+        staying |= {r for i in schedule.instructions if isinstance(i, Load) for r in i.writes}
     held = peak = 0.0
     for instruction in schedule.instructions:
         match instruction:
             case Free(registers=registers):
-                held -= ciphertext * sum(r not in stored for r in registers)
+                held -= ciphertext * sum(r not in staying for r in registers)
             case Store():
                 pass
             case _:
                 held += ciphertext * len(instruction.writes)
         peak = max(peak, held)
-    constants = len(set(_constants(schedule))) * element * len(p.moduli)
+    constants = len(set(_constants(schedule))) * (element + _KEPT_BYTES * p.ring) * len(p.moduli)
     tables = len(p.moduli) * _CONTEXT_POLYNOMIALS * element
     return PROCESS_BYTES + tables + key_bytes(p) + constants + peak + _SCRATCH * element
 

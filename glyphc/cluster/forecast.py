@@ -28,6 +28,10 @@ class Limit(Enum):
     KEYS = "sending program and keys to every host"
     LOADING = "loading the keys"
     TRANSFER = "inputs and outputs on the coordinator's link"
+    CHAIN = "the longest chain of a step's tasks"
+    TASKS = "the tasks of a step, which workers share"
+    LIVE = "waiting for what other workers' tasks give"
+    FILES = "sending batches and states to every host"
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,27 @@ class Forecast:
     limit: Limit
 
 
+def rounds(hosts: int) -> int:
+    """In which a file reaches so many hosts: the first has it from the coordinator, and each passes it on."""
+    return 1 + (hosts - 1).bit_length()
+
+
 def forecast(load: Load, workers: int) -> Forecast:
     """The model in the module's description, for 1 worker and more. Never more than ``workers`` times as fast."""
     if workers < 1 or load.passes < 1:
         raise ValueError("a cluster has a worker, and an evaluation a pass")
     loading = load.file_bytes / LOAD_RATE
     busy = min(workers, load.passes)
-    sending = (busy - 1).bit_length() * load.file_bytes / load.rate + load.file_bytes / load.rate
-    rounds = -(-load.passes // busy) * load.pass_seconds
+    sending = rounds(busy) * load.file_bytes / load.rate
+    working = -(-load.passes // busy) * load.pass_seconds
     # the last pass is evaluated after its inputs have come
     moving = load.passes * load.pass_bytes / load.rate + load.pass_seconds
-    seconds = sending + loading + max(rounds, moving)
+    seconds = sending + loading + max(working, moving)
     parts = {
         Limit.KEYS: sending,
         Limit.LOADING: loading,
-        (Limit.LONGEST if workers > load.passes else Limit.PASSES): rounds,
-        Limit.TRANSFER: moving if moving > rounds else 0.0,
+        (Limit.LONGEST if workers > load.passes else Limit.PASSES): working,
+        Limit.TRANSFER: moving if moving > working else 0.0,
     }
     alone = loading + load.passes * load.pass_seconds
     return Forecast(workers, seconds, alone / seconds, max(parts, key=lambda limit: parts[limit]))

@@ -6,14 +6,11 @@ form. After every step the state comes back and is saved, so a run goes on from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glyphc.analysis import cost_file
-from glyphc.analysis.kernels_cost import for_engine
-from glyphc.analysis.training_cost import Bootstraps, step_seconds
-from glyphc.exchange.training_files import KEYS, PROGRAM, ProgramFile, batch_path
+from glyphc.exchange.training_files import KEYS, PROGRAM, batch_path
 from glyphc.exchange.training_server import Make, State, TrainingRun
 from glyphc.progress import Silent
 from glyphc.storage.container import Reader
@@ -22,7 +19,8 @@ from glyphc.storage.headers import TrainingKeysHeader
 from . import training_worker, worker
 from .connection import AWAY_SECONDS, Address, Fruitless, Told, fit, result, scheduler, work_on
 from .distribution import ClusterError, distribute
-from .step_tasks import Task, divide, live_limbs
+from .step_forecast import Step, check_shared
+from .step_tasks import divide
 from .worker import FileKind
 
 if TYPE_CHECKING:
@@ -45,37 +43,14 @@ def on_cluster(address: Address, patience: float = AWAY_SECONDS, away: Told = la
     return make
 
 
-def most_gain(program: ProgramFile, step: int, tasks: Sequence[Task], engine: str) -> float:
-    """How many times as fast a step is with any number of workers, at most, by its longest chain of tasks."""
-    outline, p, code = program.outline, program.parameters, program.code(step)
-    live = live_limbs(code, outline.limbs, p.decoded_limbs - 1, p.slot_levels)
-    held, cost = live | dict(outline.state), for_engine(cost_file.current(), engine)
-    bootstraps = Bootstraps.of(p)
-    seconds = [
-        step_seconds(task.code, held, dict(outline.data), p.decoded_limbs, bootstraps, p.ring, cost) for task in tasks
-    ]
-    ends: list[float] = []
-    for task, own in zip(tasks, seconds, strict=True):
-        ends.append(own + max((ends[n] for n in task.after), default=0.0))
-    return sum(seconds) / max(ends)
-
-
 class _ClusterRun(TrainingRun):
     address: Address
     patience: float
     away: Told
 
-    def _check_room(self) -> None:
+    def _check_room(self, engine: str) -> None:
         """Workers have to have it (``fit``)."""
-        if self.program.outline.kept:
-            raise ClusterError(
-                "this run has frozen layers that the server keeps, and one server computes these: leave --cluster out"
-            )
-        if self.program.outline.statistic:
-            raise ClusterError(
-                "this run gives its key holder something to watch (--monitor), which one server computes: leave "
-                "--cluster out, or prepare it without --monitor"
-            )
+        check_shared(self.program.outline)
 
     def _load(self, keys: Reader[TrainingKeysHeader], start: State) -> None:
         self._keys_for = keys.header.engine
@@ -91,7 +66,8 @@ class _ClusterRun(TrainingRun):
         files = ((FileKind.TRAINING_PROGRAM, PROGRAM), (FileKind.TRAINING_KEYS, KEYS))
         known = [self._brought(cluster, hosts, kind, self.folder / name, self.reporter) for kind, name in files]
         tasks = divide(self.program.code(self._count))
-        most = min(len(hosts), most_gain(self.program, self._count, tasks, self._keys_for))
+        step = Step.of(self.program, self._count, tasks, self._keys_for)
+        most = min(len(hosts), step.seconds / step.chain)
         about = f"{len(tasks)} tasks a step, at most {most:.1f} times as fast as one"
         self.reporter.stage(f"train on {len(hosts)} workers ({about})", self.steps - self._count)
         before = self._count

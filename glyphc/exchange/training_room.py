@@ -25,9 +25,8 @@ def folder_bytes(program: TrainingProgram, engine: str, owned: bool = False) -> 
     """
     p, outline = program.parameters, program.outline
     keys = _all_keys(p, outline.periods, engine)
-    limb = p.ring * _width(p.linear_bits)
     batches = outline.batches * batch_bytes(program) * (2 if owned else 1)
-    state = 2 * limb * sum(limbs for _, limbs in outline.state)
+    state = sum(ciphertext_bytes(p, limbs) for _, limbs in outline.state)
     return _MARGIN * (keys + batches + state + sum(map(len, program.codes)))
 
 
@@ -49,6 +48,11 @@ def batch_bytes(program: TrainingProgram) -> float:
     """Of the file of a batch under the secret key."""
     p = program.parameters
     return float(p.ring * _width(p.linear_bits) * sum(limbs for _, limbs in program.outline.data))
+
+
+def ciphertext_bytes(p: Parameters, limbs: int) -> float:
+    """Of both elements of one, as states and live values have them."""
+    return 2.0 * p.ring * _width(p.linear_bits) * limbs
 
 
 def check_room(program: TrainingProgram, server: Path, engine: str) -> None:

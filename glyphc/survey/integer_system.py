@@ -109,7 +109,8 @@ class IntegerSystem(System):
 
     @cached_property
     def forecast(self) -> Forecast:
-        found = integer_estimate(self.schedule)
+        # the weights before the step and the batch stay, the one until there are new ones, the other for the next epoch
+        found = integer_estimate(self.schedule, inputs_stay=True)
         client, p, steps = self.schedule.client, self.parameters, self.job.options.steps
         batches = different_batches(self.job.batches, steps)
         ciphertexts = {port.name: port.layout.ciphertexts for port in client.inputs}

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from glyphc.backends.processes import ended_processes_seconds
 from glyphc.errors import EnvironmentSetupError
 from glyphc.knowledge import Knowledge
 from glyphc.progress import Reporter, Silent
@@ -145,7 +146,7 @@ def carry_out(
         check_memory(system.forecast, psutil.virtual_memory().available, "available")
     steps = system.job.options.steps
     done = Done(system.initial())
-    began = time.perf_counter()
+    began, others = time.perf_counter(), ended_processes_seconds()
     with system.runner(mode, shown) as runner:
         done.key_seconds = time.perf_counter() - began
         runner.start(done.state)
@@ -163,6 +164,7 @@ def carry_out(
         done.client_seconds = runner.client_seconds - spent
         done.trips = runner.trips
         done.state = runner.state()
+    done.cpu_seconds += ended_processes_seconds() - others
     shown.done()
     done.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return done
