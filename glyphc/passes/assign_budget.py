@@ -53,8 +53,8 @@ _HARDLY_WORSE = 1.25
 _HARDLY_SEEN = 0.25
 # Of more nonlinearities it is not worked out which one loses most.
 _MOST_BLAMED = 40
-# What lies at a jump itself, as a share of a series' dead zone. The rest of a dead zone is no excuse: a series that is a
-# little finer decides it.
+# What lies at a jump itself, as a share of a series' dead zone. The rest of a dead zone is no excuse: a series that is
+# a little finer decides it.
 _AT_A_JUMP = 2.0**-6
 # Where more values than this share are undecided, all of them count.
 _UNDECIDED = 0.5
