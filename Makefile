@@ -20,9 +20,10 @@ demo: $(VENV)/.models ## install, compile a small network, run it encrypted and 
 test: lint browser ## lint and the usual tests, as many at a time as there are cores
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
-# One after another: each of these takes gigabytes of memory and all cores. GLYPHC_EXAMPLES=1 draws all examples of property tests.
+# Those at 128-bit one after another, as each takes gigabytes of memory and all cores; the others of one core meanwhile.
+# GLYPHC_EXAMPLES=1 draws all examples of property tests.
 test-all: test ## the same, then the slow tests: encrypted runs at 128-bit
-	$(BIN)/python -m pytest -m slow --durations=20 $(ARGS)
+	$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadgroup --durations=20 $(ARGS)
 
 # Goes on where it stopped, with its counters and failures in .fuzz: make fuzz ARGS="--minutes 60 --processes 4".
 fuzz: $(VENV)/.dev ## feed random hostile files to every reader and the passes, for an hour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ def samples(count: int, name: str = "digits") -> F32:
     return np.load(MODELS / "data" / f"{name}-test.npy")[:count]
 
 
+@functools.cache
 def compiled(
     batch: int = 4, ring: int | None = 1024, name: str = "digits", encrypt_weights: str | None = None
 ) -> glyphc.Program:
+    """Not to be changed: many tests take the same one."""
     train = np.load(MODELS / "data" / f"{name}-train.npy")
     return glyphc.compile(
         MODELS / f"{name}-mlp.onnx", train, batch, insecure_ring=ring, encrypt_weights=encrypt_weights

@@ -135,17 +135,15 @@ def test_calibration_from_an_npz(artifact: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == artifact.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["digits", "breast-cancer"])
-def test_artifacts_are_the_same_bytes_every_time(name: str, tmp_path: Path) -> None:
+def test_artifacts_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     """Whatever the order of sets, the number of threads, the time zone and the folder."""
-    model, samples = MODELS / f"{name}-mlp.onnx", MODELS / "data" / f"{name}-train.npy"
     found = set()
-    for i, seed in enumerate(["0", "1", "31337"]):
+    for i, seed in enumerate(["0", "31337"]):
         (tmp_path / seed).mkdir()
         out = tmp_path / seed / f"net{i}.glyphc"
         changes = {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": str(i + 1), "OPENBLAS_NUM_THREADS": str(i + 1)}
-        options = ("--calibration", samples, "--batch", 64, "-o", out)
-        glyphc("compile", model, *options, TZ=f"UTC{i - 1}", **changes)
+        options = ("--calibration", TRAIN, "--batch", 64, "-o", out)
+        glyphc("compile", DIGITS, *options, TZ=f"UTC{i - 1}", **changes)
         found.add(out.read_bytes())
     assert len(found) == 1
 
@@ -375,8 +373,7 @@ def _wait_for(process: subprocess.Popen[bytes], text: str, seconds: float) -> st
     return seen
 
 
-@pytest.mark.parametrize("older", [False, True])
-@pytest.mark.parametrize("moment", ["generate keys ...", "evaluate (pass 2 of 64) ..."])
+@pytest.mark.parametrize(("moment", "older"), [("generate keys ...", False), ("evaluate (pass 2 of 64) ...", True)])
 def test_interrupted_runs_write_nothing(moment: str, older: bool, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "y.npy"
     if older:

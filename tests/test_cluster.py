@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glyphc.cli import main
-from glyphc.cluster import coordinator, distribution, worker
+from glyphc.cluster import connection, coordinator, distribution, worker
 from glyphc.cluster.coordinator import Address, ClusterError, Files
 from glyphc.cluster.forecast import Limit, Load, forecast
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
@@ -72,14 +72,13 @@ def files(setting: Setting) -> Files:
 class Watch(Silent):
     """Does something when so many passes are done."""
 
-    def __init__(self, after: int, action: object) -> None:
-        self.after, self.action, self.passes = after, action, 0
+    def __init__(self, actions: dict[int, Callable[[], None]]) -> None:
+        self.actions, self.passes = actions, 0
 
     def advance(self, amount: float, what: str = "") -> None:
-        self.passes += what.startswith("pass ")
-        if self.passes == self.after and what.startswith("pass "):
-            assert callable(self.action)
-            self.action()
+        if what.startswith("pass "):
+            self.passes += 1
+            self.actions.get(self.passes, lambda: None)()
 
 
 @pytest.fixture
@@ -100,23 +99,30 @@ def test_two_processes_give_the_bits_of_one(
     assert len(setting.account.decrypt(output)) == 1
 
 
-def test_a_worker_that_is_killed_and_a_scheduler_that_starts_anew(
+def test_workers_that_are_killed_and_a_scheduler_that_starts_anew(
     setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:
+    """The passes of the first are done by a second one; then this one dies, when a third has begun, which no file was
+    handed out to. Of the scheduler's passes, what was not done is done again."""
     processes.start_scheduler()
     first = processes.start_worker()
-    processes.start_worker()
-    workers = iter(processes.workers)
+    second = processes.start_worker()
+    processes.wait_for_workers(2)
 
-    def fail() -> None:
+    def end_first() -> None:
         first.send_signal(signal.SIGKILL)
 
-    report = coordinator.evaluate(
-        Address.read(processes.url), files(setting), request_file, tmp_path / "one", reporter=Watch(1, fail)
-    )
+    def replace_second() -> None:
+        processes.start_worker()
+        processes.wait_for_workers(2)
+        second.send_signal(signal.SIGKILL)
+
+    where = Address.read(processes.url)
+    watch = Watch({1: end_first, 3: replace_second})
+    report = coordinator.evaluate(where, files(setting), request_file, tmp_path / "one", reporter=watch)
     assert report.passes == PASSES
     assert parts(tmp_path / "one") == alone
-    assert next(workers).wait(10) == -signal.SIGKILL
+    assert [worker.wait(10) for worker in (first, second)] == [-signal.SIGKILL] * 2
 
     def restart() -> None:
         assert processes.scheduler is not None
@@ -129,31 +135,14 @@ def test_a_worker_that_is_killed_and_a_scheduler_that_starts_anew(
         processes.start_scheduler()
         processes.start_worker()
 
-    coordinator.evaluate(
-        Address.read(processes.url), files(setting), request_file, tmp_path / "two", reporter=Watch(2, restart)
-    )
+    coordinator.evaluate(where, files(setting), request_file, tmp_path / "two", reporter=Watch({2: restart}))
     assert parts(tmp_path / "two") == alone
 
 
-def test_a_service_shares_its_jobs_among_workers(
-    setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
-) -> None:
-    processes.start_scheduler()
-    processes.start_worker()
-    place = Place(tmp_path / "service", setting.half, "--insecure", "--cluster", processes.url)
-    with place.running() as service, service.client() as client:
-        client.upload_keys(setting.keys)
-        job = client.submit(request_file)
-        said: list[JobStatus] = []
-        assert client.wait(job.id, said.append).state == "done"
-        client.fetch(job.id, tmp_path / "request.out")
-    assert parts(tmp_path / "request.out") == alone
-    assert any("evaluate on 1 workers" in status.what for status in said)
-
-
 def test_a_cluster_without_workers_is_told(
-    setting: Setting, request_file: Path, processes: Processes, tmp_path: Path
+    setting: Setting, request_file: Path, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "_WORKERS_SECONDS", 0.5)
     processes.start_scheduler()
     said: list[str] = []
     where = Address.read(processes.url)
@@ -204,7 +193,9 @@ def test_jobs_wait_for_a_cluster_that_is_away(
         until(client, job.id, "stalled")
         processes.start_scheduler()
         processes.start_worker()
-        assert (client.wait(job.id).attempts, client.wait(behind.id).attempts) == (2, 1)
+        said: list[JobStatus] = []
+        assert (client.wait(job.id, said.append).attempts, client.wait(behind.id).attempts) == (2, 1)
+        assert any("evaluate on 1 workers" in status.what for status in said)
         client.fetch(job.id, tmp_path / "out")
         with service.raw() as raw:
             assert "glyphc_cluster_away 0.0" in raw.get("/metrics").text
@@ -263,20 +254,6 @@ def test_beyond_this_machine_certificates_are_asked_for() -> None:
     assert Address.read("local:3").local == 3
 
 
-def test_a_cluster_with_certificates(
-    setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
-) -> None:
-    processes = Processes(tmp_path, "tls", certificates(tmp_path))
-    try:
-        processes.start_scheduler()
-        processes.start_worker()
-        address = Address.read(processes.url, tmp_path)
-        coordinator.evaluate(address, files(setting), request_file, tmp_path / "out")
-    finally:
-        processes.stop()
-    assert parts(tmp_path / "out") == alone
-
-
 class Stages(Silent):
     """What a reporter is told of."""
 
@@ -322,7 +299,7 @@ def test_a_host_that_vanishes_without_a_word(
             processes.start_worker()
             processes.start_worker()
             processes.wait_for_workers(2)
-            pulled = Watch(1, lambda: hosts.plug(3, False))
+            pulled = Watch({1: lambda: hosts.plug(3, False)})
             address = Address.read(processes.url, tmp_path)
             coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=pulled)
         finally:
@@ -340,34 +317,36 @@ def test_workers_that_do_not_fit_into_memory_are_refused(
 
 
 def test_files_are_sent_to_hosts_that_lack_them(
-    setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
+    setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Workers that cannot see the coordinator's folders or one another's, as on other machines: one passes it on."""
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    processes.start_scheduler()
-    folders = [tmp_path / name for name in ("one", "two", "three")]
-    for folder in folders:
-        folder.mkdir()
-        os.environ["TMPDIR"] = str(folder)
-        try:
-            processes.start_worker()
-        finally:
-            del os.environ["TMPDIR"]
+    """Workers that cannot see the coordinator's folders or one another's, as on other machines: one passes it on. All
+    of them show certificates."""
+    processes = Processes(tmp_path, "tls", certificates(tmp_path))
+    folders = [tmp_path / name for name in ("one", "two")]
     real = distribution.asked
 
     def asked(cluster: object, name: str, function: object, *arguments: object) -> object:
         changed = [
-            str(hidden / "none") if isinstance(a, str) and a.startswith(str(setting.server)) else a for a in arguments
+            str(tmp_path / "none") if isinstance(a, str) and a.startswith(str(setting.server)) else a for a in arguments
         ]
         return real(cluster, name, function, *changed)  # type: ignore[arg-type]
 
     send, sent = distribution._send, []  # type: ignore[var-annotated]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distribution, "asked", asked)
-        patch.setattr(distribution, "_send", lambda *given: (sent.append(given), send(*given)))
-        processes.wait_for_workers(3)
-        coordinator.evaluate(Address.read(processes.url), files(setting), request_file, tmp_path / "out")
+    try:
+        processes.start_scheduler()
+        address = Address.read(processes.url, tmp_path)
+        with pytest.MonkeyPatch.context() as patch:
+            for folder in folders:
+                folder.mkdir()
+                patch.setenv("TMPDIR", str(folder))
+                processes.start_worker()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distribution, "asked", asked)
+            patch.setattr(distribution, "_send", lambda *given: (sent.append(given), send(*given)))
+            processes.wait_for_workers(2)
+            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out")
+    finally:
+        processes.stop()
     assert parts(tmp_path / "out") == alone
     assert len(sent) == 2  # program and keys leave here once
     for folder in folders:
@@ -375,24 +354,6 @@ def test_files_are_sent_to_hosts_that_lack_them(
         assert sorted(p.stat().st_size for p in found.iterdir()) == sorted(
             p.stat().st_size for p in (setting.server / PROGRAM_FILE, setting.server / KEYS_FILE)
         )
-
-
-def test_a_worker_that_comes_later_gets_the_files(
-    setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
-) -> None:
-    """The first worker dies when another one has begun, which no file was handed out to."""
-    processes.start_scheduler()
-    first = processes.start_worker()
-
-    def replace() -> None:
-        processes.start_worker()
-        time.sleep(4.0)
-        first.send_signal(signal.SIGKILL)
-
-    coordinator.evaluate(
-        Address.read(processes.url), files(setting), request_file, tmp_path / "out", reporter=Watch(1, replace)
-    )
-    assert parts(tmp_path / "out") == alone
 
 
 def test_a_file_that_arrives_damaged_is_not_kept(

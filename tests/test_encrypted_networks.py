@@ -133,6 +133,7 @@ def test_encrypted_agrees_with_onnxruntime(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_at_128_bit(name: str) -> None:
     """The same at the ring of real programs, in a process of its own that uses all cores."""

@@ -365,6 +365,7 @@ print(json.dumps({"seconds": report.seconds, "peak": report.peak_memory, "securi
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 @pytest.mark.parametrize(("name", "batch"), [("digits", 1), ("digits", 512)])
 def test_at_128_bit(name: str, batch: int, tmp_path: Path) -> None:
     arguments = [MODELS / f"{name}-mlp.onnx", *(MODELS / "data" / f"{name}-{p}.npy" for p in ("train", "test"))]

@@ -7,7 +7,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from conformance import PAGE, TOO_INEXACT, Case, Result, cases, in_clear, simulated
+from conformance import PAGE, TOO_INEXACT, Case, cases, in_clear, simulated
 
 from glyphc.frontends.onnx_rules import OPERATORS
 
@@ -21,52 +21,44 @@ EXPECTED = {
     *("Sign", "Sin", "Sinh", "Slice", "Softplus", "Squeeze", "Sub", "Tan", "Tanh", "ThresholdedRelu"),
     *("Transpose", "Unsqueeze", "Where"),
 }
+# Tests that share out the simulations.
+PARTS = 8
 
 
-@cache
-def all_cases() -> tuple[Case, ...]:
-    return tuple(cases())
-
-
-@cache
-def results() -> tuple[Result, ...]:
-    return tuple(map(in_clear, all_cases()))
-
-
-def test_nothing_fails_in_clear() -> None:
-    failed = [f"{r.case}: {r.reason}" for r in results() if r.outcome == "failed"]
-    assert not failed
-    refused = [r for r in results() if r.outcome == "refused"]
-    assert all(r.reason and "\n" not in r.reason for r in refused)
-
-
-def test_most_cases_of_every_operator_pass() -> None:
-    passed = Counter(r.case.operator for r in results() if r.outcome == "passed")
-    refused = Counter(r.case.operator for r in results() if r.outcome == "refused")
+def test_in_clear() -> None:
+    """Nothing fails, most cases of every operator pass, and the page says what it is."""
+    results = [in_clear(case) for case in cases()]
+    by_outcome = {o: [r for r in results if r.outcome == o] for o in ("passed", "refused", "failed")}
+    assert not [f"{r.case}: {r.reason}" for r in by_outcome["failed"]]
+    assert all(r.reason and "\n" not in r.reason for r in by_outcome["refused"])
+    passed = Counter(r.case.operator for r in by_outcome["passed"])
+    operators = Counter(r.case.operator for r in results)
     assert set(OPERATORS) >= EXPECTED
     # sizes and what follows from them are constants, so there is nothing to encrypt; numbers of trips are inputs in all
     # cases, and grids that depend on values are results
-    never = {op for op in {c.operator for c in all_cases()} if not passed[op]}
+    never = {op for op in operators if not passed[op]}
     assert never == {"DynamicQuantizeLinear", "EyeLike", "IsInf", "IsNaN", "Loop", "Shape", "Size"}
-    assert sum(passed.values()) > 1100
-    assert sum(refused.values()) < 0.15 * len(all_cases())
-
-
-def test_the_page_is_of_these_results() -> None:
-    """Made again by benchmarks/conformance.py --simulate when operators or reasons change."""
+    assert len(by_outcome["passed"]) > 1100
+    assert len(by_outcome["refused"]) < 0.15 * len(results)
+    # made again by benchmarks/conformance.py --simulate when operators or reasons change
     text = PAGE.read_text()
     listed = dict(re.findall(r"^\| (\w+) \| (\d+) \| \d+ \| \d* \|", text, re.MULTILINE))
-    assert {op: int(count) for op, count in listed.items()} == Counter(c.operator for c in all_cases())
-    passed, refused, failed = (sum(r.outcome == o for r in results()) for o in ("passed", "refused", "failed"))
-    assert f"**{passed} pass, {refused} are refused with a reason, {failed} fail**" in text
+    assert {op: int(count) for op, count in listed.items()} == operators
+    counts = "{} pass, {} are refused with a reason, {} fail".format(*(len(found) for found in by_outcome.values()))
+    assert f"**{counts}**" in text
+
+
+@cache
+def not_expanded() -> tuple[Case, ...]:
+    """Each operator itself, not what its definition expands to."""
+    return tuple(case for case in cases() if not case.expanded)
 
 
 @pytest.mark.slow
-def test_nothing_fails_in_simulation() -> None:
-    """Each operator itself, not what its definition expands to."""
-    passed = [r.case for r in results() if r.outcome == "passed" and not r.case.expanded]
-    found = [simulated(c) for c in passed]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_nothing_fails_in_simulation(part: int) -> None:
+    found = [simulated(case) for case in not_expanded()[part::PARTS] if in_clear(case).outcome == "passed"]
     assert not [f"{r.case}: {r.reason}" for r in found if r.outcome == "failed"]
-    # a length of zero has no inverse: LpNormalization of a column of zeros
-    assert sum(r.reason == TOO_INEXACT for r in found) <= 1
-    assert sum(r.outcome == "passed" for r in found) > 500
+    # a length of zero has no inverse: a column of zeros
+    assert {r.case.operator for r in found if r.reason == TOO_INEXACT} <= {"LpNormalization"}
+    assert sum(r.outcome == "passed" for r in found) > 400 / PARTS

@@ -136,8 +136,9 @@ def test_steps_away_from_their_jumps(case: Case) -> None:
     assert np.abs(simulated - wanted).max() < 0.03 * max(1.0, np.ptp(wanted))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.op in ("Gelu", "Log", "Softplus", "Reciprocal")], ids=str)
+@pytest.mark.parametrize("case", [Case("Gelu", opset=20), Case("Log", lo=0.2)], ids=str)
 def test_encrypted(case: Case) -> None:
+    """To a bootstrap, functions are coefficients: a smooth one, and one that ends at the edge of its domain."""
     m, x = model(case), samples(64)
     wanted = reference(m, x)
     program = glyphc.compile(m, x, batch=64, insecure_ring=1024)

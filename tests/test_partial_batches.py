@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from glyphc.codec import decode, encode
 from glyphc.exchange.artifacts import _check_ports
 from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import ClientSpec, Free, Load, Port, Powers, Store
 from glyphc.ir.instructions.partial import for_samples
 from glyphc.ir.layout import Layout
@@ -106,15 +106,21 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+X = np.random.default_rng(3).normal(size=(200, 8))
+
+
+@functools.cache
+def compiled_for_64(name: str) -> Program:
+    return glyphc.compile(NETWORKS[name], X, 64, insecure_ring=RING)
+
+
 @pytest.mark.parametrize("count", [1, 17, 33, 64])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_only_chunks_with_samples_are_computed(name: str, count: int) -> None:
     """64 samples in four chunks of sixteen."""
-    graph: Graph = NETWORKS[name]
-    x = np.random.default_rng(3).normal(size=(200, 8))
-    program = glyphc.compile(graph, x, 64, insecure_ring=RING)
+    graph, program = NETWORKS[name], compiled_for_64(name)
     assert program.client.chunks == 4
-    assert_exact(program, {graph.inputs[0].op.name: x[:count]})  # type: ignore[attr-defined]
+    assert_exact(program, {graph.inputs[0].op.name: X[:count]})  # type: ignore[attr-defined]
     used = -(-count // 16)
     whole, partial = program.schedule, for_samples(program.schedule, count)
     for node in program.graph:
@@ -134,17 +140,15 @@ def test_only_chunks_with_samples_are_computed(name: str, count: int) -> None:
 
 
 def test_a_full_batch_takes_the_whole_schedule() -> None:
-    x = np.random.default_rng(3).normal(size=(200, 8))
-    schedule = glyphc.compile(mlp(8, 64, 16, 4), x, 64, insecure_ring=RING).schedule
+    schedule = compiled_for_64("narrower").schedule
     for count in (49, 64):
         assert for_samples(schedule, count).schedule is schedule
 
 
 def test_a_run_computes_what_its_samples_take() -> None:
     """Simulated: 70 samples are a full pass, and six of one chunk; the record names instructions of the schedule."""
-    x = np.random.default_rng(3).normal(size=(200, 8))
-    program = glyphc.compile(mlp(8, 64, 64, 4, function="tanh"), x, 64, insecure_ring=RING)
-    report = run(program, x[:70], "simulate")
+    program = compiled_for_64("as wide all along")
+    report = run(program, X[:70], "simulate")
     instructions = program.schedule.instructions
     bootstraps = [number for number, _, _ in report.timeline if isinstance(instructions[number], Powers)]
     assert len(bootstraps) == 2 * 4 + 2
@@ -153,7 +157,7 @@ def test_a_run_computes_what_its_samples_take() -> None:
     assert bootstraps[8:] == bootstraps[:2]
     assert all(not isinstance(instructions[number], Load) for number, _, _ in report.timeline)
     assert sum(isinstance(instructions[n], Store | Free) for n, _, _ in report.timeline) > 0
-    clear = run(program, x[:70], "clear").outputs["y"]
+    clear = run(program, X[:70], "clear").outputs["y"]
     assert np.abs(report.outputs["y"] - clear).max() < 0.05 * np.ptp(clear)
 
 

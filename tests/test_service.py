@@ -359,6 +359,7 @@ def test_one_service_uses_a_folder(service: Running, place: Place) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 def test_a_round_trip_at_128_bit(tmp_path: Path) -> None:
     """The benchmark: commands, service and client as a user would run them, the smallest program."""
     script = ROOT / "benchmarks" / "service.py"

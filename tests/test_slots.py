@@ -362,6 +362,7 @@ def test_a_plan_has_the_price_of_the_program_or_a_reason() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 def test_digits_at_128_bit() -> None:
     """ReLU without retraining: as accurate as promised, and far more precise than the polynomials are."""
     data = MODELS / "data"

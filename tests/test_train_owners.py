@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train_chain import F64, chain
@@ -20,7 +16,6 @@ from glyphc.backends.ckks_clear import SimulatedCKKS
 from glyphc.backends.openfhe.residues import Uniform
 from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, TrainingKeyMaker
 from glyphc.backends.openfhe.training_public import PUBLIC_STREAM, PublicEncryptor
-from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, ParameterError
 from glyphc.exchange.placement import Placement, placements, sources_of
 from glyphc.exchange.training_client import prepare
@@ -35,7 +30,7 @@ from glyphc.train.job import Job, Options, RangeSource, make_owned_job
 from glyphc.train.optimizers import SGD
 from glyphc.train.plan import Plan
 from glyphc.train.planning import plan_of
-from tests.roles import environment
+from tests.commands import succeeding
 
 RING = 1024
 SIZES = (12, 7, 8)
@@ -91,20 +86,11 @@ def test_noise_of_public_encryption_is_as_simulated() -> None:
     assert simulated.std() * 2.0**p.linear_bits == pytest.approx(public_encryption(RING), rel=0.15)
 
 
-def here(*arguments: object) -> None:
-    """A command in this process, which is faster."""
-    result = CliRunner().invoke(main, ["training", *map(str, arguments)])
-    assert result.exit_code == 0, result.output
+def glyphc(*arguments: object) -> None:
+    succeeding("training", *arguments)
 
 
-def apart(*arguments: object) -> None:
-    command = [sys.executable, "-m", "glyphc", "training", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.parametrize("glyphc", [here, pytest.param(apart, marks=pytest.mark.slow)])
-def test_three_owners_train_as_one(glyphc: Callable[..., None], tmp_path: Path) -> None:
+def test_three_owners_train_as_one(tmp_path: Path) -> None:
     """Weights are those of one set of data, up to noise; owners get no model and no secret."""
     network = chain((4, 1))
     (tmp_path / "m.onnx").write_bytes(to_onnx(network).SerializeToString())

@@ -75,7 +75,7 @@ def test_modes_agree() -> None:
     assert np.abs(results["encrypted"] - results["simulate"]).max() < 5e-5
 
 
-@pytest.mark.parametrize("mode", ["clear", "simulate", "encrypted"])
+@pytest.mark.parametrize("mode", ["clear", "simulate"])
 def test_a_killed_run_goes_on_as_if_unbroken(mode: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KilledError):
@@ -88,26 +88,24 @@ def test_a_killed_run_goes_on_as_if_unbroken(mode: str, tmp_path: Path) -> None:
     resumed = train(job(), mode, folder, resume=True)
     assert len(resumed.seconds) == 1
     assert not folder.exists()
-    unbroken = weights(train(job(), mode))
-    if mode == "encrypted":  # other keys, other noise; with the same ones see the next test
-        assert np.abs(weights(resumed) - unbroken).max() < 5e-5
-    else:
-        assert np.array_equal(weights(resumed), unbroken)
+    assert np.array_equal(weights(resumed), weights(train(job(), mode)))
 
 
 def test_a_resumed_encrypted_run_is_identical(tmp_path: Path) -> None:
-    """From one checkpoint, with the same keys: once in the process that began, twice in others."""
-    folder, copies = tmp_path / "run", [tmp_path / "a", tmp_path / "b"]
+    """From one checkpoint, with the same keys: in the process that began, and in one that is killed once more."""
+    folder, copy = tmp_path / "run", tmp_path / "copy"
 
     def monitor(step: int, loss: float) -> None:
         if step == 2:
-            for copy in copies:
-                shutil.copytree(folder, copy)
+            shutil.copytree(folder, copy)
 
-    results = [weights(train(job(), "encrypted", folder, monitor=monitor))]
-    results += [weights(train(job(), "encrypted", copy, resume=True)) for copy in copies]
-    assert np.array_equal(results[0], results[1])
-    assert np.array_equal(results[0], results[2])
+    unbroken = weights(train(job(), "encrypted", folder, monitor=monitor))
+    with pytest.raises(KilledError):
+        train(job(), "encrypted", copy, resume=True, monitor=killed_after(4))
+    resumed = train(job(), "encrypted", copy, resume=True)
+    assert len(resumed.seconds) == 1
+    assert not copy.exists()
+    assert np.array_equal(weights(resumed), unbroken)
 
 
 def test_an_encrypted_run_keeps_to_its_number_of_steps(tmp_path: Path) -> None:
@@ -395,10 +393,10 @@ def test_a_result_that_could_not_be_written_is_kept(mode: str, tmp_path: Path, m
     assert not (tmp_path / "out.onnx.run").exists()
     unbroken = tmp_path / "unbroken"
     unbroken.mkdir()
-    assert invoke(unbroken, *options).exit_code == 0
+    assert invoke(unbroken, *options[:2], "--mode", "clear").exit_code == 0
     x, _ = samples()
     found, expected = (evaluate(read_onnx(folder / "out.onnx"), {"x": x})["y"] for folder in (tmp_path, unbroken))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=1e-4 if mode == "clear" else 2e-3)
 
 
 # -- estimator --

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from glyphc.exchange.client import SECRET_FILE
 from glyphc.exchange.training_files import PROGRAM, TRAINED
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.trainer.loop import train
+from tests.commands import command
+from tests.commands import succeeding as glyphc
 from tests.roles import environment
-from tests.training_runs import OPTIONS, TOLERANCE, glyphc, job, samples, state, write_inputs
+from tests.training_runs import OPTIONS, TOLERANCE, job, samples, state, write_inputs
 
 # Kills of each command before it is left alone.
 KILLS = 2
@@ -35,8 +36,8 @@ class Killer:
     def __call__(self, *arguments: object, seconds: float) -> bool:
         """Whether the command was killed: it may be faster than that. seconds: of CPU, that it takes as a whole."""
         at = self.random.uniform(0.3, 0.95) * seconds
-        command = [sys.executable, "-m", "glyphc", *map(str, arguments)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        run = command(*arguments)
+        with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
             watched = psutil.Process(process.pid)
             while process.poll() is None:
                 try:
@@ -56,7 +57,7 @@ class Killer:
 def cpu_seconds(*arguments: object) -> float:
     """Of a command that is left alone."""
     before = os.times()
-    glyphc(*arguments)
+    subprocess.run(command(*arguments), capture_output=True, env=environment(), check=True)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -39,13 +39,13 @@ from glyphc.train.job import Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD, Cosine
 from glyphc.trainer.loop import train
+from tests.commands import succeeding as glyphc
 from tests.roles import environment
 from tests.training_runs import (
     RING,
     STEPS,
     TOLERANCE,
     copied,
-    glyphc,
     invoke,
     job,
     make_job_of_steps,

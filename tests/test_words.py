@@ -270,13 +270,13 @@ def test_long_look_ups_are_refused_and_bootstraps_are_not(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_network_with_encrypted_weights_at_128_bit(tmp_path: Path) -> None:
-    """Two minutes: a user's ONNX file by the command line, weights encrypted as well."""
+    """A user's ONNX file by the command line, weights encrypted as well; words of four bits, as gates take long."""
     (tmp_path / "net.onnx").write_bytes(to_onnx(small()).SerializeToString())
     np.save(tmp_path / "cal.npy", X)
     np.save(tmp_path / "x.npy", X[:1])
     at = {name: str(tmp_path / name) for name in ("net.onnx", "cal.npy", "x.npy", "p.glyphc", "p.weights", "y.npy")}
     made = ["compile", at["net.onnx"], "--calibration", at["cal.npy"], "--strategy", "tbmpnet", "-o", at["p.glyphc"]]
-    found = CliRunner().invoke(main, [*made, "--encrypt-weights", "all"])
+    found = CliRunner().invoke(main, [*made, "--encrypt-weights", "all", "--word-bits", "4"])
     assert found.exit_code == 0, found.output
     ran = ["run", at["p.glyphc"], "--weights", at["p.weights"], "--input", at["x.npy"], "--output", at["y.npy"]]
     found = CliRunner().invoke(main, ran)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from glyphc.storage.headers import (
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD
-from tests.roles import environment
 
 RING = 1024
 STEPS = 5
@@ -45,16 +42,8 @@ def job() -> Job:
     return make_job(linear_model(x, 1, "sigmoid"), x, y, options)
 
 
-def glyphc(*arguments: object, code: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "glyphc", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(**changes), timeout=120)
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
-
-
 def invoke(*arguments: object, code: int = 0, **changes: str) -> Result:
-    """The same in this process, which is faster."""
+    """A command in this process."""
     result = CliRunner().invoke(main, [str(a) for a in arguments], env=changes)
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.stderr

@@ -53,8 +53,8 @@ _HARDLY_WORSE = 1.25
 _HARDLY_SEEN = 0.25
 # Of more nonlinearities it is not worked out which one loses most.
 _MOST_BLAMED = 40
-# What lies at a jump itself, as a share of the dead zone of the finest series. The rest of a dead zone is no excuse: a
-# series that is a little finer decides it.
+# What lies at a jump itself, as a share of a series' dead zone. The rest of a dead zone is no excuse: a series that is
+# a little finer decides it.
 _AT_A_JUMP = 2.0**-6
 # Where more values than this share are undecided, all of them count.
 _UNDECIDED = 0.5
@@ -221,7 +221,8 @@ class _Search:
         No series has a value there, so in all of them they are wrong alike, and would hide what else a series does.
         """
         width = _AT_A_JUMP * 2.0**self.trial.fits.bits
-        zones = {n.id: self.trial.fits.series(n, self.degrees[-1]).dead_zone * width for n in nodes}
+        # the same at every degree, and a series of the highest takes long to fit
+        zones = {n.id: self.trial.fits.series(n, _PROBE_DEGREE).dead_zone * width for n in nodes}
         found: dict[str, Mask] = {}
         if not any(zones.values()):
             return found
