@@ -431,7 +431,7 @@ def corrupted(graph: Graph, kind: type, change: Any) -> Graph:
     """The laid-out graph with its last node of a kind changed."""
     graph = prune(graph)
     node = [n for n in graph if isinstance(n.op, kind)][-1]
-    graph._nodes[node.id] = change(node)
+    graph._graph.nodes[node.id]["node"] = change(node)
     return graph
 
 
@@ -459,7 +459,7 @@ def test_what_would_collide_is_found(program: glyphc.Program) -> None:
             if isinstance(node.op, Apply):
                 assert changed.type.layout is not None
                 changed = replace(changed, op=replace(node.op, mask=changed.type.layout.mask))
-            narrow._nodes[node.id] = changed
+            narrow._graph.nodes[node.id]["node"] = changed
     with pytest.raises(ParameterError, match="collide"):
         ValidateLayout().run(narrow, Context())
 

@@ -162,7 +162,7 @@ class Chain:
 
 
 def put(graph: Graph, node: Node) -> None:
-    graph._nodes[node.id] = node
+    graph._graph.nodes[node.id]["node"] = node
 
 
 def typed(**facts: Any) -> Callable[[Node], Node]:
