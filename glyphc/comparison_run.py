@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -19,11 +16,11 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.engine import best_engine
-from glyphc.backends.processes import end_with_parent
+from glyphc.backends.processes import apart
 from glyphc.codec import check_inputs
 from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out
 from glyphc.compiler import compile
-from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
+from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import Load, Schedule
@@ -256,7 +253,7 @@ def _too_much(task: Task, program: Program, predicted: Predicted) -> str:
 
 def _measured(task: Task, program: Program, scorer: Scorer) -> tuple[Measured, tuple[str, ...]]:
     """Run it, encrypted, apart; and in the clear, which it should agree with."""
-    found, report, notes = _apart(program.to_bytes(), task.x, task.engine)
+    found, report, notes = apart(encrypted_run, program.to_bytes(), task.x, task.engine, errors=GlyphcError)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (exact_outputs,) = run(program, task.x, Mode.CLEAR).outputs.values()
@@ -269,58 +266,21 @@ def _measured(task: Task, program: Program, scorer: Scorer) -> tuple[Measured, t
     return replace(report, error=error, exact=exact, scores=scorer.scores(outputs)), notes
 
 
-# -- a process of its own --
+# -- in a process of its own --
 
 
-def _apart(
+def encrypted_run(
     artifact: bytes, x: npt.NDArray[Any], engine: str | None
 ) -> tuple[npt.NDArray[Any], Measured, tuple[str, ...]]:
-    """Outputs, figures and notes of an encrypted run in a new process, whose memory is its alone.
-
-    GlyphcError as from ``run``, MemoryError when the system killed it, RuntimeError when it ended in any other way.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(theirs, artifact, x, engine))
-    process.start()
-    theirs.close()
-    try:
-        try:
-            found = ours.recv()
-        except EOFError:
-            process.join()
-            if process.exitcode == -signal.SIGKILL:
-                raise MemoryError("the system killed it, probably for want of memory") from None
-            raise RuntimeError(f"the process ended with exit code {process.exitcode}") from None
-        if isinstance(found, BaseException):
-            raise found
-        outputs, measured, notes = found
-        return outputs, measured, notes
-    finally:
-        # after an interrupt it may be in the middle of minutes of work
-        process.kill()
-        process.join()
-        ours.close()
-
-
-def _child(connection: Connection, artifact: bytes, x: npt.NDArray[Any], engine: str | None) -> None:
-    # an interrupt is for the parent, which ends this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    warnings.simplefilter("ignore")
+    """Outputs, figures and notes of an encrypted run in this process; GlyphcError as from ``run``."""
     from glyphc.console import reporter
 
-    try:
-        program = Program.from_bytes(artifact)
-        check_inputs(program.client, x)
-        report = run(program, x, Mode.ENCRYPTED, reporter(), engine, allow_slow=True)
-        (outputs,) = report.outputs.values()
-        seconds = tuple(report.seconds.items())
-        measured = Measured(seconds, report.cpu_seconds, report.peak_memory, 0.0, False, ())
-        told = report.overruns or report.lost
-        notes = (message(report.overruns, report.samples, report.lost),) if told else ()
-        connection.send((outputs, measured, notes))
-    except MemoryError:
-        connection.send(MemoryError("out of memory"))
-    except GlyphcError as e:
-        connection.send(e if type(e) is not EnvironmentSetupError else EnvironmentSetupError(str(e)))
+    warnings.simplefilter("ignore")
+    program = Program.from_bytes(artifact)
+    check_inputs(program.client, x)
+    report = run(program, x, Mode.ENCRYPTED, reporter(), engine, allow_slow=True)
+    (outputs,) = report.outputs.values()
+    seconds = tuple(report.seconds.items())
+    measured = Measured(seconds, report.cpu_seconds, report.peak_memory, 0.0, False, ())
+    told = report.overruns or report.lost
+    return outputs, measured, (message(report.overruns, report.samples, report.lost),) if told else ()

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import multiprocessing
 import os
 import platform
-import signal
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +31,7 @@ from glyphc.analysis.kernels_cost import shipped
 from glyphc.analysis.security import is_secure, secured
 from glyphc.analysis.slot_figures import SlotRow
 from glyphc.analysis.training_figures import TrainingFigures
+from glyphc.backends.processes import apart
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
@@ -234,59 +232,21 @@ def measure_apart(work: Work, observe: Observer, engine: str = "openfhe") -> Fou
     MemoryError when it runs out of memory, EnvironmentSetupError when OpenFHE is missing or refuses, RuntimeError when
     it ends in any other way (a bug; its traceback is on stderr).
     """
-    # not forked: threads of a loaded OpenFHE would not survive that, and memory would be counted twice
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(theirs, work, engine), daemon=True)
-    process.start()
-    theirs.close()
+    return apart(_measured, work, engine, errors=EnvironmentSetupError, observe=observe)
+
+
+def _measured(work: Work, engine: str, observe: Observer) -> Found:
+    # also says that OpenFHE cannot be loaded
+    from glyphc.backends.errors import BackendError
+
     try:
-        while True:
-            try:
-                message = ours.recv()
-            except EOFError:
-                process.join()
-                raise _ended(process.exitcode) from None
-            if isinstance(message, Found):
-                return message
-            if isinstance(message, BaseException):
-                raise message
-            observe(*message)
-    finally:
-        # after an interrupt it may be in the middle of a minute's work
-        process.kill()
-        process.join()
-        ours.close()
-
-
-def _ended(exitcode: int | None) -> Exception:
-    if exitcode == -signal.SIGKILL:
-        return MemoryError("the system killed it, probably for want of memory")
-    return RuntimeError(f"the measuring process ended with exit code {exitcode}")
-
-
-def _child(connection: Connection, work: Work, engine: str) -> None:
-    # an interrupt is for the parent, which ends this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        # also says that OpenFHE cannot be loaded
-        from glyphc.backends.errors import BackendError
-
-        def observe(step: str, seconds: float) -> None:
-            connection.send((step, seconds))
-
         if isinstance(work, SlotParameters):
-            connection.send((measure_kernel_slots if engine == "kernels" else measure_slots)(work, observe))
-        elif isinstance(work, TrainingJob):
-            connection.send(measure_training(work, observe))
-        elif engine == "kernels":
-            connection.send(measure_kernels(work, observe))
-        else:
-            connection.send(measure(work, observe))
-    except MemoryError:
-        connection.send(MemoryError("out of memory"))
+            return (measure_kernel_slots if engine == "kernels" else measure_slots)(work, observe)
+        if isinstance(work, TrainingJob):
+            return measure_training(work, observe)
+        return (measure_kernels if engine == "kernels" else measure)(work, observe)
     except BackendError as e:
-        connection.send(EnvironmentSetupError(str(e)))
+        raise EnvironmentSetupError(str(e)) from None
 
 
 # -- the work itself --

@@ -22,7 +22,7 @@ import psutil
 from glyphc import overruns, plausible, promises
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
-from glyphc.analysis.kernels_cost import for_engine
+from glyphc.analysis.kernels_cost import for_engine, more_bytes
 from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session, best_engine
 from glyphc.backends.engine import engine as find_engine
@@ -259,6 +259,7 @@ class _Runner:
     def _check_memory(self) -> None:
         """Fail before minutes of work rather than be killed by the system in the middle of it."""
         needed = estimate(self.program.schedule, self.cost).memory_bytes
+        needed += more_bytes(self.program.schedule.parameters, self.cost.engine)
         available = psutil.virtual_memory().available
         if needed > available:
             raise EnvironmentSetupError(

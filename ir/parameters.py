@@ -10,6 +10,9 @@ SECURE = "HEStd_128_classic"
 # Size of the primes of the auxiliary modulus in hybrid key switching (OpenFHE's choice).
 AUXILIARY_PRIME_BITS = 60
 
+# Of the context for training's products: what engines are tested with; plans have four.
+MOST_LINEAR_LIMBS = 16
+
 # In which keys of the context for training's products are cut.
 LINEAR_DIGITS = 2
 

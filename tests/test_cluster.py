@@ -26,7 +26,9 @@ from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
 from glyphc.service.client import Client, JobStatus
-from glyphc.service.scheduler import _Clock
+from glyphc.service.scheduler import Scheduler, _Clock
+from glyphc.service.settings import Settings
+from glyphc.service.store import Store
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
 from tests.cluster_processes import Processes
@@ -208,6 +210,20 @@ def test_jobs_wait_for_a_cluster_that_is_away(
             assert "glyphc_cluster_away 0.0" in raw.get("/metrics").text
     assert parts(tmp_path / "out") == alone
     assert "the cluster is back after" in (place.folder / "log").read_text()
+
+
+def test_who_waits_for_a_worker_is_not_told_of_the_cluster(tmp_path: Path) -> None:
+    """While another worker computes, its job's end lets the next one begin."""
+    store = Store(tmp_path / "data")
+    try:
+        scheduler = Scheduler(Settings(tmp_path, tmp_path / "data", tmp_path / "tokens", workers=2), store, {})
+        scheduler._stalled.add("first")
+        assert "cluster is away" in scheduler.progress("first", "stalled").what
+        assert scheduler.progress("behind", "queued").what == ""
+        scheduler._stalled.add("second")
+        assert "cluster is away" in scheduler.progress("behind", "queued").what
+    finally:
+        store.close()
 
 
 def test_a_job_s_time_stands_still_while_its_cluster_is_away() -> None:

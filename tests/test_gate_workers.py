@@ -19,6 +19,8 @@ from glyphc import comparison_run
 from glyphc.backends import processors
 from glyphc.backends.errors import BackendError
 from glyphc.backends.openfhe.gates import GateClient, GateEvaluator, gate_session
+from glyphc.backends.processes import apart
+from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions import Gate, GateKind, Register
 from glyphc.ir.ops import Const, Dense, Input, Output
@@ -96,7 +98,8 @@ def test_gates_in_the_process_of_a_comparison() -> None:
     samples = np.random.default_rng(0).uniform(-1, 1, (20, 2))
     with pytest.warns(UserWarning, match="PROTECTS NOTHING|NOT SECURE|insecure"):
         program = glyphc.compile(graph, samples, strategy="tbmpnet", word_bits=4, insecure_ring=1024)
-    outputs, measured, _ = comparison_run._apart(program.to_bytes(), samples[:1], None)
+    arguments = program.to_bytes(), samples[:1], None
+    outputs, measured, _ = apart(comparison_run.encrypted_run, *arguments, errors=GlyphcError)
     np.testing.assert_array_equal(outputs, run(program, samples[:1], "clear").outputs["y"])
     assert measured.cpu_seconds > 0
 

@@ -17,20 +17,16 @@ from glyphc.backends.errors import BackendError
 from glyphc.backends.kernels.basis import Basis, primes_below
 from glyphc.backends.kernels.ckks_linear import LinearArithmetic, LinearKernels
 from glyphc.backends.kernels.ckks_wire import KernelsWire
+from glyphc.backends.kernels.estimate import thread_bytes
 from glyphc.backends.kernels.evaluator import Ciphertext
 from glyphc.backends.kernels.keyfiles import fingerprint
 from glyphc.backends.kernels.keygen import KeyMaker
 from glyphc.backends.kernels.linear_shape import LinearShape, key_shape
-from glyphc.backends.kernels.shape import (
-    LARGEST_LINEAR_BITS,
-    MOST_LINEAR_LIMBS,
-    EngineShape,
-    check_shape,
-)
+from glyphc.backends.kernels.shape import LARGEST_LINEAR_BITS, EngineShape, check_shape
 from glyphc.backends.openfhe.ckks_contexts import make_linear_contexts
 from glyphc.backends.openfhe.residues import ResidueError, pack
 from glyphc.backends.processors import set_threads
-from glyphc.ir.parameters import INSECURE, Parameters
+from glyphc.ir.parameters import INSECURE, MOST_LINEAR_LIMBS, Parameters
 
 F64 = npt.NDArray[np.float64]
 Integers = list[int]
@@ -114,8 +110,8 @@ def image(phase: Sequence[int], index: int) -> Integers:
     return out
 
 
-# One digit, several (nine limbs and more); and the largest primes.
-SETTINGS = {(30, 3): None, (LARGEST_LINEAR_BITS, 9): None}
+# One digit; and several of the largest primes, as many as there may be.
+SETTINGS = {(30, 3): None, (LARGEST_LINEAR_BITS, MOST_LINEAR_LIMBS): None}
 
 
 @pytest.fixture(scope="module", params=list(SETTINGS), ids=str)
@@ -200,6 +196,20 @@ def test_packing_in_threads_is_packing(setting: Setting) -> None:
         set_threads(0)
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a.elements, b.elements)
+
+
+def test_what_a_thread_keeps_is_predicted(setting: Setting) -> None:
+    try:
+        set_threads(4)
+        setting.machine.unpack(setting.ciphertext(len(setting.moduli), 1), 32, 2, 31)
+    finally:
+        set_threads(0)
+    held: dict[int, float] = {}
+    for (thread, name), array in setting.machine._arithmetic._memory.items():
+        # products are not spread over threads
+        if name != "tensor":
+            held[thread] = held.get(thread, 0) + array.nbytes
+    assert max(held.values()) == thread_bytes(setting.machine._parameters)
 
 
 @examples(20)

@@ -55,6 +55,33 @@ def test_the_table(measured: ModuleType) -> None:
     assert "b, one by one: 128 bits" in measured.notes([quick, slow])
 
 
+SLOW_STEPS = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from measured import Training
+found = Training("c", "slow", {}, wall={"step": 3.0}, cpu={"step": 6.0}, batch=8, tested=9, clear=0.5)
+found.steps = int(sys.argv[2])
+print("other lines")
+found.print()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("steps", "step"), [(0, "over "), (2, "1.5 / 3")])
+def test_a_run_that_is_stopped_has_a_row(steps: int, step: str, measured: ModuleType, tmp_path: Path) -> None:
+    """What it has done by then, and how long the step took that it was at."""
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW_STEPS)
+    train = importlib.import_module("train")
+    found = train.measure(Path(sys.executable), script, PEERS, steps, seconds=3.0)
+    assert 0 < found.stopped < 60
+    (row,) = rows(measured.training_table([found]))
+    assert row["steps"] == f"{steps}, then stopped"
+    assert row["s a step"].startswith(step)
+    assert (row["correct encrypted"], row["correct in clear"]) == ("not decrypted", "50.00%")
+    assert "s and was not at its end" in measured.notes([found])
+
+
 def case(folder: Path) -> Path:
     """A network of the same architecture and a few samples, of random numbers: figures mean nothing."""
     random = np.random.default_rng(0)

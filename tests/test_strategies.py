@@ -307,7 +307,7 @@ def test_a_comparison_runs_what_fits_and_goes_on_where_it_was(tmp_path: Path, mo
         raise AssertionError("this row is known")
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison_run, "_apart", must_not)
+        patched.setattr(comparison_run, "apart", must_not)
         again = CliRunner().invoke(main, [*given, "--strategies", "onoufriou:2,glyph", "--seconds", "0.001"])
     assert again.exit_code == 0, again.output
     assert "known, run" in again.output

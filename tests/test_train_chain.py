@@ -18,7 +18,7 @@ from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.ckks import Bootstrap
-from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
+from glyphc.ir.ops import Add, Apply, Const, Dense, Input, Output, Softmax
 from glyphc.ir.types import Level
 from glyphc.train.arrange import Arrangement, arrangements
 from glyphc.train.errors import TrainingError
@@ -31,17 +31,34 @@ from glyphc.train.step import State, make_step
 RING = 1024
 
 
-def chain(widths: tuple[int, ...], end: str = "sigmoid", activation: str = "tanh", seed: int = 0) -> Graph:
-    """widths: of the input and all layers. end: "sigmoid", "softmax" or "" for numbers."""
+Skips = tuple[tuple[int, int], ...]
+
+
+def chain(
+    widths: tuple[int, ...],
+    end: str = "sigmoid",
+    activation: str = "tanh",
+    seed: int = 0,
+    skips: Skips = (),
+    behind: str = "tanh",
+) -> Graph:
+    """widths: of the input and all layers. end: "sigmoid", "softmax" or "" for numbers. skips: activations, by their
+    layers, that are added to the sums of later ones; behind: what follows such sums, or nothing."""
     random = np.random.default_rng(seed)
     graph = Graph(Level.SOURCE, 1)
     value = graph.add(Input("x", (widths[0],)))
+    activations = []
     for layer, (fan, out) in enumerate(pairwise(widths)):
-        if layer:
-            value = graph.add(Apply((Function(activation),)), (value,))
+        function = behind if any(target == layer - 1 for _, target in skips) else activation
+        if layer and function:
+            value = graph.add(Apply((Function(function),)), (value,), location=f"act{layer - 1}")
+        activations.append(value)
         w = graph.add_constant(f"w{layer}", random.normal(size=(out, fan)) / np.sqrt(fan) / 2)
         b = graph.add_constant(f"b{layer}", random.normal(size=out) / 8)
         value = graph.add(Dense((Const(w),), Const(b)), (value,), location=f"layer{layer}")
+        for source, target in skips:
+            if target == layer:
+                value = graph.add(Add(), (value, activations[source + 1]), location=f"skip{layer}")
     if end:
         value = graph.add(Softmax(0) if end == "softmax" else Apply((Function("sigmoid"),)), (value,))
     graph.add(Output("y"), (value,))

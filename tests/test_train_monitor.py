@@ -13,6 +13,7 @@ from test_train_chain import chain
 from glyphc.analysis.cost import CostModel
 from glyphc.errors import ArtifactError, DataError
 from glyphc.exchange.training_client import prepare
+from glyphc.exchange.training_continue import Continuation, go_on
 from glyphc.exchange.training_files import MONITOR, PROGRAM, TRAINED, ProgramFile
 from glyphc.exchange.training_server import run_training
 from glyphc.exchange.training_watch import watch
@@ -24,7 +25,7 @@ from glyphc.train.plan import plan_step, wanted
 from glyphc.train.planning import plan_of
 from glyphc.train.simulated import Simulated
 from glyphc.train.step import with_weights
-from tests.training_runs import OPTIONS, changed, invoke, job, samples, state, write_inputs
+from tests.training_runs import OPTIONS, changed, copied, invoke, job, samples, state, write_inputs
 
 RING = 1024
 
@@ -110,6 +111,19 @@ def test_the_key_holder_watches(ran: Path, tmp_path: Path) -> None:
     with ProgramFile(ran / "server" / PROGRAM) as program:
         assert program.outline.statistic == 2
         assert len(state(ran / "server" / TRAINED)) == len(program.outline.state)
+
+
+def test_steps_that_are_done_anew_are_not_watched(ran: Path, tmp_path: Path) -> None:
+    """A run that goes on from step 3 of 5 with a fourth: the earlier program has left statistics of all five."""
+    copied(ran, tmp_path)
+    go_on(tmp_path / "client", tmp_path / "update", Continuation(1, 0.1, after=3), trial=samples())
+    found = watch(tmp_path / "client", ran / "server" / MONITOR)
+    assert found == watch(ran / "client", ran / "server" / MONITOR)[:3]
+    late = tmp_path / "late"
+    late.mkdir()
+    shutil.copy(ran / "server" / MONITOR / "000004.statistic", late)
+    with pytest.raises(DataError, match=r"no statistic in .*late"):
+        watch(tmp_path / "client", late)
 
 
 def test_what_is_no_statistic_of_the_run(ran: Path, tmp_path: Path) -> None:

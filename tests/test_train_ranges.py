@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
-from test_train_chain import chain
+from test_train_chain import Skips, chain
 
 import glyphc.train.foresee
 from glyphc.cli import main
@@ -49,7 +49,14 @@ OPTIMIZERS = st.builds(
     weight_decay=st.sampled_from([0.0, 0.1]),
     schedule=st.sampled_from([Cosine(4), SGD().schedule]),
 )
-LAYERS = st.sampled_from([(3, 1), (2, 3), (3, 4, 1), (2, 3, 2), (3, 2, 3, 2)])
+# Widths, and connections that skip layers.
+LAYERS: st.SearchStrategy[tuple[tuple[int, ...], Skips]] = st.sampled_from(
+    [
+        *((widths, ()) for widths in ((3, 1), (2, 3), (3, 4, 1), (2, 3, 2), (3, 2, 3, 2))),
+        ((3, 2, 2, 1), ((0, 1),)),
+        ((2, 2, 3, 2, 1), ((0, 2),)),
+    ]
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,13 +69,19 @@ LAYERS = st.sampled_from([(3, 1), (2, 3), (3, 4, 1), (2, 3, 2), (3, 2, 3, 2)])
     st.integers(0, 1000),
 )
 def test_no_data_leave_the_bounds(
-    layers: tuple[int, ...], optimizer: SGD, ending: str, activation: str, frozen: tuple[str, ...], seed: int
+    chosen: tuple[tuple[int, ...], Skips],
+    optimizer: SGD,
+    ending: str,
+    activation: str,
+    frozen: tuple[str, ...],
+    seed: int,
 ) -> None:
     """Nor after the last step. Labels are often those that the weights would not give, which push the most."""
     random = np.random.default_rng(seed)
+    layers, skips = chosen
     if ending == "softmax" and layers[-1] < 2:
         ending = "sigmoid"
-    network = chain(layers, ending, activation, seed)
+    network = chain(layers, ending, activation, seed, skips, activation)
     names = {node.location for node in network} | set(network.constants)
     x = random.normal(size=(12, layers[0])) * random.choice([0.1, 1.0, 5.0])
     classes = ending == "softmax" or (ending == "sigmoid" and layers[-1] > 1)

@@ -27,12 +27,12 @@ from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
+from glyphc.train import predict
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD
 from glyphc.train.step import with_weights
-from glyphc.trainer import encrypted
 from glyphc.trainer.estimator import EncryptedLogisticRegression
 from glyphc.trainer.loop import TrainingReport, train
 
@@ -187,7 +187,7 @@ def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(EnvironmentSetupError, match=r"are about .* GB, .* make room"):
         train(job(), "encrypted", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(encrypted.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr(predict.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         train(job(), "encrypted")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from glyphc.ir.parameters import Parameters
 
 from .basis import SMALLEST_RING
+from .linear_shape import key_shape
 from .shape import EngineShape, LevelPlan
+from .unpacking import ROWS
 
 # Beside what is counted: intermediate results of a bootstrap, in polynomials modulo all primes of its largest key.
 _WORK = 24
@@ -19,6 +21,18 @@ def bootstrap_bytes(parameters: Parameters) -> float:
     diagonals = sum(_diagonal_bytes(shape, plan) for plan in (*shape.encoding, *shape.decoding))
     tables = 4 * len(shape.primes) * limb
     return diagonals + tables + _WORK * 2 * rows * limb
+
+
+def thread_bytes(parameters: Parameters) -> float:
+    """What each thread keeps for itself where threads take whole pieces: of unpacking, or of training's packing (see
+    ``Arithmetic.automorphism``)."""
+    rows = ROWS if parameters.unpack_strides else 0
+    if parameters.linear_limbs:
+        limbs = parameters.linear_limbs
+        shape = key_shape(parameters, limbs)
+        # a decomposition, sums, and what a division takes
+        rows = (shape.digits + 4) * len(shape.primes) + 2 * limbs
+    return 8.0 * parameters.ring * rows
 
 
 def _diagonal_bytes(shape: EngineShape, plan: LevelPlan) -> float:

@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import chain
 from math import ceil, log2
 
-from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, MAX_LOG_QP_UNIFORM, Parameters
+from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, MAX_LOG_QP_UNIFORM, MOST_LINEAR_LIMBS, Parameters
 
 from ..errors import BackendError
 from .basis import SMALLEST_RING, primes_below
@@ -29,7 +29,7 @@ DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
 LARGEST_MODULUS = MAX_LOG_QP_SPARSE
 # Of training's linear context, whose primes OpenFHE chooses near that size; auxiliary primes are larger.
-LARGEST_LINEAR_BITS, MOST_LINEAR_LIMBS = 46, 24
+LARGEST_LINEAR_BITS = 46
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
 # probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14

@@ -7,7 +7,6 @@ kernel, and nothing waits for other threads in between.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import get_ident
 
 import numpy as np
 from numba import njit
@@ -21,7 +20,7 @@ from .threads import run
 from .transforms import backward_rows, forward_rows
 
 # Rows that one piece is worked on in: its digit, what is lifted, and the products of both elements.
-_ROWS = 2 + 2 + 2 * 4
+ROWS = 2 + 2 + 2 * 4
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -109,7 +108,7 @@ class Unpacking:
         made: list[F64] = [np.empty((2, 2, n)) for _ in range(len(pieces) + max(0, odd))]
 
         def work(first: int, last: int) -> None:
-            scratch = evaluator.scratch(f"unpacking {get_ident()}", _ROWS, n)
+            scratch = evaluator.scratch("unpacking", ROWS, n)
             for at in range(first, last):
                 wanted = at < odd
                 other = made[len(pieces) + at] if wanted else made[at]

@@ -34,7 +34,12 @@ def trained(case: dict[str, np.ndarray], steps: int, rate: float, mode: str) -> 
 def timed(call: Callable[..., Any], found: Training, stage: str) -> Callable[..., Any]:
     def around(*given: Any, **more: Any) -> Any:
         with found.stage(stage):
-            return call(*given, **more)
+            result = call(*given, **more)
+        found.steps += stage == "step"
+        # what there is if the run is stopped before the next step ends
+        if stage != "encrypt":
+            found.print()
+        return result
 
     return around
 
@@ -49,7 +54,7 @@ def main() -> None:
     with np.load(arguments.case) as archive:
         case = {name: archive[name] for name in archive.files}
     found = Training("Concrete ML", f"SGDClassifier(fit_encrypted=True), rate {arguments.rate:g}", {})
-    found.steps, found.tested = arguments.steps, len(case["y_test"])
+    found.tested = len(case["y_test"])
 
     def accuracy(model: Any) -> float:
         return float(np.mean(model.predict(case["x_test"]) == case["y_test"]))
@@ -59,11 +64,12 @@ def main() -> None:
     circuit = clear.training_quantized_module.fhe_circuit
     for name, stage in STAGES.items():
         setattr(Circuit, name, timed(getattr(Circuit, name), found, stage))
-    found.encrypted = accuracy(trained(case, arguments.steps, arguments.rate, arguments.mode))
     found.security = f"128 bits, its default; probability of a wrong look-up {circuit.p_error:.1e}"
     if arguments.mode == "simulate":
-        found.security = "nothing was encrypted (simulated)"
+        found.security, found.steps = "nothing was encrypted (simulated)", arguments.steps
     found.versions = {n: version(n) for n in ("concrete-ml", "concrete-python", "scikit-learn")}
+    found.print()
+    found.encrypted = accuracy(trained(case, arguments.steps, arguments.rate, arguments.mode))
     found.print()
 
 

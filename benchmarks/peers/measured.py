@@ -64,13 +64,15 @@ class Measured(Timed):
 class Training(Timed):
     """Of a model. steps: that were done encrypted, of ``batch`` samples each; wall, cpu: of "keys", "encrypt" and
     "step", totals. tested: held-out samples; encrypted, clear: share of them that the model classifies right after the
-    encrypted steps, and after the same ones as the system does them without encryption."""
+    encrypted steps, and after the same ones as the system does them without encryption. stopped: seconds that one more
+    step had taken when the run was stopped, with its weights still encrypted; 0 where it came to its end."""
 
     steps: int = 0
     batch: int = 0
     tested: int = 0
     encrypted: float = 0.0
     clear: float = 0.0
+    stopped: float = 0.0
 
 
 # Making the program, the keys; then of every sample.
@@ -97,9 +99,13 @@ def training_table(results: list[Training]) -> str:
         def seconds(stage: str, factor: float = 1.0, r: Training = r) -> str:
             return " / ".join(f"{factor * part.get(stage, 0.0):.3g}" for part in (r.wall, r.cpu))
 
-        cells = [r.system, r.configuration, str(r.steps), str(r.batch), seconds("step", 1 / r.steps)]
-        cells += [seconds("step", 1000 / (r.steps * r.batch)), seconds("keys"), seconds("encrypt")]
-        cells += [f"{r.encrypted:.2%} of {r.tested}", f"{r.clear:.2%}", f"{r.memory / 1e9:.2f}"]
+        def of_steps(factor: float, r: Training = r) -> str:
+            return seconds("step", factor / r.steps) if r.steps else f"over {factor * r.stopped:.3g}"
+
+        steps = f"{r.steps}, then stopped" if r.stopped else str(r.steps)
+        correct = "not decrypted" if r.stopped else f"{r.encrypted:.2%} of {r.tested}"
+        cells = [r.system, r.configuration, steps, str(r.batch), of_steps(1.0), of_steps(1000 / r.batch)]
+        cells += [seconds("keys"), seconds("encrypt"), correct, f"{r.clear:.2%}", f"{r.memory / 1e9:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -130,5 +136,7 @@ def notes(results: Sequence[Timed]) -> str:
     lines = ["Seconds: wall / CPU of all cores. Keys: what the server gets once. Of every system:", ""]
     for r in results:
         named = ", ".join(f"{name} {version}" for name, version in r.versions.items())
-        lines.append(f"- {r.system}, {r.configuration}: {r.security}; {named}.")
+        stopped = r.stopped if isinstance(r, Training) else 0.0
+        after = f"; stopped when a step had taken {stopped:.0f} s and was not at its end" if stopped else ""
+        lines.append(f"- {r.system}, {r.configuration}: {r.security}; {named}{after}.")
     return "\n".join(lines)

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from glyphc.backends.processors import thread_count
+from glyphc.ir.integer_parameters import ProgramParameters
+from glyphc.ir.parameters import Parameters
+
 from .cost import (
     CONFIGURATIONS,
     REFERENCE_DEGREE,
@@ -24,6 +28,8 @@ from .training_figures import TrainingFigures, TrainingRow, scaled
 
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
+# Predictions of memory are for so many threads.
+_THREADS = 2
 
 KERNELS_CONFIGURATIONS = (
     Configuration(
@@ -137,6 +143,16 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
     if engine != "kernels":
         return model
     return model.kernels or _scaled(model)
+
+
+def more_bytes(parameters: ProgramParameters, engine: str) -> float:
+    """What a run takes on this machine beyond its predicted memory, as each of its threads keeps some for itself."""
+    threads = thread_count() - _THREADS
+    if engine != "kernels" or threads <= 0 or not isinstance(parameters, Parameters):
+        return 0.0
+    from glyphc.backends.kernels.estimate import thread_bytes
+
+    return threads * thread_bytes(parameters)
 
 
 def _scaled(model: CostModel) -> CostModel:

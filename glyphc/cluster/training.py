@@ -48,7 +48,7 @@ class _ClusterRun(TrainingRun):
     patience: float
     away: Told
 
-    def _check_room(self) -> None:
+    def _check_room(self, engine: str) -> None:
         """Workers have to have it (``fit``)."""
         check_shared(self.program.outline)
 

@@ -316,25 +316,27 @@ def planned_by(
     engine: str | None,
     why: bool,
     dry_run: bool,
-    check: Callable[[Plan, str], None],
+    allowed: float | None,
     what: str,
     owned: bool = False,
+    here: bool = False,
 ) -> Callable[[Plan], None]:
     """What is told the plan of a run: it shows it, and ends the command if that is all that was asked for.
 
-    engine: that was asked for; check: of a plan's limits on an engine; what: becomes of the server's folder; owned: by
-    owners of data, who encrypt the batches.
+    engine: that was asked for; allowed, here: bytes of memory, see ``require_memory``; what: becomes of the server's
+    folder; owned: by owners of data, who encrypt the batches.
     """
     from glyphc.exchange.training_client import program_of
     from glyphc.exchange.training_engines import training_engine
     from glyphc.exchange.training_room import folder_bytes
+    from glyphc.train.predict import require_memory
 
     def planned(plan: Plan) -> None:
         chosen, reason = training_engine(plan.parameters, engine)
         size = f"{folder_bytes(program_of(job, plan), chosen, owned) / 1e9:.2f} GB {what}"
         click.echo(f"engine: {chosen}{f' ({reason})' if reason else ''}", err=True)
         show_plan(plan, job, chosen, why, size)
-        check(plan, chosen)
+        require_memory(plan, chosen, allowed, here)
         if dry_run:
             click.echo("nothing was encrypted (--dry-run)")
             raise click.exceptions.Exit(0)

@@ -78,7 +78,7 @@ def token_command(client: str, tokens: Path, days: int) -> None:
 @click.option(
     "--trained",
     type=_FOLDER,
-    help="Folder of training servers' folders: their encrypted weights answer requests ('training submit').",
+    help="Folder of training servers' folders, CLIENT/RUN: encrypted weights that answer requests ('training submit').",
 )
 @click.option("--json-logs", is_flag=True, help="A JSON object in each line of the log.")
 @click.option("--insecure", is_flag=True, help="Serve programs with small rings, for tests. NOT SECURE.")

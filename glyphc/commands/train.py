@@ -72,7 +72,6 @@ def train_command(
     from glyphc.errors import ArtifactError
     from glyphc.files import check_writable, write_atomically
     from glyphc.program import INSECURE_WARNING
-    from glyphc.trainer.encrypted import check_memory
     from glyphc.trainer.loop import train
 
     from .arrays import keep_sources
@@ -109,9 +108,7 @@ def train_command(
         except ArtifactError as e:
             raise ArtifactError(f"{e}; the result is kept in {str(folder)!r}: repeat the command with --resume") from e
 
-    shown = planned_by(
-        job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "on disk until it ends"
-    )
+    shown = planned_by(job, engine, why, dry_run, allowed, "on disk until it ends", here=True)
     planned = shown if mode == "encrypted" else lambda plan: None
     try:
         report = train(job, mode, folder, resume, reporter(), show, write, planned, allowed, engine)

@@ -66,7 +66,7 @@ def prepare_command(
     """
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
-    from glyphc.exchange.training_client import check_memory, prepare
+    from glyphc.exchange.training_client import prepare
     from glyphc.program import INSECURE_WARNING
 
     from .trained_model import onnx_file
@@ -78,14 +78,7 @@ def prepare_command(
     describe(job, "to be done by the server")
     allowed = bytes_of(memory)
     phrase = _new_passphrase() if passphrase and not dry_run else None
-    planned = planned_by(
-        job,
-        engine,
-        why,
-        dry_run,
-        lambda plan, name: check_memory(plan, name, allowed),
-        "to upload",
-    )
+    planned = planned_by(job, engine, why, dry_run, allowed, "to upload")
     progress = reporter()
     try:
         source = onnx_file(chosen["model"])
@@ -129,7 +122,7 @@ def invite_command(
     """
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
-    from glyphc.exchange.training_client import check_memory, prepare
+    from glyphc.exchange.training_client import prepare
     from glyphc.exchange.training_owners import spec_digest
     from glyphc.program import INSECURE_WARNING
 
@@ -142,15 +135,7 @@ def invite_command(
     describe(job, "to be done by the server")
     allowed = bytes_of(memory)
     phrase = _new_passphrase() if passphrase and not dry_run else None
-    planned = planned_by(
-        job,
-        engine,
-        why,
-        dry_run,
-        lambda plan, name: check_memory(plan, name, allowed),
-        "to upload",
-        owned=True,
-    )
+    planned = planned_by(job, engine, why, dry_run, allowed, "to upload", owned=True)
     progress = reporter()
     try:
         source = onnx_file(chosen["model"])

@@ -33,7 +33,6 @@ def offer_command(
     or public samples: the client cannot try anything.
     """
     from glyphc.exchange.training_backbone import write_offer
-    from glyphc.exchange.training_client import check_memory
     from glyphc.exchange.training_files import BACKBONE
     from glyphc.files import check_writable
     from glyphc.program import INSECURE_WARNING
@@ -54,9 +53,7 @@ def offer_command(
         click.echo(INSECURE_WARNING, err=True)
     describe(job, "on a client's samples, by the server")
     allowed, plan = bytes_of(memory), plan_of(job)
-    shown = planned_by(
-        job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "for the client to upload"
-    )
+    shown = planned_by(job, engine, why, dry_run, allowed, "for the client to upload")
     shown(plan)
     done = write_offer(job, plan, output, backbone)
     click.echo(f"{'kept':18} {done.values:,} weights: {', '.join(done.layers)}")
@@ -94,14 +91,14 @@ def accept_command(
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
     from glyphc.exchange.training_backbone import accepted
-    from glyphc.exchange.training_client import check_memory, prepare
+    from glyphc.exchange.training_client import prepare
 
     check_apart(client_folder, server_folder)
     job, program = accepted(offer, samples_from(data, "training samples"), samples_from(labels, "labels"), insecure)
     describe(job, "to be done by the server")
     allowed = bytes_of(memory)
     phrase = _new_passphrase() if passphrase and not dry_run else None
-    planned = planned_by(job, engine, why, dry_run, lambda plan, name: check_memory(plan, name, allowed), "to upload")
+    planned = planned_by(job, engine, why, dry_run, allowed, "to upload")
     progress = reporter()
     try:
         done = prepare(

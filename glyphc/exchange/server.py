@@ -13,7 +13,7 @@ import psutil
 
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
-from glyphc.analysis.kernels_cost import for_engine
+from glyphc.analysis.kernels_cost import for_engine, more_bytes
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
@@ -197,6 +197,7 @@ class Evaluator:
 
     def _check_memory(self) -> None:
         needed = estimate(self.program.schedule, self._cost).memory_bytes
+        needed += more_bytes(self.program.schedule.parameters, self.engine_name)
         available = psutil.virtual_memory().available
         if needed > available:
             raise EnvironmentSetupError(

@@ -22,7 +22,6 @@ from glyphc.files import make_folder
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph
 from glyphc.ir.instructions.ckks import MOST_STEPS
-from glyphc.ir.memory import VARIABLE, limit
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, record_text, to_text
 from glyphc.ir.typed_json import TypedJSON
@@ -160,7 +159,7 @@ def prepare(
     reach = checked(job, plan) if offered is None else None
     chosen, _ = training_engine(plan.parameters, engine)
     planned(plan)
-    check_memory(plan, chosen, memory)
+    require_memory(plan, chosen, memory, here=False)
     write_run(job, plan, program, client, server, passphrase, chosen, reporter, model, spec)
     size = sum(p.stat().st_size for p in server.rglob("*") if p.is_file())
     ciphertexts = len(program.outline.data)
@@ -200,14 +199,6 @@ def write_run(
             _Preparation(job, plan, program, client, server, passphrase, engine, reporter, model, spec).run()
     except BackendError as e:
         raise ParameterError(str(e)) from None
-
-
-def check_memory(plan: Plan, engine: str, memory: float | None) -> None:
-    """EnvironmentSetupError for a server that takes more than ``memory`` bytes; None: those of ``glyphc.ir.memory``."""
-    if memory is None:
-        require_memory(plan, engine, limit(), f"the limit ({VARIABLE})")
-    else:
-        require_memory(plan, engine, memory, "allowed (--memory)")
 
 
 class _Preparation:

@@ -24,7 +24,7 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.instructions.ckks import MOST_STEPS, STATISTIC, Code, check
 from glyphc.ir.instructions.ckks_operands import check_operands
 from glyphc.ir.instructions.text import CKKS
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import MOST_LINEAR_LIMBS, Parameters
 from glyphc.ir.text import record_text
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.storage.container import Reader, Writer
@@ -46,8 +46,8 @@ INITIAL, CHECKPOINT, TRAINED = "initial.state", "checkpoint.state", "trained.sta
 BACKBONE, MONITOR = "backbone.weights", "monitor"
 # No integer in parameters that can be used is larger.
 _MOST_PARAMETER = 1 << 20
-# Of both contexts; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
-_MOST_LIMBS, _MOST_LEVELS_KEPT, _MOST_DIGITS, _MOST_BUDGET = 16, 6, 16, 8
+# Of the bootstrapping context; plans stay well inside (see ``glyphc.train.plan.secure_parameters``).
+_MOST_LEVELS_KEPT, _MOST_DIGITS, _MOST_BUDGET = 6, 16, 8
 _PRIME_BITS = range(20, 61)
 # Between a bootstrap's result and its modulus; plans have 28. Where nothing is left, OpenFHE ends the process instead
 # of raising an error.
@@ -296,6 +296,12 @@ def check_run(reader: _OfRun, program: OfRun, key: str) -> None:
         raise ArtifactError(f"{reader.name} holds batch {header.number}, which the earlier program does not have")
 
 
+def is_abandoned(reader: Reader[TrainingStatisticHeader], program: OfRun) -> bool:
+    """Whether a statistic is of a step that an earlier program did, and this one goes on from before it."""
+    common = _common(reader.header.program, program, reader.name)
+    return common is not None and reader.header.step > common.steps
+
+
 def check_keys(reader: Reader[TrainingKeysHeader], program: OfRun) -> None:
     """ArtifactError unless evaluation keys were made for this program, or for one that it goes on from."""
     _common(reader.header.program, program, reader.name)
@@ -334,7 +340,7 @@ def check_parameters(parameters: Parameters) -> None:
         raise IRError("its bootstrap has no levels for a transform, or too many")
     if not 1 <= parameters.large_digits <= _MOST_DIGITS or not 0 <= parameters.levels_kept <= _MOST_LEVELS_KEPT:
         raise IRError("its keys have no digits, or too many, or its bootstrap leaves too many levels")
-    if not 1 <= parameters.decoded_limbs <= parameters.linear_limbs <= _MOST_LIMBS:
+    if not 1 <= parameters.decoded_limbs <= parameters.linear_limbs <= MOST_LINEAR_LIMBS:
         raise IRError("its bootstraps leave more limbs than there are, or none")
     if parameters.scaling_bits not in _PRIME_BITS or parameters.linear_bits not in _PRIME_BITS:
         raise IRError("its primes are too small or too large")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ from .training_engines import Machine, Wire
 from .training_files import CHECKPOINT, INITIAL, KEYS, PROGRAM, TRAINED, ProgramFile, check_keys, check_run, part_name
 from .training_kept import check_kept, check_request, kept_weights
 from .training_machine import check_memory, load_machine, read_state, refusals
-from .training_requests import RequestOutline, expected_parts, read_request, sample_part, sample_stream
+from .training_requests import (
+    RequestOutline,
+    expected_parts,
+    possible_sizes,
+    read_request,
+    sample_part,
+    sample_stream,
+)
 
 
 @dataclass
@@ -69,11 +77,12 @@ class Answerer:
         return self._keys.digest
 
     def check(self, request: Path, label: str | None = None) -> RequestOutline:
-        """What a request asks for; ArtifactError for one that is damaged, of another run, or that asks for weights that
-        are not there. label: what errors call it."""
+        """What a request asks for; ArtifactError for one that is damaged or of another run, lacks parts or has others,
+        or asks for weights that are not there. label: what errors call it."""
         with Reader(request, TrainingRequestHeader, label) as reader:
             outline, _ = self._read(reader)
             _state_after(self._folder, self.program, self.key, reader.header.step)
+            expected_parts(outline, partial(possible_sizes, self.program.parameters), reader)
             reader.verify()
             return outline
 
@@ -93,7 +102,7 @@ class Answerer:
             source = state or _state_after(folder, program, self.key, reader.header.step)
             reader.verify()
             machine, wire = self._loaded(reporter)
-            expected_parts(outline, {limbs: wire.fresh_size(limbs) for _, limbs in outline.data}, reader)
+            expected_parts(outline, lambda limbs: (wire.fresh_size(limbs),), reader)
             weights, step = read_state(source, program, self.key, wire)
             if step != reader.header.step:
                 raise ArtifactError(f"{str(source)!r} has the weights after {step} steps, not {reader.header.step}")
@@ -121,7 +130,7 @@ class Answerer:
 
     def _loaded(self, reporter: Reporter) -> tuple[Machine, Wire]:
         if self._machine is None:
-            check_memory(self.program)
+            check_memory(self.program, self._keys.header.engine)
             self._keys.verify()
             tables, machine, wire = load_machine(self._keys, self.program, reporter)
             self._open.push(tables)

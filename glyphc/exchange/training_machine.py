@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.backends.errors import BackendError
 from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.progress import Reporter
@@ -20,9 +21,10 @@ from .training_engines import Machine, Wire, check_form, loaded, part_names, war
 from .training_files import Named, ProgramFile, check_run, part_name, stream_name
 
 
-def check_memory(program: ProgramFile) -> None:
-    """EnvironmentSetupError when the machine has less memory free than the program is predicted to take."""
-    available, needed = psutil.virtual_memory().available, program.memory_bytes
+def check_memory(program: ProgramFile, engine: str) -> None:
+    """EnvironmentSetupError when the machine has less memory free than the program is predicted to take on it."""
+    available = psutil.virtual_memory().available
+    needed = program.memory_bytes + more_bytes(program.parameters, engine)
     if needed > available:
         raise EnvironmentSetupError(
             f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; use a "

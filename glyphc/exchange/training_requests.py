@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glyphc.errors import ArtifactError
@@ -9,10 +10,12 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.instructions.ckks import LOGITS, Code, check
 from glyphc.ir.instructions.ckks_operands import check_operands
 from glyphc.ir.instructions.text import CKKS
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import TrainingRequestHeader
 
+from .artifacts import read_seed
 from .code_parts import CODE_FAULTS, code_part, read_code
 from .training_files import Named, ProgramFile, check_run
 
@@ -55,6 +58,7 @@ def read_request(reader: Reader[TrainingRequestHeader], program: ProgramFile, ke
             raise IRError("a ciphertext has no limbs, or too many")
         if not 1 <= outline.passes <= MOST_PASSES or not outline.data:
             raise IRError("it has no samples, or too many")
+        read_seed(reader.header.seed, reader)
         code = read_code(reader, 0, outline.code, CKKS)
         check_operands(code, program.parameters, program.outline.periods)
         limbs = dict((*outline.data, *program.outline.state))
@@ -68,12 +72,28 @@ def read_request(reader: Reader[TrainingRequestHeader], program: ProgramFile, ke
     return outline, code
 
 
-def expected_parts(outline: RequestOutline, sizes: dict[int, int], reader: Reader[TrainingRequestHeader]) -> None:
-    """ArtifactError unless a request has exactly its parts. sizes: of a fresh ciphertext, by limbs."""
-    head = [(name, reader.parts[name].size if name in reader.parts else 0) for name in (OUTLINE, code_part(0))]
-    rest = [
-        (sample_part(number, at), sizes[limbs])
-        for number in range(outline.passes)
-        for at, (_, limbs) in enumerate(outline.data)
-    ]
+def expected_parts(
+    outline: RequestOutline, sizes: Callable[[int], Sequence[int]], reader: Reader[TrainingRequestHeader]
+) -> None:
+    """ArtifactError unless a request has exactly its parts. sizes: of a fresh ciphertext on so many limbs, any of
+    them."""
+    parts = reader.parts
+    head = [(name, parts[name].size if name in parts else 0) for name in (OUTLINE, code_part(0))]
+    # before as many names are made as a stranger asks for
+    count = len(head) + outline.passes * len(outline.data)
+    if len(parts) != count:
+        raise reader.damaged(f"it has {len(parts)} parts, not {count}")
+    rest = []
+    for number in range(outline.passes):
+        for at, (_, limbs) in enumerate(outline.data):
+            name, possible = sample_part(number, at), sizes(limbs)
+            found = parts[name].size if name in parts else 0
+            rest.append((name, found if found in possible else possible[0]))
     reader.expect([*head, *rest])
+
+
+def possible_sizes(parameters: Parameters, limbs: int) -> Sequence[int]:
+    """Bytes of a fresh ciphertext, known without OpenFHE, whose primes lie on both sides of 2^linear_bits."""
+    fewest, most = ((parameters.linear_bits + more + 7) // 8 for more in (0, 1))
+    ring = parameters.ring
+    return range(ring * limbs * fewest, ring * limbs * most + 1, ring)

@@ -129,7 +129,7 @@ class TrainingRun:
             self.key = keys.digest
             start = self._start(resume)
             check_kept(self.folder, self.program)
-            self._check_room()
+            self._check_room(keys.header.engine)
             self._check(keys, start)
             self._load(keys, start)
         self._remove_remnants()
@@ -163,8 +163,8 @@ class TrainingRun:
 
     # -- checks, before anything is computed --
 
-    def _check_room(self) -> None:
-        check_memory(self.program)
+    def _check_room(self, engine: str) -> None:
+        check_memory(self.program, engine)
 
     def _start(self, resume: bool) -> State:
         """The state to begin with; its file is checked. What an earlier program trained is where this one goes on."""

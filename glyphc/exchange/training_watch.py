@@ -15,7 +15,7 @@ from glyphc.train.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 
 from .client import SECRET_FILE
 from .training_client import JOB_FILE, TrainingClientFiles, stored_secret
-from .training_files import check_run, part_name, statistic_path
+from .training_files import check_run, is_abandoned, part_name, statistic_path
 
 # Of a norm at its bound, for the errors of series and noise.
 _NOISE = 1.05
@@ -38,7 +38,8 @@ class Watched:
 
 
 def watch(client: Path, folder: Path, passphrase: str | None = None) -> tuple[Watched, ...]:
-    """Decrypt what is there of a run, in the order of its steps. folder: "monitor" in the server's, or a copy.
+    """Decrypt what is there of a run, in the order of its steps. folder: "monitor" in the server's, or a copy; what an
+    earlier program left there of steps that the run does anew counts as not there.
 
     DataError where the run gives nothing to watch, or nothing is there yet; ArtifactError for files that are damaged or
     of another run, SecretError for a wrong passphrase.
@@ -50,7 +51,7 @@ def watch(client: Path, folder: Path, passphrase: str | None = None) -> tuple[Wa
             f"the run of {os.fspath(client)!r} gives nothing to watch; prepare one with --monitor, or ask for "
             "predictions on labelled samples ('glyphc training request')"
         )
-    steps = [step for step in range(1, outline.steps + 1) if statistic_path(folder, step).is_file()]
+    steps = [step for step in range(1, outline.steps + 1) if _is_there(statistic_path(folder, step), files)]
     if not steps:
         raise DataError(
             f"there is no statistic in {os.fspath(folder)!r}; the server writes one after each step, into the folder "
@@ -61,6 +62,13 @@ def watch(client: Path, folder: Path, passphrase: str | None = None) -> tuple[Wa
         return tuple(_decrypted(statistic_path(folder, step), step, files, secret) for step in steps)
     except BackendError as e:
         raise EnvironmentSetupError(str(e)) from None
+
+
+def _is_there(path: Path, files: TrainingClientFiles) -> bool:
+    if not path.is_file():
+        return False
+    with Reader(path, TrainingStatisticHeader) as reader:
+        return not is_abandoned(reader, files.program)
 
 
 def _decrypted(path: Path, step: int, files: TrainingClientFiles, secret: bytes) -> Watched:

@@ -39,8 +39,8 @@ def make_app(settings: Settings) -> FastAPI:
     limits = settings.limits
     most = ConnectionLimits(limits.connections, limits.connections_each, limits.head_seconds, limits.receive_seconds)
     guard, checks = Guard(most), FairPool(limits.checks)
-    places = {fingerprint: path for fingerprint, (path, _) in (*programs.items(), *trained.items())}
-    scheduler = Scheduler(settings, store, places)
+    places = {fingerprint: path for fingerprint, (path, _) in programs.items()}
+    scheduler = Scheduler(settings, store, places, {run: folder for run, (folder, _) in trained.items()})
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

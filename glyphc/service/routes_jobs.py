@@ -152,7 +152,7 @@ def _file(service: Service, client: str, path: Path) -> Job:
             _check_inputs(service, client, header, path)
             samples = header.samples
         else:
-            samples = _passes(service, header, path)
+            samples = _passes(service, client, header, path)
     except ArtifactError as e:
         raise HTTPException(422, _without_paths(service, str(e))) from None
     now = time.time()
@@ -175,12 +175,12 @@ def _check_inputs(service: Service, client: str, header: InputsHeader, path: Pat
     check_request(path, program, header.key, keys_modulus(store.key_path(client, header.key)), UPLOAD)
 
 
-def _passes(service: Service, header: TrainingRequestHeader, path: Path) -> int:
+def _passes(service: Service, client: str, header: TrainingRequestHeader, path: Path) -> int:
     """Of a request to trained weights, checked."""
-    if header.program not in service.trained:
-        raise HTTPException(404, "there are no such trained weights here")
-    _, answerer = service.trained[header.program]
-    return answerer.check(path, UPLOAD).passes
+    known = service.trained.get((client, header.program, header.key))
+    if known is None:
+        raise HTTPException(404, "there are no such trained weights of yours here")
+    return known[1].check(path, UPLOAD).passes
 
 
 def _without_paths(service: Service, error: str) -> str:

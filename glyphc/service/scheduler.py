@@ -61,10 +61,18 @@ class Scheduler:
     A worker keeps its keys for a while and takes the next job that needs the same ones; any other job may replace it.
     """
 
-    def __init__(self, settings: Settings, store: Store, programs: dict[str, Path]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        programs: dict[str, Path],
+        trained: dict[tuple[str, str, str], Path] | None = None,
+    ) -> None:
+        """programs: by their fingerprints; trained: folders of training runs, by client, program and keys."""
         self._settings = settings
         self._store = store
         self._programs = programs
+        self._trained = trained or {}
         self._workers: list[Worker] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._progress: dict[str, Progress] = {}
@@ -103,7 +111,9 @@ class Scheduler:
 
     def progress(self, job: str, state: str) -> Progress:
         """Of a job in this state."""
-        if state == STALLED or (state == QUEUED and self._stalled):
+        # who waits behind jobs that end without the cluster does not wait for it
+        held = len(self._stalled) >= self._settings.workers
+        if state == STALLED or (state == QUEUED and held):
             return Progress(_AWAY, self._progress.get(job, Progress()).share)
         return self._progress.get(job, Progress())
 
@@ -219,6 +229,7 @@ class Scheduler:
 
     async def _worker(self, job: Job) -> Worker:
         wanted = (job.program, job.client, job.key)
+        run = self._trained.get((job.client, job.program, job.key))
         for worker in self._workers:
             if not worker.busy and worker.serves == wanted and worker.process.returncode is None:
                 worker.busy = True
@@ -233,7 +244,7 @@ class Scheduler:
             sys.executable,
             "-m",
             "glyphc.service.worker",
-            os.fspath(self._programs[job.program]),
+            os.fspath(run or self._programs[job.program]),
             os.fspath(self._store.key_path(job.client, job.key)),
             self._settings.cluster,
             self._settings.cluster_tls,

@@ -68,8 +68,8 @@ class Settings:
     """Where programs, data and tokens are; how many evaluations run at once; whether outputs are flooded.
 
     json_logs: each line of the log is a JSON object. cluster: the address of a Dask scheduler whose workers share the
-    passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing. trained: a folder of training
-    servers' folders, whose weights answer requests; or nothing.
+    passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing. trained: a folder of clients'
+    folders of training servers' folders, whose weights answer requests; or nothing.
     """
 
     programs: Path

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import log2
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
-from glyphc.backends.processes import end_with_parent
+from glyphc.backends.processes import apart
 from glyphc.comparison import digest
-from glyphc.errors import DataError, EnvironmentSetupError, GlyphcError
+from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Input
@@ -238,7 +235,7 @@ def _row(task: Task, row: Row) -> Trained:
     if reason := _too_much(task, forecast):
         return replace(result, reason=reason)
     try:
-        weights, measured = _apart(task, row)
+        weights, measured = apart(encrypted_run, task, row, errors=GlyphcError)
     except (GlyphcError, MemoryError, RuntimeError) as e:
         return replace(result, outcome="failed", reason=str(e))
     scores = task.scores(with_weights(system.job.network, weights))
@@ -257,45 +254,10 @@ def _too_much(task: Task, forecast: Forecast) -> str:
     return ""
 
 
-def _apart(task: Task, row: Row) -> tuple[dict[str, F64], Measured]:
-    """An encrypted run in a new process, whose memory is its alone.
-
-    GlyphcError as from the system, MemoryError when the system killed it, RuntimeError when it ended otherwise.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(theirs, task, row))
-    process.start()
-    theirs.close()
-    try:
-        try:
-            found = ours.recv()
-        except EOFError:
-            process.join()
-            if process.exitcode == -signal.SIGKILL:
-                raise MemoryError("the system killed it, probably for want of memory") from None
-            raise RuntimeError(f"the process ended with exit code {process.exitcode}") from None
-        if isinstance(found, BaseException):
-            raise found
-        weights, measured = found
-        return weights, measured
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-
-
-def _child(connection: Connection, task: Task, row: Row) -> None:
-    # an interrupt is for the parent, which ends this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+def encrypted_run(task: Task, row: Row) -> tuple[dict[str, F64], Measured]:
+    """:func:`measured_run` of a row; GlyphcError as from its system."""
     warnings.simplefilter("ignore")
-    try:
-        connection.send(measured_run(task.system(row)))
-    except MemoryError:
-        connection.send(MemoryError("out of memory"))
-    except GlyphcError as e:
-        connection.send(e if type(e) is not EnvironmentSetupError else EnvironmentSetupError(str(e)))
+    return measured_run(task.system(row))
 
 
 def measured_run(system: System) -> tuple[dict[str, F64], Measured]:

@@ -91,6 +91,8 @@ class Onoufriou(System):
         self.job = job
         self._stages = find_stages(job.program)
         for stage in self._stages[1:]:
+            if stage.added is not None:
+                raise TrainingError(f"the strategy {self.name!r} takes chains of layers, and {stage.sums} adds to one")
             op = stage.values.op
             if not isinstance(op, Apply) or [f.name for f in op.functions] != ["polynomial"]:
                 raise TrainingError(f"the strategy {self.name!r} takes polynomials between layers, not {stage.values}")

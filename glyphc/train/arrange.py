@@ -17,7 +17,7 @@ from glyphc.analysis.training_cost import Bootstraps, primitive_seconds
 from glyphc.ir.graph import Candidate, Decision, Node
 from glyphc.ways.base import Context, Offer, Refusal
 
-from .units import Units, power_of_two
+from .units import Units, can_move, power_of_two
 from .ways.base import MASKS, Placed, ProductWay, placed
 from .ways.layers import LayerQuestion, Trained
 from .ways.registry import product_ways
@@ -28,7 +28,8 @@ class Wanted:
     """What is to be arranged. products: of each layer's values and weights, with its operands; trained: of each layer.
 
     softmax: errors of the last layer come all at once, not in groups, and sums over its units spread to both sides of
-    them without meeting. pixels: of the first layer, where it is a convolution.
+    them without meeting. pixels: of the first layer, where it is a convolution. added: of layers whose activations are
+    added to another one's sums, with that one.
     """
 
     inputs: int
@@ -39,6 +40,7 @@ class Wanted:
     products: tuple[tuple[Node, tuple[Node, ...]], ...]
     trained: tuple[Trained, ...]
     pixels: int = 1
+    added: tuple[tuple[int, int], ...] = ()
 
     @property
     def rooms(self) -> tuple[int, ...]:
@@ -140,6 +142,10 @@ class _Search:
         if w.softmax and (last.used_groups > 1 or (2 * w.widths[-1] - 1) * last.period > w.ring):
             self._refusals[len(ways) - 1, ways[-1].name] = "sums over a softmax's outputs would meet"
             return None
+        for source, target in w.added:
+            if not (can_move(units[source], units[target]) and can_move(units[target], units[source])):
+                self._refusals[target, ways[target].name] = "values that are added to its sums would meet there"
+                return None
         contexts = frozenset[Context]().union(*(offer.contexts for offer in offers))
         seconds = sum(offer.seconds for offer in offers) + self._bootstraps(units, MASKS in contexts)
         return Arrangement(ways, tuple(units), seconds)

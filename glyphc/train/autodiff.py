@@ -118,12 +118,12 @@ class _Context:
         return (self.batch, *self.node.type.shape)
 
     def between_layers(self, x: Node, operand: int) -> Node:
-        """What a dense layer reads; where that are another one's sums, through the identity: so a linear bottleneck has
-        an activation as all layers have."""
+        """What a dense layer reads; where that are another one's sums, or those with something added, through the
+        identity: so a linear bottleneck has an activation as all layers have."""
         source = self.network.node(operand)
         while isinstance(source.op, Reshape):
             (source,) = self.network.operands(source)
-        return self.builder.apply(x, "affine", 1.0, 0.0) if isinstance(source.op, Dense) else x
+        return self.builder.apply(x, "affine", 1.0, 0.0) if isinstance(source.op, Dense | Add) else x
 
 
 @singledispatch

@@ -191,6 +191,8 @@ class _Layer:
 def _pass(loss: Loss, stages: tuple[Stage, ...], layers: list[_Layer], known: Known) -> _Pass:
     values, reads, slopes = known.radius, list[float](), list[float]()
     sums: list[tuple[float, float]] = []
+    # of activations the largest one, and the norm of all of a sample
+    activations: dict[int, tuple[float, float]] = {}
     for stage, layer in zip(stages, layers, strict=True):
         if stage.slope is not None:
             unit, whole = sums[-1]
@@ -199,14 +201,21 @@ def _pass(loss: Loss, stages: tuple[Stage, ...], layers: list[_Layer], known: Kn
             count = sqrt(stage.weight.shape[1])
             values = min(largest * count, at_zero * count + steepest * whole)
             slopes.append(steepest)
+            activations[stage.values.id] = largest, values
         reads.append(values)
-        sums.append(layer.sums(values))
+        added = activations[stage.added.id] if stage.added is not None else (0.0, 0.0)
+        unit, whole = layer.sums(values)
+        sums.append((unit + added[0], whole + added[1]))
     last, (logits, whole) = layers[-1], sums[-1]
     unit, together = _errors(loss, last.units, logits, known)
     gradients = [_Gradient(last.reads(values), unit, together, _curved(loss, last, values, known))]
     back: list[float] = []
     for layer, below, read, slope in zip(layers[:0:-1], layers[-2::-1], reads[-2::-1], slopes[::-1], strict=True):
+        at = len(layers) - len(gradients)
         sent = gradients[0].whole * layer.gain
+        for stage, gradient in zip(stages[at:], gradients, strict=True):
+            if stage.added is not None and stage.added.id == stages[at].values.id:
+                sent += gradient.whole
         back.insert(0, sent)
         gradients.insert(0, _Gradient(below.reads(read), slope * sent, slope * sent))
     exponentials = (1.0, 1.0)

@@ -12,12 +12,12 @@ from functools import cached_property
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Register, with_frees
 from glyphc.ir.instructions.ckks import LOGITS, STATISTIC, Code, check
-from glyphc.ir.ops import Apply, MatMul, Mul, Reshape, Scale, Scatter, Sub
+from glyphc.ir.ops import Add, Apply, MatMul, Mul, Reshape, Scale, Scatter, Sub
 from glyphc.ir.parameters import Parameters
 
 from .heads import Approximated, Head, Softmax, label_data, label_name
 from .stages import Stage, moved_from
-from .units import F64
+from .units import F64, Units
 from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, ones_data, state_names
 from .writer import Writer, data_name
 
@@ -153,6 +153,7 @@ class _Lowering:
         pairs = list(zip(step.stages, step.layers, strict=True))
         self._sums = {stage.sums.id: (stage, layer) for stage, layer in pairs}
         self._back = {stage.back.id: (stage, layer) for stage, layer in pairs if stage.back is not None}
+        self._readers = {stage.values.id: (stage, layer) for stage, layer in pairs if stage.before is not None}
         self._slots: dict[int, Register] = {}
         self._values: dict[int, Register] = {}
         self._errors: dict[int, list[Register]] = {}
@@ -192,13 +193,37 @@ class _Lowering:
         return self._values[node.id]
 
     def _phases(self, node: Node) -> Register:
-        """Sums of a layer, or errors that it sends back."""
+        """Sums of a layer, or errors that it sends back; with what connections add that skip layers."""
         if node.id in self._sums:
             stage, layer = self._sums[node.id]
-            return layer.forward(self.w, self._read(stage), self._number)
+            found = layer.forward(self.w, self._read(stage), self._number)
+            if stage.added is None:
+                return found
+            reader, read = self._readers[stage.added.id]
+            values = self._read(reader)
+            assert values is not None
+            assert read.source is not None
+            factor = layer.scales.phase / read.scales.values
+            return self.w.sum((found, 1), (self._moved(values, read.source, layer.target, factor), 1))
         stage, layer = self._back[node.id]
         assert stage.errors is not None
-        return layer.sent_back(self.w, self._gradient(stage.errors), self._number)
+        terms = [layer.sent_back(self.w, self._gradient(stage.errors), self._number)]
+        for other, added_to in self._sums.values():
+            if other.added is not None and other.added.id == stage.values.id:
+                assert other.errors is not None
+                assert layer.source is not None
+                groups = self._gradient(other.errors)
+                whole = self.w.sum(*((group, 1) for group in groups)) if len(groups) > 1 else groups[0]
+                factor = layer.scales.back / added_to.scales.errors
+                terms.append(self._moved(whole, added_to.target, layer.source, factor))
+        return self.w.sum(*((term, 1) for term in terms)) if len(terms) > 1 else terms[0]
+
+    def _moved(self, source: Register, units: Units, target: Units, factor: float) -> Register:
+        """Values or errors of units, at the places of others; elsewhere may stand garbage (``can_move``)."""
+        if units.period != target.period:
+            exponents = tuple(int(e) for e in target.units - units.units)
+            source = self.w.convolved(source, exponents, 1)
+        return self.w.rescaled(source, factor)
 
     def _in_slots(self, node: Node) -> Register:
         if node.id in self._slots:
@@ -208,7 +233,7 @@ class _Lowering:
             case Mul():
                 a, b = (moved_from(graph, operand) for operand in graph.operands(node))
                 found = {node.id: self.w.slot_product(self._in_slots(a), self._in_slots(b))}
-            case MatMul():
+            case MatMul() | Add():
                 found = {node.id: self.w.bootstrap(self._phases(node), series[node.id])[0]}
             case Apply():
                 # all functions of a value share one bootstrap

@@ -262,6 +262,7 @@ class _Between:
 
 def wanted(program: StepProgram, stages: tuple[Stage, ...], ring: int) -> Wanted:
     """What is to be arranged for a step."""
+    before = {stage.values.id: at - 1 for at, stage in enumerate(stages)}
     return Wanted(
         stages[0].weight.shape[1],
         tuple(stage.weight.shape[0] for stage in stages),
@@ -271,6 +272,7 @@ def wanted(program: StepProgram, stages: tuple[Stage, ...], ring: int) -> Wanted
         tuple((stage.product, program.graph.operands(stage.product)) for stage in stages),
         tuple(_trained(program.optimizer, stage) for stage in stages),
         stages[0].pixels,
+        tuple((before[stage.added.id], at) for at, stage in enumerate(stages) if stage.added is not None),
     )
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log2
 
+import psutil
+
 from glyphc.analysis.cost import CostModel
+from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.analysis.training_cost import Bootstraps, primitive_seconds, step_seconds
 from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
+from glyphc.ir.memory import VARIABLE, limit
 from glyphc.ir.parameters import Parameters
 
 from .batches import Batches, Shuffle
@@ -83,12 +87,19 @@ def different_batches(batches: Batches, steps: int) -> int:
     return min(batches.per_epoch, steps)
 
 
-def require_memory(plan: Plan, engine: str, limit: float, where: str) -> None:
-    """EnvironmentSetupError when a run is predicted to take more than ``limit`` bytes. where: whose limit that is."""
-    needed = memory_bytes(plan, engine)
-    if needed > limit:
+def require_memory(plan: Plan, engine: str, allowed: float | None, here: bool) -> None:
+    """EnvironmentSetupError when a run is predicted to take more than ``allowed`` bytes (--memory). None: than is free,
+    where it runs ``here``, else than the limit of ``glyphc.ir.memory``."""
+    if allowed is not None:
+        most, where = allowed, "allowed (--memory)"
+    elif here:
+        most, where = float(psutil.virtual_memory().available), "available"
+    else:
+        most, where = float(limit()), f"the limit ({VARIABLE})"
+    needed = memory_bytes(plan, engine) + (more_bytes(plan.parameters, engine) if here else 0.0)
+    if needed > most:
         raise EnvironmentSetupError(
-            f"this run needs about {needed / 1e9:.1f} GB of memory, {limit / 1e9:.1f} GB are {where}; use a smaller "
+            f"this run needs about {needed / 1e9:.1f} GB of memory, {most / 1e9:.1f} GB are {where}; use a smaller "
             "--batch or a larger machine, or raise the limit with --memory"
         )
 
@@ -102,7 +113,8 @@ def _encryption_seconds(plan: Plan, cost: CostModel) -> float:
 
 
 def memory_bytes(plan: Plan, engine: str) -> float:
-    """Predicted peak of a process that trains: transforms, keys, what a bootstrap works on, data and state."""
+    """Predicted peak of a process that trains on two threads: transforms, keys, what a bootstrap works on, data and
+    state. See ``kernels_cost.more_bytes`` for more threads."""
     p = plan.parameters
     limb = 8.0 * p.ring
     state = 2.0 * STATE_LIMBS * limb * len(plan.server.state_names)

@@ -21,7 +21,8 @@ F64 = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Stage:
-    """A trained layer. product: of its values and weights; sums: with the bias.
+    """A trained layer. product: of its values and weights; sums: with the bias, and with ``added``: an activation of an
+    earlier layer, where a connection skips those between.
 
     before: the sums of the layer before; None where the values are the client's. errors: the gradient of the mean loss
     by the sums; None where nothing is trained up to here. back: that by the values; slope: of the activation that made
@@ -39,6 +40,7 @@ class Stage:
     back: Node | None = None
     slope: Node | None = None
     limited: Node | None = None
+    added: Node | None = None
 
     @property
     def returned(self) -> Node | None:
@@ -67,8 +69,8 @@ def moved_from(graph: Graph, node: Node) -> Node:
 
 
 def find_stages(program: StepProgram) -> tuple[Stage, ...]:
-    """The trained layers, which must be the last ones, each reading the one before through one activation; and before
-    them frozen ones of the same kind.
+    """The trained layers, which must be the last ones, each reading the one before through one activation, which may be
+    added to a later one's sums, too; and before them frozen ones of the same kind.
 
     TrainingError says which layer stands in the way.
     """
@@ -84,7 +86,8 @@ def find_stages(program: StepProgram) -> tuple[Stage, ...]:
         )
     stages: list[Stage] = []
     while True:
-        product, bias = graph.operands(sums)
+        own, added = _own_sums(graph, sums, weights) or (sums, None)
+        product, bias = graph.operands(own)
         read, weight = graph.operands(product)
         values = moved_from(graph, read)
         for node in (weight, bias):
@@ -93,14 +96,17 @@ def find_stages(program: StepProgram) -> tuple[Stage, ...]:
                     f"{weights[node.id].name!r} belongs to two layers, which encrypted training cannot keep equal; "
                     "freeze it, or use --mode clear"
                 )
-        stage = Stage(weights[weight.id], weights[bias.id], values, product, sums, program.gradients.get(sums.id))
+        errors = program.gradients.get(sums.id)
+        stage = Stage(weights[weight.id], weights[bias.id], values, product, sums, errors, added=added)
         remaining -= {stage.weight.name, stage.bias.name}
         found = _layer_before(graph, read, weights)
         if found is None and not remaining:
             # a first layer reads the client's data as they are
-            return (replace(stage, values=read), *stages)
+            stages.insert(0, replace(stage, values=read))
+            _check_added(program, stages)
+            return tuple(stages)
         if found is None:
-            raise TrainingError(_other_order(stage, values, min(remaining)))
+            raise TrainingError(_other_order(graph, stage, values, min(remaining)))
         stage = replace(stage, before=found)
         if values.id in program.gradients:
             back = moved_from(graph, program.gradients[values.id])
@@ -117,9 +123,10 @@ def _layer_before(graph: Graph, read: Node, weights: Mapping[int, Slot]) -> Node
     if not isinstance(values.op, Apply):
         return None
     sums = moved_from(graph, graph.operands(values)[0])
-    if not _is_layer(graph, sums, weights):
+    found = _own_sums(graph, sums, weights)
+    if found is None:
         return None
-    slot = weights[graph.operands(graph.operands(sums)[0])[1].id]
+    slot = weights[graph.operands(graph.operands(found[0])[0])[1].id]
     batch, pixels = read.type.shape[0], 1 if slot.patches is None else slot.patches.pixels
     expected = np.arange(sums.type.size).reshape(pixels, batch, -1).transpose(1, 2, 0)
     return sums if np.array_equal(_places(graph, read, sums), expected.ravel()) else None
@@ -135,8 +142,58 @@ def _places(graph: Graph, node: Node, source: Node) -> npt.NDArray[np.int64]:
     return found
 
 
-def _other_order(stage: Stage, values: Node, remaining: str) -> str:
+def _own_sums(graph: Graph, node: Node, weights: Mapping[int, Slot]) -> tuple[Node, Node | None] | None:
+    """A layer's sums, and the activation that a node adds to them, if it does; None where it is no such thing."""
+    if _is_layer(graph, node, weights):
+        return node, None
+    if isinstance(node.op, Add):
+        a, b = graph.operands(node)
+        for own, other in ((a, b), (b, a)):
+            if _is_layer(graph, own, weights) and isinstance(other.op, Apply):
+                return own, other
+    return None
+
+
+def _check_added(program: StepProgram, stages: list[Stage]) -> None:
+    """TrainingError unless all that is added to sums are activations that a layer reads, and what is sent back to an
+    activation comes from that layer and from these sums alone."""
+    graph, readers = program.graph, {stage.values.id: stage for stage in stages if stage.before is not None}
+    for stage in stages:
+        if stage.added is not None and stage.added.id not in readers:
+            raise TrainingError(f"{_adds(stage.sums)} {stage.added}; freeze what lies before, or use --mode clear")
+    for stage in readers.values():
+        if stage.back is None:
+            continue
+        parts = [stage] + [other for other in stages if other.added is not None and other.added.id == stage.values.id]
+        terms = _terms(graph, stage.back)
+        wanted = {other.errors.id for other in parts[1:] if other.errors is not None}
+        own = [node for node in terms if node.id not in wanted]
+        if len(terms) != len(parts) or len(own) != 1 or not isinstance(own[0].op, MatMul):
+            raise TrainingError(
+                f"{stage.values} is read by more than the next layer and sums that it is added to, which encrypted "
+                "training does not take; freeze the layers up to it (--freeze), or use --mode clear"
+            )
+
+
+def _terms(graph: Graph, node: Node) -> list[Node]:
+    """What a sum is made of."""
+    if not isinstance(node.op, Add):
+        return [node]
+    return [term for operand in graph.operands(node) for term in _terms(graph, operand)]
+
+
+def _adds(node: Node) -> str:
+    return (
+        "encrypted training adds to the sums of a dense layer an activation of an earlier one, of the same width and "
+        f"behind the client's data, and no more; {node} adds"
+    )
+
+
+def _other_order(graph: Graph, stage: Stage, values: Node, remaining: str) -> str:
     what = "encrypted training takes dense layers with one activation between them, and a convolution before them"
+    sums = moved_from(graph, graph.operands(values)[0]) if isinstance(values.op, Apply) else values
+    if isinstance(sums.op, Add):
+        what = f"{_adds(sums)} {' and '.join(map(str, graph.operands(sums)))}"
     if isinstance(values.op, Affine) and stage.patches is not None:
         what = "encrypted training takes one convolution, which reads the client's data"
     return (

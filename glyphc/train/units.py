@@ -95,6 +95,15 @@ class Units:
         return ((self.step, 0, self.batch * self.grid), pixels, own)
 
 
+def can_move(source: Units, target: Units) -> bool:
+    """Whether a product with sum_k X^(k*P' - k*P) brings units to the places of as many others: what it makes of unit i
+    with the term of another unit k must stand elsewhere."""
+    i, k = np.indices((source.count, target.count))
+    places = (i * source.period + k * (target.period - source.period)) % source.ring
+    met = (places % target.period == 0) & (places < target.count * target.period)
+    return source.period == target.period or not bool((met & (i != k)).any())
+
+
 def polynomial(ring: int, exponents: I64, values: F64) -> F64:
     """The polynomial with these terms, modulo X^N + 1."""
     out = np.zeros(ring)

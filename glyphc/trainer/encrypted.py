@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from glyphc.errors import ArtifactError
 from glyphc.exchange.training_backbone import write_backbone
@@ -58,7 +57,8 @@ class Encrypted:
         self._files: TrainingClientFiles | None = None
         self._asked = engine
         self._engine, _ = training_engine(plan.parameters, engine)
-        check_memory(plan, self._engine, memory)
+        # rather than be killed by the system in the middle of minutes of work
+        require_memory(plan, self._engine, memory, here=True)
 
     def start(self, parts: Mapping[str, bytes] | None, step: int) -> int:
         if self._folder is None:
@@ -102,12 +102,3 @@ class Encrypted:
 
     def close(self) -> None:
         self._temporary.close()
-
-
-def check_memory(plan: Plan, engine: str, limit: float | None = None) -> None:
-    """Fail before minutes of work rather than be killed by the system in the middle of it. limit: None for what is
-    free."""
-    if limit is None:
-        require_memory(plan, engine, psutil.virtual_memory().available, "available")
-    else:
-        require_memory(plan, engine, limit, "allowed (--memory)")
