@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_train_chain import chain
 from test_train_micro_batches import data
@@ -206,6 +206,7 @@ def test_a_step_by_hand() -> None:
     assert step.makespan(2, 1.0) == 7.0
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn_steps(), st.integers(1, 6), st.sampled_from([0.1, 10.0, math.inf]))
 def test_no_step_takes_less_than_its_chain_or_its_share(step: Step, workers: int, rate: float) -> None:
     found = step.makespan(workers, rate)
