@@ -201,8 +201,9 @@ def one_client(url: str, token: str, account: Account, bench: Bench) -> None:
                 wait = time.monotonic() - start
                 with bench.lock:
                     (logits,) = account.decrypt(outputs, job.request).values()
-                bench.tally.waits.append(wait)
-                bench.tally.wrong += int(np.abs(logits - bench.expected).max() > bench.bound)
+                    bench.tally.waits.append(wait)
+                    # what is no number is beyond every bound
+                    bench.tally.wrong += not np.abs(logits - bench.expected).max() <= bench.bound
             except glyphc.GlyphcError as e:
                 bench.tally.lost.append(f"{number}: {e}")
             for path in (inputs, outputs):
@@ -286,7 +287,7 @@ def table(o: argparse.Namespace, tally: Tally) -> str:
         "killed": ", ".join(f"{kind} {count}" for kind, count in sorted(tally.killed.items())) or "none",
         "trainer": f"{tally.rounds} runs, {tally.other} with other bits" if o.kills and o.ring else "none",
     }
-    rows = (columns, dict.fromkeys(columns, "---"), columns.values())
+    rows = (columns, ["---"] * len(columns), columns.values())
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
         f"\n\ndigits-mlp, {o.batch} samples a job, {security}; {tally.killed.total()} of {o.kills} kills, "
         f"{o.every:g} s apart on average, in {tally.seconds:,.0f} s ({tally.state}); {this_machine().cores} cores of "

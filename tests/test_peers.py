@@ -59,7 +59,7 @@ def test_the_table(measured: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "began", "step"), [(0, False, "none began"), (0, True, "over 10"), (2, True, "1.5 / 3")]
+    ("steps", "began", "step"), [(0, False, "none began"), (0, True, "over 1"), (2, True, "1.5 / 3")]
 )
 def test_a_run_that_is_stopped_has_a_row(
     steps: int, began: bool, step: str, measured: ModuleType, monkeypatch: pytest.MonkeyPatch
@@ -78,13 +78,13 @@ def test_a_run_that_is_stopped_has_a_row(
     train = importlib.import_module("train")
     monkeypatch.setattr(subprocess, "run", killed)
     found = train.measure(Path(sys.executable), "concrete_ml_sgd.py", seconds=300.0)
-    assert 100.0 <= found.stopped < 109.0
+    assert found.stopped >= 100.0
     (row,) = rows(measured.training_table([found]))
     assert row["steps"] == f"{steps}, then stopped"
     assert row["s a step"].startswith(step)
     assert (row["correct encrypted"], row["correct in clear"]) == ("not decrypted", "50.00%")
     what = "a step" if began else "what comes before its first step"
-    assert f"stopped when {what} had taken 10" in measured.notes([found])
+    assert f"stopped when {what} had taken 1" in measured.notes([found])
 
 
 def case(folder: Path) -> Path:
@@ -111,6 +111,7 @@ def test_glyphc_with_files(tmp_path: Path, measured: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 @pytest.mark.parametrize(("name", "options"), [("concrete-ml", ["--epochs", "0"]), ("tenseal", []), ("heir", [])])
 def test_peers(name: str, options: list[str], tmp_path: Path, runs: ModuleType) -> None:
     peer = runs.PEERS[name]

@@ -125,6 +125,7 @@ def test_workers_against_one_process(tmp_path: Path) -> None:
 def test_load_with_a_kill(tmp_path: Path) -> None:
     options = ("--clients", 1, "--jobs", 3, "--kills", 1, "--batch", 2, "--ring", 1024, "--workers", 1)
     lines = benchmark("load.py", *options, "--output", tmp_path / "load.md").splitlines()
+    assert set(lines[1]) == set("|- ")
     clients, workers, jobs, lost, wrong = (int(cell) for cell in lines[2].strip("| ").split(" | ")[:5])
     assert (clients, workers, lost, wrong) == (1, 1, 0, 0) and jobs >= 3
     assert "NOT SECURE" in (tmp_path / "load.md").read_text()
@@ -259,6 +260,7 @@ def test_evaluation(models: Callable[[str], ModuleType], tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 @pytest.mark.skipif("GLYPHC_TEST_RESNET20" not in os.environ, reason="GLYPHC_TEST_RESNET20 names no folder")
 def test_a_published_residual_network() -> None:
     """A ResNet-20 on CIFAR-10, in simulation: compiled in 3 GB, the class of at least 58 of 60 images as in float."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from test_train_chain import Skips, all_arrangements, assert_close, chain, one_h
 from test_train_plan import OPTIMIZERS, data, referred
 
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
+from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.graph import Graph
 from glyphc.ir.ops import Add
 from glyphc.ir.types import Level
@@ -102,6 +104,28 @@ def test_what_is_added_elsewhere_is_named() -> None:
     assert "and no more" in named and all(place in named for place in ("@sum", "@act0", "@act1"))
     # the logits themselves
     assert "ends in a dense layer" in refusal(chain((3, 3, 3), skips=((0, 1),)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "width"),
+    [
+        # one value for all units, and the other way about
+        ("[5]", "dense(1)", 4),
+        ("[5]", "dense(4)", 1),
+        # of a convolution, whose pixels stand apart
+        ("[1, 6, 6]", "conv(2, 3, stride=2) -> flatten", 8),
+        ("[1, 5, 5]", "conv(2, 3) -> flatten", 18),
+    ],
+)
+def test_what_is_of_another_form_is_not_added(shape: str, first: str, width: int) -> None:
+    network = parse_glyph(
+        f"weights he_normal(seed=1)\ninput x: {shape}\na = x -> {first} -> tanh\ns = a -> dense({width})\nt = s + a\n"
+        "z = t -> tanh -> dense(2)\np = sigmoid(z)\noutput p\n"
+    ).graph
+    x = np.zeros((4, *json.loads(shape)))
+    options = Options(SGD(0.1), 2, 4, insecure_ring=RING, convolutions=True)
+    with pytest.raises(TrainingError, match=r"of the same width.*@t"):
+        plan_of(make_job(network, x, one_hot(4, 2), options))
 
 
 @examples(60)

@@ -269,6 +269,7 @@ def test_long_look_ups_are_refused_and_bootstraps_are_not(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("128-bit")
 def test_a_network_with_encrypted_weights_at_128_bit(tmp_path: Path) -> None:
     """A user's ONNX file by the command line, weights encrypted as well; words of four bits, as gates take long."""
     (tmp_path / "net.onnx").write_bytes(to_onnx(small()).SerializeToString())

@@ -16,6 +16,7 @@ from pathlib import Path
 from glyphc.analysis import cost_file
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.analysis.training_cost import Bootstraps, step_seconds
+from glyphc.errors import ArtifactError
 from glyphc.exchange.training_engines import check_form
 from glyphc.exchange.training_files import KEYS, PROGRAM, Outline, ProgramFile, batch_path
 from glyphc.exchange.training_room import ciphertext_bytes
@@ -124,7 +125,10 @@ class TrainingLoad:
                 for number, first in firsts.items()
             ]
             files = sum((folder / name).stat().st_size for name in (PROGRAM, KEYS))
-            batch = batch_path(folder, outline.step_batches[0]).stat().st_size
+            path = batch_path(folder, outline.step_batches[0])
+            if not path.exists():
+                raise ArtifactError(f"{str(path)!r} is missing; where data owners encrypt, wait for the first batch")
+            batch = path.stat().st_size
             state = sum(ciphertext_bytes(p, limbs) for _, limbs in outline.state)
             return TrainingLoad(tuple(steps), files, batch, state, program.memory_bytes, rate)
 

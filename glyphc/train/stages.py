@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,9 @@ def _own_sums(graph: Graph, node: Node, weights: Mapping[int, Slot]) -> tuple[No
     if isinstance(node.op, Add):
         a, b = graph.operands(node)
         for own, other in ((a, b), (b, a)):
-            if _is_layer(graph, own, weights) and isinstance(other.op, Apply):
+            # one of another shape would be repeated
+            same = own.type.shape == other.type.shape
+            if same and _is_layer(graph, own, weights) and isinstance(other.op, Apply):
                 return own, other
     return None
 
@@ -158,8 +161,10 @@ def _check_added(program: StepProgram, stages: list[Stage]) -> None:
     """TrainingError unless all that is added to sums are activations that a layer reads, and what is sent back to an
     activation comes from that layer and from these sums alone."""
     graph, readers = program.graph, {stage.values.id: stage for stage in stages if stage.before is not None}
+    # an activation is read by the layer behind the one that makes it
+    convolved = {stage.values.id for made, stage in pairwise(stages) if made.patches is not None}
     for stage in stages:
-        if stage.added is not None and stage.added.id not in readers:
+        if stage.added is not None and (stage.added.id not in readers or stage.added.id in convolved):
             raise TrainingError(f"{_adds(stage.sums)} {stage.added}; freeze what lies before, or use --mode clear")
     for stage in readers.values():
         if stage.back is None:
