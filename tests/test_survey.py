@@ -32,7 +32,7 @@ from glyphc.ir.instructions.integers import check_integers
 from glyphc.ir.instructions.text import INTEGERS, code_text, parse_code
 from glyphc.ir.integer_parameters import IntegerStepParameters
 from glyphc.ir.network_ops import NO_BIAS
-from glyphc.ir.ops import Apply, Const, Dense, Input, Output
+from glyphc.ir.ops import Apply, Const, Dense, Input, Output, Softmax
 from glyphc.ir.parameters import INSECURE
 from glyphc.ir.types import Level
 from glyphc.runtime import Mode
@@ -62,7 +62,7 @@ def network(widths: tuple[int, ...], between: str = "sigmoid", last: str = "", b
         if at + 2 < len(widths):
             value = graph.add(Apply((Function(between),)), (value,))
     if last:
-        value = graph.add(Apply((Function(last),)), (value,))
+        value = graph.add(Softmax() if last == "softmax" else Apply((Function(last),)), (value,))
     graph.add(Output("y"), (value,))
     return graph
 
@@ -467,6 +467,9 @@ def test_training_side_by_side(tmp_path: Path) -> None:
     ):
         wrong = CliRunner().invoke(main, [*command, *more])
         assert wrong.exit_code == 2 and problem in wrong.stderr
+    (tmp_path / "m.onnx").write_bytes(to_onnx(network((4, 3, 2), last="softmax")).SerializeToString())
+    assert "leave the softmax out" in CliRunner().invoke(main, command).stderr
+    (tmp_path / "m.onnx").write_bytes(to_onnx(graph).SerializeToString())
     # what is in the record is not worked out again, but for what did not fit
     again = CliRunner().invoke(main, [*command, *kept, "--strategies", "nandakumar,tbmpnet"])
     assert again.stdout == result.stdout and "nandakumar: known, run" in again.stderr

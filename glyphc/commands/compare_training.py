@@ -30,6 +30,7 @@ def compare_training_command(
     from glyphc.analysis import cost_file
     from glyphc.comparison import load_record, save_record
     from glyphc.files import check_writable, write_atomically
+    from glyphc.ir.ops import Output, Softmax
     from glyphc.program import INSECURE_WARNING
     from glyphc.sources import read_model
     from glyphc.survey.comparison import Task, TrainingRecord, compare_training, markdown, parse_rows, table, targets_of
@@ -47,6 +48,11 @@ def compare_training_command(
         if isinstance(array, dict):
             raise DataError(f"{path!r} holds {len(array)} arrays; training takes one of samples and one of labels")
     network = read_model(model).graph
+    if any(isinstance(network.operands(node)[0].op, Softmax) for node, _ in network.of(Output)):
+        raise GlyphcError(
+            f"{model!r} ends in a softmax; --train compares training with a quadratic loss, behind a dense layer or a "
+            "sigmoid: leave the softmax out"
+        )
     options = Options(SGD(rate), steps, batch, "mean-squared-error", insecure_ring=insecure_ring)
     task = Task(network, x, targets_of(network, y), options, seconds, (memory or 0.0) * 1e9)
     task.job()  # mistakes of the data are of no row

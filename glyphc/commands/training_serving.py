@@ -30,6 +30,7 @@ def watch_command(client_folder: Path, statistics: Path) -> None:
     from glyphc.exchange.training_watch import watch
 
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    _warn_of(client_folder)
     found = watch(client_folder, statistics, phrase)
     for each in found:
         beyond = "" if each.possible else "  impossible: values have left the ranges"
@@ -59,6 +60,7 @@ def request_command(client_folder: Path, data: str, output: Path, steps: int | N
     check_writable(output)
     samples = samples_from(data, "samples")
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    _warn_of(client_folder)
     done = make_request(client_folder, samples, output, phrase, steps)
     click.echo(f"{'samples':18} {done.samples} in {done.passes} passes of {done.ciphertexts} ciphertexts")
     click.echo(f"{'predicted':18} {done.pass_seconds:.3g} s for a pass, on a server like this machine")
@@ -116,6 +118,7 @@ def predict_command(
     check_output(os.fspath(output), 1)
     given = None if labels is None else samples_from(labels, "labels")
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    _warn_of(client_folder)
     _show(read_answer(client_folder, request, answer, samples, given, phrase), output)
 
 
@@ -162,6 +165,7 @@ def submit_command(
     check_output(os.fspath(output), 1)
     x, y = samples_from(data, "samples"), None if labels is None else samples_from(labels, "labels")
     phrase = _passphrase() if secret_is_encrypted(client_folder) else None
+    _warn_of(client_folder)
     progress = reporter()
     try:
         with Client(url, given, ca=ca, patience=patience) as client:
@@ -169,6 +173,14 @@ def submit_command(
     finally:
         progress.done()
     _show(found, output)
+
+
+def _warn_of(client_folder: Path) -> None:
+    from glyphc.exchange.training_client import is_insecure
+    from glyphc.program import INSECURE_WARNING
+
+    if is_insecure(client_folder):
+        click.echo(INSECURE_WARNING, err=True)
 
 
 def _show(found: Predicted, output: Path) -> None:

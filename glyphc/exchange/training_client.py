@@ -423,6 +423,16 @@ def original_model(client: Path) -> bytes | None:
         return reader.read("model") if "model" in reader.parts else None
 
 
+def is_insecure(client: Path) -> bool:
+    """Whether a prepared run uses a small ring, for tests; ArtifactError for a damaged file."""
+    with Reader(client / JOB_FILE, TrainingJobHeader) as reader:
+        try:
+            record: JobRecord = RECORD_JSON.read(reader.read("job").decode(), JobRecord)
+        except (UnicodeDecodeError, ValueError, KeyError) as e:
+            raise reader.damaged(f"its job is unreadable ({e})") from None
+    return record.options.insecure_ring is not None
+
+
 def secret_is_encrypted(client: Path) -> bool:
     """Whether the key in a client's folder has a passphrase; DataError when there is none."""
     path = client / SECRET_FILE

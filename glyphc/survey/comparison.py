@@ -317,12 +317,13 @@ def cells(task: Task, found: Trained) -> tuple[str, ...]:
 
 
 def _caption(task: Task, floats: Scores, found: Sequence[Trained]) -> str:
-    options, machine = task.options, next((t.predicted.measured_on for t in found if t.predicted), "")
+    options, measured = task.options, [t.predicted.measured_on for t in found if t.predicted]
+    machine = f"predicted for {measured[0]}" if measured else ""
     security = ", ".join(dict.fromkeys(t.security for t in found if t.security))
     before = task.scores(task.job().network)
     return (
         f"{options.steps} steps of {options.batch or len(task.x)} of {len(task.x)} samples, {options.optimizer}; "
-        f"before: {before}; as many steps with floats: {floats}; predicted for {machine}; {security}"
+        + "; ".join(filter(None, (f"before: {before}", f"as many steps with floats: {floats}", machine, security)))
     )
 
 
