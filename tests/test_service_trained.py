@@ -61,6 +61,7 @@ def test_the_command(service: Running, run: Path, tmp_path: Path) -> None:
     asked = ("training", "submit", "--url", service.url, "--client", run / "client", *data)
     done = invoke(*asked, GLYPHC_TOKEN=service.tokens["alice"])
     assert "accuracy" in done.output and np.load(tmp_path / "p.npy").shape == (24, 1)
+    assert "NOT SECURE" in done.stderr
     assert "GLYPHC_TOKEN" in invoke(*asked, code=2, GLYPHC_TOKEN="").stderr
 
 
