@@ -94,7 +94,7 @@ def test_a_step_of_three_layers_follows_its_simulation(engine: str, widths: tupl
     machine.encrypt, machine.decrypt = sides.client.encrypt, sides.client.decrypt
     if engine == "kernels":  # whose ciphertexts come from files, and go there
         machine.encrypt = sides.encrypt
-        machine.decrypt = lambda ciphertext: sides.decrypt(ciphertext, plan.parameters.decoded_limbs - 1)
+        machine.decrypt = lambda ciphertext: sides.decrypt(ciphertext, ciphertext.limbs)
     real = trained(plan, machine, x, y, 1)
     release_all_keys()
     simulated = trained(plan, SimulatedCKKS(plan.parameters), x, y, 1)
