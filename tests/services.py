@@ -56,12 +56,16 @@ class Place:
     """Folders of a service, which outlives its processes."""
 
     def __init__(self, folder: Path, half: ServerProgram | None, *options: str) -> None:
+        """half: the program that is served; without one, ``options`` say what is."""
         self.folder, self.options = folder, options
         self.data = folder / "data"
         self.count = 0
-        (folder / "programs").mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.programs: Path | None = None
         if half is not None:
-            half.save(folder / "programs" / "digits.server")
+            self.programs = folder / "programs"
+            self.programs.mkdir()
+            half.save(self.programs / "digits.server")
         self.tokens = {name: new_token(folder / "tokens", name) for name in ("alice", "bob")}
 
     def start(self, *options: str, limits: Limits | None = None, disk: int | None = None) -> Running:
@@ -73,15 +77,13 @@ class Place:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (disk, disk))
 
-        arguments = ["serve", "--programs", self.folder / "programs", "--data", self.data]
+        arguments = ["serve", "--data", self.data, *([] if self.programs is None else ["--programs", self.programs])]
         arguments += ["--tokens", self.folder / "tokens", "--listen", "127.0.0.1:0", *self.options, *options]
         log = open(self.folder / "log", "a")  # noqa: SIM115
         at = log.tell()
         command = ["glyphc", *map(str, arguments)]
         if limits is not None:
-            settings = Settings(
-                self.folder / "programs", self.data, self.folder / "tokens", insecure=True, limits=limits
-            )
+            settings = Settings(self.programs, self.data, self.folder / "tokens", insecure=True, limits=limits)
             command = ["glyphc.service", to_json(settings, Listen("127.0.0.1", 0, "", ""))]
         process = subprocess.Popen(
             [sys.executable, "-m", *command], env=environment(), stderr=log, text=True, preexec_fn=limit_files

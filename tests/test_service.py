@@ -338,6 +338,11 @@ def test_a_service_is_not_started_carelessly(options: tuple[str, ...], message: 
     assert message in result.output
 
 
+def test_a_service_of_nothing_is_not_started() -> None:
+    result = CliRunner().invoke(main, ["serve", "--data", "data", "--tokens", "tokens"])
+    assert result.exit_code == 2 and "there is nothing to serve: give --programs" in result.output
+
+
 def test_tls(place: Place, tmp_path: Path) -> None:
     chain, secret = certificate(tmp_path)
     with place.running_anew("--tls-certificate", str(chain), "--tls-key", str(secret)) as service:

@@ -33,6 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Of trained weights alone."""
     place = Place(tmp_path_factory.mktemp("service"), None, "--insecure", "--trained", str(run / "runs"))
     with place.running() as running:
         yield running
@@ -116,7 +117,7 @@ def with_part(path: Path, name: str, content: bytes | None) -> None:
 
 def test_folders_that_are_not_served(run: Path, tmp_path: Path) -> None:
     def problem(runs: Path, sanitize: int = 0, insecure: bool = True) -> str:
-        settings = Settings(tmp_path, tmp_path, tmp_path / "tokens", 1, sanitize, insecure, trained=str(runs))
+        settings = Settings(tmp_path, tmp_path, tmp_path / "tokens", 1, sanitize, insecure, trained=runs)
         with pytest.raises(GlyphcError) as refused:
             load_trained(settings)
         return str(refused.value)

@@ -36,7 +36,7 @@ def token_command(client: str, tokens: Path, days: int) -> None:
 
 
 @click.command("serve")
-@click.option("--programs", type=_FOLDER, required=True, help="Folder of programs (.glyphc or .server).")
+@click.option("--programs", type=_FOLDER, help="Folder of programs (.server).")
 @click.option("--data", type=_FOLDER, required=True, help="Folder for keys, jobs and the database.")
 @click.option("--tokens", type=_FILE, required=True, help="The file of tokens that 'glyphc token' made.")
 @click.option("--listen", default="127.0.0.1:8440", show_default=True, metavar="HOST:PORT")
@@ -83,7 +83,7 @@ def token_command(client: str, tokens: Path, days: int) -> None:
 @click.option("--json-logs", is_flag=True, help="A JSON object in each line of the log.")
 @click.option("--insecure", is_flag=True, help="Serve programs with small rings, for tests. NOT SECURE.")
 def serve_command(
-    programs: Path,
+    programs: Path | None,
     data: Path,
     tokens: Path,
     listen: str,
@@ -111,6 +111,11 @@ def serve_command(
 ) -> None:
     """Evaluate programs for clients over HTTP. Needs no secret key and cannot decrypt."""
     needs("fastapi", "uvicorn", "prometheus_client")
+    if programs is None and trained is None:
+        raise GlyphcError(
+            "there is nothing to serve: give --programs, a folder of compiled programs, or --trained, a folder of "
+            "training servers' folders, or both"
+        )
     from glyphc.service.__main__ import Listen, to_json
     from glyphc.service.settings import Limits, Settings
 
@@ -145,7 +150,7 @@ def serve_command(
         drain_seconds=drain,
     )
     tls = os.path.abspath(cluster_tls) if cluster_tls else ""
-    runs = os.path.abspath(trained) if trained else ""
+    runs = Path(os.path.abspath(trained)) if trained else None
     settings = Settings(
         programs, data, tokens, workers, sanitize or 0, insecure, limits, json_logs, cluster or "", tls, runs
     )

@@ -31,7 +31,8 @@ def to_json(settings: Settings, listen: Listen) -> str:
 
 def from_json(text: str) -> tuple[Settings, Listen]:
     tree = json.loads(text)
-    paths = {name: Path(tree["settings"][name]) for name in ("programs", "data", "tokens")}
+    given = {name: tree["settings"][name] for name in ("programs", "data", "tokens", "trained")}
+    paths = {name: Path(path) for name, path in given.items() if path is not None}
     limits = Limits(**tree["settings"]["limits"])
     return replace(Settings(**(tree["settings"] | paths)), limits=limits), Listen(**tree["listen"])
 

@@ -310,8 +310,8 @@ class Scheduler:
 
     def _without_paths(self, error: str) -> str:
         """Clients learn nothing of the server's folders."""
-        for folder in filter(None, (os.fspath(self._store.folder), self._settings.trained)):
-            error = error.replace(folder, "")
+        for folder in filter(None, (self._store.folder, self._settings.trained)):
+            error = error.replace(os.fspath(folder), "")
         return error
 
 

@@ -69,10 +69,10 @@ class Settings:
 
     json_logs: each line of the log is a JSON object. cluster: the address of a Dask scheduler whose workers share the
     passes of an evaluation, cluster_tls: a folder of certificates for it; or nothing. trained: a folder of clients'
-    folders of training servers' folders, whose weights answer requests; or nothing.
+    folders of training servers' folders, whose weights answer requests. Without programs or trained, there are none.
     """
 
-    programs: Path
+    programs: Path | None
     data: Path
     tokens: Path
     workers: int = 1
@@ -82,11 +82,13 @@ class Settings:
     json_logs: bool = False
     cluster: str = ""
     cluster_tls: str = ""
-    trained: str = ""
+    trained: Path | None = None
 
 
 def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
     """The programs of the folder by fingerprint; ServiceError when there is none, or one that protects nothing."""
+    if settings.programs is None:
+        return {}
     if not settings.programs.is_dir():
         raise ServiceError(f"there is no folder {os.fspath(settings.programs)!r} of programs")
     found: dict[str, tuple[Path, ServerProgram]] = {}
@@ -104,7 +106,7 @@ def load_programs(settings: Settings) -> dict[str, tuple[Path, ServerProgram]]:
                     "it, or say --insecure"
                 )
             found[program.fingerprint] = (path, program)
-    if not found and not settings.trained:
+    if not found and settings.trained is None:
         raise ServiceError(
             f"there is no program in {os.fspath(settings.programs)!r}: put .server files there, which 'glyphc split' "
             "makes from compiled programs"

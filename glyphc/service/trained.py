@@ -21,14 +21,14 @@ Trained = dict[tuple[str, str, str], tuple[Path, Answerer]]
 def load_trained(settings: Settings) -> Trained:
     """The folders CLIENT/RUN in that of ``settings``. ServiceError when there is none, one that protects nothing or
     that is nobody's, or where outputs are to be flooded."""
-    if not settings.trained:
+    if settings.trained is None:
         return {}
     if settings.sanitize:
         raise ServiceError(
             "--sanitize floods results of compiled programs and nothing else: answers of trained weights would leave "
             "as they are. Leave --sanitize or --trained out, or start a service for each"
         )
-    within = Path(settings.trained)
+    within = settings.trained
     found: Trained = {}
     for folder in sorted((*within.glob("*"), *within.glob("*/*"))):
         if not ((folder / PROGRAM).is_file() and (folder / KEYS).is_file()):
