@@ -7,13 +7,15 @@ import ipaddress
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from glyphc.backends.engine import FIRST_USE
 
 from . import worker
 from .distribution import ClusterError
@@ -67,8 +69,19 @@ class Address:
         return Address(0, text, tls)
 
 
-def fit(cluster: Client, engine: str, memory_bytes: float) -> dict[str, str]:
-    """Hosts by the addresses of their workers; ClusterError where they are not all fit for a program.
+@dataclass(frozen=True)
+class Workers:
+    """hosts: by the workers' addresses; compile: whether some of them compile the kernels that they are to use."""
+
+    hosts: Mapping[str, str]
+    compile: bool
+
+    def __str__(self) -> str:
+        return f"{len(self.hosts)} workers" + (f", which first {FIRST_USE}" if self.compile else "")
+
+
+def fit(cluster: Client, engine: str, memory_bytes: float) -> Workers:
+    """A cluster's workers; ClusterError where they are not all fit for a program.
 
     memory_bytes: that it takes of each worker; 0 where they have it already.
     """
@@ -91,7 +104,8 @@ def fit(cluster: Client, engine: str, memory_bytes: float) -> dict[str, str]:
                 f"{count} workers on {host} need about {count * memory_bytes / 1e9:.1f} GB of memory, "
                 f"{memory / 1e9:.1f} GB are available; start {int(memory // memory_bytes)} there"
             )
-    return {name: str(about["host"]) for name, about in found.items()}
+    first = engine == "kernels" and any(about["compiles"] for about in found.values())
+    return Workers({name: str(about["host"]) for name, about in found.items()}, first)
 
 
 def result(future: Any, what: str) -> tuple[Any, ...] | None:
