@@ -12,18 +12,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glyphc.backends.kernels.estimate import thread_bytes
 from glyphc.cli import main
 from glyphc.cluster import connection, coordinator, distribution, worker
+from glyphc.cluster.connection import fit
 from glyphc.cluster.coordinator import Address, ClusterError, Files
 from glyphc.cluster.forecast import Limit, Load, forecast
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
+from glyphc.ir.parameters import Parameters
 from glyphc.progress import Silent
 from glyphc.service.client import Client, JobStatus
 from glyphc.service.scheduler import Scheduler, _Clock
@@ -314,6 +318,29 @@ def test_workers_that_do_not_fit_into_memory_are_refused(
     with pytest.raises(ClusterError, match=r"1 workers on \S+ need about 1000000.0 GB"):
         coordinator.evaluate(Address.read("local:1"), files(setting), request_file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_threads_keep_counts_for_each_worker(setting: Setting) -> None:
+    parameters, memory = setting.half.schedule.parameters, 1e9
+    assert isinstance(parameters, Parameters)
+
+    class Cluster:
+        """Two workers on one host, which has room for what the model says, and for one more thread of each."""
+
+        def __init__(self, threads: int) -> None:
+            room = int(2 * (memory + thread_bytes(parameters)))
+            self.about = worker.describe() | {"host": "one", "threads": threads, "memory": room, "held": 0}
+
+        def run(self, _: object) -> dict[str, Any]:
+            return {"tcp://one:1": self.about, "tcp://one:2": self.about}
+
+    for threads in (1, 2, 3):
+        assert len(fit(Cluster(threads), "kernels", parameters, memory).hosts) == 2  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match="2 workers on one need about 2.0 GB of memory.*start 1 there"):
+        fit(Cluster(4), "kernels", parameters, memory)  # type: ignore[arg-type]
+    # OpenFHE's keep nothing, and workers that have it loaded are not asked again
+    for given in (("openfhe", parameters, memory), ("kernels", parameters, None)):
+        fit(Cluster(4), *given)  # type: ignore[arg-type]
 
 
 def test_files_are_sent_to_hosts_that_lack_them(

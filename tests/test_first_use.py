@@ -70,8 +70,9 @@ def test_workers_of_a_cluster(setting: Setting, capsys: pytest.CaptureFixture[st
         def run(self, function: Any) -> dict[str, Any]:
             return {"tcp://127.0.0.1:1": function()}
 
-    assert str(fit(Cluster(), "kernels", 0)) == f"1 workers, which first {FIRST_USE}"  # type: ignore[arg-type]
-    assert str(fit(Cluster(), "openfhe", 0)) == "1 workers"  # type: ignore[arg-type]
+    parameters = setting.half.schedule.parameters
+    assert str(fit(Cluster(), "kernels", parameters, None)) == f"1 workers, which first {FIRST_USE}"  # type: ignore[arg-type]
+    assert str(fit(Cluster(), "openfhe", parameters, None)) == "1 workers"  # type: ignore[arg-type]
     # and in the worker's own log
     cluster_worker._evaluator(setting.server / "program.server", setting.keys).close()
     assert f"{FIRST_USE} ..." in capsys.readouterr().err.splitlines()

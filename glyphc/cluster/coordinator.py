@@ -18,7 +18,8 @@ from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.parts import input_places, pass_count
-from glyphc.exchange.server import EvaluationReport, Request, check_request
+from glyphc.exchange.requests import Request, check_request
+from glyphc.exchange.server import EvaluationReport
 from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader
@@ -111,8 +112,9 @@ class _Job:
         from distributed import as_completed
 
         cost = for_engine(cost_file.current(), self.engine)
-        memory = 0 if self.done else estimate(self.program.schedule, cost).memory_bytes
-        workers = fit(cluster, self.engine, memory)
+        schedule = self.program.schedule
+        memory = None if self.done else estimate(schedule, cost).memory_bytes
+        workers = fit(cluster, self.engine, schedule.parameters, memory)
         digests = {}
         for kind, path, digest in self.files.each():
             distribute(cluster, workers.hosts, kind, path, digest, self.reporter)

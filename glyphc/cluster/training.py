@@ -62,7 +62,8 @@ class _ClusterRun(TrainingRun):
 
     def _work(self, cluster: Client) -> None:
         """All steps that are left; OSError when the scheduler goes away meanwhile."""
-        workers = fit(cluster, self._keys_for, 0 if self.report.seconds else self.program.memory_bytes)
+        memory = None if self.report.seconds else self.program.memory_bytes
+        workers = fit(cluster, self._keys_for, self.program.parameters, memory)
         files = ((FileKind.TRAINING_PROGRAM, PROGRAM), (FileKind.TRAINING_KEYS, KEYS))
         known = [self._brought(cluster, workers.hosts, kind, self.folder / name, self.reporter) for kind, name in files]
         tasks = divide(self.program.code(self._count))

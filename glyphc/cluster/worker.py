@@ -21,10 +21,13 @@ from typing import Any, Protocol, TypeVar
 
 import psutil
 
+from glyphc import free_memory
 from glyphc.backends.engine import PREFERRED, engine
+from glyphc.backends.processors import thread_count
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
-from glyphc.exchange.server import Evaluator, Request
+from glyphc.exchange.requests import Request
+from glyphc.exchange.server import Evaluator
 from glyphc.progress import Written
 from glyphc.storage.container import Header, Reader
 from glyphc.storage.headers import (
@@ -90,8 +93,8 @@ class _Parts:
 
 
 def describe() -> dict[str, str | int]:
-    """Who this worker is: version, host, process, bytes that are free and that it holds, usable engines, and whether it
-    compiles the engine ``kernels`` before it can use it."""
+    """Who this worker is: version, host, process, bytes that are free and that it holds, threads, usable engines, and
+    whether it compiles the engine ``kernels`` before it can use it."""
     from glyphc.backends.kernels.warm import compiled
 
     usable = [name for name in PREFERRED if engine(name).problem() is None]
@@ -99,7 +102,8 @@ def describe() -> dict[str, str | int]:
         "version": version("glyphc"),
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "memory": psutil.virtual_memory().available,
+        "memory": int(free_memory.available_bytes()),
+        "threads": thread_count(),
         "held": psutil.Process().memory_info().rss if _LOADED else 0,
         "engines": ",".join(usable),
         "compiles": not compiled(),
