@@ -30,6 +30,8 @@ _BUILT_IN: Mapping[str, str] = {
     "simulate": "glyphc.backends.simulate:ENGINE",
     "clear": "glyphc.backends.cleartext:ENGINE",
 }
+# The stage in which an engine compiles what it computes with, which stays on the machine for later processes.
+FIRST_USE = "compile kernels (on first use, half a minute)"
 # Which engine encrypts where none is asked for: the first one that takes the program.
 PREFERRED = ("kernels", "openfhe")
 

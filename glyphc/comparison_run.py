@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from glyphc import knowledge
+from glyphc import free_memory, knowledge
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
@@ -244,7 +243,7 @@ def _too_much(task: Task, program: Program, predicted: Predicted) -> str:
     seconds = predicted.evaluate_seconds + predicted.client_seconds + keys
     if seconds > task.seconds:
         return f"predicted to take {duration(seconds)}, more than the {duration(task.seconds)} that it may"
-    room = float(psutil.virtual_memory().available)
+    room = free_memory.available_bytes()
     room = min(task.memory_bytes, room) if task.memory_bytes else room
     if predicted.memory_bytes > room:
         return f"predicted to take {predicted.memory_bytes / 1e9:.1f} GB of memory, more than {room / 1e9:.1f} GB"

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from glyphc.backends.engine import FIRST_USE
 from glyphc.errors import OverrunWarning
 from glyphc.progress import Reporter
 
@@ -21,7 +22,7 @@ _LOG_SECONDS = 1.0
 _LOG_LINES = 5
 _LOG_MINUTE = 60.0
 # Stages that are worth a line before they begin.
-_LONG_STAGES = ("generate keys", "evaluate", "train")
+_LONG_STAGES = (FIRST_USE, "generate keys", "evaluate", "train")
 
 
 def reporter() -> Reporter:
@@ -91,7 +92,7 @@ class _Lines:
         self._name = name + self._note
         self._start = self._last = time.perf_counter()
         self._total, self._unsaid = total, 0.0
-        if name in _LONG_STAGES:
+        if name.startswith(_LONG_STAGES):
             print(f"{self._name} ...", file=sys.stderr, flush=True)
 
     def advance(self, amount: float, what: str = "") -> None:

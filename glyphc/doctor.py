@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-import psutil
-
+from glyphc import free_memory
 from glyphc.analysis import cost_file
 from glyphc.backends.engine import engine
 from glyphc.errors import GlyphcError
@@ -90,8 +89,7 @@ def _processors() -> Finding:
 
 
 def _memory() -> Finding:
-    available, limit = float(psutil.virtual_memory().available), _memory_limit()
-    room = min(available, limit or available)
+    room, limit = free_memory.available_bytes(), free_memory.container_limit()
     found = f"{room / 1e9:.1f} GB available" + (f" (this container's limit is {limit / 1e9:.1f} GB)" if limit else "")
     if room < SMALL_RUN:
         return Finding(
@@ -169,19 +167,6 @@ def _vectors() -> str:
     except OSError:
         return "vectors unknown"
     return "AVX-512" if "avx512f" in flags else "AVX2"
-
-
-def _memory_limit() -> int | None:
-    """Bytes of this container's limit (cgroups, version 2 or 1), None without one."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text().strip()
-        except OSError:
-            continue
-        # version 1 says "none" by a number beyond any memory
-        if text.isdecimal() and int(text) < psutil.virtual_memory().total:
-            return int(text)
-    return None
 
 
 def _writable(folder: Path) -> bool:

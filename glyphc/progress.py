@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 
@@ -35,6 +36,19 @@ class Silent:
 
     def done(self) -> None:
         pass
+
+
+class Written(Silent):
+    """A line on stderr for each stage that begins: of processes whose stderr is a log."""
+
+    def __init__(self) -> None:
+        self._note = ""
+
+    def stage(self, name: str, total: float) -> None:
+        print(f"{name}{self._note} ...", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        self._note = text
 
 
 def duration(seconds: float) -> str:

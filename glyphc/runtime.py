@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from glyphc import overruns, plausible, promises
+from glyphc import free_memory, overruns, plausible, promises
 from glyphc.analysis import cost_file
 from glyphc.analysis.estimate import estimate, instruction_costs
-from glyphc.analysis.kernels_cost import for_engine, more_bytes
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.approximate import with_series
 from glyphc.backends.engine import Engine, Session, best_engine
 from glyphc.backends.engine import engine as find_engine
@@ -240,7 +239,8 @@ class _Runner:
             raise GlyphcError(f"the engine {engine.name!r} has no {', '.join(sorted(missing))}; choose another engine")
         if engine.encrypts:
             self.program.warn_if_insecure()
-            self._check_memory()
+            # before minutes of work, rather than be killed by the system in the middle of it
+            free_memory.require_for(self.program.schedule, self.cost)
         self._find_overruns()
         before = ended_processes_seconds()
         with _backend_errors(), engine.session(schedule, self) as session:
@@ -255,18 +255,6 @@ class _Runner:
         """ParameterError for hours of gates or look-ups that nobody asked for."""
         seconds = len(self.passes) * estimate(self.program.schedule, self.cost).seconds
         check_patience(self.program.schedule, seconds, self.report.samples, allow)
-
-    def _check_memory(self) -> None:
-        """Fail before minutes of work rather than be killed by the system in the middle of it."""
-        needed = estimate(self.program.schedule, self.cost).memory_bytes
-        needed += more_bytes(self.program.schedule.parameters, self.cost.engine)
-        available = psutil.virtual_memory().available
-        if needed > available:
-            raise EnvironmentSetupError(
-                f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
-                f"use a larger "
-                "machine, stop other programs, or compile with a smaller --batch"
-            )
 
     def _evaluate_passes(self, session: Session) -> None:
         results: dict[str, list[F64]] = {p.name: [] for p in self.client.outputs}

@@ -16,7 +16,8 @@ from tests.roles import environment
 class Processes:
     """A scheduler and workers, each a process that was started as an operator would.
 
-    tls: folder with their certificates. hosts: the scheduler is on the first, workers on the others, one on each.
+    tls: folder with their certificates. hosts: the scheduler is on the first, workers on the others, one on each. A
+    context manager, which stops them.
     """
 
     def __init__(self, folder: Path, scheme: str = "tcp", tls: Path | None = None, hosts: Hosts | None = None) -> None:
@@ -43,6 +44,13 @@ class Processes:
         where, more = (self.hosts.command(host), {"TMPDIR": str(self.hosts.private)}) if self.hosts else ([], {})
         return subprocess.Popen([*where, *module], env=environment(**more), stdout=log, stderr=log, cwd=self.folder)
 
+    def start(self, workers: int) -> list[subprocess.Popen[bytes]]:
+        """A scheduler and so many workers, which have joined; the workers."""
+        self.start_scheduler()
+        started = [self.start_worker() for _ in range(workers)]
+        self.wait_for_workers(workers)
+        return started
+
     def start_scheduler(self) -> None:
         if not self.port:
             with socket.socket() as found:
@@ -68,7 +76,10 @@ class Processes:
                 except OSError:
                     time.sleep(1.0)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
             process.kill()
             process.wait()

@@ -12,18 +12,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glyphc.backends.kernels.estimate import thread_bytes
 from glyphc.cli import main
 from glyphc.cluster import connection, coordinator, distribution, worker
+from glyphc.cluster.connection import fit
 from glyphc.cluster.coordinator import Address, ClusterError, Files
 from glyphc.cluster.forecast import Limit, Load, forecast
 from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE
 from glyphc.exchange.server import Evaluator
+from glyphc.ir.parameters import Parameters
 from glyphc.progress import Silent
 from glyphc.service.client import Client, JobStatus
 from glyphc.service.scheduler import Scheduler, _Clock
@@ -83,9 +87,8 @@ class Watch(Silent):
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    found = Processes(tmp_path)
-    yield found
-    found.stop()
+    with Processes(tmp_path) as found:
+        yield found
 
 
 def test_two_processes_give_the_bits_of_one(
@@ -104,10 +107,7 @@ def test_workers_that_are_killed_and_a_scheduler_that_starts_anew(
 ) -> None:
     """The passes of the first are done by a second one; then this one dies, when a third has begun, which no file was
     handed out to. Of the scheduler's passes, what was not done is done again."""
-    processes.start_scheduler()
-    first = processes.start_worker()
-    second = processes.start_worker()
-    processes.wait_for_workers(2)
+    first, second = processes.start(2)
 
     def end_first() -> None:
         first.send_signal(signal.SIGKILL)
@@ -164,9 +164,7 @@ def test_jobs_wait_for_a_cluster_that_is_away(
     setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:
     """A scheduler that goes in the middle: visibly, with those behind it, over a restart of the service, to the end."""
-    processes.start_scheduler()
-    first = processes.start_worker()
-    processes.wait_for_workers(1)
+    (first,) = processes.start(1)
     # a worker that stands still: the job cannot end before the scheduler goes
     first.send_signal(signal.SIGSTOP)
     place = Place(tmp_path / "service", setting.half, "--insecure", "--cluster", processes.url)
@@ -267,17 +265,10 @@ class Stages(Silent):
 def test_several_hosts(setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
     """Scheduler and workers have networks, names and files of their own, and show certificates to one another."""
     told = Stages()
-    with Hosts(3, setting.server) as hosts:
-        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
-        try:
-            processes.start_scheduler()
-            processes.start_worker()
-            processes.start_worker()
-            processes.wait_for_workers(2)
-            address = Address.read(processes.url, tmp_path)
-            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=told)
-        finally:
-            processes.stop()
+    with Hosts(3, setting.server) as hosts, Processes(tmp_path, "tls", certificates(tmp_path), hosts) as processes:
+        processes.start(2)
+        address = Address.read(processes.url, tmp_path)
+        coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=told)
     assert parts(tmp_path / "out") == alone
     # each file leaves this host once, and one worker passes it on to the other
     said = [name.partition(" tls:")[0] for name in told.names]
@@ -292,18 +283,11 @@ def test_a_host_that_vanishes_without_a_word(
     setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Its cable is pulled: nobody is told that a connection ends, and its passes are done by the other one."""
-    with Hosts(3, setting.server) as hosts:
-        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
-        try:
-            processes.start_scheduler()
-            processes.start_worker()
-            processes.start_worker()
-            processes.wait_for_workers(2)
-            pulled = Watch({1: lambda: hosts.plug(3, False)})
-            address = Address.read(processes.url, tmp_path)
-            coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=pulled)
-        finally:
-            processes.stop()
+    with Hosts(3, setting.server) as hosts, Processes(tmp_path, "tls", certificates(tmp_path), hosts) as processes:
+        processes.start(2)
+        pulled = Watch({1: lambda: hosts.plug(3, False)})
+        address = Address.read(processes.url, tmp_path)
+        coordinator.evaluate(address, files(setting), request_file, tmp_path / "out", reporter=pulled)
     assert parts(tmp_path / "out") == alone
 
 
@@ -316,12 +300,34 @@ def test_workers_that_do_not_fit_into_memory_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_threads_keep_counts_for_each_worker(setting: Setting) -> None:
+    parameters, memory = setting.half.schedule.parameters, 1e9
+    assert isinstance(parameters, Parameters)
+
+    class Cluster:
+        """Two workers on one host, which has room for what the model says, and for one more thread of each."""
+
+        def __init__(self, threads: int) -> None:
+            room = int(2 * (memory + thread_bytes(parameters)))
+            self.about = worker.describe() | {"host": "one", "threads": threads, "memory": room, "held": 0}
+
+        def run(self, _: object) -> dict[str, Any]:
+            return {"tcp://one:1": self.about, "tcp://one:2": self.about}
+
+    for threads in (1, 2, 3):
+        assert len(fit(Cluster(threads), "kernels", parameters, memory).hosts) == 2  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match=r"2 workers on one need about 2\.0 GB of memory.*start 1 there"):
+        fit(Cluster(4), "kernels", parameters, memory)  # type: ignore[arg-type]
+    # OpenFHE's keep nothing, and workers that have it loaded are not asked again
+    fit(Cluster(4), "openfhe", parameters, memory)  # type: ignore[arg-type]
+    fit(Cluster(4), "kernels", parameters, None)  # type: ignore[arg-type]
+
+
 def test_files_are_sent_to_hosts_that_lack_them(
     setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Workers that cannot see the coordinator's folders or one another's, as on other machines: one passes it on. All
     of them show certificates."""
-    processes = Processes(tmp_path, "tls", certificates(tmp_path))
     folders = [tmp_path / name for name in ("one", "two")]
     real = distribution.asked
 
@@ -332,7 +338,7 @@ def test_files_are_sent_to_hosts_that_lack_them(
         return real(cluster, name, function, *changed)  # type: ignore[arg-type]
 
     send, sent = distribution._send, []  # type: ignore[var-annotated]
-    try:
+    with Processes(tmp_path, "tls", certificates(tmp_path)) as processes:
         processes.start_scheduler()
         address = Address.read(processes.url, tmp_path)
         with pytest.MonkeyPatch.context() as patch:
@@ -345,8 +351,6 @@ def test_files_are_sent_to_hosts_that_lack_them(
             patch.setattr(distribution, "_send", lambda *given: (sent.append(given), send(*given)))
             processes.wait_for_workers(2)
             coordinator.evaluate(address, files(setting), request_file, tmp_path / "out")
-    finally:
-        processes.stop()
     assert parts(tmp_path / "out") == alone
     assert len(sent) == 2  # program and keys leave here once
     for folder in folders:

@@ -138,9 +138,8 @@ def alone(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    found = Processes(tmp_path)
-    yield found
-    found.stop()
+    with Processes(tmp_path) as found:
+        yield found
 
 
 def test_two_processes_train_the_bits_of_one(prepared: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
@@ -183,16 +182,9 @@ def test_a_worker_that_is_killed_and_a_scheduler_that_starts_anew(
 def test_several_hosts_train_the_bits_of_one(prepared: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
     """Networks, names and files of their own, and certificates."""
     folder = copy(prepared, tmp_path / "server")
-    with Hosts(3, folder) as hosts:
-        processes = Processes(tmp_path, "tls", certificates(tmp_path), hosts)
-        try:
-            processes.start_scheduler()
-            processes.start_worker()
-            processes.start_worker()
-            processes.wait_for_workers(2)
-            report = run_training(folder, make=on_cluster(Address.read(processes.url, tmp_path)))
-        finally:
-            processes.stop()
+    with Hosts(3, folder) as hosts, Processes(tmp_path, "tls", certificates(tmp_path), hosts) as processes:
+        processes.start(2)
+        report = run_training(folder, make=on_cluster(Address.read(processes.url, tmp_path)))
     assert (report.steps, len(report.seconds)) == (3, 3)
     assert parts(folder) == alone
 

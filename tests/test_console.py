@@ -7,6 +7,7 @@ import time
 import pytest
 
 from glyphc import console
+from glyphc.backends.engine import FIRST_USE
 from glyphc.progress import Reporter
 
 
@@ -72,3 +73,12 @@ def test_long_bootstraps_have_lines_and_long_stages_one_a_minute(
         "  step 4: 80.0 s",
         "train: 160.0 s",
     ]
+
+
+def test_what_takes_long_is_said_before_it_begins(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = lines()
+    reporter.stage(FIRST_USE, 1.0)
+    assert capsys.readouterr().err == f"{FIRST_USE} ...\n"
+    clock[0] += 30.0
+    reporter.stage("train on 2 workers", 4.0)
+    assert capsys.readouterr().err == f"{FIRST_USE}: 30.0 s\ntrain on 2 workers ...\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from glyphc import doctor
+from glyphc import doctor, free_memory
 from glyphc.backends.engine import engine
 from glyphc.backends.kernels import selftest
 from glyphc.cli import main
@@ -40,8 +40,8 @@ def test_without_fused_multiply_add_it_is_a_note(monkeypatch: pytest.MonkeyPatch
     ("limit", "state"), [(2e9, doctor.State.MISSING), (6e9, doctor.State.NOTE), (64e9, doctor.State.OK)]
 )
 def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch, limit: float, state: doctor.State) -> None:
-    monkeypatch.setattr(doctor, "_memory_limit", lambda: int(limit))
-    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: type("M", (), {"available": 100e9}))
+    monkeypatch.setattr(free_memory, "container_limit", lambda: int(limit))
+    monkeypatch.setattr(free_memory.psutil, "virtual_memory", lambda: type("M", (), {"available": 100e9}))
     found = next(f for f in doctor.examine() if f.subject == "memory")
     assert found.state is state
     assert f"{limit / 1e9:.1f} GB" in found.found

@@ -23,7 +23,8 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.client import generate
-from glyphc.exchange.server import Evaluator, check_keys
+from glyphc.exchange.key_checks import check_keys
+from glyphc.exchange.server import Evaluator
 from glyphc.exchange.split import load_halves, split
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, with_constants

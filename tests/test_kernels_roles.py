@@ -10,7 +10,8 @@ import pytest
 
 from glyphc.backends.kernels import selftest
 from glyphc.errors import ArtifactError, GlyphcError, ParameterError
-from glyphc.exchange.server import Evaluator, check_keys
+from glyphc.exchange.key_checks import check_keys
+from glyphc.exchange.server import Evaluator
 from glyphc.progress import Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import KEY_PART, KeysHeader

@@ -27,8 +27,10 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, GlyphcError, ParameterError, SecretError
 from glyphc.exchange.artifacts import ServerProgram, Specification
 from glyphc.exchange.client import SECRET_FILE, Account, check_security, load_account
+from glyphc.exchange.key_checks import check_keys, keys_modulus
+from glyphc.exchange.requests import check_request
 from glyphc.exchange.secret import Secret, needs_passphrase
-from glyphc.exchange.server import Evaluator, check_keys, check_request, keys_modulus
+from glyphc.exchange.server import Evaluator
 from glyphc.exchange.split import load_halves, split
 from glyphc.ir.instructions.numbered import numbered
 from glyphc.ir.parameters import SECURE

@@ -18,7 +18,8 @@ from glyphc.cli import main
 from glyphc.errors import ArtifactError, ParameterError
 from glyphc.exchange.artifacts import Specification
 from glyphc.exchange.client import check_security
-from glyphc.exchange.server import Evaluator, check_keys
+from glyphc.exchange.key_checks import check_keys
+from glyphc.exchange.server import Evaluator
 from glyphc.ir.parameters import SECURE
 from glyphc.progress import Silent
 from glyphc.runtime import run

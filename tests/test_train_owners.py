@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,26 @@ from glyphc.backends.openfhe.training_fresh import FreshCiphertexts, TrainingKey
 from glyphc.backends.openfhe.training_public import PUBLIC_STREAM, PublicEncryptor
 from glyphc.errors import ArtifactError, DataError, ParameterError
 from glyphc.exchange.placement import Placement, placements, sources_of
-from glyphc.exchange.training_client import prepare
+from glyphc.exchange.training_client import JOB_FILE, TrainingClientFiles, prepare
+from glyphc.exchange.training_files import TRAINED
 from glyphc.exchange.training_owners import contribute
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
+from glyphc.ir.graph import Graph
 from glyphc.ir.noise import public_encryption
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import OwnerSpecHeader
 from glyphc.train.errors import TrainingError
-from glyphc.train.job import Job, Options, RangeSource, make_owned_job
-from glyphc.train.optimizers import SGD
+from glyphc.train.job import Job, Options, RangeSource, make_job, make_owned_job
+from glyphc.train.optimizers import SGD, Constant, Followed
 from glyphc.train.plan import Plan
 from glyphc.train.planning import plan_of
+from glyphc.trainer.loop import train
 from tests.commands import succeeding
 
 RING = 1024
+STEPS, RATE, CLIP = 8, 0.2, 2.0
+NETWORK = chain((4, 1))
 SIZES = (12, 7, 8)
 
 
@@ -42,7 +48,7 @@ def owners(seed: int = 3) -> list[tuple[F64, F64]]:
 
 
 def options(**changes: Any) -> Options:
-    usual = Options(SGD(0.2), 8, 4, "binary-cross-entropy", clip=2.0, source=RangeSource.BOUNDS, insecure_ring=RING)
+    usual = Options(SGD(RATE), 8, 4, "binary-cross-entropy", clip=CLIP, source=RangeSource.BOUNDS, insecure_ring=RING)
     return replace(usual, **changes)
 
 
@@ -90,42 +96,97 @@ def glyphc(*arguments: object) -> None:
     succeeding("training", *arguments)
 
 
-def test_three_owners_train_as_one(tmp_path: Path) -> None:
-    """Weights are those of one set of data, up to noise; owners get no model and no secret."""
-    network = chain((4, 1))
-    (tmp_path / "m.onnx").write_bytes(to_onnx(network).SerializeToString())
-    chosen = ("--batch", 4, "--steps", 8, "--learning-rate", 0.2, "--loss", "binary-cross-entropy", "--clip", 2)
-    folders = ("--client", tmp_path / "client", "--server", tmp_path / "server", "--spec", tmp_path / "owners.spec")
-    glyphc(
-        "invite", tmp_path / "m.onnx", "--samples", 28, *chosen, "--ranges", "bounds", "--insecure-ring", RING, *folders
-    )
-    first, parts = 0, []
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[F64, F64]]]:
+    """A run by the commands: a key holder in the folder "client", a "server" and three owners. Not to be changed; what
+    its steps saw."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "m.onnx").write_bytes(to_onnx(NETWORK).SerializeToString())
+    chosen = ("--batch", 4, "--steps", STEPS, "--learning-rate", RATE, "--loss", "binary-cross-entropy")
+    folders = ("--client", folder / "client", "--server", folder / "server", "--spec", folder / "owners.spec")
+    ranges = ("--ranges", "bounds", "--clip", CLIP, "--insecure-ring", RING)
+    glyphc("invite", folder / "m.onnx", "--samples", 28, *chosen, *ranges, *folders)
+    parts: list[tuple[F64, F64]] = []
     for number, (x, y) in enumerate(owners()):
-        for name, array in (("x", x), ("y", y)):
-            np.save(tmp_path / f"{name}{number}.npy", array)
-        data = ("--data", tmp_path / f"x{number}.npy", "--labels", tmp_path / f"y{number}.npy")
-        output = tmp_path / f"owner{number}"
-        glyphc("contribute", "--spec", tmp_path / "owners.spec", *data, "--first", first, "-o", output, "--insecure")
+        output, data = folder / f"owner{number}", saved(folder, f"owner{number}", x, y)
+        spec = ("--spec", folder / "owners.spec", "--insecure")
+        glyphc("contribute", *spec, *data, "--first", len(parts), "-o", output)
         for batch in output.iterdir():
-            batch.rename(tmp_path / "server" / "batches" / batch.name)
-        count = -(-len(x) // 4)
-        rows = [
-            np.random.default_rng(0).permutation(len(x))[np.arange(4 * b, 4 * b + 4) % len(x)] for b in range(count)
-        ]
-        parts += [(x[r], y[r]) for r in rows]
-        first += count
-    glyphc("run", "--server", tmp_path / "server")
-    glyphc("finish", "--client", tmp_path / "client", "--server", tmp_path / "server", "-o", tmp_path / "t.onnx")
-    assert first == 7
-    weight, bias = network.constant("w0")[0], network.constant("b0")[0]
-    for step in range(8):  # by hand, on clipped samples
-        x, y = parts[step % 7]
-        x = x * np.minimum(1, 2 / np.linalg.norm(x, axis=1))[:, None]
+            batch.rename(folder / "server" / "batches" / batch.name)
+        parts += batches(x, y)
+    assert len(parts) == 7
+    glyphc("run", "--server", folder / "server")
+    return folder, [parts[step % 7] for step in range(STEPS)]
+
+
+def saved(folder: Path, name: str, x: F64, y: F64) -> tuple[object, ...]:
+    """Samples as files, and the options that name them."""
+    np.save(folder / f"{name}-x.npy", x)
+    np.save(folder / f"{name}-y.npy", y)
+    return ("--data", folder / f"{name}-x.npy", "--labels", folder / f"{name}-y.npy")
+
+
+def batches(x: F64, y: F64) -> list[tuple[F64, F64]]:
+    """In the order that a seed of 0 draws; the last one is filled up with the first samples."""
+    order = np.random.default_rng(0).permutation(len(x))
+    rows = [order[np.arange(4 * b, 4 * b + 4) % len(x)] for b in range(-(-len(x) // 4))]
+    return [(x[r], y[r]) for r in rows]
+
+
+def by_hand(steps: list[tuple[F64, F64, float]]) -> tuple[F64, F64]:
+    """Weights and bias of logistic regression after steps on these samples, which are scaled down, at these rates."""
+    weight, bias = NETWORK.constant("w0")[0], NETWORK.constant("b0")[0]
+    for x, y, rate in steps:
+        x = x * np.minimum(1, CLIP / np.linalg.norm(x, axis=1))[:, None]
         error = 1 / (1 + np.exp(-(x @ weight + bias))) - y
-        weight, bias = weight - 0.2 * error @ x / 4, bias - 0.2 * error.mean()
-    trained = read_onnx(tmp_path / "t.onnx")
+        weight, bias = weight - rate * error @ x / 4, bias - rate * error.mean()
+    return weight, bias
+
+
+def assert_trained(folder: Path, steps: list[tuple[F64, F64, float]], output: Path) -> Graph:
+    """That what the key holder decrypts is what these steps come to; the network."""
+    glyphc("finish", "--client", folder / "client", "--server", folder / "server", "-o", output)
+    trained, (weight, bias) = read_onnx(output), by_hand(steps)
     np.testing.assert_allclose(trained.constant("w0")[0], weight, atol=2e-3)
-    assert np.abs(weight - network.constant("w0")[0]).max() > 0.05
+    np.testing.assert_allclose(trained.constant("b0")[0], bias, atol=2e-3)
+    return trained
+
+
+def test_three_owners_train_as_one(begun: tuple[Path, list[tuple[F64, F64]]], tmp_path: Path) -> None:
+    """Weights are those of one set of data, up to noise; owners get no model and no secret."""
+    folder, seen = begun
+    steps = [(x, y, RATE) for x, y in seen]
+    assert_trained(folder, steps, tmp_path / "t.onnx")
+    assert np.abs(by_hand(steps)[0] - NETWORK.constant("w0")[0]).max() > 0.05
+
+
+def test_what_owners_began_is_gone_on_with_twice(begun: tuple[Path, list[tuple[F64, F64]]], tmp_path: Path) -> None:
+    """From state to state, on samples of the key holder's, each time at another rate: all steps by hand, and one run in
+    simulation, come to the same weights."""
+    for name in ("client", "server"):
+        shutil.copytree(begun[0] / name, tmp_path / name)
+    steps = [(x, y, RATE) for x, y in begun[1]]
+    for number, (count, rate) in enumerate(((8, 0.4), (6, 0.1))):
+        x = np.random.default_rng(number).normal(size=(count, 4))
+        y = (x[:, 0] > x[:, 1]).astype(int)
+        chosen = ("--steps", 2, "--learning-rate", rate, "--state", tmp_path / "server" / TRAINED)
+        update, data = tmp_path / f"update{number}", saved(tmp_path, f"more{number}", x, y)
+        glyphc("continue", "--client", tmp_path / "client", "--update", update, *chosen, *data)
+        shutil.copytree(update, tmp_path / "server", dirs_exist_ok=True)
+        glyphc("run", "--server", tmp_path / "server")
+        before, steps = steps, [*steps, *((x, y, rate) for x, y in batches(x, y))]
+        trained = assert_trained(tmp_path, steps, tmp_path / "t.onnx")
+        assert np.abs(by_hand(steps)[0] - by_hand(before)[0]).max() > 0.01
+    # all samples as one set, in an order in which a seed of 0 draws them as they came
+    at = np.random.default_rng(0).permutation(4 * len(steps))
+    x, y = np.empty((len(at), 4)), np.empty((len(at), *steps[0][1].shape[1:]), dtype=int)
+    x[at], y[at] = np.concatenate([x for x, _, _ in steps]), np.concatenate([y for _, y, _ in steps])
+    rates = Followed(Followed(Constant(), STEPS, 0.4 / RATE), STEPS + 2, 0.1 / RATE)
+    chosen = options(optimizer=SGD(RATE, schedule=rates), steps=len(steps), source=RangeSource.TRIAL)
+    ranges = TrainingClientFiles.load(tmp_path / "client" / JOB_FILE).plan.ranges
+    simulated = train(replace(make_job(NETWORK, x, y, chosen), ranges=ranges), "simulate").network
+    for name in ("w0", "b0"):
+        np.testing.assert_allclose(trained.constant(name), simulated.constant(name), atol=1e-3)
 
 
 def test_owners_are_told_what_does_not_fit(tmp_path: Path) -> None:

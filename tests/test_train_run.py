@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import glyphc.files
+from glyphc import free_memory
 from glyphc.cli import main
 from glyphc.errors import ArtifactError, DataError, EnvironmentSetupError, GlyphcError
 from glyphc.exchange import training_room
@@ -27,7 +28,6 @@ from glyphc.frontends.from_onnx import read_onnx
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
-from glyphc.train import predict
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
@@ -185,7 +185,7 @@ def test_room_is_checked_before_keys_are_made(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(EnvironmentSetupError, match=r"are about .* GB, .* make room"):
         train(job(), "encrypted", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(predict.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr(free_memory, "available_bytes", lambda: 1000.0)
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         train(job(), "encrypted")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from glyphc import free_memory
 from glyphc.backends.ckks_clear import ClearCKKS
 from glyphc.backends.step_loop import train_steps
 from glyphc.errors import ArtifactError, EnvironmentSetupError
@@ -207,8 +208,6 @@ def test_ciphertexts_are_read_when_they_are_loaded() -> None:
 
 
 def test_a_server_without_memory_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glyphc.exchange import training_machine
-
-    monkeypatch.setattr(training_machine.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr(free_memory, "available_bytes", lambda: 1000.0)
     with pytest.raises(EnvironmentSetupError, match=r"needs about .* GB of memory"):
         run_training(run / "server")

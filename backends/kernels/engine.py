@@ -66,13 +66,13 @@ class KernelsEngine(Engine):
         from .client import generate_keys
         from .machine import KernelsMachine
         from .shape import refuse
-        from .warm import FIRST_USE, compiled, exercise
+        from .warm import exercise, stage_name
 
         parameters = schedule.parameters
         refuse(self.refusal(parameters))
         # another run that ends would release contexts of OpenFHE's that this one encrypts with
         with key_tables(wait=True):
-            with stages.stage("load kernels" if compiled() else FIRST_USE):
+            with stages.stage(stage_name()):
                 exercise()
             if isinstance(parameters, SlotParameters):
                 try:

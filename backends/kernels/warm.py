@@ -13,6 +13,7 @@ from glyphc.ir.masks import Mask
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import Series
 
+from ..engine import FIRST_USE
 from ..errors import BackendError
 from . import selftest
 from .basis import Basis, primes_below
@@ -28,7 +29,6 @@ from .shape import EngineShape, KeySpec
 from .transforms import forward_rows
 
 _RING = 256
-FIRST_USE = "compile kernels (on first use, half a minute)"
 
 
 def cache_folder() -> Path | None:
@@ -43,11 +43,16 @@ def compiled() -> bool:
     return folder is not None and any(folder.glob("transforms.forward_rows-*.nbi"))
 
 
+def stage_name() -> str:
+    """What :func:`exercise` is going to do in this process, as a stage for whoever waits for it."""
+    return "load kernels" if compiled() else FIRST_USE
+
+
 def ready(stage: Callable[[str], object]) -> None:
     """For a process with keys of this engine; ``stage`` is told what is done. BackendError when it cannot be used."""
     if (problem := selftest.problem()) is not None:
         raise BackendError(f"{problem}; these keys are for the engine 'kernels' alone")
-    stage("load kernels" if compiled() else FIRST_USE)
+    stage(stage_name())
     exercise()
 
 

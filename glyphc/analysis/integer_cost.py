@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log2
@@ -113,12 +114,16 @@ def _seconds(instruction: Instruction, p: IntegerParameters, encoded: set[int]) 
     each = 0.0
     match instruction:
         case IntegerDot(weights=weights, bias=bias):
-            sizes = {abs(w) for w in weights if w} - {1}
-            each = len(weights) * _figure("added", p) + len(sizes) * _figure("scaled", p)
+            # what has the same weight but for its sign is added up, multiplied once, and added to the others
+            terms = Counter(abs(w) for w in weights if w)
+            sizes = terms.keys() - {1}
+            added = terms[1] + sum(1 + (terms[size] if terms[size] > 1 else 0) for size in sizes)
+            each = added * _figure("added", p) + len(sizes) * _figure("scaled", p)
             each += len(sizes - encoded) * _figure("constant", p) + bool(bias) * _figure("shifted", p)
             encoded |= sizes
         case IntegerBlocks(sources=sources, bias=bias):
-            each = len(sources) * (_figure("packed", p) + _figure("scaled", p) + _figure("added", p))
+            each = len(sources) * (_figure("packed", p) + _figure("scaled", p))
+            each += (len(sources) - 1) * _figure("added", p)
             each += len(p.automorphisms) * (_figure("automorphism", p) + _figure("added", p))
             each += _figure("shifted", p) if bias else 0.0
         case IntegerTotal(inner=inner):

@@ -145,9 +145,12 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
     return model.kernels or _scaled(model)
 
 
-def more_bytes(parameters: ProgramParameters, engine: str) -> float:
-    """What a run takes on this machine beyond its predicted memory, as each of its threads keeps some for itself."""
-    threads = thread_count() - _THREADS
+def more_bytes(parameters: ProgramParameters, engine: str, threads: int | None = None) -> float:
+    """What a run on so many threads takes beyond its predicted memory, as each of them keeps some for itself.
+
+    threads: by default as many as kernels have in this process.
+    """
+    threads = (thread_count() if threads is None else threads) - _THREADS
     if engine != "kernels" or threads <= 0 or not isinstance(parameters, Parameters):
         return 0.0
     from glyphc.backends.kernels.estimate import thread_bytes

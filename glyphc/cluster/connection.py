@@ -6,14 +6,17 @@ import asyncio
 import ipaddress
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from glyphc.analysis.kernels_cost import more_bytes
+from glyphc.backends.engine import FIRST_USE
+from glyphc.ir.integer_parameters import ProgramParameters
 
 from . import worker
 from .distribution import ClusterError
@@ -67,10 +70,21 @@ class Address:
         return Address(0, text, tls)
 
 
-def fit(cluster: Client, engine: str, memory_bytes: float) -> dict[str, str]:
-    """Hosts by the addresses of their workers; ClusterError where they are not all fit for a program.
+@dataclass(frozen=True)
+class Workers:
+    """hosts: by the workers' addresses; compile: whether some of them compile the kernels that they are to use."""
 
-    memory_bytes: that it takes of each worker; 0 where they have it already.
+    hosts: Mapping[str, str]
+    compile: bool
+
+    def __str__(self) -> str:
+        return f"{len(self.hosts)} workers" + (f", which first {FIRST_USE}" if self.compile else "")
+
+
+def fit(cluster: Client, engine: str, parameters: ProgramParameters, memory_bytes: float | None) -> Workers:
+    """A cluster's workers; ClusterError where they are not all fit for a program of such parameters.
+
+    memory_bytes: predicted of one process, without what more threads keep; None where workers have it already.
     """
     found = cluster.run(worker.describe)
     if not found:
@@ -81,17 +95,26 @@ def fit(cluster: Client, engine: str, memory_bytes: float) -> dict[str, str]:
     unfit = [name for name, about in found.items() if engine not in str(about["engines"]).split(",")]
     if unfit:
         raise ClusterError(f"worker {unfit[0]} cannot use the engine {engine!r}, which the keys are for")
-    hosts = Counter(about["host"] for about in found.values())
-    for host, count in hosts.items():
-        here = [about for about in found.values() if about["host"] == host]
+    if memory_bytes is not None:
+        _check_memory(list(found.values()), engine, parameters, memory_bytes)
+    first = engine == "kernels" and any(about["compiles"] for about in found.values())
+    return Workers({name: str(about["host"]) for name, about in found.items()}, first)
+
+
+def _check_memory(
+    workers: Sequence[Mapping[str, Any]], engine: str, parameters: ProgramParameters, memory_bytes: float
+) -> None:
+    """ClusterError where those of one host take more than it has."""
+    for host in sorted({about["host"] for about in workers}):
+        here = [about for about in workers if about["host"] == host]
+        each = [memory_bytes + more_bytes(parameters, engine, about["threads"]) for about in here]
         # what workers hold of an earlier request, they give up
-        memory = max(int(about["memory"]) for about in here) + sum(int(about["held"]) for about in here)
-        if count * memory_bytes > memory:
+        memory = max(about["memory"] for about in here) + sum(about["held"] for about in here)
+        if sum(each) > memory:
             raise ClusterError(
-                f"{count} workers on {host} need about {count * memory_bytes / 1e9:.1f} GB of memory, "
-                f"{memory / 1e9:.1f} GB are available; start {int(memory // memory_bytes)} there"
+                f"{len(here)} workers on {host} need about {sum(each) / 1e9:.1f} GB of memory, "
+                f"{memory / 1e9:.1f} GB are available; start {int(memory // max(each))} there"
             )
-    return {name: str(about["host"]) for name, about in found.items()}
 
 
 def result(future: Any, what: str) -> tuple[Any, ...] | None:

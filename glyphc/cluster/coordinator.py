@@ -18,7 +18,8 @@ from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.parts import input_places, pass_count
-from glyphc.exchange.server import EvaluationReport, Request, check_request
+from glyphc.exchange.requests import Request, check_request
+from glyphc.exchange.server import EvaluationReport
 from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import InputsHeader, KeysHeader, OutputsHeader, ProgramHeader
@@ -111,16 +112,18 @@ class _Job:
         from distributed import as_completed
 
         cost = for_engine(cost_file.current(), self.engine)
-        memory = 0 if self.done else estimate(self.program.schedule, cost).memory_bytes
-        hosts = fit(cluster, self.engine, memory)
+        schedule = self.program.schedule
+        memory = None if self.done else estimate(schedule, cost).memory_bytes
+        workers = fit(cluster, self.engine, schedule.parameters, memory)
         digests = {}
         for kind, path, digest in self.files.each():
-            distribute(cluster, hosts, kind, path, digest, self.reporter)
+            distribute(cluster, workers.hosts, kind, path, digest, self.reporter)
             digests[kind] = digest
-        if self._told != len(hosts):
-            self.reporter.stage(f"evaluate on {len(hosts)} workers", self.passes)
+        count = len(workers.hosts)
+        if self._told != count:
+            self.reporter.stage(f"evaluate on {workers}", self.passes)
             self.reporter.advance(len(self.done), "done before")
-            self._told = len(hosts)
+            self._told = count
         known = digests[FileKind.PROGRAM], digests[FileKind.KEYS]
         request = astuple(self.request)[1:]
         waiting, futures = iter(self.missing), {}
@@ -134,7 +137,7 @@ class _Job:
 
         with Reader(self.request.inputs, InputsHeader) as reader:
             # a few for each worker: inputs of all passes may be more than the scheduler's memory
-            first = [submit(reader, number) for number in islice(waiting, _AHEAD * len(hosts))]
+            first = [submit(reader, number) for number in islice(waiting, _AHEAD * count)]
             running = as_completed(first, loop=cluster.loop)
             for future in running:
                 self._finished(futures.pop(future), future)

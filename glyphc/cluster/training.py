@@ -62,16 +62,17 @@ class _ClusterRun(TrainingRun):
 
     def _work(self, cluster: Client) -> None:
         """All steps that are left; OSError when the scheduler goes away meanwhile."""
-        hosts = fit(cluster, self._keys_for, 0 if self.report.seconds else self.program.memory_bytes)
+        memory = None if self.report.seconds else self.program.memory_bytes
+        workers = fit(cluster, self._keys_for, self.program.parameters, memory)
         files = ((FileKind.TRAINING_PROGRAM, PROGRAM), (FileKind.TRAINING_KEYS, KEYS))
-        known = [self._brought(cluster, hosts, kind, self.folder / name, self.reporter) for kind, name in files]
+        known = [self._brought(cluster, workers.hosts, kind, self.folder / name, self.reporter) for kind, name in files]
         tasks = divide(self.program.code(self._count))
         step = Step.of(self.program, self._count, tasks, self._keys_for)
-        most = min(len(hosts), step.seconds / step.chain)
+        most = min(len(workers.hosts), step.seconds / step.chain)
         about = f"{len(tasks)} tasks a step, at most {most:.1f} times as fast as one"
-        self.reporter.stage(f"train on {len(hosts)} workers ({about})", self.steps - self._count)
+        self.reporter.stage(f"train on {workers} ({about})", self.steps - self._count)
         before = self._count
-        while self._count < self.steps and self._one_step(cluster, hosts, known):
+        while self._count < self.steps and self._one_step(cluster, workers.hosts, known):
             pass
         self._fruitless.round(self._count > before)
 

@@ -11,7 +11,7 @@ from glyphc.errors import GlyphcError
 from glyphc.exchange.training_engines import Wire
 from glyphc.exchange.training_files import ProgramFile, check_keys, check_run
 from glyphc.exchange.training_machine import Stored, load_machine, refusals
-from glyphc.progress import Silent
+from glyphc.progress import Written
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
@@ -32,7 +32,7 @@ class _Trainer:
             with Reader(keys, TrainingKeysHeader) as reader:
                 check_keys(reader, self.program)
                 self.key = reader.digest
-                self._tables, self.machine, self.wire = load_machine(reader, self.program, Silent())
+                self._tables, self.machine, self.wire = load_machine(reader, self.program, Written())
         except BaseException:
             self.program.close()
             raise

@@ -21,10 +21,14 @@ from typing import Any, Protocol, TypeVar
 
 import psutil
 
+from glyphc import free_memory
 from glyphc.backends.engine import PREFERRED, engine
+from glyphc.backends.processors import thread_count
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.exchange.artifacts import ServerProgram
-from glyphc.exchange.server import Evaluator, Request
+from glyphc.exchange.requests import Request
+from glyphc.exchange.server import Evaluator
+from glyphc.progress import Written
 from glyphc.storage.container import Header, Reader
 from glyphc.storage.headers import (
     KeysHeader,
@@ -89,15 +93,20 @@ class _Parts:
 
 
 def describe() -> dict[str, str | int]:
-    """Who this worker is: version, host, process, bytes that are free and that it holds, usable engines."""
+    """Who this worker is: version, host, process, bytes that are free and that it holds, threads, usable engines, and
+    whether it compiles the engine ``kernels`` before it can use it."""
+    from glyphc.backends.kernels.warm import compiled
+
     usable = [name for name in PREFERRED if engine(name).problem() is None]
     return {
         "version": version("glyphc"),
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "memory": psutil.virtual_memory().available,
+        "memory": int(free_memory.available_bytes()),
+        "threads": thread_count(),
         "held": psutil.Process().memory_info().rss if _LOADED else 0,
         "engines": ",".join(usable),
+        "compiles": not compiled(),
     }
 
 
@@ -178,11 +187,15 @@ def evaluate(
         if known(program, keys) is None:
             return Outcome.MISSING.value, "", 0, []
         try:
-            evaluator = loaded(program, keys, lambda half, path: Evaluator(ServerProgram.load(half), path))
+            evaluator = loaded(program, keys, _evaluator)
             bits, found = evaluator.evaluate_pass(Request(Path(), *request), number, _Parts(parts), flood)
         except (OSError, GlyphcError) as e:
             return Outcome.FAILED.value, str(e), 0, []
         return Outcome.DONE.value, "", bits, found
+
+
+def _evaluator(program: Path, keys: Path) -> Evaluator:
+    return Evaluator(ServerProgram.load(program), keys, Written())
 
 
 def loaded(program: str, keys: str, load: Callable[[Path, Path], _C]) -> _C:

@@ -229,7 +229,9 @@ def eval_command(
     """
     from glyphc.console import reporter
     from glyphc.exchange.artifacts import KEYS_FILE, PROGRAM_FILE, ServerProgram
-    from glyphc.exchange.server import Evaluator, check_keys, check_request, keys_modulus
+    from glyphc.exchange.key_checks import check_keys, keys_modulus
+    from glyphc.exchange.requests import check_request
+    from glyphc.exchange.server import Evaluator
     from glyphc.files import check_writable
 
     from .arrays import keep_sources

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import BINDING, KeysHeader
 
 from .artifacts import ServerProgram, read_program_parameters
 from .engines import KEY_ENGINES, check_engine, key_form
+
+
+def check_keys(path: Path, program: ServerProgram, label: str | None = None, engine: str | None = None) -> str:
+    """The digest of a file of evaluation keys; ArtifactError when it is damaged or for another program's parameters.
+
+    engine: ArtifactError for keys of another one.
+    """
+    with Reader(path, KeysHeader, label) as reader:
+        check_parameters(reader, program)
+        check_form(reader, program)
+        if engine not in (None, reader.header.engine):
+            raise ArtifactError(
+                f"{reader.name} holds keys for the engine {reader.header.engine!r}, not for {engine!r}; leave --engine "
+                f"out, or make keys with 'glyphc keygen --engine {engine}'"
+            )
+        check_weights(reader, program)
+        return reader.digest
+
+
+def keys_modulus(path: Path) -> int:
+    """The BGV modulus that a file of evaluation keys was made for."""
+    with Reader(path, KeysHeader) as reader:
+        return reader.header.modulus
 
 
 def check_parameters(reader: Reader[KeysHeader], program: ServerProgram) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import psutil
-
+from glyphc import free_memory
 from glyphc.analysis import cost_file
-from glyphc.analysis.estimate import estimate, instruction_costs
-from glyphc.analysis.kernels_cost import for_engine, more_bytes
+from glyphc.analysis.estimate import instruction_costs
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
@@ -32,35 +31,14 @@ from glyphc.storage.headers import (
 )
 
 from .artifacts import ServerProgram, read_seed
-from .engines import IntegerEngine, input_size, server_engine
+from .engines import IntegerEngine, server_engine
 from .key_checks import check_form, check_parameters, check_weights
-from .parts import Place, check_count, chunks_of, input_places, output_places, pass_count, rows
+from .parts import Place, chunks_of, input_places, output_places, pass_count, rows
+from .requests import Request, Source, check_request
 from .trips import AskedError, Trips, Waiting, check_room
 
 # A checkpoint is written when this much work would be lost without it.
 CHECKPOINT_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What an evaluation is about: checked before any work. digest: of the file of inputs."""
-
-    inputs: Path
-    program: str
-    key: str
-    samples: int
-    seed: bytes
-    digest: str
-
-
-class Source(Protocol):
-    """Where the parts of encrypted inputs come from."""
-
-    def read(self, name: str) -> bytes:
-        """One part."""
-
-    def damaged(self, reason: str) -> ArtifactError:
-        """That a part cannot be what it says."""
 
 
 @dataclass
@@ -74,53 +52,6 @@ class EvaluationReport:
     resumed: int = 0
     waiting: Waiting | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-def check_keys(path: Path, program: ServerProgram, label: str | None = None, engine: str | None = None) -> str:
-    """The digest of a file of evaluation keys; ArtifactError when it is damaged or for another program's parameters.
-
-    engine: ArtifactError for keys of another one.
-    """
-    with Reader(path, KeysHeader, label) as reader:
-        check_parameters(reader, program)
-        check_form(reader, program)
-        if engine not in (None, reader.header.engine):
-            raise ArtifactError(
-                f"{reader.name} holds keys for the engine {reader.header.engine!r}, not for {engine!r}; leave --engine "
-                f"out, or make keys with 'glyphc keygen --engine {engine}'"
-            )
-        check_weights(reader, program)
-        return reader.digest
-
-
-def check_request(path: Path, program: ServerProgram, key: str, modulus: int, label: str | None = None) -> Request:
-    """Check a file of encrypted inputs as a whole: binding, number, sizes, hashes. ArtifactError says what is wrong.
-
-    key: digest of the evaluation keys; modulus: of the BGV context, as the keys' header says.
-    """
-    client = program.specification.client
-    with Reader(path, InputsHeader, label) as reader:
-        header = reader.header
-        if header.program != program.fingerprint:
-            raise ArtifactError(f"{reader.name} was encrypted for another program")
-        if header.key != key:
-            raise ArtifactError(f"{reader.name} was encrypted with other keys than these evaluation keys belong to")
-        seed = read_seed(header.seed, reader)
-        check_count(reader, header.samples, client, input_places)
-        size = input_size(client, modulus)
-        passes = range(pass_count(client, header.samples))
-        reader.expect([(p.name, size) for number in passes for p in input_places(client, header.samples, number)])
-        reader.verify()
-        program.partial(min(header.samples, client.batch))
-        if header.samples % client.batch:
-            program.partial(header.samples % client.batch)
-        return Request(path, header.program, header.key, header.samples, seed, reader.digest)
-
-
-def keys_modulus(path: Path) -> int:
-    """The BGV modulus that a file of evaluation keys was made for."""
-    with Reader(path, KeysHeader) as reader:
-        return reader.header.modulus
 
 
 class Evaluator:
@@ -143,7 +74,7 @@ class Evaluator:
             self._cost = for_engine(cost_file.current(), self.engine_name)
             self.key = reader.digest
             self.modulus = reader.header.modulus
-            self._check_memory()
+            free_memory.require_for(program.schedule, self._cost)
             try:
                 self._load(reader)
             except BaseException:
@@ -194,16 +125,6 @@ class Evaluator:
             raise ParameterError(str(e)) from None
         if modulus != self.modulus:
             raise reader.damaged("its keys are for another modulus than this installation of OpenFHE chooses")
-
-    def _check_memory(self) -> None:
-        needed = estimate(self.program.schedule, self._cost).memory_bytes
-        needed += more_bytes(self.program.schedule.parameters, self.engine_name)
-        available = psutil.virtual_memory().available
-        if needed > available:
-            raise EnvironmentSetupError(
-                f"this evaluation needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; "
-                "use a larger machine, stop other programs, or compile with a smaller --batch"
-            )
 
     def evaluate(
         self,

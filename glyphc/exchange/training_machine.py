@@ -7,8 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from glyphc import free_memory
 from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.backends.errors import BackendError
 from glyphc.errors import EnvironmentSetupError, ParameterError
@@ -23,13 +22,8 @@ from .training_files import Named, ProgramFile, check_run, part_name, stream_nam
 
 def check_memory(program: ProgramFile, engine: str) -> None:
     """EnvironmentSetupError when the machine has less memory free than the program is predicted to take on it."""
-    available = psutil.virtual_memory().available
     needed = program.memory_bytes + more_bytes(program.parameters, engine)
-    if needed > available:
-        raise EnvironmentSetupError(
-            f"this run needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available; use a "
-            "larger machine or stop other programs"
-        )
+    free_memory.require(needed, "use a larger machine or stop other programs")
 
 
 def load_machine(

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from glyphc.errors import ArtifactError
-from glyphc.exchange.server import check_keys
+from glyphc.exchange.key_checks import check_keys
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KEY_PART, KeysHeader
 

@@ -12,7 +12,8 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 
 from glyphc.errors import ArtifactError
-from glyphc.exchange.server import check_request, keys_modulus
+from glyphc.exchange.key_checks import keys_modulus
+from glyphc.exchange.requests import check_request
 from glyphc.exchange.trips import check_answer
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import InputsHeader, TrainingRequestHeader

@@ -74,6 +74,8 @@ class _Speaker(Silent):
 
     def stage(self, name: str, total: float) -> None:
         self._stage, self._total, self._done = name + self._note, total or 1.0, 0.0
+        # what advances by nothing for long is not to look like what was before
+        Event("progress", self._stage).say(self._out)
 
     def note(self, text: str) -> None:
         self._note = text

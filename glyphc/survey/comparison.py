@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
+from glyphc import free_memory
 from glyphc.backends.processes import apart
 from glyphc.comparison import digest
 from glyphc.errors import DataError, GlyphcError
@@ -247,7 +247,7 @@ def _too_much(task: Task, forecast: Forecast) -> str:
     seconds = task.options.steps * (forecast.step_seconds + forecast.client_seconds)
     if seconds > task.seconds:
         return f"predicted to take {duration(seconds)}, more than the {duration(task.seconds)} that it may"
-    room = float(psutil.virtual_memory().available)
+    room = free_memory.available_bytes()
     room = min(task.memory_bytes, room) if task.memory_bytes else room
     if forecast.memory_bytes > room:
         return f"predicted to take {forecast.memory_bytes / 1e9:.1f} GB of memory, more than {room / 1e9:.1f} GB"

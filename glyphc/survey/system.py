@@ -16,10 +16,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
+from glyphc import free_memory
 from glyphc.backends.processes import ended_processes_seconds
-from glyphc.errors import EnvironmentSetupError
 from glyphc.knowledge import Knowledge
 from glyphc.progress import Reporter, Silent
 from glyphc.runtime import Mode
@@ -143,7 +142,7 @@ def carry_out(
     client's key. EnvironmentSetupError where memory is short."""
     shown = reporter or Silent()
     if mode is Mode.ENCRYPTED:
-        check_memory(system.forecast, psutil.virtual_memory().available, "available")
+        check_memory(system.forecast)
     steps = system.job.options.steps
     done = Done(system.initial())
     began, others = time.perf_counter(), ended_processes_seconds()
@@ -170,13 +169,9 @@ def carry_out(
     return done
 
 
-def check_memory(forecast: Forecast, limit: float, what: str) -> None:
-    """EnvironmentSetupError for a run that takes more memory."""
-    if forecast.memory_bytes > limit:
-        raise EnvironmentSetupError(
-            f"this run needs about {forecast.memory_bytes / 1e9:.2f} GB of memory, {limit / 1e9:.2f} GB are {what}; "
-            "use smaller batches"
-        )
+def check_memory(forecast: Forecast, most: float | None = None, where: str = "available") -> None:
+    """EnvironmentSetupError for a run that takes more memory. most, where: as of ``free_memory.require``."""
+    free_memory.require(forecast.memory_bytes, "use smaller batches", most, where)
 
 
 class Clear:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log2
 
-import psutil
-
+from glyphc import free_memory
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.analysis.training_cost import Bootstraps, primitive_seconds, step_seconds
-from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 from glyphc.ir.memory import VARIABLE, limit
 from glyphc.ir.parameters import Parameters
@@ -90,18 +88,13 @@ def different_batches(batches: Batches, steps: int) -> int:
 def require_memory(plan: Plan, engine: str, allowed: float | None, here: bool) -> None:
     """EnvironmentSetupError when a run is predicted to take more than ``allowed`` bytes (--memory). None: than is free,
     where it runs ``here``, else than the limit of ``glyphc.ir.memory``."""
-    if allowed is not None:
-        most, where = allowed, "allowed (--memory)"
-    elif here:
-        most, where = float(psutil.virtual_memory().available), "available"
-    else:
-        most, where = float(limit()), f"the limit ({VARIABLE})"
+    most, where = allowed, "allowed (--memory)"
+    if allowed is None:
+        most, where = (None, "available") if here else (float(limit()), f"the limit ({VARIABLE})")
     needed = memory_bytes(plan, engine) + (more_bytes(plan.parameters, engine) if here else 0.0)
-    if needed > most:
-        raise EnvironmentSetupError(
-            f"this run needs about {needed / 1e9:.1f} GB of memory, {most / 1e9:.1f} GB are {where}; use a smaller "
-            "--batch or a larger machine, or raise the limit with --memory"
-        )
+    free_memory.require(
+        needed, "use a smaller --batch or a larger machine, or raise the limit with --memory", most, where
+    )
 
 
 def _encryption_seconds(plan: Plan, cost: CostModel) -> float:

@@ -8,9 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from glyphc.exchange.key_checks import check_keys
 from glyphc.exchange.parts import check_count, input_places, output_places
+from glyphc.exchange.requests import check_request
 from glyphc.exchange.secret import Secret
-from glyphc.exchange.server import check_keys, check_request
 from glyphc.ir.text import record_text
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import HEADERS

@@ -1,0 +1,50 @@
+"""Memory that a run may still take on this machine; what is predicted to take more is refused before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.estimate import estimate
+from glyphc.analysis.kernels_cost import more_bytes
+from glyphc.errors import EnvironmentSetupError
+from glyphc.ir.instructions import Schedule
+
+
+def available_bytes() -> float:
+    """Free on this machine, and no more than this container's limit."""
+    free, limit = float(psutil.virtual_memory().available), container_limit()
+    return free if limit is None else min(free, float(limit))
+
+
+def container_limit() -> int | None:
+    """Bytes that this container may take (cgroups, version 2 or 1); None without a limit."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        # version 1 says "none" by a number beyond any memory
+        if text.isdecimal() and int(text) < psutil.virtual_memory().total:
+            return int(text)
+    return None
+
+
+def require(needed: float, remedy: str, most: float | None = None, where: str = "available") -> None:
+    """EnvironmentSetupError for a run that is predicted to take more than ``most`` bytes.
+
+    remedy: what to do then. most: by default what is available; where: whose limit it is, behind "GB are".
+    """
+    most = available_bytes() if most is None else most
+    if needed > most:
+        raise EnvironmentSetupError(
+            f"this run needs about {needed / 1e9:.2f} GB of memory, {most / 1e9:.2f} GB are {where}; {remedy}"
+        )
+
+
+def require_for(schedule: Schedule, cost: CostModel) -> None:
+    """:func:`require` what a pass of a program takes in this process, by the model of the engine that executes it."""
+    needed = estimate(schedule, cost).memory_bytes + more_bytes(schedule.parameters, cost.engine)
+    require(needed, "use a larger machine, stop other programs, or compile with a smaller --batch")
