@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -19,15 +19,13 @@ from glyphc.commands.engines import engines_command
 from glyphc.commands.export import export_command
 from glyphc.commands.grouping import RoleGroup
 from glyphc.commands.inspect import inspect_command
+from glyphc.commands.measure import measure_command
 from glyphc.commands.opt import opt_command
 from glyphc.commands.plan import plan_command
 from glyphc.commands.strategies import load_retraining, strategies_command
 from glyphc.commands.train import train_command
 from glyphc.commands.training import training_group
 from glyphc.errors import GlyphcError, OverrunWarning
-
-if TYPE_CHECKING:
-    from glyphc.measure import Calibration
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -269,55 +267,12 @@ def run_command(
         click.echo(f"warning: {message(report.overruns, report.samples, report.lost)}", err=True)
 
 
-@main.command("measure")
-@click.option("--quick", is_flag=True, help="Measure the smallest and the largest configuration; scale the others.")
-@click.option("--slots", type=int, multiple=True, help="Measure only the configuration of this size (repeatable).")
-@click.option("-o", "--output", type=click.Path(), help="The file to write. [default: the user's cost model]")
-@click.option("--show", is_flag=True, help="Measure nothing: print the model in use and where it comes from.")
-@click.option("--engine", type=click.Choice(["openfhe", "kernels"]), default="openfhe", show_default=True)
-def measure_command(quick: bool, slots: tuple[int, ...], output: str | None, show: bool, engine: str) -> None:
-    """Measure this machine for predictions of time and memory.
-
-    Takes some ten minutes with gigabytes of memory, and wants the machine for itself. The result is a file of the
-    user's, ~/.config/glyphc/cost.json, with a part for each engine, that 'compile' and 'run' read; GLYPHC_COST_MODEL
-    names another one, or none (the model that ships with glyphc) when it is empty.
-    """
-    from glyphc.analysis import cost_file
-    from glyphc.analysis.kernels_cost import for_engine
-    from glyphc.backends.engine import PREFERRED
-    from glyphc.cost_report import cost_text
-
-    if show:
-        if quick or slots or output:
-            raise click.UsageError("--show measures nothing and goes with no other option")
-        origin = cost_file.source()
-        model = cost_file.current()
-        own = origin is not None and (engine != "kernels" or model.kernels is not None)
-        click.echo(cost_text(for_engine(model, engine), str(origin) if own else "ships with glyphc"))
-        return
-    path = Path(output) if output else cost_file.output_path()
-    calibration = _calibrate(path, quick, slots, engine)
-    click.echo(cost_text(calibration.model, str(path)) + "\n")
-    for reason in calibration.skipped:
-        click.echo(f"not measured, scaled instead: {reason}", err=True)
-    if calibration.disturbance > 0.1:
-        click.echo(
-            f"warning: other work took {calibration.disturbance:.0%} of the processors meanwhile, so these seconds "
-            "are too many; measure again when the machine is idle",
-            err=True,
-        )
-    click.echo(f"wrote {path}")
-    if not cost_file.in_use(path):
-        click.echo(f"this file is used when {cost_file.VARIABLE} names it")
-    if engine != PREFERRED[0]:
-        click.echo(f"predictions for the engine {PREFERRED[0]!r} come from 'glyphc measure --engine {PREFERRED[0]}'")
-
-
 main.add_command(compare_command)
 main.add_command(doctor_command)
 main.add_command(engines_command)
 main.add_command(export_command)
 main.add_command(inspect_command)
+main.add_command(measure_command)
 main.add_command(opt_command)
 main.add_command(plan_command)
 main.add_command(strategies_command)
@@ -325,31 +280,6 @@ main.add_command(train_command)
 main.add_command(training_group)
 roles.register(main)
 service.register(main)
-
-
-def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> Calibration:
-    """Measure and write the file, which appears whole and at the end."""
-    from glyphc.analysis import cost_file
-    from glyphc.analysis.kernels_cost import shipped, with_engine
-    from glyphc.console import reporter
-    from glyphc.files import check_writable
-    from glyphc.measure import calibrate, job_seconds, jobs
-    from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
-    from glyphc.measure_training import TRAINING_SECONDS, training_job
-
-    cost = shipped(engine)
-    work = jobs(cost, slots, quick)
-    cost_file.make_folder(path)
-    check_writable(path)
-    in_slots = slot_jobs()
-    training = training_job(engine) if not slots else None
-    seconds = sum(job_seconds(job, cost) for job in work) + SLOT_SECONDS * len(in_slots)
-    minutes = (seconds + (TRAINING_SECONDS if training else 0.0)) / 60
-    count = len(work) + len(in_slots) + bool(training)
-    click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
-    calibration = calibrate(work, cost, reporter(), in_slots, training)
-    cost_file.save(path, with_engine(cost_file.earlier(path), calibration.model))
-    return calibration
 
 
 if __name__ == "__main__":

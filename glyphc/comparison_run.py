@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc import free_memory, knowledge
+from glyphc.analysis.configurations import priced
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import for_engine
@@ -229,8 +230,9 @@ def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, rep
 
 
 def _cost(task: Task, program: Program) -> CostModel:
-    """Of the engine that a program is run on."""
-    return for_engine(task.cost, task.engine or best_engine(program.client.parameters)[0].name)
+    """Of the engine that a program is run on, and the configuration of its bootstraps."""
+    parameters = program.client.parameters
+    return priced(for_engine(task.cost, task.engine or best_engine(parameters)[0].name), parameters)
 
 
 def _loads(schedule: Schedule) -> int:

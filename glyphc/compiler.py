@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,9 +125,10 @@ def compile(
     again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose
     prices decide on layouts and parameters, by default those of the one that will execute the program here; every
     engine takes the result. trips: to the client, which sees hidden values there, that a batch may take at most:
-    ``auto`` takes none unless it is told; memory: bytes at the peak of a run; prefer: "latency", "throughput" or
-    "traffic". With any of these ``auto`` compiles by several strategies and takes what is best
-    (``glyphc.constraints``). allow_slow: whether a batch may take more than ten minutes where gates or look-ups do it.
+    ``auto`` takes none unless it is told; memory: bytes at the peak of a run, which also decide among configurations of
+    bootstraps where the cost model knows several; prefer: "latency", "throughput" or "traffic". With any of these
+    ``auto`` compiles by several strategies and takes what is best (``glyphc.constraints``). allow_slow: whether a batch
+    may take more than ten minutes where gates or look-ups do it.
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -160,6 +162,7 @@ def compile(
             engine=engine,
             reporter=reporter,
             prefer=limits.prefer,
+            memory=limits.memory_bytes,
         )
 
     if limits.any and strategy in (None, DEFAULT_STRATEGY):
@@ -206,6 +209,7 @@ def _compile(
     engine: str | None,
     reporter: Reporter | None,
     prefer: Prefer | None,
+    memory: float | None,
 ) -> Program:
     """By one strategy; arguments as of :func:`compile`."""
     if batch is not None and batch < 1:
@@ -236,7 +240,8 @@ def _compile(
         uploads = Uploads.BYTES if prefer is Prefer.TRAFFIC else Uploads.SECONDS
         steps = [replace(s, uploads=uploads) if isinstance(s, AssignLayout) else s for s in steps]
     network = source if source.level is Level.SOURCE else None
-    context = Context(samples(source, calibration), cost, network, engine=check_modelled(engine or ""))
+    room = inf if memory is None else memory
+    context = Context(samples(source, calibration), cost, network, engine=check_modelled(engine or ""), memory=room)
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)
     hidden = secret_weights.maps_to_encrypt(model, source, names, steps, context) if names else ()

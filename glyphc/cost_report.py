@@ -14,7 +14,7 @@ def cost_text(cost: CostModel, origin: str) -> str:
         "slots", "transforms", "digits", "degree", "shared s", "function s", "keys s", "keys GB", "idle GB", "peak GB",
         "shared MB", "",
     )  # fmt: skip
-    rows = [heading, *(_cost_row(c, row) for c in cost.configurations for row in c.costs)]
+    rows = [heading, *(_cost_row(c, row, _note(cost, c, row)) for c in cost.configurations for row in c.costs)]
     slots = [
         ("ring", "limbs", *FIGURES),
         *((str(r.ring), str(r.limbs), *(f"{1e3 * getattr(r, name):.3g}" for name in FIGURES)) for r in cost.slots),
@@ -36,7 +36,14 @@ def cost_text(cost: CostModel, origin: str) -> str:
     )
 
 
-def _cost_row(configuration: Configuration, row: BootstrapCost) -> tuple[str, ...]:
+def _note(cost: CostModel, configuration: Configuration, row: BootstrapCost) -> str:
+    """Whether a row was measured, and where there are several of its size and degree, whether it is the fastest."""
+    others = [r for c in cost.alternatives(configuration.slots) for r in c.costs if r.degree == row.degree]
+    fastest = len(others) > 1 and row is min(others, key=lambda r: r.powers + r.evaluate)
+    return ", ".join([*(["fastest"] if fastest else []), *([] if row.measured else ["scaled"])])
+
+
+def _cost_row(configuration: Configuration, row: BootstrapCost, note: str) -> tuple[str, ...]:
     encode, decode = configuration.level_budget
     return (
         str(configuration.slots),
@@ -50,5 +57,5 @@ def _cost_row(configuration: Configuration, row: BootstrapCost) -> tuple[str, ..
         f"{row.idle_bytes / 1e9:.2f}",
         f"{(row.idle_bytes + row.work_bytes) / 1e9:.2f}",
         f"{row.powers_bytes / 1e6:.0f}",
-        "" if row.measured else "scaled",
+        note,
     )

@@ -12,13 +12,14 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from glyphc.analysis.configurations import configured
 from glyphc.analysis.cost import (
     REFERENCE_DEGREE,
     REFERENCE_RING,
@@ -28,7 +29,7 @@ from glyphc.analysis.cost import (
     calibrated,
 )
 from glyphc.analysis.kernels_cost import shipped
-from glyphc.analysis.security import is_secure, secured
+from glyphc.analysis.security import is_secure
 from glyphc.analysis.slot_figures import SlotRow
 from glyphc.analysis.training_figures import TrainingFigures
 from glyphc.backends.processes import apart
@@ -68,18 +69,15 @@ class Job:
     @property
     def parameters(self) -> Parameters:
         """What the compiler would choose for a program of that many slots and that degree."""
-        return secured(
-            Parameters(
-                ring=REFERENCE_RING,
-                plaintext_bits=27,
-                bgv_bits=55,
-                unpack_strides=tuple(1 << level for level in range(PARTS.bit_length() - 1)),
-                slots=self.configuration.slots,
-                degree=self.degree,
-                level_budget=self.configuration.level_budget,
-                large_digits=self.configuration.large_digits,
-            )
+        wanted = Parameters(
+            ring=REFERENCE_RING,
+            plaintext_bits=27,
+            bgv_bits=55,
+            unpack_strides=tuple(1 << level for level in range(PARTS.bit_length() - 1)),
+            slots=self.configuration.slots,
+            degree=self.degree,
         )
+        return configured(wanted, self.configuration)
 
 
 @dataclass(frozen=True)
@@ -95,23 +93,28 @@ class Calibration:
 
 
 def jobs(cost: CostModel, slots: Sequence[int] = (), quick: bool = False) -> tuple[Job, ...]:
-    """What to measure: all configurations at the usual degrees, the smallest and the largest at every secure one.
+    """What to measure: all usual configurations at the usual degrees, the smallest and the largest at every secure one.
 
     slots: only configurations of these sizes. quick: at the reference degree only and, unless ``slots`` names others,
     the smallest and the largest configuration only. GlyphcError for a size that no configuration has.
     """
-    sizes = [c.slots for c in cost.configurations]
+    chosen = usual_of(cost, slots)
+    ends = (chosen[0], chosen[-1])
+    if quick:
+        return tuple(Job(c, REFERENCE_DEGREE) for c in chosen if slots or c in ends)
+    degrees = sorted({row.degree for c in cost.usual for row in c.costs})
+    every = [Job(c, d) for c in chosen for d in degrees if c in ends or d in _COMMON_DEGREES]
+    return tuple(job for job in every if is_secure(job.parameters))
+
+
+def usual_of(cost: CostModel, slots: Sequence[int] = ()) -> tuple[Configuration, ...]:
+    """The usual configurations of these sizes, or of all. GlyphcError for a size that no configuration has."""
+    sizes = [c.slots for c in cost.usual]
     for wanted in slots:
         if wanted not in sizes:
             known = ", ".join(map(str, sizes))
             raise GlyphcError(f"no configuration has {wanted} slots; configurations: {known}")
-    chosen = [c for c in cost.configurations if not slots or c.slots in slots]
-    ends = (chosen[0], chosen[-1])
-    if quick:
-        return tuple(Job(c, REFERENCE_DEGREE) for c in chosen if slots or c in ends)
-    degrees = sorted({row.degree for c in cost.configurations for row in c.costs})
-    every = [Job(c, d) for c in chosen for d in degrees if c in ends or d in _COMMON_DEGREES]
-    return tuple(job for job in every if is_secure(job.parameters))
+    return tuple(c for c in cost.usual if not slots or c.slots in slots)
 
 
 def job_seconds(job: Job, cost: CostModel) -> float:
@@ -135,12 +138,12 @@ def calibrate(
     """
     found: dict[tuple[int, int], Measurement] = {}
     skipped: list[str] = []
-    others = _Others()
+    others = Others()
     try:
         for number, job in enumerate(work, 1):
             reporter.stage(f"{job.name} ({number} of {len(work)})", job_seconds(job, cost))
             try:
-                found[job.configuration.slots, job.degree] = _measure_job(job, cost, reporter)
+                found[job.configuration.slots, job.degree] = measure_job(job, cost, reporter)
             except MemoryError as e:
                 skipped.append(f"{job.name}: {e}")
         rows = _measure_slots(slots, cost.engine, reporter)
@@ -151,7 +154,7 @@ def calibrate(
         raise EnvironmentSetupError(
             f"nothing could be measured ({'; '.join(skipped)}); stop other programs and try again"
         )
-    model = _model(found, shipped(cost.engine))
+    model = modelled(found, shipped(cost.engine))
     model = replace(model, slots=rows or model.slots, training=figures or model.training)
     return Calibration(model, tuple(skipped), others.share())
 
@@ -180,8 +183,12 @@ def _measure_training(
     return found
 
 
-def _measure_job(job: Job, cost: CostModel, reporter: Reporter) -> Measurement:
-    _check_memory(job.parameters, cost)
+def measure_job(job: Job, cost: CostModel, reporter: Reporter, more: float = 0.0) -> Measurement:
+    """One job, in a process of its own. MemoryError where there is not enough for it.
+
+    cost: predicts seconds and memory. more: bytes that it takes beyond that.
+    """
+    _check_memory(job.parameters, cost, more)
     predicted = _step_seconds(job, cost)
     found = measure_apart(
         job.parameters, lambda step, seconds: reporter.advance(predicted.get(step, 0.0), step), cost.engine
@@ -190,7 +197,8 @@ def _measure_job(job: Job, cost: CostModel, reporter: Reporter) -> Measurement:
     return found
 
 
-def _model(found: dict[tuple[int, int], Measurement], shipped: CostModel) -> CostModel:
+def modelled(found: Mapping[tuple[int, int], Measurement], shipped: CostModel) -> CostModel:
+    """The shipped model with what was measured of its usual configurations, by (slots, degree), and the rest scaled."""
     rows = {key: measurement.cost for key, measurement in found.items()}
     return replace(
         shipped,
@@ -198,14 +206,14 @@ def _model(found: dict[tuple[int, int], Measurement], shipped: CostModel) -> Cos
         automorphism=statistics.median(m.automorphism for m in found.values()),
         switch=statistics.median(m.switch for m in found.values()),
         external=statistics.median(m.external for m in found.values()),
-        configurations=calibrated(shipped.configurations, rows),
+        configurations=calibrated(shipped.usual, rows),
         machine=this_machine(),
     )
 
 
-def _check_memory(parameters: Parameters, cost: CostModel) -> None:
+def _check_memory(parameters: Parameters, cost: CostModel, more: float = 0.0) -> None:
     """MemoryError before the work rather than have the system kill something."""
-    needed = cost.idle_bytes(parameters) + cost.work_bytes(parameters) + _RESERVE_BYTES
+    needed = cost.idle_bytes(parameters) + cost.work_bytes(parameters) + more + _RESERVE_BYTES
     available = psutil.virtual_memory().available
     if needed > available:
         raise MemoryError(f"needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available")
@@ -320,7 +328,7 @@ def _switch_seconds(keys: EvaluationKeys, ciphertext: Any) -> float:
 # -- the machine --
 
 
-class _Others:
+class Others:
     """How busy other programs keep the processors while this one and its children work."""
 
     def __init__(self) -> None:

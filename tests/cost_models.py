@@ -57,8 +57,11 @@ def models(draw: st.DrawFn) -> CostModel:
     """Any figures at all, in the shape that the file must have."""
     configurations = []
     for configuration in CONFIGURATIONS:
-        degrees = sorted({REFERENCE_DEGREE} | draw(st.sets(st.sampled_from(DEGREES))))
-        configurations.append(replace(configuration, costs=tuple(draw(rows(d)) for d in degrees)))
+        budgets = draw(st.sets(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=2))
+        for budget in (configuration.level_budget, *sorted(budgets - {configuration.level_budget})):
+            degrees = sorted({REFERENCE_DEGREE} | draw(st.sets(st.sampled_from(DEGREES))))
+            costs = tuple(draw(rows(d)) for d in degrees)
+            configurations.append(replace(configuration, level_budget=budget, costs=costs))
     seconds = st.floats(1e-9, 1e3)
     text = st.text(max_size=20)
     count = st.integers(1, 1000)

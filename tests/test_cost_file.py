@@ -88,7 +88,7 @@ def test_what_is_no_cost_model_is_refused(tmp_path: Path, data: bytes) -> None:
     refusal(tmp_path, data)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, "4", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 6, "5", True, None])
 def test_other_versions_are_refused(tmp_path: Path, version: object) -> None:
     assert "version" in refusal(tmp_path, json.dumps(tree() | {"version": version}).encode())
 
@@ -110,6 +110,53 @@ def test_other_configurations_are_refused(tmp_path: Path) -> None:
     assert "other configurations" in refusal(tmp_path, json.dumps(whole).encode())
     whole["configurations"] = whole["configurations"][1:]
     refusal(tmp_path, json.dumps(whole).encode())
+
+
+def test_what_was_written_before_there_were_several_configurations_is_read() -> None:
+    kernels = replace(KERNELS, product=3.0, machine=MACHINE)
+    model = CostModel(product=2.0, machine=MACHINE, kernels=kernels)
+    whole = json.loads(cost_file.to_json(model)) | {"version": 4}
+    assert cost_file.from_json(json.dumps(whole).encode()) == model
+
+
+def beside_the_first(**changes: object) -> dict[str, Any]:
+    """A file with one configuration more, of the smallest size."""
+    whole = tree()
+    first = whole["configurations"][0]
+    whole["configurations"].insert(1, first | changes)
+    return whole
+
+
+def test_a_size_may_have_several_configurations(tmp_path: Path) -> None:
+    whole = beside_the_first(level_budget=[3, 2], costs=tree()["configurations"][0]["costs"][1:2])
+    model = cost_file.from_json(json.dumps(whole).encode())
+    assert [c.level_budget for c in model.alternatives(64)] == [(2, 2), (3, 2)]
+    assert model.usual == CONFIGURATIONS
+    assert cost_file.from_json(cost_file.to_json(model).encode()) == model
+    # one that is there twice, and others before the usual one
+    assert "64 slots is there twice: transforms 2+2, 2 digits" in refusal(
+        tmp_path, json.dumps(beside_the_first()).encode()
+    )
+    whole["configurations"][:2] = reversed(whole["configurations"][:2])
+    assert "other configurations" in refusal(tmp_path, json.dumps(whole).encode())
+    whole = beside_the_first(level_budget=[3, 2])
+    whole["configurations"].append(whole["configurations"].pop(1))
+    assert "other configurations" in refusal(tmp_path, json.dumps(whole).encode())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"level_budget": [0, 2]}, "level_budget"),
+        ({"level_budget": [2, 99]}, "level_budget"),
+        ({"level_budget": [2, True]}, "level_budget"),
+        ({"level_budget": [3, 2], "large_digits": 99}, "large_digits"),
+        ({"level_budget": [3, 2], "costs": []}, "ascending"),
+        ({"level_budget": [3, 2], "slots": 128}, "other configurations"),
+    ],
+)
+def test_another_configuration_is_checked(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+    assert reason in refusal(tmp_path, json.dumps(beside_the_first(**changes)).encode())
 
 
 def test_degrees_must_ascend_and_know_the_usual_one(tmp_path: Path) -> None:

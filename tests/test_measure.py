@@ -266,6 +266,9 @@ def test_an_interrupted_command_writes_nothing_and_leaves_the_old_file(
     ("arguments", "reason"),
     [
         (["--slots", "5"], "no configuration has 5 slots"),
+        (["--configurations", "--slots", "5"], "no configuration has 5 slots"),
+        (["--configurations", "--quick"], "does not go with --quick"),
+        (["--show", "--configurations"], "--show measures nothing"),
         (["--show", "--quick"], "--show measures nothing"),
         (["-o", "missing/cost.json"], "no folder"),
     ],

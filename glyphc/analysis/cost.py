@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -60,6 +61,21 @@ FIGURES = ("powers", "evaluate", "key_seconds", "key_bytes", "idle_bytes", "work
 
 
 @dataclass(frozen=True)
+class Shape:
+    """How bootstraps are set up: their size, the levels of both transforms, and the digits of keys, at least."""
+
+    slots: int
+    level_budget: tuple[int, int]
+    large_digits: int
+
+    @property
+    def label(self) -> str:
+        """Levels and digits, in words."""
+        encode, decode = self.level_budget
+        return f"transforms {encode}+{decode}, {self.large_digits} digit{'s' if self.large_digits > 1 else ''}"
+
+
+@dataclass(frozen=True)
 class Configuration:
     """A way to set up bootstraps of up to ``slots`` slots, and its costs by ascending degree (27 is one of them)."""
 
@@ -75,6 +91,11 @@ class Configuration:
     def covers(self, degree: int) -> bool:
         """Whether the degree lies between those of the rows."""
         return self.costs[0].degree <= degree <= self.costs[-1].degree
+
+    @property
+    def shape(self) -> Shape:
+        """What tells it from others."""
+        return Shape(self.slots, self.level_budget, self.large_digits)
 
 
 # The fastest of each size in a sweep over level budgets and digits (``benchmarks/sweep.py`` measures them again): small
@@ -168,13 +189,14 @@ _UPLOAD_RATE = 12.5e6
 class CostModel:
     """Seconds and bytes of the primitives, at N = 65536; seconds scale with N log N, bytes with N.
 
-    Without arguments: the model that ships with glyphc.
+    There may be several configurations of one size: the first one is the usual one, whose figures are meant wherever no
+    other one is named (:meth:`taking`). Without arguments: the model that ships with glyphc.
     """
 
     product: float = 0.79e-3  # BGV ciphertext x cached plaintext, and its addition
     automorphism: float = 10.7e-3  # BGV automorphism with its addition, subtraction and shift
     switch: float = 0.019  # scheme switch, either way
-    configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots
+    configurations: tuple[Configuration, ...] = CONFIGURATIONS  # by ascending slots, the usual one of a size first
     machine: Machine = SHIPPED_MACHINE
     slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
     training: TrainingFigures = TRAINING_FIGURES
@@ -202,9 +224,35 @@ class CostModel:
         """Seconds of a BGV ciphertext x encrypted weight: two key switches, which are nearly all of an automorphism."""
         return self.external or 2 * self.automorphism
 
+    @cached_property
+    def usual(self) -> tuple[Configuration, ...]:
+        """The usual configuration of each size, by ascending slots."""
+        first: dict[int, Configuration] = {}
+        for configuration in self.configurations:
+            first.setdefault(configuration.slots, configuration)
+        return tuple(first.values())
+
     def configuration(self, slots: int) -> Configuration:
-        """The configuration for bootstraps of so many slots."""
-        return next((c for c in self.configurations if c.slots >= slots), self.configurations[-1])
+        """The usual configuration for bootstraps of so many slots."""
+        return next((c for c in self.usual if c.slots >= slots), self.usual[-1])
+
+    def alternatives(self, slots: int) -> tuple[Configuration, ...]:
+        """All configurations for bootstraps of so many slots, the usual one first."""
+        size = self.configuration(slots).slots
+        return tuple(c for c in self.configurations if c.slots == size)
+
+    def taking(self, wanted: Configuration | None) -> CostModel:
+        """The model with one configuration of each size, the wanted one as the usual one.
+
+        It prices bootstraps that the wanted one serves: others are as many times dearer or cheaper than usual as these.
+        None, or one that the model has no figures of, stands for the usual one.
+        """
+        own = next((c for c in self.configurations if wanted is not None and c.shape == wanted.shape), None)
+        if own is None or own in self.usual:
+            return self if len(self.usual) == len(self.configurations) else replace(self, configurations=self.usual)
+        alone = calibrated(self.usual, {(own.slots, row.degree): row for row in own.costs})
+        named = (replace(own, costs=c.costs) if c.slots == own.slots else c for c in alone)
+        return replace(self, configurations=tuple(named))
 
     def powers_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING, deepest: int = 0) -> float:
         """The half of a bootstrap that all functions of its input share, in a context for degrees up to ``deepest``."""
@@ -269,10 +317,10 @@ class CostModel:
 
         A degree beyond all rows costs what the nearest one does.
         """
-        typical = _between(self.configurations, slots, lambda c: c.figure(name, REFERENCE_DEGREE))
-        degrees = [row.degree for c in self.configurations for row in c.costs]
+        typical = _between(self.usual, slots, lambda c: c.figure(name, REFERENCE_DEGREE))
+        degrees = [row.degree for c in self.usual for row in c.costs]
         degree = min(max(degree, min(degrees)), max(degrees))
-        known = [c for c in self.configurations if c.covers(degree)]
+        known = [c for c in self.usual if c.covers(degree)]
         return typical * _between(known, slots, lambda c: c.figure(name, degree) / c.figure(name, REFERENCE_DEGREE))
 
 
@@ -306,7 +354,7 @@ def split_automorphisms(parts: int, wanted: int) -> int:
 def calibrated(
     shipped: Sequence[Configuration], measured: Mapping[tuple[int, int], BootstrapCost]
 ) -> tuple[Configuration, ...]:
-    """Configurations with measured rows, by (slots, degree); all others scaled to fit.
+    """Usual configurations with measured rows, by (slots, degree); all others scaled to fit.
 
     A row that was not measured becomes the shipped one times measured over shipped of its own configuration, or
     between the nearest configurations. Rows that the shipped table lacks are added. ``measured`` must not be empty.

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from glyphc.errors import ArtifactError, GlyphcError
 
-from .cost import REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine
+from .cost import REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine, Shape
 from .kernels_cost import KERNELS
+from .security import MOST_DIGITS
 from .slot_figures import FIGURES, SlotRow
 from .training_figures import ROW_FIGURES, TORUS_FIGURES, TrainingFigures, TrainingRow
 
+# Of a transform: N = 65536 has no more stages.
+_MOST_LEVELS = 15
 # Names another file; empty: the model that ships with glyphc, whatever files there are.
 VARIABLE = "GLYPHC_COST_MODEL"
 FORMAT = "glyphc-cost-model"
-VERSION = 4
+VERSION = 5
+# Written before a size could have several configurations; all else is the same.
+_READ = (4, VERSION)
 
 
 class _DamagedError(Exception):
@@ -143,8 +149,9 @@ def from_json(data: bytes) -> CostModel:
         raise _DamagedError("it is truncated or damaged, or another kind of file") from None
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise _DamagedError("it is not a cost model")
-    if tree.get("version") != VERSION:
-        raise _DamagedError(f"it has version {tree.get('version')!r}, this glyphc reads version {VERSION}")
+    if type(tree.get("version")) is not int or tree["version"] not in _READ:
+        known = " and ".join(map(str, _READ))
+        raise _DamagedError(f"it has version {tree.get('version')!r}, this glyphc reads versions {known}")
     kernels = None
     if "kernels" in tree:
         section = _entry(tree, "kernels")
@@ -164,13 +171,18 @@ def _engine(tree: Any, shipped: CostModel) -> CostModel:
         configurations=tuple(_configuration(c) for c in _items(tree, "configurations")),
         machine=_machine(_entry(tree, "machine")),
     )
-    if [_shape(c) for c in model.configurations] != [_shape(c) for c in shipped.configurations]:
-        raise _DamagedError("it was measured for other configurations of the bootstrap than this glyphc uses")
+    _check_configurations([c.shape for c in model.configurations], [c.shape for c in shipped.usual])
     return model
 
 
-def _shape(configuration: Configuration) -> tuple[int, tuple[int, int], int]:
-    return configuration.slots, configuration.level_budget, configuration.large_digits
+def _check_configurations(shapes: Sequence[Shape], usual: Sequence[Shape]) -> None:
+    """The usual one of every size must be there, and others of that size behind it, each once."""
+    firsts = [shape for at, shape in enumerate(shapes) if at == 0 or shape.slots != shapes[at - 1].slots]
+    if firsts != list(usual):
+        raise _DamagedError("it was measured for other configurations of the bootstrap than this glyphc uses")
+    for shape in shapes:
+        if shapes.count(shape) > 1:
+            raise _DamagedError(f"a configuration of {shape.slots} slots is there twice: {shape.label}")
 
 
 def _machine(tree: Any) -> Machine:
@@ -185,13 +197,16 @@ def _machine(tree: Any) -> Machine:
 
 def _configuration(tree: Any) -> Configuration:
     budget = _items(tree, "level_budget")
-    if len(budget) != 2 or not all(type(b) is int for b in budget):
-        raise _DamagedError("'level_budget' is not two numbers")
+    if len(budget) != 2 or not all(type(b) is int and 0 < b <= _MOST_LEVELS for b in budget):
+        raise _DamagedError(f"'level_budget' is not two numbers from 1 to {_MOST_LEVELS}")
     costs = tuple(_cost(c) for c in _items(tree, "costs"))
     degrees = [c.degree for c in costs]
     if REFERENCE_DEGREE not in degrees or degrees != sorted(set(degrees)):
         raise _DamagedError(f"the degrees of a configuration are not ascending with {REFERENCE_DEGREE} among them")
-    return Configuration(_count(tree, "slots"), (budget[0], budget[1]), _count(tree, "large_digits"), costs)
+    digits = _count(tree, "large_digits")
+    if digits > MOST_DIGITS:
+        raise _DamagedError(f"'large_digits' is {digits}, at most {MOST_DIGITS} are possible")
+    return Configuration(_count(tree, "slots"), (budget[0], budget[1]), digits, costs)
 
 
 def _slot_rows(tree: Any) -> tuple[SlotRow, ...]:

@@ -28,6 +28,7 @@ from glyphc.ir.series import Lookup
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.word_parameters import WordParameters
 
+from .configurations import priced
 from .cost import (
     ENCRYPTED_WEIGHT_POLYNOMIALS,
     SHIPPED_MACHINE,
@@ -83,6 +84,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
             found.client_seconds,
             found.download_bytes,
         )
+    cost = priced(cost, parameters)
     by_node: dict[int, float] = {}
     bootstrap = 0.0
     for instruction in schedule.instructions:
@@ -124,11 +126,12 @@ def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:
     parameters = schedule.parameters
     if not isinstance(parameters, Parameters):
         return _in_slots(schedule, cost).instruction_seconds
+    cost = priced(cost, parameters)
     return tuple(instruction_seconds(i, parameters, cost) for i in schedule.instructions)
 
 
 def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: CostModel) -> float:
-    """Predicted seconds of one instruction."""
+    """Predicted seconds of one instruction, in the usual configuration of the model."""
     match instruction:
         case Dot(sources=sources):
             return cost.scaled(cost.product, parameters.ring) * (len(sources) + 1)
@@ -159,6 +162,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     """
     parameters = schedule.parameters
     assert isinstance(parameters, Parameters)
+    cost = priced(cost, parameters)
     # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
     weight = 2 * 8 * parameters.ring
     ciphertext = weight * cost.limbs

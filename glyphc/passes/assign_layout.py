@@ -13,8 +13,9 @@ from glyphc.ir.ops import Apply, Input, Linear, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass
-from .image_plan import ImagePlan, better, image_plan
+from .image_plan import ImagePlan
 from .image_rewrite import with_image_layouts
+from .image_search import better, image_plan
 from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
 from .uploads import Uploads, chosen
 

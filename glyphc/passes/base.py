@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ class Context:
     samples: calibration samples by input name. source: the float network, as the front end read it; None where only
     later levels are at hand. floats: the same as the last pass left it that works on floats. cost: what things cost on
     all engines. engine: the one that a program is planned for, by name; by default the one that would execute it here.
+    memory: bytes that a run may take there at its peak.
     """
 
     samples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Context:
     source: Graph | None = None
     floats: Graph | None = None
     engine: str = ""
+    memory: float = inf
 
     @cached_property
     def planned_for(self) -> str:
@@ -54,7 +57,7 @@ class Context:
 
 def likely_engine(cost: CostModel) -> str:
     """What would execute a program of bootstraps, judged by a typical one: parameters are not chosen yet."""
-    configuration = cost.configurations[-1]
+    configuration = cost.usual[-1]
     typical = Parameters(
         ring=REFERENCE_RING,
         plaintext_bits=27,

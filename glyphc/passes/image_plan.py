@@ -19,15 +19,14 @@ room, the input's stand apart from the beginning, as far as is enlarged later; n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import hypot, isqrt, lcm, prod
 
-from glyphc.analysis.cost import CostModel, split_automorphisms
+from glyphc.analysis.cost import Configuration, CostModel, split_automorphisms
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.image_layout import Image, Raster, Steps
-from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
 from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
@@ -36,7 +35,7 @@ from glyphc.ir.stencils import Stencil, disturbed, stencil
 from glyphc.ir.types import Scheme
 
 from .fit_series import plaintext_bits
-from .layout_search import DEGREE, MIN_SLOTS, NOISE, Room, Search, is_bootstrapped
+from .layout_search import DEGREE, MIN_SLOTS, NOISE, is_bootstrapped, labelled
 
 # A mask takes a level in the middle of a bootstrap, as the next degrees of series do.
 _DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
@@ -180,7 +179,7 @@ class ImagePlan:
     of channels stand in the room between pixels, too.
 
     standings: by node id; reads: by linear map and operand. rows, pitch: of the raster; stride: between two channels.
-    problem: why it cannot be, if so.
+    problem: why it cannot be, if so. configuration: of the bootstraps, None for the usual one.
     """
 
     graph: Graph
@@ -190,6 +189,7 @@ class ImagePlan:
     group: int
     chunks: int
     spread: bool = False
+    configuration: Configuration | None = None
     standings: dict[int, Standing] = field(default_factory=dict)
     reads: dict[tuple[int, int], Read] = field(default_factory=dict)
     rows: int = 1
@@ -366,13 +366,19 @@ class ImagePlan:
     @property
     def label(self) -> str:
         more = " and between pixels" if self.spread else ""
-        return f"images, {self.group} channel{'s' if self.group > 1 else ''} side by side{more}"
+        side = f"{self.group} channel{'s' if self.group > 1 else ''} side by side"
+        return f"images, {side}{more}{labelled(self.configuration)}"
 
     @property
     def reason(self) -> str:
         """In words, what it comes to."""
         at = f"{self.bootstraps} bootstraps, {self.fill:.0%} full"
         return f"{at}; {self.rows} x {self.pitch} places an image in {self.chunks} chunks"
+
+    @property
+    def slots(self) -> int:
+        """Half of the values that a bootstrap refreshes."""
+        return self.ring // self.stride // 2
 
     @property
     def bootstraps(self) -> int:
@@ -398,7 +404,8 @@ class ImagePlan:
 
     def seconds(self, cost: CostModel) -> float:
         """Predicted seconds of all that depends on the plan, for its whole batch."""
-        slots, ring = self.ring // self.stride // 2, self.ring
+        cost = cost.taking(self.configuration)
+        slots, ring = self.slots, self.ring
         switch = cost.scaled(cost.switch, ring)
         shared = cost.powers_seconds(slots, DEGREE, ring, _DEEPEST) + switch
         function = cost.evaluate_seconds(slots, DEGREE, ring, _DEEPEST) + cost.mask_seconds(slots, ring) + switch
@@ -421,9 +428,8 @@ class ImagePlan:
 
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and the channels of what a map reads."""
-        parameters = Parameters(
-            self.ring, plaintext_bits=0, bgv_bits=0, slots=self.ring // self.stride // 2, degree=DEGREE, slot_levels=1
-        )
+        cost = cost.taking(self.configuration)
+        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.slots, degree=DEGREE, slot_levels=1)
         channels = max(image[0] for image in self.pictures.images.values())
         alive = 4 * channels + sum(self._ciphertexts(n) for n in self._bootstrapped[:2])
         held = 2 * 8 * self.ring * (sum(self._polynomials().values()) + cost.limbs * alive)
@@ -469,46 +475,3 @@ class ImagePlan:
             )
             found[node.id] = self.raster(node).parts * (sum(reads) + 1)
         return found
-
-
-def image_plan(graph: Graph, room: Room, cost: CostModel, models: Sequence[CostModel] = ()) -> ImagePlan | str:
-    """The cheapest image layouts for as much of the graph's batch as there is room for, or why there are none; an empty
-    reason where nothing has pixels.
-
-    cost, models: as of other plans (:meth:`.layout_search.Search.over`).
-    """
-    if not any(True for _ in graph.of(Apply)):
-        return ""
-    pictures = Pictures.of(graph)
-    if isinstance(pictures, str):
-        return pictures
-    batch, problem = graph.batch, ""
-    while batch >= 1:
-        plans = list(_plans(graph, pictures, room, batch))
-        good = [p for p in plans if not p.problem]
-        fitting = [p for p in good if max(map(p.memory_bytes, models or (cost,))) <= room.memory * 1e9]
-        if fitting:
-            return min(fitting, key=lambda p: p.rank(cost))
-        problem = f"none fits into {room.memory:g} GB" if good else plans[0].problem
-        batch //= 2
-    return problem
-
-
-def _plans(graph: Graph, pictures: Pictures, room: Room, batch: int) -> Iterator[ImagePlan]:
-    most = max(image[0] for image in pictures.images.values())
-    group = 1
-    while group <= next_power_of_two(most):
-        chunks = 1
-        while chunks <= min(room.max_chunks, next_power_of_two(batch)):
-            yield ImagePlan(graph, pictures, room.ring, batch, group, chunks)
-            chunks *= 2
-        if group < most and not pictures.enlarged:
-            yield ImagePlan(graph, pictures, room.ring, batch, group, 1, spread=True)
-        group *= 2
-
-
-def better(images: ImagePlan, search: Search, cost: CostModel) -> bool:
-    """Whether images are the cheaper way for a sample, beside the best plan with features apart; noise that shows comes
-    last, as there."""
-    (noise, seconds), (other_noise, other_seconds) = images.rank(cost), search.best.rank(cost)
-    return (noise, seconds / images.batch) < (other_noise, other_seconds / search.best.batch)

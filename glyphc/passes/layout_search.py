@@ -25,13 +25,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import hypot
 
-from glyphc.analysis.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, CostModel, split_automorphisms
+from glyphc.analysis.configurations import possible
+from glyphc.analysis.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, Configuration, CostModel, split_automorphisms
+from glyphc.analysis.security import largest_modulus
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.types import Scheme
 
@@ -56,7 +58,7 @@ class LayoutPlan:
     chunks: ciphertexts (before unpacking) of inputs, linear maps and nonlinearities; strides: of the results of linear
     maps; parts: that resident values are split into (of the node that linear maps read). spread: linear maps whose
     results stay in as many chunks as their operands. dense: inputs that the server unpacks, with how many features of
-    each sample stand side by side in a ciphertext of theirs.
+    each sample stand side by side in a ciphertext of theirs. configuration: of the bootstraps, None for the usual one.
     """
 
     graph: Graph
@@ -64,6 +66,7 @@ class LayoutPlan:
     batch: int
     values: int
     spread: frozenset[int] = frozenset()
+    configuration: Configuration | None = None
     chunks: dict[int, int] = field(default_factory=dict)
     strides: dict[int, int] = field(default_factory=dict)
     parts: dict[int, int] = field(default_factory=dict)
@@ -86,7 +89,7 @@ class LayoutPlan:
     @property
     def label(self) -> str:
         spread = f", {len(self.spread)} left in chunks" if self.spread else ""
-        return f"{self.values // 2} slots{spread}"
+        return f"{self.values // 2} slots{labelled(self.configuration)}{spread}"
 
     @property
     def bootstraps(self) -> int:
@@ -137,6 +140,7 @@ class LayoutPlan:
 
     def seconds(self, cost: CostModel) -> float:
         """Predicted seconds of all that depends on the plan, for its whole batch."""
+        cost = cost.taking(self.configuration)
         slots, ring = self.values // 2, self.ring
         refresh = cost.powers_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
         function = cost.evaluate_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
@@ -164,6 +168,7 @@ class LayoutPlan:
         alive = sum(min(self._parts_of(o), _ALIVE) if self._read_once(o) else self._parts_of(o) for _, o in maps)
         # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
         held = 2 * 8 * self.ring * (weights + cost.limbs * alive)
+        cost = cost.taking(self.configuration)
         return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
 
     def _read_once(self, node: Node) -> bool:
@@ -188,7 +193,8 @@ class LayoutPlan:
     def with_dense(self, node: Node, parts: int) -> LayoutPlan:
         """The plan with so many features of this input side by side."""
         return LayoutPlan(
-            self.graph, self.ring, self.batch, self.values, self.spread, dense={**self.dense, node.id: parts}
+            *(self.graph, self.ring, self.batch, self.values, self.spread, self.configuration),
+            dense={**self.dense, node.id: parts},
         )
 
     def sent(self, node: Node) -> int:
@@ -258,7 +264,8 @@ class LayoutPlan:
 
     def leaving_apart(self, maps: Iterable[int]) -> LayoutPlan:
         """The plan in which these maps, too, leave chunks as they are."""
-        return LayoutPlan(self.graph, self.ring, self.batch, self.values, self.spread.union(maps))
+        spread = self.spread.union(maps)
+        return LayoutPlan(self.graph, self.ring, self.batch, self.values, spread, self.configuration)
 
     # -- parts and strides --
 
@@ -304,9 +311,23 @@ def check_room(name: str, room: Room) -> None:
     check_option(name, "memory", room.memory, 0.1, 1e6)
 
 
+def configurations(cost: CostModel, ring: int, slots: int, slot_levels: int = 0) -> tuple[Configuration | None, ...]:
+    """Those that bootstraps of typical series could have, None for the usual one where there are no others."""
+    if len(cost.alternatives(slots)) == 1:
+        return (None,)
+    security = SECURE if largest_modulus(ring) else INSECURE
+    typical = Parameters(ring, 0, 0, slots=slots, degree=DEGREE, slot_levels=slot_levels, security=security)
+    return tuple(possible(cost, typical))
+
+
+def labelled(configuration: Configuration | None) -> str:
+    """Behind the label of a plan that has one."""
+    return f", {configuration.shape.label}" if configuration is not None else ""
+
+
 @dataclass(frozen=True)
 class Search:
-    """The cheapest plan of each size of bootstraps, and the cheapest of all that fit into memory."""
+    """The cheapest plan of each size and configuration of bootstraps, and the cheapest of all that fit into memory."""
 
     plans: tuple[LayoutPlan, ...]
     best: LayoutPlan
@@ -321,7 +342,11 @@ class Search:
         batch = min(graph.batch, _capacity(graph, room.ring, chunks))
         while True:
             sizes = _sizes(graph, room.ring, batch, chunks)
-            plans = tuple(_settled(LayoutPlan(graph, room.ring, batch, values), cost) for values in sizes)
+            plans = tuple(
+                _settled(LayoutPlan(graph, room.ring, batch, values, configuration=configuration), cost)
+                for values in sizes
+                for configuration in configurations(cost, room.ring, values // 2)
+            )
             fitting = [p for p in plans if max(map(p.memory_bytes, models or (cost,))) <= room.memory * 1e9]
             if fitting or batch == 1:
                 return Search(plans, min(fitting or plans, key=lambda p: p.rank(cost)))

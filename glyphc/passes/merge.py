@@ -30,7 +30,7 @@ from glyphc.ir.ops import Apply, Const, Linear, Switch
 from glyphc.ir.types import Calibration, FixedPoint, Guard, Level, TensorType
 
 from .base import Context, Pass
-from .image_plan import better, image_plan
+from .image_search import better, image_plan
 from .layout_search import MEMORY, Room, Search, check_room, is_bootstrapped
 
 I64 = npt.NDArray[np.int64]

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from glyphc.analysis import noise
+from glyphc.analysis.configurations import cheapest, possible
 from glyphc.analysis.lookups import least_degree
-from glyphc.analysis.security import largest_modulus, modulus_bits, secured
+from glyphc.analysis.security import largest_modulus, modulus_bits
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
@@ -19,6 +20,7 @@ from glyphc.ir.tables import lookup_levels
 from glyphc.ir.types import Level, Scheme
 
 from .base import Context, Pass, check_option
+from .configurations import decision, weighed
 from .fit_series import DEGREES, SeriesFits, plaintext_bits, scaled, shared_degrees
 
 
@@ -27,7 +29,8 @@ class SelectParameters(Pass):
     """Choose plaintext modulus, series and degrees, BGV modulus; turn nonlinearities into bootstraps.
 
     Every value gets the lowest degree that keeps all functions of it within their error budgets. The highest of them
-    decides how deep the bootstrapping context is; lower ones take less time in it.
+    decides how deep the bootstrapping context is; lower ones take less time in it. Where the cost model knows several
+    configurations of bootstraps of that size, the whole program is priced in each, and the cheapest that fits is taken.
 
     max_error, rms_error: budget of a nonlinearity that has none of its own, as bits below the function's range; the
     rms error is weighted by where calibration saw values. security: "insecure" allows rings that only tests use.
@@ -50,28 +53,37 @@ class SelectParameters(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         bits = plaintext_bits(graph)
         fits = SeriesFits(graph, bits)
-        possible = affordable_degrees(graph, context, self.security)
-        decisions = {node.id: self._degree(node, op, fits, possible) for node, op in graph.of(Apply)}
+        affordable = affordable_degrees(graph, context, self.security)
+        decisions = {node.id: self._degree(node, op, fits, affordable) for node, op in graph.of(Apply)}
         degrees = shared_degrees(graph, {i: degree for i, (degree, _) in decisions.items()})
-        parameters = _by_degree(graph, context, self.security)[max(degrees.values(), default=0)]
-        rewriter = Rewriter(graph)
-        rewriter.new.parameters = parameters
-        for node in graph:
-            if isinstance(node.op, Apply):
-                decision = replace(decisions[node.id][1], chosen=f"degree {degrees[node.id]}")
-                self._bootstrap(node, node.op, fits, degrees[node.id], decision, parameters.slots, rewriter)
-            else:
-                rewriter.keep(node)
-        return rewriter.new
+        deepest = replace(_unconfigured(graph, self.security), degree=max(degrees.values(), default=0))
+        made = possible(context.prices, deepest)
+        usual = next(iter(made.values()))
+
+        def rewritten(parameters: Parameters, *more: Decision) -> Graph:
+            rewriter = Rewriter(graph)
+            rewriter.new.parameters = parameters
+            for node in graph:
+                if isinstance(node.op, Apply):
+                    degree = replace(decisions[node.id][1], chosen=f"degree {degrees[node.id]}")
+                    self._bootstrap(node, node.op, fits, degrees[node.id], (degree, *more), usual.slots, rewriter)
+                else:
+                    rewriter.keep(node)
+            return rewriter.new
+
+        if len(made) == 1:
+            return rewritten(usual)
+        ways = weighed(rewritten(usual), made, context)
+        return rewritten(cheapest(ways).parameters, decision(self.name, ways, context))
 
     # -- series --
 
-    def _degree(self, node: Node, op: Apply, fits: SeriesFits, possible: tuple[int, ...]) -> tuple[int, Decision]:
+    def _degree(self, node: Node, op: Apply, fits: SeriesFits, affordable: tuple[int, ...]) -> tuple[int, Decision]:
         """The lowest degree within the error budget, or the most precise one there is room for, with the reasons."""
         budget = op.budget or ErrorBudget(2**-self.max_error, 2**-self.rms_error)
         candidates: list[Candidate] = []
-        degree, good = possible[0], False
-        for degree in possible:
+        degree, good = affordable[0], False
+        for degree in affordable:
             series = fits.series(node, degree)
             good = budget.holds(series)
             reason = f"error at most {_power(series.max_error)}, rms {_power(series.rms_error)} of the range"
@@ -91,7 +103,7 @@ class SelectParameters(Pass):
         op: Apply,
         fits: SeriesFits,
         degree: int,
-        decision: Decision,
+        made: tuple[Decision, ...],
         slots: int,
         rewriter: Rewriter,
     ) -> None:
@@ -106,7 +118,7 @@ class SelectParameters(Pass):
                 f"than the {LARGEST_REACH:.0f} that bootstraps hold; a larger --tolerance takes a lower degree"
             )
         bootstrap = Bootstrap(op.functions, divisor, slots, series, op.mask)
-        operands, decisions = rewriter.operands(node), (*node.decisions, decision)
+        operands, decisions = rewriter.operands(node), (*node.decisions, *made)
         rewriter.replace(node, rewriter.new.add(bootstrap, operands, node.type, node.location, decisions))
 
 
@@ -121,44 +133,38 @@ def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tu
     """
     bootstrapped = [node for node, _ in graph.of(Apply)]
     least = least_degree(_table_bits(graph)) if _table_bits(graph) else 0
-    possible = tuple(d for d in DEGREES if d >= least)
+    wanted = tuple(d for d in DEGREES if d >= least)
     if not bootstrapped or security == INSECURE or not largest_modulus(_ring(graph)):
-        return possible
-    needed = {d: modulus_bits(p) for d, p in _by_degree(graph, context, security or SECURE).items()}
+        return wanted
+    shared = _unconfigured(graph, security or SECURE)
+    # in the configuration that asks for least
+    needed = {d: min(map(modulus_bits, possible(context.prices, replace(shared, degree=d)).values())) for d in wanted}
     limit = largest_modulus(_ring(graph))
-    found = tuple(d for d in possible if needed[d] <= limit)
+    found = tuple(d for d in wanted if needed[d] <= limit)
     if not found:
         widest = max(bootstrapped, key=lambda n: n.type.size)
         raise ParameterError(
             f"no parameters fit: bootstraps of {2 * _slots(graph):,} values need moduli of "
-            f"{needed[possible[0]]:.0f} bits even for series of degree {possible[0]}, 128-bit security allows {limit} "
+            f"{needed[wanted[0]]:.0f} bits even for series of degree {wanted[0]}, 128-bit security allows {limit} "
             f"at ring dimension {_ring(graph)}. {widest} has most values; use a smaller --batch or a narrower layer, "
             "so that bootstraps have fewer slots"
         )
     return found
 
 
-def _by_degree(graph: Graph, context: Context, security: str) -> dict[int, Parameters]:
-    """Parameters for series of up to each degree, with as many digits as 128-bit security asks for."""
-    bits, slots = plaintext_bits(graph), _slots(graph)
-    table = _table_bits(graph)
-    configuration = context.prices.configuration(slots)
-    # a transform of 2^k slots has at most k levels
-    most = max(1, slots.bit_length() - 1)
-    encode, decode = configuration.level_budget
-    shared = Parameters(
+def _unconfigured(graph: Graph, security: str) -> Parameters:
+    """Parameters whose degree and configuration are still to be chosen."""
+    bits, table = plaintext_bits(graph), _table_bits(graph)
+    return Parameters(
         ring=_ring(graph),
         plaintext_bits=bits,
         bgv_bits=noise.bgv_bits(graph, bits),
         unpack_strides=_strides(graph),
-        slots=slots,
-        level_budget=(min(encode, most), min(decode, most)),
-        large_digits=configuration.large_digits,
+        slots=_slots(graph),
         slot_levels=int(any(op.mask is not None for _, op in graph.of(Apply))) + (lookup_levels(table) if table else 0),
         table_bits=table,
         security=security,
     )
-    return {degree: secured(replace(shared, degree=degree)) for degree in (0, *DEGREES)}
 
 
 def _ring(graph: Graph) -> int:
