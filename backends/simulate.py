@@ -12,8 +12,8 @@ from math import log2
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.instructions import Evaluate, Schedule
-from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
+from glyphc.ir.instructions import ConjugateDot, Evaluate, Schedule
+from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, conjugate_sum, external_products, key_switch
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 
@@ -48,6 +48,14 @@ class SimulatedMachine(CleartextMachine):
             * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
         )
         return [piece + self._noise(deviation) for piece in super().split(source, parts, stride, count)]
+
+    def conjugate_dot(self, sources: Sequence[F64], instruction: ConjugateDot, total: F64 | None = None) -> F64:
+        weights = self._polynomials[instruction.weights]
+        terms = weights.offsets[instruction.count * instruction.parts]
+        energy = float(np.square(weights.values[:terms].astype(np.float64)).sum())
+        switch = key_switch(self._ring, self._parameters.bgv_bits)
+        noise = conjugate_sum(switch, instruction.steps(self._ring), energy)
+        return super().conjugate_dot(sources, instruction, total) + self._noise(noise * self._unit)
 
     def to_torus(self, source: F64, slots: int) -> F64:
         return source + self._noise(ROUNDING * self._modulus / 2.0**self._parameters.scaling_bits)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import hypot, sqrt
 
+from .galois import Conjugation
 from .parameters import AUXILIARY_PRIME_BITS
 
 # Standard deviation of fresh encryption noise, in units of the modulus' last place: the homomorphic encryption
@@ -36,6 +37,16 @@ def key_switch(ring: int, bgv_bits: float) -> float:
     A uniform element modulo q times the key's noise, divided by the auxiliary prime, and the rounding of that division.
     """
     return hypot(ROUNDING, SIGMA * sqrt(ring / 12) * 2.0 ** (bgv_bits - AUXILIARY_PRIME_BITS))
+
+
+def conjugate_sum(switch: float, steps: Conjugation, energy: float) -> float:
+    """Standard deviation of what key switches add to a sum over conjugates.
+
+    switch: that of one key switch. energy: of the weights, the sum of the squares of all coefficients of the w_r. Those
+    of the conjugates have as much on average, sum_k |W_k|^2 = P sum_r |w_r|^2; all but those of the identity as a baby
+    step multiply the noise of a key switch, and each giant step adds one.
+    """
+    return switch * sqrt(energy * (steps.parts - steps.giants) + steps.giants - 1)
 
 
 def external_products(ring: int, bgv_bits: float, products: float) -> float:

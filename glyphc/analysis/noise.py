@@ -20,11 +20,13 @@ import numpy as np
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.matrices import Matrix
-from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
+from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, conjugate_sum, external_products, key_switch
 from glyphc.ir.ops import Bootstrap, Input, Interleave, Linear, Pixels, Reshape, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
 from glyphc.ir.types import Scheme
+
+from .unpackings import conjugation
 
 # Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond
 # half
@@ -82,9 +84,11 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
     (operand,) = graph.operands(node)
     source = known[operand.id]
     if isinstance(op, Unpack):
-        # every level doubles what is there and adds one key switch
-        switches = op.parts * key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)
-        return replace(source, white=hypot(op.gain * source.white, switches))
+        steps, switch = conjugation(graph, node), key_switch(parameters.ring, log2(q)) * t / q
+        # every level of a split doubles what is there and adds one key switch; what conjugates bring to a sum, giant
+        # steps included, counts as if it came with the parts
+        added = op.parts * switch / sqrt(3) if steps is None else conjugate_sum(switch, steps, 1.0)
+        return replace(source, white=hypot(op.gain * source.white, added))
     if isinstance(op, Interleave):
         # what is cleared of the others has their noise
         shares = sqrt(_merged(operand, node))
