@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +125,7 @@ def image(polynomial: _Numbers, element: int) -> _Numbers:
     places = np.arange(n, dtype=np.int64) * element % (2 * n)
     out = np.empty_like(polynomial)
     out[places % n] = np.where(places < n, polynomial, -polynomial)
-    return out
+    return cast(_Numbers, out)
 
 
 def _transform(rows: I64, turn: int) -> None:

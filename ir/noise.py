@@ -39,14 +39,19 @@ def key_switch(ring: int, bgv_bits: float) -> float:
     return hypot(ROUNDING, SIGMA * sqrt(ring / 12) * 2.0 ** (bgv_bits - AUXILIARY_PRIME_BITS))
 
 
-def conjugate_sum(switch: float, steps: Conjugation, energy: float) -> float:
-    """Standard deviation of what key switches add to a sum over conjugates.
+def baby_step_noise(switch: float, steps: Conjugation) -> float:
+    """Standard deviation of what baby steps add to a sum over conjugates, for weights of energy 1.
 
-    switch: that of one key switch. energy: of the weights, the sum of the squares of all coefficients of the w_r. Those
-    of the conjugates have as much on average, sum_k |W_k|^2 = P sum_r |w_r|^2; all but those of the identity as a baby
-    step multiply the noise of a key switch, and each giant step adds one.
+    switch: of one key switch. The energy is the sum of the squares of all coefficients of the w_r: those of the
+    conjugates have as much on average, sum_k |W_k|^2 = P sum_r |w_r|^2, and all but those that meet the source itself
+    multiply the noise of a key switch.
     """
-    return switch * sqrt(energy * (steps.parts - steps.giants) + steps.giants - 1)
+    return switch * sqrt(steps.parts - steps.giants)
+
+
+def giant_step_noise(switch: float, steps: Conjugation) -> float:
+    """The same of giant steps, whatever the weights: a key switch each, behind the products."""
+    return switch * sqrt(steps.giants - 1)
 
 
 def external_products(ring: int, bgv_bits: float, products: float) -> float:

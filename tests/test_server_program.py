@@ -284,18 +284,19 @@ def changed(schedule: Schedule, kind: type, number: int = 0, **fields: object) -
         (Conjugates, {"parts": 3}, "has no powers of two"),
         (Conjugates, {"parts": 1 << 40}, "parts at stride"),
         (Conjugates, {"parts": 2}, "4 baby steps of 2 conjugates"),
-        (Conjugates, {"stride": 1}, "for which there are no keys"),
+        (Conjugates, {"stride": 64}, "for which there are no keys"),
         (Conjugates, {"stride": 0}, "has no powers of two"),
         (Conjugates, {"targets": ()}, "which holds nothing"),
         (Conjugates, {"source": 0}, "reads register 0"),
         (ConjugateDot, {"parts": 0}, "has no powers of two"),
         (ConjugateDot, {"babies": 1 << 40}, "baby steps"),
-        (ConjugateDot, {"babies": 2}, "for which there are no keys"),
-        (ConjugateDot, {"stride": 32}, "for which there are no keys"),
+        (ConjugateDot, {"babies": 2}, "that are no conjugates of register"),
+        (ConjugateDot, {"stride": 2}, "that are no conjugates of register|no keys"),
+        (ConjugateDot, {"parts": 64}, "for which there are no keys"),
         (ConjugateDot, {"sources": ()}, "reads 0 ciphertexts"),
         (ConjugateDot, {"sources": lambda i: i.sources[:-1]}, "where each source has 4"),
         (ConjugateDot, {"sources": lambda i: i.sources[::-1]}, "that are no conjugates of register"),
-        (ConjugateDot, {"sources": lambda i: i.sources * 2}, "multiplies 32 parts with 17 polynomials"),
+        (ConjugateDot, {"sources": lambda i: i.sources * 2}, "multiplies 16 parts with 9 polynomials"),
         (ConjugateDot, {"weights": "w99"}, "with 0 polynomials of 'w99'"),
         (ToTorus, {"slots": 2}, "is for 2 slots"),
         (Powers, {"slots": 2}, "is for 2 slots"),
@@ -316,9 +317,13 @@ def test_instructions_that_cannot_be_executed_are_refused(
         check_schedule(replace(schedule, instructions=changed(schedule, kind, **fields)))  # type: ignore[arg-type]
 
 
-def test_splits_that_cannot_be_executed_are_refused(programs: dict[str, glyphc.Program]) -> None:
+def test_splits_that_cannot_be_executed_are_refused() -> None:
     """Where weights are encrypted, the parts themselves are needed."""
-    schedule = split(programs["encrypted"].graph).server.schedule
+    from test_chunks import mlp
+
+    x = np.random.default_rng(3).normal(size=(200, 8))
+    hidden = glyphc.compile(mlp(8, 16, 16, 4), x, 16, insecure_ring=RING, cost=CostModel(), encrypt_weights="all")
+    schedule = split(hidden.graph).server.schedule
     check_schedule(schedule)
     for fields, message in (
         ({"parts": 3}, "of 3 parts"),

@@ -182,7 +182,7 @@ class LinearAlgebra:
         if total is not None:
             out[0] = total
         self._add_products(sources, instruction.weights, out)
-        self._images.in_place(out[1:], steps.giant_elements)
+        self._images.in_place(list(out[1:]), steps.giant_elements)
         result = out[0].copy()
         for moved in out[1:]:
             result = self._add(result, moved, 1.0)

@@ -8,13 +8,16 @@ from glyphc.ir.ops import Linear, Reshape, Unpack
 
 
 def conjugation(graph: Graph, node: Node) -> Conjugation | None:
-    """Of an unpacking that all readers compute as sums over conjugates: these. None where parts are needed themselves.
+    """Over which conjugates the sums of a value's parts go, through reshapes; None where there are none.
 
-    Plaintext weights can be given for conjugates as well as for parts. Encrypted ones are those of the parts, and
-    outputs are the parts.
+    Of an unpacking whose readers all sum up: plaintext weights can be given for conjugates as well as for parts.
+    Encrypted ones are those of the parts, and outputs are the parts.
     """
-    assert isinstance(node.op, Unpack)
-    if node.op.parts < 2 or not all(takes_sums(graph, user) for user in graph.users(node)):
+    if isinstance(node.op, Reshape):
+        return conjugation(graph, graph.operands(node)[0])
+    if not isinstance(node.op, Unpack) or node.op.parts < 2:
+        return None
+    if not all(takes_sums(graph, user) for user in graph.users(node)):
         return None
     layout = graph.operands(node)[0].type.layout
     assert layout is not None

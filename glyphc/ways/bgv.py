@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.instructions import Dot, EncryptedMap, Load, Register, Split
@@ -123,7 +124,7 @@ def _unpack(lowering: Lowering, task: Task, node: Node) -> None:
     if layout(node).image is not None:
         images.unpack(lowering, task, node)
         return
-    steps = lowering.conjugation(node)
+    steps = conjugation(lowering.graph, node)
     if steps is not None:
         sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
         lowering.registers[task] = tuple(r for source in sources for r in lowering.conjugates(source, steps, node))
@@ -208,7 +209,7 @@ def _weights(lowering: Lowering, node: Node, op: Linear, step: Step) -> str:
         parts = lowering.parts(operand, step.group)
         used = [p for p in parts if weight.used(p)] or parts[:1]
         polynomials = weight_polynomials(weight, bias, source, layout(node), tuple(used))
-        steps = lowering.conjugation(operand)
+        steps = conjugation(lowering.graph, operand)
         if steps is None:
             lowering.sources[name] = tuple(parts.index(p) for p in used)
         else:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.image_layout import Raster
@@ -47,7 +48,7 @@ def unpack(lowering: Lowering, task: Task, node: Node) -> None:
     assert isinstance(node.op, Unpack)
     (operand,) = lowering.graph.operands(node)
     made: list[Register] = []
-    steps = lowering.conjugation(node)
+    steps = conjugation(lowering.graph, node)
     sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
     for part, source in enumerate(sources):
         if steps is not None:
@@ -77,7 +78,7 @@ def convolve(lowering: Lowering, task: Task, node: Node, step: Step) -> None:
 
 def _registers(lowering: Lowering, operand: Node) -> int:
     """How many a map reads of an image: one for each channel, or the conjugates of each group of channels."""
-    steps, image = lowering.conjugation(operand), raster(operand)
+    steps, image = conjugation(lowering.graph, operand), raster(operand)
     return image.parts if steps is None else -(-image.parts // steps.parts) * steps.babies
 
 
@@ -98,7 +99,7 @@ def _weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
         used = tuple(r for r in range(read.parts) if reads[list(read.channels_of(r))].any()) or (0,)
         polynomials = stencil_polynomials(found, bias, source, layout(node), part, used)
         operand = lowering.graph.operands(node)[number]
-        steps = lowering.conjugation(operand)
+        steps = conjugation(lowering.graph, operand)
         if steps is None:
             lowering.sources[name] = used
         else:

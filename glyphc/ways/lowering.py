@@ -147,7 +147,7 @@ class Lowering:
     ) -> None:
         """A sum of products with the registers of an operand, whatever they hold."""
         assert isinstance(node.op, Linear)
-        steps = self.conjugation(operand)
+        steps = conjugation(self.graph, operand)
         if steps is None:
             kind = EncryptedDot if node.op.encrypted else Dot
             self.instructions.append(kind(target, sources, weights, total, node.id))
@@ -237,17 +237,11 @@ class Lowering:
         if not isinstance(node.op, Input | Unpack) or not self.only_maps_read(node):
             return 1
         if isinstance(node.op, Unpack):
-            if self.conjugation(node) is not None:
+            if conjugation(self.graph, node) is not None:
                 return 1
             # of each ciphertext that is split: several of them fill more groups than their parts do
             return layout(node).parts // min(node.op.parts, GROUP)
         return -(-layout(node).parts // GROUP)
-
-    def conjugation(self, node: Node) -> Conjugation | None:
-        """Over which conjugates sums of a value's parts go; None where its registers hold the parts."""
-        if isinstance(node.op, Reshape):
-            return self.conjugation(self.graph.operands(node)[0])
-        return conjugation(self.graph, node) if isinstance(node.op, Unpack) else None
 
     def only_maps_read(self, node: Node) -> bool:
         users = self.graph.users(node)

@@ -72,7 +72,8 @@ def monomial(exponent: int, ring: int) -> Polynomials:
 
 def placed(polynomials: Polynomials, places: Sequence[int], count: int) -> Polynomials:
     """The first rows at these places of ``count`` rows, the others zero; rows beyond ``places`` stay behind them."""
-    rows = [(np.zeros(0, dtype=np.int64),) * 2] * count
+    nothing: I64 = np.zeros(0, dtype=np.int64)
+    rows = [(nothing, nothing)] * count
     given = [slice(*bounds) for bounds in pairwise(polynomials.offsets)]
     terms = [(polynomials.exponents[at].astype(np.int64), polynomials.values[at]) for at in given]
     for place, row in zip(places, terms, strict=False):

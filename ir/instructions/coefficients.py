@@ -8,7 +8,7 @@ Polynomials are given by their non-zero terms (:class:`.program.Polynomials`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..functions import Function
@@ -58,10 +58,9 @@ class ConjugateDot(DotProduct):
     """
 
     method: ClassVar[str] = "conjugate_dot"
-    _: KW_ONLY
-    parts: int
-    stride: int
-    babies: int
+    parts: int = field(kw_only=True)
+    stride: int = field(kw_only=True)
+    babies: int = field(kw_only=True)
 
     def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
         sources, total = operands[: len(self.sources)], None if self.total is None else operands[-1]
