@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from glyphc.ir.evaluate import dequantize, quantize
 from glyphc.ir.functions import compose
-from glyphc.ir.instructions import Evaluate, Polynomials, Schedule
+from glyphc.ir.galois import image
+from glyphc.ir.instructions import ConjugateDot, Conjugates, Evaluate, Polynomials, Schedule
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, Lookup
@@ -67,6 +68,9 @@ class CleartextMachine:
         return np.rint(ciphertext).astype(np.int64)
 
     def dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
+        return self._sum(sources, weights, total)
+
+    def _sum(self, sources: Sequence[F64], weights: str, total: F64 | None) -> F64:
         polynomials = self._polynomials[weights]
         products = np.zeros(self._ring // 2, dtype=np.complex128)
         for row, source in enumerate(sources):
@@ -82,12 +86,23 @@ class CleartextMachine:
         return self.dot(sources, weights, total)
 
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
+        return self._parts(source, parts, stride, count)
+
+    def _parts(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         pieces = []
         for r in range(count):
             piece = np.zeros(self._ring)
             piece[:: stride * parts] = parts * source[stride * r :: stride * parts]
             pieces.append(self._centred(piece))
         return pieces
+
+    def conjugates(self, source: F64, instruction: Conjugates) -> list[F64]:
+        return [image(source, g) for g in instruction.steps(self._ring).baby_elements]
+
+    def conjugate_dot(self, sources: Sequence[F64], instruction: ConjugateDot, total: F64 | None = None) -> F64:
+        parts, stride = instruction.parts, instruction.stride
+        split = [p for source in sources[:: instruction.babies] for p in self._parts(source, parts, stride, parts)]
+        return self._sum(split, instruction.weights, total)
 
     def divided(self, source: F64, factor: int) -> F64:
         return source / factor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from glyphc.ir.instructions import Divide, Instruction, Load, Powers, Register, Schedule, Split
+from glyphc.ir.instructions import Conjugates, Divide, Instruction, Load, Powers, Register, Schedule, Split
 
 from .base import State, execute
 
@@ -44,7 +44,7 @@ def _by_chunk(ciphertexts: Sequence[Any], chunks: Sequence[int]) -> list[Any]:
 
 def _results(schedule: Schedule) -> set[Register]:
     """Registers that hold a node's result: no instruction of the node that made them reads them."""
-    computed = [i for i in schedule.instructions if not isinstance(i, Load | Divide | Split | Powers)]
+    computed = [i for i in schedule.instructions if not isinstance(i, Load | Divide | Split | Conjugates | Powers)]
     maker = {r: i.node for i in computed for r in i.writes}
     used = {r for i in computed for r in i.reads if i.writes and maker.get(r) == i.node}
     return set(maker) - used

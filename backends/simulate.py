@@ -7,13 +7,22 @@ simulation can be repeated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log2
+from math import hypot, log2, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
-from glyphc.ir.instructions import Evaluate, Schedule
-from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
+from glyphc.ir.instructions import ConjugateDot, Evaluate, Schedule
+from glyphc.ir.noise import (
+    DECODING_FLOOR,
+    ROUNDING,
+    SIGMA,
+    baby_step_noise,
+    bootstrap,
+    external_products,
+    giant_step_noise,
+    key_switch,
+)
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series, rms_slope
 
@@ -48,6 +57,15 @@ class SimulatedMachine(CleartextMachine):
             * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
         )
         return [piece + self._noise(deviation) for piece in super().split(source, parts, stride, count)]
+
+    def conjugate_dot(self, sources: Sequence[F64], instruction: ConjugateDot, total: F64 | None = None) -> F64:
+        weights = self._polynomials[instruction.weights]
+        terms = weights.offsets[instruction.count * instruction.parts]
+        energy = float(np.square(weights.values[:terms].astype(np.float64)).sum())
+        switch = key_switch(self._ring, self._parameters.bgv_bits)
+        steps = instruction.steps(self._ring)
+        noise = hypot(baby_step_noise(switch, steps) * sqrt(energy), giant_step_noise(switch, steps))
+        return super().conjugate_dot(sources, instruction, total) + self._noise(noise * self._unit)
 
     def to_torus(self, source: F64, slots: int) -> F64:
         return source + self._noise(ROUNDING * self._modulus / 2.0**self._parameters.scaling_bits)

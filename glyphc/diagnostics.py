@@ -16,6 +16,8 @@ from glyphc.guard_band_report import guard_band
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
+    ConjugateDot,
+    Conjugates,
     ConstantBit,
     Divide,
     Dot,
@@ -169,6 +171,12 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
             case EncryptedDot(target=t, sources=sources, weights=weights, total=total):
                 earlier = "" if total is None else f" + r{total}"
                 row = ("encrypted dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
+            case ConjugateDot(target=t, sources=sources, weights=weights, total=total, parts=parts):
+                earlier = "" if total is None else f" + r{total}"
+                what = f"{i.count * parts} parts x {weights}{earlier}"
+                row = ("conjugate dot", f"r{t}", _registers(sources), what)
+            case Conjugates(targets=targets, source=source, parts=parts, stride=stride):
+                row = ("conjugates", _registers(targets), f"r{source}", f"for {parts} classes of stride {stride}")
             case Split(targets=targets, source=source, parts=parts, stride=stride):
                 row = ("split", _registers(targets), f"r{source}", f"{parts} classes of stride {stride}")
             case Divide(target=t, source=source, factor=factor):

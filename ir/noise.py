@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import hypot, sqrt
 
+from .galois import Conjugation
 from .parameters import AUXILIARY_PRIME_BITS
 
 # Standard deviation of fresh encryption noise, in units of the modulus' last place: the homomorphic encryption
@@ -36,6 +37,21 @@ def key_switch(ring: int, bgv_bits: float) -> float:
     A uniform element modulo q times the key's noise, divided by the auxiliary prime, and the rounding of that division.
     """
     return hypot(ROUNDING, SIGMA * sqrt(ring / 12) * 2.0 ** (bgv_bits - AUXILIARY_PRIME_BITS))
+
+
+def baby_step_noise(switch: float, steps: Conjugation) -> float:
+    """Standard deviation of what baby steps add to a sum over conjugates, for weights of energy 1.
+
+    switch: of one key switch. The energy is the sum of the squares of all coefficients of the w_r: those of the
+    conjugates have as much on average, sum_k |W_k|^2 = P sum_r |w_r|^2, and all but those that meet the source itself
+    multiply the noise of a key switch.
+    """
+    return switch * sqrt(steps.parts - steps.giants)
+
+
+def giant_step_noise(switch: float, steps: Conjugation) -> float:
+    """The same of giant steps, whatever the weights: a key switch each, behind the products."""
+    return switch * sqrt(steps.giants - 1)
 
 
 def external_products(ring: int, bgv_bits: float, products: float) -> float:

@@ -49,6 +49,7 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "plaintext_bits": (0, 60),
     "bgv_bits": (0, 4096),
     "unpack_strides": (1, 1 << 17),
+    "conjugates": (3, (1 << 18) - 1),
     "slots": (0, 1 << 16),
     "degree": (0, max(MAX_DEGREES.values())),
     "level_budget": (1, 17),
@@ -63,6 +64,8 @@ _BOUNDS: dict[str, tuple[int, int]] = {
 }
 # Strides are powers of two.
 _MOST_STRIDES = 18
+# Of the sums over conjugates of a program: those of one with 2^16 parts are 510.
+_MOST_CONJUGATES = 1024
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,9 @@ class Parameters:
     """What a backend needs to make its contexts.
 
     ring: N. plaintext_bits: log2 of the plaintext modulus t. bgv_bits: the BGV modulus is at least 2^bgv_bits.
-    unpack_strides: strides of the splits, whose automorphism keys the server needs. slots: half of the values that one
-    bootstrap refreshes; 0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
+    unpack_strides: strides of the splits, whose automorphism keys the server needs. conjugates: g of the automorphisms
+    X -> X^g of sums over conjugates, whose keys it needs, too. slots: half of the values that one bootstrap refreshes;
+    0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
     of the bootstrapping context. levels_kept: levels that are left after a bootstrap. slot_levels: levels for products
     in the middle of a bootstrap, where values stand in slots; table_bits: of the index of the largest table that is
     looked up there, 0 without any. linear_bits, linear_limbs: of the CKKS context in which training multiplies
@@ -95,6 +99,7 @@ class Parameters:
     linear_limbs: int = 0
     decoded_limbs: int = 0
     security: str = SECURE
+    conjugates: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.security not in (SECURE, INSECURE):
@@ -106,6 +111,8 @@ class Parameters:
                     raise ValueError(f"{name}={value} is out of range; {lowest} to {highest} are possible")
         if len(self.unpack_strides) > _MOST_STRIDES:
             raise ValueError(f"unpack_strides are {len(self.unpack_strides)}, at most {_MOST_STRIDES} are possible")
+        if len(self.conjugates) > _MOST_CONJUGATES:
+            raise ValueError(f"conjugates are {len(self.conjugates)}, at most {_MOST_CONJUGATES} are possible")
 
     def check_powers(self) -> None:
         """ValueError unless ring and slots are powers of two that fit each other, and the levels of transforms these.
@@ -114,6 +121,8 @@ class Parameters:
         """
         if self.ring & (self.ring - 1):
             raise ValueError(f"ring={self.ring} is not a power of two")
+        if any(g % 2 == 0 or g >= 2 * self.ring for g in self.conjugates):
+            raise ValueError(f"conjugates are odd numbers below {2 * self.ring}")
         if self.slots & (self.slots - 1) or 2 * self.slots > self.ring:
             raise ValueError(f"slots={self.slots} is neither 0 nor a power of two of at most {self.ring // 2}")
         # a single slot has one level that does nothing

@@ -20,8 +20,22 @@ from glyphc.backends.cleartext import CleartextMachine
 from glyphc.codec import decode, encode
 from glyphc.errors import ParameterError
 from glyphc.ir.functions import Function
+from glyphc.ir.galois import image
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import Dot, Evaluate, Free, Instruction, Load, Powers, Schedule, Split, Store, ToTorus
+from glyphc.ir.instructions import (
+    ConjugateDot,
+    Conjugates,
+    Dot,
+    Evaluate,
+    Free,
+    Instruction,
+    Load,
+    Powers,
+    Schedule,
+    Split,
+    Store,
+    ToTorus,
+)
 from glyphc.ir.ops import Add, Apply, ArgMax, Concat, Const, Dense, Gather, Input, Output, Reshape, Scale, Softmax, Sub
 from glyphc.ir.types import Level
 from glyphc.program import Program
@@ -217,14 +231,30 @@ class CheckedMachine(CleartextMachine):
         self.product = super().dot(sources, weights, total)
         return self.product
 
+    def conjugate_dot(self, sources: Sequence[F64], instruction: ConjugateDot, total: F64 | None = None) -> F64:
+        steps = instruction.steps(self._ring)
+        for at in range(0, len(sources), steps.babies):
+            for g, found in zip(steps.baby_elements, sources[at + 1 : at + steps.babies], strict=True):
+                np.testing.assert_array_equal(found, image(sources[at], g))
+        self.product = super().conjugate_dot(sources, instruction, total)
+        return self.product
+
+    def conjugates(self, source: F64, instruction: Conjugates) -> list[F64]:
+        check_stands_on(source, instruction.stride)
+        return super().conjugates(source, instruction)
+
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
-        off = np.ones(len(source), dtype=bool)
-        off[::stride] = False
-        # what stands there is nobody's value, but the tree of automorphisms would mix it with the others
-        assert np.abs(source[off]).max(initial=0.0) == 0.0
+        check_stands_on(source, stride)
         assert parts & (parts - 1) == 0
         assert count <= parts
         return super().split(source, parts, stride, count)
+
+
+def check_stands_on(source: F64, stride: int) -> None:
+    """What stands elsewhere is nobody's value, but automorphisms would mix it with the others."""
+    off = np.ones(len(source), dtype=bool)
+    off[::stride] = False
+    assert np.abs(source[off]).max(initial=0.0) == 0.0
 
 
 def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
@@ -239,7 +269,7 @@ def run_schedule(program: Program, samples: dict[str, F64]) -> dict[str, F64]:
 
     def observe(instruction: Instruction, seconds: float) -> None:
         layout = program.graph.node(instruction.node).type.layout
-        if isinstance(instruction, Dot) and layout is not None:
+        if isinstance(instruction, Dot | ConjugateDot) and layout is not None:
             # garbage stands where the layout says that it may
             off = np.ones(layout.ring, dtype=bool)
             off[:: layout.grid] = False
@@ -273,10 +303,10 @@ def _reads_and_writes(instruction: Any) -> tuple[Sequence[int], Sequence[int]]:
     match instruction:
         case Load():
             return (), (instruction.target,)
-        case Dot():
+        case Dot() | ConjugateDot():
             total = () if instruction.total is None else (instruction.total,)
             return (*instruction.sources, *total), (instruction.target,)
-        case Split():
+        case Split() | Conjugates():
             return (instruction.source,), instruction.targets
         case Evaluate():
             return (instruction.powers,), (instruction.target,)
@@ -346,6 +376,13 @@ def check_parameters(schedule: Schedule) -> None:
             case Split(parts=parts, stride=stride):
                 needed = {stride << level for level in range(parts.bit_length() - 1)}
                 assert needed <= set(parameters.unpack_strides)
+            case Conjugates():
+                assert set(instruction.steps(parameters.ring).baby_elements) <= set(parameters.conjugates)
+            case ConjugateDot(sources=sources, weights=weights, parts=parts, babies=babies):
+                assert set(instruction.steps(parameters.ring).giant_elements) <= set(parameters.conjugates)
+                dots.append(weights)
+                rows = len(sources) // babies * parts
+                assert len(schedule.polynomials[weights]) in (rows, rows + 1)
             case Powers(target=target, slots=slots, degree=degree):
                 assert slots == parameters.slots
                 assert degree <= parameters.degree

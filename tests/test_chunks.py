@@ -21,7 +21,7 @@ from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node, Rewriter
-from glyphc.ir.instructions import Free, Load, Polynomials, Schedule, Split
+from glyphc.ir.instructions import Conjugates, Free, Load, Polynomials, Schedule, Split
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.matrices import Full
 from glyphc.ir.op import weight_shape
@@ -166,7 +166,7 @@ def test_a_narrow_layer_takes_fewer_ciphertexts() -> None:
 
 
 @pytest.mark.parametrize("engine", MODELLED)
-@pytest.mark.parametrize(("automorphism", "wanted"), [(1e-6, [4, 1, 1]), (1.0, [4, 4, 4])])
+@pytest.mark.parametrize(("automorphism", "wanted"), [(1e-6, [4, 1, 1]), (4.0, [4, 4, 4])])
 def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(
     automorphism: float, wanted: list[int], engine: str
 ) -> None:
@@ -175,7 +175,7 @@ def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(
     The prices are those of the engine that is planned for.
     """
     graph, context = assigned(mlp(8, 64, 16, 1, 2), 64)
-    prices = {name: replace(shipped(name), automorphism=1.0 - automorphism) for name in MODELLED}
+    prices = {name: replace(shipped(name), automorphism=4.0 - automorphism) for name in MODELLED}
     prices[engine] = replace(prices[engine], automorphism=automorphism)
     cost = replace(prices["openfhe"], kernels=prices["kernels"])
     graph = ValidateLayout().run(
@@ -184,7 +184,7 @@ def test_chunks_stay_apart_where_unpacking_costs_more_than_bootstraps(
     assert [n.type.layout.chunks for n, _ in graph.of(Apply) if n.type.layout] == wanted
     assert_products(graph, 0)
     (decision,) = next(n.decisions[-1:] for n, _ in graph.of(Apply))
-    assert ("2 left in chunks" in decision.chosen) == (automorphism == 1.0)
+    assert ("2 left in chunks" in decision.chosen) == (automorphism == 4.0)
     assert all(c.reason.startswith(f"engine {engine}, batch 64") for c in decision.candidates)
 
 
@@ -294,7 +294,7 @@ def peak(schedule: Schedule, inputs: bool = False) -> int:
     for instruction in schedule.instructions:
         if isinstance(instruction, Free):
             alive -= set(instruction.registers)
-        elif isinstance(instruction, Split):
+        elif isinstance(instruction, Split | Conjugates):
             alive |= set(instruction.targets)
         elif hasattr(instruction, "target"):
             alive.add(instruction.target)
@@ -387,27 +387,29 @@ def test_narrower_tensors_are_moved_by_monomials() -> None:
 
 
 @pytest.mark.parametrize("width", [70, 128, 150])
-def test_large_unpackings_come_in_groups(width: int) -> None:
-    """As many products and automorphisms as in one go, the same results, and far fewer ciphertexts at a time."""
+def test_large_unpackings_keep_few_ciphertexts(width: int) -> None:
+    """Sums of all parts read sixteen conjugates, whatever parts there are."""
     samples = np.random.default_rng(1).normal(size=(16, 8))
     program = glyphc.compile(mlp(8, width, 130, 4), samples, 4, insecure_ring=RING)
+    first = next(n for n, op in program.graph.of(Unpack) if op.parts == 256)
+    (images,) = (i for i in program.schedule.instructions if isinstance(i, Conjugates) and i.node == first.id)
+    assert (images.parts, len(images.targets)) == (256, 15)
+    assert not [i for i in program.schedule.instructions if isinstance(i, Split)]
+    assert program.client.parameters.unpack_strides == ()
+    check_registers(program.schedule)
+    assert peak(program.schedule) <= 16 + 4
+    assert_exact(program, {"x": samples[:4]})
+
+
+@pytest.mark.parametrize("width", [70, 150])
+def test_large_unpackings_for_encrypted_weights_come_in_groups(width: int) -> None:
+    """As many products and automorphisms as in one go, the same results, and far fewer ciphertexts at a time."""
+    samples = np.random.default_rng(1).normal(size=(16, 8))
+    program = glyphc.compile(mlp(8, width, 130, 4), samples, 4, insecure_ring=RING, encrypt_weights="all")
     first = next(n for n, op in program.graph.of(Unpack) if op.parts == 256)
     splits = [i for i in program.schedule.instructions if isinstance(i, Split) and i.node == first.id]
     assert [i.parts for i in splits] == [4, 64, 64, 64, 64]
     assert sum(len(i.targets) for i in splits[1:]) == width
-    check_registers(program.schedule)
+    assert program.client.parameters.conjugates == ()
     assert peak(program.schedule) <= 4 + 64 + 4
     assert_exact(program, {"x": samples[:4]})
-
-
-def test_groups_that_nothing_reads_are_not_split() -> None:
-    """Only features 0, 4, 8, ... have weights; they are those of the first of four groups."""
-    source = mlp(8, 128, 130, 4)
-    weight = source.constant("w.1")
-    weight.setflags(write=True)
-    weight[:, np.arange(128) % 4 != 0] = 0
-    program = glyphc.compile(source, np.random.default_rng(1).normal(size=(16, 8)), 4, insecure_ring=RING)
-    first = next(n for n, op in program.graph.of(Unpack) if op.parts == 256)
-    splits = [i for i in program.schedule.instructions if isinstance(i, Split) and i.node == first.id]
-    assert [i.parts for i in splits] == [4, 64]
-    assert_exact(program, {"x": np.random.default_rng(2).normal(size=(4, 8))})

@@ -28,6 +28,8 @@ from glyphc.ir.encodings import Labels
 from glyphc.ir.errors import IRError
 from glyphc.ir.instructions import (
     Code,
+    ConjugateDot,
+    Conjugates,
     Dot,
     EncryptedDot,
     Evaluate,
@@ -279,10 +281,23 @@ def changed(schedule: Schedule, kind: type, number: int = 0, **fields: object) -
         (Dot, {"sources": ()}, "multiplies 0 ciphertexts"),
         (Dot, {"sources": lambda i: i.sources[:1] * 999}, "multiplies 999 ciphertexts"),
         (Dot, {"total": 10**6}, "reads register 1000000, which holds nothing"),
-        (Split, {"parts": 3}, "of 3 parts"),
-        (Split, {"parts": 1 << 40}, "parts"),
-        (Split, {"stride": 3}, "for which there are no keys"),
-        (Split, {"targets": ()}, "which holds nothing"),
+        (Conjugates, {"parts": 3}, "has no powers of two"),
+        (Conjugates, {"parts": 1 << 40}, "parts at stride"),
+        (Conjugates, {"parts": 2}, "4 baby steps of 2 conjugates"),
+        (Conjugates, {"stride": 64}, "for which there are no keys"),
+        (Conjugates, {"stride": 0}, "has no powers of two"),
+        (Conjugates, {"targets": ()}, "which holds nothing"),
+        (Conjugates, {"source": 0}, "reads register 0"),
+        (ConjugateDot, {"parts": 0}, "has no powers of two"),
+        (ConjugateDot, {"babies": 1 << 40}, "baby steps"),
+        (ConjugateDot, {"babies": 2}, "that are no conjugates of register"),
+        (ConjugateDot, {"stride": 2}, "that are no conjugates of register|no keys"),
+        (ConjugateDot, {"parts": 64}, "for which there are no keys"),
+        (ConjugateDot, {"sources": ()}, "reads 0 ciphertexts"),
+        (ConjugateDot, {"sources": lambda i: i.sources[:-1]}, "where each source has 4"),
+        (ConjugateDot, {"sources": lambda i: i.sources[::-1]}, "that are no conjugates of register"),
+        (ConjugateDot, {"sources": lambda i: i.sources * 2}, "multiplies 16 parts with 9 polynomials"),
+        (ConjugateDot, {"weights": "w99"}, "with 0 polynomials of 'w99'"),
         (ToTorus, {"slots": 2}, "is for 2 slots"),
         (Powers, {"slots": 2}, "is for 2 slots"),
         (Powers, {"degree": 10**9}, "has the degree 1000000000"),
@@ -300,6 +315,37 @@ def test_instructions_that_cannot_be_executed_are_refused(
     check_schedule(schedule)
     with pytest.raises(IRError, match=message):
         check_schedule(replace(schedule, instructions=changed(schedule, kind, **fields)))  # type: ignore[arg-type]
+
+
+def test_splits_that_cannot_be_executed_are_refused() -> None:
+    """Where weights are encrypted, the parts themselves are needed."""
+    from test_chunks import mlp
+
+    x = np.random.default_rng(3).normal(size=(200, 8))
+    hidden = glyphc.compile(mlp(8, 16, 16, 4), x, 16, insecure_ring=RING, cost=CostModel(), encrypt_weights="all")
+    schedule = split(hidden.graph).server.schedule
+    check_schedule(schedule)
+    for fields, message in (
+        ({"parts": 3}, "of 3 parts"),
+        ({"parts": 1 << 40}, "parts"),
+        ({"stride": 3}, "for which there are no keys"),
+        ({"targets": ()}, "which holds nothing"),
+    ):
+        with pytest.raises(IRError, match=message):
+            check_schedule(replace(schedule, instructions=changed(schedule, Split, **fields)))  # type: ignore[arg-type]
+
+
+def test_weights_are_used_in_one_way(chunked: glyphc.Program) -> None:
+    """An engine encodes them once, for the instructions that multiply with them."""
+    schedule = split(chunked.graph).server.schedule
+    dot = next(i for i in schedule.instructions if isinstance(i, ConjugateDot))
+    rows = len(schedule.polynomials[dot.weights])
+    at = schedule.instructions.index(dot)
+    last = max(r for i in schedule.instructions for r in i.writes)
+    for other in (Dot(last + 1, dot.sources[:1] * rows, dot.weights, None, dot.node),):
+        code = (*schedule.instructions[: at + 1], other, *schedule.instructions[at + 1 :])
+        with pytest.raises(IRError, match="in another way than before"):
+            check_schedule(replace(schedule, instructions=code))
 
 
 def test_series_weights_and_stores_that_cannot_be_are_refused(programs: dict[str, glyphc.Program]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from pass_networks import Network, rebuilt
 from test_masks import Untold
@@ -20,7 +21,7 @@ from glyphc.diagnostics import summary
 from glyphc.errors import GlyphcError
 from glyphc.ir.errors import IRError
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import Divide, Instruction, Load, Split
+from glyphc.ir.instructions import ConjugateDot, Divide, Load
 from glyphc.ir.instructions.check import check_schedule
 from glyphc.ir.instructions.text import COEFFICIENTS, code_text, parse_code
 from glyphc.ir.ops import Input, Unpack
@@ -94,38 +95,41 @@ def test_engines_unpack_dense_inputs(name: str) -> None:
     assert np.sqrt(np.mean((found - clear) ** 2)) < 1.5 * deviation + 1e-3 * np.ptp(clear)
 
 
+def product(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Modulo X^RING + 1, by the terms of the second."""
+    total = np.zeros(RING, dtype=np.int64)
+    for e in np.flatnonzero(b):
+        total += b[e] * np.concatenate([-a[RING - e :], a[: RING - e]])
+    return total
+
+
 @pytest.mark.parametrize("batch", [8, 64])
 @pytest.mark.parametrize("name", ["clear", "simulate", "kernels", "openfhe"])
 def test_unpacking_dense_inputs_is_exact(name: str, batch: int) -> None:
-    """Whatever the message: integers that fill the plaintext modulus come out as they went in.
+    """Whatever the message: sums of integers that fill the plaintext modulus are those of what went in.
 
     Also where all other values stand on a coarser grid.
     """
     program = compiled(40, batch, Uploads.BYTES)
     schedule = program.schedule
     t = schedule.parameters.plaintext_modulus
-    splits = [i for i in schedule.instructions if isinstance(i, Split) and i.node == unpackings(program)[0].id]
-    code = [i for i in schedule.instructions if isinstance(i, Load | Divide | Split) and i.node <= splits[0].node]
+    dot = next(i for i in schedule.instructions if isinstance(i, ConjugateDot))
+    code = schedule.instructions[: schedule.instructions.index(dot) + 1]
     layout = program.client.inputs[0].layout
     messages = np.random.default_rng(7).integers(-t // 2, t // 2, (layout.ciphertexts, RING))
     with engine(name).session(schedule, Untold()) as session:
-        kept: dict[int, np.ndarray] = {}
-
-        def observe(instruction: Instruction, seconds: float) -> None:
-            if isinstance(instruction, Split):
-                kept.update({r: session.decrypt(state.registers[r]) for r in instruction.targets})
-
         state = State()
-        execute(code, session.machine, {"x": [session.encrypt(m) for m in messages]}, observe, state)
-    sources = {i.target: messages[i.part] for i in code if isinstance(i, Load)}
-    sources |= {i.target: sources[i.source] for i in code if isinstance(i, Divide)}
-    for split in splits:
-        for r, target in enumerate(split.targets):
-            wanted = np.zeros(RING, dtype=np.int64)
-            wanted[:: split.stride * split.parts] = sources[split.source][
-                split.stride * r :: split.stride * split.parts
-            ]
-            np.testing.assert_array_equal((kept[target] - wanted) % t, 0)
+        execute(code, session.machine, {"x": [session.encrypt(m) for m in messages]}, state=state)
+        found = session.decrypt(state.registers[dot.target])
+    # the sources of the first chunk come first
+    polynomials, parts = schedule.polynomials[dot.weights], dot.parts
+    wanted = polynomials.dense(dot.count * parts, RING).astype(object)
+    for source in range(dot.count):
+        for r in range(parts):
+            part = np.zeros(RING, dtype=np.int64)
+            part[::parts] = messages[source][r::parts]
+            wanted = wanted + product(part, polynomials.dense(source * parts + r, RING))
+    np.testing.assert_array_equal((found - wanted) % t, 0)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_unpacking_dense_inputs_is_exact(name: str, batch: int) -> None:
         (Uploads.SECONDS, 0.01, True),
         (Uploads.SECONDS, 1.0, False),
         (Uploads.SERVER, 1e-4, True),
-        (Uploads.SERVER, 0.1, False),
+        (Uploads.SERVER, 1.0, False),
     ],
 )
 def test_the_planner_says_what_uploads_cost(aim: Uploads, automorphism: float, dense: bool) -> None:
@@ -151,7 +155,7 @@ def test_the_planner_says_what_uploads_cost(aim: Uploads, automorphism: float, d
 def test_prefer_decides_on_uploads() -> None:
     x = np.random.default_rng(5).normal(size=(64, 40))
     passes = DEFAULT.replace("assign-scheme", "assign-scheme{strategy=glyph}")
-    cost = CostModel(automorphism=0.1)
+    cost = CostModel(automorphism=1.0)
     sent = {}
     for prefer in (None, "traffic"):
         program = glyphc.compile(
@@ -171,17 +175,25 @@ def test_prefer_decides_on_uploads() -> None:
 
 
 def test_the_noise_of_unpacking_is_predicted() -> None:
-    """Simulated noise of the parts beside the model's: that of key switches, and of the fresh ciphertext once."""
+    """Simulated noise of the sum of all parts beside the model's: that of key switches, and of the fresh ciphertext
+    once."""
     program = compiled(40, 64, Uploads.BYTES)
     (node,) = unpackings(program)
     parameters = program.client.parameters
     assert isinstance(parameters, Parameters)
     machine = SimulatedMachine(program.schedule)
-    fresh = machine.encrypt(np.zeros(RING, dtype=np.int64))
-    assert isinstance(node.op, Unpack)
-    parts = machine.split(machine.divided(fresh, node.op.divided), node.op.parts, 1, 4)
-    predicted = noise.predict(program.graph, parameters, parameters.bgv_bits)[node.id].white
-    assert np.std(parts) == pytest.approx(predicted, rel=0.1)
+    dot = next(i for i in program.schedule.instructions if isinstance(i, ConjugateDot))
+    code = program.schedule.instructions[: program.schedule.instructions.index(dot) + 1]
+    fresh = [
+        machine.encrypt(np.zeros(RING, dtype=np.int64)) for _ in range(program.client.inputs[0].layout.ciphertexts)
+    ]
+    state = State()
+    execute(code, machine, {"x": fresh}, state=state)
+    # the bias is whole, and far from the noise
+    found = state.registers[dot.target]
+    predicted = noise.predict(program.graph, parameters, parameters.bgv_bits)
+    (reader,) = program.graph.users(node)
+    assert np.std(found - np.rint(found)) == pytest.approx(predicted[reader.id].white, rel=0.1)
 
 
 @pytest.mark.parametrize("factor", [0, 1, 3, -2, 2 * RING])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from glyphc.ir.parameters import Parameters
 
 from .basis import SMALLEST_RING
+from .images import ROWS
 from .linear_shape import key_shape
 from .shape import EngineShape, LevelPlan
-from .unpacking import ROWS
 
 # Beside what is counted: intermediate results of a bootstrap, in polynomials modulo all primes of its largest key.
 _WORK = 24
@@ -26,7 +26,7 @@ def bootstrap_bytes(parameters: Parameters) -> float:
 def thread_bytes(parameters: Parameters) -> float:
     """What each thread keeps for itself where threads take whole pieces: of unpacking, or of training's packing (see
     ``Arithmetic.automorphism``)."""
-    rows = ROWS if parameters.unpack_strides else 0
+    rows = ROWS if parameters.unpack_strides or parameters.conjugates else 0
     if parameters.linear_limbs:
         limbs = parameters.linear_limbs
         shape = key_shape(parameters, limbs)

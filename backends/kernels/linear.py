@@ -7,19 +7,21 @@ maps by integer polynomials are linear over Z_Q, so this does not differ from BG
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from math import prod
 
 import numpy as np
 from numba import njit
 
-from glyphc.ir.instructions import Polynomials
+from glyphc.ir.instructions import ConjugateDot, Conjugates, Polynomials
 
 from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64, I64, centred
 from .conversion import Division
 from .evaluator import Evaluator
+from .images import Images
 from .keys import WeightKeys
-from .plaintexts import encoded, values
+from .plaintexts import dense_values, encoded, values
 from .threads import run
 from .unpacking import Unpacking
 
@@ -28,33 +30,39 @@ Sum = F64
 
 _GRAIN = 4096
 _AT_ONCE = 4
+_ENCODED_AT_ONCE = 16
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _dot_columns(first, last, a, b, c, d, weights, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
-    """out += a*w[0] + b*w[1] + c*w[2] + d*w[3] on some columns, canonical. weights: (4, 2, n), |w| <= q/2."""
-    for h in range(2):
-        for p in range(2):
-            q, inverse = moduli[which[p]], inverses[which[p]]
-            x0, x1, x2, x3 = a[h, p, first:last], b[h, p, first:last], c[h, p, first:last], d[h, p, first:last]
-            w0, w1 = weights[0, p, first:last], weights[1, p, first:last]
-            w2, w3 = weights[2, p, first:last], weights[3, p, first:last]
-            o = out[h, p, first:last]
-            for j in range(last - first):
-                s = product(x0[j], w0[j], q, inverse) + product(x1[j], w1[j], q, inverse)
-                t = product(x2[j], w2[j], q, inverse) + product(x3[j], w3[j], q, inverse)
-                o[j] = canonical(reduce(o[j] + (s + t), q, inverse), q)
+def _dot_columns(first, last, a, b, c, d, weights, at, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out[k] += a*w[k, at] + b*w[k, at + 1] + c*w[k, at + 2] + d*w[k, at + 3] on some columns, canonical.
+
+    weights: (sums, sources, 2, n), |w| <= q/2; out: (sums, 2, 2, n).
+    """
+    for k in range(out.shape[0]):
+        for h in range(2):
+            for p in range(2):
+                q, inverse = moduli[which[p]], inverses[which[p]]
+                x0, x1, x2, x3 = a[h, p, first:last], b[h, p, first:last], c[h, p, first:last], d[h, p, first:last]
+                w0, w1 = weights[k, at, p, first:last], weights[k, at + 1, p, first:last]
+                w2, w3 = weights[k, at + 2, p, first:last], weights[k, at + 3, p, first:last]
+                o = out[k, h, p, first:last]
+                for j in range(last - first):
+                    s = product(x0[j], w0[j], q, inverse) + product(x1[j], w1[j], q, inverse)
+                    t = product(x2[j], w2[j], q, inverse) + product(x3[j], w3[j], q, inverse)
+                    o[j] = canonical(reduce(o[j] + (s + t), q, inverse), q)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _product_columns(first, last, a, weights, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
-    """out += a*w on some columns, canonical."""
-    for h in range(2):
-        for p in range(2):
-            q, inverse = moduli[which[p]], inverses[which[p]]
-            x, w, o = a[h, p, first:last], weights[p, first:last], out[h, p, first:last]
-            for j in range(last - first):
-                o[j] = canonical(reduce(o[j] + product(x[j], w[j], q, inverse), q, inverse), q)
+def _product_columns(first, last, a, weights, at, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out[k] += a*w[k, at] on some columns, canonical; as :func:`_dot_columns`."""
+    for k in range(out.shape[0]):
+        for h in range(2):
+            for p in range(2):
+                q, inverse = moduli[which[p]], inverses[which[p]]
+                x, w, o = a[h, p, first:last], weights[k, at, p, first:last], out[k, h, p, first:last]
+                for j in range(last - first):
+                    o[j] = canonical(reduce(o[j] + product(x[j], w[j], q, inverse), q, inverse), q)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -110,7 +118,8 @@ class LinearAlgebra:
         self._modulus = shape.parameters.plaintext_modulus
         self._encoded: dict[str, F64] = {}
         self._biases: dict[str, F64] = {}
-        self._unpacking = Unpacking(evaluator)
+        self._images = Images(evaluator)
+        self._unpacking = Unpacking(self._images)
         self._down = Division.of(basis, [shape.linear[1]], [shape.linear[0]])
 
     # -- plaintexts --
@@ -121,7 +130,29 @@ class LinearAlgebra:
             return
         rows = self._polynomials[weights]
         factors = Polynomials(rows.offsets[: products + 1], rows.exponents, rows.values)
-        self._encoded[weights] = encoded(self._evaluator.basis, factors, self._which, (1, 1))
+        self._encoded[weights] = encoded(self._evaluator.basis, factors, self._which, (1, 1))[None]
+        self._keep_bias(weights, products)
+
+    def prepare_conjugates(self, instruction: ConjugateDot) -> None:
+        """Encode those of one sum over conjugates, (giant steps, sources and baby steps, 2, n), and perhaps a bias."""
+        if instruction.weights in self._encoded:
+            return
+        basis, rows, count = self._evaluator.basis, self._polynomials[instruction.weights], instruction.count
+        steps = instruction.steps(basis.n)
+        made = np.empty((steps.giants, count * steps.babies, len(self._which), basis.n))
+        for source in range(count):
+            first = source * steps.babies
+            # whole polynomials are large, so some of them are encoded at a time, by all threads
+            weights = steps.weights(*rows.terms(source * steps.parts, steps.parts))
+            while some := list(islice(weights, _ENCODED_AT_ONCE)):
+                found = dense_values(basis, np.stack([w for _, _, w in some]), self._which)
+                for (giant, baby, _), each in zip(some, found, strict=True):
+                    made[giant, first + baby] = each
+        self._encoded[instruction.weights] = made
+        self._keep_bias(instruction.weights, count * steps.parts)
+
+    def _keep_bias(self, weights: str, products: int) -> None:
+        rows = self._polynomials[weights]
         if len(rows) > products:
             self._biases[weights] = self._message(rows.dense(products, self._evaluator.basis.n))
 
@@ -137,17 +168,45 @@ class LinearAlgebra:
     def dot(self, sources: Sequence[Sum], weights: str, total: Sum | None) -> Sum:
         """total + sum_j sources[j] * weights[j] + bias."""
         self.prepare(weights, len(sources))
-        basis = self._evaluator.basis
-        n, encoded, bias = basis.n, self._encoded[weights], self._biases.get(weights)
-        out = np.zeros((2, 2, n)) if total is None else total.copy()
+        out = np.zeros((1, 2, 2, self._evaluator.basis.n))
+        if total is not None:
+            out[0] = total
+        self._add_products(sources, weights, out)
+        return self._with_bias(out[0], weights)
+
+    def conjugate_dot(self, sources: Sequence[Sum], instruction: ConjugateDot, total: Sum | None) -> Sum:
+        """total + a sum over conjugates + bias: products with baby steps, then an automorphism for each giant step."""
+        self.prepare_conjugates(instruction)
+        steps = instruction.steps(self._evaluator.basis.n)
+        out = np.zeros((steps.giants, 2, 2, self._evaluator.basis.n))
+        if total is not None:
+            out[0] = total
+        self._add_products(sources, instruction.weights, out)
+        self._images.in_place(list(out[1:]), steps.giant_elements)
+        result = out[0].copy()
+        for moved in out[1:]:
+            result = self._add(result, moved, 1.0)
+        return self._with_bias(result, instruction.weights)
+
+    def conjugates(self, source: Sum, instruction: Conjugates) -> list[Sum]:
+        """Its images, see ``glyphc.ir.instructions.Conjugates``."""
+        return self._images.of(source, instruction.steps(self._evaluator.basis.n).baby_elements)
+
+    def _add_products(self, sources: Sequence[Sum], weights: str, out: F64) -> None:
+        """out[k] += sum_j sources[j] * w[k, j]; out: (sums, 2, 2, n)."""
+        basis, encoded = self._evaluator.basis, self._encoded[weights]
         fixed = out, self._which, basis.moduli, basis.inverses
-        grain = min(_GRAIN, n)
+        grain = min(_GRAIN, basis.n)
         at = 0
         while at + _AT_ONCE <= len(sources):
-            run(_dot_columns, n, *sources[at : at + _AT_ONCE], encoded[at : at + _AT_ONCE], *fixed, grain=grain)
+            run(_dot_columns, basis.n, *sources[at : at + _AT_ONCE], encoded, at, *fixed, grain=grain)
             at += _AT_ONCE
         for j in range(at, len(sources)):
-            run(_product_columns, n, sources[j], encoded[j], *fixed, grain=grain)
+            run(_product_columns, basis.n, sources[j], encoded, j, *fixed, grain=grain)
+
+    def _with_bias(self, out: Sum, weights: str) -> Sum:
+        """The same array."""
+        basis, bias = self._evaluator.basis, self._biases.get(weights)
         if bias is not None:
             run(add_rows, 2, out[0], bias, 1.0, out[0], self._which, basis.moduli, basis.inverses)
         return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from glyphc.ir.instructions import Dot, Evaluate, Schedule, masks_of
+from glyphc.ir.instructions import ConjugateDot, Conjugates, Evaluate, Schedule, masks_of, weighted
 
 from .basis import F64
 from .bootstrap import Bootstrapper, PhasePowers
@@ -33,10 +33,12 @@ class KernelsMachine:
 
     def prepare(self, observe: Callable[[str], None] = lambda name: None) -> None:
         """Encode all weights, the transforms of bootstraps and their masks ahead of the first evaluation."""
-        for instruction in self._schedule.instructions:
-            if isinstance(instruction, Dot):
-                self._linear.prepare(instruction.weights, len(instruction.sources))
-                observe(instruction.weights)
+        for weights, instruction in weighted(self._schedule.instructions).items():
+            if isinstance(instruction, ConjugateDot):
+                self._linear.prepare_conjugates(instruction)
+            else:
+                self._linear.prepare(weights, len(instruction.sources))
+            observe(weights)
         if self._schedule.parameters.slots:
             self._bootstrapper.prepare(masks_of(self._schedule.instructions))
 
@@ -48,6 +50,12 @@ class KernelsMachine:
 
     def split(self, source: Sum, parts: int, stride: int, count: int) -> Sequence[Sum]:
         return self._linear.split(source, parts, stride, count)
+
+    def conjugates(self, source: Sum, instruction: Conjugates) -> Sequence[Sum]:
+        return self._linear.conjugates(source, instruction)
+
+    def conjugate_dot(self, sources: Sequence[Sum], instruction: ConjugateDot, total: Sum | None = None) -> Sum:
+        return self._linear.conjugate_dot(sources, instruction, total)
 
     def divided(self, source: Sum, factor: int) -> Sum:
         return self._linear.divided(source, factor)

@@ -280,6 +280,8 @@ class EngineShape:
     def _specs(self) -> Iterator[KeySpec]:
         for stride in self.parameters.unpack_strides:
             yield self.linear_key(1 + self.n // stride)
+        for index in self.parameters.conjugates:
+            yield self.linear_key(index)
         if not self.parameters.slots:
             return
         top = self.key_shape(self.limbs)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glyphc.ir.instructions import Polynomials
+from glyphc.ir.galois import Conjugation
+from glyphc.ir.instructions import NO_NODE, ConjugateDot, Conjugates, Polynomials
 from glyphc.ir.masks import Mask
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import Series
@@ -29,6 +30,7 @@ from .shape import EngineShape, KeySpec
 from .transforms import forward_rows
 
 _RING = 256
+_CONJUGATES = Conjugation.of(_RING, 4, 1)
 
 
 def cache_folder() -> Path | None:
@@ -66,6 +68,7 @@ def exercise() -> None:
                 plaintext_bits=8,
                 bgv_bits=40,
                 unpack_strides=(1,),
+                conjugates=_CONJUGATES.elements,
                 slots=slots,
                 degree=6,
                 level_budget=(2, 2),
@@ -79,9 +82,13 @@ def exercise() -> None:
         rows = Polynomials(np.arange(6, dtype=np.int64), np.zeros(5, dtype=np.int32), np.ones(5, dtype=np.int64))
         key = keys[shape.linear_key(1 + _RING).name]
         held = {"h": WeightKeys(((key, key),), None)}
-        linear = LinearAlgebra(evaluator, {"w": rows}, held)
+        linear = LinearAlgebra(evaluator, {"w": rows, "c": rows}, held)
         sums = linear.dot([np.zeros((2, 2, _RING))] * 4, "w", None)
         sums = linear.encrypted_dot([linear.split(sums, 2, 1, 2)[1]], "h", sums)
+        images = Conjugates((1,), 0, _CONJUGATES.parts, _CONJUGATES.stride, NO_NODE)
+        both = sums, *linear.conjugates(sums, images)
+        numbers = {"parts": _CONJUGATES.parts, "stride": _CONJUGATES.stride, "babies": _CONJUGATES.babies}
+        sums = linear.conjugate_dot(both, ConjugateDot(2, (0, 1), "c", None, NO_NODE, **numbers), sums)
         boot = Bootstrapper(evaluator)
         powers = boot.powers(Ciphertext(linear.to_torus(sums), 1.0), 6)
         series = Series((0.1,) * 7, (0.1,) * 7, 0.45, 0.0, 0.0)

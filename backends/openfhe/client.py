@@ -14,7 +14,8 @@ from glyphc.ir.parameters import Parameters
 from ..coredumps import no_core_dumps
 from .bridge import BridgeError, CiphertextMould, Mould, residues
 from .contexts import Contexts, make_contexts, setup_bootstrap
-from .keys import EvaluationKeys, unpack_automorphism
+from .keymoulds import bgv_automorphisms
+from .keys import EvaluationKeys
 from .library import fhe
 from .randomness import require_own
 from .ring import Factor, Ring
@@ -75,8 +76,8 @@ def generate_keys(parameters: Parameters) -> tuple[ClientKeys, EvaluationKeys]:
         setup_bootstrap(contexts, public_key)
         contexts.torus.EvalBootstrapKeyGen(torus_pair.secretKey, parameters.slots)
         contexts.torus.EvalMultKeyGen(torus_pair.secretKey)
-    indices = [unpack_automorphism(parameters.ring, s) for s in parameters.unpack_strides]
-    automorphisms = contexts.bgv.EvalAutomorphismKeyGen(secret, indices) if indices else None
+    indices = bgv_automorphisms(parameters)
+    automorphisms = contexts.bgv.EvalAutomorphismKeyGen(secret, list(indices)) if indices else None
     client = ClientKeys(contexts, secret)
     zero = client.encrypt(np.zeros(parameters.ring, dtype=np.int64))
     mould = CiphertextMould.of(zero, contexts.bgv_ring)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from glyphc.ir.instructions import Evaluate, Schedule
+from glyphc.ir.instructions import ConjugateDot, Conjugates, Evaluate, Schedule, weighted
 from glyphc.ir.series import Series
 
 from ..errors import BackendError
@@ -39,8 +39,11 @@ class OpenFHEMachine:
 
     def prepare(self, observe: Callable[[str], None] = lambda name: None) -> None:
         """Encode all weights ahead of the first evaluation; ``observe`` is told each linear map when done."""
-        for name in self._schedule.polynomials:
-            self._linear.prepare(name)
+        for name, instruction in weighted(self._schedule.instructions).items():
+            if isinstance(instruction, ConjugateDot):
+                self._linear.prepare_conjugates(instruction)
+            else:
+                self._linear.prepare(name)
             observe(name)
 
     def write(self, ciphertext: Any, torus: bool) -> bytes:
@@ -62,6 +65,12 @@ class OpenFHEMachine:
 
     def split(self, source: Any, parts: int, stride: int, count: int) -> Sequence[Any]:
         return self._linear.split(source, parts, stride, count)
+
+    def conjugates(self, source: Any, instruction: Conjugates) -> Sequence[Any]:
+        return self._linear.conjugates(source, instruction)
+
+    def conjugate_dot(self, sources: Sequence[Any], instruction: ConjugateDot, total: Any | None = None) -> Any:
+        return self._linear.conjugate_dot(sources, instruction, total)
 
     def divided(self, source: Any, factor: int) -> Any:
         return self._linear.divided(source, factor)

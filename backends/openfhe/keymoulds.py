@@ -59,7 +59,8 @@ def part_names(parameters: Parameters, encrypted: Sequence[EncryptedMap] = ()) -
 
 def bgv_automorphisms(parameters: Parameters) -> tuple[int, ...]:
     """Indices of the automorphism keys that unpackings need, in ascending order (that of OpenFHE's maps)."""
-    return tuple(sorted({unpack_automorphism(parameters.ring, s) for s in parameters.unpack_strides}))
+    splits = {unpack_automorphism(parameters.ring, s) for s in parameters.unpack_strides}
+    return tuple(sorted(splits.union(parameters.conjugates)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glyphc.ir.instructions import Polynomials
+from glyphc.ir.instructions import ConjugateDot, Conjugates, Polynomials
 
 from .keys import EvaluationKeys, unpack_automorphism
 
@@ -37,12 +37,44 @@ class LinearEngine:
             rows = self._polynomials[weights]
             self._encoded[weights] = [self._mould.trivial(rows.dense(r, self._ring)) for r in range(len(rows))]
 
+    def prepare_conjugates(self, instruction: ConjugateDot) -> None:
+        """The same for one sum over conjugates: those of each giant step together, then perhaps the bias."""
+        if instruction.weights in self._encoded:
+            return
+        rows, count, steps = self._polynomials[instruction.weights], instruction.count, instruction.steps(self._ring)
+        encoded: list[Any] = [None] * (steps.parts * count)
+        for source in range(count):
+            for giant, baby, weight in steps.weights(*rows.terms(source * steps.parts, steps.parts)):
+                encoded[giant * len(instruction.sources) + source * steps.babies + baby] = self._mould.trivial(weight)
+        bias = range(len(encoded), len(rows))
+        self._encoded[instruction.weights] = encoded + [self._mould.trivial(rows.dense(r, self._ring)) for r in bias]
+
     def dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
         """total + sum_j sources[j] * weights[j] + bias."""
         self.prepare(weights)
         encoded = self._encoded[weights]
+        result = self._products(sources, encoded[: len(sources)])
+        return self._sum(result, encoded[len(sources) :], total)
+
+    def conjugate_dot(self, sources: Sequence[Any], instruction: ConjugateDot, total: Any | None = None) -> Any:
+        """total + a sum over conjugates + bias: products with baby steps, then an automorphism for each giant step."""
+        self.prepare_conjugates(instruction)
+        encoded, each = self._encoded[instruction.weights], len(sources)
+        steps = instruction.steps(self._ring)
+        result = self._products(sources, encoded[:each])
+        for number, index in enumerate(steps.giant_elements, start=1):
+            inner = self._products(sources, encoded[number * each : (number + 1) * each])
+            self._context.EvalAddInPlace(result, self._context.EvalAutomorphism(inner, index, self._automorphisms))
+        return self._sum(result, encoded[steps.giants * each :], total)
+
+    def conjugates(self, source: Any, instruction: Conjugates) -> list[Any]:
+        """Its images, see ``glyphc.ir.instructions.Conjugates``."""
+        elements = instruction.steps(self._ring).baby_elements
+        return [self._context.EvalAutomorphism(source, index, self._automorphisms) for index in elements]
+
+    def _products(self, sources: Sequence[Any], factors: Sequence[Any]) -> Any:
         result = None
-        for source, factor in zip(sources, encoded, strict=False):
+        for source, factor in zip(sources, factors, strict=True):
             product = _keep_level(self._context.EvalMultNoRelin(source, factor))
             if result is None:
                 result = product
@@ -50,7 +82,9 @@ class LinearEngine:
                 self._context.EvalAddInPlace(result, product)
         assert result is not None
         result.SetElements(list(result.GetElements())[:2])
-        bias = encoded[len(sources) :]
+        return result
+
+    def _sum(self, result: Any, bias: Sequence[Any], total: Any | None) -> Any:
         for addend in bias if total is None else [*bias, total]:
             self._context.EvalAddInPlace(result, addend)
         return result

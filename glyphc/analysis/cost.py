@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from glyphc.ir.galois import Conjugation
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
 from glyphc.ir.word_parameters import WordParameters
@@ -205,6 +206,8 @@ class CostModel:
     engine: str = "openfhe"  # whose figures these are
     limbs: int = 1  # of a BGV ciphertext
     fresh: float = 0.018  # the client's for a fresh BGV ciphertext
+    baby: float = 1.0  # beside an automorphism: one of many of the same ciphertext
+    giant: float = 1.0  # the same: one of many of other ciphertexts
     kernels: CostModel | None = None  # the same for the engine ``kernels``, where it was measured (``kernels_cost``)
 
     def encryption(self, ring: int) -> float:
@@ -223,6 +226,14 @@ class CostModel:
     def encrypted_product(self) -> float:
         """Seconds of a BGV ciphertext x encrypted weight: two key switches, which are nearly all of an automorphism."""
         return self.external or 2 * self.automorphism
+
+    def conjugates_seconds(self, steps: Conjugation) -> float:
+        """The baby steps of sums over conjugates, for one ciphertext."""
+        return self.scaled((steps.babies - 1) * self.baby * self.automorphism, steps.ring)
+
+    def giants_seconds(self, steps: Conjugation) -> float:
+        """The giant steps of one sum over conjugates, beside its products."""
+        return self.scaled((steps.giants - 1) * self.giant * self.automorphism, steps.ring)
 
     @cached_property
     def usual(self) -> tuple[Configuration, ...]:
@@ -272,8 +283,11 @@ class CostModel:
 
     def key_bytes(self, parameters: Parameters) -> float:
         """All evaluation keys."""
-        unpack = 8 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * len(parameters.unpack_strides)
+        unpack = self._unpack_key_bytes(parameters, len(parameters.unpack_strides) + len(parameters.conjugates))
         return unpack + self._bytes("key_bytes", parameters, deepest(parameters))
+
+    def _unpack_key_bytes(self, parameters: Parameters, keys: int) -> float:
+        return 8.0 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * keys
 
     def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""
@@ -286,10 +300,12 @@ class CostModel:
     def idle_bytes(self, parameters: Parameters) -> float:
         """Resident memory of a process that holds contexts and keys and no ciphertext."""
         share = parameters.ring / REFERENCE_RING
+        # measured processes had the few keys of a split
+        conjugates = self._unpack_key_bytes(parameters, len(parameters.conjugates))
         if not parameters.slots:
-            return PROCESS_BYTES + _LINEAR_BYTES * share
+            return PROCESS_BYTES + _LINEAR_BYTES * share + conjugates
         at_reference = self._figure("idle_bytes", parameters.slots, deepest(parameters))
-        return PROCESS_BYTES + max(0.0, at_reference - PROCESS_BYTES) * share
+        return PROCESS_BYTES + max(0.0, at_reference - PROCESS_BYTES) * share + conjugates
 
     def work_bytes(self, parameters: Parameters) -> float:
         """What a bootstrap takes beyond that at its peak, its own powers included."""

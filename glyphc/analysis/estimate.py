@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from glyphc.ir.instructions import (
     ClientSpec,
+    ConjugateDot,
+    Conjugates,
     Divide,
     Dot,
     EncryptedDot,
@@ -137,6 +139,11 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
             return cost.scaled(cost.product, parameters.ring) * (len(sources) + 1)
         case EncryptedDot(sources=sources):
             return cost.scaled(cost.encrypted_product, parameters.ring) * len(sources)
+        case Conjugates():
+            return cost.conjugates_seconds(instruction.steps(parameters.ring))
+        case ConjugateDot():
+            products = cost.scaled(cost.product, parameters.ring) * (instruction.count * instruction.parts + 1)
+            return products + cost.giants_seconds(instruction.steps(parameters.ring))
         case Split(parts=parts, targets=targets):
             return cost.scaled(cost.automorphism, parameters.ring) * split_automorphisms(parts, len(targets))
         case Divide() | ToTorus() | FromTorus():

@@ -20,11 +20,22 @@ import numpy as np
 from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.matrices import Matrix
-from glyphc.ir.noise import DECODING_FLOOR, ROUNDING, SIGMA, bootstrap, external_products, key_switch
+from glyphc.ir.noise import (
+    DECODING_FLOOR,
+    ROUNDING,
+    SIGMA,
+    baby_step_noise,
+    bootstrap,
+    external_products,
+    giant_step_noise,
+    key_switch,
+)
 from glyphc.ir.ops import Bootstrap, Input, Interleave, Linear, Pixels, Reshape, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
 from glyphc.ir.types import Scheme
+
+from .unpackings import conjugation
 
 # Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond
 # half
@@ -78,13 +89,20 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
             products = sum(_polynomials(o) * _merged(o, node) for o in graph.operands(node))
             added = external_products(parameters.ring, log2(q), products) * t / q
             noise = replace(noise, white=hypot(noise.white, added))
+        for operand in graph.operands(node):
+            steps = conjugation(graph, operand)
+            if steps is not None:
+                giants = giant_step_noise(key_switch(parameters.ring, log2(q)) * t / q, steps)
+                noise = replace(noise, white=hypot(noise.white, giants * sqrt(_merged(operand, node))))
         return noise
     (operand,) = graph.operands(node)
     source = known[operand.id]
     if isinstance(op, Unpack):
-        # every level doubles what is there and adds one key switch
-        switches = op.parts * key_switch(parameters.ring, log2(q)) * t / q / sqrt(3)
-        return replace(source, white=hypot(op.gain * source.white, switches))
+        steps, switch = conjugation(graph, node), key_switch(parameters.ring, log2(q)) * t / q
+        # every level of a split doubles what is there and adds one key switch; what baby steps bring to a sum counts as
+        # if it came with the parts
+        added = op.parts * switch / sqrt(3) if steps is None else baby_step_noise(switch, steps)
+        return replace(source, white=hypot(op.gain * source.white, added))
     if isinstance(op, Interleave):
         # what is cleared of the others has their noise
         shares = sqrt(_merged(operand, node))

@@ -18,6 +18,8 @@ from glyphc.ir.functions import compose
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
+    ConjugateDot,
+    Conjugates,
     ConstantBit,
     Divide,
     Dot,
@@ -109,7 +111,9 @@ _INSTRUCTIONS: tuple[tuple[type, str], ...] = (
     (Load, "load"),
     (Dot, "linear"),
     (EncryptedDot, "linear"),
+    (ConjugateDot, "linear"),
     (Split, "unpack"),
+    (Conjugates, "unpack"),
     (Divide, "unpack"),
     (ToTorus, "switch"),
     (FromTorus, "switch"),

@@ -21,127 +21,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from math import hypot, isqrt, lcm, prod
+from math import hypot
 
 from glyphc.analysis.cost import Configuration, CostModel, split_automorphisms
+from glyphc.analysis.unpackings import takes_sums
+from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.image_layout import Image, Raster, Steps
+from glyphc.ir.image_layout import Raster, Steps
 from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
 from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
 from glyphc.ir.series import OUTPUT_BITS
-from glyphc.ir.stencils import Stencil, disturbed, stencil
+from glyphc.ir.stencils import Stencil, disturbed
 from glyphc.ir.types import Scheme
 
 from .fit_series import plaintext_bits
 from .layout_search import DEGREE, MIN_SLOTS, NOISE, is_bootstrapped, labelled
+from .pictures import Pictures
 
 # A mask takes a level in the middle of a bootstrap, as the next degrees of series do.
 _DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
-# Channels that a flat input of square pictures may have.
-_MOST_FLAT = 4
 # Along which groups of channels stand in the room between pixels, in rows and columns: any two of them cross once.
 _DIRECTIONS: tuple[Steps, ...] = ((1, 0), (0, 1), (1, 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """The images of an assigned graph by node id, and what its linear maps do with them, by node id and operand."""
-
-    images: dict[int, Image]
-    stencils: dict[tuple[int, int], Stencil]
-
-    @property
-    def enlarged(self) -> bool:
-        """Whether any map makes larger images."""
-        return any(s.up != (1, 1) for s in self.stencils.values())
-
-    def spacing(self, graph: Graph) -> Steps:
-        """How far apart an input's pixels have to stand for those that are made between them later."""
-        if not self.enlarged:
-            return 1, 1
-        # as multiples of the distance in inputs
-        distances: dict[int, tuple[Fraction, Fraction]] = {}
-        for node in graph:
-            distances[node.id] = distances[node.operands[0]] if node.operands else (Fraction(1), Fraction(1))
-            if (node.id, 0) in self.stencils:
-                own, before = self.stencils[node.id, 0], distances[node.id]
-                down, right = (
-                    Fraction(1) if size == 1 else d * s / u
-                    for size, d, s, u in zip(own.target[1:], before, own.stride, own.up, strict=True)
-                )
-                distances[node.id] = down, right
-        rows, columns = (lcm(*(d[axis].denominator for d in distances.values())) for axis in (0, 1))
-        return rows, columns
-
-    @staticmethod
-    def of(graph: Graph) -> Pictures | str:
-        """What there is, or in a sentence why there are no images; an empty one where no map makes any pixels."""
-        inputs = [_images_of(node, graph) for node, _ in graph.of(Input)]
-        if not all(inputs):
-            return "an input is no image of channels, rows and columns"
-        problem = ""
-        # of inputs that do not say what they are, all in the same way: the likeliest first
-        for number in range(max(map(len, inputs), default=0)):
-            found = Pictures({}, {})
-            trouble = found._all(graph, [images[min(number, len(images) - 1)] for images in inputs])
-            if not trouble and any(prod(s.target[1:]) > 1 for s in found.stencils.values()):
-                return found
-            problem = problem or trouble
-        return problem
-
-    def _all(self, graph: Graph, inputs: list[Image]) -> str:
-        """Why it cannot be with inputs like these, if so."""
-        self.images.update({node.id: image for (node, _), image in zip(graph.of(Input), inputs, strict=True)})
-        for node in graph:
-            if node.type.scheme is not Scheme.CLIENT and (problem := self._take(node, graph)):
-                return problem
-        return ""
-
-    def _take(self, node: Node, graph: Graph) -> str:
-        match node.op:
-            case Input():
-                pass
-            case Linear():
-                return self._linear(node, node.op, graph)
-            case Reshape() | Switch() | Apply():
-                self.images[node.id] = self.images[node.operands[0]]
-            case _:
-                return f"{node} has no image layout"
-        return ""
-
-    def _linear(self, node: Node, op: Linear, graph: Graph) -> str:
-        if op.encrypted:
-            return f"{node} has encrypted weights, which are multiplied as a whole"
-        target: Image | None = None
-        # the largest operand first: what it becomes is the clearest
-        order = sorted(range(len(op.weights)), key=lambda n: -prod(self.images[node.operands[n]][1:]))
-        for number in order:
-            source = self.images[node.operands[number]]
-            found = stencil(graph.matrix(op.weights[number]), source, target)
-            if found is None:
-                return f"{node} does not do the same at every pixel of {graph.node(node.operands[number])}"
-            self.stencils[node.id, number], target = found, found.target
-        assert target is not None
-        self.images[node.id] = target
-        return ""
-
-
-def _images_of(node: Node, graph: Graph) -> list[Image]:
-    """What an input may be a picture of: channels, rows, columns. A flat one does not say: of a square, or of channels
-    of one pixel."""
-    assert isinstance(node.op, Input)
-    shapes = [u.op.shape for u in graph.users(node) if isinstance(u.op, Reshape)]
-    shape = next((s for s in (node.op.shape, *shapes) if len(s) == 3), node.op.shape)
-    if node.op.ranks is not None or len(shape) not in (1, 2, 3):
-        return []
-    if len(shape) == 1:
-        squares = [(c, isqrt(shape[0] // c)) for c in range(1, _MOST_FLAT + 1)]
-        found = [(c, side, side) for c, side in squares if side > 1 and c * side * side == shape[0]]
-        return [*found, (shape[0], 1, 1)]
-    rows, columns = (1, *shape[1:])[-2:]
-    return [(shape[0], rows, columns)]
 
 
 @dataclass(frozen=True)
@@ -409,22 +310,56 @@ class ImagePlan:
         switch = cost.scaled(cost.switch, ring)
         shared = cost.powers_seconds(slots, DEGREE, ring, _DEEPEST) + switch
         function = cost.evaluate_seconds(slots, DEGREE, ring, _DEEPEST) + cost.mask_seconds(slots, ring) + switch
-        functions = products = automorphisms = 0
+        functions = products = 0
+        unpacking = 0.0
         for (value, _, _), levels in self._functions().items():
             made = self._ciphertexts(self.graph.node(value))
             functions += made
             products += made if levels else 0
-            image = self.raster(self.graph.node(value))
-            for part in range(image.parts):
-                wanted = min(self.group, len(image.channels_of(part)))
-                automorphisms += (self.standings[value].chunks >> levels) * split_automorphisms(self.group, wanted)
-        products += sum(self.standings[id].chunks * count for id, count in self._polynomials().items())
+            unpacking += (self.standings[value].chunks >> levels) * self._unpacking_seconds(value, cost)
+        for node, count in self._polynomials().items():
+            products += self.standings[node].chunks * count
         return (
             self.bootstraps * shared
             + functions * function
-            + automorphisms * cost.scaled(cost.automorphism, ring)
+            + unpacking
+            + self._giants_seconds(cost)
             + products * cost.scaled(cost.product, ring)
         )
+
+    @property
+    def _steps(self) -> Conjugation | None:
+        """Over which conjugates sums of the channels of a group go."""
+        return Conjugation.of(self.ring, self.group, self.stride) if self.group > 1 else None
+
+    def _summed(self, node: Node) -> bool:
+        """Whether only sums of a value's channels are read."""
+        return all(
+            self._summed(u) if isinstance(u.op, Switch) else takes_sums(self.graph, u) for u in self.graph.users(node)
+        )
+
+    def _unpacking_seconds(self, value: int, cost: CostModel) -> float:
+        """Of the channels of a nonlinearity in one chunk, before any sums."""
+        steps, image = self._steps, self.raster(self.graph.node(value))
+        if steps is None:
+            return 0.0
+        if self._summed(self.graph.node(value)):
+            return image.parts * cost.conjugates_seconds(steps)
+        wanted = (min(self.group, len(image.channels_of(part))) for part in range(image.parts))
+        splits = sum(split_automorphisms(self.group, w) for w in wanted)
+        return splits * cost.scaled(cost.automorphism, self.ring)
+
+    def _giants_seconds(self, cost: CostModel) -> float:
+        """Of all sums over conjugates: one for each operand that is unpacked and each group of channels made."""
+        steps = self._steps
+        if steps is None:
+            return 0.0
+        sums = 0
+        for (id, number), read in self.reads.items():
+            value = self.value(self.graph.operands(self.graph.node(id))[number])
+            if isinstance(value.op, Apply) and self._summed(value):
+                sums += self._ciphertexts(self.graph.node(id)) * len(read.firsts or (None,))
+        return sums * cost.giants_seconds(steps)
 
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and the channels of what a map reads."""

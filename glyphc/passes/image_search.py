@@ -10,8 +10,9 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.ops import Apply
 
-from .image_plan import ImagePlan, Pictures
+from .image_plan import ImagePlan
 from .layout_search import Room, Search, configurations
+from .pictures import Pictures
 
 
 def image_plan(graph: Graph, room: Room, cost: CostModel, models: Sequence[CostModel] = ()) -> ImagePlan | str:

@@ -28,7 +28,9 @@ from math import hypot
 from glyphc.analysis.configurations import possible
 from glyphc.analysis.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, Configuration, CostModel, split_automorphisms
 from glyphc.analysis.security import largest_modulus
+from glyphc.analysis.unpackings import takes_sums
 from glyphc.errors import ParameterError
+from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
@@ -49,6 +51,14 @@ _ALIVE = 64 + 16
 DEGREE = 27  # typical; the series is chosen later
 # Noise of a bootstrap above this share of a value's range is avoided where another layout has less.
 NOISE = 2.0**-10
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """How many ciphertexts of a value each chunk has before it is unpacked, and over which conjugates sums go."""
+
+    sources: int
+    steps: Conjugation
 
 
 @dataclass
@@ -145,16 +155,11 @@ class LayoutPlan:
         refresh = cost.powers_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
         function = cost.evaluate_seconds(slots, DEGREE, ring) + cost.scaled(cost.switch, ring)
         functions = sum(self.chunks[n.id] for n, _ in self.graph.of(Apply))
-        splits = sum(
-            split_automorphisms(parts, min(parts, self.graph.node(i).type.size)) * self.chunks[i]
-            for i, parts in self.parts.items()
-        )
-        dense = sum(self.unpacking_seconds(self.graph.node(i), cost) for i in self.dense)
+        unpacked = sum(self.unpacking_seconds(self.graph.node(i), cost) for i in (*self.parts, *self.dense))
         return (
             self.bootstraps * refresh
-            + dense
+            + unpacked
             + functions * function
-            + splits * cost.scaled(cost.automorphism, ring)
             + self._products(False) * cost.scaled(cost.product, ring)
             + self._products(True) * cost.scaled(cost.encrypted_product, ring)
         )
@@ -165,7 +170,7 @@ class LayoutPlan:
         maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
         weights = sum(self._parts_of(o) * _polynomials(node) for node, o in maps) + len(maps)
         # values that several maps read are kept until the last of them
-        alive = sum(min(self._parts_of(o), _ALIVE) if self._read_once(o) else self._parts_of(o) for _, o in maps)
+        alive = sum(min(self._held(o), _ALIVE) if self._read_once(o) else self._held(o) for _, o in maps)
         # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
         held = 2 * 8 * self.ring * (weights + cost.limbs * alive)
         cost = cost.taking(self.configuration)
@@ -180,13 +185,51 @@ class LayoutPlan:
         operands = [o for node in maps for o in self.graph.operands(node)]
         return sum(self._parts_of(o) * self.chunks[o.id] for o in operands)
 
-    def _parts_of(self, operand: Node) -> int:
+    def _held(self, operand: Node) -> int:
         """Ciphertexts of each chunk of a value that linear maps read."""
+        summed = self._summed(operand)
+        return self._parts_of(operand) if summed is None else summed.sources * summed.steps.babies
+
+    def _parts_of(self, operand: Node) -> int:
+        """Parts of each chunk of a value, each of which meets a weight polynomial."""
+        summed = self._summed(operand)
+        if summed is not None:
+            return summed.sources * summed.steps.parts
         features = operand.type.size
         if _is_resident(operand, self.graph):
             return min(features, self.parts[operand.id])
         origin = _origin(operand, self.graph)
         return features if origin.id in self.dense else self._read(origin)
+
+    def _summed(self, operand: Node) -> _Summed | None:
+        """Of a value whose sums go over conjugates; None where it is not unpacked, or its parts themselves are read."""
+        resident = _is_resident(operand, self.graph)
+        node = operand if resident else _origin(operand, self.graph)
+        parts = (self.parts if resident else self.dense).get(node.id, 1)
+        # what switches read is not unpacked
+        readers = [u for u in self.graph.users(node) if not isinstance(u.op, Switch)]
+        if parts == 1 or not all(takes_sums(self.graph, u) for u in readers):
+            return None
+        stride, sources = (self.grid, 1) if resident else (1, -(-node.type.size // parts))
+        return _Summed(sources, Conjugation.of(self.ring, parts, stride))
+
+    def unpacking_seconds(self, node: Node, cost: CostModel) -> float:
+        """What the server takes to unpack all chunks of a value that is split, or of a dense input; 0 for others."""
+        resident = node.id in self.parts
+        parts = self.parts[node.id] if resident else self.dense.get(node.id)
+        if not parts:
+            return 0.0
+        sources = 1 if resident else -(-node.type.size // parts)
+        divisions = 0 if resident else sources
+        summed = self._summed(node)
+        if summed is None:
+            wanted = [min(parts, -(-(node.type.size - p) // sources)) for p in range(sources)]
+            splits = sum(split_automorphisms(parts, w) for w in wanted)
+            seconds = splits * cost.scaled(cost.automorphism, self.ring)
+        else:
+            readers = len(_linear_users(node, self.graph, Reshape))
+            seconds = sources * cost.conjugates_seconds(summed.steps) + readers * cost.giants_seconds(summed.steps)
+        return self.chunks[node.id] * (seconds + divisions * cost.scaled(cost.switch, self.ring))
 
     # -- inputs --
 
@@ -201,16 +244,6 @@ class LayoutPlan:
         """Ciphertexts of an input that the client encrypts."""
         parts = self.dense.get(node.id)
         return self.chunks[node.id] * (-(-node.type.size // parts) if parts else self._read(node))
-
-    def unpacking_seconds(self, node: Node, cost: CostModel) -> float:
-        """What the server takes to unpack an input, if it is dense."""
-        parts = self.dense.get(node.id)
-        if not parts:
-            return 0.0
-        sources = -(-node.type.size // parts)
-        splits = sum(split_automorphisms(parts, -(-(node.type.size - p) // sources)) for p in range(sources))
-        each = splits * cost.scaled(cost.automorphism, self.ring) + sources * cost.scaled(cost.switch, self.ring)
-        return self.chunks[node.id] * each
 
     def _read(self, node: Node) -> int:
         """Ciphertexts of each chunk of an input, as linear maps read them: with the features between two outputs."""
@@ -413,9 +446,9 @@ def _origin(node: Node, graph: Graph) -> Node:
     return _origin(graph.operands(node)[0], graph) if isinstance(node.op, Reshape) else node
 
 
-def _linear_users(node: Node, graph: Graph) -> list[Node]:
-    """Linear maps that read the value, through reshapes."""
-    return list(_through(node, graph, Linear, Reshape | Switch))
+def _linear_users(node: Node, graph: Graph, transparent: object = Reshape | Switch) -> list[Node]:
+    """Linear maps that read the value, through reshapes and, by default, switches."""
+    return list(_through(node, graph, Linear, transparent))
 
 
 def is_bootstrapped(node: Node, graph: Graph) -> bool:

@@ -11,9 +11,10 @@ from glyphc.analysis import noise
 from glyphc.analysis.configurations import cheapest, possible
 from glyphc.analysis.lookups import least_degree
 from glyphc.analysis.security import largest_modulus, modulus_bits
+from glyphc.analysis.unpackings import conjugates, split_strides
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Unpack
+from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 from glyphc.ir.series import LARGEST_REACH, OUTPUT_BITS, reach
 from glyphc.ir.tables import lookup_levels
@@ -159,7 +160,8 @@ def _unconfigured(graph: Graph, security: str) -> Parameters:
         ring=_ring(graph),
         plaintext_bits=bits,
         bgv_bits=noise.bgv_bits(graph, bits),
-        unpack_strides=_strides(graph),
+        unpack_strides=split_strides(graph),
+        conjugates=conjugates(graph),
         slots=_slots(graph),
         slot_levels=int(any(op.mask is not None for _, op in graph.of(Apply))) + (lookup_levels(table) if table else 0),
         table_bits=table,
@@ -179,17 +181,6 @@ def _table_bits(graph: Graph) -> int:
 def _slots(graph: Graph) -> int:
     grids = [n.type.layout.grid for n, _ in graph.of(Apply) if n.type.layout is not None]
     return _ring(graph) // (2 * min(grids)) if grids else 0
-
-
-def _strides(graph: Graph) -> tuple[int, ...]:
-    """Strides at which unpackings split: each needs one automorphism key."""
-    strides: set[int] = set()
-    for node, op in graph.of(Unpack):
-        (source,) = graph.operands(node)
-        assert source.type.layout is not None
-        stride = source.type.layout.stride
-        strides |= {stride << level for level in range(op.parts.bit_length() - 1)}
-    return tuple(sorted(strides))
 
 
 def _power(value: float) -> str:

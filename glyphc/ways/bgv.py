@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
-from glyphc.ir.instructions import Dot, EncryptedDot, EncryptedMap, Load, Register, Split
+from glyphc.ir.instructions import Dot, EncryptedMap, Load, Register, Split
 from glyphc.ir.ops import Input, Linear, Reshape, Unpack
 
 from . import images
 from .base import BGV, Offer, Question, Refusal, Way
 from .lowering import Lowering, Step, Task, layout, lowers
-from .weight_polynomials import weight_polynomials
+from .weight_polynomials import placed, weight_polynomials
 
 
 class FreshInput(Way):
@@ -116,11 +117,17 @@ def _needs_of_unpacking(lowering: Lowering, task: Task, node: Node) -> list[Task
 
 @lowers(Unpack, _needs_of_unpacking)
 def _unpack(lowering: Lowering, task: Task, node: Node) -> None:
-    """All parts, or the pieces that they come from, or the parts in one of these."""
+    """Conjugates that stand for all parts; or all parts, or the pieces that they come from, or the parts in one of
+    these."""
     assert isinstance(node.op, Unpack)
     (operand,) = lowering.graph.operands(node)
     if layout(node).image is not None:
         images.unpack(lowering, task, node)
+        return
+    steps = conjugation(lowering.graph, node)
+    if steps is not None:
+        sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
+        lowering.registers[task] = tuple(r for source in sources for r in lowering.conjugates(source, steps, node))
         return
     groups, stride, parts = lowering.groups(node), layout(operand).stride, node.op.parts
     # each ciphertext of the operand is split into so many pieces first, if the parts come in groups
@@ -171,15 +178,14 @@ def _linear(lowering: Lowering, task: Task, node: Node) -> None:
     step, operands, target = steps[task.step], lowering.graph.operands(node), layout(node)
     sources = lowering.registers[step.source(operands)]
     name = _weights(lowering, node, op, step)
+    operand = operands[step.operand]
     total = lowering.registers[replace(task, step=task.step - 1)][0] if task.step else None
     place = step.chunk // target.chunks * target.batch_stride
     (result,) = lowering.fresh()
     if max(lowering.sources[name]) >= len(sources):  # of a graph from a file, whose layouts anybody may have written
-        operand = operands[step.operand]
         raise ParameterError(f"{node} reads {layout(operand).parts} parts of {operand}, which has {len(sources)}")
     chosen = tuple(sources[part] for part in lowering.sources[name])
-    product = EncryptedDot if op.encrypted else Dot
-    lowering.instructions.append(product(result, chosen, name, None if place else total, node.id))
+    lowering.product(operand, result, chosen, name, None if place else total, node)
     if place:
         # narrow tensors of several chunks stand side by side in one
         (moved,) = lowering.fresh()
@@ -202,8 +208,17 @@ def _weights(lowering: Lowering, node: Node, op: Linear, step: Step) -> str:
         bias = lowering.graph.constant(op.bias.name).astype(np.int64) if first else None
         parts = lowering.parts(operand, step.group)
         used = [p for p in parts if weight.used(p)] or parts[:1]
-        lowering.sources[name] = tuple(parts.index(p) for p in used)
-        lowering.polynomials[name] = weight_polynomials(weight, bias, source, layout(node), tuple(used))
+        polynomials = weight_polynomials(weight, bias, source, layout(node), tuple(used))
+        steps = conjugation(lowering.graph, operand)
+        if steps is None:
+            lowering.sources[name] = tuple(parts.index(p) for p in used)
+        else:
+            # part p is part p // count of the source p % count
+            count = source.parts // steps.parts
+            places = [p % count * steps.parts + p // count for p in used]
+            lowering.sources[name] = tuple(range(count * steps.babies))
+            polynomials = placed(polynomials, places, count * steps.parts)
+        lowering.polynomials[name] = polynomials
     return name
 
 

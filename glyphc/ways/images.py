@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.image_layout import Raster
@@ -15,7 +16,7 @@ from glyphc.ir.ops import Interleave, Linear, Pixels, Unpack
 from glyphc.ir.stencils import Stencil, stencil
 
 from .lowering import Lowering, Step, Task, layout, lowers
-from .weight_polynomials import stencil_polynomials
+from .weight_polynomials import placed, stencil_polynomials
 
 
 def raster(node: Node) -> Raster:
@@ -43,12 +44,16 @@ def stencil_of(lowering: Lowering, node: Node, number: int) -> Stencil:
 
 
 def unpack(lowering: Lowering, task: Task, node: Node) -> None:
-    """Every group of channels into the ciphertexts of its channels."""
+    """Every group of channels into the ciphertexts of its channels, or into conjugates that stand for these."""
     assert isinstance(node.op, Unpack)
     (operand,) = lowering.graph.operands(node)
     made: list[Register] = []
+    steps = conjugation(lowering.graph, node)
     sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
     for part, source in enumerate(sources):
+        if steps is not None:
+            made += lowering.conjugates(source, steps, node)
+            continue
         image = raster(operand)
         targets = lowering.fresh(min(image.group, len(image.channels_of(part))))
         lowering.instructions.append(Split(targets, source, node.op.parts, layout(operand).stride, node.id))
@@ -59,16 +64,22 @@ def unpack(lowering: Lowering, task: Task, node: Node) -> None:
 def convolve(lowering: Lowering, task: Task, node: Node, step: Step) -> None:
     """What one operand adds to a chunk: a sum of products for every group of the result's channels."""
     operands = lowering.graph.operands(node)
-    sources = lowering.registers[step.source(operands)]
-    if len(sources) != raster(operands[step.operand]).parts:
-        raise ParameterError(f"{node} reads the channels of {operands[step.operand]}, which are not unpacked")
+    operand, sources = operands[step.operand], lowering.registers[step.source(operands)]
+    if len(sources) != _registers(lowering, operand):
+        raise ParameterError(f"{node} reads the channels of {operand}, which are not unpacked")
     totals = lowering.registers[replace(task, step=task.step - 1)] if task.step else ()
     results = lowering.fresh(raster(node).parts)
     for part, result in enumerate(results):
         name = _weights(lowering, node, step.operand, part)
         chosen = tuple(sources[channel] for channel in lowering.sources[name])
-        lowering.instructions.append(Dot(result, chosen, name, totals[part] if totals else None, node.id))
+        lowering.product(operand, result, chosen, name, totals[part] if totals else None, node)
     lowering.registers[task] = results
+
+
+def _registers(lowering: Lowering, operand: Node) -> int:
+    """How many a map reads of an image: one for each channel, or the conjugates of each group of channels."""
+    steps, image = conjugation(lowering.graph, operand), raster(operand)
+    return image.parts if steps is None else -(-image.parts // steps.parts) * steps.babies
 
 
 def _weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
@@ -86,8 +97,17 @@ def _weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
         source = layout(lowering.graph.operands(node)[number])
         read = raster(lowering.graph.operands(node)[number])
         used = tuple(r for r in range(read.parts) if reads[list(read.channels_of(r))].any()) or (0,)
-        lowering.sources[name] = used
-        lowering.polynomials[name] = stencil_polynomials(found, bias, source, layout(node), part, used)
+        polynomials = stencil_polynomials(found, bias, source, layout(node), part, used)
+        operand = lowering.graph.operands(node)[number]
+        steps = conjugation(lowering.graph, operand)
+        if steps is None:
+            lowering.sources[name] = used
+        else:
+            # the channels of one group after those of another, as the registers of parts are
+            registers = _registers(lowering, operand)
+            lowering.sources[name] = tuple(range(registers))
+            polynomials = placed(polynomials, used, registers // steps.babies * steps.parts)
+        lowering.polynomials[name] = polynomials
     return name
 
 

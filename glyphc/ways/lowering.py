@@ -9,10 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import client_tail
+from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import Divide, EncryptedMap, Instruction, Polynomials, Register, Store
+from glyphc.ir.instructions import (
+    ConjugateDot,
+    Conjugates,
+    Divide,
+    Dot,
+    EncryptedDot,
+    EncryptedMap,
+    Instruction,
+    Polynomials,
+    Register,
+    Store,
+)
 from glyphc.ir.layout import Layout
 from glyphc.ir.matrices import Parts
 from glyphc.ir.ops import Input, Linear, Op, Output, Reshape, Unpack
@@ -109,6 +122,12 @@ class Lowering:
         self.count += number
         return tuple(range(self.count - number, self.count))
 
+    def conjugates(self, source: Register, steps: Conjugation, node: Node) -> tuple[Register, ...]:
+        """A register and those of its conjugates, in the order of baby steps."""
+        targets = self.fresh(steps.babies - 1)
+        self.instructions.append(Conjugates(targets, source, steps.parts, steps.stride, node.id))
+        return source, *targets
+
     def divided(self, sources: tuple[Register, ...], factor: int, node: Node) -> tuple[Register, ...]:
         """Registers of quotients, by a power of two."""
         if factor == 1:
@@ -116,6 +135,25 @@ class Lowering:
         targets = self.fresh(len(sources))
         self.instructions += [Divide(t, s, factor, node.id) for t, s in zip(targets, sources, strict=True)]
         return targets
+
+    def product(
+        self,
+        operand: Node,
+        target: Register,
+        sources: tuple[Register, ...],
+        weights: str,
+        total: Register | None,
+        node: Node,
+    ) -> None:
+        """A sum of products with the registers of an operand, whatever they hold."""
+        assert isinstance(node.op, Linear)
+        steps = conjugation(self.graph, operand)
+        if steps is None:
+            kind = EncryptedDot if node.op.encrypted else Dot
+            self.instructions.append(kind(target, sources, weights, total, node.id))
+            return
+        numbers = {"parts": steps.parts, "stride": steps.stride, "babies": steps.babies}
+        self.instructions.append(ConjugateDot(target, sources, weights, total, node.id, **numbers))
 
     def output(self, node: Node, op: Output) -> None:
         tail = client_tail(self.graph, node)
@@ -199,6 +237,8 @@ class Lowering:
         if not isinstance(node.op, Input | Unpack) or not self.only_maps_read(node):
             return 1
         if isinstance(node.op, Unpack):
+            if conjugation(self.graph, node) is not None:
+                return 1
             # of each ciphertext that is split: several of them fill more groups than their parts do
             return layout(node).parts // min(node.op.parts, GROUP)
         return -(-layout(node).parts // GROUP)

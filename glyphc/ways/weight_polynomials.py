@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -65,6 +68,17 @@ def stencil_polynomials(
 def monomial(exponent: int, ring: int) -> Polynomials:
     """X^exponent, of either sign."""
     return _polynomials([_wrap(np.array([exponent]), np.array([1]), ring)])
+
+
+def placed(polynomials: Polynomials, places: Sequence[int], count: int) -> Polynomials:
+    """The first rows at these places of ``count`` rows, the others zero; rows beyond ``places`` stay behind them."""
+    nothing: I64 = np.zeros(0, dtype=np.int64)
+    rows = [(nothing, nothing)] * count
+    given = [slice(*bounds) for bounds in pairwise(polynomials.offsets)]
+    terms = [(polynomials.exponents[at].astype(np.int64), polynomials.values[at]) for at in given]
+    for place, row in zip(places, terms, strict=False):
+        rows[place] = row
+    return _polynomials(rows + terms[len(places) :])
 
 
 def _polynomials(rows: list[tuple[I64, I64]]) -> Polynomials:

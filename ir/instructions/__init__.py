@@ -7,6 +7,8 @@ in slots. ``integers``: on exact ones. ``gates``: on single bits. ``ckks``: trai
 
 from .base import NO_NODE, Code, Free, Instruction, Kind, Load, Register, Store, check_flow, with_frees
 from .coefficients import (
+    ConjugateDot,
+    Conjugates,
     Divide,
     Dot,
     DotProduct,
@@ -17,6 +19,7 @@ from .coefficients import (
     Split,
     ToTorus,
     masks_of,
+    weighted,
 )
 from .gates import ConstantBit, Gate, GateKind, Opposite
 from .integers import ClientRequest, IntegerBlocks, IntegerDot, IntegerProduct, IntegerTotal, requests_of
@@ -28,6 +31,8 @@ __all__ = [
     "ClientRequest",
     "ClientSpec",
     "Code",
+    "ConjugateDot",
+    "Conjugates",
     "ConstantBit",
     "Divide",
     "Dot",
@@ -61,5 +66,6 @@ __all__ = [
     "check_flow",
     "masks_of",
     "requests_of",
+    "weighted",
     "with_frees",
 ]

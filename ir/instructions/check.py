@@ -15,7 +15,18 @@ from ..series import Lookup, series_of, series_problem
 from ..slot_parameters import SlotParameters
 from ..word_parameters import WordParameters
 from .base import Instruction, Kind, Load, Register, Store, check_flow
-from .coefficients import Divide, Dot, EncryptedDot, Evaluate, FromTorus, Powers, Split, ToTorus
+from .coefficients import (
+    ConjugateDot,
+    Conjugates,
+    Divide,
+    Dot,
+    EncryptedDot,
+    Evaluate,
+    FromTorus,
+    Powers,
+    Split,
+    ToTorus,
+)
 from .gates import check_gates
 from .integers import check_integers, requests_of
 from .program import EncryptedMap, Polynomials, Schedule
@@ -84,13 +95,19 @@ def _check_stores(schedule: Schedule) -> None:
 
 
 class _Coefficients:
-    """Goes through instructions on coefficients. degrees: of the powers in each register."""
+    """Goes through instructions on coefficients.
+
+    degrees: of the powers in each register. images: which instruction filled these registers with conjugates. uses: of
+    plaintext weights, how many sources and conjugates they meet.
+    """
 
     def __init__(self, schedule: Schedule, parameters: Parameters) -> None:
         self.schedule, self.parameters = schedule, parameters
         self.inputs: Mapping[str, int] = {p.name: p.layout.ciphertexts for p in schedule.client.inputs}
         self.encrypted: dict[str, EncryptedMap] = {m.name: m for m in schedule.client.encrypted}
         self.degrees: dict[Register, int] = {}
+        self.images: dict[tuple[Register, ...], Conjugates] = {}
+        self.uses: dict[str, tuple[int, ...]] = {}
 
     def check(self) -> None:
         kinds = check_flow(self.schedule.instructions, Kind.BGV)
@@ -109,6 +126,8 @@ class _Coefficients:
             case Load(name=name, part=part) if not 0 <= part < self.inputs.get(name, 0):
                 return f"loads part {part} of {name!r}, which is not there"
             case Dot(sources=sources, weights=weights):
+                if self.uses.setdefault(weights, (len(sources),)) != (len(sources),):
+                    return f"uses the weights {weights!r} in another way than before"
                 rows = len(self.schedule.polynomials[weights]) if weights in self.schedule.polynomials else 0
                 if not sources or rows not in (len(sources), len(sources) + 1):
                     return f"multiplies {len(sources)} ciphertexts with {rows} polynomials of {weights!r}"
@@ -118,6 +137,8 @@ class _Coefficients:
                     return f"multiplies {len(sources)} ciphertexts with {products} encrypted polynomials of {weights!r}"
             case Split():
                 return self._split_problem(instruction)
+            case Conjugates() | ConjugateDot():
+                return self._conjugate_problem(instruction)
             case Divide(factor=factor) if factor < 2 or factor & (factor - 1) or factor > self.parameters.ring:
                 return f"divides by {factor}, which is no power of two from 2 to {self.parameters.ring}"
             case ToTorus(slots=slots) | Powers(slots=slots) if slots != self.parameters.slots or not slots:
@@ -139,6 +160,33 @@ class _Coefficients:
         needed = {stride << level for level in range(parts.bit_length() - 1)}
         if stride < 1 or not needed <= set(self.parameters.unpack_strides):
             return f"takes {parts} parts at stride {stride}, for which there are no keys"
+        return None
+
+    def _conjugate_problem(self, instruction: Conjugates | ConjugateDot) -> str | None:
+        try:
+            steps = instruction.steps(self.parameters.ring)
+        except IRError as e:
+            return f"has {e}"
+        dot = isinstance(instruction, ConjugateDot)
+        if not set(steps.giant_elements if dot else steps.baby_elements) <= set(self.parameters.conjugates):
+            return f"takes conjugates of {steps.parts} parts at stride {steps.stride}, for which there are no keys"
+        if isinstance(instruction, Conjugates):
+            self.images[instruction.targets] = instruction
+            return None
+        sources, babies, weights = instruction.sources, steps.babies, instruction.weights
+        if not sources or len(sources) % babies:
+            return f"reads {len(sources)} ciphertexts where each source has {babies}"
+        for at in range(0, len(sources), babies):
+            made = self.images.get(sources[at + 1 : at + babies])
+            if made is None or made.source != sources[at] or (made.parts, made.stride) != (steps.parts, steps.stride):
+                return f"reads registers that are no conjugates of register {sources[at]} as it needs"
+        rows = len(self.schedule.polynomials[weights]) if weights in self.schedule.polynomials else 0
+        wanted = instruction.count * steps.parts
+        if rows not in (wanted, wanted + 1):
+            return f"multiplies {wanted} parts with {rows} polynomials of {weights!r}"
+        use = len(sources), steps.parts, steps.stride, babies
+        if self.uses.setdefault(weights, use) != use:
+            return f"uses the weights {weights!r} in another way than before"
         return None
 
     def _series_problem(self, instruction: Evaluate) -> str | None:

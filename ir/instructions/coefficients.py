@@ -8,10 +8,11 @@ Polynomials are given by their non-zero terms (:class:`.program.Polynomials`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..functions import Function
+from ..galois import Conjugation
 from ..masks import Mask
 from ..series import Approximation
 from ..types import FixedPoint
@@ -47,6 +48,35 @@ class Dot(DotProduct):
 
 
 @dataclass(frozen=True)
+class ConjugateDot(DotProduct):
+    """With plaintext weights and all parts of each source: what a :class:`Split` and a :class:`Dot` give, at once.
+
+    sources: of each polynomial that is taken apart, itself and its :class:`Conjugates`, ``babies`` registers together.
+    weights: a :class:`Polynomials` constant with ``parts`` rows for each of them, for the parts in their order, and
+    perhaps one more, the bias. The sum goes over conjugates (:mod:`..galois`): in giant steps, each an automorphism of
+    a sum of products.
+    """
+
+    method: ClassVar[str] = "conjugate_dot"
+    parts: int = field(kw_only=True)
+    stride: int = field(kw_only=True)
+    babies: int = field(kw_only=True)
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        sources, total = operands[: len(self.sources)], None if self.total is None else operands[-1]
+        return (machine.conjugate_dot(sources, self, total),)
+
+    def steps(self, ring: int) -> Conjugation:
+        """The automorphisms of the sum; IRError where there are none of these numbers."""
+        return Conjugation(ring, self.parts, self.stride, self.babies)
+
+    @property
+    def count(self) -> int:
+        """How many polynomials are taken apart."""
+        return len(self.sources) // self.babies
+
+
+@dataclass(frozen=True)
 class EncryptedDot(DotProduct):
     """With weights and bias that are encrypted under the client's key, an :class:`EncryptedMap`: external products."""
 
@@ -77,12 +107,40 @@ class Split(Instruction):
 
 
 @dataclass(frozen=True)
+class Conjugates(Instruction):
+    """targets[i] = source with X^g for X, for baby steps g (BGV): those of a sum over ``parts`` conjugates.
+
+    The first baby step, the source itself, is left out; ``len(targets) + 1`` is a power of two, at most ``parts``.
+    ``source`` must be zero off multiples of ``stride``.
+    """
+
+    operand: ClassVar[Kind] = Kind.BGV
+    result: ClassVar[Kind] = Kind.BGV
+    method: ClassVar[str] = "conjugates"
+    written_fields: ClassVar[tuple[str, ...]] = ("targets",)
+    targets: tuple[Register, ...]
+    source: Register
+    parts: int
+    stride: int
+    node: int
+
+    def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        images: Sequence[Any] = machine.conjugates(operands[0], self)
+        return images
+
+    def steps(self, ring: int) -> Conjugation:
+        """The automorphisms; IRError where there are none of these numbers."""
+        return Conjugation(ring, self.parts, self.stride, len(self.targets) + 1)
+
+
+@dataclass(frozen=True)
 class Divide(Instruction):
     """factor * target = source, exactly (BGV). factor: a power of two.
 
     Modulo the ciphertext's modulus, which is odd, everything can be divided. The message of the target is a fraction,
-    which a :class:`Split` into as many parts makes whole again: without loss, whatever the message and its noise. At
-    stride 1 only: noise that stands off the stride is divided, too, but no automorphism of the split multiplies it.
+    which a :class:`Split` into as many parts makes whole again, or a sum of all of them: without loss, whatever the
+    message and its noise. At stride 1 only: noise that stands off the stride is divided, too, but no automorphism
+    multiplies it again.
     """
 
     operand: ClassVar[Kind] = Kind.BGV
@@ -173,6 +231,11 @@ class Evaluate(Instruction):
 
     def call(self, machine: Any, operands: Sequence[Any]) -> Sequence[Any]:
         return (machine.evaluate(operands[0], self),)
+
+
+def weighted(code: Iterable[Instruction]) -> dict[str, Dot | ConjugateDot]:
+    """By the name of plaintext weights, the last instruction that multiplies with them: all others do it alike."""
+    return {i.weights: i for i in code if isinstance(i, Dot | ConjugateDot)}
 
 
 def masks_of(code: Iterable[Instruction]) -> tuple[Mask, ...]:

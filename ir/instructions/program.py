@@ -16,6 +16,8 @@ from ..ops import Op
 from ..types import Encoding, FixedPoint
 from .base import Instruction
 
+I64 = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False)
 class Polynomials:
@@ -27,6 +29,13 @@ class Polynomials:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def terms(self, first: int, count: int) -> tuple[I64, I64, I64]:
+        """Of so many rows from one on: which of them each term is in, from 0, its exponent and its value."""
+        bounds = self.offsets[first : first + count + 1]
+        at = slice(bounds[0], bounds[-1])
+        rows = np.repeat(np.arange(count, dtype=np.int64), np.diff(bounds))
+        return rows, self.exponents[at].astype(np.int64), self.values[at]
 
     def dense(self, row: int, n: int) -> npt.NDArray[np.int64]:
         """Row ``row`` as n coefficients."""

@@ -1,0 +1,152 @@
+"""Images of sums under automorphisms, each whole in one thread: what unpackings and sums over conjugates take many of.
+
+What one of them is switched with passes from step to step in one kernel, and nothing waits for other threads in
+between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from .arithmetic import canonical, product, product_by
+from .basis import F64, I64
+from .conversion import convert
+from .evaluator import Evaluator
+from .threads import run
+from .transforms import backward_rows, forward_rows
+
+# Rows that one image is worked on in: its digit, what is lifted, and the products of both elements.
+ROWS = 2 + 2 + 2 * 4
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def lift(element, up, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
+    """``scratch[2:4]`` = an element, (2, n), modulo the auxiliary primes. which, up, tables: see :class:`Images`."""
+    head, tail, head_back, tail_back = tables
+    y, lifted = scratch[:2], scratch[2:4]
+    own, special = which[:2], which[2:]
+    rows = np.arange(2)
+    constants, largest, whole, weights, fractions = up
+    backward_rows(0, 2, element, rows, y, own, head_back, tail_back, constants, moduli, inverses)
+    convert(0, element.shape[1], y, largest, whole, weights, fractions, lifted, rows, special, moduli, inverses)
+    forward_rows(0, 2, lifted, rows, special, head, tail, moduli, inverses)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
+    """Both elements under another secret, canonical: the first two rows of the result's, (2, 4, n), in ``scratch``.
+
+    lifted: of the second element; it may be in ``scratch``, and is overwritten then. key: (2, 1, 4, n).
+    """
+    head, tail, head_back, tail_back = tables
+    n = piece.shape[2]
+    y, back, sums = scratch[:2], scratch[2:4], scratch[4:].reshape(2, 4, n)
+    own, special = which[:2], which[2:]
+    rows = np.arange(2)
+    for h in range(2):
+        for i in range(4):
+            q, inverse = moduli[which[i]], inverses[which[i]]
+            x = piece[1, i] if i < 2 else lifted[i - 2]
+            k, o = key[h, 0, i], sums[h, i]
+            for j in range(n):
+                o[j] = product(x[j], k[j], q, inverse)
+    constants, largest, whole, weights, fractions, factors = down
+    for h in range(2):
+        backward_rows(0, 2, sums[h], rows + 2, y, special, head_back, tail_back, constants, moduli, inverses)
+        convert(0, n, y, largest, whole, weights, fractions, back, rows, own, moduli, inverses)
+        forward_rows(0, 2, back, rows, own, head, tail, moduli, inverses)
+        for p in range(2):
+            q, inverse = moduli[own[p]], inverses[own[p]]
+            w = factors[p]
+            ratio = w * inverse
+            s, b, c = sums[h, p], back[p], piece[h, p]
+            if h == 0:
+                for j in range(n):
+                    v = canonical(product_by(s[j] - b[j], w, ratio, q), q) + c[j]
+                    s[j] = v - q if v >= q else v
+            else:
+                for j in range(n):
+                    s[j] = canonical(product_by(s[j] - b[j], w, ratio, q), q)
+    return sums
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _image(piece, lifted, key, order, out, down, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
+    """out = g(piece), (2, 2, n), canonical; order: of the automorphism."""
+    sums = switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch)
+    for h in range(2):
+        for p in range(2):
+            s, o = sums[h, p], out[h, p]
+            for j in range(o.shape[0]):
+                o[j] = s[order[j]]
+
+
+class Images:
+    """Makes images with the keys of one client.
+
+    fixed: what the kernels take of all keys alike: of the conversion to the auxiliary primes (constants, largest,
+    whole, weights, fractions), of the division by them (the same, and its factors), the tables of transforms, which
+    primes a key has (both of sums, then both auxiliary ones), their moduli and inverses.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self.which: I64 = np.array(evaluator.shape.linear_shape.primes, dtype=np.int64)
+        basis, plan = evaluator.basis, evaluator.plan(evaluator.shape.linear_shape, 2)
+        ((_, up, _),) = plan.conversions
+        division, _, _ = plan.division(0)
+        down = division.conversion
+        self.up = up.constants, up.largest, up.whole, up.weights, up.fractions
+        self.down = down.constants, down.largest, down.whole, down.weights, down.fractions, division.factors
+        self.fixed = (
+            (basis.head, basis.tail, basis.head_back, basis.tail_back),
+            self.which,
+            basis.moduli,
+            basis.inverses,
+        )
+
+    def key(self, index: int) -> F64:
+        """Of the automorphism X -> X^index, (2, 1, 4, n)."""
+        return self.evaluator.keys[self.evaluator.shape.linear_key(index).name].values
+
+    def scratch(self) -> F64:
+        """Of this thread."""
+        return self.evaluator.scratch("images", ROWS, self.evaluator.basis.n)
+
+    def of(self, piece: F64, indices: Sequence[int]) -> list[F64]:
+        """The images of one sum, which is lifted once for all of them."""
+        n = self.evaluator.basis.n
+        lifting = np.empty((4, n))
+        lift(piece[1], self.up, *self.fixed, lifting)
+        lifted = lifting[2:]
+        made: list[F64] = [np.empty((2, 2, n)) for _ in indices]
+        keys, orders = self._prepared(indices)
+
+        def work(first: int, last: int) -> None:
+            scratch = self.scratch()
+            for at in range(first, last):
+                _image(piece, lifted, keys[at], orders[at], made[at], self.down, *self.fixed, scratch)
+
+        run(work, len(made))
+        return made
+
+    def in_place(self, pieces: Sequence[F64], indices: Sequence[int]) -> None:
+        """Each sum becomes its image under an automorphism of its own."""
+        keys, orders = self._prepared(indices)
+
+        def work(first: int, last: int) -> None:
+            scratch = self.scratch()
+            for at in range(first, last):
+                piece = pieces[at]
+                lift(piece[1], self.up, *self.fixed, scratch)
+                _image(piece, scratch[2:4], keys[at], orders[at], piece, self.down, *self.fixed, scratch)
+
+        run(work, len(pieces))
+
+    def _prepared(self, indices: Sequence[int]) -> tuple[list[Any], list[Any]]:
+        # permutations are made here, not by several threads at once
+        return [self.key(g) for g in indices], [self.evaluator.order(g) for g in indices]

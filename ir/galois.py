@@ -1,0 +1,157 @@
+"""Sums of products with the parts of a polynomial as sums over its Galois conjugates, by baby and giant steps.
+
+In Z[X]/(X^N + 1) let c be zero off multiples of s, c_r its terms at exponents congruent to s*r modulo s*P, and
+a = 2N/(s*P). The automorphisms X -> X^g with g = 1 (mod a) are a group of P elements on multiples of s, where g = 1 +
+a*k multiplies c_r by omega^(r*k), omega = X^(2N/P). So c_r is a Fourier coefficient of c over that group, and
+
+    sum_r P*X^(-s*r)*c_r * w_r = sum_g W_g * c(X^g),  with  W_g = sum_r omega^(-r*k) X^(-s*r) w_r.
+
+Every element is a product of a baby step b and a giant step h. The sum is sum_h (sum_b W_hb(X^(1/h)) * c(X^b))(X^h):
+the babies are images of c itself, shared by all sums that read it, and there is one automorphism more for every giant
+step (Halevi, Shoup: Algorithms in HElib, CRYPTO 2014, for linear transforms of slots).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import IRError
+
+I64 = npt.NDArray[np.int64]
+_Numbers = TypeVar("_Numbers", bound=npt.NDArray[Any])
+
+# Weights that are made at a time, as dense polynomials.
+_AT_ONCE = 64
+
+
+def baby_steps(parts: int) -> int:
+    """How many of the conjugates are baby steps, by default: as many as giant steps, or twice as many."""
+    return 1 << parts.bit_length() // 2
+
+
+@dataclass(frozen=True)
+class Conjugation:
+    """ring: N; parts: P; stride: s; babies: how many baby steps there are, all powers of two. IRError for others.
+
+    Elements of the group are numbered: number j*babies + b is giant step j times baby step b; the identity is 0.
+    """
+
+    ring: int
+    parts: int
+    stride: int
+    babies: int
+
+    def __post_init__(self) -> None:
+        numbers = (self.ring, self.parts, self.stride, self.babies)
+        if min(numbers) < 1 or any(n & (n - 1) for n in numbers):
+            raise IRError(f"no powers of two: {self}")
+        if self.parts < 2 or self.parts * self.stride > self.ring:
+            raise IRError(f"{self.parts} parts at stride {self.stride} are not 2 to {self.ring // self.stride}")
+        if not 2 <= self.babies <= self.parts:
+            raise IRError(f"{self.babies} baby steps of {self.parts} conjugates are not 2 to {self.parts}")
+
+    @staticmethod
+    def of(ring: int, parts: int, stride: int) -> Conjugation:
+        """With as many baby steps as programs are compiled with."""
+        return Conjugation(ring, parts, stride, baby_steps(parts))
+
+    @property
+    def giants(self) -> int:
+        return self.parts // self.babies
+
+    @property
+    def _distance(self) -> int:
+        """The elements are 1 modulo this."""
+        return 2 * self.ring // (self.parts * self.stride)
+
+    def element(self, number: int) -> int:
+        """The exponent g of an element X -> X^g, 1 <= g < 2N.
+
+        All powers of a power of 5; where every odd number is an element, -1 times those, too.
+        """
+        powers = self.parts if self._distance > 2 else self.parts // 2
+        sign, power = divmod(number, powers)
+        found = pow(5, power * max(1, self._distance // 4), 2 * self.ring)
+        return 2 * self.ring - found if sign else found
+
+    @property
+    def baby_elements(self) -> tuple[int, ...]:
+        """All but the identity, in order."""
+        return tuple(map(self.element, range(1, self.babies)))
+
+    @property
+    def giant_elements(self) -> tuple[int, ...]:
+        """All but the identity, in order."""
+        return tuple(map(self.element, range(self.babies, self.parts, self.babies)))
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Of all automorphisms that take a key."""
+        return self.baby_elements + self.giant_elements
+
+    def weights(self, residues: I64, exponents: I64, values: I64) -> Iterator[tuple[int, int, I64]]:
+        """(giant step, baby step, coefficients) of every W_hb(X^(1/h)), in any order; a baby step alone has h = 1.
+
+        residues, exponents, values: of the terms of all w_r, which residue, which power of X, and how often.
+        """
+        at = {self._frequency(self.element(number)): number for number in range(self.parts)}
+        once = min(self.parts, _AT_ONCE)
+        folds, turn = self.parts // once, 2 * self.ring // self.parts
+        order = _bit_reversal(once)
+        for first in range(folds):
+            # of the frequencies k = first + folds*j; terms whose residues differ by ``once`` turn alike for all j
+            rows = np.zeros((once, self.ring), dtype=np.int64)
+            moved = (exponents - (self.stride + turn * first) * residues) % (2 * self.ring)
+            signed = np.where(moved < self.ring, values, -values)
+            np.add.at(rows.reshape(-1), residues % once * self.ring + moved % self.ring, signed)
+            _transform(rows, turn * folds)
+            for row, j in zip(rows, order, strict=True):
+                giant, baby = divmod(at[first + folds * j], self.babies)
+                inverse = pow(self.element(giant * self.babies), -1, 2 * self.ring)
+                yield giant, baby, image(row, inverse)
+
+    def _frequency(self, element: int) -> int:
+        return (element - 1) // self._distance % self.parts
+
+
+def image(polynomial: _Numbers, element: int) -> _Numbers:
+    """The coefficients of a(X^element), shape (N,), for an odd ``element``."""
+    n = len(polynomial)
+    places = np.arange(n, dtype=np.int64) * element % (2 * n)
+    out = np.empty_like(polynomial)
+    out[places % n] = np.where(places < n, polynomial, -polynomial)
+    return cast(_Numbers, out)
+
+
+def _transform(rows: I64, turn: int) -> None:
+    """Row k := sum_r X^(-turn*r*k) row r, in place, in bit-reversed order; turn * len(rows) = 2N.
+
+    Powers of X are roots of unity, so there is nothing to multiply (Nussbaumer 1980).
+    """
+    size, n = rows.shape
+    while size > 1:
+        half = size // 2
+        blocks = rows.reshape(-1, size, n)
+        low, high = blocks[:, :half].copy(), blocks[:, half:]
+        np.add(low, high, out=blocks[:, :half])
+        low -= high
+        for r in range(half):
+            blocks[:, half + r] = _turned(low[:, r], turn * r)
+        size, turn = half, 2 * turn
+
+
+def _turned(rows: I64, by: int) -> I64:
+    """Rows times X^-by, 0 <= by < N."""
+    return np.concatenate([rows[..., by:], -rows[..., :by]], axis=-1)
+
+
+def _bit_reversal(count: int) -> list[int]:
+    found = [0]
+    while len(found) < count:
+        found = [2 * k for k in found] + [2 * k + 1 for k in found]
+    return found

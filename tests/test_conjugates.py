@@ -1,0 +1,160 @@
+"""The instructions for sums over conjugates, on every engine: exactly what a split and a sum of products give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from test_masks import Untold
+
+from glyphc.backends.base import execute
+from glyphc.backends.engine import engine
+from glyphc.ir.galois import Conjugation
+from glyphc.ir.instructions import (
+    ClientSpec,
+    Code,
+    ConjugateDot,
+    Conjugates,
+    Divide,
+    Dot,
+    Load,
+    Polynomials,
+    Schedule,
+    Split,
+    Store,
+)
+from glyphc.ir.parameters import INSECURE, Parameters
+
+I64 = npt.NDArray[np.int64]
+RING, BITS = 1024, 20
+T = 1 << BITS
+
+
+@dataclass(frozen=True)
+class Case:
+    """sources: how many ciphertexts are taken apart; total: whether the sum goes on; divided: exactly, before."""
+
+    parts: int
+    stride: int
+    sources: int = 1
+    total: bool = False
+    divided: bool = False
+    babies: int = 0
+
+    @property
+    def steps(self) -> Conjugation:
+        steps = Conjugation.of(RING, self.parts, self.stride)
+        return replace(steps, babies=self.babies) if self.babies else steps
+
+    def __str__(self) -> str:
+        facts = ("total" if self.total else "", "divided" if self.divided else "")
+        return f"{self.parts}@{self.stride}x{self.sources}{''.join(facts)}{self.babies or ''}"
+
+
+CASES = [
+    Case(2, 1),
+    Case(2, 512, total=True),  # every odd number is an automorphism of two values
+    Case(4, 2, sources=3),
+    Case(8, 128, total=True),  # and of eight
+    Case(8, 4, babies=8),
+    Case(16, 64, sources=2, babies=2),
+    Case(32, 1, divided=True, total=True),
+    Case(64, 4, sources=2),
+]
+
+
+def polynomials(case: Case) -> Polynomials:
+    """Of all parts, some of which nobody reads, and a bias."""
+    random = np.random.default_rng(case.parts)
+    dense = random.integers(-5, 6, (case.parts * case.sources + 1, RING))
+    dense *= random.random(dense.shape) < 0.05
+    dense[random.random(len(dense)) < 0.3] = 0
+    dense[-1] = random.integers(-T // 2, T // 2, RING)
+    rows, exponents = np.nonzero(dense)
+    offsets = np.searchsorted(rows, np.arange(len(dense) + 1))
+    return Polynomials(offsets.astype(np.int64), exponents.astype(np.int32), dense[rows, exponents])
+
+
+def conjugated(case: Case) -> Schedule:
+    steps = case.steps
+    code, sources, last = opened(case)
+    babies: list[int] = []
+    for source in sources:
+        targets = tuple(range(last, last + steps.babies - 1))
+        last += len(targets)
+        code += (Conjugates(targets, source, case.parts, case.stride, 0),)
+        babies += [source, *targets]
+    total = case.sources if case.total else None
+    numbers = {"parts": case.parts, "stride": case.stride, "babies": steps.babies}
+    code += (ConjugateDot(last, tuple(babies), "w", total, 0, **numbers),)
+    return schedule(case, (*code, Store(last, "y")), steps.elements, ())
+
+
+def split(case: Case) -> Schedule:
+    code, sources, last = opened(case)
+    parts: list[int] = []
+    for source in sources:
+        targets = tuple(range(last, last + case.parts))
+        last += case.parts
+        code += (Split(targets, source, case.parts, case.stride, 0),)
+        parts += targets
+    code += (Dot(last, tuple(parts), "w", case.sources if case.total else None, 0), Store(last, "y"))
+    return schedule(case, code, (), tuple(case.stride << k for k in range(case.parts.bit_length() - 1)))
+
+
+def opened(case: Case) -> tuple[Code, tuple[int, ...], int]:
+    """Loads all sources and a total, and divides the sources; which registers these are, and the next one."""
+    count = case.sources + 1
+    loads = tuple(Load(r, "x", r) for r in range(count))
+    sources = tuple(range(case.sources))
+    if not case.divided:
+        return loads, sources, count
+    divided = tuple(range(count, count + case.sources))
+    return loads + tuple(Divide(t, s, case.parts, 0) for t, s in zip(divided, sources, strict=True)), divided, 2 * count
+
+
+def schedule(case: Case, code: Code, conjugates: tuple[int, ...], strides: tuple[int, ...]) -> Schedule:
+    parameters = Parameters(RING, BITS, 54, strides, security=INSECURE, conjugates=tuple(sorted(conjugates)))
+    return Schedule(ClientSpec(parameters, (), (), 1), code, {"w": polynomials(case)})
+
+
+def messages(case: Case) -> list[I64]:
+    """Of the sources, whatever fits the plaintext modulus on the stride, and of the total."""
+    random = np.random.default_rng(1)
+    found = random.integers(-T // 2, T // 2, (case.sources + 1, RING))
+    found[:-1, np.arange(RING) % case.stride != 0] = 0
+    return list(found)
+
+
+def results(name: str, wanted: Schedule, inputs: list[I64]) -> I64:
+    with engine(name).session(wanted, Untold()) as session:
+        found = execute(wanted.instructions, session.machine, {"x": [session.encrypt(m) for m in inputs]})
+        return np.asarray(session.decrypt(found["y"][0]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", ["clear", "simulate", "kernels", "openfhe"])
+def test_it_is_what_a_split_and_a_sum_give(name: str, case: Case) -> None:
+    wanted = results("clear", split(case), messages(case))
+    found = results(name, conjugated(case), messages(case))
+    np.testing.assert_array_equal((found - wanted) % T, 0)
+
+
+@pytest.mark.parametrize("name", ["clear", "kernels", "openfhe"])
+def test_the_conjugates_are_images(name: str) -> None:
+    """Their own definition: the source with other powers of X."""
+    case = Case(16, 4)
+    message = messages(case)[0]
+    wanted = conjugated(case)
+    (instruction,) = (i for i in wanted.instructions if isinstance(i, Conjugates))
+    code = (Load(0, "x"), replace(instruction, source=0), *(Store(r, "y") for r in instruction.targets))
+    with engine(name).session(wanted, Untold()) as session:
+        found = execute(code, session.machine, {"x": [session.encrypt(message)]})["y"]
+        images = [session.decrypt(c) for c in found]
+    for g, got in zip(case.steps.baby_elements, images, strict=True):
+        exponents = np.arange(RING) * g % (2 * RING)
+        image = np.zeros(RING, dtype=np.int64)
+        image[exponents % RING] = np.where(exponents < RING, message, -message)
+        np.testing.assert_array_equal((got - image) % T, 0)
