@@ -61,7 +61,7 @@ def measure_slots(
                 product=_quickest(primitives.products) / _TERMS,
                 relinearise=_quickest(primitives.relinearised),
                 rescale=_quickest(primitives.rescaled),
-                encrypt=_quickest(lambda: client.encrypt(message)),
+                encrypt=_quickest(lambda dropped=dropped: client.encrypt(message, dropped)),  # type: ignore[misc]
                 decrypt=_quickest(lambda operand=operands[0]: client.decrypt(operand)),  # type: ignore[misc]
             )
         )
@@ -89,6 +89,7 @@ def measure_kernel_slots(
     rows = []
     for limbs in sorted({2, (parameters.limbs + 2) // 2, parameters.limbs}):
         begun = time.perf_counter()
+        dropped = parameters.limbs - limbs
         operands = [Ciphertext(np.ascontiguousarray(c.elements[:, :limbs]), c.scale) for c in fresh]
         pairs = list(zip(operands, (*operands[1:], operands[0]), strict=True))
         last = Ciphertext(np.ascontiguousarray(fresh[0].elements[:, :1]), fresh[0].scale)
@@ -111,7 +112,7 @@ def measure_kernel_slots(
                 product=tensor,
                 relinearise=_positive(product - tensor - rescale),
                 rescale=rescale,
-                encrypt=_quickest(lambda: wire.received(client.encrypt(message))),
+                encrypt=_quickest(lambda dropped=dropped: wire.received(client.encrypt(message, dropped))),  # type: ignore[misc]
                 decrypt=_quickest(lambda last=last: client.decrypt(wire.sent(last))),  # type: ignore[misc]
             )
         )

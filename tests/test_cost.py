@@ -21,7 +21,9 @@ from glyphc.analysis.cost import (
     calibrated,
 )
 from glyphc.analysis.estimate import estimate, instruction_seconds, peak_bytes
-from glyphc.analysis.kernels_cost import KERNELS, for_engine
+from glyphc.analysis.kernels_cost import KERNELS, KERNELS_SLOTS, for_engine
+from glyphc.analysis.slot_figures import FIGURES as SLOT_FIGURES
+from glyphc.analysis.slot_figures import SLOT_ROWS, SlotRow, slot_seconds
 from glyphc.ir.instructions import (
     ClientSpec,
     Evaluate,
@@ -185,6 +187,19 @@ def test_stored_results_stay_alive_and_inputs_do_not() -> None:
     assert peak_bytes(schedule(*few.instructions, *more, parameters=parameters), cost) == pytest.approx(
         idle + 3 * CIPHERTEXT
     )
+
+
+@given(
+    st.sampled_from((SLOT_ROWS, KERNELS_SLOTS)),
+    st.sampled_from(SLOT_FIGURES),
+    st.sampled_from((8192, 16384, 32768)),
+    st.integers(2, 40),
+)
+def test_more_limbs_are_not_cheaper(rows: tuple[SlotRow, ...], name: str, ring: int, limbs: int) -> None:
+    """Of what is done on each limb, in a transform's time; and of everything beyond what was measured."""
+    deepest = max(row.limbs for row in rows)
+    if name == "encrypt" or limbs >= deepest:
+        assert slot_seconds(rows, name, ring, limbs + 1) >= slot_seconds(rows, name, ring, limbs)
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))

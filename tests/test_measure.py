@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -25,6 +26,7 @@ from glyphc.analysis.kernels_cost import for_engine, shipped
 from glyphc.analysis.security import largest_modulus, secured
 from glyphc.analysis.slot_figures import FIGURES as SLOT_FIGURES
 from glyphc.backends.openfhe.keys import release_all_keys
+from glyphc.backends.openfhe.slot_client import generate_slot_keys
 from glyphc.cli import main
 from glyphc.cost_report import cost_text
 from glyphc.errors import EnvironmentSetupError, GlyphcError
@@ -101,6 +103,15 @@ def test_measuring_numbers_in_slots() -> None:
     assert steps == ["2 limbs", "5 limbs", "8 limbs"]
     assert [(row.ring, row.limbs) for row in found.rows] == [(1024, 2), (1024, 5), (1024, 8)]
     assert all(0 < getattr(row, name) < 1 for row in found.rows for name in SLOT_FIGURES)
+
+
+@pytest.mark.parametrize("dropped", [0, 3])
+def test_encryption_is_measured_on_the_limbs_of_its_row(dropped: int) -> None:
+    client, _ = generate_slot_keys(SMALL_SLOTS)
+    message = np.random.default_rng(0).uniform(-1, 1, SMALL_SLOTS.slots)
+    fresh = client.encrypt(message, dropped)
+    assert fresh.GetLevel() == dropped
+    np.testing.assert_allclose(client.decrypt(fresh), message, atol=1e-3)
 
 
 def test_calibration_measures_numbers_in_slots() -> None:

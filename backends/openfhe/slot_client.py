@@ -31,11 +31,13 @@ class SlotClient:
     def __post_init__(self) -> None:
         no_core_dumps()
 
-    def encrypt(self, message: F64) -> Any:
-        """A fresh ciphertext of numbers, shape (slots,)."""
+    def encrypt(self, message: F64, dropped: int = 0) -> Any:
+        """A fresh ciphertext of numbers, shape (slots,). dropped: limbs that it is made without, as where the context
+        has no more."""
         require_own()
         context, slots = self.context.context, self.context.parameters.slots
-        plain = context.MakeCKKSPackedPlaintext(np.ascontiguousarray(message, dtype=np.float64), 1, 0, None, slots)
+        numbers = np.ascontiguousarray(message, dtype=np.float64)
+        plain = context.MakeCKKSPackedPlaintext(numbers, 1, dropped, None, slots)
         return context.Encrypt(self.secret, plain)
 
     def decrypt(self, ciphertext: Any) -> F64:
