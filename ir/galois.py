@@ -120,11 +120,11 @@ class Conjugation:
 
 
 def image(polynomial: _Numbers, element: int) -> _Numbers:
-    """The coefficients of a(X^element), shape (N,), for an odd ``element``."""
+    """The coefficients of a(X^element), shape (N,), for an odd ``element``; N is a power of two."""
     n = len(polynomial)
-    places = np.arange(n, dtype=np.int64) * element % (2 * n)
+    places = np.arange(n, dtype=np.int64) * element & (2 * n - 1)
     out = np.empty_like(polynomial)
-    out[places % n] = np.where(places < n, polynomial, -polynomial)
+    out[places & (n - 1)] = np.where(places < n, polynomial, -polynomial)
     return cast(_Numbers, out)
 
 

@@ -179,7 +179,8 @@ def test_the_schedule_of_instructions(artifact: Path, program: Program) -> None:
     heading, *rows = glyphc("inspect", artifact, "--stage", "schedule").stdout.splitlines()
     assert heading.split() == ["instruction", "target", "sources", "what", "node"]
     assert len(rows) == len(program.schedule.instructions)
-    for name in ("load", "dot", "to torus", "powers", "evaluate", "from torus", "split", "store", "free"):
+    sums, bootstraps = ("conjugates", "conjugate dot"), ("to torus", "powers", "evaluate", "from torus")
+    for name in ("load", *sums, *bootstraps, "store", "free"):
         assert any(row.startswith(f"{name} ") for row in rows), name
     assert sum("degree" in row for row in rows) == 2, "one bootstrap for each relu"
 

@@ -20,9 +20,11 @@ from glyphc.backends.simulate import SimulatedMachine
 from glyphc.codec import encode
 from glyphc.ir.evaluate import quantize
 from glyphc.ir.functions import Function
+from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
+from glyphc.ir.instructions import ConjugateDot, Conjugates, Polynomials
 from glyphc.ir.matrices import Full
-from glyphc.ir.noise import SIGMA, key_switch
+from glyphc.ir.noise import SIGMA, baby_step_noise, giant_step_noise, key_switch
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Output
 from glyphc.ir.parameters import INSECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS, evaluate_series
@@ -30,6 +32,7 @@ from glyphc.ir.types import Level
 from glyphc.ways.weight_polynomials import weight_polynomials
 
 RING = 2048
+CONJUGATES = Conjugation.of(RING, 16, 4)
 F64 = npt.NDArray[np.float64]
 
 
@@ -62,7 +65,17 @@ def phases(client, ciphertext) -> F64:  # type: ignore[no-untyped-def]  # noqa: 
 def plain_keys():  # type: ignore[no-untyped-def]  # noqa: ANN201
     # with a bootstrap, hence its sparse secret: only bootstrapped values are ever split
     return generate_keys(
-        Parameters(RING, 20, 54, unpack_strides=(1,), slots=8, degree=13, level_budget=(2, 2), security=INSECURE)
+        Parameters(
+            RING,
+            20,
+            54,
+            unpack_strides=(1,),
+            slots=8,
+            degree=13,
+            level_budget=(2, 2),
+            security=INSECURE,
+            conjugates=tuple(sorted(CONJUGATES.elements)),
+        )
     )
 
 
@@ -83,6 +96,31 @@ def test_key_switching_noise(plain_keys) -> None:  # type: ignore[no-untyped-def
     added = np.sqrt(white_noise(client, even, expected) ** 2 - 2 * SIGMA**2)
     # it varies from key to key, since a key's noise is drawn once
     assert 0.5 < added / key_switch(RING, 54) < 2.5
+
+
+def test_noise_of_sums_over_conjugates(plain_keys) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Of baby steps it is multiplied by the weights, of giant steps not."""
+    client, evaluation = plain_keys
+    random = np.random.default_rng(3)
+    parts, stride, babies = CONJUGATES.parts, CONJUGATES.stride, CONJUGATES.babies
+    rows = random.integers(-3, 4, (parts, 40))
+    exponents = random.integers(0, RING, rows.shape).astype(np.int32)
+    weights = Polynomials(np.arange(parts + 1) * rows.shape[1], exponents.ravel(), rows.ravel())
+    engine = LinearEngine(evaluation, {"w": weights})
+    message = np.zeros(RING, dtype=np.int64)
+    source = client.encrypt(message)
+    images = engine.conjugates(source, Conjugates(tuple(range(1, babies)), 0, parts, stride, 0))
+    numbers = {"parts": parts, "stride": stride, "babies": babies}
+    dot = ConjugateDot(babies, tuple(range(babies)), "w", None, 0, **numbers)
+    measured = white_noise(client, engine.conjugate_dot([source, *images], dot), message)
+    energy = sum(np.square(weights.dense(r, RING)).sum() for r in range(parts))
+    switch = key_switch(RING, 54)
+    # what a part has of the fresh noise is 1/P of it, P times as large
+    fresh = SIGMA * np.sqrt(parts * energy)
+    predicted = np.hypot(
+        np.hypot(baby_step_noise(switch, CONJUGATES) * np.sqrt(energy), fresh), giant_step_noise(switch, CONJUGATES)
+    )
+    assert 0.5 < measured / predicted < 2.0
 
 
 @dataclass(frozen=True)

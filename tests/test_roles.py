@@ -227,7 +227,7 @@ def test_inputs_for_another_program_or_key_are_refused(
     with pytest.raises(ArtifactError, match="encrypted for another program"):
         check_request(request_file, stranger, check_keys(setting.keys, setting.half), keys_modulus(setting.keys))
     for changes, message in (
-        ({"samples": 9}, "it has 16 parts, 9 samples take 24"),
+        ({"samples": 9}, "it has 2 parts, 9 samples take 3"),
         ({"samples": 2**61}, "samples take"),
         ({"samples": 0}, "0 samples take"),
         ({"seed": "xy"}, "seed is not one of 32 bytes"),

@@ -191,6 +191,9 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
         if isinstance(instruction, Powers | Evaluate):
             looked_up = isinstance(instruction, Evaluate) and isinstance(instruction.series, Lookup)
             peak = max(peak, held + scratch + (lookup_bytes(parameters) if looked_up else 0.0))
+        if isinstance(instruction, ConjugateDot):
+            # a sum of products for each giant step
+            peak = max(peak, held + ciphertext * instruction.steps(parameters.ring).giants)
         peak = max(peak, held)
     return peak
 

@@ -8,8 +8,8 @@ So a narrow tensor takes fewer ciphertexts, and fewer bootstraps, than a wide on
 * A linear map of a *fresh* input (zero outside its useful positions): inputs are the fast index, outputs the slow one.
   x = sum_j x_j X^(j s), W = sum_ij w_ij X^(i g - j s) with all j s < g: z_i stands at X^(i g). Several inputs per
   ciphertext, no unpacking, nothing but results on the grid.
-* A linear map of a *resident* (bootstrapped) value on the grid, garbage between: split it into P >= (outputs) parts by
-  automorphisms; part r holds features r, r+P, ... at stride P g; W_r = sum_iq w_i,(r+qP) X^(i g - q P g). z_i
+* A linear map of a *resident* (bootstrapped) value on the grid, garbage between: take it apart into P >= (outputs)
+  parts by automorphisms; part r holds features r, r+P, ... at stride P g; W_r = sum_iq w_i,(r+qP) X^(i g - q P g). z_i
   stands at X^(i g); other terms land on other multiples of g in the block or on no useful position.
 * From more chunks to fewer: with P = w' every part holds one feature, so there is no garbage at all; the chunks'
   results, shifted side by side, add up. Chunks never become more from one bootstrap to the next. Where a wide tensor

@@ -2,8 +2,8 @@
 
 A fresh input is read with as many features in a ciphertext as stand between two outputs: often one, so there are as
 many ciphertexts as features, nearly empty ones. Dense ones hold P features of each sample side by side. The server
-divides them by P modulo their modulus and splits them into P parts, which multiplies by P again: exactly, with the
-noise of the key switches as all that is lost. That takes the server nearly one automorphism for each feature.
+divides them by P modulo their modulus and takes them apart into P parts, which multiplies by P again: exactly, with
+the noise of the key switches as all that is lost.
 """
 
 from __future__ import annotations
