@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from glyphc.errors import ParameterError
-from glyphc.ir.evaluate import client_tail
+from glyphc.ir.evaluate import decrypted
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import Divide, EncryptedMap, Instruction, Polynomials, Register, Store
 from glyphc.ir.layout import Layout
@@ -118,8 +118,7 @@ class Lowering:
         return targets
 
     def output(self, node: Node, op: Output) -> None:
-        tail = client_tail(self.graph, node)
-        source = self.graph.operands(tail[0] if tail else node)[0]
+        source, _ = decrypted(self.graph, node)
         part = 0
         for chunk in range(layout(source).chunks):
             for register in self.compute(Task(source.id, chunk)):
