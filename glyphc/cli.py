@@ -12,7 +12,7 @@ import click
 
 from glyphc import __version__
 from glyphc.commands import roles, service
-from glyphc.commands.arrays import check_output, input_files, keep_sources, load_inputs, save_arrays
+from glyphc.commands.arrays import check_output, input_files, keep_sources, load_inputs, samples_option, save_arrays
 from glyphc.commands.compare import compare_command
 from glyphc.commands.doctor import doctor_command
 from glyphc.commands.engines import engines_command
@@ -205,14 +205,7 @@ def compile_command(
 
 @main.command("run")
 @click.argument("artifact", type=click.Path())
-@click.option(
-    "--input",
-    "given",
-    metavar="[NAME=]FILE",
-    multiple=True,
-    required=True,
-    help="Samples (.npy, or .npz for several inputs); or NAME=FILE, once for each input.",
-)
+@samples_option
 @click.option("--output", "output_path", type=click.Path(), required=True, help="Results (.npy, or .npz for several).")
 @click.option(
     "--mode",

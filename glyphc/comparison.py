@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from glyphc.errors import ArtifactError, GlyphcError
 from glyphc.files import write_atomically
+from glyphc.free_memory import available_bytes
 from glyphc.ir.errors import IRSyntaxError
 from glyphc.ir.typed_json import TypedJSON
+from glyphc.slow import duration
 from glyphc.ways.strategies import STRATEGIES, Size
 
 FORMAT = "glyphc-comparison"
@@ -237,6 +239,18 @@ def held_out(input: npt.NDArray[Any], retraining: npt.NDArray[Any]) -> None:
             f"{len(shared)} of the {len(rows)} samples to compare on are among those to retrain on, first sample "
             f"{shared[0]}: results would look better than they are. Hold samples out that are not trained on"
         )
+
+
+def too_much(seconds: float, most_seconds: float, memory_bytes: float, most_bytes: float) -> str:
+    """Why what is predicted to take that much is not run, in words; empty where it fits. most_bytes: 0 for what is
+    available."""
+    if seconds > most_seconds:
+        return f"predicted to take {duration(seconds)}, more than the {duration(most_seconds)} that it may"
+    room = available_bytes()
+    room = min(most_bytes, room) if most_bytes else room
+    if memory_bytes > room:
+        return f"predicted to take {memory_bytes / 1e9:.1f} GB of memory, more than {room / 1e9:.1f} GB"
+    return ""
 
 
 def _rows(samples: npt.NDArray[Any]) -> list[bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc import free_memory, knowledge
+from glyphc import knowledge
 from glyphc.analysis.configurations import priced
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
@@ -18,7 +18,7 @@ from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.engine import best_engine
 from glyphc.backends.processes import apart
 from glyphc.codec import check_inputs
-from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out
+from glyphc.comparison import Choice, Comparison, Measured, Outcome, Predicted, Result, held_out, too_much
 from glyphc.compiler import compile
 from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
@@ -31,7 +31,6 @@ from glyphc.overruns import message
 from glyphc.program import INSECURE_WARNING, Program
 from glyphc.progress import Reporter, Silent
 from glyphc.runtime import Mode, run
-from glyphc.slow import duration
 from glyphc.train.retraining import Data
 from glyphc.ways.strategies import Size
 
@@ -243,13 +242,7 @@ def _too_much(task: Task, program: Program, predicted: Predicted) -> str:
     """Why a program is not run here, in words; empty where it fits."""
     keys = _cost(task, program).key_seconds(program.client.parameters)
     seconds = predicted.evaluate_seconds + predicted.client_seconds + keys
-    if seconds > task.seconds:
-        return f"predicted to take {duration(seconds)}, more than the {duration(task.seconds)} that it may"
-    room = free_memory.available_bytes()
-    room = min(task.memory_bytes, room) if task.memory_bytes else room
-    if predicted.memory_bytes > room:
-        return f"predicted to take {predicted.memory_bytes / 1e9:.1f} GB of memory, more than {room / 1e9:.1f} GB"
-    return ""
+    return too_much(seconds, task.seconds, predicted.memory_bytes, task.memory_bytes)
 
 
 def _measured(task: Task, program: Program, scorer: Scorer) -> tuple[Measured, tuple[str, ...]]:

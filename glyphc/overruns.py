@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.codec import filled
-from glyphc.ir.evaluate import Value, client_tail
+from glyphc.ir.evaluate import Value, decrypted
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import (
     CLIENT_OPS,
@@ -95,8 +95,7 @@ def spoiled(graph: Graph, values: Mapping[int, Value]) -> bool:
     if not isinstance(p, SlotParameters):
         return False
     for output, _ in graph.of(Output):
-        tail = client_tail(graph, output)
-        (source,) = graph.operands(tail[0] if tail else output)
+        source, _ = decrypted(graph, output)
         assert source.type.fixed is not None
         rows = np.asarray(values[source.id], dtype=np.float64) / max(source.type.fixed.magnitude, 1)
         if not all(holds(filled(column, p.slots), p) for column in rows.reshape(len(rows), -1).T):

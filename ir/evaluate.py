@@ -105,14 +105,14 @@ def evaluate(graph: Graph, inputs: Mapping[str, F64]) -> dict[str, Value]:
     return {op.name: values[node.id] for node, op in graph.of(Output)}
 
 
-def client_tail(graph: Graph, output: Node) -> tuple[Node, ...]:
-    """The nodes after the last encrypted value on the way to ``output``, in order, without the output itself."""
-    tail: list[Node] = []
+def decrypted(graph: Graph, output: Node) -> tuple[Node, tuple[Op, ...]]:
+    """The last encrypted value on the way to ``output``, and what the client does to it, in order."""
+    tail: list[Op] = []
     node = graph.operands(output)[0]
     while isinstance(node.op, Softmax | ArgMax | Reshape):
-        tail.append(node)
+        tail.append(node.op)
         node = graph.operands(node)[0]
-    return tuple(reversed(tail))
+    return node, tuple(reversed(tail))
 
 
 def apply_client_op(op: Op, x: Value) -> Value:

@@ -16,7 +16,7 @@ from strategies import examples, graphs
 from test_network_ops import MOVES_AND_REDUCTIONS, TWO_OPERANDS
 
 from glyphc.ir.errors import IRError
-from glyphc.ir.evaluate import apply_client_op, client_tail, dequantize, evaluate, evaluate_all, quantize, real
+from glyphc.ir.evaluate import apply_client_op, decrypted, dequantize, evaluate, evaluate_all, quantize, real
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.image_ops import Interleave, Pixels
@@ -283,21 +283,21 @@ def test_outputs_by_name(level: Level) -> None:
 
 
 @pytest.mark.parametrize("level", [Level.SOURCE, Level.QUANTIZED])
-def test_client_tail(level: Level) -> None:
+def test_what_is_decrypted(level: Level) -> None:
     graph, n = classifier(level)
-    assert client_tail(graph, n["label"]) == (n["square"], n["soft"], n["top"])
-    assert client_tail(graph, n["raw"]) == ()
-    assert client_tail(graph, n["echo"]) == ()
+    assert decrypted(graph, n["label"]) == (n["z"], (n["square"].op, n["soft"].op, n["top"].op))
+    assert decrypted(graph, n["raw"]) == (n["z"], ())
+    assert decrypted(graph, n["echo"]) == (n["x"], ())
 
 
 def test_client_op_on_decrypted_values() -> None:
     graph, n = classifier(Level.QUANTIZED)
-    decrypted = np.array([[0.1, 1.4, 3.1, -2.0], [5.0, 0.0, 0.0, 1.0]])  # noisy, real
-    x: npt.NDArray[Any] = decrypted
-    for node in client_tail(graph, n["label"]):
-        x = apply_client_op(node.op, x)
+    noisy = np.array([[0.1, 1.4, 3.1, -2.0], [5.0, 0.0, 0.0, 1.0]])
+    x: npt.NDArray[Any] = noisy
+    for op in decrypted(graph, n["label"])[1]:
+        x = apply_client_op(op, x)
     assert x.tolist() == [[1, 0], [0, 1]]
-    logs = apply_client_op(n["soft"].op, decrypted.reshape(2, 2, 2))
+    logs = apply_client_op(n["soft"].op, noisy.reshape(2, 2, 2))
     np.testing.assert_allclose(np.exp(logs).sum(axis=-1), 1.0)
 
 
@@ -307,12 +307,11 @@ def test_tail_and_encrypted_part_make_the_whole(graph: Graph, seed: int) -> None
     """What a backend and the client compute together is what the evaluator says."""
     values = evaluate_all(graph, inputs_for(graph, seed))
     for output, op in graph.of(Output):
-        tail = client_tail(graph, output)
-        node = graph.operands(tail[0] if tail else output)[0]
+        node, tail = decrypted(graph, output)
         assert node.type.fixed is not None, "the client's part starts at an encrypted value"
         x = real(node, values[node.id])
         for step in tail:
-            x = apply_client_op(step.op, x)
+            x = apply_client_op(step, x)
         np.testing.assert_array_equal(x, evaluate(graph, inputs_for(graph, seed))[op.name])
 
 

@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from glyphc.errors import ArtifactError, DataError, GlyphcError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+samples_option = click.option(
+    "--input",
+    "given",
+    metavar="[NAME=]FILE",
+    multiple=True,
+    required=True,
+    help="Samples (.npy, or .npz for several inputs); or NAME=FILE, once for each input.",
+)
 
 
 def load_arrays(path: str, what: str) -> Any:

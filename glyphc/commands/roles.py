@@ -10,6 +10,7 @@ import click
 
 from glyphc.errors import ArtifactError, DataError, GlyphcError, SecretError
 
+from .arrays import samples_option
 from .cluster_options import away_told, cluster_address, cluster_options
 
 if TYPE_CHECKING:
@@ -165,14 +166,7 @@ def _weights(source: Path, spec: Specification, weights: Path | None) -> dict[st
 
 @click.command("encrypt")
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
-@click.option(
-    "--input",
-    "given",
-    metavar="[NAME=]FILE",
-    multiple=True,
-    required=True,
-    help="Samples (.npy, or .npz for several inputs); or NAME=FILE, once for each input.",
-)
+@samples_option
 @click.option("--output", "output_path", type=_FILE, required=True, help="The file of encrypted inputs to write.")
 @click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
 def encrypt_command(client_folder: Path, given: tuple[str, ...], output_path: Path, spec: Path | None) -> None:

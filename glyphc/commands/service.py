@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from glyphc.errors import EnvironmentSetupError, GlyphcError
+from glyphc.errors import GlyphcError
 
 from .cluster_options import cluster_address
+from .service_options import ca_option, needs, patience_option, token, url_option
 
-TOKEN_VARIABLE = "GLYPHC_TOKEN"
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -161,9 +161,9 @@ def serve_command(
 
 @click.command("spec")
 @click.argument("program")
-@click.option("--url", required=True, help="The service's address.")
+@url_option
 @click.option("-o", "--output", type=_FILE, required=True, help="The client specification to write (.spec).")
-@click.option("--ca", type=click.Path(), help="A file of certificates to trust.")
+@ca_option
 def spec_command(program: str, url: str, output: Path, ca: str | None) -> None:
     """Fetch the client specification of PROGRAM (a name or fingerprint) from a service, to make keys for it."""
     needs("httpx")
@@ -175,20 +175,14 @@ def spec_command(program: str, url: str, output: Path, ca: str | None) -> None:
 
 
 @click.command("submit")
-@click.option("--url", required=True, help="The service's address.")
+@url_option
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
 @click.option("--input", "input_path", type=click.Path(), required=True, help="Samples (.npy or .npz).")
 @click.option("--output", "output_path", type=click.Path(), required=True, help="Results (.npy, or .npz for several).")
 @click.option("--keys", type=_FILE, help="The evaluation keys, to upload if the service does not have them.")
 @click.option("--spec", type=_FILE, help="A client specification other than the folder's.")
-@click.option("--ca", type=click.Path(), help="A file of certificates to trust.")
-@click.option(
-    "--patience",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    help="Seconds for which a service that is down or busy is asked again.",
-)
+@ca_option
+@patience_option
 def submit_command(
     url: str,
     client_folder: Path,
@@ -220,22 +214,3 @@ def submit_command(
         progress.done()
     save_arrays(output_path, outputs)
     click.echo(f"wrote {output_path}")
-
-
-def token() -> str:
-    """The client's, from the environment; GlyphcError where there is none."""
-    found = os.environ.get(TOKEN_VARIABLE, "")
-    if not found:
-        raise GlyphcError(f"the service's operator gives you a token; put it into the variable {TOKEN_VARIABLE}")
-    return found
-
-
-def needs(*modules: str) -> None:
-    """EnvironmentSetupError where packages of the service are missing."""
-    import importlib.util
-
-    missing = [m for m in modules if importlib.util.find_spec(m) is None]
-    if missing:
-        raise EnvironmentSetupError(
-            f"the service needs {', '.join(missing)}, which are not installed: pip install 'glyphc[service]'"
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from .job_options import (
 from .roles import _new_passphrase, _passphrase, _warn, _wrote
 from .training_offer import accept_command, offer_command
 from .training_serving import SERVING
+
+if TYPE_CHECKING:
+    from glyphc.exchange.training_client import Prepared
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(path_type=Path)
@@ -64,6 +67,26 @@ def prepare_command(
     done on other samples (--trial-data), or not at all (--ranges bounds). The server needs the whole of its folder: a
     program, evaluation keys, encrypted batches and weights. No secret is in it.
     """
+    done = _prepared(client_folder, server_folder, passphrase, engine, why, dry_run, memory, chosen)
+    batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
+    click.echo(f"{'server':18} {os.fspath(server_folder)}: {batches}, {done.server_bytes:,} bytes")
+    _show(done, client_folder)
+    if done.reach is not None:
+        click.echo(f"{'range used':18} {done.reach:.0%} in the trial run")
+
+
+def _prepared(
+    client: Path,
+    server: Path,
+    passphrase: bool,
+    engine: str | None,
+    why: bool,
+    dry_run: bool,
+    memory: float | None,
+    chosen: dict[str, Any],
+    spec: Path | None = None,
+) -> Prepared:
+    """A job by its options, planned, with its files in both folders. spec: of a job on data of several owners."""
     from glyphc.console import reporter
     from glyphc.exchange.secret import check_apart
     from glyphc.exchange.training_client import prepare
@@ -71,28 +94,29 @@ def prepare_command(
 
     from .trained_model import onnx_file
 
-    check_apart(client_folder, server_folder)  # before anything is read or asked for
+    check_apart(client, server)  # before anything is read or asked for
     job = job_of(**chosen)
     if job.options.insecure_ring is not None:
         click.echo(INSECURE_WARNING, err=True)
     describe(job, "to be done by the server")
     allowed = bytes_of(memory)
     phrase = _new_passphrase() if passphrase and not dry_run else None
-    planned = planned_by(job, engine, why, dry_run, allowed, "to upload")
+    planned = planned_by(job, engine, why, dry_run, allowed, "to upload", owned=spec is not None)
     progress = reporter()
     try:
         source = onnx_file(chosen["model"])
-        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source, engine=engine)
+        return prepare(job, client, server, phrase, progress, planned, allowed, source, spec, engine)
     finally:
         progress.done()
-    batches = f"{done.batches} batches of {done.ciphertexts} ciphertexts"
-    click.echo(f"{'server':18} {os.fspath(server_folder)}: {batches}, {done.server_bytes:,} bytes")
-    click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
+
+
+def _show(done: Prepared, client: Path) -> None:
+    from glyphc.program import INSECURE_WARNING
+
+    click.echo(f"{'client':18} {os.fspath(client)}: the secret key stays there")
     click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
     click.echo(f"{'engine':18} {done.engine}: the evaluation keys are for it")
     click.echo(f"{'ranges':18} {done.source}")
-    if done.reach is not None:
-        click.echo(f"{'range used':18} {done.reach:.0%} in the trial run")
 
 
 @training_group.command("invite")
@@ -120,33 +144,11 @@ def invite_command(
     batches. Nothing is known of the data but the norm that all are scaled down to, so ranges are those of
     --ranges bounds, or of a trial on public samples.
     """
-    from glyphc.console import reporter
-    from glyphc.exchange.secret import check_apart
-    from glyphc.exchange.training_client import prepare
     from glyphc.exchange.training_owners import spec_digest
-    from glyphc.program import INSECURE_WARNING
 
-    from .trained_model import onnx_file
-
-    check_apart(client_folder, server_folder)
-    job = job_of(**chosen)
-    if job.options.insecure_ring is not None:
-        click.echo(INSECURE_WARNING, err=True)
-    describe(job, "to be done by the server")
-    allowed = bytes_of(memory)
-    phrase = _new_passphrase() if passphrase and not dry_run else None
-    planned = planned_by(job, engine, why, dry_run, allowed, "to upload", owned=True)
-    progress = reporter()
-    try:
-        source = onnx_file(chosen["model"])
-        done = prepare(job, client_folder, server_folder, phrase, progress, planned, allowed, source, spec, engine)
-    finally:
-        progress.done()
+    done = _prepared(client_folder, server_folder, passphrase, engine, why, dry_run, memory, chosen, spec)
     click.echo(f"{'server':18} {os.fspath(server_folder)}: {done.batches} batches are to come from owners")
-    click.echo(f"{'client':18} {os.fspath(client_folder)}: the secret key stays there")
-    click.echo(f"{'security':18} {done.parameters.security if done.parameters.secure else INSECURE_WARNING}")
-    click.echo(f"{'engine':18} {done.engine}: the evaluation keys are for it")
-    click.echo(f"{'ranges':18} {done.source}")
+    _show(done, client_folder)
     click.echo(f"{'specification':18} {spec_digest(spec)}: tell owners by another way than the file goes")
     _wrote(spec)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .roles import _passphrase, _warn, _wrote
+from .service_options import ca_option, needs, patience_option, token, url_option
 
 if TYPE_CHECKING:
     from glyphc.exchange.training_predict import Predicted
@@ -123,20 +124,14 @@ def predict_command(
 
 
 @click.command("submit")
-@click.option("--url", required=True, help="The service's address.")
+@url_option
 @click.option("--client", "client_folder", type=_FOLDER, required=True, help="The client's folder.")
 @click.option("--data", type=click.Path(), required=True, help="Samples (.npy or .npz).")
 @click.option("--labels", type=click.Path(), help="Their labels: shows loss and accuracy.")
 @click.option("--steps", type=click.IntRange(0), help="Ask the weights after so many steps. [default: after all]")
 @click.option("-o", "--output", type=_FILE, required=True, help="The network's outputs to write (.npy).")
-@click.option("--ca", type=click.Path(), help="A file of certificates to trust.")
-@click.option(
-    "--patience",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    help="Seconds for which a service that is down or busy is asked again.",
-)
+@ca_option
+@patience_option
 def submit_command(
     url: str,
     client_folder: Path,
@@ -155,7 +150,6 @@ def submit_command(
 
     from .arrays import check_output, keep_sources
     from .job_options import samples_from
-    from .service import needs, token
 
     needs("httpx")
     from glyphc.service.client import Client

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from glyphc.analysis.word_figures import GATE_SECONDS
 from glyphc.errors import ParameterError
-from glyphc.ir.evaluate import client_tail
+from glyphc.ir.evaluate import decrypted
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientSpec,
@@ -49,18 +49,11 @@ def word_schedule(graph: Graph) -> Schedule:
     made = NetworkCircuit.of(graph)
     ports = []
     for node, op in graph.of(Output):
-        tail = tuple(n.op for n in client_tail(graph, node))
-        ports.append(replace(_port(op.name, _source(graph, node), tail), labels=op.labels))
+        ports.append(replace(_port(op.name, *decrypted(graph, node)), labels=op.labels))
     inputs = [replace(_port(op.name, n), ranks=op.ranks, columns=op.columns, ids=op.ids) for n, op in graph.of(Input)]
     maps = tuple(EncryptedMap(name, len(bits), False) for name, bits in made.secret_wires.items())
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(ports), graph.batch, maps)
     return Schedule(client, tuple(with_frees(made.code())), {}, _secret_bits(graph))
-
-
-def _source(graph: Graph, output: Node) -> Node:
-    """The last value on the way to an output that the server computes."""
-    tail = client_tail(graph, output)
-    return graph.operands(tail[0] if tail else output)[0]
 
 
 def _port(name: str, node: Node, tail: tuple[Op, ...] = ()) -> Port:
@@ -98,7 +91,7 @@ class NetworkCircuit:
             if node.type.encoding is Encoding.BITS and node.id not in made.words:
                 made.words[node.id] = made._computed(node)
         for node, op in graph.of(Output):
-            made.outputs[op.name] = tuple(bit for word in made.words[_source(graph, node).id] for bit in word)
+            made.outputs[op.name] = tuple(bit for word in made.words[decrypted(graph, node)[0].id] for bit in word)
         return made
 
     def code(self) -> list[Instruction]:

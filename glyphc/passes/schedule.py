@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glyphc.errors import ParameterError
 from glyphc.gates.lowering import word_schedule
-from glyphc.ir.evaluate import client_tail
+from glyphc.ir.evaluate import decrypted
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import ClientSpec, Port, Schedule, with_frees
 from glyphc.ir.integer_parameters import IntegerParameters
@@ -55,8 +55,6 @@ def _input_port(node: Node, op: Input) -> Port:
 
 
 def _port(graph: Graph, node: Node, op: Output) -> Port:
-    tail = client_tail(graph, node)
-    source = graph.operands(tail[0] if tail else node)[0]
+    source, tail = decrypted(graph, node)
     assert source.type.fixed is not None and source.type.layout is not None
-    ops = tuple(n.op for n in tail)
-    return Port(op.name, source.type.shape, source.type.fixed, source.type.layout, ops, labels=op.labels)
+    return Port(op.name, source.type.shape, source.type.fixed, source.type.layout, tail, labels=op.labels)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from glyphc.errors import ParameterError
 from glyphc.ir.client_requests import Request
-from glyphc.ir.evaluate import client_tail
+from glyphc.ir.evaluate import decrypted
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
     ClientRequest,
@@ -45,9 +45,8 @@ def integer_schedule(graph: Graph) -> Schedule:
     code = integer_code(graph, graph.parameters.slots)
     outputs = []
     for node, op in graph.of(Output):
-        tail = client_tail(graph, node)
-        source = graph.operands(tail[0] if tail else node)[0]
-        outputs.append(_port(op.name, source, tuple(n.op for n in tail)))
+        source, tail = decrypted(graph, node)
+        outputs.append(_port(op.name, source, tail))
     inputs = [_port(op.name, node) for node, op in graph.of(Input)]
     client = ClientSpec(graph.parameters, tuple(inputs), tuple(outputs), graph.batch, requests=requests_of(code))
     return Schedule(client, tuple(with_frees(code)), {})
@@ -63,8 +62,7 @@ def integer_code(graph: Graph, slots: int) -> tuple[Instruction, ...]:
     """The instructions alone: they need no layout, but the slots of a ciphertext."""
     lowering = _Lowering(graph, slots, block_of(graph.batch, slots))
     for node, op in graph.of(Output):
-        tail = client_tail(graph, node)
-        source = graph.operands(tail[0] if tail else node)[0]
+        source, _ = decrypted(graph, node)
         for feature in range(source.type.size):
             register = lowering.feature(source, feature)
             lowering.code.append(Store(register, op.name, feature, source.id))

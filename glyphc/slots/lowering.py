@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.errors import ParameterError
-from glyphc.ir.evaluate import client_tail
+from glyphc.ir.evaluate import decrypted
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import ClientSpec, Port, Register, Schedule, with_frees
-from glyphc.ir.ops import Input, Linear, Output, Polynomial, Reshape
+from glyphc.ir.ops import Input, Linear, Op, Output, Polynomial, Reshape
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding, FixedPoint
 
@@ -28,10 +28,9 @@ def slot_schedule(graph: Graph) -> Schedule:
     lowering = _Lowering(graph, graph.parameters.depth)
     outputs = []
     for node, op in graph.of(Output):
-        tail = client_tail(graph, node)
-        source = graph.operands(tail[0] if tail else node)[0]
+        source, tail = decrypted(graph, node)
         lowering.output(source, op)
-        outputs.append(replace(_port(op.name, source, tuple(n.op for n in tail)), labels=op.labels))
+        outputs.append(replace(_port(op.name, source, tail), labels=op.labels))
     inputs = [
         replace(_port(op.name, node), shape=op.shape, ranks=op.ranks, columns=op.columns, ids=op.ids)
         for node, op in graph.of(Input)
@@ -40,9 +39,9 @@ def slot_schedule(graph: Graph) -> Schedule:
     return Schedule(client, tuple(with_frees(lowering.writer.instructions)), {})
 
 
-def _port(name: str, node: Node, tail: tuple[object, ...] = ()) -> Port:
+def _port(name: str, node: Node, tail: tuple[Op, ...] = ()) -> Port:
     assert node.type.fixed is not None and node.type.layout is not None
-    return Port(name, node.type.shape, node.type.fixed, node.type.layout, tail, Encoding.SLOTS)  # type: ignore[arg-type]
+    return Port(name, node.type.shape, node.type.fixed, node.type.layout, tail, Encoding.SLOTS)
 
 
 @dataclass

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glyphc import free_memory
 from glyphc.backends.processes import apart
-from glyphc.comparison import digest
+from glyphc.comparison import digest, too_much
 from glyphc.errors import DataError, GlyphcError
 from glyphc.ir.evaluate import evaluate
 from glyphc.ir.graph import Graph
@@ -22,7 +21,6 @@ from glyphc.ir.parameters import INSECURE
 from glyphc.ir.text import to_text
 from glyphc.program import INSECURE_WARNING
 from glyphc.runtime import Mode
-from glyphc.slow import duration
 from glyphc.text_tables import align
 from glyphc.train.job import Job, Options, make_job
 from glyphc.train.predict import different_batches
@@ -245,13 +243,7 @@ def _row(task: Task, row: Row) -> Trained:
 def _too_much(task: Task, forecast: Forecast) -> str:
     """Why a row is not run, in words; empty where it fits."""
     seconds = task.options.steps * (forecast.step_seconds + forecast.client_seconds)
-    if seconds > task.seconds:
-        return f"predicted to take {duration(seconds)}, more than the {duration(task.seconds)} that it may"
-    room = free_memory.available_bytes()
-    room = min(task.memory_bytes, room) if task.memory_bytes else room
-    if forecast.memory_bytes > room:
-        return f"predicted to take {forecast.memory_bytes / 1e9:.1f} GB of memory, more than {room / 1e9:.1f} GB"
-    return ""
+    return too_much(seconds, task.seconds, forecast.memory_bytes, task.memory_bytes)
 
 
 def encrypted_run(task: Task, row: Row) -> tuple[dict[str, F64], Measured]:

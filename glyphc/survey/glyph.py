@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from glyphc.analysis import cost_file
 from glyphc.knowledge import TRAINING, Knowledge
 from glyphc.progress import Reporter
-from glyphc.runtime import Mode
 from glyphc.train.job import Job
 from glyphc.train.planning import checked, plan_of
 from glyphc.train.predict import different_batches, predict
@@ -22,7 +21,7 @@ from glyphc.train.simulated import Simulated
 from glyphc.train.ways.layers import STATE_LIMBS
 from glyphc.trainer.encrypted import Encrypted
 
-from .system import Clear, Forecast, Runner, State, System
+from .system import Forecast, Runner, State, System
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -84,13 +83,14 @@ class Glyph(System):
     def weights(self, state: State) -> dict[str, F64]:
         return dict(state)
 
+    def simulated(self) -> AbstractContextManager[Runner]:
+        return self._steps(Simulated(self.job, self.plan))
+
+    def encrypted(self, reporter: Reporter) -> AbstractContextManager[Runner]:
+        return self._steps(Encrypted(self.job, self.plan, None, reporter))
+
     @contextmanager
-    def runner(self, mode: Mode, reporter: Reporter) -> Iterator[Runner]:
-        if mode is Mode.CLEAR:
-            yield Clear(self)
-            return
-        simulated = mode is Mode.SIMULATE
-        made = Simulated(self.job, self.plan) if simulated else Encrypted(self.job, self.plan, None, reporter)
+    def _steps(self, made: Simulated | Encrypted) -> Iterator[Runner]:
         try:
             made.start(None, 0)
             yield _Steps(made, self.job.options.steps)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from glyphc.analysis.cost import SHIPPED_MACHINE
 from glyphc.analysis.integer_cost import client_figures, integer_estimate
 from glyphc.analysis.security import MAX_LOG_QP_SLOTS
 from glyphc.backends.base import execute
-from glyphc.backends.errors import BackendError
 from glyphc.backends.integers_clear import ClearIntegers
-from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.ir.client_requests import Places, Request
 from glyphc.ir.instructions import ClientSpec, Code, IntegerTotal, Port, Schedule, requests_of, with_frees
 from glyphc.ir.instructions.check import check_schedule
@@ -30,7 +28,6 @@ from glyphc.ir.parameters import INSECURE, SECURE
 from glyphc.ir.types import Encoding, FixedPoint
 from glyphc.knowledge import Knowledge
 from glyphc.progress import Reporter
-from glyphc.runtime import Mode
 from glyphc.slots.integer_noise import limbs_for
 from glyphc.slots.integers import plaintext_primes
 from glyphc.train.errors import TrainingError
@@ -39,7 +36,10 @@ from glyphc.train.predict import different_batches
 
 from .formats import F64, I64, Precision, TableBehind, formats_of
 from .integer_code import SAMPLES, TARGETS, StepLayout, StepWriter, forms_of, state_name
-from .system import Clear, Forecast, Runner, State, System
+from .system import Forecast, Runner, State, System, fresh_keys
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.integer_client import IntegerClient
 
 # Primes of 60 bits that insecure rings may have.
 _MOST_LIMBS = 16
@@ -145,30 +145,20 @@ class IntegerSystem(System):
         """Those that are not trained have the numbers that they had."""
         return {**self.job.program.initial().weights, **self.formats.real(state)}
 
+    def simulated(self) -> AbstractContextManager[Runner]:
+        return nullcontext(_OnIntegers(self, ClearIntegers(self.parameters), ClearIntegers(self.parameters)))
+
     @contextmanager
-    def runner(self, mode: Mode, reporter: Reporter) -> Iterator[Runner]:
-        if mode is Mode.CLEAR:
-            yield Clear(self)
-            return
-        if mode is Mode.SIMULATE:
-            yield _OnIntegers(self, ClearIntegers(self.parameters), ClearIntegers(self.parameters))
-            return
-        try:
-            from glyphc.backends.openfhe.integer_client import generate_integer_keys
+    def encrypted(self, reporter: Reporter) -> Iterator[Runner]:
+        with fresh_keys(self._keys, reporter) as owner:
             from glyphc.backends.openfhe.integer_evaluator import IntegerOpenFHE
-            from glyphc.backends.openfhe.keys import key_tables, release_all_keys
-        except BackendError as e:
-            raise EnvironmentSetupError(str(e)) from None
-        with key_tables(wait=True):
-            try:
-                reporter.stage("generate keys", 0.5)
-                try:
-                    owner = generate_integer_keys(self.parameters)
-                except BackendError as e:
-                    raise ParameterError(str(e)) from None
-                yield _OnIntegers(self, owner, IntegerOpenFHE(owner.contexts))
-            finally:
-                release_all_keys()
+
+            yield _OnIntegers(self, owner, IntegerOpenFHE(owner.contexts))
+
+    def _keys(self) -> IntegerClient:
+        from glyphc.backends.openfhe.integer_client import generate_integer_keys
+
+        return generate_integer_keys(self.parameters)
 
     # -- what is encrypted --
 

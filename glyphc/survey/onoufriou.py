@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,8 @@ from glyphc.analysis import cost_file
 from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.analysis.slot_figures import slot_seconds
 from glyphc.backends.base import execute
-from glyphc.backends.errors import BackendError
 from glyphc.backends.slots_clear import ClearSlots
 from glyphc.backends.slots_simulate import SimulatedSlots
-from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.ir.instructions import ClientSpec, Instruction, Port, Schedule, with_frees
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply
@@ -34,7 +32,6 @@ from glyphc.ir.types import Encoding, FixedPoint
 from glyphc.knowledge import Knowledge
 from glyphc.progress import Reporter
 from glyphc.rounding import up
-from glyphc.runtime import Mode
 from glyphc.slots.parameters import RINGS, smallest_scale
 from glyphc.slots.polynomials import leads, polynomial_depth
 from glyphc.slots.writer import SlotWriter
@@ -45,8 +42,12 @@ from glyphc.train.predict import different_batches
 from glyphc.train.stages import Stage, find_stages
 from glyphc.train.step import VELOCITY
 
-from .system import Clear, Forecast, Runner, State, System
+from .system import Forecast, Runner, State, System, fresh_keys
 from .trial import in_the_clear, require_trial
+
+if TYPE_CHECKING:
+    from glyphc.backends.openfhe.slot_client import SlotClient
+    from glyphc.backends.openfhe.slot_evaluator import SlotKeys
 
 F64 = npt.NDArray[np.floating[Any]]
 
@@ -166,31 +167,21 @@ class Onoufriou(System):
     def weights(self, state: State) -> dict[str, F64]:
         return {name: value for name, value in state.items() if not name.startswith(VELOCITY)}
 
+    def simulated(self) -> AbstractContextManager[Runner]:
+        client = SimulatedSlots(self.parameters, self.job.options.seed)
+        return nullcontext(_OnSlots(self, client, lambda schedule: client))
+
     @contextmanager
-    def runner(self, mode: Mode, reporter: Reporter) -> Iterator[Runner]:
-        if mode is Mode.CLEAR:
-            yield Clear(self)
-            return
-        if mode is Mode.SIMULATE:
-            client = SimulatedSlots(self.parameters, self.job.options.seed)
-            yield _OnSlots(self, client, lambda schedule: client)
-            return
-        try:
-            from glyphc.backends.openfhe.keys import key_tables, release_all_keys
-            from glyphc.backends.openfhe.slot_client import generate_slot_keys
+    def encrypted(self, reporter: Reporter) -> Iterator[Runner]:
+        with fresh_keys(self._keys, reporter) as (owner, keys):
             from glyphc.backends.openfhe.slot_evaluator import SlotOpenFHE
-        except BackendError as e:
-            raise EnvironmentSetupError(str(e)) from None
-        with key_tables(wait=True):
-            try:
-                reporter.stage("generate keys", 0.5)
-                try:
-                    owner, keys = generate_slot_keys(self.parameters)
-                except BackendError as e:
-                    raise ParameterError(str(e)) from None
-                yield _OnSlots(self, owner, lambda schedule: SlotOpenFHE(schedule, keys))
-            finally:
-                release_all_keys()
+
+            yield _OnSlots(self, owner, lambda schedule: SlotOpenFHE(schedule, keys))
+
+    def _keys(self) -> tuple[SlotClient, SlotKeys]:
+        from glyphc.backends.openfhe.slot_client import generate_slot_keys
+
+        return generate_slot_keys(self.parameters)
 
     # -- the server's program --
 

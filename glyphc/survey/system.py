@@ -9,16 +9,18 @@ from __future__ import annotations
 import resource
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from glyphc import free_memory
+from glyphc.backends.errors import BackendError
 from glyphc.backends.processes import ended_processes_seconds
+from glyphc.errors import EnvironmentSetupError, ParameterError
 from glyphc.knowledge import Knowledge
 from glyphc.progress import Reporter, Silent
 from glyphc.runtime import Mode
@@ -27,6 +29,7 @@ from glyphc.train.job import Job
 F64 = npt.NDArray[np.floating[Any]]
 # Weights by constant name: integers or real numbers, as the system has them.
 State = Mapping[str, npt.NDArray[Any]]
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,23 @@ class System(ABC):
     def weights(self, state: State) -> dict[str, F64]:
         """The real numbers that weights stand for, by constant name."""
 
-    @abstractmethod
-    def runner(self, mode: Mode, reporter: Reporter) -> AbstractContextManager[Runner]:
+    @contextmanager
+    def runner(self, mode: Mode, reporter: Reporter) -> Iterator[Runner]:
         """For the time of a ``with`` block, keys included where it encrypts; EnvironmentSetupError when OpenFHE is
         missing."""
+        if mode is Mode.CLEAR:
+            yield Clear(self)
+            return
+        with self.simulated() if mode is Mode.SIMULATE else self.encrypted(reporter) as found:
+            yield found
+
+    @abstractmethod
+    def simulated(self) -> AbstractContextManager[Runner]:
+        """Executes the instructions on plain numbers."""
+
+    @abstractmethod
+    def encrypted(self, reporter: Reporter) -> AbstractContextManager[Runner]:
+        """With keys of its own; EnvironmentSetupError when OpenFHE is missing, ParameterError when it refuses."""
 
 
 @dataclass
@@ -172,6 +188,25 @@ def carry_out(
 def check_memory(forecast: Forecast, most: float | None = None, where: str = "available") -> None:
     """EnvironmentSetupError for a run that takes more memory. most, where: as of ``free_memory.require``."""
     free_memory.require(forecast.memory_bytes, "use smaller batches", most, where)
+
+
+@contextmanager
+def fresh_keys(generate: Callable[[], K], reporter: Reporter) -> Iterator[K]:
+    """What ``generate`` makes in OpenFHE, whose tables of keys are this block's alone."""
+    try:
+        from glyphc.backends.openfhe.keys import key_tables, release_all_keys
+    except BackendError as e:
+        raise EnvironmentSetupError(str(e)) from None
+    with key_tables(wait=True):
+        try:
+            reporter.stage("generate keys", 0.5)
+            try:
+                made = generate()
+            except BackendError as e:
+                raise ParameterError(str(e)) from None
+            yield made
+        finally:
+            release_all_keys()
 
 
 class Clear:

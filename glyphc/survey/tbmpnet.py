@@ -7,7 +7,7 @@ those that the next one reads. It takes minutes for networks of a few weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -33,13 +33,12 @@ from glyphc.ir.types import Encoding, FixedPoint
 from glyphc.ir.word_parameters import WordParameters
 from glyphc.knowledge import Knowledge
 from glyphc.progress import Reporter, duration
-from glyphc.runtime import Mode
 from glyphc.train.errors import TrainingError
 from glyphc.train.job import Job
 from glyphc.train.predict import different_batches
 
 from .formats import F64, I64
-from .system import Clear, Forecast, Runner, State, System
+from .system import Forecast, Runner, State, System
 from .word_formats import WordFormats, WordLayer, word_formats_of
 
 _SAMPLES, _TARGETS = "samples", "targets"
@@ -280,14 +279,11 @@ class TBMPNet(System):
         """Those that are not trained have the numbers that they had."""
         return {**self.job.program.initial().weights, **self.formats.real(state)}
 
+    def simulated(self) -> AbstractContextManager[Runner]:
+        return nullcontext(_OnBits(self, ClearBits(), ClearBits()))
+
     @contextmanager
-    def runner(self, mode: Mode, reporter: Reporter) -> Iterator[Runner]:
-        if mode is Mode.CLEAR:
-            yield Clear(self)
-            return
-        if mode is Mode.SIMULATE:
-            yield _OnBits(self, ClearBits(), ClearBits())
-            return
+    def encrypted(self, reporter: Reporter) -> Iterator[Runner]:
         try:
             from glyphc.backends.openfhe.gates import gate_session
         except BackendError as e:

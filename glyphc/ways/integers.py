@@ -5,13 +5,8 @@ Prices come from a plan for the whole network (``glyphc.passes.plan_integers``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from glyphc.ir.graph import Node
-from glyphc.ir.ops import Apply
-
-from .base import INTEGERS, Conversion, IntegerPlan, Offer, Question, Refusal, Way
-from .planned import Planned, PlannedDecryption, PlannedInput, PlannedLinear, PlannedReshape
+from .base import INTEGERS, Conversion, IntegerPlan, Question, Way
+from .planned import Planned, PlannedDecryption, PlannedFunction, PlannedInput, PlannedLinear, PlannedReshape
 
 
 class _OnIntegers(Planned[IntegerPlan]):
@@ -43,26 +38,22 @@ class IntegerLinear(_OnIntegers, PlannedLinear[IntegerPlan]):
     factors = "integers"
 
 
-class IntegerPolynomials(_OnIntegers):
+class IntegerPolynomials(_OnIntegers, PlannedFunction[IntegerPlan]):
     """A function that is a polynomial already."""
 
     name = "bfv polynomial in slots"
 
-    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
-        if not isinstance(node.op, Apply):
-            return None
-        return self.planned(node, question, "a polynomial with integer coefficients")
+    def replacement(self, question: Question) -> str:
+        return "a polynomial with integer coefficients"
 
 
-class IntegerTables(_OnIntegers):
+class IntegerTables(_OnIntegers, PlannedFunction[IntegerPlan]):
     """A table in place of a function, looked up by bits that the client encrypts."""
 
     name = "table by the client's bits in slots"
 
-    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
-        if not isinstance(node.op, Apply):
-            return None
-        return self.planned(node, question, "a trip to the client, which sees the values, and products of bits")
+    def replacement(self, question: Question) -> str:
+        return "a trip to the client, which sees the values, and products of bits"
 
 
 class IntegerDecryption(PlannedDecryption):

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
-from glyphc.ir.evaluate import client_tail
+from glyphc.ir.evaluate import decrypted
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.instructions import (
@@ -156,8 +156,7 @@ class Lowering:
         self.instructions.append(ConjugateDot(target, sources, weights, total, node.id, **numbers))
 
     def output(self, node: Node, op: Output) -> None:
-        tail = client_tail(self.graph, node)
-        source = self.graph.operands(tail[0] if tail else node)[0]
+        source, _ = decrypted(self.graph, node)
         part = 0
         for chunk in range(layout(source).chunks):
             for register in self.compute(Task(source.id, chunk)):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Input, Linear, Reshape
+from glyphc.ir.ops import Apply, Input, Linear, Reshape
 
 from .base import CLIENT, Conversion, IntegerPlan, Offer, Question, Refusal, SlotPlan, Space, Way, WordPlan
 
@@ -75,6 +75,17 @@ class PlannedLinear(Planned[PlanT]):
             return Refusal("the server would see the weights")
         products = node.type.size * sum(o.type.size for o in operands)
         return self.planned(node, question, f"{products:,} products with {self.factors}")
+
+
+class PlannedFunction(Planned[PlanT]):
+    """Something else in place of a function of one value."""
+
+    @abstractmethod
+    def replacement(self, question: Question) -> str:
+        """What, in words."""
+
+    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
+        return self.planned(node, question, self.replacement(question)) if isinstance(node.op, Apply) else None
 
 
 class PlannedDecryption(Conversion):

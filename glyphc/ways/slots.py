@@ -6,13 +6,10 @@ What a node costs here depends on the levels of the whole network, so its price 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from glyphc.ir.graph import Node
-from glyphc.ir.ops import Apply
 
 from .base import BGV, SLOTS, TORUS, Conversion, Offer, Question, Refusal, SlotPlan, Way
-from .planned import Planned, PlannedDecryption, PlannedInput, PlannedLinear, PlannedReshape
+from .planned import Planned, PlannedDecryption, PlannedFunction, PlannedInput, PlannedLinear, PlannedReshape
 
 
 class _InSlots(Planned[SlotPlan]):
@@ -44,17 +41,15 @@ class SlotLinear(_InSlots, PlannedLinear[SlotPlan]):
     factors = "numbers, a level"
 
 
-class SlotPolynomial(_InSlots):
+class SlotPolynomial(_InSlots, PlannedFunction[SlotPlan]):
     """A polynomial in place of the function, without retraining."""
 
     name = "ckks polynomial in slots"
 
-    def offer(self, node: Node, operands: Sequence[Node], question: Question) -> Offer | Refusal | None:
-        if not isinstance(node.op, Apply):
-            return None
+    def replacement(self, question: Question) -> str:
         plan = question.slots
         degrees = plan.degrees if isinstance(plan, SlotPlan) else ""
-        return self.planned(node, question, f"polynomials of {degrees}, fitted to the calibration data")
+        return f"polynomials of {degrees}, fitted to the calibration data"
 
 
 class SlotDecryption(PlannedDecryption):
