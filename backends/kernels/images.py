@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .arithmetic import canonical, product, product_by
+from ..processors import thread_count
+from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64, I64
 from .conversion import convert
 from .evaluator import Evaluator
@@ -85,6 +86,28 @@ def _image(piece, lifted, key, order, out, down, tables, which, moduli, inverses
                 o[j] = s[order[j]]
 
 
+@njit(nogil=True, error_model="numpy", cache=True)
+def _accumulate(piece, key, order, sums, firsts, up, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
+    """sums += what g switches the second element of a piece to, (2, 4, n), not yet divided; firsts += g(the first)."""
+    lift(piece[1], up, tables, which, moduli, inverses, scratch)
+    lifted, products = scratch[2:4], scratch[4]
+    n = piece.shape[2]
+    for h in range(2):
+        for i in range(4):
+            q, inverse = moduli[which[i]], inverses[which[i]]
+            x = piece[1, i] if i < 2 else lifted[i - 2]
+            k, o = key[h, 0, i], sums[h, i]
+            for j in range(n):
+                products[j] = product(x[j], k[j], q, inverse)
+            for j in range(n):
+                o[j] = canonical(reduce(o[j] + products[order[j]], q, inverse), q)
+    for p in range(2):
+        q, c, o = moduli[which[p]], piece[0, p], firsts[p]
+        for j in range(n):
+            v = o[j] + c[order[j]]
+            o[j] = v - q if v >= q else v
+
+
 class Images:
     """Makes images with the keys of one client.
 
@@ -134,18 +157,36 @@ class Images:
         run(work, len(made))
         return made
 
-    def in_place(self, pieces: Sequence[F64], indices: Sequence[int]) -> None:
-        """Each sum becomes its image under an automorphism of its own."""
+    def total(self, pieces: Sequence[F64], indices: Sequence[int]) -> F64:
+        """The sum of what all sums are under an automorphism of each one's own; what they are switched with is added
+        up before it is divided, once."""
+        n = self.evaluator.basis.n
         keys, orders = self._prepared(indices)
+        # each thread adds up some of them
+        groups = min(len(pieces), thread_count())
+        sums, firsts = np.zeros((groups, 2, len(self.which), n)), np.zeros((groups, 2, n))
 
         def work(first: int, last: int) -> None:
             scratch = self.scratch()
-            for at in range(first, last):
-                piece = pieces[at]
-                lift(piece[1], self.up, *self.fixed, scratch)
-                _image(piece, scratch[2:4], keys[at], orders[at], piece, self.down, *self.fixed, scratch)
+            for group in range(first, last):
+                for at in range(group, len(pieces), groups):
+                    kept = sums[group], firsts[group]
+                    _accumulate(pieces[at], keys[at], orders[at], *kept, self.up, *self.fixed, scratch)
 
-        run(work, len(pieces))
+        run(work, groups)
+        plan = self.evaluator.plan(self.evaluator.shape.linear_shape, 2)
+        out = self.evaluator.divided(self._added(sums, self.which), plan, 0)
+        out[0] = self._added(np.stack([*firsts, out[0]]), self.which[:2])
+        return out
+
+    def _added(self, rows: F64, which: I64) -> F64:
+        """The sum over the first axis of canonical rows."""
+        moduli = self.evaluator.basis.moduli[which][:, None]
+        total: F64 = rows[0]
+        for more in rows[1:]:
+            total = total + more
+            total -= np.where(total >= moduli, moduli, 0.0)
+        return total
 
     def _prepared(self, indices: Sequence[int]) -> tuple[list[Any], list[Any]]:
         # permutations are made here, not by several threads at once

@@ -28,7 +28,6 @@ from .unpacking import Unpacking
 # A sum: (2, 2, n), canonical values of both elements modulo both primes.
 Sum = F64
 
-_GRAIN = 4096
 _AT_ONCE = 4
 _ENCODED_AT_ONCE = 16
 
@@ -182,10 +181,9 @@ class LinearAlgebra:
         if total is not None:
             out[0] = total
         self._add_products(sources, instruction.weights, out)
-        self._images.in_place(list(out[1:]), steps.giant_elements)
-        result = out[0].copy()
-        for moved in out[1:]:
-            result = self._add(result, moved, 1.0)
+        result = out[0]
+        if steps.giants > 1:
+            result = self._add(result, self._images.total(list(out[1:]), steps.giant_elements), 1.0)
         return self._with_bias(result, instruction.weights)
 
     def conjugates(self, source: Sum, instruction: Conjugates) -> list[Sum]:
@@ -196,13 +194,20 @@ class LinearAlgebra:
         """out[k] += sum_j sources[j] * w[k, j]; out: (sums, 2, 2, n)."""
         basis, encoded = self._evaluator.basis, self._encoded[weights]
         fixed = out, self._which, basis.moduli, basis.inverses
-        grain = min(_GRAIN, basis.n)
-        at = 0
-        while at + _AT_ONCE <= len(sources):
-            run(_dot_columns, basis.n, *sources[at : at + _AT_ONCE], encoded, at, *fixed, grain=grain)
-            at += _AT_ONCE
-        for j in range(at, len(sources)):
-            run(_product_columns, basis.n, sources[j], encoded, j, *fixed, grain=grain)
+        whole = len(sources) - len(sources) % _AT_ONCE
+
+        def work(first: int, last: int) -> None:
+            # some columns of all sums at a time, which stay in the cache, so that weights alone are read from memory
+            for start in range(first, last, grain):
+                stop = min(start + grain, last)
+                for at in range(0, whole, _AT_ONCE):
+                    a, b, c, d = sources[at : at + _AT_ONCE]
+                    _dot_columns(start, stop, a, b, c, d, encoded, at, *fixed)
+                for j in range(whole, len(sources)):
+                    _product_columns(start, stop, sources[j], encoded, j, *fixed)
+
+        grain = min(basis.n, max(1024, 8192 // len(out)))
+        run(work, basis.n, grain=grain)
 
     def _with_bias(self, out: Sum, weights: str) -> Sum:
         """The same array."""
