@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -25,8 +26,8 @@ from .errors import IRError
 I64 = npt.NDArray[np.int64]
 _Numbers = TypeVar("_Numbers", bound=npt.NDArray[Any])
 
-# Weights that are made at a time, as dense polynomials.
-_AT_ONCE = 64
+# Weights that are made at a time, as dense polynomials: some megabytes, which stay in a cache.
+_AT_ONCE = 16
 
 
 def baby_steps(parts: int) -> int:
@@ -99,24 +100,43 @@ class Conjugation:
 
         residues, exponents, values: of the terms of all w_r, which residue, which power of X, and how often.
         """
-        at = {self._frequency(self.element(number)): number for number in range(self.parts)}
-        once = min(self.parts, _AT_ONCE)
-        folds, turn = self.parts // once, 2 * self.ring // self.parts
-        order = _bit_reversal(once)
-        for first in range(folds):
-            # of the frequencies k = first + folds*j; terms whose residues differ by ``once`` turn alike for all j
-            rows = np.zeros((once, self.ring), dtype=np.int64)
-            moved = (exponents - (self.stride + turn * first) * residues) % (2 * self.ring)
-            signed = np.where(moved < self.ring, values, -values)
-            np.add.at(rows.reshape(-1), residues % once * self.ring + moved % self.ring, signed)
-            _transform(rows, turn * folds)
-            for row, j in zip(rows, order, strict=True):
-                giant, baby = divmod(at[first + folds * j], self.babies)
-                inverse = pow(self.element(giant * self.babies), -1, 2 * self.ring)
-                yield giant, baby, image(row, inverse)
+        turns = self.turns(len(values))
+        for turn in range(turns):
+            yield from self.weights_of_turn(turn, turns, residues, exponents, values)
 
-    def _frequency(self, element: int) -> int:
-        return (element - 1) // self._distance % self.parts
+    def turns(self, terms: int) -> int:
+        """In how many turns to make the weights of so many terms: each looks at all terms, and takes room for a dense
+        polynomial for each of its weights."""
+        once = _AT_ONCE
+        while once * self.ring < terms:
+            once *= 2
+        return max(1, self.parts // once)
+
+    def weights_of_turn(
+        self, turn: int, turns: int, residues: I64, exponents: I64, values: I64
+    ) -> Iterator[tuple[int, int, I64]]:
+        """Those of :meth:`weights` whose frequencies k are ``turn`` modulo ``turns``."""
+        at = _by_frequency(self)
+        once, omega = self.parts // turns, 2 * self.ring // self.parts
+        # k = turn + turns*j; terms whose residues differ by ``once`` meet the same power of X for all j
+        rows = np.zeros((once, self.ring), dtype=np.int64)
+        moved = (exponents - (self.stride + omega * turn) * residues) & (2 * self.ring - 1)
+        signed = np.where(moved < self.ring, values, -values)
+        np.add.at(rows.reshape(-1), residues % once * self.ring + (moved & (self.ring - 1)), signed)
+        _transform(rows, omega * turns)
+        for row, j in zip(rows, _bit_reversal(once), strict=True):
+            giant, baby = divmod(at[turn + turns * j], self.babies)
+            inverse = pow(self.element(giant * self.babies), -1, 2 * self.ring)
+            yield giant, baby, image(row, inverse)
+
+    def frequency(self, number: int) -> int:
+        """k, where element ``number`` is 1 + a*k on multiples of the stride."""
+        return (self.element(number) - 1) // self._distance % self.parts
+
+
+@lru_cache(maxsize=8)
+def _by_frequency(steps: Conjugation) -> dict[int, int]:
+    return {steps.frequency(number): number for number in range(steps.parts)}
 
 
 def image(polynomial: _Numbers, element: int) -> _Numbers:

@@ -7,7 +7,6 @@ maps by integer polynomials are linear over Z_Q, so this does not differ from BG
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from math import prod
 
 import numpy as np
@@ -21,15 +20,16 @@ from .conversion import Division
 from .evaluator import Evaluator
 from .images import Images
 from .keys import WeightKeys
-from .plaintexts import dense_values, encoded, values
-from .threads import run
+from .plaintexts import encoded, values
+from .threads import each, run
 from .unpacking import Unpacking
 
 # A sum: (2, 2, n), canonical values of both elements modulo both primes.
 Sum = F64
+# Of polynomials: rows, exponents, values.
+Terms = tuple[I64, I64, I64]
 
 _AT_ONCE = 4
-_ENCODED_AT_ONCE = 16
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -140,13 +140,15 @@ class LinearAlgebra:
         steps = instruction.steps(basis.n)
         made = np.empty((steps.giants, count * steps.babies, len(self._which), basis.n))
         for source in range(count):
-            first = source * steps.babies
-            # whole polynomials are large, so some of them are encoded at a time, by all threads
-            weights = steps.weights(*rows.terms(source * steps.parts, steps.parts))
-            while some := list(islice(weights, _ENCODED_AT_ONCE)):
-                found = dense_values(basis, np.stack([w for _, _, w in some]), self._which)
-                for (giant, baby, _), each in zip(some, found, strict=True):
-                    made[giant, first + baby] = each
+            terms = rows.terms(source * steps.parts, steps.parts)
+            turns = steps.turns(len(terms[0]))
+
+            def encode(turn: int, source: int = source, terms: Terms = terms, turns: int = turns) -> None:
+                for giant, baby, weight in steps.weights_of_turn(turn, turns, *terms):
+                    made[giant, source * steps.babies + baby] = values(basis, weight, self._which)
+
+            for _ in each(encode, range(turns)):
+                pass
         self._encoded[instruction.weights] = made
         self._keep_bias(instruction.weights, count * steps.parts)
 

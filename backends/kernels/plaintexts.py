@@ -70,13 +70,7 @@ def encoded(basis: Basis, polynomials: Polynomials, which: I64, factors: Sequenc
 
 def values(basis: Basis, integers: I64, which: I64, factors: Sequence[int] | None = None) -> F64:
     """One integer polynomial, (n,), times a factor for each prime (by default 1), as :func:`encoded`: (primes, n)."""
-    found: F64 = dense_values(basis, integers[None], which, factors)[0]
+    n = len(integers)
+    dense = Polynomials(np.array([0, n]), np.arange(n, dtype=np.int32), integers)
+    found: F64 = encoded(basis, dense, which, [1] * len(which) if factors is None else factors)[0]
     return found
-
-
-def dense_values(basis: Basis, integers: I64, which: I64, factors: Sequence[int] | None = None) -> F64:
-    """Some integer polynomials, (count, n), as :func:`values`: (count, primes, n)."""
-    count, n = integers.shape
-    exponents = np.tile(np.arange(n, dtype=np.int32), count)
-    dense = Polynomials(np.arange(count + 1) * n, exponents, integers.reshape(-1))
-    return encoded(basis, dense, which, [1] * len(which) if factors is None else factors)
