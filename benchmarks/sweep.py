@@ -2,7 +2,7 @@
 
     python benchmarks/sweep.py [--slots 64 32768] [--output FILE.md]
     python benchmarks/sweep.py --only 32768:3+3:3:31 32768:5+5:4:27 --rounds 2
-    python benchmarks/sweep.py --engine kernels [--slots 64] [--only 64:2+2:1:13:_MOST_BABIES=16,_TRACE_RADIX=8]
+    python benchmarks/sweep.py --engine kernels [--slots 64] [--only 64:2+2:1:13:_BABIES=15,_TRACE_RADIX=8]
 
 For every combination of level budget, digits and degree below that OpenFHE accepts, or only those named as
 slots:transforms:digits:degree: key generation, one bootstrap with one function (the second of two in the process), size

@@ -42,10 +42,12 @@ def test_candidates_are_secure_neighbours_behind_the_usual_one(cost: CostModel) 
             assert is_secure(job.parameters)
             assert job.parameters.level_budget == job.configuration.level_budget
             steps = [abs(a - b) for a, b in zip(job.configuration.level_budget, usual.level_budget, strict=True)]
-            assert max(*steps, abs(job.configuration.large_digits - usual.large_digits)) == 1
+            digits = abs(job.configuration.large_digits - usual.large_digits)
+            assert max(*steps, digits, bool(job.configuration.baby_steps)) == 1
         assert len({job.parameters for job in jobs}) == len(jobs)
         if cost.engine == "kernels":
             assert {job.configuration.large_digits for job in jobs} == {usual.large_digits}
+            assert {job.configuration.baby_steps for job in jobs} == {0, 4, 15}
     assert [jobs[0].configuration.slots for jobs in candidates(cost, [256])] == [256]
 
 
@@ -126,7 +128,9 @@ class Recorder(Silent):
 
 
 @pytest.mark.usefixtures("small_jobs")
-@pytest.mark.parametrize(("engine", "other"), [("openfhe", "2+2, 3 digits"), ("kernels", "3+3, 2 digits")])
+@pytest.mark.parametrize(
+    ("engine", "other"), [("openfhe", "2+2, 3 digits"), ("kernels", "2+2, 2 digits, 15 baby steps")]
+)
 def test_candidates_are_measured_in_turn_and_all_are_kept(engine: str, other: str) -> None:
     recorder, models = Recorder(), []
     shipped = KERNELS if engine == "kernels" else CostModel()
@@ -175,7 +179,7 @@ def test_the_command_adds_to_the_file_and_an_interruption_keeps_what_there_is(
     assert model.switch == 3.0
     assert model.kernels is not None
     assert model.kernels.product == 2.0
-    assert [c.level_budget for c in model.kernels.alternatives(64)] == [(2, 2), (3, 3)]
+    assert [c.baby_steps for c in model.kernels.alternatives(64)] == [0, 15]
     assert [c.shape for c in model.kernels.usual] == [c.shape for c in KERNELS.usual]
     assert model.kernels.usual[1:] == KERNELS.usual[1:], "what is of this machine is left as it is"
     path.unlink()
