@@ -12,7 +12,8 @@ again and keep the best of each. The compiler's table (``glyphc/analysis/cost.py
 The engine ``kernels`` chooses the digits of each key; there, the digits above mean nothing, and choices of its own
 (``sweep_kernels.py``) are tried one at a time, with CPU seconds, log QP and the error of the result. Transforms that
 win go into ``glyphc/analysis/kernels_cost.py``, other choices into ``backends/kernels/shape.py``; then ``glyphc measure
---engine kernels`` fills in the costs and ``shipped_costs.py`` prints the table.
+--engine kernels`` fills in the costs and ``shipped_costs.py`` prints the table. A table may also hold several of one
+size, among which programs choose: ``glyphc measure --configurations`` adds neighbours of those that ship to a user's.
 """
 
 from __future__ import annotations
