@@ -7,11 +7,19 @@ planner chooses among them for each program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from glyphc.analysis.configurations import possible
-from glyphc.analysis.cost import REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Shape
+from glyphc.analysis.cost import (
+    FIGURES,
+    REFERENCE_DEGREE,
+    BootstrapCost,
+    Configuration,
+    CostModel,
+    Shape,
+    scaled_row,
+)
 from glyphc.analysis.kernels_cost import shipped
 from glyphc.analysis.security import MOST_KEYS
 from glyphc.errors import EnvironmentSetupError, GlyphcError
@@ -136,7 +144,26 @@ def with_rows(
         costs[row.degree] = row
         ordered = tuple(costs[degree] for degree in sorted(costs))
         known[shape] = Configuration(shape.slots, shape.level_budget, shape.large_digits, ordered, shape.baby_steps)
-    return tuple(sorted(known.values(), key=lambda c: c.slots))
+    return _ordered(known.values())
+
+
+def carried(model: CostModel, earlier: CostModel) -> CostModel:
+    """The model with those configurations of an earlier one that it lacks, scaled: as many times dearer or cheaper than
+    the usual one as they were."""
+    known = {c.shape for c in model.configurations}
+    kept = []
+    for configuration in earlier.configurations:
+        if configuration.shape in known:
+            continue
+        before, now = earlier.configuration(configuration.slots), model.configuration(configuration.slots)
+        factors = {n: now.figure(n, REFERENCE_DEGREE) / before.figure(n, REFERENCE_DEGREE) for n in FIGURES}
+        kept.append(replace(configuration, costs=tuple(scaled_row(row, factors) for row in configuration.costs)))
+    return replace(model, configurations=_ordered((*model.configurations, *kept)))
+
+
+def _ordered(configurations: Iterable[Configuration]) -> tuple[Configuration, ...]:
+    """By ascending slots, those of one size in the order that they are in."""
+    return tuple(sorted(configurations, key=lambda c: c.slots))
 
 
 def _model(

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from glyphc import measure_configurations
 from glyphc.analysis import cost_file
 from glyphc.analysis.configurations import configured
-from glyphc.analysis.cost import CONFIGURATIONS, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Shape
+from glyphc.analysis.cost import (
+    CONFIGURATIONS,
+    FIGURES,
+    REFERENCE_DEGREE,
+    BootstrapCost,
+    Configuration,
+    CostModel,
+    Shape,
+    calibrated,
+)
 from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.analysis.security import is_secure
 from glyphc.backends.openfhe.keys import release_all_keys
@@ -24,7 +33,15 @@ from glyphc.cli import main
 from glyphc.cost_report import cost_text
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.measure import Job, this_machine
-from glyphc.measure_configurations import candidates, faster, neighbours, own_part, try_configurations, with_rows
+from glyphc.measure_configurations import (
+    candidates,
+    carried,
+    faster,
+    neighbours,
+    own_part,
+    try_configurations,
+    with_rows,
+)
 from glyphc.measuring import Measurement
 from glyphc.progress import Silent
 
@@ -85,6 +102,21 @@ def test_the_faster_of_two_measurements_counts_half_by_half() -> None:
 
     found = faster(measurement(5.0, 1.0, 9.0), measurement(4.0, 2.0, 8.0)).cost
     assert (found.powers, found.evaluate, found.key_seconds) == (4.0, 1.0, 8.0)
+
+
+@given(st.floats(0.1, 10))
+def test_measured_anew_the_usual_ones_carry_the_others(factor: float) -> None:
+    other = replace(CONFIGURATIONS[0], level_budget=(3, 2), costs=(shipped_row(64, factor=2.0),))
+    earlier = replace(CostModel(), configurations=(CONFIGURATIONS[0], other, *CONFIGURATIONS[1:]))
+    measured = calibrated(CONFIGURATIONS, {(64, 27): shipped_row(64, factor=factor)})
+    found = carried(CostModel(configurations=measured), earlier)
+    assert found.usual == measured
+    usual, kept = found.alternatives(64)
+    assert kept.shape == other.shape
+    for name in FIGURES:
+        assert kept.figure(name, 27) == pytest.approx(2 * usual.figure(name, 27))
+    assert not any(row.measured for row in kept.costs)
+    assert carried(found, earlier) == found
 
 
 def test_a_part_of_another_machine_is_not_added_to() -> None:

@@ -371,7 +371,7 @@ def calibrated(
     out = []
     for configuration in shipped:
         factors = {name: _factor(known, measured, configuration.slots, name) for name in FIGURES}
-        rows = {row.degree: _scaled_row(row, factors) for row in configuration.costs}
+        rows = {row.degree: scaled_row(row, factors) for row in configuration.costs}
         rows |= {degree: row for (slots, degree), row in measured.items() if slots == configuration.slots}
         out.append(replace(configuration, costs=tuple(rows[degree] for degree in sorted(rows))))
     return tuple(out)
@@ -391,5 +391,6 @@ def _factor(
     return _between(known, slots, ratio)
 
 
-def _scaled_row(row: BootstrapCost, factors: Mapping[str, float]) -> BootstrapCost:
+def scaled_row(row: BootstrapCost, factors: Mapping[str, float]) -> BootstrapCost:
+    """A row with each figure times its factor, by name; it no longer counts as measured."""
     return replace(row, measured=False, **{name: getattr(row, name) * factors[name] for name in FIGURES})
