@@ -33,7 +33,8 @@ def slot_row_text(row: SlotRow) -> str:
 
 def configuration_text(c: Configuration) -> str:
     head = [f"        {c.slots},", f"        {c.level_budget},", f"        {c.large_digits},", "        ("]
-    return "\n".join(["    Configuration(", *head, *map(row_text, c.costs), "        ),", "    ),"])
+    more = [f"        baby_steps={c.baby_steps},"] if c.baby_steps else []
+    return "\n".join(["    Configuration(", *head, *map(row_text, c.costs), "        ),", *more, "    ),"])
 
 
 def configurations_text(name: str, model: CostModel) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/sweep.py [--slots 64 32768] [--output FILE.md]
     python benchmarks/sweep.py --only 32768:3+3:3:31 32768:5+5:4:27 --rounds 2
-    python benchmarks/sweep.py --engine kernels [--slots 64] [--only 64:2+2:1:13:_MOST_BABIES=16,_TRACE_RADIX=8]
+    python benchmarks/sweep.py --engine kernels [--slots 64] [--only 64:2+2:1:13:_BABIES=15,_TRACE_RADIX=8]
 
 For every combination of level budget, digits and degree below that OpenFHE accepts, or only those named as
 slots:transforms:digits:degree: key generation, one bootstrap with one function (the second of two in the process), size
@@ -12,7 +12,8 @@ again and keep the best of each. The compiler's table (``glyphc/analysis/cost.py
 The engine ``kernels`` chooses the digits of each key; there, the digits above mean nothing, and choices of its own
 (``sweep_kernels.py``) are tried one at a time, with CPU seconds, log QP and the error of the result. Transforms that
 win go into ``glyphc/analysis/kernels_cost.py``, other choices into ``backends/kernels/shape.py``; then ``glyphc measure
---engine kernels`` fills in the costs and ``shipped_costs.py`` prints the table.
+--engine kernels`` fills in the costs and ``shipped_costs.py`` prints the table. A table may also hold several of one
+size, among which programs choose: ``glyphc measure --configurations`` adds neighbours of those that ship to a user's.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 # Of ``backends/kernels/shape.py``, as they ship and what else to try: baby steps of a level, images that one
 # decomposition serves in a trace, and the size up to which a key has one digit.
-CHOICES = {"_MOST_BABIES": (8, 16), "_TRACE_RADIX": (4, 8), "_LARGEST_DIGIT": (480, 0)}
+CHOICES = {"_BABIES": (8, 4, 15), "_TRACE_RADIX": (4, 8), "_LARGEST_DIGIT": (480, 0)}
 # Other transforms than those of OpenFHE's sweep: bootstraps of few values have few stages.
 BUDGETS = {64: ((2, 2), (1, 1), (3, 3), (2, 1), (3, 2)), 32768: ((5, 5), (4, 4), (4, 5), (3, 3), (4, 3), (5, 4))}
 BOOTSTRAPS = 3

@@ -11,8 +11,8 @@ def cost_text(cost: CostModel, origin: str) -> str:
     """The cost model: where it comes from, the primitives, a line for each configuration and degree."""
     machine = cost.machine
     heading = (
-        "slots", "transforms", "digits", "degree", "shared s", "function s", "keys s", "keys GB", "idle GB", "peak GB",
-        "shared MB", "",
+        "slots", "transforms", "digits", "baby steps", "degree", "shared s", "function s", "keys s", "keys GB",
+        "idle GB", "peak GB", "shared MB", "",
     )  # fmt: skip
     rows = [heading, *(_cost_row(c, row, _note(cost, c, row)) for c in cost.configurations for row in c.costs)]
     slots = [
@@ -49,6 +49,7 @@ def _cost_row(configuration: Configuration, row: BootstrapCost, note: str) -> tu
         str(configuration.slots),
         f"{encode}+{decode}",
         str(configuration.large_digits),
+        str(configuration.baby_steps or ""),
         str(row.degree),
         f"{row.powers:.2f}",
         f"{row.evaluate:.2f}",

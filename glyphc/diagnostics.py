@@ -296,7 +296,7 @@ def totals(
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
         + (
             f"; bootstrap: degree {p.degree}, {_levels(p, engine)}, {p.slots} slots, level budget "
-            f"{p.level_budget[0]}+{p.level_budget[1]}"
+            f"{p.level_budget[0]}+{p.level_budget[1]}{f', {p.baby_steps} baby steps' if p.baby_steps else ''}"
             if p.slots
             else ""
         ),

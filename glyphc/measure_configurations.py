@@ -7,15 +7,23 @@ planner chooses among them for each program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from glyphc.analysis.configurations import possible
-from glyphc.analysis.cost import REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Shape
+from glyphc.analysis.cost import (
+    FIGURES,
+    REFERENCE_DEGREE,
+    BootstrapCost,
+    Configuration,
+    CostModel,
+    Shape,
+    scaled_row,
+)
 from glyphc.analysis.kernels_cost import shipped
 from glyphc.analysis.security import MOST_KEYS
 from glyphc.errors import EnvironmentSetupError, GlyphcError
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import MOST_BABY_STEPS, Parameters
 from glyphc.measure import Calibration, Job, Others, job_seconds, measure_job, modelled, this_machine, usual_of
 from glyphc.measuring import Measurement
 from glyphc.progress import Reporter
@@ -24,18 +32,19 @@ from glyphc.progress import Reporter
 ROUNDS = 2
 # One level more or fewer of one transform, or of both.
 _LEVELS = ((0, -1), (-1, 0), (-1, -1), (0, 1), (1, 0), (1, 1))
-# The kernels choose the digits of each key, whatever parameters say.
-_CHOOSES_DIGITS = "kernels"
+# Of the kernels, which otherwise take 8; they choose the digits of each key, whatever parameters say.
+_BABY_STEPS = (4, MOST_BABY_STEPS)
 
 
 def neighbours(usual: Configuration, engine: str) -> tuple[Configuration, ...]:
-    """What differs from a configuration by a level of its transforms, or by a digit, with the costs of that one."""
+    """What differs from a configuration in one thing, with the costs of that one: by a level of its transforms, in
+    baby steps on the kernels, by a digit on OpenFHE."""
     encode, decode = usual.level_budget
     found = [replace(usual, level_budget=(encode + e, decode + d)) for e, d in _LEVELS if min(encode + e, decode + d)]
-    if engine != _CHOOSES_DIGITS:
-        digits = (usual.large_digits - 1, usual.large_digits + 1)
-        found += [replace(usual, large_digits=d) for d in digits if d]
-    return tuple(found)
+    if engine == "kernels":
+        return (*found, *(replace(usual, baby_steps=b) for b in _BABY_STEPS))
+    digits = (usual.large_digits - 1, usual.large_digits + 1)
+    return (*found, *(replace(usual, large_digits=d) for d in digits if d))
 
 
 def candidates(cost: CostModel, slots: Sequence[int] = ()) -> tuple[tuple[Job, ...], ...]:
@@ -134,8 +143,27 @@ def with_rows(
         costs = {r.degree: r for r in known[shape].costs} if shape in known else {}
         costs[row.degree] = row
         ordered = tuple(costs[degree] for degree in sorted(costs))
-        known[shape] = Configuration(shape.slots, shape.level_budget, shape.large_digits, ordered)
-    return tuple(sorted(known.values(), key=lambda c: c.slots))
+        known[shape] = Configuration(shape.slots, shape.level_budget, shape.large_digits, ordered, shape.baby_steps)
+    return _ordered(known.values())
+
+
+def carried(model: CostModel, earlier: CostModel) -> CostModel:
+    """The model with those configurations of an earlier one that it lacks, scaled: as many times dearer or cheaper than
+    the usual one as they were."""
+    known = {c.shape for c in model.configurations}
+    kept = []
+    for configuration in earlier.configurations:
+        if configuration.shape in known:
+            continue
+        before, now = earlier.configuration(configuration.slots), model.configuration(configuration.slots)
+        factors = {n: now.figure(n, REFERENCE_DEGREE) / before.figure(n, REFERENCE_DEGREE) for n in FIGURES}
+        kept.append(replace(configuration, costs=tuple(scaled_row(row, factors) for row in configuration.costs)))
+    return replace(model, configurations=_ordered((*model.configurations, *kept)))
+
+
+def _ordered(configurations: Iterable[Configuration]) -> tuple[Configuration, ...]:
+    """By ascending slots, those of one size in the order that they are in."""
+    return tuple(sorted(configurations, key=lambda c: c.slots))
 
 
 def _model(

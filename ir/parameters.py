@@ -16,6 +16,9 @@ MOST_LINEAR_LIMBS = 16
 # In which keys of the context for training's products are cut.
 LINEAR_DIGITS = 2
 
+# Of a level of the transforms on the kernels: their sums of products hold no more terms.
+MOST_BABY_STEPS = 15
+
 # Bits by which OpenFHE may overestimate a digit before it has chosen its primes: measured, see the tests.
 _DIGIT_SLACK_BITS = 5
 
@@ -61,6 +64,7 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "linear_bits": (0, 60),
     "linear_limbs": (0, 100),
     "decoded_limbs": (0, 100),
+    "baby_steps": (0, MOST_BABY_STEPS),
 }
 # Strides are powers of two.
 _MOST_STRIDES = 18
@@ -79,8 +83,10 @@ class Parameters:
     of the bootstrapping context. levels_kept: levels that are left after a bootstrap. slot_levels: levels for products
     in the middle of a bootstrap, where values stand in slots; table_bits: of the index of the largest table that is
     looked up there, 0 without any. linear_bits, linear_limbs: of the CKKS context in which training multiplies
-    ciphertexts; decoded_limbs: those that a bootstrap's result has there. security: OpenFHE's security level, or
-    "insecure" for the small rings of tests. ValueError for a value out of its bounds.
+    ciphertexts; decoded_limbs: those that a bootstrap's result has there. baby_steps: rotations of a level of the
+    transforms that share one decomposition, at most, itself among them; 0 leaves that to the engine, and OpenFHE always
+    decides itself. security: OpenFHE's security level, or "insecure" for the small rings of tests. ValueError for a
+    value out of its bounds.
     """
 
     ring: int
@@ -98,6 +104,7 @@ class Parameters:
     linear_bits: int = 0
     linear_limbs: int = 0
     decoded_limbs: int = 0
+    baby_steps: int = 0
     security: str = SECURE
     conjugates: tuple[int, ...] = ()
 

@@ -18,7 +18,7 @@ from glyphc.analysis.cost import (
     Machine,
 )
 from glyphc.analysis.kernels_cost import KERNELS
-from glyphc.ir.parameters import INSECURE, MAX_DEGREES, Parameters
+from glyphc.ir.parameters import INSECURE, MAX_DEGREES, MOST_BABY_STEPS, Parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [c.slots for c in CONFIGURATIONS]
@@ -61,7 +61,8 @@ def models(draw: st.DrawFn) -> CostModel:
         for budget in (configuration.level_budget, *sorted(budgets - {configuration.level_budget})):
             degrees = sorted({REFERENCE_DEGREE} | draw(st.sets(st.sampled_from(DEGREES))))
             costs = tuple(draw(rows(d)) for d in degrees)
-            configurations.append(replace(configuration, level_budget=budget, costs=costs))
+            babies = 0 if budget == configuration.level_budget else draw(st.integers(0, MOST_BABY_STEPS))
+            configurations.append(replace(configuration, level_budget=budget, costs=costs, baby_steps=babies))
     seconds = st.floats(1e-9, 1e3)
     text = st.text(max_size=20)
     count = st.integers(1, 1000)

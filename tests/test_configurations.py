@@ -20,11 +20,13 @@ from glyphc.analysis.cost import FIGURES, REFERENCE_DEGREE, BootstrapCost, Confi
 from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import KERNELS, for_engine
 from glyphc.analysis.security import is_secure, largest_modulus
+from glyphc.backends.kernels.keyfiles import fingerprint, key_bytes
+from glyphc.backends.kernels.shape import EngineShape
 from glyphc.cli import main
 from glyphc.diagnostics import predicted, why
 from glyphc.errors import ParameterError
 from glyphc.ir.ops import Bootstrap
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import MOST_BABY_STEPS, Parameters
 from glyphc.passes.base import Context
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.program import Program
@@ -109,8 +111,8 @@ def test_measured_rows_of_another_configuration_are_predicted_as_they_are() -> N
 @given(st.sampled_from(SIZES), st.sampled_from(DEGREES), st.data())
 def test_others_keep_their_levels_within_128_bits(size: int, degree: int, data: st.DataObject) -> None:
     level, digits = st.integers(1, 6), st.integers(1, 8)
-    shapes = data.draw(st.lists(st.tuples(level, level, digits), max_size=4))
-    others = [Configuration(size, (e, d), digits, (row(1.0),)) for e, d, digits in shapes]
+    shapes = data.draw(st.lists(st.tuples(level, level, digits, st.integers(0, MOST_BABY_STEPS)), max_size=4))
+    others = [Configuration(size, (e, d), digits, (row(1.0),), babies) for e, d, digits, babies in shapes]
     model = beside(CostModel(), *others)
     wanted = replace(large(size, degree), unpack_strides=(1, 2))
     usual, *found = possible(model, wanted).items()
@@ -120,7 +122,7 @@ def test_others_keep_their_levels_within_128_bits(size: int, degree: int, data: 
         assert parameters.modulus_bits <= largest_modulus(parameters.ring)
         assert parameters.level_budget == configuration.level_budget
         assert parameters.large_digits >= configuration.large_digits
-        assert replace(parameters, level_budget=(3, 3), large_digits=3) == wanted
+        assert replace(parameters, level_budget=(3, 3), large_digits=3, baby_steps=0) == wanted
     assert len({p for _, p in found} | {usual[1]}) == len(found) + 1
 
 
@@ -147,17 +149,18 @@ def test_what_the_kernels_refuse_is_not_offered_to_their_programs() -> None:
 # -- programs --
 
 FAST, SMALL = (3, 2), (1, 2)
+FEWER = 3  # baby steps of the small one
 
 
-@lru_cache(maxsize=1)
-def model() -> CostModel:
+@lru_cache(maxsize=2)
+def model(babies: int = FEWER) -> CostModel:
     """Every size with two more: one is faster and takes much memory, one slower and takes little."""
 
     def more(configurations: tuple[Configuration, ...]) -> list[Configuration]:
         return [
-            replace(c, level_budget=budget, costs=tuple(changed(r, seconds, memory) for r in c.costs))
+            replace(c, level_budget=budget, baby_steps=steps, costs=tuple(changed(r, *factors) for r in c.costs))
             for c in configurations
-            for budget, seconds, memory in ((FAST, 0.25, 4.0), (SMALL, 2.0, 0.25))
+            for budget, steps, factors in ((FAST, 0, (0.25, 4.0)), (SMALL, babies, (2.0, 0.25)))
         ]
 
     def changed(r: BootstrapCost, seconds: float, memory: float) -> BootstrapCost:
@@ -220,12 +223,23 @@ def test_what_fits_nowhere_is_said() -> None:
     assert "no configuration of its bootstraps fits into the memory of 0.00 GB" in warnings
 
 
+def test_keys_of_other_baby_steps_are_other_keys() -> None:
+    """So client and server have to agree on them; fewer baby steps of three stages take fewer keys."""
+    wanted = configured(large(32768), KERNELS.configuration(32768))
+    every = [replace(wanted, baby_steps=babies) for babies in (4, 0, MOST_BABY_STEPS)]
+    assert len({fingerprint(p) for p in every}) == 3
+    sizes = [key_bytes(EngineShape(p)) for p in every]
+    assert sizes == sorted(set(sizes))
+    assert fingerprint(replace(wanted, baby_steps=8)) == fingerprint(wanted)
+
+
 @pytest.mark.parametrize("engine", ["openfhe", "kernels"])
-@pytest.mark.parametrize("budget", [FAST, SMALL], ids=str)
-def test_both_engines_execute_what_was_chosen(engine: str, budget: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("budget", "babies"), [(FAST, 0), (SMALL, FEWER), (SMALL, MOST_BABY_STEPS)])
+def test_both_engines_execute_what_was_chosen(engine: str, budget: tuple[int, int], babies: int) -> None:
     most = None if budget == FAST else predicted(compiled(cost=CostModel()), CostModel()).memory_bytes - 1
-    program = Program.from_bytes(compiled(most).to_bytes())
+    program = Program.from_bytes(compiled(most, model(babies or FEWER)).to_bytes())
     assert program.client.parameters.level_budget == budget
+    assert program.client.parameters.baby_steps == babies
     x = SAMPLES[:4]
     (clear,), (simulated,) = (run(program, x, mode).outputs.values() for mode in ("clear", "simulate"))
     report = run(program, x, "encrypted", engine=engine)

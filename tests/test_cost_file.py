@@ -133,6 +133,9 @@ def test_a_size_may_have_several_configurations(tmp_path: Path) -> None:
     assert [c.level_budget for c in model.alternatives(64)] == [(2, 2), (3, 2)]
     assert model.usual == CONFIGURATIONS
     assert cost_file.from_json(cost_file.to_json(model).encode()) == model
+    model = cost_file.from_json(json.dumps(beside_the_first(baby_steps=4)).encode())
+    assert [c.baby_steps for c in model.alternatives(64)] == [0, 4]
+    assert cost_file.from_json(cost_file.to_json(model).encode()) == model
     # one that is there twice, and others before the usual one
     assert "64 slots is there twice: transforms 2+2, 2 digits" in refusal(
         tmp_path, json.dumps(beside_the_first()).encode()
@@ -152,6 +155,9 @@ def test_a_size_may_have_several_configurations(tmp_path: Path) -> None:
         ({"level_budget": [2, True]}, "level_budget"),
         ({"level_budget": [3, 2], "large_digits": 99}, "large_digits"),
         ({"level_budget": [3, 2], "costs": []}, "ascending"),
+        ({"baby_steps": 0}, "baby_steps"),
+        ({"baby_steps": 16}, "baby_steps"),
+        ({"baby_steps": "4"}, "baby_steps"),
         ({"level_budget": [3, 2], "slots": 128}, "other configurations"),
     ],
 )

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from glyphc import measure_configurations
 from glyphc.analysis import cost_file
 from glyphc.analysis.configurations import configured
-from glyphc.analysis.cost import CONFIGURATIONS, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Shape
+from glyphc.analysis.cost import (
+    CONFIGURATIONS,
+    FIGURES,
+    REFERENCE_DEGREE,
+    BootstrapCost,
+    Configuration,
+    CostModel,
+    Shape,
+    calibrated,
+)
 from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.analysis.security import is_secure
 from glyphc.backends.openfhe.keys import release_all_keys
@@ -24,7 +33,15 @@ from glyphc.cli import main
 from glyphc.cost_report import cost_text
 from glyphc.errors import EnvironmentSetupError, GlyphcError
 from glyphc.measure import Job, this_machine
-from glyphc.measure_configurations import candidates, faster, neighbours, own_part, try_configurations, with_rows
+from glyphc.measure_configurations import (
+    candidates,
+    carried,
+    faster,
+    neighbours,
+    own_part,
+    try_configurations,
+    with_rows,
+)
 from glyphc.measuring import Measurement
 from glyphc.progress import Silent
 
@@ -42,10 +59,12 @@ def test_candidates_are_secure_neighbours_behind_the_usual_one(cost: CostModel) 
             assert is_secure(job.parameters)
             assert job.parameters.level_budget == job.configuration.level_budget
             steps = [abs(a - b) for a, b in zip(job.configuration.level_budget, usual.level_budget, strict=True)]
-            assert max(*steps, abs(job.configuration.large_digits - usual.large_digits)) == 1
+            digits = abs(job.configuration.large_digits - usual.large_digits)
+            assert max(*steps, digits, bool(job.configuration.baby_steps)) == 1
         assert len({job.parameters for job in jobs}) == len(jobs)
         if cost.engine == "kernels":
             assert {job.configuration.large_digits for job in jobs} == {usual.large_digits}
+            assert {job.configuration.baby_steps for job in jobs} == {0, 4, 15}
     assert [jobs[0].configuration.slots for jobs in candidates(cost, [256])] == [256]
 
 
@@ -83,6 +102,21 @@ def test_the_faster_of_two_measurements_counts_half_by_half() -> None:
 
     found = faster(measurement(5.0, 1.0, 9.0), measurement(4.0, 2.0, 8.0)).cost
     assert (found.powers, found.evaluate, found.key_seconds) == (4.0, 1.0, 8.0)
+
+
+@given(st.floats(0.1, 10))
+def test_measured_anew_the_usual_ones_carry_the_others(factor: float) -> None:
+    other = replace(CONFIGURATIONS[0], level_budget=(3, 2), costs=(shipped_row(64, factor=2.0),))
+    earlier = replace(CostModel(), configurations=(CONFIGURATIONS[0], other, *CONFIGURATIONS[1:]))
+    measured = calibrated(CONFIGURATIONS, {(64, 27): shipped_row(64, factor=factor)})
+    found = carried(CostModel(configurations=measured), earlier)
+    assert found.usual == measured
+    usual, kept = found.alternatives(64)
+    assert kept.shape == other.shape
+    for name in FIGURES:
+        assert kept.figure(name, 27) == pytest.approx(2 * usual.figure(name, 27))
+    assert not any(row.measured for row in kept.costs)
+    assert carried(found, earlier) == found
 
 
 def test_a_part_of_another_machine_is_not_added_to() -> None:
@@ -126,7 +160,9 @@ class Recorder(Silent):
 
 
 @pytest.mark.usefixtures("small_jobs")
-@pytest.mark.parametrize(("engine", "other"), [("openfhe", "2+2, 3 digits"), ("kernels", "3+3, 2 digits")])
+@pytest.mark.parametrize(
+    ("engine", "other"), [("openfhe", "2+2, 3 digits"), ("kernels", "2+2, 2 digits, 15 baby steps")]
+)
 def test_candidates_are_measured_in_turn_and_all_are_kept(engine: str, other: str) -> None:
     recorder, models = Recorder(), []
     shipped = KERNELS if engine == "kernels" else CostModel()
@@ -175,7 +211,7 @@ def test_the_command_adds_to_the_file_and_an_interruption_keeps_what_there_is(
     assert model.switch == 3.0
     assert model.kernels is not None
     assert model.kernels.product == 2.0
-    assert [c.level_budget for c in model.kernels.alternatives(64)] == [(2, 2), (3, 3)]
+    assert [c.baby_steps for c in model.kernels.alternatives(64)] == [0, 15]
     assert [c.shape for c in model.kernels.usual] == [c.shape for c in KERNELS.usual]
     assert model.kernels.usual[1:] == KERNELS.usual[1:], "what is of this machine is left as it is"
     path.unlink()

@@ -37,7 +37,8 @@ SPARSE_WEIGHT, WRAPS = 32, 14
 EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
 # P exceeds a digit by about so many bits.
 MARGIN = 4
-_MOST_BABIES = 8
+# Baby steps of a level, where parameters leave them to the kernels.
+_BABIES = 8
 # One decomposition serves so many terms of the trace: more would take more keys than time.
 _TRACE_RADIX = 4
 # Of a transform: a level of so many stages has some 2^9 diagonals of all slots each, gigabytes beyond that.
@@ -222,7 +223,7 @@ class EngineShape:
     def _plan(self, level: Level, limbs: int) -> LevelPlan:
         offsets = sorted(level.diagonals)
         lowest, count = offsets[0], offsets[-1] - offsets[0] + 1
-        babies = min(count, _MOST_BABIES)
+        babies = min(count, self.parameters.baby_steps or _BABIES)
         giants = range(0, count, babies)
         shape = self.key_shape(limbs)
         return LevelPlan(level, limbs, shape, tuple(range(lowest, lowest + babies)), tuple(giants))

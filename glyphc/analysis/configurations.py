@@ -1,7 +1,8 @@
 """Which configuration of bootstraps a program gets: those that there is room for, and the cheapest of these.
 
-A configuration says how many levels both transforms have and how many digits keys have, at least. What becomes of it
-at a degree is in a program's parameters: more digits where 128-bit security asks for them.
+A configuration says how many levels both transforms have, how many digits keys have, at least, and how many baby steps
+a level takes. What becomes of it at a degree is in a program's parameters: more digits where 128-bit security asks for
+them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Way:
     @property
     def label(self) -> str:
         """What became of the configuration, in words."""
-        return Shape(self.parameters.slots, self.parameters.level_budget, self.parameters.large_digits).label
+        return Shape.of(self.parameters).label
 
 
 def cheapest(ways: Iterable[Way]) -> Way:
@@ -47,7 +48,8 @@ def configured(parameters: Parameters, configuration: Configuration) -> Paramete
     most = max(1, parameters.slots.bit_length() - 1)
     encode, decode = configuration.level_budget
     budget = min(encode, most), min(decode, most)
-    return secured(replace(parameters, level_budget=budget, large_digits=configuration.large_digits))
+    digits, babies = configuration.large_digits, configuration.baby_steps
+    return secured(replace(parameters, level_budget=budget, large_digits=digits, baby_steps=babies))
 
 
 def possible(cost: CostModel, parameters: Parameters) -> dict[Configuration, Parameters]:

@@ -63,17 +63,24 @@ FIGURES = ("powers", "evaluate", "key_seconds", "key_bytes", "idle_bytes", "work
 
 @dataclass(frozen=True)
 class Shape:
-    """How bootstraps are set up: their size, the levels of both transforms, and the digits of keys, at least."""
+    """How bootstraps are set up: size, levels of both transforms, digits of keys, at least; baby steps, 0: any."""
 
     slots: int
     level_budget: tuple[int, int]
     large_digits: int
+    baby_steps: int = 0
+
+    @staticmethod
+    def of(made: Configuration | Parameters) -> Shape:
+        """That of a configuration or of a program's parameters."""
+        return Shape(made.slots, made.level_budget, made.large_digits, made.baby_steps)
 
     @property
     def label(self) -> str:
-        """Levels and digits, in words."""
+        """All but the size, in words."""
         encode, decode = self.level_budget
-        return f"transforms {encode}+{decode}, {self.large_digits} digit{'s' if self.large_digits > 1 else ''}"
+        babies = f", {self.baby_steps} baby step{'s' if self.baby_steps > 1 else ''}" if self.baby_steps else ""
+        return f"transforms {encode}+{decode}, {self.large_digits} digit{'s' if self.large_digits > 1 else ''}{babies}"
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Configuration:
     level_budget: tuple[int, int]
     large_digits: int
     costs: tuple[BootstrapCost, ...]
+    baby_steps: int = 0
 
     def figure(self, name: str, degree: int) -> float:
         """One of ``FIGURES``, between degrees by linear interpolation, beyond them as at the last one."""
@@ -96,7 +104,7 @@ class Configuration:
     @property
     def shape(self) -> Shape:
         """What tells it from others."""
-        return Shape(self.slots, self.level_budget, self.large_digits)
+        return Shape.of(self)
 
 
 # The fastest of each size in a sweep over level budgets and digits (``benchmarks/sweep.py`` measures them again): small
@@ -379,7 +387,7 @@ def calibrated(
     out = []
     for configuration in shipped:
         factors = {name: _factor(known, measured, configuration.slots, name) for name in FIGURES}
-        rows = {row.degree: _scaled_row(row, factors) for row in configuration.costs}
+        rows = {row.degree: scaled_row(row, factors) for row in configuration.costs}
         rows |= {degree: row for (slots, degree), row in measured.items() if slots == configuration.slots}
         out.append(replace(configuration, costs=tuple(rows[degree] for degree in sorted(rows))))
     return tuple(out)
@@ -399,5 +407,6 @@ def _factor(
     return _between(known, slots, ratio)
 
 
-def _scaled_row(row: BootstrapCost, factors: Mapping[str, float]) -> BootstrapCost:
+def scaled_row(row: BootstrapCost, factors: Mapping[str, float]) -> BootstrapCost:
+    """A row with each figure times its factor, by name; it no longer counts as measured."""
     return replace(row, measured=False, **{name: getattr(row, name) * factors[name] for name in FIGURES})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glyphc.errors import ArtifactError, GlyphcError
+from glyphc.ir.parameters import MOST_BABY_STEPS
 
 from .cost import REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Machine, Shape
 from .kernels_cost import KERNELS
@@ -137,8 +138,13 @@ def _engine_tree(model: CostModel) -> dict[str, Any]:
         "product": model.product,
         "automorphism": model.automorphism,
         "switch": model.switch,
-        "configurations": [asdict(c) for c in model.configurations],
+        "configurations": [_configuration_tree(c) for c in model.configurations],
     }
+
+
+def _configuration_tree(configuration: Configuration) -> dict[str, Any]:
+    """Without baby steps where they are left to the engine."""
+    return {name: value for name, value in asdict(configuration).items() if name != "baby_steps" or value}
 
 
 def from_json(data: bytes) -> CostModel:
@@ -206,7 +212,10 @@ def _configuration(tree: Any) -> Configuration:
     digits = _count(tree, "large_digits")
     if digits > MOST_DIGITS:
         raise _DamagedError(f"'large_digits' is {digits}, at most {MOST_DIGITS} are possible")
-    return Configuration(_count(tree, "slots"), (budget[0], budget[1]), digits, costs)
+    babies = _count(tree, "baby_steps") if "baby_steps" in tree else 0
+    if babies > MOST_BABY_STEPS:
+        raise _DamagedError(f"'baby_steps' is {babies}, at most {MOST_BABY_STEPS} are possible")
+    return Configuration(_count(tree, "slots"), (budget[0], budget[1]), digits, costs, babies)
 
 
 def _slot_rows(tree: Any) -> tuple[SlotRow, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ def measure_command(
 
     With --configurations, every size of bootstraps is measured with other transforms and digits, too, one after another
     and all of them again. The file keeps them all, and 'compile' takes for each program the fastest that it has room
-    for. What was measured before an interruption is kept.
+    for. What was measured before an interruption is kept. Without it, configurations that the file knows beside the
+    usual ones stay, scaled to what these take now.
     """
     from glyphc.analysis import cost_file
     from glyphc.analysis.kernels_cost import for_engine
@@ -79,10 +81,11 @@ def measure_command(
 def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> Calibration:
     """Measure and write the file, which appears whole and at the end."""
     from glyphc.analysis import cost_file
-    from glyphc.analysis.kernels_cost import shipped, with_engine
+    from glyphc.analysis.kernels_cost import for_engine, shipped, with_engine
     from glyphc.console import reporter
     from glyphc.files import check_writable
     from glyphc.measure import calibrate, job_seconds, jobs
+    from glyphc.measure_configurations import carried
     from glyphc.measure_slots import SLOT_SECONDS, slot_jobs
     from glyphc.measure_training import TRAINING_SECONDS, training_job
 
@@ -97,8 +100,10 @@ def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> 
     count = len(work) + len(in_slots) + bool(training)
     click.echo(f"{count} measurements, about {minutes:.0f} minutes on {cost.machine.text}", err=True)
     calibration = calibrate(work, cost, reporter(), in_slots, training)
-    cost_file.save(path, with_engine(cost_file.earlier(path), calibration.model))
-    return calibration
+    earlier = cost_file.earlier(path)
+    model = carried(calibration.model, for_engine(earlier, engine))
+    cost_file.save(path, with_engine(earlier, model))
+    return replace(calibration, model=model)
 
 
 def _try(path: Path, slots: tuple[int, ...], engine: str) -> Calibration:
