@@ -24,10 +24,6 @@ with Hosts(2, Path(sys.argv[1])) as hosts:
 """
 
 
-def namespaces() -> str:
-    return subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-
-
 def runs(process: int) -> bool:
     """What was killed may wait to be collected by its parent."""
     try:
@@ -44,15 +40,12 @@ def test_hosts_at_a_time_and_what_a_killed_process_leaves(tmp_path: Path) -> Non
         assert process.stdout is not None
         address, sleeper = process.stdout.readline().split()
         assert address not in (one.address(1), other.address(1))
-        left = f"glyphc-{address.split('.')[2]}-"
-        assert left in namespaces()
+        assert runs(int(sleeper))
         process.kill()
         process.wait()
-        # whoever comes next removes it, and nothing of those that are in use
+        # whoever comes next removes it with what runs there, perhaps another test, and nothing of those that are in use
         with Hosts(2, tmp_path) as third:
-            assert third.address(1) == address
             subprocess.run([*third.command(2), "true"], check=True)
-        assert left not in namespaces()
         deadline = time.monotonic() + 30
         while runs(int(sleeper)):
             assert time.monotonic() < deadline
