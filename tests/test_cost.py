@@ -26,6 +26,8 @@ from glyphc.analysis.slot_figures import FIGURES as SLOT_FIGURES
 from glyphc.analysis.slot_figures import SLOT_ROWS, SlotRow, slot_seconds
 from glyphc.ir.instructions import (
     ClientSpec,
+    ConjugateDot,
+    Conjugates,
     Evaluate,
     Free,
     FromTorus,
@@ -200,6 +202,18 @@ def test_more_limbs_are_not_cheaper(rows: tuple[SlotRow, ...], name: str, ring: 
     deepest = max(row.limbs for row in rows)
     if name == "encrypt" or limbs >= deepest:
         assert slot_seconds(rows, name, ring, limbs + 1) >= slot_seconds(rows, name, ring, limbs)
+
+
+def test_sums_over_conjugates_cost_their_steps() -> None:
+    """Two sources of sixteen parts: three baby steps each, three giant steps, 32 products and a bias."""
+    cost = CostModel(product=1.0, automorphism=100.0, baby=0.5, giant=2.0)
+    numbers = {"parts": 16, "stride": 1, "babies": 4}
+    babies = Conjugates((1, 2, 3), 0, 16, 1, 0)
+    dot = ConjugateDot(9, tuple(range(8)), "w", None, 0, **numbers)
+    assert instruction_seconds(babies, large(), cost) == pytest.approx(3 * 0.5 * 100)
+    assert instruction_seconds(dot, large(), cost) == pytest.approx(3 * 2.0 * 100 + 33)
+    more = replace(large(), conjugates=(3, 5, 7))
+    assert cost.key_bytes(more) - cost.key_bytes(large()) == cost.idle_bytes(more) - cost.idle_bytes(large()) > 0
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))

@@ -117,12 +117,12 @@ KERNELS_SLOTS = (
 
 KERNELS = CostModel(
     product=0.000207,
-    automorphism=0.00819,
+    automorphism=0.0058,
     switch=0.00203,
     external=0.00787,
     # beside those of a split into 8, of 64 and 256 parts on two cores
-    baby=0.6,
-    giant=0.75,
+    baby=0.68,
+    giant=0.62,
     fresh=0.0018,
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),

@@ -215,6 +215,10 @@ def _weights(lowering: Lowering, node: Node, op: Linear, step: Step) -> str:
         else:
             # part p is part p // count of the source p % count
             count = source.parts // steps.parts
+            if not count or source.parts % steps.parts:  # of a graph from a file
+                raise ParameterError(
+                    f"{node} reads {source.parts} parts of {operand}, not {steps.parts} of each source"
+                )
             places = [p % count * steps.parts + p // count for p in used]
             lowering.sources[name] = tuple(range(count * steps.babies))
             polynomials = placed(polynomials, places, count * steps.parts)
