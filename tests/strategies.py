@@ -338,7 +338,7 @@ class _Builder:
     def two_operands(self, x: Node) -> Node:
         """Elementwise ops with any value whose shape broadcasts with that of ``x``: at least with itself."""
         fitting = [n for n in self.graph if _broadcast(x.type.shape, n.type.shape) is not None]
-        fitting = [n for n in fitting if n.id not in self.on_client]
+        fitting = [n for n in fitting if n.id == x.id or n.id not in self.on_client]
         other = self.draw(st.sampled_from(fitting))
         kinds: list[type[Op]] = [Add, Sub]
         if not self.expanded:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import re
 from collections import Counter
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,9 @@ def resident(small: bytes, program: bytes, x: npt.NDArray[Any]) -> tuple[int, in
     run(Program.from_bytes(small), x, engine="openfhe")
     before = psutil.Process().memory_info().rss
     run(Program.from_bytes(program), x, engine="openfhe")
-    return before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # that of resource.getrusage would be the peak of the process that started this one, where that is larger
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return before, int(peak) * 1024
 
 
 # -- what is priced --

@@ -179,7 +179,9 @@ def test_training_cases(name: str) -> None:
     module = importlib.import_module(f"train_{name}")
     if name == "transfer":
         module.LONG_STEPS, module.LONG = 1, module.SGD(0.3)  # type: ignore[attr-defined]
-    given = argparse.Namespace(mode="simulate", steps=1, batch=4, samples=None, insecure_ring=4096, compare=False)
+    given = argparse.Namespace(
+        mode="simulate", steps=1, batch=4, samples=None, insecure_ring=4096, compare=False, augmented=False
+    )
     case = module.case(given)
     assert 0 <= case.accuracy(case.job.network) <= 1
 
