@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psutil
@@ -12,24 +13,38 @@ from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions import Schedule
 
+_CGROUP = Path("/sys/fs/cgroup")
+
 
 def available_bytes() -> float:
-    """Free on this machine, and no more than this container's limit."""
+    """Free on this machine, and no more than what is left of this container's limit."""
     free, limit = float(psutil.virtual_memory().available), container_limit()
-    return free if limit is None else min(free, float(limit))
+    return free if limit is None else min(free, max(0.0, float(limit - _taken())))
 
 
 def container_limit() -> int | None:
     """Bytes that this container may take (cgroups, version 2 or 1); None without a limit."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
-            text = Path(path).read_text().strip()
+            text = (_CGROUP / name).read_text().strip()
         except OSError:
             continue
         # version 1 says "none" by a number beyond any memory
         if text.isdecimal() and int(text) < psutil.virtual_memory().total:
             return int(text)
     return None
+
+
+def _taken() -> int:
+    """Bytes that this container has taken, without files that the system can drop (cgroups, version 2 or 1)."""
+    for used, files in (("memory.current", "memory.stat"), ("memory/memory.usage_in_bytes", "memory/memory.stat")):
+        try:
+            taken, text = int((_CGROUP / used).read_text()), (_CGROUP / files).read_text()
+        except (OSError, ValueError):
+            continue
+        found = re.search(r"^(?:total_)?inactive_file (\d+)$", text, re.MULTILINE)
+        return taken - (int(found[1]) if found else 0)
+    return 0
 
 
 def require(needed: float, remedy: str, most: float | None = None, where: str = "available") -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from glyphc import free_memory
 from glyphc.analysis.configurations import configured
 from glyphc.analysis.cost import (
     REFERENCE_DEGREE,
@@ -214,7 +215,7 @@ def modelled(found: Mapping[tuple[int, int], Measurement], shipped: CostModel) -
 def _check_memory(parameters: Parameters, cost: CostModel, more: float = 0.0) -> None:
     """MemoryError before the work rather than have the system kill something."""
     needed = cost.idle_bytes(parameters) + cost.work_bytes(parameters) + more + _RESERVE_BYTES
-    available = psutil.virtual_memory().available
+    available = free_memory.available_bytes()
     if needed > available:
         raise MemoryError(f"needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available")
 

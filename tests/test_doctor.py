@@ -41,10 +41,37 @@ def test_without_fused_multiply_add_it_is_a_note(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch, limit: float, state: doctor.State) -> None:
     monkeypatch.setattr(free_memory, "container_limit", lambda: int(limit))
+    monkeypatch.setattr(free_memory, "_taken", lambda: 0)
     monkeypatch.setattr(free_memory.psutil, "virtual_memory", lambda: type("M", (), {"available": 100e9}))
     found = next(f for f in doctor.examine() if f.subject == "memory")
     assert found.state is state
     assert f"{limit / 1e9:.1f} GB" in found.found
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ],
+)
+def test_what_a_container_has_taken_is_not_free(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, used, stat, cached = names
+    (tmp_path / "memory").mkdir()
+    (tmp_path / limit).write_text("6000000000\n")
+    (tmp_path / used).write_text("5000000000\n")
+    (tmp_path / stat).write_text(f"anon 4000000000\n{cached} 1000000000\n")
+    monkeypatch.setattr(free_memory, "_CGROUP", tmp_path)
+    memory = type("M", (), {"available": 100e9, "total": 200e9})
+    monkeypatch.setattr(free_memory.psutil, "virtual_memory", memory)
+    assert free_memory.available_bytes() == 2e9
 
 
 def test_a_broken_cost_model_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from click.testing import CliRunner
 from cost_models import DEGREES, MACHINE, SIZES, N, large, small
 
-from glyphc import measure_slots
+from glyphc import free_memory, measure_slots
 from glyphc.analysis import cost_file
 from glyphc.analysis.cost import (
     FIGURES,
@@ -224,11 +223,7 @@ def test_calibration_measures_scales_and_says_where(monkeypatch: pytest.MonkeyPa
 def test_what_does_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     available = CostModel().idle_bytes(small(64)) + CostModel().work_bytes(small(64)) + 0.31e9
 
-    class Memory:
-        def __init__(self) -> None:
-            self.available = available
-
-    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(free_memory, "available_bytes", lambda: available)
     first, last = jobs(CostModel(), quick=True)
     result = calibrate((first, last), CostModel(), Silent())
     assert len(result.skipped) == 1

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from click.testing import CliRunner
 from cost_models import MACHINE, shipped_row, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glyphc import measure_configurations
+from glyphc import free_memory, measure_configurations
 from glyphc.analysis import cost_file
 from glyphc.analysis.configurations import configured
 from glyphc.analysis.cost import (
@@ -224,10 +223,7 @@ def test_the_command_adds_to_the_file_and_an_interruption_keeps_what_there_is(
 
 @pytest.mark.usefixtures("small_jobs")
 def test_without_memory_for_the_usual_one_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Memory:
-        available = 0
-
-    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(free_memory, "available_bytes", lambda: 0.0)
     kept: list[CostModel] = []
     with pytest.raises(
         EnvironmentSetupError, match=r"nothing could be measured \(64 slots, degree 27, transforms 2\+2"

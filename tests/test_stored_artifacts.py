@@ -17,6 +17,7 @@ from glyphc.errors import ArtifactError
 from glyphc.exchange.artifacts import ServerProgram, Specification
 from glyphc.exchange.client import load_account
 from glyphc.exchange.server import Evaluator
+from glyphc.ir.instructions.check import check_schedule
 from glyphc.storage import artifact, container
 from tests.roles import Setting, compiled, make_setting, samples
 
@@ -57,7 +58,12 @@ def test_a_program_runs_as_it_did() -> None:
     assert PROGRAM.is_dir(), "--update-golden stores files of a new version"
     program = glyphc.load(PROGRAM / "digits.glyphc")
     with np.load(PROGRAM / "results.npz") as results:
-        np.testing.assert_array_equal(program.run(samples(BATCH), mode="clear"), results["clear"])
+        clear = results["clear"]
+    np.testing.assert_array_equal(program.run(samples(BATCH), mode="clear"), clear)
+    # the keys that its parameters ask for are those of its instructions
+    check_schedule(program.schedule)
+    encrypted = program.run(samples(BATCH), mode="encrypted")
+    np.testing.assert_allclose(encrypted, clear, atol=0.05 * np.ptp(clear))
 
 
 def test_results_are_decrypted_with_a_key_from_then(tmp_path: Path) -> None:

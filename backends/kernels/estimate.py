@@ -27,6 +27,8 @@ def thread_bytes(parameters: Parameters) -> float:
     """What each thread keeps for itself where threads take whole pieces: of unpacking, or of training's packing (see
     ``Arithmetic.automorphism``)."""
     rows = ROWS if parameters.unpack_strides or parameters.conjugates else 0
+    # what giant steps add up: the products of both elements, and the first elements twice (see ``Images.total``)
+    rows += 12 if parameters.conjugates else 0
     if parameters.linear_limbs:
         limbs = parameters.linear_limbs
         shape = key_shape(parameters, limbs)

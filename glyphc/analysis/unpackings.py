@@ -5,13 +5,15 @@ from __future__ import annotations
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Linear, Reshape, Unpack
+from glyphc.ir.parameters import Parameters
 
 
 def conjugation(graph: Graph, node: Node) -> Conjugation | None:
     """Over which conjugates the sums of a value's parts go, through reshapes; None where there are none.
 
     Of an unpacking whose readers all sum up: plaintext weights can be given for conjugates as well as for parts.
-    Encrypted ones are those of the parts, and outputs are the parts.
+    Encrypted ones are those of the parts, and outputs are the parts. A program whose parameters ask for no keys of
+    these conjugates, as an earlier glyphc wrote it, splits.
     """
     if isinstance(node.op, Reshape):
         return conjugation(graph, graph.operands(node)[0])
@@ -21,7 +23,11 @@ def conjugation(graph: Graph, node: Node) -> Conjugation | None:
         return None
     layout = graph.operands(node)[0].type.layout
     assert layout is not None
-    return Conjugation.of(layout.ring, node.op.parts, layout.stride)
+    steps = Conjugation.of(layout.ring, node.op.parts, layout.stride)
+    known = graph.parameters
+    if isinstance(known, Parameters) and not set(steps.elements) <= set(known.conjugates):
+        return None
+    return steps
 
 
 def takes_sums(graph: Graph, reader: Node) -> bool:

@@ -364,7 +364,10 @@ class ImagePlan:
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and the channels of what a map reads."""
         cost = cost.taking(self.configuration)
-        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.slots, degree=DEGREE, slot_levels=1)
+        keys = () if self._steps is None else tuple(sorted(self._steps.elements))
+        parameters = Parameters(
+            self.ring, plaintext_bits=0, bgv_bits=0, slots=self.slots, degree=DEGREE, slot_levels=1, conjugates=keys
+        )
         channels = max(image[0] for image in self.pictures.images.values())
         alive = 4 * channels + sum(self._ciphertexts(n) for n in self._bootstrapped[:2])
         held = 2 * 8 * self.ring * (sum(self._polynomials().values()) + cost.limbs * alive)

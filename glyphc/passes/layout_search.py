@@ -166,11 +166,17 @@ class LayoutPlan:
 
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and what of inputs and unpackings is alive."""
-        parameters = Parameters(self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=DEGREE)
         maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
+        sums = [s.steps for _, operand in maps if (s := self._summed(operand)) is not None]
+        keys = tuple(sorted({g for steps in sums for g in steps.elements}))
+        parameters = Parameters(
+            self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=DEGREE, conjugates=keys
+        )
         weights = sum(self._parts_of(o) * _polynomials(node) for node, o in maps) + len(maps)
         # values that several maps read are kept until the last of them
         alive = sum(min(self._held(o), _ALIVE) if self._read_once(o) else self._held(o) for _, o in maps)
+        # a sum of products for each giant step
+        alive += max((steps.giants for steps in sums), default=0)
         # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
         held = 2 * 8 * self.ring * (weights + cost.limbs * alive)
         cost = cost.taking(self.configuration)
