@@ -7,7 +7,7 @@
 --mode clear --steps 630 is ten epochs of the 4,000 images: what training leads to. Each batch is encrypted once, so
 --samples 640 takes ten of them on the disk however many steps there are. --augmented: on the 27 shifted and turned
 copies of each image that models/mnist_mlp.py trains on, in random order; --mode clear --augmented --steps 2532, one and
-a half epochs of them, leads to 97 %.
+a half epochs of them, leads to 96.8 %.
 """
 
 from __future__ import annotations
