@@ -144,7 +144,8 @@ def test_prices_of_integers() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["logistic", pytest.param("softmax", marks=pytest.mark.slow), pytest.param("mlp", marks=pytest.mark.slow)]
+    "name",
+    ["logistic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("softmax", "mlp", "residual"))],
 )
 def test_training(name: str) -> None:
     output = benchmark(f"train_{name}.py", "--mode", "simulate", "--steps", 1, "--batch", 4, "--insecure-ring", 4096)
