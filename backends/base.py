@@ -58,13 +58,18 @@ def execute(
                 for register in dead:
                     del registers[register]
             case _:
-                values = instruction.call(machine, [registers[r] for r in instruction.reads])
-                registers.update(zip(instruction.writes, values, strict=True))
+                _compute(instruction, machine, registers)
         state.done += 1
         observe(instruction, time.perf_counter() - start)
     if isinstance(machine, WorksAhead):
         machine.settle()
     return state.outputs
+
+
+def _compute(instruction: Instruction, machine: Any, registers: dict[Register, Any]) -> None:
+    """A function of its own, so that nothing but registers holds results: they are gone when these are freed."""
+    values = instruction.call(machine, [registers[r] for r in instruction.reads])
+    registers.update(zip(instruction.writes, values, strict=True))
 
 
 def execute_named(

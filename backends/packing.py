@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
+# Subtrees of a packing, which do not depend on one another and are gone through one after another within.
+_SUBTREES = 16
+
 C = TypeVar("C")
 T = TypeVar("T")
 U = TypeVar("U")
@@ -58,15 +61,16 @@ class Packing(ABC, Generic[C]):
         As Chen, Dai, Kim, Song, "Efficient homomorphic conversion between (ring) LWE ciphertexts" (2021), algorithms 2
         and 3, with several coefficients of each source kept.
         """
-        nodes = [*sources, *[None] * (parts - len(sources))]
-        half, by = parts // 2, stride * parts // 2
-        while half:
+        leaves = [*sources, *[None] * (parts - len(sources))]
+        trees = min(parts, _SUBTREES)
+        nodes = self._each(lambda first: self._subtree(leaves, first, trees, stride), range(trees))
+        while len(nodes) > 1:
+            half = len(nodes) // 2
 
-            def merged(pair: tuple[C | None, C | None], by: int = by) -> C | None:
+            def merged(pair: tuple[C | None, C | None], by: int = stride * half) -> C | None:
                 return self._merged(*pair, by)
 
             nodes = self._each(merged, zip(nodes[:half], nodes[half:], strict=True))
-            half, by = half // 2, by // 2
         (packed,) = nodes
         assert packed is not None
         step = stride // 2
@@ -74,6 +78,13 @@ class Packing(ABC, Generic[C]):
             packed = self._add(packed, self._automorphism(packed, step))
             step //= 2
         return packed
+
+    def _subtree(self, leaves: Sequence[C | None], first: int, every: int, stride: int) -> C | None:
+        """Every so many leaves from the first one merged, depth first: few results are there at once."""
+        if every == len(leaves):
+            return leaves[first]
+        even, odd = (self._subtree(leaves, at, 2 * every, stride) for at in (first, first + every))
+        return self._merged(even, odd, stride * every)
 
     def _merged(self, even: C | None, odd: C | None, by: int) -> C | None:
         """Twice the coefficients at multiples of 2*by, those of ``odd`` moved by ``by``; what stood there is gone."""

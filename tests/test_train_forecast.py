@@ -98,8 +98,8 @@ def test_memory_is_limited(tmp_path: Path) -> None:
         for dry in ((), ("--dry-run",)):
             result = invoke(*arguments, *dry, "--memory", 0.001, code=2)
             assert re.search(r"needs about \S+ GB of memory, 0.00 GB are allowed \(--memory\)", result.stderr)
-    limited = invoke("training", "prepare", *given, *folders, code=2, GLYPHC_MEMORY_LIMIT="1GB")
-    assert "1.00 GB are the limit (GLYPHC_MEMORY_LIMIT)" in limited.stderr
+    limited = invoke("training", "prepare", *given, *folders, code=2, GLYPHC_MEMORY_LIMIT="100MB")
+    assert "0.10 GB are the limit (GLYPHC_MEMORY_LIMIT)" in limited.stderr
     assert not any((tmp_path / name).exists() for name in ("out.onnx", "out.onnx.run", "client", "server"))
     assert "--memory is a positive number" in invoke("train", *given, *out, "--memory", -1, code=2).stderr
     wrong = invoke("train", *given, *out, "--mode", "clear", "--dry-run", code=2)

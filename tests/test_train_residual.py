@@ -16,6 +16,7 @@ from test_train_plan import OPTIMIZERS, data, referred
 from glyphc.backends.ckks_clear import ClearCKKS, SimulatedCKKS
 from glyphc.frontends.from_dsl import parse_glyph
 from glyphc.ir.graph import Graph
+from glyphc.ir.instructions.ckks import Decode
 from glyphc.ir.ops import Add
 from glyphc.ir.types import Level
 from glyphc.train.errors import TrainingError
@@ -24,7 +25,7 @@ from glyphc.train.losses import LOSSES
 from glyphc.train.optimizers import SGD
 from glyphc.train.plan import make_plan
 from glyphc.train.planning import plan_of
-from glyphc.train.units import Units, can_move
+from glyphc.train.units import I64, Units, blocks_to_move, can_move, groups_to_move
 
 RING = 1024
 
@@ -36,6 +37,8 @@ CASES: list[tuple[tuple[int, ...], Skips, int, str]] = [
     ((5, 2, 2, 2, 3), ((0, 1), (0, 2)), 3, "tanh"),
     # as a linear bottleneck: nothing behind the sum
     ((5, 4, 4, 2), ((0, 1),), 5, ""),
+    # values in blocks, errors in groups
+    ((5, 8, 8, 2), ((0, 1),), 32, "tanh"),
 ]
 
 
@@ -78,6 +81,16 @@ def test_encrypted_steps_follow_their_simulation(second: str) -> None:
     real = trained(plan, Machine(keys), x, y, 2)
     assert_close(real, simulated, 5e-5)
     assert_close(real, trained(plan, ClearCKKS(plan.parameters), x, y, 2), 2e-3)
+
+
+def test_a_connection_does_not_change_where_layers_stand() -> None:
+    """64-32-32-10 with 64 samples at 128-bit: without values in blocks the second layer would come in 32 groups."""
+    graph, loss = chain((64, 32, 32, 10), skips=((0, 1),)), LOSSES["binary-cross-entropy"]
+    plan, plain = (make_plan(g, loss, SGD(0.5), 64, 8.0) for g in (graph, chain((64, 32, 32, 10))))
+    assert [layer.target for layer in plan.server.layers] == [layer.target for layer in plain.server.layers]
+    more, fewer = (sum(isinstance(i, Decode) for i in p.server.code(0)) for p in (plan, plain))
+    assert more == fewer + 1
+    assert plan.parameters.secure
 
 
 def test_what_is_added_elsewhere_is_named() -> None:
@@ -128,23 +141,35 @@ def test_what_is_of_another_form_is_not_added(shape: str, first: str, width: int
         plan_of(make_job(network, x, one_hot(4, 2), options))
 
 
-@examples(60)
-@given(st.integers(1, 6), st.integers(0, 7), st.integers(0, 7))
-def test_units_that_can_be_moved_meet_nothing(count: int, first: int, second: int) -> None:
-    """Against the product itself."""
+@examples(100)
+@given(st.integers(1, 6), st.integers(0, 7), st.integers(0, 7), st.sampled_from([1, 2, 4]))
+def test_units_that_can_be_moved_meet_nothing(count: int, first: int, second: int, groups: int) -> None:
+    """Against the products themselves: all units at once, in blocks, and in groups."""
     ring, batch, grid = 256, 2, 1
     source, target = (Units(ring, count, 1 << max(1, p), batch, grid) for p in (first, second))
     if max(count * u.period for u in (source, target)) > ring:
         return
     values = np.random.default_rng(0).normal(size=(count, batch))
-    message, factor = np.zeros(ring), np.zeros(2 * ring)
-    message[(source.units[:, None] + source.samples).ravel()] = values.ravel()
-    for exponent in target.units - source.units:
-        factor[exponent % (2 * ring)] += 1
-    whole = np.convolve(message, factor[:ring] - factor[ring:])
-    product = whole[:ring].copy()
-    product[: len(whole) - ring] -= whole[ring:]
+
+    def moves(parts: list[I64]) -> bool:
+        whole = np.zeros(2 * ring)
+        for numbers in parts:
+            message, factor = np.zeros(ring), np.zeros(2 * ring)
+            message[(source.units[numbers, None] + source.samples).ravel()] = values[numbers].ravel()
+            for exponent in (target.units - source.units)[numbers]:
+                factor[exponent % (2 * ring)] += 1
+            product = np.convolve(message, factor[:ring] - factor[ring:])
+            whole[: len(product)] += product
+        sums = whole[:ring] - whole[ring:]
+        return np.allclose(sums[(target.units[:, None] + target.samples).ravel()].reshape(count, batch), values)
+
+    # nothing is done to units that stand where they should
+    assert (source.period == target.period or moves([np.arange(count)])) is can_move(source, target)
     if source.period == target.period:
-        product = message
-    found = product[(target.units[:, None] + target.samples).ravel()].reshape(count, batch)
-    assert np.allclose(found, values) is can_move(source, target)
+        return
+    blocks = blocks_to_move(source, [target])
+    assert moves(blocks) and (len(blocks) == 1) is can_move(source, target)
+    assert np.array_equal(np.concatenate(blocks), np.arange(count))
+    apart = groups_to_move(source, target, groups)
+    assert apart is None or moves(apart)
+    assert (apart is None) is not any(moves([np.arange(h, count, n) for h in range(n)]) for n in (1, groups))

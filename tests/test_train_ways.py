@@ -18,7 +18,7 @@ from test_train_plan import data, referred
 import glyphc.ways.registry
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.kernels_cost import MODELLED
-from glyphc.analysis.training_cost import Bootstraps, primitives, step_seconds
+from glyphc.analysis.training_cost import Bootstraps, Figure, figures_of, step_seconds
 from glyphc.analysis.training_figures import TORUS_FIGURES, TrainingFigures
 from glyphc.backends.ckks_clear import ClearCKKS
 from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS
@@ -120,11 +120,12 @@ def test_prices_count_the_automorphisms_that_are_done(parts_bits: int, stride_bi
     machine = Counting()
     machine.pack([0 if t else None for t in there], parts, stride)
     pack = Pack(99, tuple(0 if t else None for t in there), parts, stride)
-    assert sum(count for _, count in primitives(pack)) == machine.count
+    assert sum(count for _, count in figures_of(pack, dict.fromkeys((0, 99), 1))) == machine.count
     machine = Counting()
     machine.unpack(0, parts, stride, len(there))
     unpack = Unpack(tuple(range(len(there))), 99, parts, stride)
-    assert list(primitives(unpack)) == [("branch", machine.count)]
+    levels = dict.fromkeys(range(100), 3)
+    assert list(figures_of(unpack, levels)) == [(Figure("branch", 3), machine.count)]
 
 
 def predicted(plan: Plan, **changes: float) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 
-from glyphc.ir.instructions import Instruction, Load
+from glyphc.ir.instructions import Instruction, Load, Register
 from glyphc.ir.instructions.ckks import (
     Bootstrap,
     Code,
@@ -48,6 +48,28 @@ class Bootstraps:
         return Bootstraps(p.slots, p.degree, p.slot_levels)
 
 
+@dataclass(frozen=True)
+class Figure:
+    """What an engine does as one: a figure of training's, or "powers", "function" or "decode" of a bootstrap. limbs: of
+    what it works on in the linear context; 0 in the bootstrapping context, where all is of one size."""
+
+    name: str
+    limbs: int = 0
+
+
+def step_figures(
+    code: Code, held: Mapping[str, int], data: Mapping[str, int], decoded: int, bootstraps: Bootstraps
+) -> Counter[Figure]:
+    """What instructions do, and how often; arguments as of :func:`step_seconds`."""
+    levels = register_levels(code, {**held, **data}, decoded - 1, bootstraps.levels)
+    counts: Counter[Figure] = Counter()
+    for instruction in code:
+        if not isinstance(instruction, Load) or instruction.name not in held:
+            for figure, count in figures_of(instruction, levels):
+                counts[figure] += count
+    return counts
+
+
 def step_seconds(
     code: Code,
     held: Mapping[str, int],
@@ -61,15 +83,8 @@ def step_seconds(
 
     held, data: limbs of what is in memory, and of what is read from a batch's file; decoded: of what bootstraps leave.
     """
-    levels = register_levels(code, {**held, **data}, decoded - 1, bootstraps.levels)
-    counts: Counter[tuple[str, int]] = Counter()
-    for instruction in code:
-        if isinstance(instruction, Load) and instruction.name in held:
-            continue
-        limbs = min((levels[r] for r in instruction.reads or instruction.writes), default=0)
-        for name, count in primitives(instruction):
-            counts[name, limbs] += count
-    return sum(n * primitive_seconds(name, limbs, bootstraps, ring, cost) for (name, limbs), n in counts.items())
+    counts = step_figures(code, held, data, decoded, bootstraps)
+    return sum(n * primitive_seconds(figure.name, figure.limbs, bootstraps, ring, cost) for figure, n in counts.items())
 
 
 def primitive_seconds(name: str, limbs: int, bootstraps: Bootstraps, ring: int, cost: CostModel) -> float:
@@ -87,37 +102,49 @@ def primitive_seconds(name: str, limbs: int, bootstraps: Bootstraps, ring: int, 
     return cost.scaled(float(seconds), ring)
 
 
-def primitives(instruction: Instruction) -> Iterator[tuple[str, int]]:
-    """(primitive, how often) of an instruction."""
+def figures_of(instruction: Instruction, levels: Mapping[Register, int]) -> Iterator[tuple[Figure, int]]:
+    """What an instruction does, and how often. levels: limbs of all registers, slot levels of slot forms."""
+    read = [levels[r] for r in instruction.reads]
+    limbs = min(read or [levels[r] for r in instruction.writes], default=0)
     match instruction:
         case Load():
-            yield "load", 1
+            yield Figure("load", limbs), 1
         case Product(pairs=pairs):
-            yield "product", len(pairs)
-            yield "relinearise", 1
-        case Scaled() | Reduce():
-            yield "rescale", 1
+            yield from _lowered(read, limbs)
+            yield Figure("product", limbs), len(pairs)
+            yield Figure("relinearise", limbs), 1
+        case Scaled():
+            yield Figure("rescale", limbs), 1
+        case Reduce(limbs=wanted):
+            yield from _lowered(read, wanted)
         case Sum(terms=terms):
-            yield "addition", len(terms) - 1
+            yield from _lowered(read, limbs)
+            yield Figure("addition", limbs), len(terms) - 1
         case Reverse():
-            yield "key_switch", 1
+            yield Figure("key_switch", limbs), 1
         case Convolve() | Raise():
-            yield "public", 1
+            yield Figure("public", limbs), 1
         case Unpack(targets=targets, parts=parts):
-            yield "branch", split_automorphisms(parts, len(targets))
+            yield Figure("branch", limbs), split_automorphisms(parts, len(targets))
         case Pack(sources=sources, parts=parts, stride=stride):
-            yield "branch", _merges([s is not None for s in sources] + [False] * (parts - len(sources)))
-            yield "key_switch", int(log2(stride))
+            yield Figure("branch", limbs), _merges([s is not None for s in sources] + [False] * (parts - len(sources)))
+            yield Figure("key_switch", limbs), int(log2(stride))
         case Refresh():
-            yield from (("to_torus", 1), ("powers", 1), ("function", 1), ("decode", 1), ("from_torus", 1))
+            yield from ((Figure(name), 1) for name in ("to_torus", "powers", "function", "decode", "from_torus"))
         case Bootstrap(targets=targets):
-            yield from (("to_torus", 1), ("powers", 1), ("function", len(targets)))
+            yield from ((Figure("to_torus"), 1), (Figure("powers"), 1), (Figure("function"), len(targets)))
         case Decode():
-            yield from (("decode", 1), ("from_torus", 1))
+            # a level that is left is dropped, which is a rescaling as a mask ends in
+            yield from ((Figure("mask"), int(limbs > 0)), (Figure("decode"), 1), (Figure("from_torus"), 1))
         case Masked():
-            yield "mask", 1
+            yield Figure("mask"), 1
         case SlotProduct():
-            yield "slot_product", 1
+            yield from ((Figure("mask"), sum(each > limbs for each in read)), (Figure("slot_product"), 1))
+
+
+def _lowered(operands: Sequence[int], limbs: int) -> Iterator[tuple[Figure, int]]:
+    """Operands are brought to the limbs of the smallest: from those with more, one limb more is divided out."""
+    yield Figure("rescale", limbs + 1), sum(each > limbs for each in operands)
 
 
 def _merges(there: list[bool]) -> int:

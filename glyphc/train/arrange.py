@@ -1,7 +1,7 @@
 """Ways and places for all layers of a step: the cheapest path of offers, from the data to the last sums.
 
-The ring has room for so many samples, units and features at once; docs/training.md derives what each way needs. All
-arrangements that fit are compared by their predicted seconds, bootstraps included; losers and refusals are kept.
+The ring has room for so many samples, units and features at once; docs/training-steps.md derives what each way needs.
+All arrangements that fit are compared by their predicted seconds, bootstraps included; losers and refusals are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from glyphc.analysis.training_cost import Bootstraps, primitive_seconds
 from glyphc.ir.graph import Candidate, Decision, Node
 from glyphc.ways.base import Context, Offer, Refusal
 
-from .units import Units, can_move, power_of_two
+from .units import Units, blocks_to_move, groups_to_move, power_of_two
 from .ways.base import MASKS, Placed, ProductWay, placed
 from .ways.layers import LayerQuestion, Trained
 from .ways.registry import product_ways
@@ -142,12 +142,14 @@ class _Search:
         if w.softmax and (last.used_groups > 1 or (2 * w.widths[-1] - 1) * last.period > w.ring):
             self._refusals[len(ways) - 1, ways[-1].name] = "sums over a softmax's outputs would meet"
             return None
-        for source, target in w.added:
-            if not (can_move(units[source], units[target]) and can_move(units[target], units[source])):
-                self._refusals[target, ways[target].name] = "values that are added to its sums would meet there"
-                return None
         contexts = frozenset[Context]().union(*(offer.contexts for offer in offers))
-        seconds = sum(offer.seconds for offer in offers) + self._bootstraps(units, MASKS in contexts)
+        masks = MASKS in contexts
+        for source, target in w.added:
+            # values come in as many blocks as it takes, errors in the groups that there are
+            if groups_to_move(units[target], units[source], units[target].used_groups if masks else 1) is None:
+                self._refusals[target, ways[target].name] = "errors of what is added to its sums would meet"
+                return None
+        seconds = sum(offer.seconds for offer in offers) + self._bootstraps(units, masks)
         return Arrangement(ways, tuple(units), seconds)
 
     def _offer(
@@ -172,15 +174,18 @@ class _Search:
         return way.offer(node, operands, question) or Refusal("it is not about such a product")
 
     def _bootstraps(self, units: Sequence[Units], masks: bool) -> float:
-        """Of a step: activations with their slopes, errors sent back group by group, and the loss."""
+        """Of a step: activations with their slopes, values block by block where they are added to other sums, errors
+        sent back group by group, and the loss."""
         hidden, loss = len(units) - 1, 2 if self._wanted.softmax else 1
         levels = 2 if masks or self._wanted.softmax else int(hidden > 0)
         work = Bootstraps(units[0].ring // (2 * units[0].grid), levels=levels)
         groups = sum(u.used_groups for u in units) if masks else len(units)
-        decodes = hidden + groups + loss - 1
+        added = [(source, units[target]) for source, target in self._wanted.added]
+        values = sum(len(blocks_to_move(u, [to for s, to in added if s == at])) for at, u in enumerate(units[:-1]))
+        decodes = values + groups + loss - 1
         counts = {"powers": 2 * hidden + loss, "function": 3 * hidden + loss, "decode": decodes, "from_torus": decodes}
         counts |= {"to_torus": 2 * hidden + loss, "slot_product": hidden + loss - 1}
-        counts |= {"mask": hidden + (groups if masks else loss - 1)}
+        counts |= {"mask": values + (groups if masks else loss - 1)}
         ring = self._wanted.ring
         return sum(n * primitive_seconds(name, 1, work, ring, self._cost) for name, n in counts.items())
 

@@ -17,7 +17,7 @@ from glyphc.ir.parameters import Parameters
 
 from .heads import Approximated, Head, Softmax, label_data, label_name
 from .stages import Stage, moved_from
-from .units import F64, Units
+from .units import F64, I64, Units, blocks_to_move, groups_to_move
 from .ways.layers import GRADIENT_LIMBS, ONES, REVERSED_ONES, STATE_LIMBS, Layer, ones_data, state_names
 from .writer import Writer, data_name
 
@@ -156,6 +156,7 @@ class _Lowering:
         self._readers = {stage.values.id: (stage, layer) for stage, layer in pairs if stage.before is not None}
         self._slots: dict[int, Register] = {}
         self._values: dict[int, Register] = {}
+        self._blocks: dict[int, list[tuple[Register, I64]]] = {}
         self._errors: dict[int, list[Register]] = {}
 
     def update(self, stage: Stage, layer: Layer, errors: Node) -> None:
@@ -173,7 +174,7 @@ class _Lowering:
         errors = self._step.stages[-1].errors
         assert errors is not None
         groups = self._gradient(errors)
-        whole = self.w.sum(*((group, 1) for group in groups))
+        whole = self.w.total(groups)
         return self.w.reduced(self.w.product((whole, self.w.reverse(whole))), STATE_LIMBS)
 
     def logits(self, stage: Stage) -> None:
@@ -187,10 +188,21 @@ class _Lowering:
             return None
         node = stage.values
         if node.id not in self._values:
-            in_slots = self._in_slots(node)
-            kept = self._sums[stage.before.id][1].target.kept()
-            self._values[node.id] = self.w.decode(self.w.masked(in_slots, *kept))
+            self._values[node.id] = self.w.total([block for block, _ in self._in_blocks(stage)])
         return self._values[node.id]
+
+    def _in_blocks(self, stage: Stage) -> list[tuple[Register, I64]]:
+        """What a layer reads of another one, in blocks that can be moved to wherever connections add them, with the
+        numbers of their units."""
+        node = stage.values
+        if node.id not in self._blocks:
+            assert stage.before is not None
+            units, in_slots = self._sums[stage.before.id][1].target, self._in_slots(node)
+            blocks = blocks_to_move(units, [layer.target for other, layer in self._sums.values() if other.adds(stage)])
+            kept = [units.kept(block=(int(numbers[0]), int(numbers[-1]) + 1)) for numbers in blocks]
+            found = [self.w.decode(self.w.masked(in_slots, *conditions)) for conditions in kept]
+            self._blocks[node.id] = list(zip(found, blocks, strict=True))
+        return self._blocks[node.id]
 
     def _phases(self, node: Node) -> Register:
         """Sums of a layer, or errors that it sends back; with what connections add that skip layers."""
@@ -200,30 +212,33 @@ class _Lowering:
             if stage.added is None:
                 return found
             reader, read = self._readers[stage.added.id]
-            values = self._read(reader)
-            assert values is not None
             assert read.source is not None
             factor = layer.scales.phase / read.scales.values
-            return self.w.sum((found, 1), (self._moved(values, read.source, layer.target, factor), 1))
+            return self.w.sum((found, 1), (self._moved(self._in_blocks(reader), read.source, layer.target, factor), 1))
         stage, layer = self._back[node.id]
         assert stage.errors is not None
         terms = [layer.sent_back(self.w, self._gradient(stage.errors), self._number)]
         for other, added_to in self._sums.values():
-            if other.added is not None and other.added.id == stage.values.id:
+            if other.adds(stage):
                 assert other.errors is not None
                 assert layer.source is not None
                 groups = self._gradient(other.errors)
-                whole = self.w.sum(*((group, 1) for group in groups)) if len(groups) > 1 else groups[0]
+                numbers = groups_to_move(added_to.target, layer.source, len(groups))
+                assert numbers is not None
+                parts = groups if len(numbers) == len(groups) else [self.w.total(groups)]
                 factor = layer.scales.back / added_to.scales.errors
-                terms.append(self._moved(whole, added_to.target, layer.source, factor))
-        return self.w.sum(*((term, 1) for term in terms)) if len(terms) > 1 else terms[0]
+                moved = list(zip(parts, numbers, strict=True))
+                terms.append(self._moved(moved, added_to.target, layer.source, factor))
+        return self.w.total(terms)
 
-    def _moved(self, source: Register, units: Units, target: Units, factor: float) -> Register:
-        """Values or errors of units, at the places of others; elsewhere may stand garbage (``can_move``)."""
-        if units.period != target.period:
-            exponents = tuple(int(e) for e in target.units - units.units)
-            source = self.w.convolved(source, exponents, 1)
-        return self.w.rescaled(source, factor)
+    def _moved(self, parts: list[tuple[Register, I64]], units: Units, target: Units, factor: float) -> Register:
+        """Values or errors of units, by their numbers, at the places of others; elsewhere may stand garbage
+        (``can_move``)."""
+        if units.period == target.period:
+            return self.w.rescaled(self.w.total([source for source, _ in parts]), factor)
+        exponents = target.units - units.units
+        moved = [self.w.convolved(source, tuple(map(int, exponents[numbers])), 1) for source, numbers in parts]
+        return self.w.rescaled(self.w.total(moved), factor)
 
     def _in_slots(self, node: Node) -> Register:
         if node.id in self._slots:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from math import log2
 
 from glyphc import free_memory
-from glyphc.analysis.cost import CostModel
+from glyphc.analysis.cost import PROCESS_BYTES, CostModel
 from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.analysis.training_cost import Bootstraps, primitive_seconds, step_seconds
+from glyphc.analysis.training_memory import live_bytes, mask_bytes
 from glyphc.ir.instructions.ckks import Bootstrap, Refresh
 from glyphc.ir.memory import VARIABLE, limit
 from glyphc.ir.parameters import Parameters
@@ -18,8 +19,6 @@ from .inference import Inference
 from .plan import Plan
 from .ways.layers import STATE_LIMBS
 
-# Of a batch's data in memory, at least: the figures that the prediction was compared with had as much.
-_LEAST_DATA = 1e9
 # Encryption of a message beside reading one from a file: CPU seconds at N = 16384, on 2 to 4 limbs (5.5 to 6.4).
 _ENCRYPTION = 6.0
 
@@ -106,13 +105,15 @@ def _encryption_seconds(plan: Plan, cost: CostModel) -> float:
 
 
 def memory_bytes(plan: Plan, engine: str) -> float:
-    """Predicted peak of a process that trains on two threads: transforms, keys, what a bootstrap works on, data and
-    state. See ``kernels_cost.more_bytes`` for more threads."""
-    p = plan.parameters
-    limb = 8.0 * p.ring
-    state = 2.0 * STATE_LIMBS * limb * len(plan.server.state_names)
-    data = max(batch_bytes(plan), _LEAST_DATA)
-    return _bootstrap_bytes(p, engine) + key_bytes(plan, engine) + 2 * state + data
+    """Predicted peak of a process that trains on two threads: transforms, keys, what a bootstrap works on, the state
+    and what a step's instructions hold beside it. See ``kernels_cost.more_bytes`` for more threads."""
+    p, server = plan.parameters, plan.server
+    held = dict.fromkeys(server.state_names, STATE_LIMBS)
+    state = 2.0 * STATE_LIMBS * 8 * p.ring * len(held)
+    # a state in a moving frame has all that a step can have from its second one on
+    given = server.code(1), held, server.data_limbs, p
+    step = live_bytes(*given) + mask_bytes(*given)
+    return PROCESS_BYTES + _bootstrap_bytes(p, engine) + key_bytes(plan, engine) + state + step
 
 
 def _bootstrap_bytes(p: Parameters, engine: str) -> float:

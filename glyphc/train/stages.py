@@ -48,6 +48,10 @@ class Stage:
         """What is multiplied by the slope."""
         return self.limited or self.back
 
+    def adds(self, reader: Stage) -> bool:
+        """Whether what another layer reads is added to its sums."""
+        return self.added is not None and self.added.id == reader.values.id
+
     @property
     def patches(self) -> Patches | None:
         """Of a convolution."""
@@ -169,7 +173,7 @@ def _check_added(program: StepProgram, stages: list[Stage]) -> None:
     for stage in readers.values():
         if stage.back is None:
             continue
-        parts = [stage] + [other for other in stages if other.added is not None and other.added.id == stage.values.id]
+        parts = [stage] + [other for other in stages if other.adds(stage)]
         terms = _terms(graph, stage.back)
         wanted = {other.errors.id for other in parts[1:] if other.errors is not None}
         own = [node for node in terms if node.id not in wanted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,23 +86,48 @@ class Units:
         """Groups with a unit."""
         return min(self.groups, self.count)
 
-    def kept(self, group: int | None = None) -> tuple[tuple[int, int, int], ...]:
-        """The places of all units, or of one group, as conditions of a mask."""
+    def kept(self, group: int | None = None, block: tuple[int, int] | None = None) -> tuple[tuple[int, int, int], ...]:
+        """The places of all units, of one group, or from one unit to before another, as conditions of a mask."""
         of, start = (1, 0) if group is None else (self.groups, group * self.period)
-        own = (self.ring, 0, self.count * self.period)
+        first, end = block or (0, self.count)
+        own = (self.ring, first * self.period, end * self.period)
         if self.pixels == 1:
             return ((of * self.period, start, start + self.batch * self.grid), own)
         pixels = (of * self.period, start, start + self.pixels * self.step)
         return ((self.step, 0, self.batch * self.grid), pixels, own)
 
 
-def can_move(source: Units, target: Units) -> bool:
+def can_move(source: Units, target: Units, numbers: I64 | None = None) -> bool:
     """Whether a product with sum_k X^(k*P' - k*P) brings units to the places of as many others: what it makes of unit i
-    with the term of another unit k must stand elsewhere."""
-    i, k = np.indices((source.count, target.count))
+    with the term of another unit k must stand elsewhere. numbers: of the units that are there, and of the terms."""
+    if source.period == target.period:
+        return True
+    numbers = np.arange(source.count) if numbers is None else numbers
+    i, k = numbers[:, None], numbers
     places = (i * source.period + k * (target.period - source.period)) % source.ring
     met = (places % target.period == 0) & (places < target.count * target.period)
-    return source.period == target.period or not bool((met & (i != k)).any())
+    return not bool((met & (i != k)).any())
+
+
+def blocks_to_move(source: Units, targets: Sequence[Units]) -> list[I64]:
+    """The fewest blocks of units in a row, by their numbers, of which each can be moved to the places of all targets:
+    at worst one for each unit."""
+    size = power_of_two(source.count)
+    while True:
+        blocks: list[I64] = [np.arange(at, min(at + size, source.count)) for at in range(0, source.count, size)]
+        if all(can_move(source, target, numbers) for target in targets for numbers in blocks):
+            return blocks
+        size //= 2
+
+
+def groups_to_move(source: Units, target: Units, groups: int) -> list[I64] | None:
+    """The numbers of all units in one, where they can be moved together, or of so many groups (``Units.groups``) that
+    can be moved one by one; None where not even that is possible."""
+    for number in (1, groups):
+        found: list[I64] = [np.arange(h, source.count, number) for h in range(number)]
+        if all(can_move(source, target, numbers) for numbers in found):
+            return found
+    return None
 
 
 def polynomial(ring: int, exponents: I64, values: F64) -> F64:

@@ -76,6 +76,10 @@ class Writer:
     def sum(self, *terms: tuple[Register, int]) -> Register:
         return self._emit(lambda t: Sum(t, terms))
 
+    def total(self, registers: Sequence[Register]) -> Register:
+        """Their sum; of one, itself."""
+        return registers[0] if len(registers) == 1 else self.sum(*((register, 1) for register in registers))
+
     def product(self, *pairs: tuple[Register, Register]) -> Register:
         return self._emit(lambda t: Product(t, pairs))
 

@@ -1,6 +1,6 @@
 """The first trained layer: its inputs are the client's data, in whatever layout suits.
 
-Both kinds leave the sums at i*P + b*G (``Units``). docs/training.md derives the layouts.
+Both kinds leave the sums at i*P + b*G (``Units``). docs/training-steps.md derives the layouts.
 """
 
 from __future__ import annotations

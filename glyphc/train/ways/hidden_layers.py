@@ -149,7 +149,7 @@ class Grouped(Layer):
 
     def update(self, w: Writer, values: Register | None, errors: Sequence[Register], step: int) -> None:
         assert values is not None
-        whole = w.sum(*((group, 1) for group in errors)) if len(errors) > 1 else errors[0]
+        whole = w.total(errors)
         self.offset.update(w, self, whole, step)
         factor = self._gain / (self.samples * self.scales.values * self.scales.errors * self.source.period)
         push = self.trained.weight.push(step) * factor
