@@ -143,6 +143,15 @@ def test_a_program_is_priced_by_the_configuration_that_it_has() -> None:
     assert priced(model, linear).key_bytes(linear) == CostModel().key_bytes(linear)
 
 
+def test_a_price_is_not_that_of_a_configuration_without_security() -> None:
+    """One whose levels 128-bit security lowers becomes what another one is; figures are those of the other one."""
+    lowered, kept = Configuration(64, (4, 3), 4, (row(50.0),)), Configuration(64, (3, 3), 4, (row(2.0),))
+    model, found = beside(CostModel(), lowered, kept), configured(large(64), kept)
+    assert configured(large(64), lowered) == found
+    assert lowered not in possible(model, large(64))
+    assert priced(model, found).powers_seconds(64, REFERENCE_DEGREE) == pytest.approx(2.0)
+
+
 def test_what_the_kernels_refuse_is_not_offered_to_their_programs() -> None:
     flat = Configuration(8192, (1, 1), 4, (row(1e-3),))
     assert flat not in possible(beside(KERNELS, flat), large(8192)), "a single level of 13 stages"

@@ -78,10 +78,8 @@ def priced(cost: CostModel, parameters: ProgramParameters) -> CostModel:
     """The model of the configuration that a program's parameters are of; of the usual one where they are of none."""
     if not isinstance(parameters, Parameters) or not parameters.slots:
         return cost
-    for configuration in cost.alternatives(parameters.slots):
-        if configured(parameters, configuration) == parameters:
-            return cost.taking(configuration)
-    return cost.taking(None)
+    made = possible(cost, parameters)
+    return cost.taking(next((c for c in made if made[c] == parameters), None))
 
 
 def _kept(made: Parameters, configuration: Configuration) -> bool:
