@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from glyphc.ir.instructions import ConjugateDot, Evaluate, Schedule
 from glyphc.ir.noise import (
+    BETWEEN_FLOOR,
     DECODING_FLOOR,
     ROUNDING,
     SIGMA,
@@ -51,21 +52,31 @@ class SimulatedMachine(CleartextMachine):
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         levels = int(log2(parts))
         # level l is doubled by all later ones
-        deviation = (
+        switches = (
             key_switch(self._ring, self._parameters.bgv_bits)
             * self._unit
             * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
         )
+        deviation = np.full(stride, switches)
+        # what stands between is moved to other places by each level, and does not double
+        deviation[1:] = hypot(switches, sqrt(parts) * _between(source, stride))
         return [piece + self._noise(deviation) for piece in super().split(source, parts, stride, count)]
 
     def conjugate_dot(self, sources: Sequence[F64], instruction: ConjugateDot, total: F64 | None = None) -> F64:
-        weights = self._polynomials[instruction.weights]
-        terms = weights.offsets[instruction.count * instruction.parts]
-        energy = float(np.square(weights.values[:terms].astype(np.float64)).sum())
-        switch = key_switch(self._ring, self._parameters.bgv_bits)
-        steps = instruction.steps(self._ring)
-        noise = hypot(baby_step_noise(switch, steps) * sqrt(energy), giant_step_noise(switch, steps))
-        return super().conjugate_dot(sources, instruction, total) + self._noise(noise * self._unit)
+        weights, steps = self._polynomials[instruction.weights], instruction.steps(self._ring)
+        switch = key_switch(self._ring, self._parameters.bgv_bits) * self._unit
+        parts, stride = instruction.parts, instruction.stride
+        # at coefficients of each residue class modulo the stride
+        variance = np.full(stride, giant_step_noise(switch, steps) ** 2)
+        for number, source in enumerate(sources[:: instruction.babies]):
+            _, exponents, values = weights.terms(number * parts, parts)
+            energies = np.bincount(exponents % stride, np.square(values.astype(np.float64)), minlength=stride)
+            # automorphisms and powers of the stride keep what is on it apart from what is between: that is met by all
+            # terms but those of the same class, of P images
+            met = energies.sum() - energies
+            variance += baby_step_noise(switch, steps) ** 2 * energies.sum()
+            variance += parts * _between(source, stride) ** 2 * met
+        return super().conjugate_dot(sources, instruction, total) + self._noise(np.sqrt(variance))
 
     def to_torus(self, source: F64, slots: int) -> F64:
         return source + self._noise(ROUNDING * self._modulus / 2.0**self._parameters.scaling_bits)
@@ -83,10 +94,18 @@ class SimulatedMachine(CleartextMachine):
         phase += noise
         out = np.zeros(self._ring)
         out[::grid] = phase / 2.0**OUTPUT_BITS * self._modulus
-        return self._centred(out + self._noise(DECODING_FLOOR * self._modulus))
+        floor = np.full(grid, BETWEEN_FLOOR)
+        floor[0] = DECODING_FLOOR
+        return self._centred(out + self._noise(floor * self._modulus))
 
-    def _noise(self, deviation: float) -> F64:
-        return self._random.normal(0, deviation, self._ring)
+    def _noise(self, deviation: float | F64) -> F64:
+        """On all coefficients; of several deviations, one for each residue class of their exponents."""
+        return self._random.normal(0, np.resize(deviation, self._ring))
+
+
+def _between(source: F64, stride: int) -> float:
+    """Rms of a polynomial between multiples of a stride, where it has noise alone."""
+    return float(np.sqrt(np.square(source.reshape(-1, stride)[:, 1:]).mean())) if stride > 1 else 0.0
 
 
 class SimulateEngine(ClearEngine):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from glyphc.ir.types import Encoding, Level
 from glyphc.measures import kinds_text, parse_kinds
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.assign_layout import AssignLayout
-from glyphc.passes.base import Context, Pass
+from glyphc.passes.base import MEMORY, Context, Pass
 from glyphc.passes.fit_integers import FitIntegers
 from glyphc.passes.fit_polynomials import FitPolynomials
 from glyphc.passes.fit_words import FitWords
@@ -240,7 +239,7 @@ def _compile(
         uploads = Uploads.BYTES if prefer is Prefer.TRAFFIC else Uploads.SECONDS
         steps = [replace(s, uploads=uploads) if isinstance(s, AssignLayout) else s for s in steps]
     network = source if source.level is Level.SOURCE else None
-    room = inf if memory is None else memory
+    room = MEMORY if memory is None else memory
     context = Context(samples(source, calibration), cost, network, engine=check_modelled(engine or ""), memory=room)
     _check_tolerance(steps, context, tolerance is not None or logit_tolerance is not None or bool(kinds))
     names = secret_weights.requested(encrypt_weights)

@@ -9,7 +9,6 @@ import psutil
 
 from glyphc.analysis.cost import CostModel
 from glyphc.analysis.estimate import estimate
-from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.errors import EnvironmentSetupError
 from glyphc.ir.instructions import Schedule
 
@@ -61,5 +60,5 @@ def require(needed: float, remedy: str, most: float | None = None, where: str = 
 
 def require_for(schedule: Schedule, cost: CostModel) -> None:
     """:func:`require` what a pass of a program takes in this process, by the model of the engine that executes it."""
-    needed = estimate(schedule, cost).memory_bytes + more_bytes(schedule.parameters, cost.engine)
+    needed = estimate(schedule, cost).memory_bytes
     require(needed, "use a larger machine, stop other programs, or compile with a smaller --batch")

@@ -13,21 +13,24 @@ from cost_models import DEGREES, SIZES, growing_models, large, small
 from hypothesis import given
 from hypothesis import strategies as st
 from pass_networks import mlp
+from test_passes_layout import mlp as dense
 
 import glyphc
 from glyphc.analysis.configurations import Way, cheapest, configured, possible, priced
-from glyphc.analysis.cost import FIGURES, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel
+from glyphc.analysis.cost import FIGURES, REFERENCE_DEGREE, BootstrapCost, Configuration, CostModel, Shape
 from glyphc.analysis.estimate import estimate
 from glyphc.analysis.kernels_cost import KERNELS, for_engine
 from glyphc.analysis.security import is_secure, largest_modulus
+from glyphc.backends import processors
 from glyphc.backends.kernels.keyfiles import fingerprint, key_bytes
 from glyphc.backends.kernels.shape import EngineShape
 from glyphc.cli import main
+from glyphc.constraints import Constraints
 from glyphc.diagnostics import predicted, why
 from glyphc.errors import ParameterError
 from glyphc.ir.ops import Bootstrap
 from glyphc.ir.parameters import MOST_BABY_STEPS, Parameters
-from glyphc.passes.base import Context
+from glyphc.passes.base import MEMORY, Context
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.program import Program
 from glyphc.runtime import run
@@ -43,7 +46,7 @@ ways = st.builds(
     parameters=st.just(small()),
     seconds=st.sampled_from([1.0, 2.0, 3.0]),
     memory_bytes=st.sampled_from([1e9, 2e9, 3e9]),
-    fits=st.booleans(),
+    beyond=st.sampled_from(["", "more than there is"]),
 )
 
 
@@ -140,6 +143,15 @@ def test_a_program_is_priced_by_the_configuration_that_it_has() -> None:
     assert priced(model, linear).key_bytes(linear) == CostModel().key_bytes(linear)
 
 
+def test_a_price_is_not_that_of_a_configuration_without_security() -> None:
+    """One whose levels 128-bit security lowers becomes what another one is; figures are those of the other one."""
+    lowered, kept = Configuration(64, (4, 3), 4, (row(50.0),)), Configuration(64, (3, 3), 4, (row(2.0),))
+    model, found = beside(CostModel(), lowered, kept), configured(large(64), kept)
+    assert configured(large(64), lowered) == found
+    assert lowered not in possible(model, large(64))
+    assert priced(model, found).powers_seconds(64, REFERENCE_DEGREE) == pytest.approx(2.0)
+
+
 def test_what_the_kernels_refuse_is_not_offered_to_their_programs() -> None:
     flat = Configuration(8192, (1, 1), 4, (row(1e-3),))
     assert flat not in possible(beside(KERNELS, flat), large(8192)), "a single level of 13 stages"
@@ -204,13 +216,45 @@ def test_why_shows_the_runners_up() -> None:
     assert set(rows) == {"transforms 2+2", "transforms 3+2", "transforms 1+2"}
     assert [name for name, line in rows.items() if line.startswith("*")] == ["transforms 3+2"]
     assert f"{estimate(program.schedule, for_engine(model(), 'kernels')).seconds:.3g}" in rows["transforms 3+2"]
-    assert "transforms 3+2, 2 digits" in next(d.chosen for d in node.decisions if d.made_by == "assign-layout")
-    short = compiled(predicted(program, model()).memory_bytes - 1)
-    node = next(n for n, _ in short.graph.of(Bootstrap))
-    assert "beyond the memory of" in why(node)
+    taken = predicted(program, model()).memory_bytes
+    node = next(n for n, _ in compiled(taken - 1).graph.of(Bootstrap))
+    most = f"{taken / 1e9:.2f} GB"
+    assert f"{most} on the engine kernels, more than the {most} that a run may take there (--memory)" in why(node)
     # and one configuration is no choice
     node = next(n for n, _ in compiled(cost=CostModel()).graph.of(Bootstrap))
     assert "transforms" not in why(node)
+
+
+def test_a_layout_is_not_named_after_a_configuration_that_it_may_not_get() -> None:
+    """Layouts are priced in one; which one a program gets is known later."""
+    for program in (compiled(), compiled(predicted(compiled(cost=CostModel()), CostModel()).memory_bytes - 1)):
+        node = next(n for n, _ in program.graph.of(Bootstrap))
+        (layout,) = (d for d in node.decisions if d.made_by == "assign-layout")
+        assert not any("transforms" in c.name for c in layout.candidates)
+        assert all("priced with transforms" in c.reason for c in layout.candidates)
+        assert [c.name for c in layout.candidates].count(layout.chosen) == 1
+        (selected,) = (d for d in node.decisions if d.chosen.startswith("transforms"))
+        assert selected.chosen == Shape.of(program.client.parameters).label
+
+
+def test_the_limit_holds_for_what_threads_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held against the limit is what a run here is predicted to take, and what is printed."""
+    x = np.random.default_rng(1).normal(size=(64, 8))
+    program = glyphc.compile(dense(8, 64, 16), x, 64, insecure_ring=1024, cost=CostModel(), strategy="glyph")
+    assert program.client.parameters.conjugates
+    monkeypatch.setattr(processors, "_threads", 2)
+    limit = Constraints(memory_bytes=predicted(program, CostModel()).memory_bytes)
+    assert not limit.broken(program, CostModel())
+    monkeypatch.setattr(processors, "_threads", 8)
+    assert "of memory, more than" in limit.broken(program, CostModel())
+    assert predicted(program, CostModel(), "openfhe") == estimate(program.schedule, CostModel(), threads=0)
+
+
+def test_every_engine_has_the_usual_room_at_least() -> None:
+    context = Context(engine="kernels", memory=1e9)
+    assert context.limit("kernels") == 1e9
+    assert context.limit("openfhe") == context.room == Context().limit("kernels") == MEMORY
+    assert replace(context, memory=40e9).limit("openfhe") == 40e9
 
 
 def test_what_fits_nowhere_is_said() -> None:
@@ -220,7 +264,8 @@ def test_what_fits_nowhere_is_said() -> None:
     assert made.parameters is not None
     assert made.parameters.level_budget == SMALL
     warnings = {d.warning for n, _ in made.of(Bootstrap) for d in n.decisions}
-    assert "no configuration of its bootstraps fits into the memory of 0.00 GB" in warnings
+    assert any("no configuration of its bootstraps fits: transforms 1+2, 2 digits" in w for w in warnings)
+    assert any("more than the 0.00 GB that a run may take there (--memory)" in w for w in warnings)
 
 
 def test_keys_of_other_baby_steps_are_other_keys() -> None:

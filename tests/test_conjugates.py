@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,6 +141,32 @@ def test_it_is_what_a_split_and_a_sum_give(name: str, case: Case) -> None:
     wanted = results("clear", split(case), messages(case))
     found = results(name, conjugated(case), messages(case))
     np.testing.assert_array_equal((found - wanted) % T, 0)
+
+
+@pytest.mark.parametrize("make", [conjugated, split], ids=["conjugates", "split"])
+@pytest.mark.parametrize("case", [Case(4, 2, sources=3), Case(16, 4), Case(8, 16)], ids=str)
+@pytest.mark.parametrize("name", ["kernels", "openfhe"])
+def test_noise_between_is_simulated(name: str, case: Case, make: Callable[[Case], Schedule]) -> None:
+    """Noise off the stride, so large that it shows: on the stride and between as much as automorphisms make of it."""
+    wanted = make(case)
+    weights = wanted.polynomials["w"]
+    # half of the terms are on the stride, as all are where results stand on the grid, so less noise gets there
+    kept = np.arange(len(weights.exponents)) % 2 == 0
+    exponents = np.where(kept, weights.exponents // case.stride * case.stride, weights.exponents).astype(np.int32)
+    wanted = replace(wanted, polynomials={"w": replace(weights, exponents=exponents)})
+    noise = np.random.default_rng(2).integers(-9, 10, (case.sources + 1, RING))
+    noise[:, np.arange(RING) % case.stride == 0] = 0
+    exact = results("clear", wanted, list(np.zeros_like(noise)))
+
+    def deviations(engine: str) -> tuple[float, float]:
+        found = results(engine, wanted, list(noise)) - exact
+        errors = (found - T * np.rint(found / T)).reshape(-1, case.stride)
+        return float(errors[:, 0].std()), float(errors[:, 1:].std())
+
+    real, simulated = deviations(name), deviations("simulate")
+    # of N/s numbers and more: four times their own deviations
+    assert real == pytest.approx(simulated, rel=4 / np.sqrt(2 * RING / case.stride))
+    assert simulated[0] < 0.9 * simulated[1]
 
 
 @pytest.mark.parametrize("name", ["clear", "kernels", "openfhe"])

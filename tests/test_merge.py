@@ -200,7 +200,7 @@ def test_expensive_functions_stay_apart() -> None:
     assert len(bootstrapped(after)) == 2
 
 
-@pytest.mark.parametrize("options", ["ring=1000", "ring=64", "max_chunks=0", "memory=0"])
+@pytest.mark.parametrize("options", ["ring=1000", "ring=64", "max_chunks=0"])
 def test_bad_options(options: str) -> None:
     name, _, value = options.partition("=")
     with pytest.raises(GlyphcError, match=f"'merge': {name}={value}"):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_passes_layout import mlp
 
 import glyphc
@@ -22,7 +24,7 @@ from glyphc.ir.evaluate import quantize
 from glyphc.ir.functions import Function
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.instructions import ConjugateDot, Conjugates, Polynomials
+from glyphc.ir.instructions import ClientSpec, ConjugateDot, Conjugates, Polynomials, Schedule
 from glyphc.ir.matrices import Full
 from glyphc.ir.noise import SIGMA, baby_step_noise, giant_step_noise, key_switch
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Output
@@ -34,6 +36,7 @@ from glyphc.ways.weight_polynomials import weight_polynomials
 RING = 2048
 CONJUGATES = Conjugation.of(RING, 16, 4)
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 
 def white_noise(client, ciphertext, message: F64) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -99,7 +102,7 @@ def test_key_switching_noise(plain_keys) -> None:  # type: ignore[no-untyped-def
 
 
 def test_noise_of_sums_over_conjugates(plain_keys) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Of baby steps it is multiplied by the weights, of giant steps not."""
+    """Encrypted, simulated and predicted: of baby steps it is multiplied by the weights, of giant steps not."""
     client, evaluation = plain_keys
     random = np.random.default_rng(3)
     parts, stride, babies = CONJUGATES.parts, CONJUGATES.stride, CONJUGATES.babies
@@ -121,6 +124,42 @@ def test_noise_of_sums_over_conjugates(plain_keys) -> None:  # type: ignore[no-u
         np.hypot(baby_step_noise(switch, CONJUGATES) * np.sqrt(energy), fresh), giant_step_noise(switch, CONJUGATES)
     )
     assert 0.5 < measured / predicted < 2.0
+    parameters = client.contexts.parameters
+    machine = SimulatedMachine(Schedule(ClientSpec(parameters, (), (), 1), (), {"w": weights}))
+    sources = [machine.encrypt(message)] * babies
+    simulated = float(machine.conjugate_dot(sources, dot).std()) * 2.0 ** (54 - parameters.plaintext_bits)
+    assert simulated == pytest.approx(predicted, rel=0.1)
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1), st.booleans())
+def test_baby_steps_add_no_more_than_is_predicted(bits: int, seed: int, one: bool) -> None:
+    """Whatever the weights: the energy that meets key switches, and that one of them gets all of it at worst."""
+    random, parts = np.random.default_rng(seed), 1 << bits
+    steps = Conjugation.of(256, parts, 2)
+    dense = random.integers(-9, 10, (parts, steps.ring)) * (random.random((parts, steps.ring)) < 0.2)
+    if one:
+        # what is an image of one polynomial under the second conjugate alone
+        turn = steps.stride + 2 * steps.ring // parts * steps.frequency(1)
+        dense = np.array([shifted(dense[0], r * turn) for r in range(parts)])
+    residues, exponents = np.nonzero(dense)
+    met = sum(
+        float(np.square(weight).sum())
+        for _, baby, weight in steps.weights(residues, exponents, dense[residues, exponents])
+        if baby
+    )
+    bound = baby_step_noise(1.0, steps) * np.sqrt(np.square(dense).sum())
+    assert np.sqrt(met) <= bound * (1 + 1e-9)
+    if one:
+        assert np.sqrt(met) == pytest.approx(bound)
+
+
+def shifted(polynomial: I64, by: int) -> I64:
+    """X^by times a polynomial, modulo X^n + 1."""
+    n = len(polynomial)
+    places = np.arange(n) + by
+    out = np.empty_like(polynomial)
+    out[places % n] = np.where(places // n % 2, -polynomial, polynomial)
+    return out
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from test_chunks import mlp
 
 import glyphc
 from glyphc.analysis.cost import CostModel
@@ -102,8 +103,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, glyphc.Progr
 @pytest.fixture(scope="module")
 def chunked() -> glyphc.Program:
     """A batch in four chunks."""
-    from test_chunks import mlp
-
     x = np.random.default_rng(3).normal(size=(200, 8))
     return glyphc.compile(mlp(8, 64, 16, 4, function="tanh"), x, 64, insecure_ring=RING, cost=CostModel())
 

@@ -21,14 +21,19 @@ from .security import is_secure, secured
 class Way:
     """One configuration for a program: what its parameters are, and what a pass of it is predicted to take.
 
-    memory_bytes: at the peak, on the engine that is planned for. fits: whether there is room for that.
+    memory_bytes: at the peak, on the engine that is planned for. beyond: which limit there is no room in, in words.
     """
 
     configuration: Configuration
     parameters: Parameters
     seconds: float
     memory_bytes: float
-    fits: bool
+    beyond: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for it."""
+        return not self.beyond
 
     @property
     def label(self) -> str:
@@ -73,10 +78,8 @@ def priced(cost: CostModel, parameters: ProgramParameters) -> CostModel:
     """The model of the configuration that a program's parameters are of; of the usual one where they are of none."""
     if not isinstance(parameters, Parameters) or not parameters.slots:
         return cost
-    for configuration in cost.alternatives(parameters.slots):
-        if configured(parameters, configuration) == parameters:
-            return cost.taking(configuration)
-    return cost.taking(None)
+    made = possible(cost, parameters)
+    return cost.taking(next((c for c in made if made[c] == parameters), None))
 
 
 def _kept(made: Parameters, configuration: Configuration) -> bool:

@@ -40,6 +40,7 @@ from .cost import (
     split_automorphisms,
 )
 from .integer_cost import integer_estimate
+from .kernels_cost import more_bytes
 from .lookup_cost import idle_bytes, key_bytes, lookup_bytes, lookup_seconds
 from .slot_cost import SlotEstimate, slot_estimate
 from .word_cost import word_estimate
@@ -69,8 +70,11 @@ class Estimate:
         return sum(self.node_seconds.values())
 
 
-def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
-    """What one pass of the schedule is expected to take."""
+def estimate(schedule: Schedule, cost: CostModel, threads: int | None = None) -> Estimate:
+    """What one pass of the schedule is expected to take.
+
+    threads: of the run, as of ``kernels_cost.more_bytes``: each keeps some memory for itself.
+    """
     parameters = schedule.parameters
     if not isinstance(parameters, Parameters):
         found = _in_slots(schedule, cost)
@@ -100,7 +104,7 @@ def estimate(schedule: Schedule, cost: CostModel) -> Estimate:
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
         key_bytes(parameters, cost) + weight_bytes(schedule.client, cost.limbs),
-        peak_bytes(schedule, cost),
+        peak_bytes(schedule, cost) + more_bytes(parameters, cost.engine, threads),
         cost.machine.text,
         sent * parameters.ring * -(-parameters.bgv_bits // 8),
         sent * cost.encryption(parameters.ring),
@@ -162,7 +166,7 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
 
 
 def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
-    """Predicted resident memory at the peak of a run.
+    """Predicted resident memory at the peak of a run on two threads.
 
     Contexts and keys and encoded weights are there throughout; registers come and go, inputs too, as they are made or
     read when they are loaded; a bootstrap takes room for its intermediate results while it runs.

@@ -29,7 +29,7 @@ from .training_figures import TrainingFigures, TrainingRow, scaled
 
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
-# Predictions of memory are for so many threads.
+# Measured memory is that of so many threads.
 _THREADS = 2
 
 KERNELS_CONFIGURATIONS = (
@@ -151,9 +151,9 @@ def for_engine(model: CostModel, engine: str) -> CostModel:
 
 
 def more_bytes(parameters: ProgramParameters, engine: str, threads: int | None = None) -> float:
-    """What a run on so many threads takes beyond its predicted memory, as each of them keeps some for itself.
+    """What a run on so many threads takes more than on two, as each of them keeps some for itself.
 
-    threads: by default as many as kernels have in this process.
+    threads: by default as many as kernels have in this process; what two or fewer take is predicted without that.
     """
     threads = (thread_count() if threads is None else threads) - _THREADS
     if engine != "kernels" or threads <= 0 or not isinstance(parameters, Parameters):

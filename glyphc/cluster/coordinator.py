@@ -113,7 +113,7 @@ class _Job:
 
         cost = for_engine(cost_file.current(), self.engine)
         schedule = self.program.schedule
-        memory = None if self.done else estimate(schedule, cost).memory_bytes
+        memory = None if self.done else estimate(schedule, cost, 0).memory_bytes
         workers = fit(cluster, self.engine, schedule.parameters, memory)
         digests = {}
         for kind, path, digest in self.files.each():

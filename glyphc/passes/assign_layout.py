@@ -16,7 +16,7 @@ from .base import Context, Pass
 from .image_plan import ImagePlan
 from .image_rewrite import with_image_layouts
 from .image_search import better, image_plan
-from .layout_search import MEMORY, LayoutPlan, Room, Search, check_room
+from .layout_search import LayoutPlan, Room, Search, check_room
 from .uploads import Uploads, chosen
 
 
@@ -36,7 +36,7 @@ class AssignLayout(Pass):
     """Choose slots and layouts for the batch, insert unpackings.
 
     A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
-    ``memory`` gigabytes (predicted). images: see :class:`Images`. uploads: what inputs of other networks are to be
+    the memory that a run may take. images: see :class:`Images`. uploads: what inputs of other networks are to be
     small in, see :class:`.uploads.Uploads`.
     """
 
@@ -46,28 +46,24 @@ class AssignLayout(Pass):
     slots: ClassVar[bool | None] = False
     ring: int = 65536
     max_chunks: int = 16
-    memory: float = MEMORY
     images: Images = Images.AUTO
     uploads: Uploads = Uploads.SERVER
 
     def __post_init__(self) -> None:
-        check_room(self.name, self.room)
-
-    @property
-    def room(self) -> Room:
-        return Room(self.ring, self.max_chunks, self.memory)
+        check_room(self.name, self.ring, self.max_chunks)
 
     def run(self, graph: Graph, context: Context) -> Graph:
+        room = Room(self.ring, self.max_chunks, context.room)
         images: ImagePlan | str = ""
         if self.images is not Images.NEVER:
-            images = image_plan(graph, self.room, context.prices, context.models)
-        search = self._search(graph, context, images)
+            images = image_plan(graph, room, context.prices, context.models)
+        search = self._search(graph, room, context, images)
         if isinstance(images, ImagePlan) and (
             search is None or self.images is Images.ALWAYS or better(images, search, context.prices)
         ):
             return with_image_layouts(graph, images, self._explain(graph, search, images, images.label, context))
         assert search is not None
-        plan, sending = chosen(search.best, self.room, context.prices, context.models, self.uploads)
+        plan, sending = chosen(search.best, room, context.prices, context.models, self.uploads)
         decision = self._explain(graph, search, images, plan.label, context)
         rewriter = Rewriter(graph, Level.LAIDOUT, plan.batch)
         unpacked: dict[int, Node] = {}
@@ -141,10 +137,10 @@ class AssignLayout(Pass):
         stride = gap // per_part
         return Layout(self.ring, plan.batch, features, parts, stride, plan.block(chunks), stride, True, chunks)
 
-    def _search(self, graph: Graph, context: Context, images: ImagePlan | str) -> Search | None:
+    def _search(self, graph: Graph, room: Room, context: Context, images: ImagePlan | str) -> Search | None:
         """Plans with features apart; None where only images can be laid out."""
         try:
-            return Search.over(graph, self.room, context.prices, context.models)
+            return Search.over(graph, room, context.prices, context.models)
         except ParameterError:
             if isinstance(images, str):
                 raise
@@ -153,18 +149,19 @@ class AssignLayout(Pass):
     def _explain(
         self, graph: Graph, search: Search | None, images: ImagePlan | str, chosen: str, context: Context
     ) -> Decision:
-        def asked(batch: int) -> str:
-            passes = f" in passes of {batch}" if batch < graph.batch else ""
-            return f"engine {context.planned_for}, batch {graph.batch}{passes}"
+        def reason(plan: LayoutPlan | ImagePlan, what: str) -> str:
+            passes = f" in passes of {plan.batch}" if plan.batch < graph.batch else ""
+            # the program's parameters, which may be of another one, are selected later
+            priced = f", priced with {plan.configuration.shape.label}" if plan.configuration is not None else ""
+            return f"engine {context.planned_for}, batch {graph.batch}{passes}: {what}{priced}"
 
         prices = context.prices
         candidates = [
-            Candidate(p.label, p.seconds(prices), f"{asked(p.batch)}: {p.bootstraps} bootstraps, {p.fill:.0%} full")
-            for p in (search.plans if search is not None else ())
+            Candidate(p.label, p.seconds(prices), reason(p, f"{p.bootstraps} bootstraps, {p.fill:.0%} full"))
+            for p in (search.by_label(prices) if search is not None else ())
         ]
         if isinstance(images, str):
             candidates += [Candidate("images", None, images)] if images else []
         else:
-            reason = f"{asked(images.batch)}: {images.reason}"
-            candidates.append(Candidate(images.label, images.seconds(prices), reason))
+            candidates.append(Candidate(images.label, images.seconds(prices), reason(images, images.reason)))
         return Decision(self.name, chosen, tuple(candidates))

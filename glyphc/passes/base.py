@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
-from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +20,9 @@ from glyphc.ir.graph import Graph
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Encoding, Level
 
+# Bytes that a run may take at its peak where nobody says what.
+MEMORY = 14e9
+
 
 @dataclass(frozen=True, eq=False)
 class Context:
@@ -29,7 +31,7 @@ class Context:
     samples: calibration samples by input name. source: the float network, as the front end read it; None where only
     later levels are at hand. floats: the same as the last pass left it that works on floats. cost: what things cost on
     all engines. engine: the one that a program is planned for, by name; by default the one that would execute it here.
-    memory: bytes that a run may take there at its peak.
+    memory: bytes that a run may take there at its peak (``--memory``).
     """
 
     samples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
@@ -37,7 +39,7 @@ class Context:
     source: Graph | None = None
     floats: Graph | None = None
     engine: str = ""
-    memory: float = inf
+    memory: float = MEMORY
 
     @cached_property
     def planned_for(self) -> str:
@@ -48,6 +50,16 @@ class Context:
     def prices(self) -> CostModel:
         """What things cost there."""
         return for_engine(self.cost, self.planned_for)
+
+    @property
+    def room(self) -> float:
+        """Bytes that a run may take at its peak on other engines, any of which may have to execute the program: no less
+        than usual, whatever was asked for."""
+        return max(self.memory, MEMORY)
+
+    def limit(self, engine: str) -> float:
+        """Bytes that a run may take at its peak on an engine."""
+        return self.memory if engine == self.planned_for else self.room
 
     @property
     def models(self) -> tuple[CostModel, ...]:

@@ -36,7 +36,7 @@ from glyphc.ir.stencils import Stencil, disturbed
 from glyphc.ir.types import Scheme
 
 from .fit_series import plaintext_bits
-from .layout_search import DEGREE, MIN_SLOTS, NOISE, is_bootstrapped, labelled
+from .layout_search import DEGREE, MIN_SLOTS, NOISE, is_bootstrapped
 from .pictures import Pictures
 
 # A mask takes a level in the middle of a bootstrap, as the next degrees of series do.
@@ -268,7 +268,7 @@ class ImagePlan:
     def label(self) -> str:
         more = " and between pixels" if self.spread else ""
         side = f"{self.group} channel{'s' if self.group > 1 else ''} side by side"
-        return f"images, {side}{more}{labelled(self.configuration)}"
+        return f"images, {side}{more}"
 
     @property
     def reason(self) -> str:

@@ -30,10 +30,10 @@ def image_plan(graph: Graph, room: Room, cost: CostModel, models: Sequence[CostM
     while batch >= 1:
         plans = list(_plans(graph, pictures, room, batch))
         good = [way for p in plans if not p.problem for way in _ways(p, cost)]
-        fitting = [p for p in good if max(map(p.memory_bytes, models or (cost,))) <= room.memory * 1e9]
+        fitting = [p for p in good if max(map(p.memory_bytes, models or (cost,))) <= room.memory]
         if fitting:
             return min(fitting, key=lambda p: p.rank(cost))
-        problem = f"none fits into {room.memory:g} GB" if good else plans[0].problem
+        problem = f"none fits into {room.memory / 1e9:g} GB" if good else plans[0].problem
         batch //= 2
     return problem
 

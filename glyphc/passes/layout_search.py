@@ -44,8 +44,6 @@ from .fit_series import plaintext_bits
 
 # A transform of level budget b needs at least 2^b slots.
 MIN_SLOTS = 8
-# Gigabytes that a pass may take at its peak, by default.
-MEMORY = 14.0
 # Parts of a value that only one map reads, at a time: see ``schedule``.
 _ALIVE = 64 + 16
 DEGREE = 27  # typical; the series is chosen later
@@ -99,7 +97,7 @@ class LayoutPlan:
     @property
     def label(self) -> str:
         spread = f", {len(self.spread)} left in chunks" if self.spread else ""
-        return f"{self.values // 2} slots{labelled(self.configuration)}{spread}"
+        return f"{self.values // 2} slots{spread}"
 
     @property
     def bootstraps(self) -> int:
@@ -336,18 +334,20 @@ class LayoutPlan:
 
 @dataclass(frozen=True)
 class Room:
-    """What one pass of a batch may take: ciphertexts for one tensor, and gigabytes of memory."""
+    """What one pass of a batch may take: ciphertexts for one tensor, and bytes of memory on every engine.
+
+    What plans take is predicted roughly. Whether a program keeps to less than usual is known once it is scheduled.
+    """
 
     ring: int
     max_chunks: int
     memory: float
 
 
-def check_room(name: str, room: Room) -> None:
+def check_room(name: str, ring: int, max_chunks: int) -> None:
     """GlyphcError, naming the pass and its option, unless there is some."""
-    check_ring(name, room.ring)
-    check_option(name, "max_chunks", room.max_chunks, 1, 1024)
-    check_option(name, "memory", room.memory, 0.1, 1e6)
+    check_ring(name, ring)
+    check_option(name, "max_chunks", max_chunks, 1, 1024)
 
 
 def configurations(cost: CostModel, ring: int, slots: int, slot_levels: int = 0) -> tuple[Configuration | None, ...]:
@@ -359,14 +359,12 @@ def configurations(cost: CostModel, ring: int, slots: int, slot_levels: int = 0)
     return tuple(possible(cost, typical))
 
 
-def labelled(configuration: Configuration | None) -> str:
-    """Behind the label of a plan that has one."""
-    return f", {configuration.shape.label}" if configuration is not None else ""
-
-
 @dataclass(frozen=True)
 class Search:
-    """The cheapest plan of each size and configuration of bootstraps, and the cheapest of all that fit into memory."""
+    """The cheapest plan of each size and configuration of bootstraps, and the cheapest of all that fit into memory.
+
+    Configurations only price layouts here: a program gets its own when its parameters are selected.
+    """
 
     plans: tuple[LayoutPlan, ...]
     best: LayoutPlan
@@ -386,10 +384,19 @@ class Search:
                 for values in sizes
                 for configuration in configurations(cost, room.ring, values // 2)
             )
-            fitting = [p for p in plans if max(map(p.memory_bytes, models or (cost,))) <= room.memory * 1e9]
+            fitting = [p for p in plans if max(map(p.memory_bytes, models or (cost,))) <= room.memory]
             if fitting or batch == 1:
                 return Search(plans, min(fitting or plans, key=lambda p: p.rank(cost)))
             batch = next_power_of_two(batch) // 2
+
+    def by_label(self, cost: CostModel) -> tuple[LayoutPlan, ...]:
+        """Of each layout the plan with the cheapest configuration; of the best one's, that one."""
+        found: dict[str, LayoutPlan] = {}
+        for plan in self.plans:
+            known = found.setdefault(plan.label, plan)
+            if plan is self.best or (known is not self.best and plan.rank(cost) < known.rank(cost)):
+                found[plan.label] = plan
+        return tuple(found.values())
 
     def seconds_per_sample(self, cost: CostModel) -> float:
         """Predicted, when the best plan's batch is full."""

@@ -31,7 +31,7 @@ from glyphc.ir.types import Calibration, FixedPoint, Guard, Level, TensorType
 
 from .base import Context, Pass
 from .image_search import better, image_plan
-from .layout_search import MEMORY, Room, Search, check_room, is_bootstrapped
+from .layout_search import Room, Search, check_room, is_bootstrapped
 
 I64 = npt.NDArray[np.int64]
 _BINS = 64
@@ -41,7 +41,7 @@ _BINS = 64
 class Merge(Pass):
     """Let bootstraps share a ciphertext wherever the layout planner finds the whole program cheaper for it.
 
-    ring, max_chunks, memory: as of ``assign-layout``.
+    ring, max_chunks: as of ``assign-layout``.
     """
 
     name: ClassVar[str] = "merge"
@@ -50,14 +50,9 @@ class Merge(Pass):
     slots: ClassVar[bool | None] = False
     ring: int = 65536
     max_chunks: int = 16
-    memory: float = MEMORY
 
     def __post_init__(self) -> None:
-        check_room(self.name, self._room)
-
-    @property
-    def _room(self) -> Room:
-        return Room(self.ring, self.max_chunks, self.memory)
+        check_room(self.name, self.ring, self.max_chunks)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         kept_apart: set[frozenset[str]] = set()
@@ -73,9 +68,10 @@ class Merge(Pass):
 
     def _seconds(self, graph: Graph, context: Context) -> float:
         """Predicted seconds per sample, in the layouts that would be chosen."""
-        images = image_plan(graph, self._room, context.prices, context.models)
+        room = Room(self.ring, self.max_chunks, context.room)
+        images = image_plan(graph, room, context.prices, context.models)
         try:
-            search = Search.over(graph, self._room, context.prices, context.models)
+            search = Search.over(graph, room, context.prices, context.models)
         except ParameterError:
             if isinstance(images, str):
                 raise

@@ -81,8 +81,7 @@ def chosen(
     for node, _ in plan.graph.of(Input):
         as_read = _way(plan, node, cost)
         ways = [_way(plan.with_dense(node, parts), node, cost) for parts in _possible(plan, node)]
-        allowed = room.memory * 1e9
-        ways = [w for w in ways if max(map(w.plan.memory_bytes, models or (cost,))) <= allowed]
+        ways = [w for w in ways if max(map(w.plan.memory_bytes, models or (cost,))) <= room.memory]
         if not ways:
             continue
         best = min((as_read, *ways), key=lambda way: way.rank(cost, aim, as_read))
