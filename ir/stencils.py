@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -203,6 +204,19 @@ def _read(at: I64, up: int, size: int) -> npt.NDArray[np.bool_]:
 
 def _targets(rows: int, source: Image) -> Iterator[Image]:
     """Pictures that a map of so many rows may make, likely ones first."""
+    for tall, wide in _pictures(source[1:]):
+        if rows % (tall * wide) == 0:
+            yield rows // (tall * wide), tall, wide
+    # every map makes pictures of one pixel
+    yield rows, 1, 1
+
+
+@lru_cache(maxsize=256)
+def _pictures(source: Steps) -> tuple[Steps, ...]:
+    """Sizes that a picture of so many rows and columns may be brought to, likely ones first, without that of a pixel.
+
+    Kept: all linear maps of a network are asked about few sizes.
+    """
     steps = range(1, _MOST_STRIDE + 1)
     pairs = [(d, r) for d in steps for r in steps]
     # with padding, or without what is left over: as few channels as there may be
@@ -213,21 +227,16 @@ def _targets(rows: int, source: Image) -> Iterator[Image]:
     cut = [_smaller(source, (step, step), (border, border)) for step in steps for border in borders]
     ups = ((up, edge) for edge in range(_MOST_EDGE + 1) for up in range(2, _MOST_UP + 1))
     enlarged = [
-        tuple(up * size + end if size > 1 else 1 for size in source[1:]) for up, edge in ups for end in (-edge, edge)
+        tuple(up * size + end if size > 1 else 1 for size in source) for up, edge in ups for end in (-edge, edge)
     ]
-    # every map makes pictures of one pixel
-    seen = {(1, 1)}
-    for tall, wide in (*strided, *cut, *enlarged):
-        if tall > 0 and wide > 0 and rows % (tall * wide) == 0 and (tall, wide) not in seen:
-            seen.add((tall, wide))
-            yield rows // (tall * wide), tall, wide
-    yield rows, 1, 1
+    found = dict.fromkeys((tall, wide) for tall, wide in (*strided, *cut, *enlarged) if tall > 0 and wide > 0)
+    return tuple(each for each in found if each != (1, 1))
 
 
-def _smaller(source: Image, by: Steps, border: Steps) -> Steps:
+def _smaller(source: Steps, by: Steps, border: Steps) -> Steps:
     """Rows and columns of so much smaller a picture, without a border; one row has none above and below."""
     rows, columns = (
-        -(-(size - cut) // step) if size > 1 else 1 for size, step, cut in zip(source[1:], by, border, strict=True)
+        -(-(size - cut) // step) if size > 1 else 1 for size, step, cut in zip(source, by, border, strict=True)
     )
     return rows, columns
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ from hypothesis import settings
 # Small rings gain nothing from threads. Tests at 128-bit run in processes of their own, with all cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Processes that tests start compile our modules once for all, also where no __pycache__ is wanted beside them.
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-    os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="pycache-")
-    atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
+# Bytecode is kept beside the modules, as numba keeps its machine code there, even where the environment asks for none:
+# else every process compiles all modules anew, and every run the tests with their assertions.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Tests read the cost model that ships with glyphc, never the developer's own.
 os.environ["GLYPHC_COST_MODEL"] = ""

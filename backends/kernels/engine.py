@@ -49,7 +49,7 @@ class KernelsEngine(Engine):
         return SlotKernels
 
     def refusal(self, parameters: ProgramParameters) -> str | None:
-        from .shape import EngineShape, shape_problem
+        from .shape import parameters_problem
         from .slot_shape import slots_problem
 
         if isinstance(parameters, SlotParameters):
@@ -58,7 +58,7 @@ class KernelsEngine(Engine):
             return (
                 "it has no gates" if isinstance(parameters, WordParameters) else "it computes with no integers in slots"
             )
-        return shape_problem(EngineShape(parameters))
+        return parameters_problem(parameters)
 
     @contextmanager
     def session(self, schedule: Schedule, stages: Stages) -> Iterator[Session]:

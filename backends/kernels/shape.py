@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from math import ceil, log2
 
@@ -337,6 +337,13 @@ def shape_problem(shape: EngineShape) -> str | None:
         f"its keys would have a modulus of 2^{shape.modulus_bits:.0f}, where ring dimension {shape.n} is known to "
         f"give 128 bits of security {f'up to 2^{limit:.0f}' if limit else 'with none'}"
     )
+
+
+@lru_cache(maxsize=64)
+def parameters_problem(parameters: Parameters) -> str | None:
+    """What :func:`shape_problem` finds of them. Kept, as every compilation asks it of the same typical program: the
+    answer takes the diagonals of its transforms, longer than a small network takes to be compiled."""
+    return shape_problem(EngineShape(parameters))
 
 
 def levels_problem(shape: EngineShape) -> str | None:
