@@ -69,7 +69,7 @@ from glyphc.program import INSECURE_WARNING, Program
 from glyphc.promises import accuracy_lines, losses_lines
 from glyphc.runtime import Mode, RunReport
 from glyphc.slot_totals import integer_totals, slot_totals
-from glyphc.text_tables import align
+from glyphc.text_tables import align, counted
 from glyphc.ways.noise import predicted_noise
 from glyphc.word_totals import word_totals
 
@@ -196,7 +196,7 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
                 products = " ".join(f"r{a}*r{b}" for a, b in pairs)
                 row = ("product", f"r{t}", products, f"+ {len(sources)} x numbers" if sources else "")
             case Drop(target=t, source=source, levels=levels):
-                row = ("drop", f"r{t}", f"r{source}", f"to {levels} level{'s' if levels != 1 else ''}")
+                row = ("drop", f"r{t}", f"r{source}", f"to {counted(levels, 'level')}")
             case IntegerDot(target=t, sources=sources, bias=bias):
                 row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} integers, bias {bias}")
             case IntegerProduct(target=t, a=a, b=b):
@@ -272,9 +272,10 @@ def totals(
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
+    sent = sum(port.layout.ciphertexts for port in program.client.inputs)
     budget = next((d for n in program.graph for d in n.decisions if d.made_by == AssignBudget.name), None)
     lines = [
-        f"batch       {batch} samples per pass{asked}",
+        f"batch       {counted(batch, 'sample')} per pass{asked}",
         f"bootstraps  {estimates.bootstraps} per pass, each refreshes up to {2 * p.slots:,} values "
         f"({_fill(program.graph)})"
         if p.slots
@@ -289,14 +290,15 @@ def totals(
             f"{e.key_bytes / 1e9:.1f} GB"
             for name, e in (others or {}).items()
         ),
-        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, "
-        f"{sum(port.layout.ciphertexts for port in program.client.inputs)} ciphertexts{_smaller_upload(program.graph)}",
+        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, {counted(sent, 'ciphertext')}"
+        f"{_smaller_upload(program.graph)}",
         f"security    {_security(p, engine)}",
         *(f"            on the engine {name}: {_security(p, name)}" for name in (others or {})),
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
         + (
-            f"; bootstrap: degree {p.degree}, {_levels(p, engine)}, {p.slots} slots, level budget "
-            f"{p.level_budget[0]}+{p.level_budget[1]}{f', {p.baby_steps} baby steps' if p.baby_steps else ''}"
+            f"; bootstrap: degree {p.degree}, {_levels(p, engine)}, {counted(p.slots, 'slot')}, level budget "
+            f"{p.level_budget[0]}+{p.level_budget[1]}"
+            + (f", {counted(p.baby_steps, 'baby step')}" if p.baby_steps else "")
             if p.slots
             else ""
         ),
@@ -476,7 +478,7 @@ def _security(parameters: ProgramParameters, engine: str = "openfhe") -> str:
 def _levels(parameters: Parameters, engine: str) -> str:
     """The bootstrap's levels and their bits, which are the engine's own."""
     if engine != "kernels":
-        return f"{parameters.depth} levels of {parameters.scaling_bits} bits"
+        return f"{counted(parameters.depth, 'level')} of {parameters.scaling_bits} bits"
     from glyphc.backends.kernels.shape import EngineShape
 
     levels = EngineShape(parameters).chain_bits[1:]

@@ -10,6 +10,7 @@ from glyphc.ir.ops import CLIENT_OPS, Output
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.types import Encoding
 from glyphc.program import Program
+from glyphc.text_tables import counted
 
 
 def slot_totals(
@@ -22,8 +23,8 @@ def slot_totals(
         *accuracy,
         *_costs(program, estimates, sent),
         f"security    {security}",
-        f"parameters  CKKS, ring {p.ring}, {p.slots} slots, {p.depth} levels of {p.scaling_bits} bits, last prime "
-        f"{p.first_bits} bits, {p.large_digits} digits, moduli {p.modulus_bits} bits",
+        f"parameters  CKKS, ring {p.ring}, {p.slots} slots, {counted(p.depth, 'level')} of {p.scaling_bits} bits, last "
+        f"prime {p.first_bits} bits, {counted(p.large_digits, 'digit')}, moduli {p.modulus_bits} bits",
     ]
     return "\n".join(lines)
 
@@ -54,7 +55,7 @@ def _batch(program: Program, slots: int) -> str:
     batch = program.client.batch
     passes = -(-program.requested_batch // batch)
     asked = f" ({program.requested_batch} samples take {passes} passes)" if passes > 1 else ""
-    return f"batch       {batch} samples per pass{asked}; up to {slots:,} would take as long"
+    return f"batch       {counted(batch, 'sample')} per pass{asked}; up to {slots:,} would take as long"
 
 
 def _costs(program: Program, estimates: Estimate, sent: int) -> list[str]:
@@ -64,7 +65,7 @@ def _costs(program: Program, estimates: Estimate, sent: int) -> list[str]:
         f"encrypt and decrypt; as measured on {estimates.measured_on}",
         f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
         f"{estimates.key_bytes / 1e6:.1f} MB",
-        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, {sent} ciphertexts",
+        f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, {counted(sent, 'ciphertext')}",
     ]
 
 

@@ -1,8 +1,13 @@
-"""Tables as text."""
+"""What people read: tables as text, and numbers of things."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 level``, ``2 levels``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from glyphc.analysis.word_cost import gates_of
 from glyphc.ir.word_parameters import WordParameters
 from glyphc.program import Program
 from glyphc.slow import duration
+from glyphc.text_tables import counted
 
 
 def word_totals(
@@ -28,8 +29,8 @@ def word_totals(
         f"{estimates.client_seconds:.1f} s to encrypt and decrypt; as measured on {estimates.measured_on}",
         f"memory      {estimates.memory_bytes / 1e9:.2f} GB peak predicted; evaluation keys "
         f"{estimates.key_bytes / 1e6:.1f} MB",
-        f"upload      {estimates.upload_bytes / 1e6:.2f} MB per pass, {sent} bits"
-        + (f"; {secret} bits of encrypted weights along with the keys" if secret else ""),
+        f"upload      {estimates.upload_bytes / 1e6:.2f} MB per pass, {counted(sent, 'bit')}"
+        + (f"; {counted(secret, 'bit')} of encrypted weights along with the keys" if secret else ""),
         f"security    {security}",
         f"parameters  FHEW with GINX bootstrapping, words of {p.bits} bits, n = {p.dimension}, ring {p.ring}",
     ]

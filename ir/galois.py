@@ -112,6 +112,14 @@ class Conjugation:
             once *= 2
         return max(1, self.parts // once)
 
+    def encoding_bytes(self, terms: int, threads: int) -> float:
+        """Memory that making the weights of so many terms takes at most, beside the weights, where so many threads take
+        a turn each: the terms as they are given, then of each turn dense polynomials with what transforming them
+        copies, and all terms moved."""
+        turns = self.turns(terms)
+        dense = 2.5 * self.parts // turns * self.ring
+        return 8.0 * (3 * terms + min(threads, turns) * (dense + 3 * terms))
+
     def weights_of_turn(
         self, turn: int, turns: int, residues: I64, exponents: I64, values: I64
     ) -> Iterator[tuple[int, int, I64]]:

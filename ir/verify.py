@@ -172,6 +172,8 @@ def _laid_out(graph: Graph, node: Node) -> None:
         _masked(node, node.op.mask, layout)
     if isinstance(node.op, Unpack) and not _unpacks(node.op, operands[0].type.layout, layout):
         raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
+    if isinstance(node.op, Unpack):
+        _halved(node, node.op, operands[0].type.layout)
     if isinstance(node.op, Unpack) and node.op.divided != 1:
         _divided(node, node.op, operands[0].type.layout)
     if isinstance(node.op, Pixels | Interleave) and not _moved(node.op, operands[0].type.layout, layout):
@@ -184,6 +186,17 @@ def _unpacks(op: Unpack, source: Layout | None, target: Layout) -> bool:
     if source.image is None or target.image is None:
         return source.parts * op.parts == target.parts
     return source.image.group == op.parts and target == source.with_images(replace(source.image, beside=1))
+
+
+def _halved(node: Node, op: Unpack, source: Layout | None) -> None:
+    """Automorphisms take a ciphertext apart by halves, as long as there are exponents between two parts."""
+    if source is None or op.parts == 1:
+        return
+    what = f"{op.parts} parts at stride {source.stride} of {source.ring} coefficients"
+    if any(size & (size - 1) for size in (op.parts, source.stride, source.ring)):
+        raise IRError(f"{node}: {what} are not all powers of two, so they cannot be split")
+    if op.parts * source.stride > source.ring:
+        raise IRError(f"{node}: {what} are more than there are")
 
 
 def _divided(node: Node, op: Unpack, source: Layout | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +12,8 @@ import numpy.typing as npt
 import pytest
 from test_masks import Untold
 
+from glyphc.analysis.estimate import peak_bytes
+from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.backends.base import execute
 from glyphc.backends.engine import engine
 from glyphc.ir.galois import Conjugation
@@ -185,3 +189,33 @@ def test_the_conjugates_are_images(name: str) -> None:
         image = np.zeros(RING, dtype=np.int64)
         image[exponents % RING] = np.where(exponents < RING, message, -message)
         np.testing.assert_array_equal((got - image) % T, 0)
+
+
+class Traced(Untold):
+    """What arrays took more after each stage than before it, in bytes."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: float = 1.0) -> Iterator[None]:
+        tracemalloc.start()
+        try:
+            yield
+            self.held[name], _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("case", [Case(64, 4), Case(32, 1, sources=3)], ids=str)
+def test_keys_and_weights_take_the_memory_that_is_predicted(case: Case) -> None:
+    wanted, traced = conjugated(case), Traced()
+    with engine("kernels").session(wanted, traced):
+        pass
+    idle, parameters = replace(wanted, instructions=()), wanted.parameters
+    assert isinstance(parameters, Parameters)
+    keys = KERNELS.idle_bytes(parameters) - KERNELS.idle_bytes(replace(parameters, conjugates=()))
+    weights = peak_bytes(idle, KERNELS) - peak_bytes(replace(idle, polynomials={}), KERNELS)
+    # beside the keys there are tables of transforms
+    assert traced.held["generate keys"] == pytest.approx(keys, rel=0.25)
+    assert traced.held["encode weights"] == pytest.approx(weights, rel=0.05)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glyphc.ir.errors import IRError
@@ -32,6 +34,7 @@ def conjugations(draw: st.DrawFn) -> Conjugation:
     return Conjugation(1 << bits, 1 << parts, 1 << stride, 1 << babies)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(conjugations(), st.integers(0, 2**32 - 1))
 def test_a_sum_over_conjugates_is_a_sum_over_parts(steps: Conjugation, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -57,6 +60,7 @@ def test_a_sum_over_conjugates_is_a_sum_over_parts(steps: Conjugation, seed: int
     np.testing.assert_array_equal(sum(image(s, g) for s, g in zip(sums, giants, strict=True)), wanted)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(conjugations())
 def test_elements_are_a_group_on_multiples_of_the_stride(steps: Conjugation) -> None:
     order = 2 * steps.ring // steps.stride
@@ -73,12 +77,14 @@ def test_elements_are_a_group_on_multiples_of_the_stride(steps: Conjugation) -> 
     assert steps.elements == (*steps.baby_elements, *steps.giant_elements)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.integers(1, 16))
 def test_there_are_about_as_many_baby_steps_as_giant_steps(bits: int) -> None:
     babies = baby_steps(1 << bits)
     assert babies in ((1 << bits) // babies, 2 * (1 << bits) // babies)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.integers(0, 6), st.integers(0, 63), st.integers(0, 63), st.integers(0, 2**32 - 1))
 def test_images_are_those_of_automorphisms(bits: int, first: int, second: int, seed: int) -> None:
     n = 1 << bits
@@ -116,3 +122,19 @@ def test_many_parts_are_made_in_several_turns() -> None:
 def test_other_numbers_are_refused(ring: int, parts: int, stride: int, babies: int) -> None:
     with pytest.raises(IRError, match=r"powers of two|are not 2 to"):
         Conjugation(ring, parts, stride, babies)
+
+
+@pytest.mark.parametrize(("parts", "terms"), [(64, 1 << 14), (64, 1 << 18), (4, 1 << 14)])
+def test_making_weights_takes_the_memory_that_is_said(parts: int, terms: int) -> None:
+    """One turn after another: no more than is said, and not much less."""
+    random, steps = np.random.default_rng(0), Conjugation.of(4096, parts, 4)
+    tracemalloc.start()
+    try:
+        residues, exponents, values = (random.integers(0, most, terms) for most in (parts, 4096, 9))
+        for _ in steps.weights(residues, exponents, values):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    said = steps.encoding_bytes(terms, threads=1)
+    assert said / 2 < peak < said + 16 * 8 * steps.ring

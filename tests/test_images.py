@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
 from onnx_models import build, node, randoms, run_onnxruntime
 
 import glyphc
+from glyphc.diagnostics import summary
 from glyphc.ir.graph import Graph
 from glyphc.ir.matrices import Full
 from glyphc.ir.ops import Dense, Linear
@@ -85,3 +88,9 @@ def test_the_artifact_is_as_small_as_the_network(program: glyphc.Program) -> Non
     again = glyphc.Program.from_bytes(program.to_bytes())
     assert again.graph == program.graph
     assert len(program.to_bytes()) < 1_000_000
+
+
+def test_one_sample_is_no_samples(program: glyphc.Program) -> None:
+    text = summary(program)
+    assert re.search(r"(?m)^batch +1 sample per pass$", text)
+    assert re.search(r"(?m)^upload .* 3 ciphertexts\b", text)

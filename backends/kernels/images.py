@@ -38,6 +38,15 @@ def lift(element, up, tables, which, moduli, inverses, scratch):  # type: ignore
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
+def _key_product(second, lifted, key, i, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out = row i of the second element, which is lifted, times that of a key's element, (1, 4, n)."""
+    q, inverse = moduli[which[i]], inverses[which[i]]
+    x, k = second[i] if i < 2 else lifted[i - 2], key[0, i]
+    for j in range(out.shape[0]):
+        out[j] = product(x[j], k[j], q, inverse)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
 def switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
     """Both elements under another secret, canonical: the first two rows of the result's, (2, 4, n), in ``scratch``.
 
@@ -50,11 +59,7 @@ def switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch)
     rows = np.arange(2)
     for h in range(2):
         for i in range(4):
-            q, inverse = moduli[which[i]], inverses[which[i]]
-            x = piece[1, i] if i < 2 else lifted[i - 2]
-            k, o = key[h, 0, i], sums[h, i]
-            for j in range(n):
-                o[j] = product(x[j], k[j], q, inverse)
+            _key_product(piece[1], lifted, key[h], i, sums[h, i], which, moduli, inverses)
     constants, largest, whole, weights, fractions, factors = down
     for h in range(2):
         backward_rows(0, 2, sums[h], rows + 2, y, special, head_back, tail_back, constants, moduli, inverses)
@@ -94,11 +99,8 @@ def _accumulate(piece, key, order, sums, firsts, up, tables, which, moduli, inve
     n = piece.shape[2]
     for h in range(2):
         for i in range(4):
-            q, inverse = moduli[which[i]], inverses[which[i]]
-            x = piece[1, i] if i < 2 else lifted[i - 2]
-            k, o = key[h, 0, i], sums[h, i]
-            for j in range(n):
-                products[j] = product(x[j], k[j], q, inverse)
+            _key_product(piece[1], lifted, key[h], i, products, which, moduli, inverses)
+            q, inverse, o = moduli[which[i]], inverses[which[i]], sums[h, i]
             for j in range(n):
                 o[j] = canonical(reduce(o[j] + products[order[j]], q, inverse), q)
     for p in range(2):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from glyphc.ir.instructions import (
     ClientSpec,
     ConjugateDot,
@@ -23,6 +25,7 @@ from glyphc.ir.instructions import (
     Store,
     ToTorus,
     masks_of,
+    weighted,
 )
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
@@ -40,7 +43,7 @@ from .cost import (
     split_automorphisms,
 )
 from .integer_cost import integer_estimate
-from .kernels_cost import more_bytes
+from .kernels_cost import THREADS, more_bytes
 from .lookup_cost import idle_bytes, key_bytes, lookup_bytes, lookup_seconds
 from .slot_cost import SlotEstimate, slot_estimate
 from .word_cost import word_estimate
@@ -168,8 +171,9 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
 def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     """Predicted resident memory at the peak of a run on two threads.
 
-    Contexts and keys and encoded weights are there throughout; registers come and go, inputs too, as they are made or
-    read when they are loaded; a bootstrap takes room for its intermediate results while it runs.
+    Contexts and keys and encoded weights are there throughout, once these are encoded; registers come and go, inputs
+    too, as they are made or read when they are loaded; a bootstrap takes room for its intermediate results while it
+    runs.
     """
     parameters = schedule.parameters
     assert isinstance(parameters, Parameters)
@@ -184,7 +188,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}
-    held, peak = kept, kept
+    held, peak = kept, kept + _encoding_bytes(schedule)
     for instruction in schedule.instructions:
         if isinstance(instruction, Free):
             held -= sum(live.pop(r, 0.0) for r in set(instruction.registers) - stored)
@@ -200,6 +204,17 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
             peak = max(peak, held + ciphertext * instruction.steps(parameters.ring).giants)
         peak = max(peak, held)
     return peak
+
+
+def _encoding_bytes(schedule: Schedule) -> float:
+    """What encoding weights takes beside them at its peak: those of conjugates are made as dense polynomials."""
+    found = [0.0]
+    for name, dot in weighted(schedule.instructions).items():
+        if isinstance(dot, ConjugateDot):
+            rows = schedule.polynomials[name].offsets[: dot.count * dot.parts + 1]
+            most = int(np.diff(rows[:: dot.parts]).max())  # terms of one source
+            found.append(dot.steps(schedule.parameters.ring).encoding_bytes(most, THREADS))
+    return max(found)
 
 
 def weight_bytes(client: ClientSpec, limbs: int = 1) -> float:

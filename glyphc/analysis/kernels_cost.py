@@ -30,7 +30,7 @@ from .training_figures import TrainingFigures, TrainingRow, scaled
 # The engines whose costs are known.
 MODELLED = ("openfhe", "kernels")
 # Measured memory is that of so many threads.
-_THREADS = 2
+THREADS = 2
 
 KERNELS_CONFIGURATIONS = (
     Configuration(
@@ -155,7 +155,7 @@ def more_bytes(parameters: ProgramParameters, engine: str, threads: int | None =
 
     threads: by default as many as kernels have in this process; what two or fewer take is predicted without that.
     """
-    threads = (thread_count() if threads is None else threads) - _THREADS
+    threads = (thread_count() if threads is None else threads) - THREADS
     if engine != "kernels" or threads <= 0 or not isinstance(parameters, Parameters):
         return 0.0
     from glyphc.backends.kernels.estimate import thread_bytes

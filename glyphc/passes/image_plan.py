@@ -34,6 +34,7 @@ from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
 from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.stencils import Stencil, disturbed
 from glyphc.ir.types import Scheme
+from glyphc.text_tables import counted
 
 from .fit_series import plaintext_bits
 from .layout_search import DEGREE, MIN_SLOTS, NOISE, is_bootstrapped
@@ -267,7 +268,7 @@ class ImagePlan:
     @property
     def label(self) -> str:
         more = " and between pixels" if self.spread else ""
-        side = f"{self.group} channel{'s' if self.group > 1 else ''} side by side"
+        side = f"{counted(self.group, 'channel')} side by side"
         return f"images, {side}{more}"
 
     @property
@@ -332,6 +333,10 @@ class ImagePlan:
         """Over which conjugates sums of the channels of a group go."""
         return Conjugation.of(self.ring, self.group, self.stride) if self.group > 1 else None
 
+    def _conjugated(self, value: Node) -> bool:
+        """Whether sums of a nonlinearity's channels go over conjugates."""
+        return self._steps is not None and isinstance(value.op, Apply) and self._summed(value)
+
     def _summed(self, node: Node) -> bool:
         """Whether only sums of a value's channels are read."""
         return all(
@@ -357,7 +362,7 @@ class ImagePlan:
         sums = 0
         for (id, number), read in self.reads.items():
             value = self.value(self.graph.operands(self.graph.node(id))[number])
-            if isinstance(value.op, Apply) and self._summed(value):
+            if self._conjugated(value):
                 sums += self._ciphertexts(self.graph.node(id)) * len(read.firsts or (None,))
         return sums * cost.giants_seconds(steps)
 
@@ -370,7 +375,7 @@ class ImagePlan:
         )
         channels = max(image[0] for image in self.pictures.images.values())
         alive = 4 * channels + sum(self._ciphertexts(n) for n in self._bootstrapped[:2])
-        held = 2 * 8 * self.ring * (sum(self._polynomials().values()) + cost.limbs * alive)
+        held = 2 * 8 * self.ring * (self.polynomials + cost.limbs * alive)
         return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
 
     def resident(self, node: Node) -> bool:
@@ -403,13 +408,24 @@ class ImagePlan:
                 found[node.id, None, WHOLE.step] = 0
         return found
 
+    @property
+    def polynomials(self) -> int:
+        """Weight polynomials that a run holds."""
+        return sum(self._polynomials().values())
+
     def _polynomials(self) -> dict[int, int]:
         """Weight polynomials of each linear map."""
         found = {}
         for node, _ in self.graph.of(Linear):
             reads = (
-                len(self.reads[node.id, n].firsts or (None,)) * replace(self.raster(o), beside=1).parts
+                len(self.reads[node.id, n].firsts or (None,)) * self._multiplied(o)
                 for n, o in enumerate(self.graph.operands(node))
             )
             found[node.id] = self.raster(node).parts * (sum(reads) + 1)
         return found
+
+    def _multiplied(self, operand: Node) -> int:
+        """How many ciphertexts of an operand a map multiplies: its channels, or whole groups of them where sums go over
+        conjugates."""
+        channels = replace(self.raster(operand), beside=1).parts
+        return -(-channels // self.group) * self.group if self._conjugated(self.value(operand)) else channels

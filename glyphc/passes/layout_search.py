@@ -170,15 +170,20 @@ class LayoutPlan:
         parameters = Parameters(
             self.ring, plaintext_bits=0, bgv_bits=0, slots=self.values // 2, degree=DEGREE, conjugates=keys
         )
-        weights = sum(self._parts_of(o) * _polynomials(node) for node, o in maps) + len(maps)
         # values that several maps read are kept until the last of them
         alive = sum(min(self._held(o), _ALIVE) if self._read_once(o) else self._held(o) for _, o in maps)
         # a sum of products for each giant step
         alive += max((steps.giants for steps in sums), default=0)
         # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
-        held = 2 * 8 * self.ring * (weights + cost.limbs * alive)
+        held = 2 * 8 * self.ring * (self.polynomials + cost.limbs * alive)
         cost = cost.taking(self.configuration)
         return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
+
+    @property
+    def polynomials(self) -> int:
+        """Weight polynomials that a run holds; encrypted ones count as many as they take the room of."""
+        maps = [(node, operand) for node, _ in self.graph.of(Linear) for operand in self.graph.operands(node)]
+        return sum(self._parts_of(operand) * _polynomials(node) + 1 for node, operand in maps)
 
     def _read_once(self, node: Node) -> bool:
         return len(self.graph.users(node)) == 1

@@ -15,6 +15,7 @@ from enum import Enum
 from glyphc.analysis.cost import CostModel
 from glyphc.ir.graph import Candidate, Decision, Node
 from glyphc.ir.ops import Apply, Input, Linear, Reshape
+from glyphc.text_tables import counted
 
 from .layout_search import LayoutPlan, Room
 
@@ -109,7 +110,7 @@ _ASKED = {
 
 
 def _name(label: str, way: _Way) -> str:
-    return f"{label}, {way.ciphertexts} ciphertext{'s' if way.ciphertexts > 1 else ''}"
+    return f"{label}, {counted(way.ciphertexts, 'ciphertext')}"
 
 
 def _way(plan: LayoutPlan, node: Node, cost: CostModel) -> _Way:
