@@ -250,13 +250,15 @@ class Unpack(Op):
     """Split each ciphertext into ``parts`` along its fast index by automorphisms; multiplies the message by ``gain``.
 
     The automorphisms multiply it by parts; ``divided``: what of that is undone before, exactly, modulo the ciphertexts'
-    modulus.
+    modulus. babies: how many baby steps the readers' sums take, which go over conjugates in place of the parts then
+    (see ``galois``); 0: they read the parts.
     """
 
     mnemonic = "unpack"
     levels = frozenset({Level.LAIDOUT})
     parts: int
     divided: int = 1
+    babies: int = 0
 
     @property
     def gain(self) -> int:

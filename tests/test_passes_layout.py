@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import glyphc
+from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
+from glyphc.ir.galois import baby_steps
 from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Output, Reshape, Switch, Unpack
@@ -259,6 +262,31 @@ def test_one_unpacking_serves_all_readers() -> None:
     assert len(laid.users(unpack)) == 4
     (switch,) = laid.operands(unpack)
     assert laid.users(switch) == (unpack,), "nothing reads the value that is divided by the parts"
+
+
+@pytest.mark.parametrize(
+    ("widths", "summed"),
+    [((4, 64, 64), True), ((4, 2, 512, 3), False)],  # few features in many parts
+)
+def test_parts_are_read_where_sums_over_conjugates_are_dearer(widths: tuple[int, ...], summed: bool) -> None:
+    source, context = assigned(mlp(*widths), 2)
+    plan = Search.over(source, Room(1024, 16, context.room), context.prices).best
+    for id in plan.parts:
+        other = copy(plan)
+        other.apart = plan.apart ^ {id}
+        assert plan.seconds(context.prices) <= other.seconds(context.prices)
+    (unpack, *_) = [op for _, op in laid_out(mlp(*widths), 2).of(Unpack) if op.divided == 1]
+    assert unpack.babies == (baby_steps(unpack.parts) if summed else 0)
+
+
+def test_conjugates_are_for_sums_alone() -> None:
+    """A graph from a file, whose output reads parts that are not there."""
+    laid = laid_out(mlp(4, 64, 64), 2)
+    (unpack,) = [n for n, op in laid.of(Unpack) if op.babies and op.divided == 1]
+    assert conjugation(laid, unpack) is not None
+    laid.add(Output("parts"), (unpack,))
+    with pytest.raises(IRError, match=r"is for sums over conjugates, and .*reads its parts; leave out its 'babies'"):
+        conjugation(laid, unpack)
 
 
 # -- the validator --

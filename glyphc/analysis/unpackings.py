@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+from glyphc.ir.errors import IRError
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.ops import Linear, Reshape, Unpack
-from glyphc.ir.parameters import Parameters
 
 
 def conjugation(graph: Graph, node: Node) -> Conjugation | None:
-    """Over which conjugates the sums of a value's parts go, through reshapes; None where there are none.
+    """Over which conjugates the sums of a value's parts go, through reshapes; None where its parts are read.
 
-    Of an unpacking whose readers all sum up: plaintext weights can be given for conjugates as well as for parts.
-    Encrypted ones are those of the parts, and outputs are the parts. A program whose parameters ask for no keys of
-    these conjugates, as an earlier glyphc wrote it, splits.
+    IRError where there are none of these numbers, or where something else than sums reads the value.
     """
     if isinstance(node.op, Reshape):
         return conjugation(graph, graph.operands(node)[0])
-    if not isinstance(node.op, Unpack) or node.op.parts < 2:
+    if not isinstance(node.op, Unpack) or not node.op.babies:
         return None
-    if not all(takes_sums(graph, user) for user in graph.users(node)):
-        return None
+    for user in graph.users(node):
+        if not takes_sums(graph, user):
+            raise IRError(f"{node} is for sums over conjugates, and {user} reads its parts; leave out its 'babies'")
     layout = graph.operands(node)[0].type.layout
     assert layout is not None
-    steps = Conjugation.of(layout.ring, node.op.parts, layout.stride)
-    known = graph.parameters
-    if isinstance(known, Parameters) and not set(steps.elements) <= set(known.conjugates):
-        return None
-    return steps
+    return Conjugation(layout.ring, node.op.parts, layout.stride, node.op.babies)
 
 
 def takes_sums(graph: Graph, reader: Node) -> bool:
-    """Whether a node reads sums of parts alone: a linear map with plaintext weights, or a reshape for such maps."""
+    """Whether a node reads sums of parts alone: a linear map with plaintext weights, or a reshape for such maps.
+
+    Plaintext weights can be given for conjugates as well as for parts; encrypted ones are those of the parts.
+    """
     if isinstance(reader.op, Reshape):
         return all(takes_sums(graph, user) for user in graph.users(reader))
     return isinstance(reader.op, Linear) and not reader.op.encrypted

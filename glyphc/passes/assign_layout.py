@@ -80,9 +80,7 @@ class AssignLayout(Pass):
                 decisions += (decision,)
             type = replace(node.type, layout=self._layout(node, operands, plan))
             new = rewriter.new.add(node.op, operands, type, node.location, decisions)
-            rewriter.replace(
-                node, self._exactly_unpacked(new, plan.dense[node.id], rewriter) if node.id in plan.dense else new
-            )
+            rewriter.replace(node, self._exactly_unpacked(node, new, plan, rewriter) if node.id in plan.dense else new)
         return rewriter.new
 
     def _unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter, known: dict[int, Node]) -> Node:
@@ -95,16 +93,17 @@ class AssignLayout(Pass):
             assert layout is not None
             split = replace(layout, parts=parts, stride=layout.stride * parts)
             type = replace(new.type, layout=split)
-            known[old.id] = rewriter.new.add(Unpack(parts), (new,), type, new.location)
+            known[old.id] = rewriter.new.add(Unpack(parts, babies=plan.babies(old)), (new,), type, new.location)
         return known[old.id]
 
-    def _exactly_unpacked(self, new: Node, parts: int, rewriter: Rewriter) -> Node:
+    def _exactly_unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter) -> Node:
         """A dense input with each feature in a part of its own."""
-        layout = new.type.layout
+        layout, parts = new.type.layout, plan.dense[old.id]
         assert layout is not None
         stride = layout.stride * parts
         apart = replace(layout, parts=layout.parts * parts, stride=stride, grid=stride)
-        return rewriter.new.add(Unpack(parts, parts), (new,), replace(new.type, layout=apart), new.location)
+        op = Unpack(parts, parts, plan.babies(old))
+        return rewriter.new.add(op, (new,), replace(new.type, layout=apart), new.location)
 
     def _layout(self, node: Node, operands: tuple[Node, ...], plan: LayoutPlan) -> Layout | None:
         if isinstance(node.op, Input):

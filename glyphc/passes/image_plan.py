@@ -37,8 +37,9 @@ from glyphc.ir.types import Scheme
 from glyphc.text_tables import counted
 
 from .fit_series import plaintext_bits
-from .layout_search import DEGREE, MIN_SLOTS, NOISE, is_bootstrapped
+from .layout_search import DEGREE, MIN_SLOTS, NOISE
 from .pictures import Pictures
+from .readers import is_bootstrapped
 
 # A mask takes a level in the middle of a bootstrap, as the next degrees of series do.
 _DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
@@ -342,6 +343,10 @@ class ImagePlan:
         return all(
             self._summed(u) if isinstance(u.op, Switch) else takes_sums(self.graph, u) for u in self.graph.users(node)
         )
+
+    def babies(self, value: Node) -> int:
+        """Baby steps of the sums over conjugates of a value's channels; 0 where the channels are read."""
+        return self._steps.babies if self._steps is not None and self._summed(value) else 0
 
     def _unpacking_seconds(self, value: int, cost: CostModel) -> float:
         """Of the channels of a nonlinearity in one chunk, before any sums."""

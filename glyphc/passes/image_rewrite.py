@@ -139,7 +139,8 @@ class _Images:
                 found = self.new.add(Interleave(), (found,), self._type(found, layout), found.location)
             if self.plan.group > 1:
                 layout = layout.with_images(replace(image, beside=1))
-                found = self.new.add(Unpack(self.plan.group), (found,), self._type(found, layout), found.location)
+                op = Unpack(self.plan.group, babies=self.plan.babies(value))
+                found = self.new.add(op, (found,), self._type(found, layout), found.location)
             self.channels[key] = found
         return self.channels[key]
 

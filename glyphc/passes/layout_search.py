@@ -21,6 +21,7 @@ These facts are tested with exact polynomial products (tests/test_ir_layout.py, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import hypot
@@ -41,6 +42,7 @@ from glyphc.ir.types import Scheme
 
 from .base import check_option, check_ring
 from .fit_series import plaintext_bits
+from .readers import is_bootstrapped, is_resident, linear_users, origin
 
 # A transform of level budget b needs at least 2^b slots.
 MIN_SLOTS = 8
@@ -67,6 +69,7 @@ class LayoutPlan:
     maps; parts: that resident values are split into (of the node that linear maps read). spread: linear maps whose
     results stay in as many chunks as their operands. dense: inputs that the server unpacks, with how many features of
     each sample stand side by side in a ciphertext of theirs. configuration: of the bootstraps, None for the usual one.
+    apart: values whose parts linear maps read, where they could take sums over conjugates as well.
     """
 
     graph: Graph
@@ -75,6 +78,7 @@ class LayoutPlan:
     values: int
     spread: frozenset[int] = frozenset()
     configuration: Configuration | None = None
+    apart: frozenset[int] = frozenset()
     chunks: dict[int, int] = field(default_factory=dict)
     strides: dict[int, int] = field(default_factory=dict)
     parts: dict[int, int] = field(default_factory=dict)
@@ -144,7 +148,7 @@ class LayoutPlan:
     def gap(self, node: Node) -> int:
         """Coefficients between two outputs of the maps that read an input: the room for its features."""
         block = self.block(self.chunks[node.id])
-        return min((self.strides[u.id] for u in _linear_users(node, self.graph)), default=block)
+        return min((self.strides[u.id] for u in linear_users(node, self.graph)), default=block)
 
     def seconds(self, cost: CostModel) -> float:
         """Predicted seconds of all that depends on the plan, for its whole batch."""
@@ -201,19 +205,34 @@ class LayoutPlan:
 
     def _parts_of(self, operand: Node) -> int:
         """Parts of each chunk of a value, each of which meets a weight polynomial."""
-        summed = self._summed(operand)
+        return self._parts_read(operand, self._summed(operand))
+
+    def _parts_read(self, operand: Node, summed: _Summed | None) -> int:
         if summed is not None:
             return summed.sources * summed.steps.parts
         features = operand.type.size
-        if _is_resident(operand, self.graph):
+        if is_resident(operand, self.graph):
             return min(features, self.parts[operand.id])
-        origin = _origin(operand, self.graph)
-        return features if origin.id in self.dense else self._read(origin)
+        fresh = origin(operand, self.graph)
+        return features if fresh.id in self.dense else self._read(fresh)
+
+    def babies(self, node: Node) -> int:
+        """Baby steps of the sums over a value's conjugates; 0 where its parts are read."""
+        summed = self._summed(node)
+        return 0 if summed is None else summed.steps.babies
 
     def _summed(self, operand: Node) -> _Summed | None:
         """Of a value whose sums go over conjugates; None where it is not unpacked, or its parts themselves are read."""
-        resident = _is_resident(operand, self.graph)
-        node = operand if resident else _origin(operand, self.graph)
+        return None if self._unpacked(operand).id in self.apart else self._summable(operand)
+
+    def _unpacked(self, operand: Node) -> Node:
+        """What is unpacked for a linear map: its operand, or the input that this is."""
+        return operand if is_resident(operand, self.graph) else origin(operand, self.graph)
+
+    def _summable(self, operand: Node) -> _Summed | None:
+        """The same of a value whose sums can go over conjugates."""
+        node = self._unpacked(operand)
+        resident = node.id in self.parts
         parts = (self.parts if resident else self.dense).get(node.id, 1)
         # what switches read is not unpacked
         readers = [u for u in self.graph.users(node) if not isinstance(u.op, Switch)]
@@ -222,21 +241,41 @@ class LayoutPlan:
         stride, sources = (self.grid, 1) if resident else (1, -(-node.type.size // parts))
         return _Summed(sources, Conjugation.of(self.ring, parts, stride))
 
+    def by_price(self, cost: CostModel) -> LayoutPlan:
+        """The plan in which the parts of a value are read where that is cheaper than sums over conjugates: of many
+        parts that hold few features, or for many readers."""
+        found = copy(self)
+        found.apart = frozenset(id for id in (*self.parts, *self.dense) if self._cheaper_apart(id, cost))
+        return found
+
+    def _cheaper_apart(self, id: int, cost: CostModel) -> bool:
+        node = self.graph.node(id)
+        readers = self.chunks[id] * len(linear_users(node, self.graph, Reshape))
+
+        def seconds(summed: _Summed | None) -> float:
+            products = readers * self._parts_read(node, summed) * cost.scaled(cost.product, self.ring)
+            return products + self._unpacking_seconds(node, summed, cost)
+
+        summed = self._summable(node)
+        return summed is not None and seconds(None) < seconds(summed)
+
     def unpacking_seconds(self, node: Node, cost: CostModel) -> float:
         """What the server takes to unpack all chunks of a value that is split, or of a dense input; 0 for others."""
+        return self._unpacking_seconds(node, self._summed(node), cost)
+
+    def _unpacking_seconds(self, node: Node, summed: _Summed | None, cost: CostModel) -> float:
         resident = node.id in self.parts
         parts = self.parts[node.id] if resident else self.dense.get(node.id)
         if not parts:
             return 0.0
         sources = 1 if resident else -(-node.type.size // parts)
         divisions = 0 if resident else sources
-        summed = self._summed(node)
         if summed is None:
             wanted = [min(parts, -(-(node.type.size - p) // sources)) for p in range(sources)]
             splits = sum(split_automorphisms(parts, w) for w in wanted)
             seconds = splits * cost.scaled(cost.automorphism, self.ring)
         else:
-            readers = len(_linear_users(node, self.graph, Reshape))
+            readers = len(linear_users(node, self.graph, Reshape))
             seconds = sources * cost.conjugates_seconds(summed.steps) + readers * cost.giants_seconds(summed.steps)
         return self.chunks[node.id] * (seconds + divisions * cost.scaled(cost.switch, self.ring))
 
@@ -245,7 +284,7 @@ class LayoutPlan:
     def with_dense(self, node: Node, parts: int) -> LayoutPlan:
         """The plan with so many features of this input side by side."""
         return LayoutPlan(
-            *(self.graph, self.ring, self.batch, self.values, self.spread, self.configuration),
+            *(self.graph, self.ring, self.batch, self.values, self.spread, self.configuration, self.apart),
             dense={**self.dense, node.id: parts},
         )
 
@@ -285,7 +324,7 @@ class LayoutPlan:
         if not isinstance(node.op, Linear):
             self.chunks[node.id] = self.chunks[operands[0].id]
             return
-        resident = [self.chunks[o.id] for o in operands if _is_resident(o, self.graph)]
+        resident = [self.chunks[o.id] for o in operands if is_resident(o, self.graph)]
         if resident and (node.id in self.spread or not is_bootstrapped(node, self.graph)):
             self.chunks[node.id] = min(resident)
         for operand in operands:
@@ -299,7 +338,7 @@ class LayoutPlan:
         """Linear maps that bring chunks together where they need not."""
         found = []
         for node in self._bootstrapped:
-            resident = [self.chunks[o.id] for o in self.graph.operands(node) if _is_resident(o, self.graph)]
+            resident = [self.chunks[o.id] for o in self.graph.operands(node) if is_resident(o, self.graph)]
             if resident and min(resident) > self.chunks[node.id]:
                 found.append(node.id)
         return found
@@ -315,7 +354,7 @@ class LayoutPlan:
         """Parts of the resident operands of a linear map."""
         outputs = next_power_of_two(node.type.size)
         for operand in self.graph.operands(node):
-            if not _is_resident(operand, self.graph):
+            if not is_resident(operand, self.graph):
                 continue
             chunks = self.chunks[operand.id]
             if chunks > self.chunks[node.id]:
@@ -409,13 +448,15 @@ class Search:
 
 
 def _settled(plan: LayoutPlan, cost: CostModel) -> LayoutPlan:
-    """Leave chunks apart, map by map, where bringing them together costs more than it saves."""
+    """Leave chunks apart, map by map, where bringing them together costs more than it saves; and read parts where that
+    costs less than sums over conjugates."""
+    plan = plan.by_price(cost)
     for id in plan.merging():
-        apart = plan.leaving_apart({id})
+        apart = plan.leaving_apart({id}).by_price(cost)
         # chunks left apart by one map may only meet in the next one: or stay apart there, too
         throughout = apart
         while new := set(throughout.merging()) - set(plan.merging()):
-            throughout = throughout.leaving_apart(new)
+            throughout = throughout.leaving_apart(new).by_price(cost)
         plan = min(plan, apart, throughout, key=lambda p: p.rank(cost))
     return plan
 
@@ -450,33 +491,3 @@ def _polynomials(node: Node) -> int:
     """How many times a plaintext weight's room a weight takes on the server."""
     assert isinstance(node.op, Linear)
     return ENCRYPTED_WEIGHT_POLYNOMIALS // 2 if node.op.encrypted else 1
-
-
-def _is_resident(node: Node, graph: Graph) -> bool:
-    """Whether a value comes from a bootstrap, through switches and reshapes."""
-    if isinstance(node.op, Switch | Reshape):
-        return _is_resident(graph.operands(node)[0], graph)
-    return isinstance(node.op, Apply)
-
-
-def _origin(node: Node, graph: Graph) -> Node:
-    """The input that a value is, through reshapes."""
-    return _origin(graph.operands(node)[0], graph) if isinstance(node.op, Reshape) else node
-
-
-def _linear_users(node: Node, graph: Graph, transparent: object = Reshape | Switch) -> list[Node]:
-    """Linear maps that read the value, through reshapes and, by default, switches."""
-    return list(_through(node, graph, Linear, transparent))
-
-
-def is_bootstrapped(node: Node, graph: Graph) -> bool:
-    """Whether a nonlinearity reads the value, through switches and reshapes."""
-    return any(True for _ in _through(node, graph, Apply, Switch | Reshape))
-
-
-def _through(node: Node, graph: Graph, wanted: type, transparent: object) -> Iterable[Node]:
-    for user in graph.users(node):
-        if isinstance(user.op, wanted):
-            yield user
-        elif isinstance(user.op, transparent):  # type: ignore[arg-type]
-            yield from _through(user, graph, wanted, transparent)

@@ -31,7 +31,8 @@ from glyphc.ir.types import Calibration, FixedPoint, Guard, Level, TensorType
 
 from .base import Context, Pass
 from .image_search import better, image_plan
-from .layout_search import Room, Search, check_room, is_bootstrapped
+from .layout_search import Room, Search, check_room
+from .readers import is_bootstrapped
 
 I64 = npt.NDArray[np.int64]
 _BINS = 64

@@ -81,7 +81,7 @@ def chosen(
     decisions: dict[int, Decision] = {}
     for node, _ in plan.graph.of(Input):
         as_read = _way(plan, node, cost)
-        ways = [_way(plan.with_dense(node, parts), node, cost) for parts in _possible(plan, node)]
+        ways = [_way(plan.with_dense(node, parts).by_price(cost), node, cost) for parts in _possible(plan, node)]
         ways = [w for w in ways if max(map(w.plan.memory_bytes, models or (cost,))) <= room.memory]
         if not ways:
             continue
