@@ -87,16 +87,17 @@ KERNELS_CONFIGURATIONS = (
     ),
 )
 
-# CPU seconds of one thread at N = 32768 (the fastest of five laps of what ``glyphc measure`` measures, on one with
-# much else to do), scaled to 65536 as N log N, times 0.57: an idle run on two cores takes that share of its CPU
-# seconds (digits 3.82 s of 6.79, mnist 5.13 of 9.06). A switch on one limb keeps one core waiting for a half of it;
-# loads, from a step at 65536, run on one core.
+# Rows: CPU seconds of two threads at N = 65536 on 24 operands in turn, whose results are kept (the middle one of three
+# laps, on a machine with much else to do), times 0.57: an idle run on two cores takes that share of its CPU seconds
+# (digits 3.82 s of 6.79, mnist 5.13 of 9.06). So measured, the products, packings and unpackings of a step take within
+# 6 % of what they took in a run. One ciphertext that is used again and again stays in caches: then products take a
+# quarter less. Loads, from a step, run on one core. The rest: at N = 32768 on one thread, scaled as N log N.
 KERNELS_TRAINING = TrainingFigures(
     rows=(
-        TrainingRow(1, 0.00025, 0.0042, 0.0029, 0.0011, 5.3e-05, 0.0027, 0.00032, 0.0015),
-        TrainingRow(2, 0.00025, 0.0042, 0.0049, 0.0011, 0.0001, 0.0055, 0.00054, 0.003),
-        TrainingRow(3, 0.00021, 0.0074, 0.0068, 0.002, 0.00016, 0.0078, 0.0008, 0.0045),
-        TrainingRow(4, 0.0004, 0.0093, 0.0092, 0.003, 0.00022, 0.011, 0.0011, 0.0059),
+        TrainingRow(1, 0.00043, 0.0072, 0.0035, 0.0025, 0.00013, 0.0037, 0.00054, 0.0015),
+        TrainingRow(2, 0.00043, 0.0072, 0.0077, 0.0025, 0.00038, 0.0075, 0.0013, 0.003),
+        TrainingRow(3, 0.00041, 0.0101, 0.0103, 0.0033, 0.0005, 0.011, 0.0017, 0.0045),
+        TrainingRow(4, 0.00076, 0.0139, 0.0139, 0.0045, 0.00065, 0.016, 0.0024, 0.0059),
     ),
     to_torus=0.0043,
     from_torus=0.016,
