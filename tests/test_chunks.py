@@ -38,11 +38,6 @@ RING = 1024
 FFT = NegacyclicFFT(RING)
 
 
-def multiply(a: I64, b: I64) -> I64:
-    """a * b modulo X^N + 1; exact, as the numbers of these tests are small."""
-    return np.rint(FFT.inverse(FFT.forward(a.astype(float)) * FFT.forward(b.astype(float)))).astype(np.int64)
-
-
 def shifted(a: I64, places: int) -> I64:
     """a * X^places for places below N."""
     return np.concatenate([-a[len(a) - places :], a[: len(a) - places]]) if places else a
@@ -69,11 +64,13 @@ def product(
         polynomials = weight_polynomials(Full(weight).parts(source.parts), None if number else bias, source, target)
         parts = min(source.parts, source.features)
         assert len(polynomials) == parts + (number == 0)
+        spectra = [FFT.forward(polynomials.dense(part, target.ring).astype(float)) for part in range(parts)]
+        added = np.zeros(target.ring, dtype=np.int64) if number else polynomials.dense(parts, target.ring)
         for chunk in range(source.chunks):
-            result = polynomials.dense(parts, target.ring) if not number else np.zeros(target.ring, dtype=np.int64)
-            for part in range(parts):
-                row = ciphertexts[chunk * source.parts + part]
-                result = result + multiply(row, polynomials.dense(part, target.ring))
+            rows = ciphertexts[chunk * source.parts :][:parts].astype(float)
+            products = sum(FFT.forward(row) * spectrum for row, spectrum in zip(rows, spectra, strict=True))
+            # exact, as the numbers of these tests are small
+            result = added + np.rint(FFT.inverse(np.asarray(products))).astype(np.int64)
             total[chunk % target.chunks] += shifted(result, chunk // target.chunks * target.batch_stride)
     return target.unpack(total, target.batch)
 

@@ -262,6 +262,7 @@ class Stages(Silent):
         self.names.append(name)
 
 
+@pytest.mark.slow
 def test_several_hosts(setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
     """Scheduler and workers have networks, names and files of their own, and show certificates to one another."""
     told = Stages()

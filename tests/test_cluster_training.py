@@ -149,6 +149,7 @@ def test_two_processes_train_the_bits_of_one(prepared: Path, alone: dict[str, by
     assert parts(folder) == alone
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_and_a_scheduler_that_starts_anew(
     prepared: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:

@@ -37,6 +37,11 @@ def benchmark(*command: object) -> str:
     return run.stdout
 
 
+def slowly(*names: str) -> list[Any]:
+    """Parameters of a test that are for the slow run alone."""
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 # -- benchmarks --
 
 
@@ -71,6 +76,7 @@ def test_images(tmp_path: Path) -> None:
     assert "security insecure" in output
 
 
+@pytest.mark.slow
 def test_stacks(tmp_path: Path) -> None:
     few = ("--widths", 2, "--depths", 1, "--side", 8, "--batch", 2, "--ring", 1024)
     text = benchmark("stacks.py", *few, "--output", tmp_path / "stacks.md", "--plot", tmp_path / "stacks.svg")
@@ -81,6 +87,7 @@ def test_stacks(tmp_path: Path) -> None:
     assert "if linear" in (tmp_path / "stacks.svg").read_text()
 
 
+@pytest.mark.slow
 def test_strategies_side_by_side(tmp_path: Path) -> None:
     page = tmp_path / "strategies.md"
     benchmark("strategies.py", "breast-cancer-mlp", "--ring", 1024, "--batches", 16, "--output", page)
@@ -90,7 +97,8 @@ def test_strategies_side_by_side(tmp_path: Path) -> None:
     assert all("%" in row for row in rows)
 
 
-@pytest.mark.parametrize("name", ["two-inputs", pytest.param("lstm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["two-inputs", "lstm"])
 def test_what_people_bring(name: str, tmp_path: Path) -> None:
     page = tmp_path / "brought.md"
     benchmark("brought.py", name, "--steps", 5, "--batch", 4, "--ring", 2048, "--output", page)
@@ -145,7 +153,7 @@ def test_prices_of_integers() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["logistic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("softmax", "mlp", "residual"))],
+    ["logistic", *slowly("softmax", "mlp", "residual")],
 )
 def test_training(name: str) -> None:
     output = benchmark(f"train_{name}.py", "--mode", "simulate", "--steps", 1, "--batch", 4, "--insecure-ring", 4096)
@@ -174,7 +182,7 @@ def test_training_systems(tmp_path: Path) -> None:
     assert "512 held-out samples: floats" in text
 
 
-@pytest.mark.parametrize("name", ["large", "transfer"])
+@pytest.mark.parametrize("name", ["large", *slowly("transfer")])
 def test_training_cases(name: str) -> None:
     """The jobs of the larger ones are made; their references alone take minutes."""
     module = importlib.import_module(f"train_{name}")
@@ -232,7 +240,10 @@ def test_perceptrons(name: str, models: Callable[[str], ModuleType], monkeypatch
     assert module.MODEL.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["mnist_lenet", "digits_resnet", "shapes_resnet", "elnino_cnn", "digits_backbone"])
+# One of those that fit a network by the same module in the usual run.
+@pytest.mark.parametrize(
+    "name", ["elnino_cnn", *slowly("mnist_lenet", "digits_resnet", "shapes_resnet", "digits_backbone")]
+)
 def test_convolutional_networks(
     name: str, models: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -58,8 +59,12 @@ def ready(stage: Callable[[str], object]) -> None:
     exercise()
 
 
+@cache
 def exercise() -> None:
-    """Every kernel once, on a tiny ring, with keys that are none: random numbers, and so are the results."""
+    """Every kernel once, on a tiny ring, with keys that are none: random numbers, and so are the results.
+
+    The first call of a process is all that it takes: the kernels stay loaded.
+    """
     random = np.random.default_rng(0)
     for slots in (_RING // 2, _RING // 8):
         shape = EngineShape(

@@ -339,8 +339,18 @@ class CostModel:
     def _figure(self, name: str, slots: int, degree: int) -> float:
         """At the reference degree between configurations, times what the degree adds in those that know it.
 
-        A degree beyond all rows costs what the nearest one does.
+        A degree beyond all rows costs what the nearest one does. Kept: planners ask for few figures again and again.
         """
+        asked = name, slots, degree
+        if asked not in self._figures:
+            self._figures[asked] = self._interpolated(*asked)
+        return self._figures[asked]
+
+    @cached_property
+    def _figures(self) -> dict[tuple[str, int, int], float]:
+        return {}
+
+    def _interpolated(self, name: str, slots: int, degree: int) -> float:
         typical = _between(self.usual, slots, lambda c: c.figure(name, REFERENCE_DEGREE))
         degrees = [row.degree for c in self.usual for row in c.costs]
         degree = min(max(degree, min(degrees)), max(degrees))
