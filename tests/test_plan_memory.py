@@ -54,7 +54,7 @@ def test_plans_count_what_programs_hold(images: str) -> None:
     parameters = program.client.parameters
     assert isinstance(parameters, Parameters) and parameters.conjugates
     graph = [g for g in program.stages.values() if g.level is Level.ASSIGNED][-1]
-    room = Room(RING, 16, 14.0)
+    room = Room(RING, 16, 14e9)
     plan: ImagePlan | LayoutPlan | str
     if images == "always":
         plan = image_plan(graph, room, KERNELS)
