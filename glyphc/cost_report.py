@@ -25,7 +25,8 @@ def cost_text(cost: CostModel, origin: str) -> str:
             f"measured    engine {cost.engine}, {machine.date} on {machine.text}, OpenFHE {machine.openfhe}; "
             "seconds and bytes at N = 65536",
             f"BGV         product {cost.product * 1e3:.2f} ms, automorphism {cost.automorphism * 1e3:.1f} ms, "
-            f"scheme switch {cost.switch * 1e3:.0f} ms",
+            f"scheme switch {cost.switch * 1e3:.0f} ms; of an automorphism, a baby step takes {cost.baby:.0%}, "
+            f"a giant step {cost.giant:.0%}",
             "bootstraps  shared: the half that all functions of a value share; idle: a process with keys and no work",
             "",
             align(rows),

@@ -40,7 +40,20 @@ from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.measure_kernels import measure_kernels
 from glyphc.measure_slots import SLOT_STEPS, SlotMeasurement, measure_kernel_slots, measure_slots
 from glyphc.measure_training import TRAINING_STEPS, TrainingJob, measure_training
-from glyphc.measuring import BOOTSTRAPS, FACTORS, PARTS, SWITCHES, Measurement, Observer, bootstrap_cost, clock
+from glyphc.measuring import (
+    BOOTSTRAPS,
+    FACTORS,
+    PARTS,
+    SUM_WEIGHTS,
+    SUMS,
+    SWITCHES,
+    Measurement,
+    Observer,
+    bootstrap_cost,
+    clock,
+    step_seconds,
+    sum_steps,
+)
 from glyphc.progress import Reporter
 
 if TYPE_CHECKING:
@@ -77,6 +90,7 @@ class Job:
             unpack_strides=tuple(1 << level for level in range(PARTS.bit_length() - 1)),
             slots=self.configuration.slots,
             degree=self.degree,
+            conjugates=tuple(sorted(sum_steps(REFERENCE_RING).elements)),
         )
         return configured(wanted, self.configuration)
 
@@ -207,6 +221,8 @@ def modelled(found: Mapping[tuple[int, int], Measurement], shipped: CostModel) -
         automorphism=statistics.median(m.automorphism for m in found.values()),
         switch=statistics.median(m.switch for m in found.values()),
         external=statistics.median(m.external for m in found.values()),
+        baby=statistics.median(m.baby for m in found.values()),
+        giant=statistics.median(m.giant for m in found.values()),
         configurations=calibrated(shipped.usual, rows),
         machine=this_machine(),
     )
@@ -284,15 +300,19 @@ def measure(parameters: Parameters, observe: Observer = lambda step, seconds: No
     ciphertext = client.encrypt(message)
     torus = Switcher(keys).to_torus(ciphertext, parameters.slots)
     bootstrapper = Bootstrapper(keys.contexts.torus, keys.contexts.torus_ring, parameters)
-    cost = bootstrap_cost(
-        bootstrapper, torus, parameters.degree, series, (making.seconds, bootstrap_key_bytes(keys)), observe
-    )
-    product, automorphism = _linear_seconds(client, keys, message)
-    return Measurement(cost, product, automorphism, _switch_seconds(keys, ciphertext))
+    made = making.seconds, bootstrap_key_bytes(keys)
+    held = CostModel().conjugate_bytes(parameters)
+    cost = bootstrap_cost(bootstrapper, torus, parameters.degree, series, made, held, observe)
+    product, automorphism, baby, giant = _linear_seconds(client, keys, message)
+    switch = _switch_seconds(keys, ciphertext)
+    return Measurement(cost, product, automorphism, switch, baby=baby / automorphism, giant=giant / automorphism)
 
 
-def _linear_seconds(client: ClientKeys, keys: EvaluationKeys, message: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Of one product with its addition, and of one automorphism of an unpacking with what belongs to it."""
+def _linear_seconds(
+    client: ClientKeys, keys: EvaluationKeys, message: npt.NDArray[np.int64]
+) -> tuple[float, float, float, float]:
+    """Of one product with its addition, of one automorphism of an unpacking with what belongs to it, and of a baby and
+    a giant step of a sum over conjugates."""
     import numpy as np
 
     from glyphc.backends.openfhe.linear import LinearEngine
@@ -300,7 +320,7 @@ def _linear_seconds(client: ClientKeys, keys: EvaluationKeys, message: npt.NDArr
 
     rows = FACTORS + 1
     weights = Polynomials(np.arange(rows + 1), np.arange(rows, dtype=np.int32), np.arange(1, rows + 1))
-    engine = LinearEngine(keys, {"weights": weights})
+    engine = LinearEngine(keys, {"weights": weights, SUMS: SUM_WEIGHTS})
     engine.prepare("weights")
     sources = [client.encrypt(message) for _ in range(FACTORS)]
     # once each beforehand, for what is made only at the first use
@@ -310,7 +330,8 @@ def _linear_seconds(client: ClientKeys, keys: EvaluationKeys, message: npt.NDArr
         engine.dot(sources, "weights")
     with clock() as split:
         engine.split(total, PARTS, 1, PARTS)
-    return dot.seconds / rows, split.seconds / (PARTS - 1)
+    product = dot.seconds / rows
+    return product, split.seconds / (PARTS - 1), *step_seconds(engine, total, len(message), product)
 
 
 def _switch_seconds(keys: EvaluationKeys, ciphertext: Any) -> float:

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.ir.parameters import Parameters
-from glyphc.measuring import FACTORS, PARTS, SWITCHES, Measurement, Observer, bootstrap_cost, clock
+from glyphc.measuring import (
+    FACTORS,
+    PARTS,
+    SUM_WEIGHTS,
+    SUMS,
+    SWITCHES,
+    Measurement,
+    Observer,
+    bootstrap_cost,
+    clock,
+    step_seconds,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,16 +55,18 @@ def measure_kernels(parameters: Parameters, observe: Observer = lambda step, sec
     message = np.random.default_rng(0).integers(-edge, edge, parameters.ring)
     linear = LinearAlgebra(evaluator, {}, {})
     torus = Ciphertext(linear.to_torus(party.encrypt(message)), 1.0)
-    made = making.seconds, key_bytes(shape)
-    cost = bootstrap_cost(bootstrapper, torus, parameters.degree, series, made, observe)
-    product, automorphism, switch, external = _linear_seconds(party, evaluator, message)
-    return Measurement(cost, product, automorphism, switch, external)
+    held = KERNELS.conjugate_bytes(parameters)
+    made = making.seconds, key_bytes(shape) - held
+    cost = bootstrap_cost(bootstrapper, torus, parameters.degree, series, made, held, observe)
+    product, automorphism, switch, external, baby, giant = _linear_seconds(party, evaluator, message)
+    return Measurement(cost, product, automorphism, switch, external, baby / automorphism, giant / automorphism)
 
 
 def _linear_seconds(
     party: Party, evaluator: object, message: npt.NDArray[np.int64]
-) -> tuple[float, float, float, float]:
-    """Of one product with its addition, one automorphism of an unpacking, one scheme switch, one encrypted product."""
+) -> tuple[float, float, float, float, float, float]:
+    """Of one product with its addition, one automorphism of an unpacking, one scheme switch, one encrypted product, and
+    of a baby and a giant step of a sum over conjugates."""
     import numpy as np
 
     from glyphc.backends.kernels.evaluator import Evaluator
@@ -65,7 +79,9 @@ def _linear_seconds(
     rows = FACTORS + 1
     weights = Polynomials(np.arange(rows + 1), np.arange(rows, dtype=np.int32), np.arange(1, rows + 1))
     keys = party.maker.weight_keys(weight_specs(party.server.shape, 0, 0), message % 3 - 1, party.seed)
-    linear = LinearAlgebra(evaluator, {"weights": weights}, {"hidden": WeightKeys((keys,) * SWITCHES, None)})
+    linear = LinearAlgebra(
+        evaluator, {"weights": weights, SUMS: SUM_WEIGHTS}, {"hidden": WeightKeys((keys,) * SWITCHES, None)}
+    )
     sources = [party.encrypt(message) for _ in range(FACTORS)]
     # once each beforehand, for what is made only at the first use
     total = linear.dot(sources, "weights", None)
@@ -81,9 +97,11 @@ def _linear_seconds(
             torus = linear.to_torus(total)
     with clock() as external:
         linear.encrypted_dot(sources[:SWITCHES], "hidden", None)
+    product = dot.seconds / rows
     return (
-        dot.seconds / rows,
+        product,
         split.seconds / (PARTS - 1),
         switch.seconds / (2 * SWITCHES),
         external.seconds / SWITCHES,
+        *step_seconds(linear, total, len(message), product),
     )

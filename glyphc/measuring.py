@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import psutil
 
 from glyphc.analysis.cost import BootstrapCost
+from glyphc.ir.galois import Conjugation
+from glyphc.ir.instructions import ConjugateDot, Conjugates, Polynomials
 from glyphc.ir.series import Series
 
 # Told each step when it is done, and how many seconds it took.
@@ -24,6 +27,11 @@ BOOTSTRAPS = 2
 FACTORS = 64
 # Classes of the measured unpacking: seven automorphisms.
 PARTS = 8
+# Parts of the measured sum over conjugates: seven baby steps and seven giant ones.
+SUMMED = 64
+# Name of its weights, one for each part.
+SUMS = "sums"
+SUM_WEIGHTS = Polynomials(np.arange(SUMMED + 1), np.arange(SUMMED, dtype=np.int32), np.arange(1, SUMMED + 1))
 SWITCHES = 8
 # Of a measurement of ``fastest``.
 LAPS = 3
@@ -31,13 +39,18 @@ LAPS = 3
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one process found; product and so on as in :class:`glyphc.analysis.cost.CostModel`."""
+    """What one process found; product and so on as in :class:`glyphc.analysis.cost.CostModel`.
+
+    baby, giant: of sums over conjugates, beside an automorphism.
+    """
 
     cost: BootstrapCost
     product: float
     automorphism: float
     switch: float
     external: float = 0.0
+    baby: float = 1.0
+    giant: float = 1.0
 
 
 @dataclass
@@ -84,6 +97,34 @@ def fastest(work: Callable[[], object], count: int = LAPS) -> float:
     return min(laps)
 
 
+class Sums(Protocol):
+    """Sums over conjugates of an engine, with the weights ``SUMS``."""
+
+    def conjugates(self, source: Any, instruction: Conjugates, /) -> list[Any]:
+        """Baby steps."""
+
+    def conjugate_dot(self, sources: Any, instruction: ConjugateDot, total: Any, /) -> Any:
+        """Products with what they made, and giant steps."""
+
+
+def sum_steps(ring: int) -> Conjugation:
+    """Those of the measured sum."""
+    return Conjugation.of(ring, SUMMED, 1)
+
+
+def step_seconds(sums: Sums, value: Any, ring: int, product: float) -> tuple[float, float]:
+    """Of a baby step of a value, and of a giant step. product: seconds of a product with its addition."""
+    steps = sum_steps(ring)
+    numbers = {"parts": steps.parts, "stride": steps.stride}
+    babies = Conjugates(tuple(range(1, steps.babies)), 0, **numbers, node=0)
+    sources = [value, *sums.conjugates(value, babies)]
+    dot = ConjugateDot(steps.babies, tuple(range(steps.babies)), SUMS, None, 0, **numbers, babies=steps.babies)
+    first = fastest(lambda: sums.conjugates(value, babies))
+    second = fastest(lambda: sums.conjugate_dot(sources, dot, None)) - steps.parts * product
+    # a product may take less here than where it was measured, but no step takes nothing
+    return first / (steps.babies - 1), max(second, 0.1 * first) / (steps.giants - 1)
+
+
 class Bootstraps(Protocol):
     """The bootstraps of an engine, in two halves."""
 
@@ -95,9 +136,16 @@ class Bootstraps(Protocol):
 
 
 def bootstrap_cost(
-    bootstraps: Bootstraps, value: Any, degree: int, series: Series, keys: tuple[float, float], observe: Observer
+    bootstraps: Bootstraps,
+    value: Any,
+    degree: int,
+    series: Series,
+    keys: tuple[float, float],
+    sums: float,
+    observe: Observer,
 ) -> BootstrapCost:
     """Bootstraps of a value, measured: by the fastest of each half. keys: seconds to make them all, and their bytes.
+    sums: bytes that are not to be counted, of keys for sums over conjugates.
 
     Call it when the process holds keys and the value, and little else: what it holds then counts as that of the keys.
     """
@@ -122,7 +170,7 @@ def bootstrap_cost(
         evaluate=min(e for _, e in halves),
         key_seconds=seconds,
         key_bytes=size,
-        idle_bytes=idle,
+        idle_bytes=idle - sums,
         work_bytes=max(peak - idle, powers_bytes, 1),
         powers_bytes=max(powers_bytes, 1),
     )

@@ -19,6 +19,7 @@ from glyphc.analysis.cost import (
 )
 from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.ir.parameters import INSECURE, MAX_DEGREES, MOST_BABY_STEPS, Parameters
+from glyphc.measuring import sum_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [c.slots for c in CONFIGURATIONS]
@@ -28,7 +29,8 @@ N = 65536
 CIPHERTEXT = 2 * 8 * N
 
 
-def small(slots: int = 32, degree: int = REFERENCE_DEGREE) -> Parameters:
+def small(slots: int = 32, degree: int = REFERENCE_DEGREE, sums: bool = False) -> Parameters:
+    """sums: with keys of the sums over conjugates that are measured."""
     return Parameters(
         ring=1024,
         plaintext_bits=27,
@@ -39,6 +41,7 @@ def small(slots: int = 32, degree: int = REFERENCE_DEGREE) -> Parameters:
         level_budget=(2, 2),
         large_digits=3,
         security=INSECURE,
+        conjugates=tuple(sorted(sum_steps(1024).elements)) if sums else (),
     )
 
 
@@ -71,7 +74,10 @@ def models(draw: st.DrawFn) -> CostModel:
     if draw(st.booleans()):
         figures = {name: draw(seconds) for name in ("product", "automorphism", "switch", "external")}
         kernels = replace(KERNELS, machine=machine, configurations=tuple(configurations), **figures)
-    return CostModel(draw(seconds), draw(seconds), draw(seconds), tuple(configurations), machine, kernels=kernels)
+    product, automorphism, switch, baby, giant = (draw(seconds) for _ in range(5))
+    return CostModel(
+        product, automorphism, switch, tuple(configurations), machine, baby=baby, giant=giant, kernels=kernels
+    )
 
 
 @st.composite

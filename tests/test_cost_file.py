@@ -119,6 +119,13 @@ def test_what_was_written_before_there_were_several_configurations_is_read() -> 
     assert cost_file.from_json(json.dumps(whole).encode()) == model
 
 
+def test_what_steps_take_is_left_out_where_nobody_measured_it(tmp_path: Path) -> None:
+    whole = tree()
+    assert not {"baby", "giant"} & whole.keys()
+    assert cost_file.from_json(json.dumps(whole | {"baby": 0.5}).encode()) == CostModel(baby=0.5)
+    assert "'giant' is 0, not a positive number" in refusal(tmp_path, json.dumps(whole | {"giant": 0}).encode())
+
+
 def beside_the_first(**changes: object) -> dict[str, Any]:
     """A file with one configuration more, of the smallest size."""
     whole = tree()

@@ -78,6 +78,8 @@ def test_digits_are_added_for_security_only_as_needed() -> None:
 def check(measurement: Measurement) -> None:
     for value in (measurement.product, measurement.automorphism, measurement.switch):
         assert 0 < value < 10
+    assert min(measurement.baby, measurement.giant) > 0
+    assert max(measurement.baby, measurement.giant) < 20
     cost = measurement.cost
     assert all(getattr(cost, name) > 0 for name in FIGURES)
     assert cost.measured
@@ -87,7 +89,7 @@ def check(measurement: Measurement) -> None:
 @pytest.mark.parametrize("slots", [32, 512])
 def test_measuring_a_small_ring(slots: int) -> None:
     steps: list[str] = []
-    measurement = measure(small(slots), lambda step, seconds: steps.append(step))
+    measurement = measure(small(slots, sums=True), lambda step, seconds: steps.append(step))
     check(measurement)
     assert steps == ["generate keys", "bootstrap 1", "bootstrap 2"]
     # keys are polynomials over at least all levels and two parts, one for each digit
@@ -116,14 +118,14 @@ def test_encryption_is_measured_on_the_limbs_of_its_row(dropped: int) -> None:
 def test_calibration_measures_numbers_in_slots() -> None:
     work = jobs(CostModel(), [64], quick=True)[:1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Job, "parameters", property(lambda self: small(64)))
+        patch.setattr(Job, "parameters", property(lambda self: small(64, sums=True)))
         model = calibrate(work, CostModel(), Silent(), (SMALL_SLOTS,)).model
     assert {(row.ring, row.limbs) for row in model.slots} == {(1024, 2), (1024, 5), (1024, 8)}
     assert cost_file.from_json(cost_file.to_json(model).encode()) == model
 
 
 def test_measuring_the_kernels() -> None:
-    measurement = measure_kernels(small())
+    measurement = measure_kernels(small(sums=True))
     check(measurement)
     assert 0 < measurement.external < 1
 
@@ -182,7 +184,7 @@ def test_a_process_without_memory_is_told_apart(kind: type[Parameters], reason: 
 @pytest.fixture
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All measurements on a small ring."""
-    monkeypatch.setattr(Job, "parameters", property(lambda self: small(min(self.configuration.slots, 512))))
+    monkeypatch.setattr(Job, "parameters", property(lambda self: small(min(self.configuration.slots, 512), sums=True)))
     monkeypatch.setattr(measure_slots, "slot_jobs", lambda: (SMALL_SLOTS,))
     yield
     assert not multiprocessing.active_children()

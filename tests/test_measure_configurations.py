@@ -135,7 +135,7 @@ def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """All measurements on a small ring, of each size's usual configuration and one neighbour."""
 
     def parameters(job: Job) -> object:
-        return configured(small(min(job.configuration.slots, 512)), job.configuration)
+        return configured(small(min(job.configuration.slots, 512), sums=True), job.configuration)
 
     def here(work: Callable[..., object], *arguments: object, errors: object, observe: object) -> object:
         """In this process: how it goes in one of its own is tested with the usual configurations."""

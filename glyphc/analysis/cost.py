@@ -294,6 +294,10 @@ class CostModel:
         unpack = self._unpack_key_bytes(parameters, len(parameters.unpack_strides) + len(parameters.conjugates))
         return unpack + self._bytes("key_bytes", parameters, deepest(parameters))
 
+    def conjugate_bytes(self, parameters: Parameters) -> float:
+        """Keys of sums over conjugates."""
+        return self._unpack_key_bytes(parameters, len(parameters.conjugates))
+
     def _unpack_key_bytes(self, parameters: Parameters, keys: int) -> float:
         return 8.0 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * keys
 
@@ -309,7 +313,7 @@ class CostModel:
         """Resident memory of a process that holds contexts and keys and no ciphertext."""
         share = parameters.ring / REFERENCE_RING
         # measured processes had the few keys of a split
-        conjugates = self._unpack_key_bytes(parameters, len(parameters.conjugates))
+        conjugates = self.conjugate_bytes(parameters)
         if not parameters.slots:
             return PROCESS_BYTES + _LINEAR_BYTES * share + conjugates
         at_reference = self._figure("idle_bytes", parameters.slots, deepest(parameters))

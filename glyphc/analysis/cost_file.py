@@ -25,6 +25,8 @@ _MOST_LEVELS = 15
 VARIABLE = "GLYPHC_COST_MODEL"
 FORMAT = "glyphc-cost-model"
 VERSION = 5
+# Beside an automorphism; earlier files have none.
+_STEPS = ("baby", "giant")
 # Written before a size could have several configurations; all else is the same.
 _READ = (4, VERSION)
 
@@ -123,21 +125,25 @@ def _unusable(path: Path, reason: str) -> GlyphcError:
 
 def to_json(model: CostModel) -> str:
     """The file's text."""
-    tree = {"format": FORMAT, "version": VERSION, **_engine_tree(model), "slots": [asdict(row) for row in model.slots]}
+    tree = {"format": FORMAT, "version": VERSION, **_engine_tree(model, CostModel())}
+    tree["slots"] = [asdict(row) for row in model.slots]
     tree["training"] = asdict(model.training)
     if model.kernels is not None:
-        tree["kernels"] = _engine_tree(model.kernels) | {"external": model.kernels.external}
+        tree["kernels"] = _engine_tree(model.kernels, KERNELS) | {"external": model.kernels.external}
         tree["kernels"]["training"] = asdict(model.kernels.training)
         tree["kernels"]["slots"] = [asdict(row) for row in model.kernels.slots]
     return json.dumps(tree, indent=1) + "\n"
 
 
-def _engine_tree(model: CostModel) -> dict[str, Any]:
+def _engine_tree(model: CostModel, shipped: CostModel) -> dict[str, Any]:
+    """Without what baby and giant steps take where they were not measured."""
+    steps = {name: getattr(model, name) for name in _STEPS if getattr(model, name) != getattr(shipped, name)}
     return {
         "machine": asdict(model.machine),
         "product": model.product,
         "automorphism": model.automorphism,
         "switch": model.switch,
+        **steps,
         "configurations": [_configuration_tree(c) for c in model.configurations],
     }
 
@@ -174,6 +180,8 @@ def _engine(tree: Any, shipped: CostModel) -> CostModel:
         product=_positive(tree, "product"),
         automorphism=_positive(tree, "automorphism"),
         switch=_positive(tree, "switch"),
+        baby=_positive(tree, "baby") if "baby" in tree else shipped.baby,
+        giant=_positive(tree, "giant") if "giant" in tree else shipped.giant,
         configurations=tuple(_configuration(c) for c in _items(tree, "configurations")),
         machine=_machine(_entry(tree, "machine")),
     )

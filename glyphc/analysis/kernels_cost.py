@@ -1,7 +1,6 @@
 """The cost model of the engine ``kernels``: the same primitives and configurations, measured there.
 
-``glyphc measure --engine kernels`` measures again, but for how much baby and giant steps take of an automorphism; what
-ships is such a measurement on an idle machine. The one row
+``glyphc measure --engine kernels`` measures again; what ships is such a measurement on an idle machine. The one row
 that it has no program for counts as not measured. Digits of key switching are the kernels' own choice, whatever the
 parameters say; the column only keeps the rows beside OpenFHE's.
 """
