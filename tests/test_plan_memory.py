@@ -1,8 +1,9 @@
-"""What plans of layouts count of keys and weights, beside what their programs hold."""
+"""What plans of layouts count of keys, weights and images, beside what their programs hold."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -11,11 +12,13 @@ from onnx_models import build, node, randoms
 
 import glyphc
 from glyphc.analysis.kernels_cost import KERNELS
+from glyphc.ir.graph import Graph
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.types import Level
 from glyphc.passes.image_plan import ImagePlan
 from glyphc.passes.image_search import image_plan
 from glyphc.passes.layout_search import DEGREE, LayoutPlan, Room, Search
+from glyphc.passes.pictures import Pictures
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.uploads import Uploads, chosen
 
@@ -43,17 +46,23 @@ def network() -> onnx.ModelProto:
     return build(nodes, constants, SHAPE)
 
 
-@pytest.mark.parametrize("images", ["always", "never"])
-def test_plans_count_what_programs_hold(images: str) -> None:
-    """All keys of conjugates, all weights and no more than the bias of a map beside them, and what is alive."""
+@cache
+def compiled(images: str) -> tuple[glyphc.Program, Graph]:
+    """A program, and its graph before there were layouts."""
     passes = DEFAULT.replace("assign-layout", f"assign-layout{{images={images}}}")
     x = np.random.default_rng(0).uniform(-1, 1, (32, *SHAPE))
     program = glyphc.compile(
         network(), x, BATCH, strategy="glyph", insecure_ring=RING, passes=passes, tolerance=50.0, engine="kernels"
     )
+    return program, [g for g in program.stages.values() if g.level is Level.ASSIGNED][-1]
+
+
+@pytest.mark.parametrize("images", ["always", "never"])
+def test_plans_count_what_programs_hold(images: str) -> None:
+    """All keys of conjugates, all weights and no more than the bias of a map beside them, and what is alive."""
+    program, graph = compiled(images)
     parameters = program.client.parameters
     assert isinstance(parameters, Parameters) and parameters.conjugates
-    graph = [g for g in program.stages.values() if g.level is Level.ASSIGNED][-1]
     room = Room(RING, 16, 14e9)
     plan: ImagePlan | LayoutPlan | str
     if images == "always":
@@ -69,3 +78,19 @@ def test_plans_count_what_programs_hold(images: str) -> None:
     planned = replace(without, degree=DEGREE, slot_levels=int(images == "always"))
     beside = plan.memory_bytes(KERNELS) - KERNELS.idle_bytes(planned) - KERNELS.work_bytes(planned)
     assert keys + 16 * RING * weights <= beside
+
+
+@pytest.mark.parametrize(("group", "chunks"), [(1, 1), (4, 1), (4, 2), (8, 4)])
+def test_a_batch_that_fills_the_ciphertexts_takes_as_many(group: int, chunks: int) -> None:
+    _, graph = compiled("always")
+    pictures = Pictures.of(graph)
+    assert not isinstance(pictures, str)
+
+    def plan(batch: int) -> ImagePlan:
+        return ImagePlan(graph, pictures, RING, batch, group, chunks)
+
+    few = plan(chunks)
+    full, more = plan(few.most), plan(few.most + 1)
+    assert not few.problem and not full.problem
+    assert (full.bootstraps, full.slots, full.most) == (few.bootstraps, few.slots, few.most)
+    assert more.problem or more.slots > few.slots

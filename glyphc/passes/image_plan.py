@@ -276,7 +276,14 @@ class ImagePlan:
     def reason(self) -> str:
         """In words, what it comes to."""
         at = f"{self.bootstraps} bootstraps, {self.fill:.0%} full"
-        return f"{at}; {self.rows} x {self.pitch} places an image in {self.chunks} chunks"
+        return (
+            f"{at}; {self.rows} x {self.pitch} places an image in {self.chunks} chunks, which hold {self.most} images"
+        )
+
+    @property
+    def most(self) -> int:
+        """The largest batch that the same ciphertexts hold, so that takes as long."""
+        return self.chunks * (self.ring // (self.stride * self.group * self.rows * self.pitch))
 
     @property
     def slots(self) -> int:
