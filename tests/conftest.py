@@ -22,11 +22,15 @@ sys.dont_write_bytecode = False
 # Tests read the cost model that ships with glyphc, never the developer's own.
 os.environ["GLYPHC_COST_MODEL"] = ""
 
-# CI must say whether a change breaks something, and nothing else: the same examples every time. Elsewhere new ones are
-# tried.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+
+def pytest_configure() -> None:
+    """What property tests draw that do not say it themselves."""
+    from strategies import examples
+
+    # CI must say whether a change breaks something, and nothing else: the same examples every time. Elsewhere new ones
+    # are tried.
+    settings.register_profile("glyphc", examples(100), derandomize=bool(os.environ.get("CI")))
+    settings.load_profile("glyphc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
