@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from glyphc.ir.instructions import ConjugateDot, Evaluate, Schedule
 from glyphc.ir.noise import (
-    BETWEEN_FLOOR,
     DECODING_FLOOR,
     ROUNDING,
     SIGMA,
@@ -94,9 +93,7 @@ class SimulatedMachine(CleartextMachine):
         phase += noise
         out = np.zeros(self._ring)
         out[::grid] = phase / 2.0**OUTPUT_BITS * self._modulus
-        floor = np.full(grid, BETWEEN_FLOOR)
-        floor[0] = DECODING_FLOOR
-        return self._centred(out + self._noise(floor * self._modulus))
+        return self._centred(out + self._noise(DECODING_FLOOR * self._modulus))
 
     def _noise(self, deviation: float | F64) -> F64:
         """On all coefficients; of several deviations, one for each residue class of their exponents."""

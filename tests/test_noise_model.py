@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import hypot
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_masks import Untold
 from test_passes_layout import mlp
 
 import glyphc
 from glyphc.analysis import noise
 from glyphc.backends.base import execute
 from glyphc.backends.cleartext import NegacyclicFFT
+from glyphc.backends.engine import engine
 from glyphc.backends.openfhe.client import generate_keys
 from glyphc.backends.openfhe.evaluator import OpenFHEMachine
 from glyphc.backends.openfhe.linear import LinearEngine
@@ -228,6 +232,48 @@ def test_output_error_is_predicted(case: Case) -> None:
     simulated = measured_errors(p, x, machine, machine.encrypt, machine.decrypt).std()
     assert real == pytest.approx(simulated, rel=0.35)
     assert 0.5 < real / predicted[output.id].total < 2.0
+
+
+class Silent:
+    """In place of a random generator: no noise at all."""
+
+    @staticmethod
+    def normal(mean: float, deviation: float | F64, size: int | None = None) -> F64:
+        return np.zeros(np.shape(deviation) if size is None else size)
+
+
+def test_noise_between_values_is_predicted() -> None:
+    """Of results that stand between those of bootstraps, without the series' errors: kernels have somewhat less."""
+    random, x = np.random.default_rng(6), np.random.default_rng(7).normal(size=(64, 12))
+    graph = Graph(Level.SOURCE, 1)
+    value = graph.add(Input("x", (12,)))
+    for name, rows, function in (("a", 16, "tanh"), ("b", 128, "")):
+        weights = random.normal(size=(rows, value.type.size)) / np.sqrt(value.type.size)
+        constants = graph.add_constant(f"{name}.w", weights), graph.add_constant(f"{name}.b", np.zeros(rows))
+        value = graph.add(Dense((Const(constants[0]),), Const(constants[1])), (value,), location=name)
+        value = graph.add(Apply((Function(function),)), (value,)) if function else value
+    graph.add(Output("y"), (value,))
+    p = glyphc.compile(graph, x, batch=32, insecure_ring=4096, strategy="glyph")
+    port, out = p.client.inputs[0], p.client.outputs[0]
+
+    def coefficients(machine: object, encrypt: Callable[[I64], object], decrypt: Callable[[object], I64]) -> F64:
+        inputs = {port.name: [encrypt(c) for c in encode(port, x[:32])]}
+        found = execute(p.schedule.instructions, machine, inputs)[out.name]
+        return out.layout.unpack(np.array([decrypt(c) for c in found]), 32).astype(np.float64)
+
+    def simulated(generator: object) -> F64:
+        machine = SimulatedMachine(p.schedule)
+        machine._random = generator
+        return coefficients(machine, machine.encrypt, machine.decrypt)
+
+    exact, noisy = simulated(Silent()), simulated(np.random.default_rng(8))
+    with engine("kernels").session(p.schedule, Untold()) as session:
+        real = coefficients(session.machine, session.encrypt, session.decrypt)
+    parameters = p.client.parameters
+    predicted = noise.predict(p.graph, parameters, parameters.bgv_bits)[p.graph.operands(p.graph.outputs[0])[0].id]
+    most = hypot(predicted.white, predicted.bootstrap)
+    assert (noisy - exact).std() == pytest.approx(most, rel=0.2)
+    assert 0.25 < (real - exact).std() / most < 1.25
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -5,6 +5,7 @@ Three parts are kept apart because linear maps treat them differently:
 white          ciphertext noise on all N coefficients: encryption, key switching, rounding to another modulus. A product
                with a weight polynomial adds it up over all of the polynomial's terms (Frobenius norm of the weights).
 bootstrap      noise that the bootstrap adds to the values it refreshes; only a value's own terms matter (row norm).
+               What it leaves between them gets to results that stand between, by all terms that do not meet values.
 approximation  series fit and rounding to integers: deterministic errors, treated as independent.
 
 The sizes of the elementary noises are in ``glyphc.ir.noise``.
@@ -53,6 +54,7 @@ class Noise:
     white: float = 0.0
     bootstrap: float = 0.0
     approximation: float = 0.0
+    between: float = 0.0  # of coefficients that hold no value
 
     @property
     def total(self) -> float:
@@ -102,11 +104,14 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
         # every level of a split doubles what is there and adds one key switch; what baby steps bring to a sum counts as
         # if it came with the parts
         added = op.parts * switch / sqrt(3) if steps is None else baby_step_noise(switch, steps)
-        return replace(source, white=hypot(op.gain * source.white, added))
+        # automorphisms add up what stands between, they do not double it
+        between = sqrt(op.parts) * source.between
+        return replace(source, white=hypot(op.gain * source.white, added), between=between)
     if isinstance(op, Interleave):
         # what is cleared of the others has their noise
         shares = sqrt(_merged(operand, node))
-        return replace(source, white=source.white * shares, bootstrap=source.bootstrap * shares)
+        white, strong, between = (shares * part for part in (source.white, source.bootstrap, source.between))
+        return replace(source, white=white, bootstrap=strong, between=between)
     if isinstance(op, Switch) and op.target is Scheme.TORUS:
         return replace(source, white=hypot(source.white, ROUNDING * t / 2.0**parameters.scaling_bits))
     if isinstance(op, Switch):
@@ -130,11 +135,20 @@ def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> No
         frobenius = row * sqrt(_terms(node))
         # weights were rounded to integers: an independent error of variance 1/12 for every term
         rounding = _rms(operand) * sqrt(terms / 12)
-        white, strong = frobenius * source.white * sqrt(_merged(operand, node)), row * source.bootstrap
+        merged = sqrt(_merged(operand, node))
+        white = frobenius * source.white * merged
+        between = frobenius * source.between * merged * sqrt(_standing_between(operand, node))
+        strong = hypot(row * source.bootstrap, between)
         parts.append(Noise(white, strong, hypot(row * source.approximation, rounding)))
     return Noise(
         hypot(*(p.white for p in parts)), hypot(*(p.bootstrap for p in parts)), hypot(*(p.approximation for p in parts))
     )
+
+
+def _standing_between(operand: Node, node: Node) -> float:
+    """Share of a weight polynomial's terms that lead to a result from coefficients between the operand's values."""
+    source, target = operand.type.layout, node.type.layout
+    return max(0.0, 1 - target.stride / source.grid) if source is not None and target is not None else 0.0
 
 
 def _terms(node: Node) -> int:
@@ -174,7 +188,8 @@ def _bootstrap(node: Node, operand: Node, op: Bootstrap, source: Noise, paramete
     span = node.type.fixed.hi - node.type.fixed.lo
     passed = source.total * _slope(node, operand, op)
     fit = op.series.rms_error * span
-    return Noise(0.0, hypot(fresh, floor), hypot(passed, fit, sqrt(1 / 12)))
+    between = DECODING_FLOOR * parameters.plaintext_modulus
+    return Noise(0.0, hypot(fresh, floor), hypot(passed, fit, sqrt(1 / 12)), between)
 
 
 def _slope(node: Node, operand: Node, op: Bootstrap) -> float:
