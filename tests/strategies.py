@@ -179,13 +179,16 @@ def layouts(
     features: int | None = None,
     parts: int | None = None,
     chunks: int | None = None,
+    halved: bool = False,
 ) -> Layout:
-    """A valid layout with room for at least ``batch`` samples; strides need not be powers of two."""
+    """A valid layout with room for at least ``batch`` samples; strides need not be powers of two, unless the value is
+    to be unpacked: ``halved``."""
     features = features or draw(st.integers(1, 12))
     parts = parts or draw(st.integers(1, 6))
     per_part = -(-features // parts)
-    grid = draw(st.integers(1, 4))
-    stride = grid * draw(st.integers(1, 4))
+    steps = st.sampled_from([1, 2, 4]) if halved else st.integers(1, 4)
+    grid = draw(steps)
+    stride = grid * draw(steps)
     gap = grid * draw(st.integers(0, 8))
     batch_stride = per_part * stride + gap
     batch += draw(st.integers(0, 3))
@@ -267,9 +270,15 @@ class _Builder:
         return Const(self.graph.add_constant(self.draw(names()), value))
 
     def add(
-        self, op: Op, shape: Shape, *operands: Node, scheme: Scheme | None = None, parts: int | None = None
+        self,
+        op: Op,
+        shape: Shape,
+        *operands: Node,
+        scheme: Scheme | None = None,
+        parts: int | None = None,
+        halved: bool = False,
     ) -> Node:
-        """Append ``op`` with all the facts that its level asks for."""
+        """Append ``op`` with all the facts that its level asks for. halved: whether the result is unpacked."""
         draw, client = self.draw, scheme is Scheme.CLIENT
         if client:
             self.on_client.add(len(self.graph))
@@ -282,7 +291,7 @@ class _Builder:
         else:
             scheme = None
         if self.level >= Level.LAIDOUT and not client:
-            layout = draw(layouts(self.ring, self.graph.batch, prod(shape), parts))
+            layout = draw(layouts(self.ring, self.graph.batch, prod(shape), parts, halved=halved))
         if self.tame:  # graphs to be evaluated, which nobody reads
             return self.graph.add(op, operands, TensorType(shape, None, fixed, scheme, encoding, layout), draw(names()))
         type = TensorType(shape, draw(_maybe_calibrations()), fixed, scheme, encoding, layout)
@@ -327,7 +336,7 @@ class _Builder:
             op = Apply(composed)
         x = self.add(op, shape, x, scheme=Scheme.TORUS, parts=1)
         back = Switch(Scheme.TORUS, Scheme.BGV, Encoding.LSB)
-        x = self.add(back, shape, x, scheme=Scheme.BGV, parts=1)
+        x = self.add(back, shape, x, scheme=Scheme.BGV, parts=1, halved=parts > 1)
         return self.add(Unpack(parts), shape, x, scheme=Scheme.BGV, parts=parts) if parts > 1 else x
 
     def scale(self, x: Node) -> Node:

@@ -13,7 +13,7 @@ import pytest
 from test_masks import Untold
 
 from glyphc.analysis.estimate import peak_bytes
-from glyphc.analysis.kernels_cost import KERNELS
+from glyphc.analysis.kernels_cost import KERNELS, THREADS
 from glyphc.backends.base import execute
 from glyphc.backends.engine import engine
 from glyphc.ir.galois import Conjugation
@@ -210,8 +210,10 @@ class Traced(Untold):
 @pytest.mark.parametrize("case", [Case(64, 4), Case(32, 1, sources=3)], ids=str)
 def test_keys_and_weights_take_the_memory_that_is_predicted(case: Case) -> None:
     wanted, traced = conjugated(case), Traced()
-    with engine("kernels").session(wanted, traced):
-        pass
+    # the first session of a process makes what later ones have
+    for stages in (Untold(), traced):
+        with engine("kernels").session(wanted, stages):
+            pass
     idle, parameters = replace(wanted, instructions=()), wanted.parameters
     assert isinstance(parameters, Parameters)
     keys = KERNELS.idle_bytes(parameters) - KERNELS.idle_bytes(replace(parameters, conjugates=()))
@@ -219,3 +221,13 @@ def test_keys_and_weights_take_the_memory_that_is_predicted(case: Case) -> None:
     # beside the keys there are tables of transforms
     assert traced.held["generate keys"] == pytest.approx(keys, rel=0.25)
     assert traced.held["encode weights"] == pytest.approx(weights, rel=0.05)
+
+
+def test_a_program_that_takes_little_else_has_its_peak_where_weights_are_made() -> None:
+    case = Case(64, 4)
+    wanted = conjugated(case)
+    kept = peak_bytes(replace(wanted, instructions=()), KERNELS)
+    terms = int(wanted.polynomials["w"].offsets[case.parts])
+    assert peak_bytes(wanted, KERNELS) - kept == pytest.approx(case.steps.encoding_bytes(terms, THREADS))
+    live = sum(len(i.writes) for i in wanted.instructions) + case.steps.giants
+    assert peak_bytes(wanted, KERNELS) - kept > live * 32 * RING
