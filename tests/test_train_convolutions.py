@@ -144,7 +144,7 @@ def test_micro_batches_add_up() -> None:
     assert_close(planned(plan, ClearCKKS(plan.parameters), x, y, 2), expected, 1e-8)
 
 
-@pytest.mark.parametrize("way", ["coarse", "grouped"])
+@pytest.mark.parametrize("way", ["coarse", pytest.param("grouped", marks=pytest.mark.slow)])
 def test_encrypted_convolutions_follow_their_simulation(way: str) -> None:
     """Real ciphertexts on a small ring, two steps with momentum."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys

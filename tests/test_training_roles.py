@@ -190,6 +190,7 @@ training_server.run_training(Path(sys.argv[1]), resume=True)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(run: Path, whole: dict[str, bytes]) -> None:
     """Killed in the middle of three steps, the first included, then finished by the command."""
     server = run / "server"

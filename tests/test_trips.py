@@ -330,6 +330,7 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
+@pytest.mark.slow
 def test_two_processes_and_kills_lose_nothing(tmp_path: Path) -> None:
     """The commands, with processes that are killed anywhere: the same answers give the same bytes."""
     setting = setting_of(tmp_path, "hesamifard", batch=64)
