@@ -30,8 +30,10 @@ from .ops import (
     Unpack,
     WordTable,
 )
+from .parameters import Parameters
 from .series import series_problem
 from .types import Encoding, Level, Scheme
+from .unpackings import conjugation
 
 # Schemes that go with one encoding, and what their values do, in words.
 _HELD = (
@@ -174,6 +176,7 @@ def _laid_out(graph: Graph, node: Node) -> None:
         raise IRError(f"{node}: unpacks {node.op.parts} parts, the layouts say otherwise")
     if isinstance(node.op, Unpack):
         _halved(node, node.op, operands[0].type.layout)
+        _keyed(graph, node)
     if isinstance(node.op, Unpack) and node.op.divided != 1:
         _divided(node, node.op, operands[0].type.layout)
     if isinstance(node.op, Pixels | Interleave) and not _moved(node.op, operands[0].type.layout, layout):
@@ -197,6 +200,14 @@ def _halved(node: Node, op: Unpack, source: Layout | None) -> None:
         raise IRError(f"{node}: {what} are not all powers of two, so they cannot be split")
     if op.parts * source.stride > source.ring:
         raise IRError(f"{node}: {what} are more than there are")
+
+
+def _keyed(graph: Graph, node: Node) -> None:
+    """Sums over conjugates are possible, and the parameters ask for their keys, once there are some."""
+    steps, known = conjugation(graph, node), graph.parameters
+    if steps is not None and isinstance(known, Parameters) and not set(steps.elements) <= set(known.conjugates):
+        what = f"{steps.parts} conjugates, {steps.babies} baby steps"
+        raise IRError(f"{node}: its sums go over {what}, for which the parameters ask no keys")
 
 
 def _divided(node: Node, op: Unpack, source: Layout | None) -> None:

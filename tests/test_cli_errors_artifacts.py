@@ -82,6 +82,14 @@ BAD_ARTIFACTS: dict[str, tuple[Callable[[Path], bytes], tuple[str, ...]]] = {
         lambda a: rewritten(a, parts=replaced(b"parts=16", b"parts=17")),
         ("(unpack @relu1)", "17 parts at stride 256", "powers of two"),
     ),
+    "parts: three baby steps": (
+        lambda a: rewritten(a, parts=replaced(b"babies=4", b"babies=3")),
+        ("(unpack @relu1)", "no powers of two"),
+    ),
+    "parts: baby steps without keys": (
+        lambda a: rewritten(a, parts=replaced(b"babies=4", b"babies=8")),
+        ("(unpack @relu1)", "16 conjugates, 8 baby steps", "no keys"),
+    ),
     "parts: no parameters": (
         lambda a: rewritten(a, parts=_without_line(b"parameters ")),
         ("no whole program", "parameters"),

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import glyphc
-from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function
@@ -26,6 +25,7 @@ from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Output, Reshape, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
+from glyphc.ir.unpackings import conjugation
 from glyphc.ir.verify import verify
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context

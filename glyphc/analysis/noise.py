@@ -35,8 +35,7 @@ from glyphc.ir.ops import Bootstrap, Input, Interleave, Linear, Pixels, Reshape,
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
 from glyphc.ir.types import Scheme
-
-from .unpackings import conjugation
+from glyphc.ir.unpackings import conjugation
 
 # Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond
 # half

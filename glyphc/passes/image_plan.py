@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from math import hypot
 
 from glyphc.analysis.cost import Configuration, CostModel, split_automorphisms
-from glyphc.analysis.unpackings import takes_sums
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.image_layout import Raster, Steps
@@ -34,6 +33,7 @@ from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
 from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.stencils import Stencil, disturbed
 from glyphc.ir.types import Scheme
+from glyphc.ir.unpackings import takes_sums
 from glyphc.text_tables import counted
 
 from .fit_series import plaintext_bits

@@ -29,7 +29,6 @@ from math import hypot
 from glyphc.analysis.configurations import possible
 from glyphc.analysis.cost import ENCRYPTED_WEIGHT_POLYNOMIALS, Configuration, CostModel, split_automorphisms
 from glyphc.analysis.security import largest_modulus
-from glyphc.analysis.unpackings import takes_sums
 from glyphc.errors import ParameterError
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
@@ -39,6 +38,7 @@ from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.types import Scheme
+from glyphc.ir.unpackings import takes_sums
 
 from .base import check_option, check_ring
 from .fit_series import plaintext_bits

@@ -11,7 +11,6 @@ from glyphc.analysis import noise
 from glyphc.analysis.configurations import cheapest, possible
 from glyphc.analysis.lookups import least_degree
 from glyphc.analysis.security import largest_modulus, modulus_bits
-from glyphc.analysis.unpackings import conjugates, split_strides
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget
@@ -19,6 +18,7 @@ from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 from glyphc.ir.series import LARGEST_REACH, OUTPUT_BITS, reach
 from glyphc.ir.tables import lookup_levels
 from glyphc.ir.types import Level, Scheme
+from glyphc.ir.unpackings import conjugates, split_strides
 
 from .base import Context, Pass, check_option
 from .configurations import decision, weighed

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.instructions import Dot, EncryptedMap, Load, Register, Split
 from glyphc.ir.ops import Input, Linear, Reshape, Unpack
+from glyphc.ir.unpackings import conjugation
 
 from . import images
 from .base import BGV, Offer, Question, Refusal, Way

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.image_layout import Raster
 from glyphc.ir.instructions import Dot, Register, Split
 from glyphc.ir.ops import Interleave, Linear, Pixels, Unpack
 from glyphc.ir.stencils import Stencil, stencil
+from glyphc.ir.unpackings import conjugation
 
 from .lowering import Lowering, Step, Task, layout, lowers
 from .weight_polynomials import placed, stencil_polynomials

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from glyphc.analysis.unpackings import conjugation
 from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import decrypted
 from glyphc.ir.galois import Conjugation
@@ -30,6 +29,7 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.matrices import Parts
 from glyphc.ir.ops import Input, Linear, Op, Output, Reshape, Unpack
 from glyphc.ir.stencils import Stencil
+from glyphc.ir.unpackings import conjugation
 
 from .weight_polynomials import monomial
 

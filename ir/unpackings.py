@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from glyphc.ir.errors import IRError
-from glyphc.ir.galois import Conjugation
-from glyphc.ir.graph import Graph, Node
-from glyphc.ir.ops import Linear, Reshape, Unpack
+from .errors import IRError
+from .galois import Conjugation
+from .graph import Graph, Node
+from .layout import Layout
+from .ops import Linear, Reshape, Unpack
+from .parameters import Parameters
 
 
 def conjugation(graph: Graph, node: Node) -> Conjugation | None:
     """Over which conjugates the sums of a value's parts go, through reshapes; None where its parts are read.
 
-    IRError where there are none of these numbers, or where something else than sums reads the value.
+    IRError, naming the node, where there are none of these numbers, or where something else than sums reads the value.
     """
     if isinstance(node.op, Reshape):
         return conjugation(graph, graph.operands(node)[0])
-    if not isinstance(node.op, Unpack) or not node.op.babies:
+    if not isinstance(node.op, Unpack):
         return None
+    layout = graph.operands(node)[0].type.layout
+    assert layout is not None
+    if not node.op.babies:
+        return _unsaid(graph, node, node.op, layout)
     for user in graph.users(node):
         if not takes_sums(graph, user):
             raise IRError(f"{node} is for sums over conjugates, and {user} reads its parts; leave out its 'babies'")
-    layout = graph.operands(node)[0].type.layout
-    assert layout is not None
-    return Conjugation(layout.ring, node.op.parts, layout.stride, node.op.babies)
+    try:
+        return Conjugation(layout.ring, node.op.parts, layout.stride, node.op.babies)
+    except IRError as e:
+        raise IRError(f"{node}: {e}") from None
+
+
+def _unsaid(graph: Graph, node: Node, op: Unpack, layout: Layout) -> Conjugation | None:
+    """Of a program that was compiled before unpackings said their baby steps: it has keys for one of the two only."""
+    known = graph.parameters
+    if not isinstance(known, Parameters) or not known.conjugates or op.parts < 2:
+        return None
+    if set(strides(op, layout)) <= set(known.unpack_strides):
+        return None
+    if not all(takes_sums(graph, user) for user in graph.users(node)):
+        return None
+    steps = Conjugation.of(layout.ring, op.parts, layout.stride)
+    return steps if set(steps.elements) <= set(known.conjugates) else None
 
 
 def takes_sums(graph: Graph, reader: Node) -> bool:
@@ -35,15 +55,20 @@ def takes_sums(graph: Graph, reader: Node) -> bool:
     return isinstance(reader.op, Linear) and not reader.op.encrypted
 
 
+def strides(op: Unpack, layout: Layout) -> tuple[int, ...]:
+    """Those at which one unpacking of a value of this layout splits, level by level."""
+    return tuple(layout.stride << level for level in range(op.parts.bit_length() - 1))
+
+
 def split_strides(graph: Graph) -> tuple[int, ...]:
     """Strides at which unpackings split, in ascending order: each needs one automorphism key."""
-    strides: set[int] = set()
+    found: set[int] = set()
     for node, op in graph.of(Unpack):
         layout = graph.operands(node)[0].type.layout
         assert layout is not None
         if conjugation(graph, node) is None:
-            strides |= {layout.stride << level for level in range(op.parts.bit_length() - 1)}
-    return tuple(sorted(strides))
+            found.update(strides(op, layout))
+    return tuple(sorted(found))
 
 
 def conjugates(graph: Graph) -> tuple[int, ...]:
