@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glyphc.backends.processors import thread_count
 from glyphc.ir.instructions import (
     ClientSpec,
     ConjugateDot,
@@ -107,7 +108,7 @@ def estimate(schedule: Schedule, cost: CostModel, threads: int | None = None) ->
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
         key_bytes(parameters, cost) + weight_bytes(schedule.client, cost.limbs),
-        peak_bytes(schedule, cost) + more_bytes(parameters, cost.engine, threads),
+        peak_bytes(schedule, cost, threads) + more_bytes(parameters, cost.engine, threads),
         cost.machine.text,
         sent * parameters.ring * -(-parameters.bgv_bits // 8),
         sent * cost.encryption(parameters.ring),
@@ -168,8 +169,8 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
             return 0.0
 
 
-def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
-    """Predicted resident memory at the peak of a run on two threads.
+def peak_bytes(schedule: Schedule, cost: CostModel, threads: int | None = None) -> float:
+    """Predicted resident memory at the peak of a run; what more than two threads keep is in ``more_bytes``.
 
     Contexts and keys and encoded weights are there throughout, once these are encoded; registers come and go, inputs
     too, as they are made or read when they are loaded; a bootstrap takes room for its intermediate results while it
@@ -188,7 +189,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
     stored = {i.source for i in schedule.instructions if isinstance(i, Store)}
     live: dict[Register, float] = {}
-    held, peak = kept, kept + _encoding_bytes(schedule)
+    held, peak = kept, kept + _encoding_bytes(schedule, threads)
     for instruction in schedule.instructions:
         if isinstance(instruction, Free):
             held -= sum(live.pop(r, 0.0) for r in set(instruction.registers) - stored)
@@ -206,14 +207,17 @@ def peak_bytes(schedule: Schedule, cost: CostModel) -> float:
     return peak
 
 
-def _encoding_bytes(schedule: Schedule) -> float:
-    """What encoding weights takes beside them at its peak: those of conjugates are made as dense polynomials."""
-    found = [0.0]
+def _encoding_bytes(schedule: Schedule, threads: int | None) -> float:
+    """What encoding weights takes beside them at its peak: those of conjugates are made as dense polynomials.
+
+    threads: by default as many as kernels have in this process, no fewer than predictions are for.
+    """
+    found, at_once = [0.0], max(THREADS, thread_count() if threads is None else threads)
     for name, dot in weighted(schedule.instructions).items():
         if isinstance(dot, ConjugateDot):
             rows = schedule.polynomials[name].offsets[: dot.count * dot.parts + 1]
             most = int(np.diff(rows[:: dot.parts]).max())  # terms of one source
-            found.append(dot.steps(schedule.parameters.ring).encoding_bytes(most, THREADS))
+            found.append(dot.steps(schedule.parameters.ring).encoding_bytes(most, at_once))
     return max(found)
 
 

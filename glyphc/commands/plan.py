@@ -61,7 +61,8 @@ def _plan_evaluation(program: Path, samples: int, workers: tuple[int, ...], rate
     if engine is not None:
         check_modelled(engine)
     engine = engine or best_engine(schedule.parameters)[0].name
-    found = estimate(schedule, for_engine(cost_file.current(), engine))
+    # workers count what their own threads keep when they are asked
+    found = estimate(schedule, for_engine(cost_file.current(), engine), threads=0)
     batch = schedule.client.batch
     load = Load.of(found, batch, samples, rate, engine)
     click.echo(

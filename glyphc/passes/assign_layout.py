@@ -36,8 +36,8 @@ class AssignLayout(Pass):
     """Choose slots and layouts for the batch, insert unpackings.
 
     A batch too large for one pass is cut down to what fits: into ``max_chunks`` ciphertexts for one tensor, and into
-    the memory that a run may take. images: see :class:`Images`. uploads: what inputs of other networks are to be
-    small in, see :class:`.uploads.Uploads`.
+    the memory that layouts are made for (``Context.room``). images: see :class:`Images`. uploads: what inputs of other
+    networks are to be small in, see :class:`.uploads.Uploads`.
     """
 
     name: ClassVar[str] = "assign-layout"

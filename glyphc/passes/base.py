@@ -53,8 +53,9 @@ class Context:
 
     @property
     def room(self) -> float:
-        """Bytes that a run may take at its peak on other engines, any of which may have to execute the program: no less
-        than usual, whatever was asked for."""
+        """Bytes that layouts are made for, and that a run may take at its peak on engines that are not planned for: no
+        less than usual, whatever was asked for. What exceeds a smaller limit is refused, with the engine and the limit.
+        """
         return max(self.memory, MEMORY)
 
     def limit(self, engine: str) -> float:
