@@ -33,6 +33,7 @@ from glyphc.train.job import Job, Options, make_job
 from glyphc.train.linear_models import linear_model
 from glyphc.train.optimizers import SGD
 from glyphc.train.step import with_weights
+from glyphc.trainer import encrypted
 from glyphc.trainer.estimator import EncryptedLogisticRegression
 from glyphc.trainer.loop import TrainingReport, train
 
@@ -89,6 +90,20 @@ def test_a_killed_run_goes_on_as_if_unbroken(mode: str, tmp_path: Path) -> None:
     assert len(resumed.seconds) == 1
     assert not folder.exists()
     assert np.array_equal(weights(resumed), weights(train(job(), mode)))
+
+
+def test_seconds_of_encrypted_steps_are_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done before the first step, such as loading keys, is none of its time."""
+    measured: list[float] = []
+
+    def told(*arguments: Any, **options: Any) -> Any:
+        report = run_training(*arguments, **options)
+        measured.extend(report.seconds)
+        return report
+
+    monkeypatch.setattr(encrypted, "run_training", told)
+    assert train(job(), "encrypted").seconds == measured
+    assert len(measured) == 5
 
 
 def test_a_resumed_encrypted_run_is_identical(tmp_path: Path) -> None:

@@ -84,10 +84,11 @@ class Encrypted:
             )
         return steps_done(server)
 
-    def run(self, steps: range, after: Callable[[int], None]) -> None:
+    def run(self, steps: range, after: Callable[[int], None]) -> list[float]:
         assert self._folder is not None
-        if steps:
-            run_training(self._folder.server, resume=True, reporter=self._reporter, after=after)
+        if not steps:
+            return []
+        return run_training(self._folder.server, resume=True, reporter=self._reporter, after=after).seconds
 
     def parts(self) -> dict[str, bytes]:
         """Nothing: the state is in the server's folder."""

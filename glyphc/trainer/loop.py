@@ -58,8 +58,9 @@ class Runner(Protocol):
         """Make everything that the steps need, or load it from a checkpoint's parts after ``step`` steps; returns how
         many are done."""
 
-    def run(self, steps: range, after: Callable[[int], None]) -> None:
-        """Do the steps; ``after`` is told the number of steps done after every step."""
+    def run(self, steps: range, after: Callable[[int], None]) -> list[float] | None:
+        """Do the steps; ``after`` is told the number of steps done after every step. Returns the seconds of each where
+        whoever did them has something else to do before the first one, such as loading keys."""
 
     def parts(self) -> dict[str, bytes]:
         """The state, for a checkpoint."""
@@ -149,7 +150,9 @@ class _Run:
                 self.reporter.stage("train", len(steps))
             self._look(runner, done)
             self._last = time.perf_counter()
-            runner.run(steps, lambda count: self._after(runner, count))
+            measured = runner.run(steps, lambda count: self._after(runner, count))
+            if measured is not None:
+                self.report.seconds = measured
             self.report.network = self.job.whole(runner.weights(self.job.options.steps))
         finally:
             self.reporter.done()
