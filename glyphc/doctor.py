@@ -140,7 +140,10 @@ def _costs() -> Finding:
         origin = cost_file.source()
         if origin is None:
             return Finding(
-                "cost model", State.NOTE, "ships with glyphc", "'glyphc measure' measures this machine (ten minutes)"
+                "cost model",
+                State.NOTE,
+                "ships with glyphc",
+                "'glyphc measure --engine kernels' measures this machine (ten minutes)",
             )
         machine = cost_file.current().machine
     except GlyphcError as e:
@@ -148,7 +151,10 @@ def _costs() -> Finding:
     here = this_machine()
     if (machine.processor, machine.cores) != (here.processor, here.cores):
         return Finding(
-            "cost model", State.NOTE, f"{origin} is of {machine.text}", "'glyphc measure' measures this machine"
+            "cost model",
+            State.NOTE,
+            f"{origin} is of {machine.text}",
+            "'glyphc measure --engine kernels' measures this machine",
         )
     return Finding("cost model", State.OK, f"{origin}, measured here on {machine.date}")
 

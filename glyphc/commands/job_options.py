@@ -369,6 +369,7 @@ def show_plan(plan: Plan, job: Job, engine: str, why: bool, size: str) -> None:
     click.echo(f"predicted: {size}", err=True)
     click.echo(f"ranges: {plan.ranges} ({source_text(job)}); {plan.precision(engine)}", err=True)
     if why:
+        click.echo("seconds of a step by way: as shipped for the engine openfhe, by which ways are chosen", err=True)
         for stage, decision in zip(plan.stages, plan.decisions, strict=True):
             click.echo(explained(replace(stage.product, decisions=(decision,))), err=True)
 

@@ -25,7 +25,13 @@ _INTERRUPTED = 130
 )
 @click.option("-o", "--output", type=click.Path(), help="The file to write. [default: the user's cost model]")
 @click.option("--show", is_flag=True, help="Measure nothing: print the model in use and where it comes from.")
-@click.option("--engine", type=click.Choice(["openfhe", "kernels"]), default="openfhe", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["openfhe", "kernels"]),
+    default="openfhe",
+    show_default=True,
+    help="Whose part to measure: programs run on 'kernels' unless another engine is asked for.",
+)
 def measure_command(
     quick: bool,
     slots: tuple[int, ...],
