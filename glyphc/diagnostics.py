@@ -284,7 +284,7 @@ def totals(
         f"sample ({estimates.bootstrap_seconds:.1f} s in bootstraps) on the engine {engine}, as measured on "
         f"{estimates.measured_on}",
         f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
-        f"{estimates.key_bytes / 1e9:.1f} GB",
+        f"{estimates.key_bytes / 1e9:.1f} GB of it",
         *(
             f"            on the engine {name}: {e.seconds:.1f} s, {e.memory_bytes / 1e9:.1f} GB, keys "
             f"{e.key_bytes / 1e9:.1f} GB"

@@ -64,7 +64,7 @@ def _costs(program: Program, estimates: Estimate, sent: int) -> list[str]:
         f"{estimates.seconds / program.client.batch * 1e3:.1f} ms per sample; {estimates.client_seconds:.1f} s to "
         f"encrypt and decrypt; as measured on {estimates.measured_on}",
         f"memory      {estimates.memory_bytes / 1e9:.1f} GB peak predicted; evaluation keys "
-        f"{estimates.key_bytes / 1e6:.1f} MB",
+        f"{estimates.key_bytes / 1e6:.1f} MB of it",
         f"upload      {estimates.upload_bytes / 1e6:.1f} MB per pass, {counted(sent, 'ciphertext')}",
     ]
 

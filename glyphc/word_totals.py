@@ -28,7 +28,7 @@ def word_totals(
         f"time        {estimates.seconds:.1f} s per pass predicted ({duration(estimates.seconds * passes)} in all), "
         f"{estimates.client_seconds:.1f} s to encrypt and decrypt; as measured on {estimates.measured_on}",
         f"memory      {estimates.memory_bytes / 1e9:.2f} GB peak predicted; evaluation keys "
-        f"{estimates.key_bytes / 1e6:.1f} MB",
+        f"{estimates.key_bytes / 1e6:.1f} MB of it",
         f"upload      {estimates.upload_bytes / 1e6:.2f} MB per pass, {counted(sent, 'bit')}"
         + (f"; {counted(secret, 'bit')} of encrypted weights along with the keys" if secret else ""),
         f"security    {security}",
