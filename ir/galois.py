@@ -50,9 +50,7 @@ class Conjugation:
     def __post_init__(self) -> None:
         numbers = (self.ring, self.parts, self.stride, self.babies)
         if min(numbers) < 1 or any(n & (n - 1) for n in numbers):
-            raise IRError(
-                f"{self.parts} parts at stride {self.stride} by {self.babies} baby steps are no powers of two"
-            )
+            raise IRError(f"no powers of two: {self.parts} parts, stride {self.stride}, {self.babies} baby steps")
         if self.parts < 2 or self.parts * self.stride > self.ring:
             raise IRError(f"{self.parts} parts at stride {self.stride} are not 2 to {self.ring // self.stride}")
         if not 2 <= self.babies <= self.parts:
