@@ -371,22 +371,8 @@ CORRUPTIONS: list[tuple[str, list[Level], str, Change, str, str]] = [
     ),
     ("unpacking into more", [L], "split", attributed(parts=4), "split", "unpacks 4 parts"),
     ("unpacking into fewer", [L], "split", laid(parts=1), "split", "unpacks 2 parts"),
-    (
-        "unpacking into odd parts",
-        [L],
-        "split",
-        lambda n: laid(parts=3)(attributed(parts=3)(n)),
-        "split",
-        "3 parts at stride 8 of 64 coefficients are not all powers of two",
-    ),
-    (
-        "unpacking into too many",
-        [L],
-        "split",
-        lambda n: laid(parts=16)(attributed(parts=16)(n)),
-        "split",
-        "16 parts at stride 8 of 64 coefficients are more",
-    ),
+    ("odd parts", [L], "split", lambda n: laid(parts=3)(attributed(parts=3)(n)), "split", "not all powers of two"),
+    ("too many", [L], "split", lambda n: laid(parts=16)(attributed(parts=16)(n)), "split", "coefficients are more"),
     ("unpacking twice", [L], "up", laid(parts=2), "split", "unpacks 2 parts"),
 ]
 
