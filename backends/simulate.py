@@ -16,10 +16,10 @@ from glyphc.ir.instructions import ConjugateDot, Evaluate, Schedule
 from glyphc.ir.noise import (
     DECODING_FLOOR,
     ROUNDING,
-    SIGMA,
     baby_step_noise,
     bootstrap,
     external_products,
+    fresh,
     giant_step_noise,
     key_switch,
 )
@@ -38,11 +38,14 @@ class SimulatedMachine(CleartextMachine):
         assert isinstance(schedule.parameters, Parameters)
         self._parameters = schedule.parameters
         self._random = np.random.default_rng(seed)
+        p = schedule.parameters
         # one unit of the BGV modulus' last place, in message units
-        self._unit = 2.0 ** (schedule.parameters.plaintext_bits - schedule.parameters.bgv_bits)
+        self._unit = 2.0 ** (p.plaintext_bits - p.bgv_bits)
+        # of a key switch, in message units
+        self._switch = key_switch(p.ring, p.bgv_bits, p.sum_auxiliary_bits) * self._unit
 
     def encrypt(self, coefficients: npt.NDArray[np.int64]) -> F64:
-        return super().encrypt(coefficients) + self._noise(SIGMA * self._unit)
+        return super().encrypt(coefficients) + self._noise(fresh(self._parameters) * self._unit)
 
     def encrypted_dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
         noise = external_products(self._ring, self._parameters.bgv_bits, len(sources))
@@ -51,11 +54,7 @@ class SimulatedMachine(CleartextMachine):
     def split(self, source: F64, parts: int, stride: int, count: int) -> list[F64]:
         levels = int(log2(parts))
         # level l is doubled by all later ones
-        switches = (
-            key_switch(self._ring, self._parameters.bgv_bits)
-            * self._unit
-            * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
-        )
+        switches = self._switch * np.sqrt(sum(4.0 ** (levels - 1 - level) for level in range(levels)))
         deviation = np.full(stride, switches)
         # what stands between is moved to other places by each level, and does not double
         deviation[1:] = hypot(switches, sqrt(parts) * _between(source, stride))
@@ -63,8 +62,7 @@ class SimulatedMachine(CleartextMachine):
 
     def conjugate_dot(self, sources: Sequence[F64], instruction: ConjugateDot, total: F64 | None = None) -> F64:
         weights, steps = self._polynomials[instruction.weights], instruction.steps(self._ring)
-        switch = key_switch(self._ring, self._parameters.bgv_bits) * self._unit
-        parts, stride = instruction.parts, instruction.stride
+        switch, parts, stride = self._switch, instruction.parts, instruction.stride
         # at coefficients of each residue class modulo the stride
         variance = np.full(stride, giant_step_noise(switch, steps) ** 2)
         for number, source in enumerate(sources[:: instruction.babies]):

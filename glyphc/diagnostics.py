@@ -295,6 +295,7 @@ def totals(
         f"security    {_security(p, engine)}",
         *(f"            on the engine {name}: {_security(p, name)}" for name in (others or {})),
         f"parameters  ring {p.ring}, t = 2^{p.plaintext_bits}, BGV modulus {p.bgv_bits} bits"
+        + (", one prime on the engine kernels" if p.sum_limbs == 1 else "")
         + (
             f"; bootstrap: degree {p.degree}, {_levels(p, engine)}, {counted(p.slots, 'slot')}, level budget "
             f"{p.level_budget[0]}+{p.level_budget[1]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import hypot, sqrt
 
 from .galois import Conjugation
-from .parameters import AUXILIARY_PRIME_BITS
+from .parameters import AUXILIARY_PRIME_BITS, Parameters
 
 # Standard deviation of fresh encryption noise, in units of the modulus' last place: the homomorphic encryption
 # standard's.
@@ -33,12 +33,21 @@ VALUE_NOISE = 3.3e-7
 DECODING_FLOOR = 2.0**-43
 
 
-def key_switch(ring: int, bgv_bits: float) -> float:
+def fresh(parameters: Parameters) -> float:
+    """Standard deviation of a fresh ciphertext's noise, in units of the modulus' last place.
+
+    Kernels bring those of files from OpenFHE's modulus to their own, which rounds where it is no larger.
+    """
+    return SIGMA if parameters.sum_limbs > 1 else hypot(SIGMA, ROUNDING)
+
+
+def key_switch(ring: int, bgv_bits: float, auxiliary_bits: float = AUXILIARY_PRIME_BITS) -> float:
     """Standard deviation of one key switch in BGV, in units of the modulus' last place.
 
-    A uniform element modulo q times the key's noise, divided by the auxiliary prime, and the rounding of that division.
+    A uniform element modulo q times the key's noise, divided by the auxiliary modulus, and the rounding of that
+    division.
     """
-    return hypot(ROUNDING, SIGMA * sqrt(ring / 12) * 2.0 ** (bgv_bits - AUXILIARY_PRIME_BITS))
+    return hypot(ROUNDING, SIGMA * sqrt(ring / 12) * 2.0 ** (bgv_bits - auxiliary_bits))
 
 
 def baby_step_noise(switch: float, steps: Conjugation) -> float:

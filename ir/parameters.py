@@ -19,6 +19,10 @@ LINEAR_DIGITS = 2
 # Of a level of the transforms on the kernels: their sums of products hold no more terms.
 MOST_BABY_STEPS = 15
 
+# Of keys for BGV sums on the kernels: two limbs and as many auxiliary primes. The kernels' primes have at most so many
+# bits.
+MOST_SUM_PRIMES, SUM_PRIME_BITS = 4, 48
+
 # Bits by which OpenFHE may overestimate a digit before it has chosen its primes: measured, see the tests.
 _DIGIT_SLACK_BITS = 5
 
@@ -65,6 +69,7 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "linear_limbs": (0, 100),
     "decoded_limbs": (0, 100),
     "baby_steps": (0, MOST_BABY_STEPS),
+    "sum_primes": (2, MOST_SUM_PRIMES),
 }
 # Strides are powers of two.
 _MOST_STRIDES = 18
@@ -85,8 +90,10 @@ class Parameters:
     looked up there, 0 without any. linear_bits, linear_limbs: of the CKKS context in which training multiplies
     ciphertexts; decoded_limbs: those that a bootstrap's result has there. baby_steps: rotations of a level of the
     transforms that share one decomposition, at most, itself among them; 0 leaves that to the engine, and OpenFHE always
-    decides itself. security: OpenFHE's security level, or "insecure" for the small rings of tests. ValueError for a
-    value out of its bounds.
+    decides itself. sum_primes: of a key for BGV sums on the kernels: two limbs and two auxiliary primes, or one limb,
+    which has bgv_bits at least, and two or one; OpenFHE has one limb and one auxiliary prime of 60 bits at any rate.
+    security: OpenFHE's security level, or "insecure" for the small rings of tests. ValueError for a value out of its
+    bounds.
     """
 
     ring: int
@@ -107,6 +114,7 @@ class Parameters:
     baby_steps: int = 0
     security: str = SECURE
     conjugates: tuple[int, ...] = ()
+    sum_primes: int = MOST_SUM_PRIMES
 
     def __post_init__(self) -> None:
         if self.security not in (SECURE, INSECURE):
@@ -147,6 +155,16 @@ class Parameters:
     @property
     def plaintext_modulus(self) -> int:
         return 1 << self.plaintext_bits
+
+    @property
+    def sum_limbs(self) -> int:
+        """Limbs of a BGV sum on the kernels."""
+        return 2 if self.sum_primes == MOST_SUM_PRIMES else 1
+
+    @property
+    def sum_auxiliary_bits(self) -> int:
+        """log2 of the auxiliary modulus of keys for BGV sums: the smallest of all engines."""
+        return min(AUXILIARY_PRIME_BITS, (self.sum_primes - self.sum_limbs) * SUM_PRIME_BITS)
 
     @property
     def depth(self) -> int:

@@ -28,7 +28,7 @@ def thread_bytes(parameters: Parameters) -> float:
     ``Arithmetic.automorphism``)."""
     rows = ROWS if parameters.unpack_strides or parameters.conjugates else 0
     # what giant steps add up: the products of both elements, and the first elements twice (see ``Images.total``)
-    rows += 12 if parameters.conjugates else 0
+    rows += 2 * (parameters.sum_primes + parameters.sum_limbs) if parameters.conjugates else 0
     if parameters.linear_limbs:
         limbs = parameters.linear_limbs
         shape = key_shape(parameters, limbs)

@@ -49,7 +49,7 @@ class Exchange:
         factor = -pow(self._modulus, -1, ring.q)
         moved = each(lambda c: self._inward([ring.scale(ring.to_coefficients(c), factor)]), elements)
         out = np.array(list(moved), dtype=np.float64)
-        self._basis.forward(out.reshape(4, -1), np.tile(self._which, 2))
+        self._basis.forward(out.reshape(-1, self._basis.n), np.tile(self._which, 2))
         return out
 
     def sent(self, x: Sum) -> Any:

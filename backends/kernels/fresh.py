@@ -68,13 +68,13 @@ class Encryptor:
     def __call__(self, message: I64) -> Sum:
         """Of message integers, shape (N,)."""
         basis = self._basis
-        out = np.empty((2, 2, basis.n))
+        out = np.empty((2, len(self._which), basis.n))
         uniform = UniformRows(os.urandom(32), "fresh")
         for row, q in zip(out[1], self._primes, strict=True):
             row[:] = uniform.row(basis.n, q)
         run(
             _fresh_rows,
-            2,
+            len(self._which),
             message,
             gaussian(basis.n),
             self._modulus,

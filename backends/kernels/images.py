@@ -17,55 +17,61 @@ from .arithmetic import canonical, product, product_by, reduce
 from .basis import F64, I64
 from .conversion import convert
 from .evaluator import Evaluator
+from .keyswitch import Plan
 from .threads import run
 from .transforms import backward_rows, forward_rows
 
-# Rows that one image is worked on in: its digit, what is lifted, and the products of both elements.
+# Rows that one image is worked on in, at most: its digit, what is lifted, and the products of both elements.
 ROWS = 2 + 2 + 2 * 4
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def lift(element, up, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
-    """``scratch[2:4]`` = an element, (2, n), modulo the auxiliary primes. which, up, tables: see :class:`Images`."""
+    """The result: an element, (limbs, n), modulo the auxiliary primes, in ``scratch``; see :class:`Images`."""
     head, tail, head_back, tail_back = tables
-    y, lifted = scratch[:2], scratch[2:4]
-    own, special = which[:2], which[2:]
+    limbs, n = element.shape
+    own, special = which[:limbs], which[limbs:]
+    y, lifted = scratch[:limbs], scratch[2 : 2 + len(special)]
     rows = np.arange(2)
     constants, largest, whole, weights, fractions = up
-    backward_rows(0, 2, element, rows, y, own, head_back, tail_back, constants, moduli, inverses)
-    convert(0, element.shape[1], y, largest, whole, weights, fractions, lifted, rows, special, moduli, inverses)
-    forward_rows(0, 2, lifted, rows, special, head, tail, moduli, inverses)
+    backward_rows(0, limbs, element, rows, y, own, head_back, tail_back, constants, moduli, inverses)
+    convert(0, n, y, largest, whole, weights, fractions, lifted, rows, special, moduli, inverses)
+    forward_rows(0, len(special), lifted, rows, special, head, tail, moduli, inverses)
+    return lifted
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _key_product(second, lifted, key, i, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
-    """out = row i of the second element, which is lifted, times that of a key's element, (1, 4, n)."""
+    """out = row i of the second element, which is lifted, times that of a key's element, (1, primes, n)."""
     q, inverse = moduli[which[i]], inverses[which[i]]
-    x, k = second[i] if i < 2 else lifted[i - 2], key[0, i]
+    limbs = second.shape[0]
+    x, k = second[i] if i < limbs else lifted[i - limbs], key[0, i]
     for j in range(out.shape[0]):
         out[j] = product(x[j], k[j], q, inverse)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
-    """Both elements under another secret, canonical: the first two rows of the result's, (2, 4, n), in ``scratch``.
+    """Both elements under another secret, canonical: the first rows of the result's, (2, primes, n), in ``scratch``.
 
-    lifted: of the second element; it may be in ``scratch``, and is overwritten then. key: (2, 1, 4, n).
+    lifted: of the second element; it may be in ``scratch``, and is overwritten then. key: (2, 1, primes, n).
     """
     head, tail, head_back, tail_back = tables
-    n = piece.shape[2]
-    y, back, sums = scratch[:2], scratch[2:4], scratch[4:].reshape(2, 4, n)
-    own, special = which[:2], which[2:]
-    rows = np.arange(2)
+    limbs, n = piece.shape[1], piece.shape[2]
+    primes = len(which)
+    own, special = which[:limbs], which[limbs:]
+    y, back, sums = scratch[: len(special)], scratch[2 : 2 + limbs], scratch[4 : 4 + 2 * primes].reshape(2, primes, n)
+    rows = np.arange(primes)
     for h in range(2):
-        for i in range(4):
+        for i in range(primes):
             _key_product(piece[1], lifted, key[h], i, sums[h, i], which, moduli, inverses)
     constants, largest, whole, weights, fractions, factors = down
     for h in range(2):
-        backward_rows(0, 2, sums[h], rows + 2, y, special, head_back, tail_back, constants, moduli, inverses)
+        divided = rows[limbs:]
+        backward_rows(0, len(special), sums[h], divided, y, special, head_back, tail_back, constants, moduli, inverses)
         convert(0, n, y, largest, whole, weights, fractions, back, rows, own, moduli, inverses)
-        forward_rows(0, 2, back, rows, own, head, tail, moduli, inverses)
-        for p in range(2):
+        forward_rows(0, limbs, back, rows, own, head, tail, moduli, inverses)
+        for p in range(limbs):
             q, inverse = moduli[own[p]], inverses[own[p]]
             w = factors[p]
             ratio = w * inverse
@@ -82,10 +88,10 @@ def switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch)
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _image(piece, lifted, key, order, out, down, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
-    """out = g(piece), (2, 2, n), canonical; order: of the automorphism."""
+    """out = g(piece), (2, limbs, n), canonical; order: of the automorphism."""
     sums = switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch)
     for h in range(2):
-        for p in range(2):
+        for p in range(piece.shape[1]):
             s, o = sums[h, p], out[h, p]
             for j in range(o.shape[0]):
                 o[j] = s[order[j]]
@@ -93,17 +99,17 @@ def _image(piece, lifted, key, order, out, down, tables, which, moduli, inverses
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _accumulate(piece, key, order, sums, firsts, up, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
-    """sums += what g switches the second element of a piece to, (2, 4, n), not yet divided; firsts += g(the first)."""
-    lift(piece[1], up, tables, which, moduli, inverses, scratch)
-    lifted, products = scratch[2:4], scratch[4]
-    n = piece.shape[2]
+    """sums += what g switches the second element of a piece to, (2, primes, n), not yet divided; firsts += g(the
+    first)."""
+    lifted = lift(piece[1], up, tables, which, moduli, inverses, scratch)
+    products, n = scratch[4], piece.shape[2]
     for h in range(2):
-        for i in range(4):
+        for i in range(len(which)):
             _key_product(piece[1], lifted, key[h], i, products, which, moduli, inverses)
             q, inverse, o = moduli[which[i]], inverses[which[i]], sums[h, i]
             for j in range(n):
                 o[j] = canonical(reduce(o[j] + products[order[j]], q, inverse), q)
-    for p in range(2):
+    for p in range(piece.shape[1]):
         q, c, o = moduli[which[p]], piece[0, p], firsts[p]
         for j in range(n):
             v = o[j] + c[order[j]]
@@ -115,13 +121,14 @@ class Images:
 
     fixed: what the kernels take of all keys alike: of the conversion to the auxiliary primes (constants, largest,
     whole, weights, fractions), of the division by them (the same, and its factors), the tables of transforms, which
-    primes a key has (both of sums, then both auxiliary ones), their moduli and inverses.
+    primes a key has (those of sums, then the auxiliary ones), their moduli and inverses.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
         self.which: I64 = np.array(evaluator.shape.linear_shape.primes, dtype=np.int64)
-        basis, plan = evaluator.basis, evaluator.plan(evaluator.shape.linear_shape, 2)
+        self.limbs = len(evaluator.shape.linear)
+        basis, plan = evaluator.basis, self._plan
         ((_, up, _),) = plan.conversions
         division, _, _ = plan.division(0)
         down = division.conversion
@@ -134,8 +141,12 @@ class Images:
             basis.inverses,
         )
 
+    @property
+    def _plan(self) -> Plan:
+        return self.evaluator.plan(self.evaluator.shape.linear_shape, self.limbs)
+
     def key(self, index: int) -> F64:
-        """Of the automorphism X -> X^index, (2, 1, 4, n)."""
+        """Of the automorphism X -> X^index, (2, 1, primes, n)."""
         return self.evaluator.keys[self.evaluator.shape.linear_key(index).name].values
 
     def scratch(self) -> F64:
@@ -145,10 +156,8 @@ class Images:
     def of(self, piece: F64, indices: Sequence[int]) -> list[F64]:
         """The images of one sum, which is lifted once for all of them."""
         n = self.evaluator.basis.n
-        lifting = np.empty((4, n))
-        lift(piece[1], self.up, *self.fixed, lifting)
-        lifted = lifting[2:]
-        made: list[F64] = [np.empty((2, 2, n)) for _ in indices]
+        lifted = lift(piece[1], self.up, *self.fixed, np.empty((4, n)))
+        made: list[F64] = [np.empty((2, self.limbs, n)) for _ in indices]
         keys, orders = self._prepared(indices)
 
         def work(first: int, last: int) -> None:
@@ -166,7 +175,7 @@ class Images:
         keys, orders = self._prepared(indices)
         # each thread adds up some of them
         groups = min(len(pieces), thread_count())
-        sums, firsts = np.zeros((groups, 2, len(self.which), n)), np.zeros((groups, 2, n))
+        sums, firsts = np.zeros((groups, 2, len(self.which), n)), np.zeros((groups, self.limbs, n))
 
         def work(first: int, last: int) -> None:
             scratch = self.scratch()
@@ -176,9 +185,8 @@ class Images:
                     _accumulate(pieces[at], keys[at], orders[at], *kept, self.up, *self.fixed, scratch)
 
         run(work, groups)
-        plan = self.evaluator.plan(self.evaluator.shape.linear_shape, 2)
-        out = self.evaluator.divided(self._added(sums, self.which), plan, 0)
-        out[0] = self._added(np.stack([*firsts, out[0]]), self.which[:2])
+        out = self.evaluator.divided(self._added(sums, self.which), self._plan, 0)
+        out[0] = self._added(np.stack([*firsts, out[0]]), self.which[: self.limbs])
         return out
 
     def _added(self, rows: F64, which: I64) -> F64:

@@ -1,4 +1,4 @@
-"""Linear algebra on sums modulo q0 times one more prime: products with plaintext polynomials, and unpacking.
+"""Linear algebra on sums modulo q0, or q0 times one more prime: products with plaintext polynomials, and unpacking.
 
 Messages stand in the most significant bits: a message m modulo t is the phase m/t of the modulus Q, whatever Q is. All
 maps by integer polynomials are linear over Z_Q, so this does not differ from BGV's own form but by a constant.
@@ -24,7 +24,7 @@ from .plaintexts import encoded, values
 from .threads import each, run
 from .unpacking import Unpacking
 
-# A sum: (2, 2, n), canonical values of both elements modulo both primes.
+# A sum: (2, limbs, n), canonical values of both elements modulo each of its primes.
 Sum = F64
 # Of polynomials: rows, exponents, values.
 Terms = tuple[I64, I64, I64]
@@ -36,11 +36,11 @@ _AT_ONCE = 4
 def _dot_columns(first, last, a, b, c, d, weights, at, out, which, moduli, inverses):  # type: ignore[no-untyped-def]
     """out[k] += a*w[k, at] + b*w[k, at + 1] + c*w[k, at + 2] + d*w[k, at + 3] on some columns, canonical.
 
-    weights: (sums, sources, 2, n), |w| <= q/2; out: (sums, 2, 2, n).
+    weights: (sums, sources, limbs, n), |w| <= q/2; out: (sums, 2, limbs, n).
     """
     for k in range(out.shape[0]):
         for h in range(2):
-            for p in range(2):
+            for p in range(out.shape[2]):
                 q, inverse = moduli[which[p]], inverses[which[p]]
                 x0, x1, x2, x3 = a[h, p, first:last], b[h, p, first:last], c[h, p, first:last], d[h, p, first:last]
                 w0, w1 = weights[k, at, p, first:last], weights[k, at + 1, p, first:last]
@@ -57,7 +57,7 @@ def _product_columns(first, last, a, weights, at, out, which, moduli, inverses):
     """out[k] += a*w[k, at] on some columns, canonical; as :func:`_dot_columns`."""
     for k in range(out.shape[0]):
         for h in range(2):
-            for p in range(2):
+            for p in range(out.shape[2]):
                 q, inverse = moduli[which[p]], inverses[which[p]]
                 x, w, o = a[h, p, first:last], weights[k, at, p, first:last], out[k, h, p, first:last]
                 for j in range(last - first):
@@ -119,7 +119,7 @@ class LinearAlgebra:
         self._biases: dict[str, F64] = {}
         self._images = Images(evaluator)
         self._unpacking = Unpacking(self._images)
-        self._down = Division.of(basis, [shape.linear[1]], [shape.linear[0]])
+        self._down = Division.of(basis, shape.linear[1:], shape.linear[:1]) if shape.linear[1:] else None
 
     # -- plaintexts --
 
@@ -129,11 +129,12 @@ class LinearAlgebra:
             return
         rows = self._polynomials[weights]
         factors = Polynomials(rows.offsets[: products + 1], rows.exponents, rows.values)
-        self._encoded[weights] = encoded(self._evaluator.basis, factors, self._which, (1, 1))[None]
+        self._encoded[weights] = encoded(self._evaluator.basis, factors, self._which, [1] * len(self._which))[None]
         self._keep_bias(weights, products)
 
     def prepare_conjugates(self, instruction: ConjugateDot) -> None:
-        """Encode those of one sum over conjugates, (giant steps, sources and baby steps, 2, n), and perhaps a bias."""
+        """Encode those of one sum over conjugates, (giant steps, sources and baby steps, limbs, n), and perhaps a
+        bias."""
         if instruction.weights in self._encoded:
             return
         basis, rows, count = self._evaluator.basis, self._polynomials[instruction.weights], instruction.count
@@ -169,7 +170,7 @@ class LinearAlgebra:
     def dot(self, sources: Sequence[Sum], weights: str, total: Sum | None) -> Sum:
         """total + sum_j sources[j] * weights[j] + bias."""
         self.prepare(weights, len(sources))
-        out = np.zeros((1, 2, 2, self._evaluator.basis.n))
+        out = self._zeros(1)
         if total is not None:
             out[0] = total
         self._add_products(sources, weights, out)
@@ -179,7 +180,7 @@ class LinearAlgebra:
         """total + a sum over conjugates + bias: products with baby steps, then an automorphism for each giant step."""
         self.prepare_conjugates(instruction)
         steps = instruction.steps(self._evaluator.basis.n)
-        out = np.zeros((steps.giants, 2, 2, self._evaluator.basis.n))
+        out = self._zeros(steps.giants)
         if total is not None:
             out[0] = total
         self._add_products(sources, instruction.weights, out)
@@ -192,8 +193,11 @@ class LinearAlgebra:
         """Its images, see ``glyphc.ir.instructions.Conjugates``."""
         return self._images.of(source, instruction.steps(self._evaluator.basis.n).baby_elements)
 
+    def _zeros(self, sums: int) -> F64:
+        return np.zeros((sums, 2, len(self._which), self._evaluator.basis.n))
+
     def _add_products(self, sources: Sequence[Sum], weights: str, out: F64) -> None:
-        """out[k] += sum_j sources[j] * w[k, j]; out: (sums, 2, 2, n)."""
+        """out[k] += sum_j sources[j] * w[k, j]; out: (sums, 2, limbs, n)."""
         basis, encoded = self._evaluator.basis, self._encoded[weights]
         fixed = out, self._which, basis.moduli, basis.inverses
         whole = len(sources) - len(sources) % _AT_ONCE
@@ -215,7 +219,7 @@ class LinearAlgebra:
         """The same array."""
         basis, bias = self._evaluator.basis, self._biases.get(weights)
         if bias is not None:
-            run(add_rows, 2, out[0], bias, 1.0, out[0], self._which, basis.moduli, basis.inverses)
+            run(add_rows, len(bias), out[0], bias, 1.0, out[0], self._which, basis.moduli, basis.inverses)
         return out
 
     def encrypted_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None) -> Sum:
@@ -227,7 +231,7 @@ class LinearAlgebra:
         if len(held.products) != len(sources):
             raise ValueError(f"{len(sources)} ciphertexts for the {len(held.products)} polynomials of {weights}")
         evaluator, basis = self._evaluator, self._evaluator.basis
-        plan = evaluator.plan(evaluator.shape.linear_shape, 2)
+        plan = evaluator.plan(evaluator.shape.linear_shape, len(self._which))
         sums = evaluator.scratch("sums", 2, plan.rows, basis.n)
         sums[:] = 0
         fixed = sums, plan.which, basis.moduli, basis.inverses
@@ -244,7 +248,7 @@ class LinearAlgebra:
         last, digits = self._decomposed
         if len(last) != len(sources) or any(a is not b for a, b in zip(last, sources, strict=True)):
             evaluator = self._evaluator
-            plan = evaluator.plan(evaluator.shape.linear_shape, 2)
+            plan = evaluator.plan(evaluator.shape.linear_shape, len(self._which))
             digits = [np.stack([evaluator.decomposed(c, plan)[0].copy() for c in source]) for source in sources]
             self._decomposed = (tuple(sources), digits)
         return digits
@@ -261,10 +265,10 @@ class LinearAlgebra:
         return pieces
 
     def divided(self, source: Sum, factor: int) -> Sum:
-        """Divided modulo both primes: exact, as both are odd."""
+        """Divided modulo each prime: exact, as all are odd."""
         basis = self._evaluator.basis
         inverses = [float(centred(pow(factor, -1, q), q)) for q in self._primes]
-        return self._scaled(source.reshape(4, basis.n), np.array(2 * inverses), self._both).reshape(source.shape)
+        return self._scaled(source.reshape(-1, basis.n), np.array(2 * inverses), self._both).reshape(source.shape)
 
     def _scaled(self, rows: F64, factors: F64, which: I64) -> F64:
         """Rows times a centred factor each, canonical."""
@@ -275,7 +279,9 @@ class LinearAlgebra:
         return out
 
     def to_torus(self, source: Sum) -> F64:
-        """Divided by the second prime: the same phases modulo q0, (2, 1, n)."""
+        """Divided by the second prime, if there is one: the same phases modulo q0, (2, 1, n)."""
+        if self._down is None:
+            return source
         evaluator = self._evaluator
         out = np.empty((2, 1, evaluator.basis.n))
         scratch = evaluator.scratch("y", 2, evaluator.basis.n), evaluator.scratch("lifted", 2, evaluator.basis.n)
@@ -283,7 +289,9 @@ class LinearAlgebra:
         return out
 
     def from_torus(self, source: F64) -> Sum:
-        """Times the second prime: exact."""
+        """Times the second prime, if there is one: exact."""
+        if self._down is None:
+            return source
         basis = self._evaluator.basis
         out = np.zeros((2, 2, basis.n))
         factor = np.full(2, float(centred(self._primes[1], self._primes[0])))
@@ -293,6 +301,6 @@ class LinearAlgebra:
     def _add(self, a: Sum, b: Sum, sign: float) -> Sum:
         basis = self._evaluator.basis
         out = np.empty_like(a)
-        flat = (x.reshape(4, basis.n) for x in (a, b))
-        run(add_rows, 4, *flat, sign, out.reshape(4, basis.n), self._both, basis.moduli, basis.inverses)
+        x, y, total = (rows.reshape(-1, basis.n) for rows in (a, b, out))
+        run(add_rows, len(total), x, y, sign, total, self._both, basis.moduli, basis.inverses)
         return out

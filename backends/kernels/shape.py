@@ -2,9 +2,9 @@
 
 Own primes: all below 2^48. The chain is, from the bottom, q0 (where bootstraps begin), primes that are kept after a
 bootstrap (training), the levels of SlotsToCoeffs, of products in slots, of the series and the exponential, of
-CoeffsToSlots. BGV sums are kept modulo q0 times one prime more, so
-a scheme switch is a division by that prime, or a product with it. One list of auxiliary primes serves all keys; each
-key takes as many as its digits need.
+CoeffsToSlots. BGV sums are kept modulo q0, where parameters say that this is enough, or modulo q0 times one prime
+more: then a scheme switch is a division by that prime, or a product with it. One list of auxiliary primes serves all
+keys; each key takes as many as its digits need.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from math import ceil, log2
 
-from glyphc.ir.parameters import MAX_LOG_QP_SPARSE, MAX_LOG_QP_UNIFORM, MOST_LINEAR_LIMBS, Parameters
+from glyphc.ir.parameters import (
+    MAX_LOG_QP_SPARSE,
+    MAX_LOG_QP_UNIFORM,
+    MOST_LINEAR_LIMBS,
+    SUM_PRIME_BITS,
+    Parameters,
+)
 
 from ..errors import BackendError
 from .basis import SMALLEST_RING, primes_below
@@ -23,7 +29,7 @@ from .keyswitch import KeyShape
 from .slots import Level, transform
 
 # Bits of q0, of the BGV prime and the auxiliary primes; of levels of SlotsToCoeffs; of the other levels.
-WIDE_BITS, DECODING_BITS, LEVEL_BITS = 48, 36, 40
+WIDE_BITS, DECODING_BITS, LEVEL_BITS = SUM_PRIME_BITS, 36, 40
 # Scale of the diagonals of CoeffsToSlots, at least: a phase is a small part of what they are multiplied with.
 DIAGONAL_BITS = 37
 # OpenFHE does not see these moduli, so they are checked here.
@@ -136,9 +142,14 @@ class EngineShape:
         return len(self.chain_bits)
 
     @property
-    def linear(self) -> tuple[int, int]:
-        """The two primes of BGV sums, as indices into the basis: q0 and one of its own."""
-        return 0, self.limbs
+    def linear(self) -> tuple[int, ...]:
+        """The primes of BGV sums, as indices into the basis: q0 and perhaps one of its own."""
+        return (0,) if self.parameters.sum_limbs == 1 else (0, self.limbs)
+
+    @property
+    def _first_auxiliary(self) -> int:
+        """Where auxiliary primes begin in the basis: behind the chain and the prime of BGV sums."""
+        return self.limbs + len(self.linear) - 1
 
     @property
     def _auxiliary(self) -> int:
@@ -147,8 +158,8 @@ class EngineShape:
 
     @cached_property
     def primes(self) -> tuple[int, ...]:
-        """The basis: the chain, the prime of BGV sums, the auxiliary primes."""
-        bits = (*self.chain_bits, *[WIDE_BITS] * (1 + self._auxiliary))
+        """The basis: the chain, the prime of BGV sums if they have one, the auxiliary primes."""
+        bits = (*self.chain_bits, *[WIDE_BITS] * (len(self.linear) - 1 + self._auxiliary))
         sources = {b: primes_below(b, self.n) for b in set(bits)}
         return tuple(next(sources[b]) for b in bits)
 
@@ -168,18 +179,20 @@ class EngineShape:
             fits = sum(bits) + special * WIDE_BITS <= LARGEST_MODULUS
             if fits and max(special, each) <= _MOST_SOURCES and (digits > 1 or largest <= _LARGEST_DIGIT):
                 break
-        first = self.limbs + 1
+        first = self._first_auxiliary
         return KeyShape(tuple(range(limbs)), each, tuple(range(first, first + special)))
 
     @property
     def linear_shape(self) -> KeyShape:
-        """Of keys for BGV sums."""
-        return KeyShape(self.linear, 2, (self.limbs + 1, self.limbs + 2))
+        """Of keys for BGV sums: one digit."""
+        limbs, first = len(self.linear), self._first_auxiliary
+        special = range(first, first + self.parameters.sum_primes - limbs)
+        return KeyShape(self.linear, limbs, tuple(special))
 
     @property
     def sparse_shape(self) -> KeyShape:
         """Of the key into the sparse secret."""
-        return KeyShape((0,), 1, (self.limbs + 1,))
+        return KeyShape((0,), 1, (self._first_auxiliary,))
 
     # -- where a bootstrap stands --
 

@@ -19,16 +19,16 @@ from .threads import run
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _halve(piece, even, odd, wanted, key, order, monomial, up, down, tables, which, moduli, inverses, scratch):  # type: ignore[no-untyped-def]
-    """even = piece + g(piece); odd = (piece - g(piece)) * monomial, where it is wanted: (2, 2, n), canonical.
+    """even = piece + g(piece); odd = (piece - g(piece)) * monomial, where it is wanted: (2, limbs, n), canonical.
 
     order: of the automorphism g. The others: see :class:`.images.Images`.
     """
     n = piece.shape[2]
-    lift(piece[1], up, tables, which, moduli, inverses, scratch)
-    sums = switched(piece, scratch[2:4], key, down, tables, which, moduli, inverses, scratch)
+    lifted = lift(piece[1], up, tables, which, moduli, inverses, scratch)
+    sums = switched(piece, lifted, key, down, tables, which, moduli, inverses, scratch)
     image = scratch[0]
     for h in range(2):
-        for p in range(2):
+        for p in range(piece.shape[1]):
             q, inverse = moduli[which[p]], inverses[which[p]]
             s, c, o = sums[h, p], piece[h, p], even[h, p]
             for j in range(n):
@@ -56,7 +56,7 @@ class Unpacking:
         n = images.evaluator.basis.n
         index = 1 + n // distance
         fixed = images.key(index), images.evaluator.order(index), self._monomial(distance)
-        made: list[F64] = [np.empty((2, 2, n)) for _ in range(len(pieces) + max(0, odd))]
+        made: list[F64] = [np.empty((2, images.limbs, n)) for _ in range(len(pieces) + max(0, odd))]
 
         def work(first: int, last: int) -> None:
             scratch = images.scratch()
@@ -74,5 +74,5 @@ class Unpacking:
             basis = self._images.evaluator.basis
             integers = np.zeros(basis.n, dtype=np.int64)
             integers[-by] = -1
-            self._monomials[by] = values(basis, integers, self._images.which[:2])
+            self._monomials[by] = values(basis, integers, self._images.which[: self._images.limbs])
         return self._monomials[by]

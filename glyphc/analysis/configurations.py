@@ -14,6 +14,7 @@ from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
 
 from .cost import Configuration, CostModel, Shape
+from .kernels_cost import on_primes
 from .security import is_secure, secured
 
 
@@ -75,8 +76,12 @@ def possible(cost: CostModel, parameters: Parameters) -> dict[Configuration, Par
 
 
 def priced(cost: CostModel, parameters: ProgramParameters) -> CostModel:
-    """The model of the configuration that a program's parameters are of; of the usual one where they are of none."""
-    if not isinstance(parameters, Parameters) or not parameters.slots:
+    """The model of the configuration that a program's parameters are of, the usual one where they are of none, and of
+    its BGV sums."""
+    if not isinstance(parameters, Parameters):
+        return cost
+    cost = on_primes(cost, parameters)
+    if not parameters.slots:
         return cost
     made = possible(cost, parameters)
     return cost.taking(next((c for c in made if made[c] == parameters), None))

@@ -30,10 +30,8 @@ REFERENCE_DEGREE = 27
 PROCESS_BYTES = 0.18e9
 # Contexts of a program without bootstraps.
 _LINEAR_BYTES = 0.1e9
-# One key to unpack in BGV: two polynomials on two limbs each.
-_UNPACK_KEY_LIMBS = 4
-# An encrypted weight polynomial: two such keys.
-ENCRYPTED_WEIGHT_POLYNOMIALS = 2 * _UNPACK_KEY_LIMBS
+# An encrypted weight polynomial for each limb of a ciphertext: two keys of two polynomials on two primes each.
+ENCRYPTED_WEIGHT_POLYNOMIALS = 8
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ class CostModel:
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
     external: float = 0.0  # BGV ciphertext x encrypted weight; 0: two automorphisms
     engine: str = "openfhe"  # whose figures these are
-    limbs: int = 1  # of a BGV ciphertext
+    limbs: int = 1  # of a BGV ciphertext, at most
     fresh: float = 0.018  # the client's for a fresh BGV ciphertext
     baby: float = 1.0  # beside an automorphism: one of many of the same ciphertext
     giant: float = 1.0  # the same: one of many of other ciphertexts
@@ -299,7 +297,11 @@ class CostModel:
         return self._unpack_key_bytes(parameters, len(parameters.conjugates))
 
     def _unpack_key_bytes(self, parameters: Parameters, keys: int) -> float:
-        return 8.0 * parameters.ring * _UNPACK_KEY_LIMBS * self.limbs * keys
+        return 8.0 * parameters.ring * 2 * min(2 * self.limbs, parameters.sum_primes) * keys
+
+    def ciphertext_limbs(self, parameters: Parameters) -> int:
+        """Of a BGV ciphertext of a program."""
+        return min(self.limbs, parameters.sum_limbs)
 
     def key_seconds(self, parameters: ProgramParameters) -> float:
         """Making all keys, set-up of the bootstrap included."""

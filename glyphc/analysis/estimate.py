@@ -179,9 +179,10 @@ def peak_bytes(schedule: Schedule, cost: CostModel, threads: int | None = None) 
     parameters = schedule.parameters
     assert isinstance(parameters, Parameters)
     cost = priced(cost, parameters)
-    # two polynomials of 64-bit coefficients for each limb; weights take as much as on one limb
-    weight = 2 * 8 * parameters.ring
-    ciphertext = weight * cost.limbs
+    # two polynomials of 64-bit coefficients for each limb; weights one, in OpenFHE two
+    limbs, polynomial = cost.ciphertext_limbs(parameters), 8 * parameters.ring
+    ciphertext = 2 * polynomial * limbs
+    weight = polynomial * (limbs if cost.engine == "kernels" else 2)
     powers = cost.powers_bytes(parameters)
     weights = sum(map(len, schedule.polynomials.values()))
     kept = idle_bytes(parameters, cost) + weight * weights + weight_bytes(schedule.client, cost.limbs)

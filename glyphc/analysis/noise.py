@@ -24,15 +24,15 @@ from glyphc.ir.matrices import Matrix
 from glyphc.ir.noise import (
     DECODING_FLOOR,
     ROUNDING,
-    SIGMA,
     baby_step_noise,
     bootstrap,
     external_products,
+    fresh,
     giant_step_noise,
     key_switch,
 )
 from glyphc.ir.ops import Bootstrap, Input, Interleave, Linear, Pixels, Reshape, Switch, Unpack
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import SUM_PRIME_BITS, Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
 from glyphc.ir.types import Scheme
 from glyphc.ir.unpackings import conjugation
@@ -44,6 +44,11 @@ _MARGIN_BITS = 6
 _MIN_BGV_BITS = 44
 # OpenFHE sizes the auxiliary modulus of key switching for one prime up to this.
 _MAX_BGV_BITS = 55
+# Noise shows in a value where so many standard deviations of it are more than so many bits below its largest number.
+DEVIATIONS, PRECISION = 6.0, 11.0
+# Of sums on a single prime: what it has at least, a residue of whole bytes in files; by how much they may raise the
+# error of any value.
+_ONE_PRIME_BITS, _MORE = SUM_PRIME_BITS - 1, 0.02
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,33 @@ def bgv_bits(graph: Graph, plaintext_bits: int) -> int:
     return int(min(_MAX_BGV_BITS, max(_MIN_BGV_BITS, np.ceil(_MAX_BGV_BITS - spare))))
 
 
+def shows(node: Node, white: float, deviations: float = DEVIATIONS, precision: float = PRECISION) -> bool:
+    """Whether a value's white noise is too large: an error of some units, and within ``precision`` bits of its largest
+    number."""
+    fixed = node.type.fixed
+    return fixed is not None and deviations * white > max(fixed.magnitude * 2.0**-precision, 0.5)
+
+
+def on_one_prime(graph: Graph, parameters: Parameters) -> Parameters:
+    """Parameters of a laid-out graph with bootstraps, where its BGV sums have one prime on the kernels if that adds
+    little to the error of every value; keys have as few auxiliary primes as will do."""
+    before = predict(graph, parameters, parameters.bgv_bits)
+    for primes in (2, 3):
+        made = replace(parameters, bgv_bits=_ONE_PRIME_BITS, sum_primes=primes)
+        after = predict(graph, made, made.bgv_bits)
+        if all(after[i].total <= (1 + _MORE) * before[i].total for i in before) and not any(
+            shows(graph.node(i), noise.white) for i, noise in after.items()
+        ):
+            return made
+    return parameters
+
+
 def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dict[int, Noise]) -> Noise:
     t = float(parameters.plaintext_modulus)
+    switch = key_switch(parameters.ring, log2(q), parameters.sum_auxiliary_bits) * t / q
     op = node.op
     if isinstance(op, Input):
-        return Noise(white=SIGMA * t / q, approximation=sqrt(1 / 12))
+        return Noise(white=fresh(parameters) * t / q, approximation=sqrt(1 / 12))
     if isinstance(op, Linear):
         noise = _linear(node, op, graph, known)
         if op.encrypted:
@@ -93,13 +120,13 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
         for operand in graph.operands(node):
             steps = conjugation(graph, operand)
             if steps is not None:
-                giants = giant_step_noise(key_switch(parameters.ring, log2(q)) * t / q, steps)
+                giants = giant_step_noise(switch, steps)
                 noise = replace(noise, white=hypot(noise.white, giants * sqrt(_merged(operand, node))))
         return noise
     (operand,) = graph.operands(node)
     source = known[operand.id]
     if isinstance(op, Unpack):
-        steps, switch = conjugation(graph, node), key_switch(parameters.ring, log2(q)) * t / q
+        steps = conjugation(graph, node)
         # every level of a split doubles what is there and adds one key switch; what baby steps bring to a sum counts as
         # if it came with the parts
         added = op.parts * switch / sqrt(3) if steps is None else baby_step_noise(switch, steps)
@@ -183,12 +210,12 @@ def _bootstrap(node: Node, operand: Node, op: Bootstrap, source: Noise, paramete
     assert node.type.fixed is not None
     unit = parameters.plaintext_modulus * op.divisor / 2.0**OUTPUT_BITS  # integers per unit of the series
     floor = DECODING_FLOOR * parameters.plaintext_modulus * op.divisor
-    fresh = bootstrap(parameters.ring, rms_slope(op.series)) * unit
+    refreshed = bootstrap(parameters.ring, rms_slope(op.series)) * unit
     span = node.type.fixed.hi - node.type.fixed.lo
     passed = source.total * _slope(node, operand, op)
     fit = op.series.rms_error * span
     between = DECODING_FLOOR * parameters.plaintext_modulus
-    return Noise(0.0, hypot(fresh, floor), hypot(passed, fit, sqrt(1 / 12)), between)
+    return Noise(0.0, hypot(refreshed, floor), hypot(passed, fit, sqrt(1 / 12)), between)
 
 
 def _slope(node: Node, operand: Node, op: Bootstrap) -> float:

@@ -13,7 +13,7 @@ from glyphc.analysis.lookups import least_degree
 from glyphc.analysis.security import largest_modulus, modulus_bits
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
-from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget
+from glyphc.ir.ops import Apply, Bootstrap, ErrorBudget, Linear
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 from glyphc.ir.series import LARGEST_REACH, OUTPUT_BITS, reach
 from glyphc.ir.tables import lookup_levels
@@ -32,6 +32,7 @@ class SelectParameters(Pass):
     Every value gets the lowest degree that keeps all functions of it within their error budgets. The highest of them
     decides how deep the bootstrapping context is; lower ones take less time in it. Where the cost model knows several
     configurations of bootstraps of that size, the whole program is priced in each, and the cheapest that fits is taken.
+    BGV sums have one prime on the kernels where that adds little to the noise that bootstraps bring anyway.
 
     max_error, rms_error: budget of a nonlinearity that has none of its own, as bits below the function's range; the
     rms error is weighted by where calibration saw values. security: "insecure" allows rings that only tests use.
@@ -72,6 +73,10 @@ class SelectParameters(Pass):
                     rewriter.keep(node)
             return rewriter.new
 
+        if context.planned_for == "kernels" and _sums_may_shrink(graph, usual):
+            sums = noise.on_one_prime(rewritten(usual), usual)
+            made = {c: replace(p, bgv_bits=sums.bgv_bits, sum_primes=sums.sum_primes) for c, p in made.items()}
+            usual = next(iter(made.values()))
         if len(made) == 1:
             return rewritten(usual)
         ways = weighed(rewritten(usual), made, context)
@@ -167,6 +172,12 @@ def _unconfigured(graph: Graph, security: str) -> Parameters:
         table_bits=table,
         security=security,
     )
+
+
+def _sums_may_shrink(graph: Graph, parameters: Parameters) -> bool:
+    """Whether BGV sums may have one prime: behind bootstraps that the kernels execute, with weights in the clear."""
+    encrypted = any(op.encrypted for _, op in graph.of(Linear))
+    return bool(parameters.slots) and not parameters.table_bits and not encrypted
 
 
 def _ring(graph: Graph) -> int:

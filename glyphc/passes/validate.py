@@ -138,8 +138,8 @@ class ValidateNoise(Pass):
     requires: ClassVar[Level] = Level.LAIDOUT
     ensures: ClassVar[Level] = Level.LAIDOUT
     slots: ClassVar[bool | None] = False
-    deviations: float = 6.0
-    precision: float = 11.0
+    deviations: float = noise.DEVIATIONS
+    precision: float = noise.PRECISION
 
     def run(self, graph: Graph, context: Context) -> Graph:
         parameters = graph.parameters
@@ -147,17 +147,13 @@ class ValidateNoise(Pass):
             raise ParameterError("no parameters; run 'select-parameters' before 'validate-noise'")
         for id, estimate in noise.predict(graph, parameters, parameters.bgv_bits).items():
             node = graph.node(id)
-            fixed = node.type.fixed
-            if fixed is None:
-                continue
-            limit = fixed.magnitude * 2.0**-self.precision
-            if self.deviations * estimate.white > max(limit, 0.5):
+            if noise.shows(node, estimate.white, self.deviations, self.precision):
+                assert node.type.fixed is not None
+                magnitude = node.type.fixed.magnitude
+                limit = magnitude * 2.0**-self.precision / self.deviations
                 raise ParameterError(
-                    f"{node}: predicted ciphertext noise of {estimate.white:.3g} units would show in a value of "
-                    f"at most "
-                    f"{fixed.magnitude} units (limit {limit / self.deviations:.3g}); quantize with fewer bits or "
-                    f"split the "
-                    "layer"
+                    f"{node}: predicted ciphertext noise of {estimate.white:.3g} units would show in a value of at "
+                    f"most {magnitude} units (limit {limit:.3g}); quantize with fewer bits or split the layer"
                 )
         for node, op in graph.of(Bootstrap):
             self._check_divisor(graph, node, op.divisor)
