@@ -138,6 +138,11 @@ class Parameters:
             raise ValueError(f"ring={self.ring} is not a power of two")
         if any(g % 2 == 0 or g >= 2 * self.ring for g in self.conjugates):
             raise ValueError(f"conjugates are odd numbers below {2 * self.ring}")
+        if self.sum_limbs == 1 and self.bgv_bits >= SUM_PRIME_BITS:
+            raise ValueError(
+                f"sum_primes={self.sum_primes} keep BGV sums on one prime of {SUM_PRIME_BITS} bits, too few for "
+                f"bgv_bits={self.bgv_bits}"
+            )
         if self.slots & (self.slots - 1) or 2 * self.slots > self.ring:
             raise ValueError(f"slots={self.slots} is neither 0 nor a power of two of at most {self.ring // 2}")
         # a single slot has one level that does nothing

@@ -49,7 +49,7 @@ from glyphc.ir.ops import (
     Switch,
     Unpack,
 )
-from glyphc.ir.parameters import Parameters
+from glyphc.ir.parameters import MOST_SUM_PRIMES, SUM_PRIME_BITS, Parameters
 from glyphc.ir.series import Series
 from glyphc.ir.types import Calibration, Encoding, FixedPoint, Level, Scheme, TensorType
 
@@ -211,15 +211,19 @@ def series() -> st.SearchStrategy[Series]:
 
 @cache
 def parameters() -> st.SearchStrategy[Parameters]:
-    return st.builds(
-        Parameters,
-        ring=st.sampled_from([64, 1 << 17]),
-        plaintext_bits=st.integers(1, 40),
-        bgv_bits=st.integers(1, 200),
-        unpack_strides=st.lists(st.integers(1, 512), max_size=3).map(tuple),
-        level_budget=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-        security=st.sampled_from(["HEStd_128_classic", "insecure"]),
-    )
+    def build(bits: int) -> st.SearchStrategy[Parameters]:
+        return st.builds(
+            Parameters,
+            ring=st.sampled_from([64, 1 << 17]),
+            plaintext_bits=st.integers(1, 40),
+            bgv_bits=st.just(bits),
+            unpack_strides=st.lists(st.integers(1, 512), max_size=3).map(tuple),
+            level_budget=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+            security=st.sampled_from(["HEStd_128_classic", "insecure"]),
+            sum_primes=st.integers(2 if bits < SUM_PRIME_BITS else MOST_SUM_PRIMES, MOST_SUM_PRIMES),
+        )
+
+    return st.integers(1, 200).flatmap(build)
 
 
 @st.composite

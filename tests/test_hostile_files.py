@@ -406,6 +406,8 @@ SPEC = ClientSpec(
         ("scaling_bits", -1),
         ("bgv_bits", 1 << 40),
         ("levels_kept", 10**6),
+        ("sum_primes", 1),
+        ("sum_primes", 5),
         ("unpack_strides", (0,)),
         ("unpack_strides", (1,) * 100_000),
         ("level_budget", (0, 3)),
@@ -425,6 +427,12 @@ def test_parameters_out_of_bounds_are_named(field: str, value: object, tmp_path:
         writer.add("spec", hostile.encode())
     with pytest.raises(ArtifactError, match=f"client.spec.*{'level_budget' if 'budget' in shown else field}"):
         Specification.load(path)
+
+
+def test_sums_that_one_prime_does_not_hold() -> None:
+    with pytest.raises(ValueError, match="keep BGV sums on one prime of 48 bits, too few for bgv_bits=55"):
+        Parameters(1024, 20, 55, sum_primes=2).check_powers()
+    Parameters(1024, 20, 47, sum_primes=2).check_powers()
 
 
 def test_a_specification_of_a_batch_that_fits_no_machine(tmp_path: Path) -> None:
