@@ -75,9 +75,10 @@ class LevelPlan:
     giants: tuple[int, ...]
 
 
-def series_depth(degree: int) -> int:
-    """Levels of a polynomial of this degree: 2^levels - 2 is the highest (see :mod:`.polynomials`)."""
-    return max(2, (degree + 1).bit_length())
+def series_depth(degree: int, masked: bool = False) -> int:
+    """Levels of a polynomial of this degree: 2^levels - 2 is the highest, or a degree less with a mask (see
+    :mod:`.polynomials`)."""
+    return max(2, (degree + 1 + masked).bit_length())
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class EngineShape:
     def chain_bits(self) -> tuple[int, ...]:
         if not self.parameters.slots:
             return (WIDE_BITS,)
-        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS + self.parameters.slot_levels
+        middle = (
+            series_depth(self.parameters.degree, self.masks_fold) + EXPONENTIAL_LEVELS + SQUARINGS + self.slot_levels
+        )
         decoding, encoding = [DECODING_BITS] * self.decoding_levels, [self._encoding_bits] * self.encoding_levels
         return (*[WIDE_BITS] * self.result_limbs, *decoding, *[LEVEL_BITS] * middle, *encoding)
 
@@ -196,7 +199,17 @@ class EngineShape:
     @property
     def form_limbs(self) -> int:
         """After the series, where values in slots are multiplied."""
-        return self.slot_limbs + self.parameters.slot_levels
+        return self.slot_limbs + self.slot_levels
+
+    @property
+    def masks_fold(self) -> bool:
+        """Whether masks are multiplied into series, or else take a level."""
+        return self.parameters.folded_levels > 0
+
+    @property
+    def slot_levels(self) -> int:
+        """Of products of values in slots."""
+        return self.parameters.slot_levels - self.parameters.folded_levels
 
     @property
     def slot_limbs(self) -> int:
