@@ -33,8 +33,9 @@ LARGEST_LINEAR_BITS = 46
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
 # probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14
-# The exponential: a Chebyshev series of this degree, and so many squarings.
-EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
+# The exponential: a Chebyshev series of this degree, and so many squarings. It errs by 2^-27 after these, 2^-30 of a
+# turn, far below the noise of phases in secure rings. Three degrees more would take a product more for as many levels.
+EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 27, 5, 3
 # P exceeds a digit by about so many bits.
 MARGIN = 4
 # Baby steps of a level, where parameters leave them to the kernels.
