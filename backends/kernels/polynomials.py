@@ -44,9 +44,8 @@ class Powers:
             return self.known[k]
         # T_(a+b) = 2 T_a T_b - T_(a-b). The two is one of values: as one of scale it would be squared from T_4 to T_8
         # to T_16, and leave these few bits
-        double = self._evaluator.add(x, x)
         linear = [(self.known[a - b], -1)] if a > b else []
-        self.known[k] = self._evaluator.combine([(double, y)], linear, 0 if a > b else -1, limbs, scale)
+        self.known[k] = self._evaluator.combine([(x, y)], linear, 0 if a > b else -1, limbs, scale, doubled=True)
         return self.known[k]
 
     def evaluate(self, coefficients: Sequence[complex] | C128, limbs: int, scale: float) -> Ciphertext:
