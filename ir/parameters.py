@@ -64,6 +64,7 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "large_digits": (1, 100),
     "levels_kept": (0, 100),
     "slot_levels": (0, 100),
+    "folded_levels": (0, 1),
     "table_bits": (0, 8),
     "linear_bits": (0, 60),
     "linear_limbs": (0, 100),
@@ -86,14 +87,15 @@ class Parameters:
     X -> X^g of sums over conjugates, whose keys it needs, too. slots: half of the values that one bootstrap refreshes;
     0 when the program has none. degree: of the series. level_budget, scaling_bits, large_digits:
     of the bootstrapping context. levels_kept: levels that are left after a bootstrap. slot_levels: levels for products
-    in the middle of a bootstrap, where values stand in slots; table_bits: of the index of the largest table that is
-    looked up there, 0 without any. linear_bits, linear_limbs: of the CKKS context in which training multiplies
-    ciphertexts; decoded_limbs: those that a bootstrap's result has there. baby_steps: rotations of a level of the
-    transforms that share one decomposition, at most, itself among them; 0 leaves that to the engine, and OpenFHE always
-    decides itself. sum_primes: of a key for BGV sums on the kernels: two limbs and two auxiliary primes, or one limb,
-    which has bgv_bits at least, and two or one; OpenFHE has one limb and one auxiliary prime of 60 bits at any rate.
-    security: OpenFHE's security level, or "insecure" for the small rings of tests. ValueError for a value out of its
-    bounds.
+    in the middle of a bootstrap, where values stand in slots; folded_levels: how many of them an engine leaves out that
+    multiplies masks into series, as the kernels do (``backends/kernels/polynomials.py``); table_bits: of the index of
+    the largest table that is looked up there, 0 without any. linear_bits, linear_limbs: of the CKKS context in which
+    training multiplies ciphertexts; decoded_limbs: those that a bootstrap's result has there. baby_steps: rotations of
+    a level of the transforms that share one decomposition, at most, itself among them; 0 leaves that to the engine, and
+    OpenFHE always decides itself. sum_primes: of a key for BGV sums on the kernels: two limbs and two auxiliary primes,
+    or one limb, which has bgv_bits at least, and two or one; OpenFHE has one limb and one auxiliary prime of 60 bits at
+    any rate. security: OpenFHE's security level, or "insecure" for the small rings of tests. ValueError for a value out
+    of its bounds, or more folded levels than levels.
     """
 
     ring: int
@@ -115,6 +117,7 @@ class Parameters:
     security: str = SECURE
     conjugates: tuple[int, ...] = ()
     sum_primes: int = MOST_SUM_PRIMES
+    folded_levels: int = 0
 
     def __post_init__(self) -> None:
         if self.security not in (SECURE, INSECURE):
@@ -124,6 +127,8 @@ class Parameters:
             for value in given if isinstance(given, tuple) else (given,):
                 if not lowest <= value <= highest:
                     raise ValueError(f"{name}={value} is out of range; {lowest} to {highest} are possible")
+        if self.folded_levels > self.slot_levels:
+            raise ValueError(f"folded_levels={self.folded_levels} are more than slot_levels={self.slot_levels}")
         if len(self.unpack_strides) > _MOST_STRIDES:
             raise ValueError(f"unpack_strides are {len(self.unpack_strides)}, at most {_MOST_STRIDES} are possible")
         if len(self.conjugates) > _MOST_CONJUGATES:

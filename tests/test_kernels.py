@@ -23,7 +23,6 @@ from glyphc.backends.kernels.evaluator import Ciphertext, Evaluator, combine_fou
 from glyphc.backends.kernels.keygen import KeyMaker
 from glyphc.backends.kernels.keys import make_basis, stacked, whole_key
 from glyphc.backends.kernels.keyswitch import KeyShape, Plan, inner_rows
-from glyphc.backends.kernels.polynomials import Powers
 from glyphc.backends.kernels.shape import EngineShape
 from glyphc.backends.kernels.slots import coefficients, slot_values, transform
 from glyphc.backends.kernels.uniform import UniformRows
@@ -442,21 +441,6 @@ def test_keys_of_baby_steps_are_kept_once(full: Client) -> None:
         # what does not lie side by side is copied
         others = names[::-1]
         np.testing.assert_array_equal(stacked(keys, others), array[::-1])
-
-
-@pytest.mark.parametrize("chebyshev", [False, True])
-@pytest.mark.parametrize("degree", [1, 2, 3, 5, 6, 7, 13, 14, 15, 30])
-def test_polynomials_take_the_levels_that_they_should(full: Client, chebyshev: bool, degree: int) -> None:
-    limbs = full.shape.encoded_limbs
-    rng = np.random.default_rng(degree)
-    u = rng.uniform(-1, 1, N // 2)
-    c = rng.normal(size=degree + 1) + 1j * rng.normal(size=degree + 1)
-    levels = max(2, (degree + 1).bit_length())  # up to 2^levels - 2
-    x = full.encrypt(coefficients(u.astype(np.complex128)), limbs, 2.0**40)
-    found = Powers(full.evaluator, x, degree, chebyshev).evaluate(c, limbs - levels, 2.0**40)
-    wanted = np.polynomial.chebyshev.chebval(u, c) if chebyshev else np.polynomial.polynomial.polyval(u, c)
-    assert found.limbs == limbs - levels
-    np.testing.assert_allclose(full.slots(found), wanted, atol=2e-6 * degree)
 
 
 @pytest.mark.parametrize(("slots", "degree", "budget"), [(N // 2, 13, (3, 3)), (N // 4, 6, (2, 3)), (16, 27, (2, 1))])

@@ -243,6 +243,7 @@ SHORT = replace(LOOKUP.bits[0], real=LOOKUP.bits[0].real[:-1], imag=LOOKUP.bits[
         (LOOKUP, {"table_bits": 2}, "for which there are no levels"),
         (LOOKUP, {"slot_levels": 2}, "for which there are no levels"),
         (LOOKUP, {"slot_levels": 3}, "has a mask, for which there is no level"),
+        (LOOKUP, {"folded_levels": 1}, "has a mask, for which there is no level"),
         (replace(LOOKUP, bits=(*LOOKUP.bits[:2], SHORT)), {}, "different degrees"),
         (replace(LOOKUP, bits=(SHORT,) * 3), {}, "coefficients on powers up to 13"),
         (replace(LOOKUP, table=(1e300,) * 8), {}, "numbers beyond"),

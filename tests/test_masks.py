@@ -111,13 +111,22 @@ class Untold:
         pass
 
 
-def parameters(slots: int) -> Parameters:
+def parameters(slots: int, folded: bool = True) -> Parameters:
     return Parameters(
-        N, BITS, 54, slots=slots, degree=13, level_budget=(2, 2), large_digits=3, slot_levels=1, security=INSECURE
+        N,
+        BITS,
+        54,
+        slots=slots,
+        degree=13,
+        level_budget=(2, 2),
+        large_digits=3,
+        slot_levels=1,
+        folded_levels=int(folded),
+        security=INSECURE,
     )
 
 
-def program(slots: int, *masks: Mask | None) -> Schedule:
+def program(slots: int, *masks: Mask | None, folded: bool = True) -> Schedule:
     """One bootstrap, and the same function of it with each of the masks."""
     fixed = FixedPoint((1.0,), (0.0,), -(1 << 30), 1 << 30)
     port = Port("x", (1,), fixed, Layout(N, 1, 1, 1, 1, N, 1, True))
@@ -128,7 +137,7 @@ def program(slots: int, *masks: Mask | None) -> Schedule:
         code.append(FromTorus(read, phases, 0))
         code += [Dot(scaled, (read,), "factor", None, 0), Store(scaled, f"y{number}")]
     outputs = tuple(replace(port, name=f"y{number}") for number in range(len(masks)))
-    client = ClientSpec(parameters(slots), (port,), outputs, 1)
+    client = ClientSpec(parameters(slots, folded), (port,), outputs, 1)
     factor = Polynomials(np.array([0, 1]), np.zeros(1, dtype=np.int32), np.array([1 << FACTOR]))
     return Schedule(client, tuple(with_frees(code)), {"factor": factor})
 
@@ -138,12 +147,14 @@ BORDERS = Mask(8, ((4, 256), (3, 64), (6, 8)))
 ALIKE = Mask(16, ((8, 128), (3, 16)))
 
 
-@pytest.mark.parametrize("name", ["simulate", "kernels", "openfhe"])
+@pytest.mark.parametrize(
+    ("name", "folded"), [("simulate", True), ("kernels", True), ("kernels", False), ("openfhe", True)]
+)
 @pytest.mark.parametrize("slots", [N // 2, N // 16])
-def test_bootstraps_keep_what_the_mask_keeps(slots: int, name: str) -> None:
+def test_bootstraps_keep_what_the_mask_keeps(slots: int, name: str, folded: bool) -> None:
     """Values survive inside; outside there is the noise of SlotsToCoeffs, and no more."""
     grid = N // (2 * slots)
-    schedule = program(slots, BORDERS, None, ALIKE)
+    schedule = program(slots, BORDERS, None, ALIKE, folded=folded)
     check_schedule(schedule)
     x = np.zeros(N, dtype=np.int64)
     x[::grid] = np.random.default_rng(3).uniform(-0.44, 0.44, 2 * slots) * 2.0**BITS
@@ -195,7 +206,7 @@ def test_masks_have_a_text() -> None:
 )
 def test_masks_that_do_not_fit_a_program_are_refused(mask: Mask, slots: int, levels: int, message: str) -> None:
     schedule = program(slots, mask)
-    client = replace(schedule.client, parameters=replace(parameters(slots), slot_levels=levels))
+    client = replace(schedule.client, parameters=replace(parameters(slots, bool(levels)), slot_levels=levels))
     with pytest.raises(IRError, match=rf"instruction \d \(evaluate\).*{message}"):
         check_schedule(replace(schedule, client=client))
 
@@ -229,7 +240,7 @@ def test_a_mask_in_a_graph_becomes_one_of_the_instructions() -> None:
     assert "mask" not in to_text(plain)
     before, after = plain.parameters, graph.parameters
     assert isinstance(before, Parameters)
-    assert after == replace(before, slot_levels=1)
+    assert after == replace(before, slot_levels=1, folded_levels=1)
     code = schedule(graph).instructions
     assert masks_of(code) == (mask,)
     unmasked = tuple(replace(i, mask=None) if isinstance(i, Evaluate) else i for i in code)
@@ -240,21 +251,25 @@ def test_a_mask_in_a_graph_becomes_one_of_the_instructions() -> None:
 
 
 def test_masks_have_their_price() -> None:
+    """A level and its keys with OpenFHE, and neither on the kernels."""
     plain = laid_out(None)
     graph = laid_out(positions(plain))
     for cost in (CostModel(), KERNELS):
         without, found = (estimate(schedule(g), cost) for g in (plain, graph))
         assert 1.0 < found.seconds / without.seconds < 1.15
-        assert found.key_bytes > without.key_bytes
+        assert (found.key_bytes > without.key_bytes) == (cost.engine == "openfhe")
         assert found.memory_bytes > without.memory_bytes
 
 
 def test_a_context_for_masks_is_as_deep_as_one_for_longer_series() -> None:
-    masked = parameters(N // 2)
-    longer = replace(masked, slot_levels=0, degree=deepest(masked))
-    assert (deepest(masked), longer.depth) == (27, masked.depth)
+    masked = parameters(N // 2, folded=False)
+    longer = replace(masked, slot_levels=0, degree=deepest(masked, "openfhe"))
+    assert (longer.degree, longer.depth) == (27, masked.depth)
     assert EngineShape(longer).chain_bits == EngineShape(masked).chain_bits
-    assert deepest(longer) == 27
+    assert deepest(longer, "openfhe") == 27
+    folded = parameters(N // 2)
+    assert (deepest(folded, "kernels"), deepest(folded, "openfhe"), folded.depth) == (13, 27, masked.depth)
+    assert EngineShape(folded).chain_bits == EngineShape(replace(folded, slot_levels=0, folded_levels=0)).chain_bits
 
 
 def test_masks_that_do_not_fit_a_graph_are_refused() -> None:

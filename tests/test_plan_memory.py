@@ -75,7 +75,8 @@ def test_plans_count_what_programs_hold(images: str) -> None:
     assert weights <= counted <= weights + 8, (weights, counted)
     without = replace(parameters, conjugates=())
     keys = KERNELS.idle_bytes(parameters) - KERNELS.idle_bytes(without)
-    planned = replace(without, degree=DEGREE, slot_levels=int(images == "always"))
+    levels = int(images == "always")
+    planned = replace(without, degree=DEGREE, slot_levels=levels, folded_levels=levels)
     beside = plan.memory_bytes(KERNELS) - KERNELS.idle_bytes(planned) - KERNELS.work_bytes(planned)
     assert keys + 16 * RING * weights <= beside
 

@@ -68,8 +68,12 @@ class Bootstrapper:
 
     def prepare(self, masks: Iterable[Mask]) -> None:
         """Encode the masks of a program, by which results are multiplied."""
+        shape = self._evaluator.shape
         for mask in masks:
-            self.forms.prepare(self._kept(mask), self._evaluator.shape.slot_limbs + 1)
+            if shape.masks_fold:
+                self.forms.prepare_first(self._kept(mask), shape.exponential_limbs)
+            else:
+                self.forms.prepare(self._kept(mask), shape.slot_limbs + 1)
 
     def _kept(self, mask: Mask) -> Kept:
         shape = self._evaluator.shape
@@ -121,8 +125,12 @@ class Bootstrapper:
     def evaluate(self, powers: PhasePowers, series: Approximation, mask: Mask | None = None) -> Ciphertext:
         """The series of every phase, or the table's values, as phases modulo the lowest primes; zero where the mask
         keeps nothing."""
-        limbs = self._evaluator.shape.slot_limbs + (mask is not None)
+        limbs = self._evaluator.shape.slot_limbs
         real = isinstance(series, Lookup)
+        if mask is not None and self._evaluator.shape.masks_fold:
+            assert isinstance(series, Series)
+            return self._to_coefficients(self._joined(self._masked_series(powers, series, self._kept(mask)), real))
+        limbs += mask is not None
         if isinstance(series, Lookup):
             parts = self._looked_up(powers, series, limbs)
         else:
@@ -156,6 +164,16 @@ class Bootstrapper:
         """Of which the values are twice the real parts."""
         c = np.array(series.real) + 1j * np.array(series.imag)
         return tuple(half.evaluate(c, limbs, self.forms.scale(limbs)) for half in powers.halves)
+
+    def _masked_series(self, powers: PhasePowers, series: Series, kept: Kept) -> SlotForm:
+        """The same times a mask, on as many limbs as SlotsToCoeffs reads."""
+        c = np.array(series.real) + 1j * np.array(series.imag)
+        limbs = self._evaluator.shape.slot_limbs
+        masks, firsts = self.forms.masked_first(tuple(half.known[1] for half in powers.halves), kept)
+        return tuple(
+            half.masked(c, mask, first, limbs, self.forms.scale(limbs))
+            for half, mask, first in zip(powers.halves, masks, firsts, strict=True)
+        )
 
     def _looked_up(self, powers: PhasePowers, lookup: Lookup, limbs: int) -> SlotForm:
         """The values of a table."""

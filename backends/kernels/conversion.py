@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 from numba import njit
 
-from .arithmetic import ROUND, anchor, canonical, collapse, fma, low, product, product_by
+from .arithmetic import ROUND, anchor, canonical, collapse, fma, low, product_by
 from .basis import F64, I64, Basis, centred
 from .threads import run
 from .transforms import forward, scratch
@@ -47,10 +47,12 @@ def convert(first, last, y, largest, whole, weights, fractions, out, rows, targe
         for j in range(targets.shape[0]):
             q, inverse = moduli[targets[j]], inverses[targets[j]]
             w = -whole[j]
-            start = anchor(sources * 0.5 * q * largest)
+            # multiples of D are fewer than products, and count as one of 16 q at most
+            start = anchor((sources * largest + 16.0) * 0.5 * q)
             for i in range(size):
-                taken[i] = start
-                left[i] = product(carry[i], w, q, inverse)
+                t = fma(carry[i], w, start)
+                left[i] = low(start, carry[i], w, t)
+                taken[i] = t
             s = 0
             while s + 3 < sources:
                 w0, w1, w2, w3 = weights[s, j], weights[s + 1, j], weights[s + 2, j], weights[s + 3, j]

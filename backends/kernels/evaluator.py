@@ -36,8 +36,9 @@ class Ciphertext:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _tensor_rows(first, last, a, b, out, fresh, moduli, inverses):  # type: ignore[no-untyped-def]
-    """out (3, rows, n) += the product of (a0, a1) and (b0, b1), canonical. fresh: out holds nothing yet."""
+def _tensor_rows(first, last, a, b, factor, out, fresh, moduli, inverses):  # type: ignore[no-untyped-def]
+    """out (3, rows, n) += factor times the product of (a0, a1) and (b0, b1), canonical. factor: 1 or 2. fresh: out
+    holds nothing yet."""
     n = a.shape[2]
     for i in range(first, last):
         q, inverse = moduli[i], inverses[i]
@@ -45,16 +46,18 @@ def _tensor_rows(first, last, a, b, out, fresh, moduli, inverses):  # type: igno
         o0, o1, o2 = out[0, i], out[1, i], out[2, i]
         if fresh:
             for j in range(n):
-                o0[j] = canonical(product(a0[j], b0[j], q, inverse), q)
-                s = product(a0[j], b1[j], q, inverse) + product(a1[j], b0[j], q, inverse)
+                c0, c1 = factor * a0[j], factor * a1[j]
+                o0[j] = canonical(product(c0, b0[j], q, inverse), q)
+                s = product(c0, b1[j], q, inverse) + product(c1, b0[j], q, inverse)
                 o1[j] = canonical(reduce(s, q, inverse), q)
-                o2[j] = canonical(product(a1[j], b1[j], q, inverse), q)
+                o2[j] = canonical(product(c1, b1[j], q, inverse), q)
         else:
             for j in range(n):
-                o0[j] = canonical(reduce(o0[j] + product(a0[j], b0[j], q, inverse), q, inverse), q)
-                s = product(a0[j], b1[j], q, inverse) + product(a1[j], b0[j], q, inverse)
+                c0, c1 = factor * a0[j], factor * a1[j]
+                o0[j] = canonical(reduce(o0[j] + product(c0, b0[j], q, inverse), q, inverse), q)
+                s = product(c0, b1[j], q, inverse) + product(c1, b0[j], q, inverse)
                 o1[j] = canonical(reduce(o1[j] + s, q, inverse), q)
-                o2[j] = canonical(reduce(o2[j] + product(a1[j], b1[j], q, inverse), q, inverse), q)
+                o2[j] = canonical(reduce(o2[j] + product(c1, b1[j], q, inverse), q, inverse), q)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -80,6 +83,20 @@ def _combine_rows(first, last, x, low, high, constant_low, constant_high, out, f
                 else:
                     for j in range(half):
                         o[j] = canonical(reduce(o[j] + product_by(a[j], w, ratio, q) + c, q, inverse), q)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _constant_rows(first, last, low, high, out, moduli):  # type: ignore[no-untyped-def]
+    """out (rows, n) += low on the first half of the positions, high on the second, canonical."""
+    half = out.shape[1] // 2
+    for i in range(first, last):
+        q = moduli[i]
+        for part in range(2):
+            c = canonical(low[i] if part == 0 else high[i], q)
+            o = out[i, part * half : (part + 1) * half]
+            for j in range(half):
+                s = o[j] + c
+                o[j] = s - q if s >= q else s
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -274,8 +291,10 @@ class Arithmetic(ABC):
         constant: complex,
         limbs: int,
         scale: float,
+        doubled: bool = False,
     ) -> Ciphertext:
-        """Sum of products and of multiples, and a constant, rescaled: on limbs - 1 limbs, with this scale.
+        """Sum of products (twice them if ``doubled``), of multiples, and a constant, rescaled: on limbs - 1 limbs, with
+        this scale.
 
         ``limbs``: at most those of any operand. Products of scales must all be ``scale`` times the last prime.
         """
@@ -287,12 +306,12 @@ class Arithmetic(ABC):
         for a, b in products:
             if abs(a.scale * b.scale / whole - 1) > 1e-9:
                 raise ValueError("the scale of a product is not that of the sum it goes into")
-            run(_tensor_rows, limbs, a.elements, b.elements, total, fresh, *moduli)
+            run(_tensor_rows, limbs, a.elements, b.elements, 2.0 if doubled else 1.0, total, fresh, *moduli)
             fresh = False
         added = self._constants(constant, whole, limbs)
         none = np.zeros(limbs), np.zeros(limbs)
         if constant and not linear:
-            linear = [(products[0][0], 0)]
+            run(_constant_rows, limbs, *added, total[0], self.basis.moduli)
         # the constant goes with the last of them
         while len(linear) > _AT_ONCE or (len(linear) == _AT_ONCE and not constant):
             four, linear = linear[:_AT_ONCE], linear[_AT_ONCE:]

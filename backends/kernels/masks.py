@@ -68,6 +68,11 @@ class Masks:
         plain = scale * self._evaluator.basis.primes[limbs - 1] / halves[0].scale
         return [self._times(x, w, scale) for x, w in zip(halves, self.prepare(kept, limbs, plain), strict=True)]
 
+    def ones(self, kept: Kept, limbs: int, scale: float) -> list[Ciphertext]:
+        """The mask as ciphertexts that hide nothing, on one limb less than it is prepared for."""
+        plaintexts = (w[: limbs - 1] for w in self.prepare(kept, limbs, scale))
+        return [Ciphertext(np.stack([w, np.zeros_like(w)]), scale) for w in plaintexts]
+
     def _times(self, x: Ciphertext, plain: F64, scale: float) -> Ciphertext:
         evaluator, basis = self._evaluator, self._evaluator.basis
         out = evaluator.scratch("tensor", 2, x.limbs, basis.n)

@@ -39,8 +39,9 @@ LARGEST_LINEAR_BITS = 46
 # The sparse secret of the modulus raise: its weight, and how often a phase may wrap around: beyond that with a
 # probability of 2^-78 per coefficient, 2^-62 for 65,536 of them (the sum of 33 uniform numbers; docs/security.md).
 SPARSE_WEIGHT, WRAPS = 32, 14
-# The exponential: a Chebyshev series of this degree, and so many squarings.
-EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 30, 5, 3
+# The exponential: a Chebyshev series of this degree, and so many squarings. It errs by 2^-27 after these, 2^-30 of a
+# turn, far below the noise of phases in secure rings. Three degrees more would take a product more for as many levels.
+EXPONENTIAL_DEGREE, EXPONENTIAL_LEVELS, SQUARINGS = 27, 5, 3
 # P exceeds a digit by about so many bits.
 MARGIN = 4
 # Baby steps of a level, where parameters leave them to the kernels.
@@ -81,9 +82,10 @@ class LevelPlan:
     giants: tuple[int, ...]
 
 
-def series_depth(degree: int) -> int:
-    """Levels of a polynomial of this degree: 2^levels - 2 is the highest (see :mod:`.polynomials`)."""
-    return max(2, (degree + 1).bit_length())
+def series_depth(degree: int, masked: bool = False) -> int:
+    """Levels of a polynomial of this degree: 2^levels - 2 is the highest, or a degree less with a mask (see
+    :mod:`.polynomials`)."""
+    return max(2, (degree + 1 + masked).bit_length())
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ class EngineShape:
     def chain_bits(self) -> tuple[int, ...]:
         if not self.parameters.slots:
             return (WIDE_BITS,)
-        middle = series_depth(self.parameters.degree) + EXPONENTIAL_LEVELS + SQUARINGS + self.parameters.slot_levels
+        middle = (
+            series_depth(self.parameters.degree, self.masks_fold) + EXPONENTIAL_LEVELS + SQUARINGS + self.slot_levels
+        )
         decoding, encoding = [DECODING_BITS] * self.decoding_levels, [self._encoding_bits] * self.encoding_levels
         return (*[WIDE_BITS] * self.result_limbs, *decoding, *[LEVEL_BITS] * middle, *encoding)
 
@@ -209,7 +213,17 @@ class EngineShape:
     @property
     def form_limbs(self) -> int:
         """After the series, where values in slots are multiplied."""
-        return self.slot_limbs + self.parameters.slot_levels
+        return self.slot_limbs + self.slot_levels
+
+    @property
+    def masks_fold(self) -> bool:
+        """Whether masks are multiplied into series, or else take a level."""
+        return self.parameters.folded_levels > 0
+
+    @property
+    def slot_levels(self) -> int:
+        """Of products of values in slots."""
+        return self.parameters.slot_levels - self.parameters.folded_levels
 
     @property
     def slot_limbs(self) -> int:

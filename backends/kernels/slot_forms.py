@@ -50,7 +50,21 @@ class SlotForms:
         """Zero but for the coefficients that are kept (see ``Masks.prepare``), on one limb less."""
         return tuple(self._masks(form, kept, self.scale(form[0].limbs - 1)))
 
+    def masked_first(self, form: SlotForm, kept: Kept) -> tuple[SlotForm, SlotForm]:
+        """The mask itself, of the scale of a prime, and its product with values of any scale: both on one limb less."""
+        prime = self._prime(form[0].limbs)
+        ones = self._masks.ones(kept, form[0].limbs, prime)
+        return tuple(ones), tuple(self._masks(form, kept, form[0].scale))
+
     def prepare(self, kept: Kept, limbs: int) -> None:
         """Encode a mask for forms on so many limbs ahead."""
-        plain = self.scale(limbs - 1) * self._evaluator.basis.primes[limbs - 1] / self.scale(limbs)
+        plain = self.scale(limbs - 1) * self._prime(limbs) / self.scale(limbs)
         self._masks.prepare(kept, limbs, plain)
+
+    def prepare_first(self, kept: Kept, limbs: int) -> None:
+        """Encode a mask for :meth:`masked_first` of so many limbs ahead."""
+        self._masks.prepare(kept, limbs, self._prime(limbs))
+
+    def _prime(self, limbs: int) -> float:
+        """The last one of so many limbs."""
+        return float(self._evaluator.basis.primes[limbs - 1])

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from .arithmetic import canonical, product, product_by, reduce
+from .transposition import transpose_four
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -76,11 +77,10 @@ def scratch(tail):  # type: ignore[no-untyped-def]
 @njit(nogil=True, error_model="numpy", cache=True)
 def _turn(x, buffer, columns):  # type: ignore[no-untyped-def]
     """Transpose a chunk into the buffer."""
-    rows = buffer.shape[0]
-    for b in range(columns):
-        at = b * rows
-        for r in range(rows):
-            buffer[r, b] = x[at + r]
+    rows, apart = buffer.shape
+    for b in range(0, columns, 4):
+        for r in range(0, rows, 4):
+            transpose_four(x, b * rows + r, rows, buffer, r * apart + b, apart)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -111,10 +111,16 @@ def _row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
                 x3[b] = d - e
 
 
+@njit(inline="always")
+def _row(x, number, columns):  # type: ignore[no-untyped-def]
+    """Of a chunk, in which rows follow one another."""
+    return x[number * columns : (number + 1) * columns]
+
+
 @njit(nogil=True, error_model="numpy", cache=True)
-def _last_row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-def]
-    """The last two stages, in place, canonical. quarter: 1, as a variable: of rows at constant distances LLVM does not
-    find out that they are apart."""
+def _last_row_quads(x, tail, quarter, out, q, inverse):  # type: ignore[no-untyped-def]
+    """The last two stages, canonical, into ``out``, where rows follow one another. quarter: 1, as a variable: of rows
+    at constant distances LLVM does not find out that they are apart."""
     rows, columns = x.shape[0], tail.shape[1]
     inner = rows // (4 * quarter)
     for i in range(inner):
@@ -124,16 +130,18 @@ def _last_row_quads(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-de
         for j in range(4 * i * quarter, 4 * i * quarter + quarter):
             x0, x1 = x[j], x[j + quarter]
             x2, x3 = x[j + 2 * quarter], x[j + 3 * quarter]
+            o0, o1 = _row(out, j, columns), _row(out, j + quarter, columns)
+            o2, o3 = _row(out, j + 2 * quarter, columns), _row(out, j + 3 * quarter, columns)
             for b in range(columns):
                 u2 = product(x2[b], w1[b], q, inverse)
                 u3 = product(x3[b], w1[b], q, inverse)
                 s, d = x0[b] + u2, x0[b] - u2
                 t = product(x1[b] + u3, w2[b], q, inverse)
                 e = product(x1[b] - u3, w3[b], q, inverse)
-                x0[b] = canonical(reduce(s + t, q, inverse), q)
-                x1[b] = canonical(reduce(s - t, q, inverse), q)
-                x2[b] = canonical(reduce(d + e, q, inverse), q)
-                x3[b] = canonical(reduce(d - e, q, inverse), q)
+                o0[b] = canonical(reduce(s + t, q, inverse), q)
+                o1[b] = canonical(reduce(s - t, q, inverse), q)
+                o2[b] = canonical(reduce(d + e, q, inverse), q)
+                o3[b] = canonical(reduce(d - e, q, inverse), q)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -169,11 +177,7 @@ def forward(x, head, tail, buffer, q, inverse):  # type: ignore[no-untyped-def]
         while quarter > 1:
             _row_quads(buffer, tail[c], quarter, q, inverse)
             quarter //= 4
-        _last_row_quads(buffer, tail[c], quarter, q, inverse)
-        for r in range(rows):
-            source, target = buffer[r], part[r * columns : (r + 1) * columns]
-            for b in range(columns):
-                target[b] = source[b]
+        _last_row_quads(buffer, tail[c], quarter, part, q, inverse)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -203,11 +207,10 @@ def _row_quads_back(x, tail, quarter, q, inverse):  # type: ignore[no-untyped-de
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _turn_back(buffer, x, columns):  # type: ignore[no-untyped-def]
-    rows = buffer.shape[0]
-    for b in range(columns):
-        at = b * rows
-        for r in range(rows):
-            x[at + r] = buffer[r, b]
+    rows, apart = buffer.shape
+    for b in range(0, columns, 4):
+        for r in range(0, rows, 4):
+            transpose_four(buffer, r * apart + b, apart, x, b * rows + r, rows)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -282,7 +285,7 @@ def backward(x, head, tail, buffer, constant, q, inverse):  # type: ignore[no-un
         start = c * chunk
         part = x[start : start + chunk]
         for r in range(rows):
-            source, target = part[r * columns : (r + 1) * columns], buffer[r]
+            source, target = _row(part, r, columns), buffer[r]
             for b in range(columns):
                 target[b] = source[b]
         quarter = np.int64(1)

@@ -184,9 +184,8 @@ class Machine:
 SHIPPED_MACHINE = Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-25")
 
 
-# A mask's product and rescaling, beside one function of a bootstrap with the lowest degree: some transforms of a few
-# limbs, a key switch more in OpenFHE.
-_MASK_SHARE, _LOWEST_DEGREE = 0.04, 13
+# Of series.
+_LOWEST_DEGREE = 13
 # Bytes per coefficient of a fresh BGV ciphertext (55 bits), and bytes a second of a network.
 _FRESH_BYTES = 7
 _UPLOAD_RATE = 12.5e6
@@ -208,6 +207,8 @@ class CostModel:
     slots: tuple[SlotRow, ...] = SLOT_ROWS  # CKKS in slots
     training: TrainingFigures = TRAINING_FIGURES
     level: float = 0.06  # relative cost of one more level in the bootstrapping context
+    # a mask, beside one function of a bootstrap with the lowest degree: some transforms, a key switch more in OpenFHE
+    mask: float = 0.04
     external: float = 0.0  # BGV ciphertext x encrypted weight; 0: two automorphisms
     engine: str = "openfhe"  # whose figures these are
     limbs: int = 1  # of a BGV ciphertext, at most
@@ -281,7 +282,7 @@ class CostModel:
 
     def mask_seconds(self, slots: int, ring: int = REFERENCE_RING) -> float:
         """What a mask adds to one function of a bootstrap, beside the level that it takes (see :func:`deepest`)."""
-        return _MASK_SHARE * self.evaluate_seconds(slots, _LOWEST_DEGREE, ring)
+        return self.mask * self.evaluate_seconds(slots, _LOWEST_DEGREE, ring)
 
     def bootstrap_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:
         """One full bootstrap with one function."""
@@ -290,7 +291,7 @@ class CostModel:
     def key_bytes(self, parameters: Parameters) -> float:
         """All evaluation keys."""
         unpack = self._unpack_key_bytes(parameters, len(parameters.unpack_strides) + len(parameters.conjugates))
-        return unpack + self._bytes("key_bytes", parameters, deepest(parameters))
+        return unpack + self._bytes("key_bytes", parameters, deepest(parameters, self.engine))
 
     def conjugate_bytes(self, parameters: Parameters) -> float:
         """Keys of sums over conjugates."""
@@ -318,12 +319,12 @@ class CostModel:
         conjugates = self.conjugate_bytes(parameters)
         if not parameters.slots:
             return PROCESS_BYTES + _LINEAR_BYTES * share + conjugates
-        at_reference = self._figure("idle_bytes", parameters.slots, deepest(parameters))
+        at_reference = self._figure("idle_bytes", parameters.slots, deepest(parameters, self.engine))
         return PROCESS_BYTES + max(0.0, at_reference - PROCESS_BYTES) * share + conjugates
 
     def work_bytes(self, parameters: Parameters) -> float:
         """What a bootstrap takes beyond that at its peak, its own powers included."""
-        return self._bytes("work_bytes", parameters, deepest(parameters))
+        return self._bytes("work_bytes", parameters, deepest(parameters, self.engine))
 
     def powers_bytes(self, parameters: Parameters) -> float:
         """The shared half of one bootstrap while it is kept."""
@@ -370,20 +371,24 @@ def _between(configurations: Sequence[Configuration], slots: int, value: Callabl
     return float(np.interp(np.log2(max(slots, 1)), sizes, [value(c) for c in configurations]))
 
 
-def deepest(parameters: Parameters) -> int:
+def deepest(parameters: Parameters, engine: str) -> int:
     """The degree whose series take all levels in the middle of a bootstrap, those for products in slots among them.
 
-    A context for degree 13 and a mask is one for degree 27: as deep, with keys of that size.
+    A context of OpenFHE for degree 13 and a mask is one for degree 27: as deep, with keys of that size. On the kernels
+    it is one for degree 13 where masks are multiplied into series.
     """
-    if not parameters.slot_levels:
+    levels = parameters.slot_levels - (parameters.folded_levels if engine == "kernels" else 0)
+    if not levels:
         return parameters.degree
-    return MAX_DEGREES.get(series_levels(parameters.degree) + parameters.slot_levels, max(MAX_DEGREES.values()))
+    return MAX_DEGREES.get(series_levels(parameters.degree) + levels, max(MAX_DEGREES.values()))
 
 
 def mask_bytes(parameters: Parameters) -> int:
-    """A mask in memory: plaintexts, two where bootstraps fill the ring, on the limbs of SlotsToCoeffs and one more."""
+    """A mask in memory: plaintexts, two where bootstraps fill the ring, on the limbs of SlotsToCoeffs and one more, or
+    those of the series that it is multiplied into."""
     plaintexts = 2 if 2 * parameters.slots == parameters.ring else 1
-    return 8 * parameters.ring * plaintexts * (parameters.level_budget[1] + 2)
+    levels = series_levels(parameters.degree) if parameters.folded_levels else 1
+    return 8 * parameters.ring * plaintexts * (parameters.level_budget[1] + 1 + levels)
 
 
 def split_automorphisms(parts: int, wanted: int) -> int:

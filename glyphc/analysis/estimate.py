@@ -158,12 +158,14 @@ def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: 
             # the way to the coefficients and back is what takes time
             return cost.scaled(cost.switch, parameters.ring)
         case Powers(degree=degree):
-            return cost.powers_seconds(parameters.slots, degree, parameters.ring, deepest(parameters))
+            return cost.powers_seconds(parameters.slots, degree, parameters.ring, deepest(parameters, cost.engine))
         case Evaluate(series=series, mask=mask):
             if isinstance(series, Lookup):
                 function = lookup_seconds(series, parameters, cost)
             else:
-                function = cost.evaluate_seconds(parameters.slots, series.degree, parameters.ring, deepest(parameters))
+                function = cost.evaluate_seconds(
+                    parameters.slots, series.degree, parameters.ring, deepest(parameters, cost.engine)
+                )
             return function + (cost.mask_seconds(parameters.slots, parameters.ring) if mask is not None else 0.0)
         case _:
             return 0.0

@@ -125,6 +125,8 @@ KERNELS = CostModel(
     baby=0.68,
     giant=0.62,
     fresh=0.0018,
+    # CPU seconds of a full bootstrap's second function with a mask and without, at degree 13, beside other work
+    mask=0.2,
     configurations=KERNELS_CONFIGURATIONS,
     machine=Machine("AMD EPYC", 2, 2, "1.6.1.0.22.4", "2026-11-29"),
     training=KERNELS_TRAINING,

@@ -24,7 +24,7 @@ def lookup_seconds(lookup: Lookup, parameters: Parameters, cost: CostModel) -> f
     """Of the half of a bootstrap that looks one table up."""
 
     def function(degree: int) -> float:
-        return cost.evaluate_seconds(parameters.slots, degree, parameters.ring, deepest(parameters))
+        return cost.evaluate_seconds(parameters.slots, degree, parameters.ring, deepest(parameters, cost.engine))
 
     transform = _TRANSFORM * function(_LOWEST)
     series, typical = function(lookup.degree) - transform, function(_TYPICAL) - transform

@@ -23,13 +23,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot
 
-from glyphc.analysis.cost import Configuration, CostModel, split_automorphisms
+from glyphc.analysis.cost import Configuration, CostModel, deepest, split_automorphisms
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.image_layout import Raster, Steps
 from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
-from glyphc.ir.parameters import MAX_DEGREES, Parameters, series_levels
+from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import OUTPUT_BITS
 from glyphc.ir.stencils import Stencil, disturbed
 from glyphc.ir.types import Scheme
@@ -41,8 +41,6 @@ from .layout_search import DEGREE, MIN_SLOTS, NOISE
 from .pictures import Pictures
 from .readers import is_bootstrapped
 
-# A mask takes a level in the middle of a bootstrap, as the next degrees of series do.
-_DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
 # Along which groups of channels stand in the room between pixels, in rows and columns: any two of them cross once.
 _DIRECTIONS: tuple[Steps, ...] = ((1, 0), (0, 1), (1, 1))
 
@@ -316,9 +314,10 @@ class ImagePlan:
         """Predicted seconds of all that depends on the plan, for its whole batch."""
         cost = cost.taking(self.configuration)
         slots, ring = self.slots, self.ring
+        context = deepest(self._parameters(), cost.engine)
         switch = cost.scaled(cost.switch, ring)
-        shared = cost.powers_seconds(slots, DEGREE, ring, _DEEPEST) + switch
-        function = cost.evaluate_seconds(slots, DEGREE, ring, _DEEPEST) + cost.mask_seconds(slots, ring) + switch
+        shared = cost.powers_seconds(slots, DEGREE, ring, context) + switch
+        function = cost.evaluate_seconds(slots, DEGREE, ring, context) + cost.mask_seconds(slots, ring) + switch
         functions = products = 0
         unpacking = 0.0
         for (value, _, _), levels in self._functions().items():
@@ -382,13 +381,17 @@ class ImagePlan:
         """Predicted peak of a run, roughly: contexts and keys, weights, and the channels of what a map reads."""
         cost = cost.taking(self.configuration)
         keys = () if self._steps is None else tuple(sorted(self._steps.elements))
-        parameters = Parameters(
-            self.ring, plaintext_bits=0, bgv_bits=0, slots=self.slots, degree=DEGREE, slot_levels=1, conjugates=keys
-        )
+        parameters = self._parameters(keys)
         channels = max(image[0] for image in self.pictures.images.values())
         alive = 4 * channels + sum(self._ciphertexts(n) for n in self._bootstrapped[:2])
         held = 2 * 8 * self.ring * (self.polynomials + cost.limbs * alive)
         return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
+
+    def _parameters(self, conjugates: tuple[int, ...] = ()) -> Parameters:
+        """Typical ones of its bootstraps."""
+        return Parameters(
+            self.ring, 0, 0, slots=self.slots, degree=DEGREE, slot_levels=1, folded_levels=1, conjugates=conjugates
+        )
 
     def resident(self, node: Node) -> bool:
         """Whether a value comes from a bootstrap."""

@@ -53,7 +53,7 @@ def _plans(graph: Graph, pictures: Pictures, room: Room, batch: int) -> Iterator
 
 def _ways(plan: ImagePlan, cost: CostModel) -> Iterator[ImagePlan]:
     """The plan in each configuration of its bootstraps."""
-    for configuration in configurations(cost, plan.ring, plan.slots, slot_levels=1):
+    for configuration in configurations(cost, plan.ring, plan.slots, masks=True):
         way = copy(plan)
         way.configuration = configuration
         yield way

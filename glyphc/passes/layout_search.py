@@ -394,12 +394,16 @@ def check_room(name: str, ring: int, max_chunks: int) -> None:
     check_option(name, "max_chunks", max_chunks, 1, 1024)
 
 
-def configurations(cost: CostModel, ring: int, slots: int, slot_levels: int = 0) -> tuple[Configuration | None, ...]:
-    """Those that bootstraps of typical series could have, None for the usual one where there are no others."""
+def configurations(cost: CostModel, ring: int, slots: int, masks: bool = False) -> tuple[Configuration | None, ...]:
+    """Those that bootstraps of typical series, maybe with masks, could have, None for the usual one where there are no
+    others."""
     if len(cost.alternatives(slots)) == 1:
         return (None,)
     security = SECURE if largest_modulus(ring) else INSECURE
-    typical = Parameters(ring, 0, 0, slots=slots, degree=DEGREE, slot_levels=slot_levels, security=security)
+    levels = int(masks)
+    typical = Parameters(
+        ring, 0, 0, slots=slots, degree=DEGREE, slot_levels=levels, folded_levels=levels, security=security
+    )
     return tuple(possible(cost, typical))
 
 

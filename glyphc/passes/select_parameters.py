@@ -161,6 +161,7 @@ def affordable_degrees(graph: Graph, context: Context, security: str = "") -> tu
 def _unconfigured(graph: Graph, security: str) -> Parameters:
     """Parameters whose degree and configuration are still to be chosen."""
     bits, table = plaintext_bits(graph), _table_bits(graph)
+    masks = any(op.mask is not None for _, op in graph.of(Apply))
     return Parameters(
         ring=_ring(graph),
         plaintext_bits=bits,
@@ -168,7 +169,9 @@ def _unconfigured(graph: Graph, security: str) -> Parameters:
         unpack_strides=split_strides(graph),
         conjugates=conjugates(graph),
         slots=_slots(graph),
-        slot_levels=int(any(op.mask is not None for _, op in graph.of(Apply))) + (lookup_levels(table) if table else 0),
+        slot_levels=int(masks) + (lookup_levels(table) if table else 0),
+        # a table is no series
+        folded_levels=int(masks and not table),
         table_bits=table,
         security=security,
     )

@@ -206,7 +206,8 @@ class _Coefficients:
             return f"divides by {instruction.divisor}"
         left = self.parameters.slot_levels
         if isinstance(series, Lookup):
-            left -= series.levels
+            # masks are multiplied into series alone
+            left -= series.levels + self.parameters.folded_levels
             if len(series.bits) > self.parameters.table_bits or left < 0:
                 return f"looks up a table of {len(series.table)} entries, for which there are no levels"
         return self._mask_problem(instruction.mask, left) if instruction.mask is not None else None
