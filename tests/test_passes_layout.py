@@ -260,6 +260,11 @@ def test_one_unpacking_serves_all_readers() -> None:
     (unpack,) = [n for n, _ in laid.of(Unpack)]
     assert unpack.op == Unpack(32)
     assert len(laid.users(unpack)) == 4
+    (decision,) = unpack.decisions
+    sums, parts = decision.candidates
+    assert decision.chosen == parts.name == "parts one by one"
+    assert sums.seconds is None
+    assert sums.reason.startswith("output")
     (switch,) = laid.operands(unpack)
     assert laid.users(switch) == (unpack,), "nothing reads the value that is divided by the parts"
 
@@ -271,11 +276,19 @@ def test_one_unpacking_serves_all_readers() -> None:
 def test_parts_are_read_where_sums_over_conjugates_are_dearer(widths: tuple[int, ...], summed: bool) -> None:
     source, context = assigned(mlp(*widths), 2)
     plan = Search.over(source, Room(1024, 16, context.room), context.prices).best
-    for id in plan.parts:
+    nodes = [(node, op) for node, op in laid_out(mlp(*widths), 2).of(Unpack) if op.divided == 1]
+    ids = [id for id in sorted(plan.parts) if plan.parts[id] > 1]
+    for id, (node, op) in zip(ids, nodes, strict=True):
         other = copy(plan)
         other.apart = plan.apart ^ {id}
-        assert plan.seconds(context.prices) <= other.seconds(context.prices)
-    (unpack, *_) = [op for _, op in laid_out(mlp(*widths), 2).of(Unpack) if op.divided == 1]
+        spared = other.seconds(context.prices) - plan.seconds(context.prices)
+        assert spared >= 0
+        (decision,) = node.decisions
+        assert decision.chosen == ("sums over conjugates" if op.babies else "parts one by one")
+        taken, lost = sorted(c.seconds or 0.0 for c in decision.candidates)
+        assert lost - taken == pytest.approx(spared)
+        assert [c.seconds for c in decision.candidates if c.name == decision.chosen] == [taken]
+    _, unpack = nodes[0]
     assert unpack.babies == (baby_steps(unpack.parts) if summed else 0)
 
 

@@ -104,9 +104,9 @@ def test_the_choice_is_the_cheapest_on_chains(data: st.DataObject) -> None:
     if found is not None:
         assert found.seconds == pytest.approx(best)
         assert total(graph, dict(found.chosen), hops) == pytest.approx(best)
-        for node, other in ((node, other) for node in nodes for other in said[node.id]):
-            more = total(graph, {**found.chosen, node.id: other}, hops) - best
-            assert more_seconds(graph, found, Paths(hops, QUESTION), node, other) == pytest.approx(more)
+        for at, other in ((n, answer) for n in nodes for answer in said[n.id]):
+            more = total(graph, {**found.chosen, at.id: other}, hops) - best
+            assert more_seconds(graph, found, Paths(hops, QUESTION), at, other) == pytest.approx(more)
 
 
 def test_a_value_with_two_readers_is_converted_once() -> None:
