@@ -15,7 +15,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
-from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, parse_prefer
+from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, in_passes, parse_prefer
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -124,7 +124,8 @@ def compile(
     again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose
     prices decide on layouts and parameters, by default those of the one that will execute the program here; every
     engine takes the result. trips: to the client, which sees hidden values there, that a batch may take at most:
-    ``auto`` takes none unless it is told; memory: bytes at the peak of a run, which also decide among configurations of
+    ``auto`` takes none unless it is told; memory: bytes at the peak of a run: a batch that takes more is done in passes
+    of fewer samples, which is noted, and refused where one sample takes more; it also decides among configurations of
     bootstraps where the cost model knows several; prefer: "latency", "throughput" or "traffic". With any of these
     ``auto`` compiles by several strategies and takes what is best (``glyphc.constraints``). allow_slow: whether a batch
     may take more than ten minutes where gates or look-ups do it.
@@ -137,11 +138,11 @@ def compile(
     strategy = None if strategy is None else strategies.allowed(strategy, trips)
     known = cost or cost_file.current()
 
-    def compiled(name: str | None) -> Program:
+    def compiled(name: str | None, samples: int | None = None) -> Program:
         return _compile(
             model,
             calibration,
-            batch,
+            samples or batch,
             tolerance=tolerance,
             logit_tolerance=logit_tolerance,
             measure=measure,
@@ -164,11 +165,14 @@ def compile(
             memory=limits.memory_bytes,
         )
 
+    def fitting(name: str | None) -> Program:
+        return in_passes(lambda samples: compiled(name, samples), limits, known)
+
     if limits.any and strategy in (None, DEFAULT_STRATEGY):
-        program, note = best(compiled, limits, known)
+        program, note = best(fitting, limits, known)
         program.notes = (*program.notes, note)
     else:
-        program = compiled(strategy)
+        program = fitting(strategy)
         if limits.any:
             check(program, limits, known)
     check_patience(program.schedule, batch_seconds(program, known), program.requested_batch, allow_slow)

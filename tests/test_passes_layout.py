@@ -27,6 +27,7 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Out
 from glyphc.ir.types import Level, Scheme
 from glyphc.ir.unpackings import conjugation
 from glyphc.ir.verify import verify
+from glyphc.passes import base
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context
 from glyphc.passes.layout_search import MIN_SLOTS, Room, Search
@@ -120,6 +121,20 @@ def test_a_program_remembers_the_batch_that_was_asked_for() -> None:
     (decision,) = program.graph.inputs[0].decisions[-1:]
     assert decision.made_by == "assign-layout"
     assert "300 in passes of 256" in decision.candidates[0].reason
+
+
+def test_a_plan_without_room_says_so_where_it_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, context = assigned(mlp(4, 64, 64), 512)
+    plans = Search.over(source, Room(65536, 16, context.room), context.prices, context.models)
+    fastest = max(map(plans.best.memory_bytes, context.models))
+    monkeypatch.setattr(base, "MEMORY", fastest - 1)
+    graph = AssignLayout().run(source, replace(context, memory=fastest - 1))
+    (bootstrap, *_) = [n for n, _ in graph.of(Apply)]
+    (decision,) = [d for d in bootstrap.decisions if d.made_by == "assign-layout"]
+    said = {c.name: c.reason for c in decision.candidates}
+    assert decision.chosen != plans.best.label
+    assert "that there is room for" in said[plans.best.label]
+    assert "that there is room for" not in said[decision.chosen]
 
 
 @pytest.mark.parametrize("widths", [(4, 1025, 3), (4, 3, 1025), (4, 5, 5000, 3)])

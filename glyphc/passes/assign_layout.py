@@ -162,7 +162,10 @@ class AssignLayout(Pass):
             passes = f" in passes of {plan.batch}" if plan.batch < graph.batch else ""
             # the program's parameters, which may be of another one, are selected later
             priced = f", priced with {plan.configuration.shape.label}" if plan.configuration is not None else ""
-            return f"engine {context.planned_for}, batch {graph.batch}{passes}: {what}{priced}"
+            needed = max(map(plan.memory_bytes, context.models))
+            room = f", {needed / 1e9:.2f} GB of the {context.room / 1e9:.2f} GB that there is room for"
+            beyond = room if needed > context.room else ""
+            return f"engine {context.planned_for}, batch {graph.batch}{passes}: {what}{priced}{beyond}"
 
         prices = context.prices
         candidates = [
