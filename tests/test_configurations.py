@@ -204,7 +204,9 @@ def test_memory_decides_among_configurations() -> None:
     least = compiled(between - 1)
     assert least.client.parameters.level_budget == SMALL
     assert predicted(least, model()).seconds > predicted(usual, model()).seconds > predicted(fast, model()).seconds
-    with pytest.raises(ParameterError, match=r"predicted to take .* GB of memory, more than 0\.10 GB; allow more"):
+    with pytest.raises(
+        ParameterError, match=r"predicted to take .* GB of memory, one sample at a time, more than 0\.10 GB; allow more"
+    ):
         compiled(0.1e9)
 
 
