@@ -24,6 +24,7 @@ from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import Apply, ClientBits
 from glyphc.ir.parameters import Parameters
 from glyphc.program import Program
+from glyphc.progress import Silent
 from tests.pass_networks import Network
 
 RING = 1024
@@ -112,6 +113,14 @@ def test_memory_is_a_limit() -> None:
             compiled("relu", None, **limits)
 
 
+class Told(Silent):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str, total: float) -> None:
+        self.stages.append(name)
+
+
 def in_batches(batch: int, **limits: object) -> Program:
     """With bootstraps, at 128-bit: a smaller batch has smaller ones."""
     with warnings.catch_warnings():
@@ -122,7 +131,10 @@ def in_batches(batch: int, **limits: object) -> Program:
 def test_a_batch_is_cut_into_passes_that_fit_into_memory() -> None:
     needed = {size: predicted(in_batches(size), CostModel()).memory_bytes for size in (1, 32, 64, 256, 300)}
     assert needed[1] < needed[32] <= needed[64] < needed[256] <= needed[300]
-    program = in_batches(300, memory=needed[64])
+    told = Told()
+    program = in_batches(300, memory=needed[64], reporter=told)
+    assert "compile for passes of 1 sample (--memory)" in told.stages
+    assert "compile for passes of 64 samples (--memory)" in told.stages
     assert program.client.batch == 64
     assert program.requested_batch == 300
     (note,) = [n for n in program.notes if "--memory" in n]

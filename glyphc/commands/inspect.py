@@ -142,7 +142,7 @@ def _text(
         return schedule_text(program.schedule, wide)
     if why_node is not None:
         graph = program.stages[stage] if stage and stage != "all" else program.graph
-        return "\n".join(why(node, graph) for node in _nodes(graph, why_node))
+        return "\n\n".join(why(node, graph) for node in _nodes(graph, why_node))
     if stage == "all":
         graphs = program.stages.items()
         return "\n".join(f"-- {n} --\n{to_text(g) if text else graph_text(g, columns=chosen)}\n" for n, g in graphs)
@@ -195,5 +195,7 @@ def _nodes(graph: Graph, name: str) -> list[Node]:
     # one place among those that were folded or merged
     found = found or [n for n in graph if name in re.split(r"[+|]", n.location) and name]
     if not found:
-        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}, or those of a location like 'relu1'")
+        places = [n.location for n in graph if n.location and n.decisions] or [n.location for n in graph if n.location]
+        located = f", or those of a location like {places[0]!r}" if places else ""
+        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}{located}")
     return [n for n in found if n.decisions] or found
