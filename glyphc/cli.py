@@ -102,7 +102,11 @@ def main() -> None:
     type=click.IntRange(0),
     help="To the client, which sees hidden values there, that a batch may take. [default: for auto 0]",
 )
-@click.option("--memory", type=click.FloatRange(0, min_open=True), help="Gigabytes that a run may take at its peak.")
+@click.option(
+    "--memory",
+    type=click.FloatRange(0, min_open=True),
+    help="Gigabytes that a run may take at its peak; larger batches are done in passes.",
+)
 @click.option(
     "--prefer",
     type=click.Choice(["latency", "throughput", "traffic"]),

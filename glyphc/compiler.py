@@ -15,7 +15,7 @@ from glyphc.analysis.cost import CostModel
 from glyphc.analysis.kernels_cost import MODELLED
 from glyphc.analysis.security import check_insecure_ring
 from glyphc.codec import by_name
-from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, parse_prefer
+from glyphc.constraints import Constraints, Prefer, batch_seconds, best, check, in_passes, parse_prefer
 from glyphc.errors import CalibrationError, GlyphcError
 from glyphc.ir.accuracy import MeasureKind
 from glyphc.ir.graph import Graph, Rewriter
@@ -40,9 +40,11 @@ from glyphc.passes.tolerance import TolerancePass
 from glyphc.passes.uploads import Uploads
 from glyphc.passes.validate import ValidateSecurity
 from glyphc.program import Program
+from glyphc.progress import Silent
 from glyphc.slow import check_patience
 from glyphc.sources import is_graph, read_model, with_hints
 from glyphc.substitution import changes
+from glyphc.text_tables import counted
 from glyphc.ways import strategies
 from glyphc.ways.strategies import Size
 
@@ -121,13 +123,14 @@ def compile(
     tolerance. degree: of the polynomials, for strategies that take it; by default the strategy's, or as the tolerance
     asks. table_bits: of the index of tables, for strategies that look functions up, by default the strategy's.
     word_bits: of words of bits, for strategies that compute on them. retrain: samples and labels to train the network
-    again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of it. engine: whose
-    prices decide on layouts and parameters, by default those of the one that will execute the program here; every
-    engine takes the result. trips: to the client, which sees hidden values there, that a batch may take at most:
-    ``auto`` takes none unless it is told; memory: bytes at the peak of a run, which also decide among configurations of
-    bootstraps where the cost model knows several; prefer: "latency", "throughput" or "traffic". With any of these
-    ``auto`` compiles by several strategies and takes what is best (``glyphc.constraints``). allow_slow: whether a batch
-    may take more than ten minutes where gates or look-ups do it.
+    again on, in the clear, after the strategy has replaced its nonlinearities; reporter is told of it, and of what
+    takes long. engine: whose prices decide on layouts and parameters, by default those of the one that will execute the
+    program here; every engine takes the result. trips: to the client, which sees hidden values there, that a batch may
+    take at most: ``auto`` takes none unless it is told; memory: bytes at the peak of a run: a batch that takes more is
+    done in passes of fewer samples, which is noted, and refused where one sample takes more; it also decides among
+    configurations of bootstraps where the cost model knows several; prefer: "latency", "throughput" or "traffic". With
+    any of these ``auto`` compiles by several strategies and takes what is best (``glyphc.constraints``). allow_slow:
+    whether a batch may take more than ten minutes where gates or look-ups do it.
 
     Raises TypeError for what is no model, ModelError, CalibrationError or ParameterError with a message that names the
     culprit, GlyphcError for an unusable file of the cost model.
@@ -136,12 +139,13 @@ def compile(
     _check_limits(limits)
     strategy = None if strategy is None else strategies.allowed(strategy, trips)
     known = cost or cost_file.current()
+    told = reporter or Silent()
 
-    def compiled(name: str | None) -> Program:
+    def compiled(name: str | None, samples: int | None = None) -> Program:
         return _compile(
             model,
             calibration,
-            batch,
+            samples or batch,
             tolerance=tolerance,
             logit_tolerance=logit_tolerance,
             measure=measure,
@@ -164,11 +168,22 @@ def compile(
             memory=limits.memory_bytes,
         )
 
+    def fitting(name: str | None) -> Program:
+        def attempt(samples: int | None) -> Program:
+            if samples is not None:
+                told.stage(f"compile for passes of {counted(samples, 'sample')} (--memory)", 1.0)
+            return compiled(name, samples)
+
+        try:
+            return in_passes(attempt, limits, known)
+        finally:
+            told.done()
+
     if limits.any and strategy in (None, DEFAULT_STRATEGY):
-        program, note = best(compiled, limits, known)
+        program, note = best(fitting, limits, known)
         program.notes = (*program.notes, note)
     else:
-        program = compiled(strategy)
+        program = fitting(strategy)
         if limits.any:
             check(program, limits, known)
     check_patience(program.schedule, batch_seconds(program, known), program.requested_batch, allow_slow)

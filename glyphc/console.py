@@ -14,13 +14,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from glyphc.backends.engine import FIRST_USE
 from glyphc.errors import OverrunWarning
-from glyphc.progress import Reporter
+from glyphc.progress import RESUMED, Reporter, duration
 
 # In a log, what takes less than this is not worth a line, and a stage has about so many: one for each share of its
 # work, and one a minute where it is long.
 _LOG_SECONDS = 1.0
 _LOG_LINES = 5
 _LOG_MINUTE = 60.0
+# What is left is said where it is no less than this, and something of the stage is done to judge by.
+_LEFT_SECONDS = 10.0
 # Stages that are worth a line before they begin.
 _LONG_STAGES = (FIRST_USE, "generate keys", "evaluate", "train")
 
@@ -85,24 +87,35 @@ class _Lines:
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
         self._name = self._note = ""
-        self._total = self._unsaid = 0.0
+        self._total = self._unsaid = self._worked = self._resumed = 0.0
 
     def stage(self, name: str, total: float) -> None:
         self.done()
         self._name = name + self._note
         self._start = self._last = time.perf_counter()
-        self._total, self._unsaid = total, 0.0
+        self._total, self._unsaid, self._worked, self._resumed = total, 0.0, 0.0, 0.0
         if name.startswith(_LONG_STAGES):
             print(f"{self._name} ...", file=sys.stderr, flush=True)
 
     def advance(self, amount: float, what: str = "") -> None:
-        """Says what is done now, and the seconds since the line before."""
+        """Says what is done now, the seconds since the line before, and what is left at the stage's pace."""
+        if what == RESUMED:
+            self._resumed += amount
+            return
+        self._worked += amount
         self._unsaid += amount
         seconds = time.perf_counter() - self._last
         much = seconds >= _LOG_SECONDS and self._unsaid >= self._total / _LOG_LINES
         if much or seconds >= _LOG_MINUTE:
-            print(f"  {what}: {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(f"  {what}: {seconds:.1f} s{self._left()}", file=sys.stderr, flush=True)
             self._last, self._unsaid = time.perf_counter(), 0.0
+
+    def _left(self) -> str:
+        if not self._worked:
+            return ""
+        pace = (time.perf_counter() - self._start) / self._worked
+        left = pace * (self._total - self._resumed - self._worked)
+        return f", about {duration(left)} left{self._note and ' of this pass'}" if left >= _LEFT_SECONDS else ""
 
     def note(self, text: str) -> None:
         self._note = text

@@ -16,10 +16,12 @@ from glyphc.diagnostics import predicted
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.parameters import Parameters
+from glyphc.ir.types import Level
 from glyphc.measures import text as loss_text
 from glyphc.measures import worst
 from glyphc.program import Program
 from glyphc.promises import promised
+from glyphc.text_tables import counted
 from glyphc.ways.strategies import CANDIDATES, STRATEGIES, Refresh
 
 
@@ -50,10 +52,15 @@ class Constraints:
         trips = passes * knowledge.trips(program)
         if self.trips is not None and trips > self.trips:
             return f"takes {trips} trips to the client, {self.trips} are allowed"
-        needed = predicted(program, cost).memory_bytes
-        if self.memory_bytes is not None and needed > self.memory_bytes:
-            return f"is predicted to take {needed / 1e9:.2f} GB of memory, more than {self.memory_bytes / 1e9:.2f} GB"
+        if self.exceeded(program, cost):
+            needed, limit = predicted(program, cost).memory_bytes, self.memory_bytes or 0.0
+            least = ", one sample at a time" if program.client.batch == 1 < program.requested_batch else ""
+            return f"is predicted to take {needed / 1e9:.2f} GB of memory{least}, more than {limit / 1e9:.2f} GB"
         return ""
+
+    def exceeded(self, program: Program, cost: CostModel) -> bool:
+        """Whether a program takes more memory than it may."""
+        return self.memory_bytes is not None and predicted(program, cost).memory_bytes > self.memory_bytes
 
     def price(self, program: Program, cost: CostModel) -> float:
         """What is to be small, in its unit."""
@@ -90,6 +97,37 @@ def parse_prefer(text: str | None) -> Prefer | None:
         raise GlyphcError(f"{text!r} is nothing to prefer; there are: {', '.join(p.value for p in Prefer)}") from None
 
 
+def in_passes(compiled: Callable[[int | None], Program], constraints: Constraints, cost: CostModel) -> Program:
+    """The program of the batch that was asked for (None); where that takes too much memory, one in passes of fewer
+    samples: the largest power of two that keeps to the limit, or one sample where none does.
+
+    compiled: for passes of so many samples. Graphs of later stages than the network's keep their batch.
+    """
+    program = compiled(None)
+    asked, first = program.requested_batch, next(iter(program.stages.values()))
+    if not constraints.exceeded(program, cost) or program.client.batch == 1 or first.level is not Level.SOURCE:
+        return program
+    whole, found = predicted(program, cost).memory_bytes, compiled(1)
+    fits, too_large = 0, (program.client.batch - 1).bit_length()
+    if constraints.exceeded(found, cost):
+        too_large = fits
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        tried = compiled(1 << middle)
+        if constraints.exceeded(tried, cost):
+            too_large = middle
+        else:
+            fits, found = middle, tried
+    found.requested_batch = asked
+    size = counted(found.client.batch, "sample")
+    note = (
+        f"passes of {size}, and not of {program.client.batch} (--memory): these would take {whole / 1e9:.2f} GB, "
+        f"passes of {size} take {predicted(found, cost).memory_bytes / 1e9:.2f} GB"
+    )
+    found.notes = (*found.notes, note)
+    return found
+
+
 def check(program: Program, constraints: Constraints, cost: CostModel) -> None:
     """ParameterError for a program of a strategy by name that does not keep to the limits."""
     if problem := constraints.broken(program, cost):
@@ -117,7 +155,8 @@ def best(compiled: Callable[[str], Program], constraints: Constraints, cost: Cos
         if not problem and not all(loss.kept for loss in losses):
             problem = loss_text(worst(losses))
         price = constraints.price(program, cost)
-        said.append(f"{name}: {problem or text(price, constraints.prefer)}")
+        passes = f" in passes of {program.client.batch}" if program.client.batch < program.requested_batch else ""
+        said.append(f"{name}: {problem or text(price, constraints.prefer) + passes}")
         if not problem:
             found.append((price, name, program))
     if not found:

@@ -350,21 +350,6 @@ def run_summary(report: RunReport) -> str:
     return "\n".join(lines)
 
 
-def why(node: Node) -> str:
-    """The decisions made for a node: candidates, costs, and why the losers lost."""
-    if not node.decisions:
-        return f"{node}: no choice was made for this node"
-    lines = []
-    for decision in dict.fromkeys(node.decisions):
-        lines.append(f"{node}: {decision.made_by} chose {decision.chosen}")
-        rows = [("  candidate", "seconds", "reason")]
-        for c in decision.candidates:
-            mark = "*" if c.name == decision.chosen else " "
-            rows.append((f"{mark} {c.name}", "" if c.seconds is None else f"{c.seconds:.3g}", c.reason))
-        lines += [align(rows), ""]
-    return "\n".join(lines).rstrip()
-
-
 # -- columns --
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from glyphc import free_memory
 from glyphc.analysis import cost_file
-from glyphc.backends.engine import engine
+from glyphc.analysis.kernels_cost import for_engine
+from glyphc.backends.engine import PREFERRED, engine
 from glyphc.errors import GlyphcError
 from glyphc.measure import this_machine
 
@@ -143,9 +144,9 @@ def _costs() -> Finding:
                 "cost model",
                 State.NOTE,
                 "ships with glyphc",
-                "'glyphc measure --engine kernels' measures this machine (ten minutes)",
+                "'glyphc measure' measures this machine (ten minutes)",
             )
-        machine = cost_file.current().machine
+        machine = for_engine(cost_file.current(), PREFERRED[0]).machine
     except GlyphcError as e:
         return Finding("cost model", State.NOTE, str(e), "'glyphc measure' writes it again")
     here = this_machine()
@@ -154,7 +155,7 @@ def _costs() -> Finding:
             "cost model",
             State.NOTE,
             f"{origin} is of {machine.text}",
-            "'glyphc measure --engine kernels' measures this machine",
+            "'glyphc measure' measures this machine",
         )
     return Finding("cost model", State.OK, f"{origin}, measured here on {machine.date}")
 

@@ -24,7 +24,9 @@ def check_writable(path: Path) -> None:
     folder = path.parent
     if not folder.is_dir():
         problem = (
-            f"{os.fspath(folder)!r} is not a folder" if folder.exists() else f"there is no folder {os.fspath(folder)!r}"
+            f"{os.fspath(folder)!r} is not a folder"
+            if folder.exists()
+            else f"there is no folder {os.fspath(folder)!r}; make it first"
         )
     elif not os.access(folder, os.W_OK):
         problem = f"the folder {os.fspath(folder)!r} is not writable"

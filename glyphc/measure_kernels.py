@@ -1,4 +1,4 @@
-"""Measures what programs cost on the engine ``kernels``, for ``glyphc measure --engine kernels``."""
+"""Measures what programs cost on the engine ``kernels``, for ``glyphc measure``."""
 
 from __future__ import annotations
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Callable
 from typing import Protocol
+
+# Said of work that was done before a run was interrupted.
+RESUMED = "resumed"
 
 
 class Reporter(Protocol):
@@ -49,6 +54,12 @@ class Written(Silent):
 
     def note(self, text: str) -> None:
         self._note = text
+
+
+def keys_counted(reporter: Reporter, count: int) -> Callable[[str], None]:
+    """Tells of each of so many keys that it is made or loaded: which one, as their names say nothing to people."""
+    numbers = itertools.count(1)
+    return lambda name: reporter.advance(1, f"key {next(numbers)} of {count}")
 
 
 def duration(seconds: float) -> str:

@@ -28,6 +28,7 @@ from glyphc.backends.engine import engine as find_engine
 from glyphc.backends.errors import BackendError
 from glyphc.backends.processes import ended_processes_seconds
 from glyphc.codec import Encoded, check_inputs, encode, with_labels
+from glyphc.course import Course
 from glyphc.errors import EnvironmentSetupError, GlyphcError, OverrunWarning, ParameterError
 from glyphc.ir.accuracy import Loss
 from glyphc.ir.evaluate import evaluate_all
@@ -284,6 +285,7 @@ class _Runner:
         instructions = partial.schedule.instructions
         costs = instruction_costs(partial.schedule, self.cost)
         predicted = {id(i): seconds for i, seconds in zip(instructions, costs, strict=True)}
+        course = Course.of(instructions, lambda node: self.program.graph.node(node).location)
         spent = time.process_time()
 
         def observe(instruction: Instruction, seconds: float) -> None:
@@ -295,7 +297,7 @@ class _Runner:
                 self.report.seconds["evaluate"] -= seconds
                 return
             self.report.cpu_seconds += spent - before
-            self.reporter.advance(predicted[id(instruction)], self._describe(instruction))
+            self.reporter.advance(predicted[id(instruction)], course.text(instruction))
             ended = time.perf_counter()
             self.began = ended - seconds if self.began is None else self.began
             self.report.timeline.append((numbers[id(instruction)], ended - seconds - self.began, seconds))
@@ -308,10 +310,6 @@ class _Runner:
             self.report.seconds.setdefault(stage, 0.0)
         with self.stage("evaluate", sum(predicted.values())):
             return execute(partial.schedule.instructions, session.machine, inputs, observe)
-
-    def _describe(self, instruction: Instruction) -> str:
-        node = self.program.graph.node(instruction.node)
-        return f"{node.op.mnemonic} {node.location}".strip()
 
 
 def _torus(parameters: ProgramParameters) -> float:

@@ -100,9 +100,10 @@ SPLITS: dict[str, Callable[[], Split]] = {
 
 
 def save_split(name: str, split: Split) -> None:
-    """Write ``{name}-train.npy``, ``{name}-test.npy`` and ``{name}-test-labels.npy`` to DATA_DIR."""
+    """Write ``{name}-train.npy`` and ``{name}-test.npy`` to DATA_DIR, and their labels beside them."""
     DATA_DIR.mkdir(exist_ok=True)
     np.save(DATA_DIR / f"{name}-train.npy", split.x_train)
+    np.save(DATA_DIR / f"{name}-train-labels.npy", split.y_train)
     np.save(DATA_DIR / f"{name}-test.npy", split.x_test)
     np.save(DATA_DIR / f"{name}-test-labels.npy", split.y_test)
 

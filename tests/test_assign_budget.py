@@ -17,7 +17,7 @@ from test_merge import Network
 
 import glyphc
 from glyphc.cli import main
-from glyphc.diagnostics import summary, why
+from glyphc.diagnostics import summary
 from glyphc.errors import GlyphcError
 from glyphc.inspector.build import build
 from glyphc.ir.evaluate import evaluate
@@ -27,6 +27,7 @@ from glyphc.ir.ops import Apply, ArgMax, Bootstrap, Const, Dense, Output
 from glyphc.passes.assign_budget import AssignBudget
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.program import Program
+from glyphc.reasons import why
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "models" / "digits-mlp.onnx"

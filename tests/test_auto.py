@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -33,6 +34,12 @@ def said(program: Program, op: type) -> dict[str, tuple[float | None, str]]:
     return {c.name: (c.seconds, c.reason) for c in decision.candidates}
 
 
+def whole(program: Program) -> float:
+    """Seconds of all that was chosen."""
+    decisions = [d for node in program.stages["assign-scheme"] for d in node.decisions if d.made_by == "assign-scheme"]
+    return sum(c.seconds or 0.0 for d in decisions for c in d.candidates if c.name == d.chosen)
+
+
 def test_large_batches_stand_in_slots() -> None:
     program = compiled(8192, logit_tolerance=0.2)
     assert isinstance(program.client.parameters, SlotParameters)
@@ -41,6 +48,15 @@ def test_large_batches_stand_in_slots() -> None:
     bootstrap, polynomial = prices["packed functional bootstrap"][0], prices["ckks polynomial in slots"][0]
     assert bootstrap is not None and polynomial is not None
     assert polynomial < bootstrap
+    # what looks cheaper for a node and lost says what it comes to
+    seconds, reason = said(program, Linear)["bgv"]
+    chosen, winner = said(program, Linear)["ckks slots"]
+    assert seconds is not None and chosen is not None and seconds < chosen
+    taken = r"the network takes ([\d.]+) s \(.* s of them client and upload\) with bootstraps, ([\d.]+) s \("
+    found = re.search(taken, reason)
+    assert found is not None, reason
+    assert float(found[1]) > float(found[2]) == pytest.approx(whole(program), rel=5e-3)
+    assert "the network takes" not in winner
     # encryption and upload are a part of it, on both sides
     for name in ("bgv, fresh", "ckks slots, fresh"):
         seconds, reason = said(program, Input)[name]

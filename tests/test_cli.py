@@ -236,6 +236,16 @@ def test_why_names_candidates_and_the_choice(artifact: Path, program: Program) -
     assert glyphc("inspect", artifact, "--why", str(bootstrap.id)).stdout == text, "also without %"
 
 
+def test_why_of_a_node_without_decisions_names_those_nearby(artifact: Path, program: Program) -> None:
+    switch = next(n for n in program.graph if n.op.mnemonic == "switch")
+    text = glyphc("inspect", artifact, "--why", f"%{switch.id}").stdout
+    near = re.fullmatch(r".*no choice was made for this node; it follows from those made for (.*)\n", text)
+    assert near is not None, text
+    found = [program.graph.node(int(id)) for id in re.findall(r"%(\d+)", near[1])]
+    assert {n.op.mnemonic for n in found} == {"linear", "bootstrap"}
+    assert all(n.decisions for n in found)
+
+
 def test_why_of_a_stage(artifact: Path, program: Program) -> None:
     text = glyphc("inspect", artifact, "--why", "%0", "--stage", "quantize").stdout
     assert "quantize chose shared scale" in text

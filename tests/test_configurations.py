@@ -26,13 +26,14 @@ from glyphc.backends.kernels.keyfiles import fingerprint, key_bytes
 from glyphc.backends.kernels.shape import EngineShape
 from glyphc.cli import main
 from glyphc.constraints import Constraints
-from glyphc.diagnostics import predicted, why
+from glyphc.diagnostics import predicted
 from glyphc.errors import ParameterError
 from glyphc.ir.ops import Bootstrap
 from glyphc.ir.parameters import MOST_BABY_STEPS, Parameters
 from glyphc.passes.base import MEMORY, Context
 from glyphc.passes.select_parameters import SelectParameters
 from glyphc.program import Program
+from glyphc.reasons import why
 from glyphc.runtime import run
 
 SAMPLES = np.random.default_rng(8).normal(size=(100, 2, 3))
@@ -203,7 +204,9 @@ def test_memory_decides_among_configurations() -> None:
     least = compiled(between - 1)
     assert least.client.parameters.level_budget == SMALL
     assert predicted(least, model()).seconds > predicted(usual, model()).seconds > predicted(fast, model()).seconds
-    with pytest.raises(ParameterError, match=r"predicted to take .* GB of memory, more than 0\.10 GB; allow more"):
+    with pytest.raises(
+        ParameterError, match=r"predicted to take .* GB of memory, one sample at a time, more than 0\.10 GB; allow more"
+    ):
         compiled(0.1e9)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from glyphc import console
 from glyphc.backends.engine import FIRST_USE
-from glyphc.progress import Reporter
+from glyphc.progress import RESUMED, Reporter
 
 
 @pytest.fixture
@@ -27,14 +27,18 @@ def test_many_steps_of_a_stage_are_a_handful_of_lines(clock: list[float], capsys
     reporter = lines()
     reporter.stage("evaluate", 1000.0)
     for step in range(1, 1001):
-        clock[0] += 0.05
+        clock[0] += 0.0625
         reporter.advance(1.0, f"step {step}")
     reporter.done()
     printed = capsys.readouterr().err.splitlines()
     assert printed == [
         "evaluate ...",
-        *(f"  step {step}: 10.0 s" for step in (200, 400, 600, 800, 1000)),
-        "evaluate: 50.0 s",
+        "  step 200: 12.5 s, about 50 s left",
+        "  step 400: 12.5 s, about 38 s left",
+        "  step 600: 12.5 s, about 25 s left",
+        "  step 800: 12.5 s, about 12 s left",
+        "  step 1000: 12.5 s",
+        "evaluate: 62.5 s",
     ]
 
 
@@ -65,13 +69,28 @@ def test_long_bootstraps_have_lines_and_long_stages_one_a_minute(
     reporter.done()
     assert capsys.readouterr().err.splitlines() == [
         "evaluate ...",
-        "  bootstrap relu1: 11.0 s",
+        "  bootstrap relu1: 11.0 s, about 15 s left",
         "  bootstrap relu2: 13.0 s",
         "evaluate: 26.0 s",
         "train ...",
-        "  step 2: 80.0 s",
-        "  step 4: 80.0 s",
+        "  step 2: 80.0 s, about 11 h 5 min left",
+        "  step 4: 80.0 s, about 11 h 4 min left",
         "train: 160.0 s",
+    ]
+
+
+def test_work_of_an_earlier_run_says_nothing_of_the_pace(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = lines()
+    reporter.note(" (pass 2 of 3)")
+    reporter.stage("evaluate", 100.0)
+    reporter.advance(50.0, RESUMED)
+    clock[0] += 30.0
+    reporter.advance(25.0, "layer 3 of 4")
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate (pass 2 of 3) ...",
+        "  layer 3 of 4: 30.0 s, about 30 s left of this pass",
     ]
 
 

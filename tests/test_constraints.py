@@ -15,7 +15,7 @@ from glyphc import knowledge
 from glyphc.analysis.cost import CostModel
 from glyphc.cli import main
 from glyphc.constraints import capacity
-from glyphc.diagnostics import predicted
+from glyphc.diagnostics import predicted, summary
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.frontends.to_onnx import to_onnx
 from glyphc.ir.functions import Function
@@ -24,6 +24,7 @@ from glyphc.ir.integer_parameters import IntegerParameters
 from glyphc.ir.ops import Apply, ClientBits
 from glyphc.ir.parameters import Parameters
 from glyphc.program import Program
+from glyphc.progress import Silent
 from tests.pass_networks import Network
 
 RING = 1024
@@ -110,6 +111,48 @@ def test_memory_is_a_limit() -> None:
     for limits in ({"memory": 0.0}, {"trips": -1}, {"prefer": "fun"}):
         with pytest.raises(GlyphcError, match=r"positive|from 0 on|nothing to prefer"):
             compiled("relu", None, **limits)
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str, total: float) -> None:
+        self.stages.append(name)
+
+
+def in_batches(batch: int, **limits: object) -> Program:
+    """With bootstraps, at 128-bit: a smaller batch has smaller ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return glyphc.compile(network("relu"), X, batch, strategy="glyph", cost=CostModel(), tolerance=20.0, **limits)  # type: ignore[arg-type]
+
+
+def test_a_batch_is_cut_into_passes_that_fit_into_memory() -> None:
+    needed = {size: predicted(in_batches(size), CostModel()).memory_bytes for size in (1, 32, 64, 256, 300)}
+    assert needed[1] < needed[32] <= needed[64] < needed[256] <= needed[300]
+    told = Told()
+    program = in_batches(300, memory=needed[64], reporter=told)
+    assert "compile for passes of 1 sample (--memory)" in told.stages
+    assert "compile for passes of 64 samples (--memory)" in told.stages
+    assert program.client.batch == 64
+    assert program.requested_batch == 300
+    (note,) = [n for n in program.notes if "--memory" in n]
+    assert note.startswith("passes of 64 samples, and not of 300")
+    assert f"{needed[300] / 1e9:.2f} GB" in note
+    assert f"{needed[64] / 1e9:.2f} GB" in note
+    assert "300 samples take 5 passes" in summary(program)
+    x = np.resize(X, (300, 6))
+    assert np.array_equal(program.run(x, "clear"), in_batches(64).run(x, "clear"))
+    whole = in_batches(300, memory=needed[300])
+    assert (whole.client.batch, whole.notes) == (300, ())
+    with pytest.raises(ParameterError, match=r"GB of memory, one sample at a time, more than"):
+        in_batches(300, memory=0.99 * needed[1])
+
+
+def test_slots_take_as_much_for_one_sample_as_for_many() -> None:
+    with pytest.raises(ParameterError, match=r"GB of memory, one sample at a time, more than"):
+        compiled("relu", "slots", memory=1.0)
 
 
 def test_the_command_says_what_was_compared(tmp_path: Path) -> None:

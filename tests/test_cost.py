@@ -282,3 +282,16 @@ def test_what_was_not_measured_of_the_kernels_is_scaled_to_the_users_machine() -
     assert "a processor" in kernels.machine.text
     assert for_engine(replace(model, kernels=KERNELS), "kernels").machine == KERNELS.machine
     assert for_engine(CostModel(), "kernels").configurations == KERNELS.configurations
+
+
+def test_what_was_not_measured_of_openfhe_is_scaled_to_the_users_machine() -> None:
+    half = tuple(
+        replace(c, costs=tuple(replace(r, powers=r.powers / 2, evaluate=r.evaluate / 2) for r in c.costs))
+        for c in KERNELS.configurations
+    )
+    model = CostModel(kernels=replace(KERNELS, configurations=half, machine=MACHINE))
+    openfhe = for_engine(model, "openfhe")
+    assert openfhe.bootstrap_seconds(64, 27) == pytest.approx(CostModel().bootstrap_seconds(64, 27) / 2)
+    assert openfhe.product == pytest.approx(CostModel().product / 2)
+    assert "scaled from kernels's" in openfhe.machine.text
+    assert for_engine(replace(model, machine=replace(MACHINE, date="later")), "openfhe").product == CostModel().product

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from glyphc import doctor, free_memory
+from glyphc.analysis import cost_file
+from glyphc.analysis.cost import CostModel
+from glyphc.analysis.kernels_cost import KERNELS
 from glyphc.backends.engine import engine
 from glyphc.backends.kernels import selftest
 from glyphc.cli import main
 from glyphc.commands.grouping import GROUPS
+from glyphc.measure import this_machine
 
 
 def test_this_machine_passes() -> None:
@@ -82,6 +87,15 @@ def test_a_broken_cost_model_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert found.state is doctor.State.NOTE
     assert "cost.json" in found.found
     assert "glyphc measure" in found.remedy
+
+
+def test_what_the_kernels_take_is_what_counts_as_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    cost_file.save(path, CostModel(kernels=replace(KERNELS, machine=this_machine())))
+    monkeypatch.setenv("GLYPHC_COST_MODEL", str(path))
+    found = next(f for f in doctor.examine() if f.subject == "cost model")
+    assert found.state is doctor.State.OK
+    assert "measured here" in found.found
 
 
 def test_help_lists_every_command_under_its_role() -> None:

@@ -24,7 +24,7 @@ from glyphc.backends.openfhe.client import ClientKeys, generate_keys
 from glyphc.backends.openfhe.keys import EvaluationKeys
 from glyphc.backends.openfhe.linear import LinearEngine
 from glyphc.backends.openfhe.weight_keys import encrypt_weights
-from glyphc.diagnostics import graph_text, schedule_text, why
+from glyphc.diagnostics import graph_text, schedule_text
 from glyphc.errors import GlyphcError, ModelError
 from glyphc.frontends.from_onnx import read_onnx
 from glyphc.ir.instructions import ConjugateDot, Dot, EncryptedDot, EncryptedMap, Polynomials
@@ -32,6 +32,7 @@ from glyphc.ir.matrices import Full
 from glyphc.ir.noise import external_products
 from glyphc.ir.ops import Linear, Unpack
 from glyphc.ir.parameters import INSECURE, Parameters
+from glyphc.reasons import why
 from glyphc.runtime import run
 from tests.onnx_models import build, node, randoms, run_onnxruntime
 from tests.roles import MODELS, compiled, samples

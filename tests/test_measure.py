@@ -24,6 +24,7 @@ from glyphc.analysis.cost import (
 from glyphc.analysis.kernels_cost import for_engine, shipped
 from glyphc.analysis.security import largest_modulus, secured
 from glyphc.analysis.slot_figures import FIGURES as SLOT_FIGURES
+from glyphc.backends.kernels import selftest
 from glyphc.backends.openfhe.keys import release_all_keys
 from glyphc.backends.openfhe.slot_client import generate_slot_keys
 from glyphc.cli import main
@@ -134,10 +135,10 @@ def test_measuring_the_kernels() -> None:
 def test_each_engine_has_its_part_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "cost.json"
     cost_file.save(path, CostModel(product=1.5))
-    arguments = ["measure", "--engine", "kernels", "--quick", "--slots", "64", "-o", str(path)]
-    result = CliRunner().invoke(main, arguments)
+    result = CliRunner().invoke(main, ["measure", "--quick", "--slots", "64", "-o", str(path)])
     assert result.exit_code == 0, result.output
     assert "engine kernels" in result.output
+    assert "come from" not in result.output, "predictions are for this engine"
     found = cost_file.load(path)
     assert found.product == 1.5
     assert found.kernels is not None
@@ -241,8 +242,9 @@ def test_the_command_writes_what_is_then_used(home: Path, monkeypatch: pytest.Mo
     shown = run(main, ["measure", "--show"])
     assert shown.exit_code == 0
     assert "ships with glyphc" in shown.output
-    result = run(main, ["measure", "--quick", "--slots", "64"])
+    result = run(main, ["measure", "--quick", "--slots", "64", "--engine", "openfhe"])
     assert result.exit_code == 0, result.output
+    assert "predictions for the engine 'kernels' come from 'glyphc measure'" in result.output
     path = home / ".config" / "glyphc" / "cost.json"
     assert f"wrote {path}\n" in result.output
     assert [p.name for p in path.parent.iterdir()] == ["cost.json"]
@@ -268,6 +270,15 @@ def test_an_interrupted_command_writes_nothing_and_leaves_the_old_file(
     assert "nothing was written" in result.output
     assert path.read_text() == "as it was"
     assert [p.name for p in tmp_path.iterdir()] == ["cost.json"]
+
+
+def test_an_engine_that_cannot_run_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "problem", lambda: "this processor has no fused multiply-add")
+    path = tmp_path / "cost.json"
+    result = CliRunner().invoke(main, ["measure", "-o", str(path)])
+    assert result.exit_code == 2
+    assert "'kernels' cannot be measured here: this processor has no fused multiply-add; --engine" in result.output
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

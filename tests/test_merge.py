@@ -13,7 +13,7 @@ from test_passes_layout import assigned, mlp
 
 import glyphc
 from glyphc.analysis.cost import CostModel
-from glyphc.diagnostics import summary, why
+from glyphc.diagnostics import summary
 from glyphc.errors import GlyphcError
 from glyphc.ir.evaluate import evaluate, evaluate_all
 from glyphc.ir.functions import Function
@@ -25,6 +25,7 @@ from glyphc.ir.verify import verify
 from glyphc.passes.base import Context
 from glyphc.passes.merge import Merge
 from glyphc.passes.pipeline import DEFAULT
+from glyphc.reasons import why
 
 RING = 2048
 NAMES = ("tanh", "relu", "sigmoid", "exp", "abs")

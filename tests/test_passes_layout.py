@@ -27,6 +27,7 @@ from glyphc.ir.ops import Apply, Bootstrap, Const, Dense, Input, Linear, Op, Out
 from glyphc.ir.types import Level, Scheme
 from glyphc.ir.unpackings import conjugation
 from glyphc.ir.verify import verify
+from glyphc.passes import base
 from glyphc.passes.assign_layout import AssignLayout
 from glyphc.passes.base import Context
 from glyphc.passes.layout_search import MIN_SLOTS, Room, Search
@@ -120,6 +121,20 @@ def test_a_program_remembers_the_batch_that_was_asked_for() -> None:
     (decision,) = program.graph.inputs[0].decisions[-1:]
     assert decision.made_by == "assign-layout"
     assert "300 in passes of 256" in decision.candidates[0].reason
+
+
+def test_a_plan_without_room_says_so_where_it_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, context = assigned(mlp(4, 64, 64), 512)
+    plans = Search.over(source, Room(65536, 16, context.room), context.prices, context.models)
+    fastest = max(map(plans.best.memory_bytes, context.models))
+    monkeypatch.setattr(base, "MEMORY", fastest - 1)
+    graph = AssignLayout().run(source, replace(context, memory=fastest - 1))
+    (bootstrap, *_) = [n for n, _ in graph.of(Apply)]
+    (decision,) = [d for d in bootstrap.decisions if d.made_by == "assign-layout"]
+    said = {c.name: c.reason for c in decision.candidates}
+    assert decision.chosen != plans.best.label
+    assert "that there is room for" in said[plans.best.label]
+    assert "that there is room for" not in said[decision.chosen]
 
 
 @pytest.mark.parametrize("widths", [(4, 1025, 3), (4, 3, 1025), (4, 5, 5000, 3)])
@@ -260,6 +275,11 @@ def test_one_unpacking_serves_all_readers() -> None:
     (unpack,) = [n for n, _ in laid.of(Unpack)]
     assert unpack.op == Unpack(32)
     assert len(laid.users(unpack)) == 4
+    (decision,) = unpack.decisions
+    sums, parts = decision.candidates
+    assert decision.chosen == parts.name == "parts one by one"
+    assert sums.seconds is None
+    assert sums.reason.startswith("output")
     (switch,) = laid.operands(unpack)
     assert laid.users(switch) == (unpack,), "nothing reads the value that is divided by the parts"
 
@@ -271,11 +291,19 @@ def test_one_unpacking_serves_all_readers() -> None:
 def test_parts_are_read_where_sums_over_conjugates_are_dearer(widths: tuple[int, ...], summed: bool) -> None:
     source, context = assigned(mlp(*widths), 2)
     plan = Search.over(source, Room(1024, 16, context.room), context.prices).best
-    for id in plan.parts:
+    nodes = [(node, op) for node, op in laid_out(mlp(*widths), 2).of(Unpack) if op.divided == 1]
+    ids = [id for id in sorted(plan.parts) if plan.parts[id] > 1]
+    for id, (node, op) in zip(ids, nodes, strict=True):
         other = copy(plan)
         other.apart = plan.apart ^ {id}
-        assert plan.seconds(context.prices) <= other.seconds(context.prices)
-    (unpack, *_) = [op for _, op in laid_out(mlp(*widths), 2).of(Unpack) if op.divided == 1]
+        spared = other.seconds(context.prices) - plan.seconds(context.prices)
+        assert spared >= 0
+        (decision,) = node.decisions
+        assert decision.chosen == ("sums over conjugates" if op.babies else "parts one by one")
+        taken, lost = sorted(c.seconds or 0.0 for c in decision.candidates)
+        assert lost - taken == pytest.approx(spared)
+        assert [c.seconds for c in decision.candidates if c.name == decision.chosen] == [taken]
+    _, unpack = nodes[0]
     assert unpack.babies == (baby_steps(unpack.parts) if summed else 0)
 
 

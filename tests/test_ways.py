@@ -24,7 +24,7 @@ from glyphc.passes.base import Context as PassContext
 from glyphc.passes.pipeline import parse_pipeline, run_pipeline
 from glyphc.ways import registry
 from glyphc.ways.base import BGV, CLIENT, TORUS, Context, Conversion, Offer, Question, Refusal, Space, Way
-from glyphc.ways.choice import Answer, Paths, choose
+from glyphc.ways.choice import Answer, Paths, choose, more_seconds
 
 CKKS = Space(Scheme.CKKS, Encoding.MSB)
 SPACES = (BGV, TORUS, CKKS)
@@ -104,6 +104,9 @@ def test_the_choice_is_the_cheapest_on_chains(data: st.DataObject) -> None:
     if found is not None:
         assert found.seconds == pytest.approx(best)
         assert total(graph, dict(found.chosen), hops) == pytest.approx(best)
+        for at, other in ((n, answer) for n in nodes for answer in said[n.id]):
+            more = total(graph, {**found.chosen, at.id: other}, hops) - best
+            assert more_seconds(graph, found, Paths(hops, QUESTION), at, other) == pytest.approx(more)
 
 
 def test_a_value_with_two_readers_is_converted_once() -> None:

@@ -1,6 +1,6 @@
 """The cost model of the engine ``kernels``: the same primitives and configurations, measured there.
 
-``glyphc measure --engine kernels`` measures again; what ships is such a measurement on an idle machine. The one row
+``glyphc measure`` measures again; what ships is such a measurement on an idle machine. The one row
 that it has no program for counts as not measured. Digits of key switching are the kernels' own choice, whatever the
 parameters say; the column only keeps the rows beside OpenFHE's.
 """
@@ -105,7 +105,7 @@ KERNELS_TRAINING = TrainingFigures(
     slot_product=0.026,
 )
 
-# Wall seconds of the fastest laps on two cores, as ``glyphc measure --engine kernels`` measures them. Encryption on
+# Wall seconds of the fastest laps on two cores, as ``glyphc measure`` measures them. Encryption on
 # fewer limbs than all is from later, as in ``slot_figures``.
 KERNELS_SLOTS = (
     SlotRow(16384, 2, 7.8e-05, 0.000156, 0.00164, 0.000992, 0.0057, 0.0046),
@@ -161,12 +161,14 @@ def shipped(engine: str) -> CostModel:
 def for_engine(model: CostModel, engine: str) -> CostModel:
     """The model of an engine: the part of a user's model that was measured there, or what ships with glyphc.
 
-    Where a user measured OpenFHE alone, the kernels' seconds are the shipped ones times measured over shipped of
-    OpenFHE's reference bootstrap, so that all prices are of one machine.
+    Where a user measured one of them alone, the other's seconds are the shipped ones times measured over shipped of the
+    measured one's reference bootstrap, so that all prices are of one machine.
     """
-    if engine != "kernels":
+    if engine == "kernels":
+        return model.kernels or _scaled(KERNELS, model, CostModel())
+    if model.kernels is None or model.machine != SHIPPED_MACHINE:
         return model
-    return model.kernels or _scaled(model)
+    return _scaled(model, model.kernels, KERNELS)
 
 
 def more_bytes(parameters: ProgramParameters, engine: str, threads: int | None = None) -> float:
@@ -182,25 +184,25 @@ def more_bytes(parameters: ProgramParameters, engine: str, threads: int | None =
     return threads * thread_bytes(parameters)
 
 
-def _scaled(model: CostModel) -> CostModel:
-    if model.machine == SHIPPED_MACHINE:
-        return KERNELS
+def _scaled(model: CostModel, measured: CostModel, shipped: CostModel) -> CostModel:
+    """An engine's model on the machine of another engine's measurement. shipped: what that other one replaces."""
+    if measured.machine == shipped.machine:
+        return model
     slots = CONFIGURATIONS[0].slots
-    ratio = model.bootstrap_seconds(slots, REFERENCE_DEGREE) / CostModel().bootstrap_seconds(slots, REFERENCE_DEGREE)
-    configurations = tuple(
-        replace(c, costs=tuple(_scaled_row(row, ratio) for row in c.costs)) for c in KERNELS.configurations
-    )
+    ratio = measured.bootstrap_seconds(slots, REFERENCE_DEGREE) / shipped.bootstrap_seconds(slots, REFERENCE_DEGREE)
     return replace(
-        KERNELS,
-        training=scaled(KERNELS.training, ratio),
-        slots=tuple(_scaled_slots(row, ratio) for row in KERNELS.slots),
-        product=KERNELS.product * ratio,
-        automorphism=KERNELS.automorphism * ratio,
-        switch=KERNELS.switch * ratio,
-        external=KERNELS.external * ratio,
-        fresh=KERNELS.fresh * ratio,
-        configurations=configurations,
-        machine=replace(model.machine, processor=f"{model.machine.processor} (scaled from openfhe's)"),
+        model,
+        training=scaled(model.training, ratio),
+        slots=tuple(_scaled_slots(row, ratio) for row in model.slots),
+        product=model.product * ratio,
+        automorphism=model.automorphism * ratio,
+        switch=model.switch * ratio,
+        external=model.external * ratio,
+        fresh=model.fresh * ratio,
+        configurations=tuple(
+            replace(c, costs=tuple(_scaled_row(row, ratio) for row in c.costs)) for c in model.configurations
+        ),
+        machine=replace(measured.machine, processor=f"{measured.machine.processor} (scaled from {measured.engine}'s)"),
     )
 
 

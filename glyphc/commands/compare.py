@@ -137,6 +137,8 @@ def compare_command(
 
 def _start(task: Any, model: Path, record: Path | None, engine: str | None) -> Comparison:
     """What is known already: nothing, or what the record holds. GlyphcError for a record of something else."""
+    from glyphc.analysis.kernels_cost import for_engine
+    from glyphc.backends.engine import PREFERRED
     from glyphc.comparison import Comparison, digest
     from glyphc.comparison_run import Scorer
     from glyphc.ir.text import to_text
@@ -153,7 +155,8 @@ def _start(task: Any, model: Path, record: Path | None, engine: str | None) -> C
             )
         return found
     scorer = Scorer(task.network, task.x, task.labels)
-    return Comparison(subject, model.name, len(task.x), scorer.scores(scorer.truth), task.cost.machine.text)
+    machine = for_engine(task.cost, engine or PREFERRED[0]).machine
+    return Comparison(subject, model.name, len(task.x), scorer.scores(scorer.truth), machine.text)
 
 
 def _array(path: str, what: str) -> Any:

@@ -28,6 +28,8 @@ def compare_training_command(
 ) -> None:
     """Train a MODEL for a few steps by several strategies, with a quadratic loss, and show all side by side."""
     from glyphc.analysis import cost_file
+    from glyphc.analysis.kernels_cost import for_engine
+    from glyphc.backends.engine import PREFERRED
     from glyphc.comparison import load_record, save_record
     from glyphc.files import check_writable, write_atomically
     from glyphc.ir.ops import Output, Softmax
@@ -57,7 +59,7 @@ def compare_training_command(
     task = Task(network, x, targets_of(network, y), options, seconds, (memory or 0.0) * 1e9)
     task.job()  # mistakes of the data are of no row
     kept = None if record is None else Path(record)
-    known = TrainingRecord(task.subject, cost_file.current().machine.text)
+    known = TrainingRecord(task.subject, for_engine(cost_file.current(), PREFERRED[0]).machine.text)
     if kept is not None and kept.exists():
         known = load_record(kept, TrainingRecord)
         if known.subject != task.subject:

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from glyphc.ir.graph import Node
+    from glyphc.ir.graph import Graph, Node
     from glyphc.program import Program
 
 _FORMATS = ("text", "dot", "json", "html")
@@ -126,9 +126,10 @@ def _text(
     why_node: str | None,
     record: str | None,
 ) -> str:
-    from glyphc.diagnostics import COLUMNS, graph_text, predicted, schedule_text, summary, why
+    from glyphc.diagnostics import COLUMNS, graph_text, predicted, schedule_text, summary
     from glyphc.errors import GlyphcError
     from glyphc.ir.text import to_text
+    from glyphc.reasons import why
     from glyphc.run_record import RunRecord
 
     chosen = tuple(c.strip() for c in columns.split(",")) if columns else COLUMNS
@@ -140,7 +141,8 @@ def _text(
     if stage == "schedule":
         return schedule_text(program.schedule, wide)
     if why_node is not None:
-        return "\n".join(why(node) for node in _nodes(program, why_node, stage))
+        graph = program.stages[stage] if stage and stage != "all" else program.graph
+        return "\n\n".join(why(node, graph) for node in _nodes(graph, why_node))
     if stage == "all":
         graphs = program.stages.items()
         return "\n".join(f"-- {n} --\n{to_text(g) if text else graph_text(g, columns=chosen)}\n" for n, g in graphs)
@@ -182,11 +184,10 @@ def _accuracy(program: Program, files: tuple[str, str], encrypted: str | None) -
     return accuracy_text(accuracy(program, x, y, results))
 
 
-def _nodes(program: Program, name: str, stage: str | None) -> list[Node]:
+def _nodes(graph: Graph, name: str) -> list[Node]:
     """The node %N, or all that come from a place in the network; those of them with decisions if there are any."""
     from glyphc.errors import GlyphcError
 
-    graph = program.stages[stage] if stage and stage != "all" else program.graph
     number = name.removeprefix("%")
     if number.isdecimal() and int(number) < len(graph):
         return [graph.node(int(number))]
@@ -194,5 +195,7 @@ def _nodes(program: Program, name: str, stage: str | None) -> list[Node]:
     # one place among those that were folded or merged
     found = found or [n for n in graph if name in re.split(r"[+|]", n.location) and name]
     if not found:
-        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}, or those of a location like 'relu1'")
+        places = [n.location for n in graph if n.location and n.decisions] or [n.location for n in graph if n.location]
+        located = f", or those of a location like {places[0]!r}" if places else ""
+        raise GlyphcError(f"no node {name!r}; nodes are %0 to %{len(graph) - 1}{located}")
     return [n for n in found if n.decisions] or found

@@ -348,8 +348,8 @@ def show_plan(plan: Plan, job: Job, engine: str, why: bool, size: str) -> None:
     """Say what an encrypted run is going to take on an engine, and why it is planned so."""
     from glyphc.analysis import cost_file
     from glyphc.analysis.kernels_cost import for_engine
-    from glyphc.diagnostics import why as explained
     from glyphc.progress import duration
+    from glyphc.reasons import why as explained
     from glyphc.train.planning import source_text
     from glyphc.train.predict import different_batches, predict
 

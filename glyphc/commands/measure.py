@@ -28,7 +28,7 @@ _INTERRUPTED = 130
 @click.option(
     "--engine",
     type=click.Choice(["openfhe", "kernels"]),
-    default="openfhe",
+    default="kernels",
     show_default=True,
     help="Whose part to measure: programs run on 'kernels' unless another engine is asked for.",
 )
@@ -44,7 +44,8 @@ def measure_command(
 
     Takes some ten minutes with gigabytes of memory, and wants the machine for itself. The result is a file of the
     user's, ~/.config/glyphc/cost.json, with a part for each engine, that 'compile' and 'run' read; GLYPHC_COST_MODEL
-    names another one, or none (the model that ships with glyphc) when it is empty.
+    names another one, or none (the model that ships with glyphc) when it is empty. An engine that was not measured is
+    scaled by the one that was.
 
     With --configurations, every size of bootstraps is measured with other transforms and digits, too, one after another
     and all of them again. The file keeps them all, and 'compile' takes for each program the fastest that it has room
@@ -54,18 +55,21 @@ def measure_command(
     from glyphc.analysis import cost_file
     from glyphc.analysis.kernels_cost import for_engine
     from glyphc.backends.engine import PREFERRED
+    from glyphc.backends.engine import engine as named_engine
     from glyphc.cost_report import cost_text
+    from glyphc.errors import EnvironmentSetupError
 
     if show:
         if quick or slots or output or configurations:
             raise click.UsageError("--show measures nothing and goes with no other option")
         origin = cost_file.source()
         model = cost_file.current()
-        own = origin is not None and (engine != "kernels" or model.kernels is not None)
-        click.echo(cost_text(for_engine(model, engine), str(origin) if own else "ships with glyphc"))
+        click.echo(cost_text(for_engine(model, engine), "ships with glyphc" if origin is None else str(origin)))
         return
     if configurations and quick:
         raise click.UsageError("--configurations does not go with --quick; --slots names the sizes to try")
+    if problem := named_engine(engine).problem():
+        raise EnvironmentSetupError(f"the engine {engine!r} cannot be measured here: {problem}; --engine names another")
     path = Path(output) if output else cost_file.output_path()
     calibration = _try(path, slots, engine) if configurations else _calibrate(path, quick, slots, engine)
     click.echo(cost_text(calibration.model, str(path)) + "\n")
@@ -81,7 +85,7 @@ def measure_command(
     if not cost_file.in_use(path):
         click.echo(f"this file is used when {cost_file.VARIABLE} names it")
     if engine != PREFERRED[0]:
-        click.echo(f"predictions for the engine {PREFERRED[0]!r} come from 'glyphc measure --engine {PREFERRED[0]}'")
+        click.echo(f"predictions for the engine {PREFERRED[0]!r} come from 'glyphc measure'")
 
 
 def _calibrate(path: Path, quick: bool, slots: tuple[int, ...], engine: str) -> Calibration:

@@ -21,7 +21,7 @@ from glyphc.ir.instructions import Polynomials
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.text import record_text
 from glyphc.plausible import Doubts, decoded, text
-from glyphc.progress import Reporter, Silent
+from glyphc.progress import Reporter, Silent, keys_counted
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import BINDING, InputsHeader, KeysHeader, OutputsHeader
 
@@ -105,13 +105,15 @@ def generate(
     try:
         with key_tables():
             maker = key_maker(parameters, encrypted, weights, engine)
-            reporter.stage("generate keys", len(maker.names()))
+            count = len(maker.names())
+            reporter.stage("generate keys", count)
+            made = keys_counted(reporter, count)
             form = key_form(engine, parameters)
             header = KeysHeader(record_text(parameters), maker.modulus, seed.hex(), engine, form)
             with Writer(keys, header) as writer:
                 for name, data in maker.parts(seed):
                     writer.add(name, data)
-                    reporter.advance(1, name)
+                    made(name)
                 if encrypted:
                     writer.add(BINDING, spec.program.encode())
     except BackendError as e:

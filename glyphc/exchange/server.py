@@ -15,11 +15,12 @@ from glyphc.analysis.estimate import instruction_costs
 from glyphc.analysis.kernels_cost import for_engine
 from glyphc.backends.base import State, execute
 from glyphc.backends.errors import BackendError
+from glyphc.course import Course
 from glyphc.errors import ArtifactError, CheckpointError, EnvironmentSetupError, GlyphcError, ParameterError
 from glyphc.files import remove_remnants
 from glyphc.ir.client_requests import Request as ClientTask
 from glyphc.ir.instructions import ClientRequest, Free, Instruction, Powers, Register, Schedule
-from glyphc.progress import Reporter, Silent
+from glyphc.progress import RESUMED, Reporter, Silent, keys_counted
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import (
     BINDING,
@@ -117,7 +118,7 @@ class Evaluator:
             self.engine.warm_up(lambda name: self._reporter.stage(name, 1.0))
             self._reporter.stage("load keys", len(names))
             modulus = self.engine.load(
-                read_seed(reader.header.seed, reader), reader.read, lambda name: self._reporter.advance(1, name)
+                read_seed(reader.header.seed, reader), reader.read, keys_counted(self._reporter, len(names))
             )
         except ResidueError as e:
             raise reader.damaged(str(e)) from None
@@ -273,8 +274,9 @@ class _Evaluation:
         self.predicted = self.evaluator.predicted(schedule)
         self.reporter.stage("evaluate", sum(self.predicted.values()))
         for instruction in instructions[: self.state.done]:
-            self.reporter.advance(self.predicted[id(instruction)], "resumed")
-        watch = _Watch(self, set(_live_powers(instructions[: self.state.done])))
+            self.reporter.advance(self.predicted[id(instruction)], RESUMED)
+        # what layers are called, the server does not know
+        watch = _Watch(self, Course.of(instructions), set(_live_powers(instructions[: self.state.done])))
         inputs = {
             port.name: _Ciphertexts(self, source, [p for p in self._inputs(number) if p.port == port])
             for port in self.client.inputs
@@ -379,15 +381,14 @@ class _Watch:
     The powers of a bootstrap are hundreds of megabytes and opaque: no checkpoint while they are alive.
     """
 
-    def __init__(self, run: _Evaluation, powers: set[Register]) -> None:
+    def __init__(self, run: _Evaluation, course: Course, powers: set[Register]) -> None:
         self._run = run
+        self._course = course
         self._powers = powers
         self._unsaved = 0.0
 
     def observe(self, instruction: Instruction, seconds: float) -> None:
-        # what the node is called, the server does not know
-        what = f"{instruction.mnemonic} %{instruction.node}"
-        self._run.reporter.advance(self._run.predicted[id(instruction)], what)
+        self._run.reporter.advance(self._run.predicted[id(instruction)], self._course.text(instruction))
         self._unsaved += seconds
         if isinstance(instruction, Powers):
             self._powers.add(instruction.target)

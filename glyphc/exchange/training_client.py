@@ -26,7 +26,7 @@ from glyphc.ir.parameters import Parameters
 from glyphc.ir.text import parse, record_text, to_text
 from glyphc.ir.typed_json import TypedJSON
 from glyphc.ir.verify import verify
-from glyphc.progress import Reporter, Silent
+from glyphc.progress import Reporter, Silent, keys_counted
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import (
     TrainingBatchHeader,
@@ -246,13 +246,15 @@ class _Preparation:
 
         p, outline, seed = self.plan.parameters, self.program.outline, os.urandom(32)
         maker = training_key_maker(self.engine, p, outline.periods)
-        self.reporter.stage("generate keys", len(maker.names()))
+        count = len(maker.names())
+        self.reporter.stage("generate keys", count)
+        made = keys_counted(self.reporter, count)
         form = key_form(self.engine, p)
         header = TrainingKeysHeader(self.program.fingerprint, seed.hex(), self.engine, form)
         with Writer(self.server / KEYS, header) as writer:
             for name, data in maker.parts(seed):
                 writer.add(name, data)
-                self.reporter.advance(1, name)
+                made(name)
         self.key = writer.digest
         self._secret = maker.client.secret_bytes()
         self._fresh = FreshCiphertexts(maker.client, p.ring)

@@ -11,7 +11,7 @@ from glyphc import free_memory
 from glyphc.analysis.kernels_cost import more_bytes
 from glyphc.backends.errors import BackendError
 from glyphc.errors import EnvironmentSetupError, ParameterError
-from glyphc.progress import Reporter
+from glyphc.progress import Reporter, keys_counted
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader
 
@@ -63,7 +63,7 @@ def _loaded(
         reporter.stage("load keys", len(names))
         seed = read_seed(keys.header.seed, keys)
         with refusals():
-            return loaded(engine, parameters, periods, seed, keys.read, lambda name: reporter.advance(1, name))
+            return loaded(engine, parameters, periods, seed, keys.read, keys_counted(reporter, len(names)))
     except ResidueError as e:
         raise keys.damaged(str(e)) from None
     except BackendError as e:

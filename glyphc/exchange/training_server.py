@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from glyphc.backends.step_loop import train_steps
 from glyphc.errors import ArtifactError, CheckpointError, GlyphcError
 from glyphc.files import make_folder
 from glyphc.ir.instructions.ckks import STATISTIC
-from glyphc.progress import Reporter, Silent, duration
+from glyphc.progress import Reporter, Silent
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import TrainingBatchHeader, TrainingKeysHeader, TrainingStateHeader, TrainingStatisticHeader
 
@@ -270,8 +268,7 @@ class TrainingRun:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
         self.report.output = path
         self.report.seconds.append(time.perf_counter() - self._last)
-        left = (self.steps - count) * float(np.median(self.report.seconds))
-        self.reporter.advance(1, f"step {count} of {self.steps}, {duration(left)} left")
+        self.reporter.advance(1, f"step {count} of {self.steps}")
         self.after(count)
         self._last = time.perf_counter()
 

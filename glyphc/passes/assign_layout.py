@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
+from glyphc.analysis.cost import CostModel
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
 from glyphc.ir.layout import Layout, next_power_of_two
 from glyphc.ir.ops import Apply, Input, Linear, Switch, Unpack
 from glyphc.ir.types import Level, Scheme
 
+from . import unpacking
 from .base import Context, Pass
 from .image_plan import ImagePlan
 from .image_rewrite import with_image_layouts
@@ -69,7 +71,7 @@ class AssignLayout(Pass):
         unpacked: dict[int, Node] = {}
         for node in graph:
             operands = tuple(
-                self._unpacked(old, new, plan, rewriter, unpacked)
+                self._unpacked(old, new, plan, rewriter, unpacked, context.prices)
                 if old.id in plan.parts and not isinstance(node.op, Switch)
                 else new
                 for old, new in zip(graph.operands(node), rewriter.operands(node), strict=True)
@@ -80,10 +82,14 @@ class AssignLayout(Pass):
                 decisions += (decision,)
             type = replace(node.type, layout=self._layout(node, operands, plan))
             new = rewriter.new.add(node.op, operands, type, node.location, decisions)
-            rewriter.replace(node, self._exactly_unpacked(node, new, plan, rewriter) if node.id in plan.dense else new)
+            if node.id in plan.dense:
+                new = self._exactly_unpacked(node, new, plan, rewriter, context.prices)
+            rewriter.replace(node, new)
         return rewriter.new
 
-    def _unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter, known: dict[int, Node]) -> Node:
+    def _unpacked(
+        self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter, known: dict[int, Node], prices: CostModel
+    ) -> Node:
         """All readers go through the one unpacking, outputs too: the bootstrap divides by its factor."""
         parts = plan.parts[old.id]
         if parts == 1:
@@ -92,18 +98,22 @@ class AssignLayout(Pass):
             layout = new.type.layout
             assert layout is not None
             split = replace(layout, parts=parts, stride=layout.stride * parts)
-            type = replace(new.type, layout=split)
-            known[old.id] = rewriter.new.add(Unpack(parts, babies=plan.babies(old)), (new,), type, new.location)
+            known[old.id] = self._split(old, new, Unpack(parts, babies=plan.babies(old)), split, plan, rewriter, prices)
         return known[old.id]
 
-    def _exactly_unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter) -> Node:
+    def _exactly_unpacked(self, old: Node, new: Node, plan: LayoutPlan, rewriter: Rewriter, prices: CostModel) -> Node:
         """A dense input with each feature in a part of its own."""
         layout, parts = new.type.layout, plan.dense[old.id]
         assert layout is not None
         stride = layout.stride * parts
         apart = replace(layout, parts=layout.parts * parts, stride=stride, grid=stride)
-        op = Unpack(parts, parts, plan.babies(old))
-        return rewriter.new.add(op, (new,), replace(new.type, layout=apart), new.location)
+        return self._split(old, new, Unpack(parts, parts, plan.babies(old)), apart, plan, rewriter, prices)
+
+    def _split(
+        self, old: Node, new: Node, op: Unpack, layout: Layout, plan: LayoutPlan, rewriter: Rewriter, prices: CostModel
+    ) -> Node:
+        decisions = (unpacking.decision(self.name, plan, old, prices),)
+        return rewriter.new.add(op, (new,), replace(new.type, layout=layout), new.location, decisions)
 
     def _layout(self, node: Node, operands: tuple[Node, ...], plan: LayoutPlan) -> Layout | None:
         if isinstance(node.op, Input):
@@ -152,7 +162,10 @@ class AssignLayout(Pass):
             passes = f" in passes of {plan.batch}" if plan.batch < graph.batch else ""
             # the program's parameters, which may be of another one, are selected later
             priced = f", priced with {plan.configuration.shape.label}" if plan.configuration is not None else ""
-            return f"engine {context.planned_for}, batch {graph.batch}{passes}: {what}{priced}"
+            needed = max(map(plan.memory_bytes, context.models))
+            room = f", {needed / 1e9:.2f} GB of the {context.room / 1e9:.2f} GB that there is room for"
+            beyond = room if needed > context.room else ""
+            return f"engine {context.planned_for}, batch {graph.batch}{passes}: {what}{priced}{beyond}"
 
         prices = context.prices
         candidates = [

@@ -54,7 +54,8 @@ class Context:
     @property
     def room(self) -> float:
         """Bytes that layouts are made for, and that a run may take at its peak on engines that are not planned for: no
-        less than usual, whatever was asked for. What exceeds a smaller limit is refused, with the engine and the limit.
+        less than usual, whatever was asked for. What exceeds a smaller limit is compiled again for passes of fewer
+        samples (``glyphc.constraints.in_passes``), as plans predict memory roughly.
         """
         return max(self.memory, MEMORY)
 

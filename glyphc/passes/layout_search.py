@@ -54,7 +54,7 @@ NOISE = 2.0**-10
 
 
 @dataclass(frozen=True)
-class _Summed:
+class Summed:
     """How many ciphertexts of a value each chunk has before it is unpacked, and over which conjugates sums go."""
 
     sources: int
@@ -207,7 +207,7 @@ class LayoutPlan:
         """Parts of each chunk of a value, each of which meets a weight polynomial."""
         return self._parts_read(operand, self._summed(operand))
 
-    def _parts_read(self, operand: Node, summed: _Summed | None) -> int:
+    def _parts_read(self, operand: Node, summed: Summed | None) -> int:
         if summed is not None:
             return summed.sources * summed.steps.parts
         features = operand.type.size
@@ -221,15 +221,15 @@ class LayoutPlan:
         summed = self._summed(node)
         return 0 if summed is None else summed.steps.babies
 
-    def _summed(self, operand: Node) -> _Summed | None:
+    def _summed(self, operand: Node) -> Summed | None:
         """Of a value whose sums go over conjugates; None where it is not unpacked, or its parts themselves are read."""
-        return None if self._unpacked(operand).id in self.apart else self._summable(operand)
+        return None if self._unpacked(operand).id in self.apart else self.summable(operand)
 
     def _unpacked(self, operand: Node) -> Node:
         """What is unpacked for a linear map: its operand, or the input that this is."""
         return operand if is_resident(operand, self.graph) else origin(operand, self.graph)
 
-    def _summable(self, operand: Node) -> _Summed | None:
+    def summable(self, operand: Node) -> Summed | None:
         """The same of a value whose sums can go over conjugates."""
         node = self._unpacked(operand)
         resident = node.id in self.parts
@@ -239,7 +239,7 @@ class LayoutPlan:
         if parts == 1 or not all(takes_sums(self.graph, u) for u in readers):
             return None
         stride, sources = (self.grid, 1) if resident else (1, -(-node.type.size // parts))
-        return _Summed(sources, Conjugation.of(self.ring, parts, stride))
+        return Summed(sources, Conjugation.of(self.ring, parts, stride))
 
     def by_price(self, cost: CostModel) -> LayoutPlan:
         """The plan in which the parts of a value are read where that is cheaper than sums over conjugates: of many
@@ -250,20 +250,21 @@ class LayoutPlan:
 
     def _cheaper_apart(self, id: int, cost: CostModel) -> bool:
         node = self.graph.node(id)
-        readers = self.chunks[id] * len(linear_users(node, self.graph, Reshape))
+        summed = self.summable(node)
+        return summed is not None and self.reading_seconds(node, None, cost) < self.reading_seconds(node, summed, cost)
 
-        def seconds(summed: _Summed | None) -> float:
-            products = readers * self._parts_read(node, summed) * cost.scaled(cost.product, self.ring)
-            return products + self._unpacking_seconds(node, summed, cost)
-
-        summed = self._summable(node)
-        return summed is not None and seconds(None) < seconds(summed)
+    def reading_seconds(self, node: Node, summed: Summed | None, cost: CostModel) -> float:
+        """What the server takes to unpack all chunks of a value and to multiply what linear maps read, by sums over
+        conjugates or by parts (None)."""
+        readers = self.chunks[node.id] * len(linear_users(node, self.graph, Reshape))
+        products = readers * self._parts_read(node, summed) * cost.scaled(cost.product, self.ring)
+        return products + self._unpacking_seconds(node, summed, cost)
 
     def unpacking_seconds(self, node: Node, cost: CostModel) -> float:
         """What the server takes to unpack all chunks of a value that is split, or of a dense input; 0 for others."""
         return self._unpacking_seconds(node, self._summed(node), cost)
 
-    def _unpacking_seconds(self, node: Node, summed: _Summed | None, cost: CostModel) -> float:
+    def _unpacking_seconds(self, node: Node, summed: Summed | None, cost: CostModel) -> float:
         resident = node.id in self.parts
         parts = self.parts[node.id] if resident else self.dense.get(node.id)
         if not parts:

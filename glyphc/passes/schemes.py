@@ -10,13 +10,13 @@ from typing import ClassVar
 from glyphc.analysis.noise import public_norm
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.client_requests import MOST_TABLE_BITS
-from glyphc.ir.graph import Candidate, Decision, Graph, Node, Rewriter
+from glyphc.ir.graph import Graph, Node, Rewriter
 from glyphc.ir.matrices import Full
 from glyphc.ir.ops import Apply, Linear, Sparse, Switch
 from glyphc.ir.types import Encoding, Level, Scheme
 from glyphc.slots.integers import polynomial_of
 from glyphc.ways.base import IntegerPlan, Offer, Question, Way
-from glyphc.ways.choice import Answer, Choice, Paths, answers, choose
+from glyphc.ways.choice import Answer, Paths, answers, choose
 from glyphc.ways.client import ClientTail
 from glyphc.ways.integers import WAYS as INTEGER_WAYS
 from glyphc.ways.registry import conversions, ways
@@ -32,6 +32,7 @@ from .fit_words import FitWords
 from .plan_integers import plan_integers
 from .plan_slots import plan_slots
 from .plan_words import plan_words
+from .scheme_choice import SchemeChoice
 from .tolerance import TolerancePass
 
 # The only ring of coefficient layouts that is not for tests.
@@ -85,7 +86,7 @@ class AssignScheme(TolerancePass):
             if not any(isinstance(a.answer, Offer) for a in said[node.id]):
                 reasons = "; ".join(f"{a.way}: {a.answer.reason}" for a in said[node.id])
                 raise ParameterError(f"no scheme can compute {node}: {reasons or 'no way is about such an op'}")
-        choice = self._cheapest(graph, said, Paths(conversions(), question))
+        choice = SchemeChoice.cheapest(graph, said, Paths(conversions(), question))
         if choice is None:
             raise ParameterError(
                 f"no schemes go together for this network under the strategy {self.strategy!r}: results of one node "
@@ -93,29 +94,14 @@ class AssignScheme(TolerancePass):
             )
         rewriter = Rewriter(graph)
         for node in graph:
-            chosen = choice.chosen[node.id]
+            chosen = choice.best.chosen[node.id]
             assert isinstance(chosen.answer, Offer)
             result = chosen.answer.result
             type = replace(node.type, scheme=result.scheme, encoding=result.encoding)
             if isinstance(node.op, Apply) and chosen.way == TableBootstrap.name:
                 node = replace(node, op=replace(node.op, table_bits=question.table_bits))
-            rewriter.keep(node, type, _decided(self.name, chosen, said[node.id]))
+            rewriter.keep(node, type, choice.decisions(self.name, node))
         return rewriter.new
-
-    @staticmethod
-    def _cheapest(graph: Graph, said: dict[int, tuple[Answer, ...]], paths: Paths) -> Choice | None:
-        """Of all ways together, of all in slots of one family, and of all others: no way leads from one to another.
-
-        Improving a choice node by node does not cross from one to the other.
-        """
-        families = [{way.name for way in family} for family in (SLOT_WAYS, INTEGER_WAYS)]
-        outside = {id: tuple(a for a in of if not any(a.way in f for f in families)) for id, of in said.items()}
-        inside = [
-            {id: tuple(a for a in of if a.way in f or a.way == ClientTail.name) for id, of in said.items()}
-            for f in families
-        ]
-        found = [choice for each in (said, outside, *inside) if (choice := choose(graph, each, paths)) is not None]
-        return min(found, key=lambda choice: choice.seconds, default=None)
 
     def _asked(self, graph: Graph, context: Context) -> tuple[dict[int, tuple[Answer, ...]], Question]:
         """What all ways say. Slots are weighed against what the others would cost, as their plan takes a simulation."""
@@ -209,16 +195,6 @@ def _encrypted(op: Linear, old: Graph, new: Graph) -> Linear:
         for w, m in zip(op.weights, matrices, strict=True)
     )
     return replace(op, weights=weights, norms=tuple(map(public_norm, matrices)))
-
-
-def _decided(name: str, chosen: Answer, said: Sequence[Answer]) -> tuple[Decision, ...]:
-    """The decision for a node, where there was one to make."""
-    if len(said) < 2:
-        return ()
-    candidates = tuple(
-        Candidate(a.way, a.answer.seconds if isinstance(a.answer, Offer) else None, a.answer.reason) for a in said
-    )
-    return (Decision(name, chosen.way, candidates),)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis import cost_file
+from glyphc.analysis.kernels_cost import for_engine
+from glyphc.exchange.training_engines import training_engine
 from glyphc.knowledge import TRAINING, Knowledge
 from glyphc.progress import Reporter
 from glyphc.train.job import Job
@@ -56,7 +58,8 @@ class Glyph(System):
     def forecast(self) -> Forecast:
         steps, server = self.job.options.steps, self.plan.server
         batches = different_batches(self.job.batches, steps)
-        found = predict(self.plan, steps, cost_file.current(), batches)
+        engine, _ = training_engine(self.plan.parameters)
+        found = predict(self.plan, steps, for_engine(cost_file.current(), engine), batches)
         ring = self.plan.parameters.ring
         # of a fresh ciphertext one element is sent, the other is expanded from a seed
         return Forecast(

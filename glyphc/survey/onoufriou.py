@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glyphc.analysis import cost_file
+from glyphc.analysis.kernels_cost import for_engine
 from glyphc.analysis.slot_cost import slot_estimate
 from glyphc.analysis.slot_figures import slot_seconds
 from glyphc.backends.base import execute
@@ -134,7 +135,7 @@ class Onoufriou(System):
 
     @cached_property
     def forecast(self) -> Forecast:
-        cost = cost_file.current()
+        cost = for_engine(cost_file.current(), "openfhe")
         schedule = self._schedule(self.job.program.initial().weights, self.parameters)
         found = slot_estimate(schedule, cost)
         p, steps = self.parameters, self.job.options.steps

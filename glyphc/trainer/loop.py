@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from glyphc.errors import GlyphcError
 from glyphc.ir.graph import Graph
-from glyphc.progress import Reporter, Silent, duration
+from glyphc.progress import Reporter, Silent
 from glyphc.runtime import Mode
 from glyphc.train.job import Job, check_loss
 from glyphc.train.plan import Plan
@@ -193,8 +193,7 @@ class _Run:
         self.report.seconds.append(now - self._last)
         self._save(runner, count)
         if self.mode is not Mode.ENCRYPTED:
-            left = (self.job.options.steps - count) * float(np.median(self.report.seconds))
-            self.reporter.advance(1, f"step {count} of {self.job.options.steps}, {duration(left)} left")
+            self.reporter.advance(1, f"step {count} of {self.job.options.steps}")
         self._look(runner, count)
         self._last = now = time.perf_counter()
 

@@ -6,8 +6,10 @@ conversion of a value is paid for once, however many read it, and so is a contex
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, combinations
 from math import inf
 
@@ -33,6 +35,11 @@ class Choice:
 
     chosen: Mapping[int, Answer]
     seconds: float
+
+    @cached_property
+    def contexts(self) -> Counter[Context]:
+        """Those that there are, by how many nodes need them."""
+        return Counter(context for answer in self.chosen.values() for context in _offer(answer).contexts)
 
 
 class Paths:
@@ -84,6 +91,18 @@ def choose(graph: Graph, said: Mapping[int, Sequence[Answer]], paths: Paths) -> 
         if (choice := _Search(graph, _within(offers, allowed), paths).run(allowed)) is not None
     ]
     return min(found, key=lambda choice: choice.seconds, default=None)
+
+
+def more_seconds(graph: Graph, choice: Choice, paths: Paths, node: Node, answer: Answer) -> float:
+    """How much more the whole takes where one node is computed by another offer and all others as they were chosen;
+    infinity where no conversion leads there and back."""
+    search = _Search(graph, {}, paths, chosen=dict(choice.chosen))
+    before = search.near_seconds(node)
+    search.chosen[node.id] = answer
+    old, new = _offer(choice.chosen[node.id]).contexts, _offer(answer).contexts
+    added = sum(context.seconds for context in new if context not in choice.contexts)
+    spared = sum(context.seconds for context in old - new if choice.contexts[context] == 1)
+    return search.near_seconds(node) - before + added - spared
 
 
 def _subsets(contexts: set[Context]) -> Iterator[frozenset[Context]]:
@@ -154,6 +173,10 @@ class _Search:
         spent = (step.offer(node, self.paths._question) for step in steps.values())
         return offer.seconds + sum(o.seconds for o in spent if isinstance(o, Offer))
 
+    def near_seconds(self, node: Node) -> float:
+        """Of a node and its operands: all that the way of this node has a part in."""
+        return sum(map(self._node_seconds, (node, *dict.fromkeys(self.graph.operands(node)))))
+
     def _improve(self) -> None:
         better = True
         while better:
@@ -161,12 +184,11 @@ class _Search:
             for node in self.graph:
                 if len(self.offers[node.id]) < 2:
                     continue
-                near = [node, *dict.fromkeys(self.graph.operands(node))]
-                now = sum(map(self._node_seconds, near))
+                now = self.near_seconds(node)
                 kept = self.chosen[node.id]
                 for option in self.offers[node.id]:
                     self.chosen[node.id] = option
-                    seconds = sum(map(self._node_seconds, near))
+                    seconds = self.near_seconds(node)
                     if seconds < now:
                         now, kept, better = seconds, option, True
                 self.chosen[node.id] = kept
