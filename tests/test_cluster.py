@@ -37,7 +37,7 @@ from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
 from tests.cluster_processes import Processes
 from tests.network_hosts import Hosts
-from tests.roles import Setting, compiled, make_setting, samples
+from tests.roles import ONE_BOOTSTRAP, Setting, compiled, make_setting, samples
 from tests.services import Place, certificates
 
 PASSES = 6
@@ -45,13 +45,13 @@ PASSES = 6
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return make_setting(tmp_path_factory.mktemp("alice"), compiled())
+    return make_setting(tmp_path_factory.mktemp("alice"), compiled(name=ONE_BOOTSTRAP))
 
 
 @pytest.fixture(scope="module")
 def request_file(setting: Setting) -> Path:
     path = setting.server / "request.in"
-    setting.account.encrypt(samples(4 * PASSES - 1), path)
+    setting.account.encrypt(samples(4 * PASSES - 1, ONE_BOOTSTRAP), path)
     return path
 
 
@@ -173,7 +173,7 @@ def test_jobs_wait_for_a_cluster_that_is_away(
         client.upload_keys(setting.keys)
         job = client.submit(request_file)
         until(client, job.id, "running")
-        setting.account.encrypt(samples(3), tmp_path / "next")
+        setting.account.encrypt(samples(3, ONE_BOOTSTRAP), tmp_path / "next")
         behind = client.submit(tmp_path / "next")
         assert processes.scheduler is not None
         processes.scheduler.kill()
