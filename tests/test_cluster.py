@@ -102,6 +102,7 @@ def test_two_processes_give_the_bits_of_one(
     assert len(setting.account.decrypt(output)) == 1
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_and_a_scheduler_that_starts_anew(
     setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def until(client: Client, job: str, state: str) -> JobStatus:
     return status
 
 
+@pytest.mark.slow
 def test_jobs_wait_for_a_cluster_that_is_away(
     setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:

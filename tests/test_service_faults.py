@@ -112,6 +112,7 @@ def test_a_killed_service_goes_on_at_its_checkpoint(place: Place, setting: Setti
     assert parts(tmp_path / "out") == parts(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_dies_is_taken_up_again(place: Place, setting: Setting, tmp_path: Path) -> None:
     """Once here; then it has failed, and the service goes on with others."""
     with place.running_anew(limits=Limits(deaths=2)) as service, service.client() as client:

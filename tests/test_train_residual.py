@@ -60,7 +60,7 @@ def test_every_arrangement_computes_the_step_program(
         assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 3), expected, 1e-8)
 
 
-@pytest.mark.parametrize("second", ["coarse", "grouped"])
+@pytest.mark.parametrize("second", [pytest.param("coarse", marks=pytest.mark.slow), "grouped"])
 def test_encrypted_steps_follow_their_simulation(second: str) -> None:
     """Real ciphertexts on a small ring."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
