@@ -93,15 +93,18 @@ def _serve() -> None:
     """Fork a command for each line of standard input, and answer with its exit code."""
     for name in _IMPORTED:
         importlib.import_module(name)
+    from glyphc.analysis.cost import CostModel
     from glyphc.backends.kernels.selftest import problem
     from glyphc.cli import main
     from glyphc.ir.graph import Graph
     from glyphc.ir.text import parse, to_text
     from glyphc.ir.types import Level
+    from glyphc.passes.base import likely_engine
 
-    # what is made on first use: the grammar, numba's machine code
+    # what is made on first use: the grammar, numba's machine code, the shape of a typical program's keys
     parse(to_text(Graph(Level.SOURCE, 1)))
     problem()
+    likely_engine(CostModel())
     assert "openfhe" not in sys.modules
     # a process that ends looks at all objects, and copies the pages of those that it counts anew
     gc.collect()
