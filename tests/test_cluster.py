@@ -326,6 +326,7 @@ def test_what_threads_keep_counts_for_each_worker(setting: Setting) -> None:
     fit(Cluster(4), "kernels", parameters, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_files_are_sent_to_hosts_that_lack_them(
     setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
