@@ -1,7 +1,7 @@
-"""The dataflow graph: nodes with one result each, on a networkx multigraph with ordered operands.
+"""The dataflow graph: nodes with one result each and ordered operands.
 
-networkx stays inside this module. Graphs are built in topological order (operands first) and not changed
-afterwards: a pass reads one graph and builds the next with :class:`Rewriter`.
+Graphs are built in topological order (operands first) and not changed afterwards: a pass reads one graph and builds the
+next with :class:`Rewriter`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
@@ -77,7 +76,8 @@ class Graph:
         self.level = level
         self.batch = batch
         self.parameters = parameters
-        self._graph = nx.MultiDiGraph()
+        self._nodes: dict[int, Node] = {}
+        self._users: dict[int, list[int]] = {}
         self._constants: dict[str, Array] = {}
         self._withheld: set[str] = set()
         self._matrices: dict[Sparse, Matrix] = {}
@@ -99,7 +99,7 @@ class Graph:
         if not (ids if op.arity is None else len(ids) == op.arity):
             wanted = "any number of" if op.arity is None else op.arity
             raise IRError(f"{label} takes {wanted} operand(s), not {len(ids)}")
-        if any(i not in self._graph for i in ids):
+        if any(i not in self._nodes for i in ids):
             raise IRError(f"{label} uses a node that is not in this graph")
         missing = [name for name in op.constant_names() if name not in self._constants]
         if missing:
@@ -111,10 +111,11 @@ class Graph:
         memory.require_tensor(shape, label)
         if type is not None and type.shape != shape:
             raise IRError(f"{label}: declared shape {list(type.shape)}, but the op gives {list(shape)}")
-        node = Node(len(self._graph), op, ids, type or TensorType(shape), location, decisions)
-        self._graph.add_node(node.id, node=node)
-        for position, operand in enumerate(ids):
-            self._graph.add_edge(operand, node.id, position=position)
+        node = Node(len(self._nodes), op, ids, type or TensorType(shape), location, decisions)
+        self._nodes[node.id] = node
+        self._users[node.id] = []
+        for operand in dict.fromkeys(ids):
+            self._users[operand].append(node.id)
         return node
 
     def add_constant(self, name: str, value: Array) -> str:
@@ -159,15 +160,14 @@ class Graph:
     # -- reading --
 
     def __len__(self) -> int:
-        return len(self._graph)
+        return len(self._nodes)
 
     def __iter__(self) -> Iterator[Node]:
         """All nodes, operands before users."""
-        return (self.node(i) for i in range(len(self._graph)))
+        return iter(tuple(self._nodes.values()))
 
     def node(self, id: int) -> Node:
-        node: Node = self._graph.nodes[id]["node"]
-        return node
+        return self._nodes[id]
 
     def bootstrapped(self, node: Node) -> Node:
         """The value that a function is applied to, all pixels of it: what functions share half of a bootstrap for."""
@@ -181,7 +181,7 @@ class Graph:
 
     def users(self, node: Node) -> tuple[Node, ...]:
         """Nodes that read ``node``, each once, in order."""
-        return tuple(self.node(i) for i in sorted(set(self._graph.successors(node.id))))
+        return tuple(self.node(i) for i in self._users[node.id])
 
     def of(self, kind: type[_O]) -> Iterator[tuple[Node, _O]]:
         """(node, op) of all nodes whose op is of ``kind``."""
@@ -229,10 +229,11 @@ class Graph:
 
     def live(self) -> frozenset[int]:
         """Ids of the nodes that an output depends on (and of all inputs)."""
-        keep = {n.id for n in self.inputs}
-        for output in self.outputs:
-            keep |= nx.ancestors(self._graph, output.id) | {output.id}
-        return frozenset(keep)
+        keep: set[int] = set()
+        for node in reversed(self._nodes.values()):
+            if node.id in keep or isinstance(node.op, Output):
+                keep |= {node.id, *node.operands}
+        return frozenset(keep | {n.id for n in self.inputs})
 
     def __eq__(self, other: object) -> bool:
         return (

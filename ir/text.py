@@ -110,8 +110,8 @@ class _Record(typing.NamedTuple):
     fields: dict[str, Any]
 
 
-class _Tree(Transformer[Any, Any]):
-    """Parse tree -> plain values; records stay untyped until their field says what they are."""
+class _Values(Transformer[Any, Any]):
+    """What is parsed -> plain values; records stay untyped until their field says what they are."""
 
     def sequence(self, items: list[Any]) -> tuple[Any, ...]:
         return () if items == [None] else tuple(items)
@@ -164,10 +164,12 @@ def _unique(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=1)
-def _parser() -> Lark:
+@lru_cache(maxsize=2)
+def _parser(places: bool) -> Lark:
+    """Of values, or of trees that know their places in the text, which takes twice as long."""
     grammar = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", start=["start", "record"], maybe_placeholders=True, propagate_positions=True)
+    options: dict[str, Any] = {"propagate_positions": True} if places else {"transformer": _Values()}
+    return Lark(grammar, parser="lalr", start=["start", "record"], maybe_placeholders=True, **options)
 
 
 @contextmanager
@@ -176,13 +178,27 @@ def _at(meta: Any, text: str) -> Iterator[None]:
     try:
         yield
     except IRError as e:
+        if meta.empty:
+            raise
         line = text.split("\n")[meta.line - 1]
         raise type(e)(f"line {meta.line}, column {meta.column}: {e}\n{line[:160]}") from None
 
 
 def parse(text: str) -> Graph:
     """Read a graph; IRSyntaxError for text that isn't one, IRError for one that breaks the IR's rules."""
-    tree = _read(text, "start")
+    return _placed(_read_graph, text)
+
+
+def _placed(read: Callable[[str, bool], _T], text: str) -> _T:
+    """What ``read`` makes of a text; where it fails, it is done anew with places, for the error to name one."""
+    try:
+        return read(text, False)
+    except Exception:
+        return read(text, True)
+
+
+def _read_graph(text: str, places: bool) -> Graph:
+    tree = _read(text, "start", places)
     with _at(tree.children[0].meta, text):
         graph = _read_header(*tree.children[0].children)
     # constants stand last, but the nodes' shapes depend on them
@@ -197,20 +213,24 @@ def parse(text: str) -> Graph:
 
 def parse_record(text: str, cls: type[_T]) -> _T:
     """Read a dataclass that :func:`record_text` wrote; IRSyntaxError for any other text, or values out of place."""
-    record = _read(text, "record")
-    built: _T = _build(record, cls, cls.__name__)
+    built: _T = _build(_placed(_read_record, text), cls, cls.__name__)
     return built
 
 
 def parse_parameters(text: str) -> ProgramParameters:
     """Read parameters of either kind, as :func:`parse_record` does."""
-    found: ProgramParameters = coerce(_read(text, "record"), ProgramParameters, "parameters")
+    found: ProgramParameters = coerce(_placed(_read_record, text), ProgramParameters, "parameters")
     return found
 
 
-def _read(text: str, start: str) -> Any:
+def _read_record(text: str, places: bool) -> Any:
+    return _read(text, "record", places)
+
+
+def _read(text: str, start: str, places: bool) -> Any:
     try:
-        return _Tree().transform(_parser().parse(text, start=start))
+        parsed = _parser(places).parse(text, start=start)
+        return _Values().transform(parsed) if places else parsed
     except UnexpectedInput as e:
         raise IRSyntaxError(f"line {e.line}, column {e.column}: unexpected text\n{e.get_context(text)}") from None
     except VisitError as e:

@@ -10,12 +10,15 @@ import functools
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Result = subprocess.CompletedProcess[str]
 
@@ -24,6 +27,7 @@ _SECONDS = 120.0
 _IMPORTED = (
     *("onnx", "glyphc.compiler", "glyphc.console", "glyphc.diagnostics", "glyphc.frontends.from_onnx"),
     *("glyphc.passes.pipeline", "glyphc.run_record", "glyphc.runtime", "glyphc.sources"),
+    *("glyphc.backends.kernels.slot_shape", "glyphc.backends.simulate", "glyphc.train.retraining"),
 )
 
 
@@ -89,32 +93,41 @@ def _serve() -> None:
     """Fork a command for each line of standard input, and answer with its exit code."""
     for name in _IMPORTED:
         importlib.import_module(name)
+    from glyphc.analysis.cost import CostModel
     from glyphc.backends.kernels.selftest import problem
     from glyphc.cli import main
     from glyphc.ir.graph import Graph
     from glyphc.ir.text import parse, to_text
     from glyphc.ir.types import Level
+    from glyphc.passes.base import likely_engine
 
-    # what is made on first use: the grammar, numba's machine code
+    # what is made on first use: the grammar, numba's machine code, the shape of a typical program's keys
     parse(to_text(Graph(Level.SOURCE, 1)))
     problem()
+    likely_engine(CostModel())
     assert "openfhe" not in sys.modules
     # a process that ends looks at all objects, and copies the pages of those that it counts anew
     gc.collect()
     gc.freeze()
+    forked = multiprocessing.get_context("fork")
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if not child:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            for number, name in ((1, "out"), (2, "err")):
-                os.dup2(os.open(os.path.join(request["folder"], name), os.O_WRONLY | os.O_CREAT), number)
-            os.environ.clear()
-            os.environ.update(request["environment"])
-            os.chdir(request["cwd"])
-            sys.exit(main(request["arguments"], prog_name="python -m glyphc"))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        # waits for its threads, but does not tear the interpreter down, which takes longer than many a command
+        child = forked.Process(target=_follow, args=(main, request))
+        child.start()
+        child.join()
+        print(child.exitcode, flush=True)
+
+
+def _follow(main: Callable[..., object], request: dict[str, Any]) -> None:
+    """Be the command."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(os.path.join(request["folder"], name), os.O_WRONLY | os.O_CREAT), number)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    main(request["arguments"], prog_name="python -m glyphc")
 
 
 if __name__ == "__main__":

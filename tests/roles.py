@@ -26,6 +26,10 @@ def samples(count: int, name: str = "digits") -> F32:
     return np.load(MODELS / "data" / f"{name}-test.npy")[:count]
 
 
+# Of the models, the one with the fewest bootstraps: for what asks how passes are run, not what they compute.
+ONE_BOOTSTRAP = "breast-cancer"
+
+
 @functools.cache
 def compiled(
     batch: int = 4, ring: int | None = 1024, name: str = "digits", encrypt_weights: str | None = None

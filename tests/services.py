@@ -65,7 +65,7 @@ class Place:
         if half is not None:
             self.programs = folder / "programs"
             self.programs.mkdir()
-            half.save(self.programs / "digits.server")
+            half.save(self.programs / "tumours.server")
         self.tokens = {name: new_token(folder / "tokens", name) for name in ("alice", "bob")}
 
     def start(self, *options: str, limits: Limits | None = None, disk: int | None = None) -> Running:

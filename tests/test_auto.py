@@ -134,7 +134,7 @@ def wide() -> Graph:
         (two_outputs, 8192, SlotParameters),
         (linear, 1, Parameters),
         (linear, 8192, SlotParameters),
-        (wide, 1, Parameters),
+        pytest.param(wide, 1, Parameters, marks=pytest.mark.slow),
     ],
 )
 def test_auto_takes_what_is_cheaper_in_the_end(network: Callable[[], Graph], batch: int, taken: type) -> None:

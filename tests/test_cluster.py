@@ -37,7 +37,7 @@ from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader, OutputsHeader
 from tests.cluster_processes import Processes
 from tests.network_hosts import Hosts
-from tests.roles import Setting, compiled, make_setting, samples
+from tests.roles import ONE_BOOTSTRAP, Setting, compiled, make_setting, samples
 from tests.services import Place, certificates
 
 PASSES = 6
@@ -45,13 +45,13 @@ PASSES = 6
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return make_setting(tmp_path_factory.mktemp("alice"), compiled())
+    return make_setting(tmp_path_factory.mktemp("alice"), compiled(name=ONE_BOOTSTRAP))
 
 
 @pytest.fixture(scope="module")
 def request_file(setting: Setting) -> Path:
     path = setting.server / "request.in"
-    setting.account.encrypt(samples(4 * PASSES - 1), path)
+    setting.account.encrypt(samples(4 * PASSES - 1, ONE_BOOTSTRAP), path)
     return path
 
 
@@ -102,6 +102,7 @@ def test_two_processes_give_the_bits_of_one(
     assert len(setting.account.decrypt(output)) == 1
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_and_a_scheduler_that_starts_anew(
     setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def until(client: Client, job: str, state: str) -> JobStatus:
     return status
 
 
+@pytest.mark.slow
 def test_jobs_wait_for_a_cluster_that_is_away(
     setting: Setting, request_file: Path, alone: dict[str, bytes], processes: Processes, tmp_path: Path
 ) -> None:
@@ -173,7 +175,7 @@ def test_jobs_wait_for_a_cluster_that_is_away(
         client.upload_keys(setting.keys)
         job = client.submit(request_file)
         until(client, job.id, "running")
-        setting.account.encrypt(samples(3), tmp_path / "next")
+        setting.account.encrypt(samples(3, ONE_BOOTSTRAP), tmp_path / "next")
         behind = client.submit(tmp_path / "next")
         assert processes.scheduler is not None
         processes.scheduler.kill()
@@ -324,6 +326,7 @@ def test_what_threads_keep_counts_for_each_worker(setting: Setting) -> None:
     fit(Cluster(4), "kernels", parameters, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_files_are_sent_to_hosts_that_lack_them(
     setting: Setting, request_file: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ def test_the_plan_of_a_run(prepared: Path) -> None:
     assert gains[0] <= 1.0 < gains[1] <= gains[2] and "3 steps of up to" in output
 
 
+@pytest.mark.slow
 def test_what_workers_cannot_do_is_refused(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from glyphc.exchange.training_files import ProgramFile
 

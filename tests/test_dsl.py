@@ -34,7 +34,7 @@ def result(statements: str, x: np.ndarray = X, folder: Path = Path(), name: str 
 # -- the same program as from ONNX --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits-mlp", "mnist-mlp"])
+@pytest.mark.parametrize("name", ["digits-mlp", pytest.param("mnist-mlp", marks=pytest.mark.slow)])
 def test_the_same_schedule_as_from_onnx(name: str) -> None:
     """Instruction by instruction, polynomial by polynomial, at 128-bit."""
     rows = np.random.default_rng(1)

@@ -432,7 +432,7 @@ def corrupted(graph: Graph, kind: type, change: Any) -> Graph:
     """The laid-out graph with its last node of a kind changed."""
     graph = prune(graph)
     node = [n for n in graph if isinstance(n.op, kind)][-1]
-    graph._graph.nodes[node.id]["node"] = change(node)
+    graph._nodes[node.id] = change(node)
     return graph
 
 
@@ -460,7 +460,7 @@ def test_what_would_collide_is_found(program: glyphc.Program) -> None:
             if isinstance(node.op, Apply):
                 assert changed.type.layout is not None
                 changed = replace(changed, op=replace(node.op, mask=changed.type.layout.mask))
-            narrow._graph.nodes[node.id]["node"] = changed
+            narrow._nodes[node.id] = changed
     with pytest.raises(ParameterError, match="collide"):
         ValidateLayout().run(narrow, Context())
 

@@ -206,6 +206,7 @@ def thousand() -> Report:
     return build(program, "thousand")
 
 
+@pytest.mark.slow
 def test_a_thousand_nodes_stay_usable(thousand: Report, inspected: Inspected) -> None:
     page = inspected.folder / "thousand.html"
     page.write_text(to_html(thousand))
@@ -233,7 +234,14 @@ def test_a_thousand_nodes_stay_usable(thousand: Report, inspected: Inspected) ->
     assert 0 < shown["table"] < 50
 
 
-@pytest.mark.parametrize("stage", ["source", "calibrate", "insert-switches", "select-parameters"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "source",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("calibrate", "insert-switches")),
+        "select-parameters",
+    ],
+)
 def test_every_node_of_every_kind_of_stage_can_be_shown(stage: str, inspected: Inspected) -> None:
     page = inspected.folder / f"{stage}.html"
     page.write_text(to_html(build(inspected.program, "digits", stage)))

@@ -162,7 +162,7 @@ class Chain:
 
 
 def put(graph: Graph, node: Node) -> None:
-    graph._graph.nodes[node.id]["node"] = node
+    graph._nodes[node.id] = node
 
 
 def typed(**facts: Any) -> Callable[[Node], Node]:

@@ -99,6 +99,7 @@ def case(folder: Path) -> Path:
     return folder / "case.npz"
 
 
+@pytest.mark.slow
 def test_glyphc_with_files(tmp_path: Path, measured: ModuleType) -> None:
     options = ["--batch", "1", "--samples", "1", "--ring", "2048"]
     command = [sys.executable, PEERS / "glyphc_mlp.py", case(tmp_path), *options]

@@ -65,6 +65,7 @@ def test_a_network() -> None:
     assert json.loads(output.splitlines()[-1]) == "insecure"
 
 
+@pytest.mark.slow
 def test_images(tmp_path: Path) -> None:
     (tmp_path / "network.onnx").write_bytes(strided().SerializeToString())
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (24, *SHAPE), dtype=np.uint8))
@@ -106,6 +107,7 @@ def test_what_people_bring(name: str, tmp_path: Path) -> None:
     assert "insecure" in page.read_text()
 
 
+@pytest.mark.slow
 def test_the_table_of_estimators(tmp_path: Path) -> None:
     page = tmp_path / "estimators.md"
     output = benchmark("field.py", "--estimators", "--only", "Ridge", "--skip", "Polynomial", "--output", page)
@@ -160,7 +162,8 @@ def test_training(name: str) -> None:
     assert "test accuracy, simulate" in output
 
 
-@pytest.mark.parametrize("plan", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", [True, False])
 def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
     """Encrypted in all roles, or predicted and simulated alone: what is said, and that it agrees."""
     few = ("--steps", 1, "--samples", 3, "--batch", 2, "--ring", 2048, *(("--plan",) if plan else ()))
@@ -173,6 +176,7 @@ def test_training_then_serving(plan: bool, tmp_path: Path) -> None:
         assert float(text.partition("beside simulated: outputs within ")[2].split()[0]) < 0.05
 
 
+@pytest.mark.slow
 def test_training_systems(tmp_path: Path) -> None:
     small = ("--ring", 1024, "--hidden", 4, "--batch", 8, "--gates", 0, "--rows", "onoufriou", "--long", 2)
     text = benchmark("training_systems.py", *small, "--output", tmp_path / "page.md")
@@ -182,7 +186,8 @@ def test_training_systems(tmp_path: Path) -> None:
     assert "512 held-out samples: floats" in text
 
 
-@pytest.mark.parametrize("name", ["large", *slowly("transfer")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["large", "transfer"])
 def test_training_cases(name: str) -> None:
     """The jobs of the larger ones are made; their references alone take minutes."""
     module = importlib.import_module(f"train_{name}")
@@ -229,7 +234,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], M
     return imported
 
 
-@pytest.mark.parametrize("name", ["digits_mlp", "breast_cancer_mlp", "mnist_mlp"])
+@pytest.mark.parametrize("name", ["digits_mlp", "breast_cancer_mlp", *slowly("mnist_mlp")])
 def test_perceptrons(name: str, models: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
     module = models(name)
     classifier = module.MLPClassifier
@@ -240,10 +245,8 @@ def test_perceptrons(name: str, models: Callable[[str], ModuleType], monkeypatch
     assert module.MODEL.stat().st_size > 1000
 
 
-# One of those that fit a network by the same module in the usual run.
-@pytest.mark.parametrize(
-    "name", ["elnino_cnn", *slowly("mnist_lenet", "digits_resnet", "shapes_resnet", "digits_backbone")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["elnino_cnn", "mnist_lenet", "digits_resnet", "shapes_resnet", "digits_backbone"])
 def test_convolutional_networks(
     name: str, models: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,13 +23,13 @@ from glyphc.service.client import ServiceError
 from glyphc.service.settings import new_token
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import KeysHeader
-from tests.roles import ROOT, Setting, compiled, environment, make_setting, samples
+from tests.roles import ONE_BOOTSTRAP, ROOT, Setting, compiled, environment, make_setting, samples
 from tests.services import Place, Running, certificate
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return make_setting(tmp_path_factory.mktemp("alice"), compiled())
+    return make_setting(tmp_path_factory.mktemp("alice"), compiled(name=ONE_BOOTSTRAP))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def service(place: Place) -> Iterator[Running]:
 
 
 def clear(setting: Setting, count: int) -> np.ndarray:
-    return np.asarray(setting.program.run(samples(count), mode="clear"))
+    return np.asarray(setting.program.run(samples(count, ONE_BOOTSTRAP), mode="clear"))
 
 
 def close(found: np.ndarray, wanted: np.ndarray) -> bool:
@@ -66,32 +66,32 @@ def digest(path: Path) -> str:
 
 def test_a_round_trip_from_python(service: Running, setting: Setting) -> None:
     with glyphc.Client(service.url, service.tokens["alice"]) as client:
-        assert client.programs() == {setting.half.fingerprint: "digits"}
-        assert client.specification("digits") == setting.account.spec
-        (y,) = client.run(setting.account, samples(6), setting.keys).values()
+        assert client.programs() == {setting.half.fingerprint: "tumours"}
+        assert client.specification("tumours") == setting.account.spec
+        (y,) = client.run(setting.account, samples(6, ONE_BOOTSTRAP), setting.keys).values()
         assert close(y, clear(setting, 6))
         # now the service has the keys
-        (z,) = client.run(setting.account, samples(1)).values()
+        (z,) = client.run(setting.account, samples(1, ONE_BOOTSTRAP)).values()
         assert close(z, y[:1])
 
 
 def test_a_round_trip_of_commands(service: Running, setting: Setting, tmp_path: Path) -> None:
     """A client that begins with a token and an address."""
-    np.save(tmp_path / "x.npy", samples(3))
+    np.save(tmp_path / "x.npy", samples(3, ONE_BOOTSTRAP))
     runner, variables = CliRunner(), {"GLYPHC_TOKEN": service.tokens["bob"]}
     where = ("--url", service.url)
     submit = ("--client", tmp_path / "c", "--keys", tmp_path / "s" / "evaluation.keys")
     for arguments in (
-        ("spec", "digits", *where, "-o", tmp_path / "digits.spec"),
-        ("keygen", tmp_path / "digits.spec", "--insecure", "--client", tmp_path / "c", "--server", tmp_path / "s"),
+        ("spec", "tumours", *where, "-o", tmp_path / "tumours.spec"),
+        ("keygen", tmp_path / "tumours.spec", "--insecure", "--client", tmp_path / "c", "--server", tmp_path / "s"),
         ("submit", *where, *submit, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"),
     ):
         result = runner.invoke(main, [*map(str, arguments)], env=variables)
         assert result.exit_code == 0, result.output
     assert close(np.load(tmp_path / "y.npy"), clear(setting, 3))
     result = runner.invoke(main, ["spec", "letters", *where, "-o", str(tmp_path / "l.spec")], env=variables)
-    assert "no single program 'letters' is served there; there are: digits" in result.output
-    result = runner.invoke(main, ["spec", "digits", *where, "-o", str(tmp_path / "l.spec")], env={"GLYPHC_TOKEN": ""})
+    assert "no single program 'letters' is served there; there are: tumours" in result.output
+    result = runner.invoke(main, ["spec", "tumours", *where, "-o", str(tmp_path / "l.spec")], env={"GLYPHC_TOKEN": ""})
     assert result.exit_code == 2 and "put it into the variable GLYPHC_TOKEN" in result.output
 
 
@@ -102,7 +102,7 @@ def test_two_clients_at_once(service: Running, setting: Setting, bob: Setting) -
 
     def ask(name: str, of: Setting, number: int) -> None:
         with service.client(name) as client:
-            (found[name, number],) = client.run(of.account, samples(5)[number:], of.keys).values()
+            (found[name, number],) = client.run(of.account, samples(5, ONE_BOOTSTRAP)[number:], of.keys).values()
 
     threads = [
         threading.Thread(target=ask, args=(name, of, number))
@@ -119,7 +119,7 @@ def test_two_clients_at_once(service: Running, setting: Setting, bob: Setting) -
 
 
 def test_a_replayed_request_is_the_same_job(service: Running, setting: Setting, tmp_path: Path) -> None:
-    setting.account.encrypt(samples(1), tmp_path / "in")
+    setting.account.encrypt(samples(1, ONE_BOOTSTRAP), tmp_path / "in")
     with service.client() as client:
         client.upload_keys(setting.keys)
         first = client.submit(tmp_path / "in")
@@ -157,7 +157,7 @@ def test_tokens_come_and_go_without_a_restart(service: Running, place: Place) ->
 
 
 def test_clients_do_not_see_each_other(service: Running, setting: Setting, tmp_path: Path) -> None:
-    setting.account.encrypt(samples(1), tmp_path / "in")
+    setting.account.encrypt(samples(1, ONE_BOOTSTRAP), tmp_path / "in")
     with service.client() as alice, service.client("bob") as bob, service.raw("bob") as raw:
         key = alice.upload_keys(setting.keys)
         job = alice.wait(alice.submit(tmp_path / "in").id)
@@ -223,12 +223,12 @@ def test_keys_that_are_none_are_refused(kind: str, service: Running, bob: Settin
 def test_malformed_inputs_are_refused_and_nothing_is_kept(
     service: Running, place: Place, setting: Setting, bob: Setting, tmp_path: Path
 ) -> None:
-    setting.account.encrypt(samples(1), tmp_path / "in")
+    setting.account.encrypt(samples(1, ONE_BOOTSTRAP), tmp_path / "in")
     good = (tmp_path / "in").read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
-    bob.account.encrypt(samples(1), tmp_path / "bob")
-    stranger = compiled(2)
+    bob.account.encrypt(samples(1, ONE_BOOTSTRAP), tmp_path / "bob")
+    stranger = compiled(2, name=ONE_BOOTSTRAP)
     with service.client() as client, service.raw() as raw:
         client.upload_keys(setting.keys)
         before = len(raw.get("/v1/jobs").json())

@@ -20,7 +20,7 @@ from glyphc.exchange.artifacts import ServerProgram
 from glyphc.exchange.split import split
 from glyphc.service.client import Client, ServiceError
 from glyphc.service.settings import Limits
-from tests.roles import compiled
+from tests.roles import ONE_BOOTSTRAP, compiled
 from tests.services import Place, Running, certificate
 
 QUICK = Limits(head_seconds=4.0, receive_seconds=3.0, connections_each=16, bodies_each=3, keys_kept=5)
@@ -28,7 +28,7 @@ QUICK = Limits(head_seconds=4.0, receive_seconds=3.0, connections_each=16, bodie
 
 @pytest.fixture(scope="module")
 def half() -> ServerProgram:
-    return split(compiled().graph).server
+    return split(compiled(name=ONE_BOOTSTRAP).graph).server
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from glyphc.service.settings import Limits
 from glyphc.service.store import CHECKING, Store
 from glyphc.storage.container import Reader
 from glyphc.storage.headers import CheckpointHeader, OutputsHeader
-from tests.roles import Setting, compiled, make_setting, samples
+from tests.roles import ONE_BOOTSTRAP, Setting, compiled, make_setting, samples
 from tests.services import Place, Running, children
 
 # Enough passes for an evaluation of some seconds, which can be met in its middle.
@@ -33,7 +33,7 @@ MANY = 24
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return make_setting(tmp_path_factory.mktemp("alice"), compiled())
+    return make_setting(tmp_path_factory.mktemp("alice"), compiled(name=ONE_BOOTSTRAP))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Place:
 
 
 def encrypted(setting: Setting, path: Path, count: int = MANY) -> Path:
-    setting.account.encrypt(samples(count), path)
+    setting.account.encrypt(samples(count, ONE_BOOTSTRAP), path)
     return path
 
 
@@ -112,6 +112,7 @@ def test_a_killed_service_goes_on_at_its_checkpoint(place: Place, setting: Setti
     assert parts(tmp_path / "out") == parts(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_dies_is_taken_up_again(place: Place, setting: Setting, tmp_path: Path) -> None:
     """Once here; then it has failed, and the service goes on with others."""
     with place.running_anew(limits=Limits(deaths=2)) as service, service.client() as client:

@@ -26,12 +26,12 @@ from glyphc.service.settings import Limits, Settings, TokenError, Tokens, new_to
 from glyphc.service.store import DONE, QUEUED, READY, REFUSED, RUNNING, Job, Key, QuotaError, Store
 from glyphc.storage.container import Reader, Writer
 from glyphc.storage.headers import KeysHeader
-from tests.roles import compiled
+from tests.roles import ONE_BOOTSTRAP, compiled
 
 
 @pytest.fixture(scope="module")
 def half() -> ServerProgram:
-    return split(compiled().graph).server
+    return split(compiled(name=ONE_BOOTSTRAP).graph).server
 
 
 def test_networks_count_as_one_address() -> None:
@@ -168,7 +168,7 @@ def test_nothing_is_hashed_before_it_is_known_to_be_wanted(
     tmp_path: Path, half: ServerProgram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "data")
-    program = {half.fingerprint: (tmp_path / "digits.server", half)}
+    program = {half.fingerprint: (tmp_path / "tumours.server", half)}
     service: Any = SimpleNamespace(store=store, programs=program)
     good = record_text(half.schedule.parameters)
 

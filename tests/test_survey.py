@@ -439,6 +439,7 @@ def test_mistakes_of_the_command(tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.slow
 def test_training_side_by_side(tmp_path: Path) -> None:
     """Each run in a process of its own; what does not fit is predicted, what is not possible is refused."""
     graph = network((4, 3, 2))

@@ -171,8 +171,11 @@ def network() -> Graph:
 
 @pytest.mark.parametrize(
     ("batch", "block"),
-    [(16, 16), (RING // 2 + 1, 0), (RING // 4, RING // 4)],
-    ids=["all features in one register", "one feature in a register", "several registers, the last not full"],
+    [
+        pytest.param(16, 16, id="all features in one register"),
+        pytest.param(RING // 2 + 1, 0, id="one feature in a register", marks=pytest.mark.slow),
+        pytest.param(RING // 4, RING // 4, id="several registers, the last not full"),
+    ],
 )
 def test_networks_with_tables_are_right_bit_for_bit(batch: int, block: int) -> None:
     x = np.random.default_rng(5).normal(size=(80, 6))

@@ -96,7 +96,7 @@ CASES = [
     ((5, 4, 3), 9),
     ((40, 8, 4), 6),
     ((5, 3, 4, 2), 6),
-    ((70, 8, 8, 3), 4),
+    pytest.param((70, 8, 8, 3), 4, marks=pytest.mark.slow),
 ]
 
 
@@ -139,12 +139,12 @@ def test_any_chain_computes_its_step_program(widths: list[int], batch: int, end:
     assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 2), expected, 1e-7)
 
 
-# Each way of both layers in the usual run; all pairs in the slow one.
+# One pair of ways in the usual run, all in the slow one; test_train_residual has the other way of the second layer.
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("features apart", "grouped"),
         ("samples apart", "coarse"),
+        pytest.param("features apart", "grouped", marks=pytest.mark.slow),
         pytest.param("features apart", "coarse", marks=pytest.mark.slow),
         pytest.param("samples apart", "grouped", marks=pytest.mark.slow),
     ],

@@ -237,6 +237,7 @@ def test_softmax_plan_computes_the_step_program(outputs: int, optimizer: SGD) ->
         np.testing.assert_allclose(weights[name], expected.weights[name], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_softmax_under_encryption() -> None:
     from glyphc.backends.openfhe.ckks_client import generate_training_keys
     from glyphc.backends.openfhe.ckks_evaluator import OpenFHECKKS

@@ -29,10 +29,10 @@ from glyphc.train.units import I64, Units, blocks_to_move, can_move, groups_to_m
 
 RING = 1024
 
-CASES: list[tuple[tuple[int, ...], Skips, int, str]] = [
+CASES = [
     ((5, 4, 4, 2), ((0, 1),), 5, "tanh"),
     # a block of two layers, of another width in between
-    ((6, 3, 4, 3, 2), ((0, 2),), 3, "sigmoid"),
+    pytest.param((6, 3, 4, 3, 2), ((0, 2),), 3, "sigmoid", marks=pytest.mark.slow),
     # one value that is added twice
     ((5, 2, 2, 2, 3), ((0, 1), (0, 2)), 3, "tanh"),
     # as a linear bottleneck: nothing behind the sum
@@ -60,7 +60,7 @@ def test_every_arrangement_computes_the_step_program(
         assert_close(trained(plan, ClearCKKS(plan.parameters), x, y, 3), expected, 1e-8)
 
 
-@pytest.mark.parametrize("second", ["coarse", "grouped"])
+@pytest.mark.parametrize("second", [pytest.param("coarse", marks=pytest.mark.slow), "grouped"])
 def test_encrypted_steps_follow_their_simulation(second: str) -> None:
     """Real ciphertexts on a small ring."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys

@@ -22,7 +22,10 @@ def test_each_has_a_case() -> None:
     assert {path.stem for path in TUTORIALS.glob("*.py")} == set(CASES)
 
 
-@pytest.mark.parametrize("name", CASES)
+# One of them in the usual run.
+@pytest.mark.parametrize(
+    "name", ["hospital", *(pytest.param(n, marks=pytest.mark.slow) for n in ("images", "training"))]
+)
 def test_a_tutorial(name: str, tmp_path: Path) -> None:
     said, options = CASES[name]
     picture = tmp_path / "picture.png"

@@ -82,12 +82,13 @@ def read_stages(data: bytes, name: str) -> tuple[dict[str, Graph], int]:
                 f"{name!r} is damaged: the hash of {part} is wrong. Make it again with 'glyphc compile'"
             )
     try:
-        graphs = {_stage(part): parse(content.decode()) for part, content in parts.items()}
-        for graph in graphs.values():
+        # passes that found nothing to do leave stages of the same text
+        read = {content: parse(content.decode()) for content in dict.fromkeys(parts.values())}
+        for graph in read.values():
             verify(graph)
     except (IRError, UnicodeDecodeError) as e:
         raise ArtifactError(f"{name!r} holds a graph that this glyphc cannot read: {e}") from None
-    return graphs, manifest["batch"]
+    return {_stage(part): read[content] for part, content in parts.items()}, manifest["batch"]
 
 
 def _check_manifest(manifest: Any, name: str) -> None:
