@@ -70,6 +70,9 @@ class CleartextMachine:
     def dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
         return self._sum(sources, weights, total)
 
+    def transient_dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
+        return self.dot(sources, weights, total)
+
     def _sum(self, sources: Sequence[F64], weights: str, total: F64 | None) -> F64:
         polynomials = self._polynomials[weights]
         products = np.zeros(self._ring // 2, dtype=np.complex128)

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from math import hypot
 
 from glyphc.analysis.cost import Configuration, CostModel, split_automorphisms
+from glyphc.analysis.estimate import ENCODING
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.image_layout import Raster, Steps
@@ -44,6 +45,7 @@ from glyphc.ir.unpackings import takes_sums
 from glyphc.text_tables import counted
 
 from .fit_series import plaintext_bits
+from .image_standings import WHOLE, Read, Standing, Unpacked
 from .layout_search import DEGREE, MIN_SLOTS, NOISE
 from .pictures import Pictures
 from .readers import is_bootstrapped
@@ -52,45 +54,6 @@ from .readers import is_bootstrapped
 _DEEPEST = MAX_DEGREES[series_levels(DEGREE) + 1]
 # Along which groups of channels stand in the room between pixels, in rows and columns: any two of them cross once.
 _DIRECTIONS: tuple[Steps, ...] = ((1, 0), (0, 1), (1, 1))
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a tensor's images stand: in how many chunks, how far apart their pixels, which share a slot, how many groups
-    of channels a ciphertext has, how far apart, and how many pixels of a row have become channels of one."""
-
-    chunks: int
-    dilation: Steps = (1, 1)
-    levels: tuple[Steps, ...] = ()
-    sites: int = 1
-    apart: Steps = (0, 0)
-    fold: int = 1
-
-    def room(self, axis: int) -> int:
-        """Rows or columns from the first of the images of a slot to the last, and of their groups of channels."""
-        return sum(level[axis] for level in self.levels) + (self.sites - 1) * self.apart[axis]
-
-
-@dataclass(frozen=True)
-class Read:
-    """How a linear map reads an operand: whole, or from every one of ``firsts`` on, every ``step``-th pixel, where the
-    images of ``1 << len(levels)`` chunks are brought together; then every ``fold`` pixels of a row as one."""
-
-    firsts: tuple[Steps, ...] = ()
-    step: Steps = (1, 1)
-    levels: tuple[Steps, ...] = ()
-    fold: int = 1
-
-    @property
-    def once(self) -> Read:
-        """Without what maps differ in that read the same."""
-        return replace(self, firsts=())
-
-
-WHOLE = Read()
-
-# What is unpacked at once: of a value by id, whole (None) or from these pixels on, as it is read.
-Unpacked = tuple[int, Steps | None, Read]
 
 
 @dataclass
@@ -383,8 +346,9 @@ class ImagePlan:
             made = self._ciphertexts(self.graph.node(value))
             functions += made
             products += made if levels else 0
-        for node, count in self._polynomials().items():
-            products += self.standings[node].chunks * count
+        for node, _ in self.graph.of(Linear):
+            kept, transient = self._polynomials(node)
+            products += self.standings[node.id].chunks * (kept + (1 + ENCODING) * transient)
         return (
             self.bootstraps * shared
             + functions * function
@@ -502,22 +466,18 @@ class ImagePlan:
     @property
     def polynomials(self) -> int:
         """Weight polynomials that a run holds."""
-        return sum(self._polynomials().values())
+        return sum(self._polynomials(node)[0] for node, _ in self.graph.of(Linear))
 
-    def _polynomials(self) -> dict[int, int]:
-        """Weight polynomials of each linear map."""
-        found = {}
-        for node, _ in self.graph.of(Linear):
-            multiplied = sum(self._multiplied(node, n, o) for n, o in enumerate(self.graph.operands(node)))
-            found[node.id] = self.raster(node).parts * (multiplied + 1)
-        return found
-
-    def _multiplied(self, node: Node, number: int, operand: Node) -> int:
-        """How many ciphertexts of an operand a map multiplies: its channels, or whole groups of them where sums go over
-        conjugates, and the columns that cross the ends of rows."""
-        read, value = self.reads[node.id, number], self.value(operand)
-        image, group = self.raster(operand), self.beside(value, read)
-        channels = replace(image, beside=1).parts * read.fold
-        whole = channels if self.conjugated(value, read) is None else -(-channels // group) * group
-        ends = (self.edges[value.id, first, read.once] for first in read.firsts or (None,))
-        return len(read.firsts or (None,)) * whole + 2 * sum(ends) * channels
+    def _polynomials(self, node: Node) -> tuple[int, int]:
+        """Weight polynomials of a linear map: those that are held, and those that take back what crosses the ends of
+        rows, which are not."""
+        kept, transient = 1, 0
+        for number, operand in enumerate(self.graph.operands(node)):
+            read, value = self.reads[node.id, number], self.value(operand)
+            firsts, group = read.firsts or (None,), self.beside(value, read)
+            channels = replace(self.raster(operand), beside=1).parts * read.fold
+            whole = channels if self.conjugated(value, read) is None else -(-channels // group) * group
+            kept += len(firsts) * whole
+            transient += 2 * channels * sum(self.edges[value.id, first, read.once] for first in firsts)
+        parts = self.raster(node).parts
+        return parts * kept, parts * transient

@@ -11,7 +11,8 @@ from glyphc.ir.layout import Layout
 from glyphc.ir.ops import Apply, Fold, Input, Interleave, Linear, Op, Output, Pixels, Reshape, Switch, Unpack, Weight
 from glyphc.ir.types import Level, Scheme, TensorType
 
-from .image_plan import WHOLE, ImagePlan, Read, Unpacked
+from .image_plan import ImagePlan
+from .image_standings import WHOLE, Read, Unpacked
 
 
 def with_image_layouts(graph: Graph, plan: ImagePlan, decision: Decision) -> Graph:

@@ -11,7 +11,7 @@ import numpy as np
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.image_layout import Raster
-from glyphc.ir.instructions import Dot, Register, Split
+from glyphc.ir.instructions import Dot, Register, Split, TransientDot
 from glyphc.ir.ops import Fold, Interleave, Linear, Pixels, Unpack
 from glyphc.ir.stencils import Stencil, stencil
 from glyphc.ir.unpackings import column_parts, conjugation
@@ -105,7 +105,7 @@ def convolve(lowering: Lowering, task: Task, node: Node, step: Step) -> None:
         if ends and lowering.stencils[node.id, step.operand].overhang:
             name, total, (result,) = _crossing_weights(lowering, node, step.operand, part), result, lowering.fresh()
             chosen = tuple(sources[channels + edge] for edge in lowering.sources[name])
-            lowering.instructions.append(Dot(result, chosen, name, total, node.id))
+            lowering.instructions.append(TransientDot(result, chosen, name, total, node.id))
         results.append(result)
     lowering.registers[task] = tuple(results)
 
