@@ -69,7 +69,7 @@ class Stencil:
     def folded(self, group: int, by: int) -> Stencil:
         """What it does with images of which ``by`` pixels of a row are one, of so many times as many channels: see
         ``Fold``. by: its stride along a row, which becomes 1, or any where it makes a single pixel."""
-        taps, made, channels = self.kernel.shape
+        _, made, channels = self.kernel.shape
         keys, tap = np.unique(np.stack([self.reads[:, 0], self.reads[:, 1] // by]), axis=1, return_inverse=True)
         kernel = np.zeros((keys.shape[1], made, channels // group, by, group), dtype=self.kernel.dtype)
         for number, place in enumerate(tap.reshape(-1)):

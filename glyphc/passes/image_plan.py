@@ -341,7 +341,7 @@ class ImagePlan:
         switch = cost.scaled(cost.switch, ring)
         shared = cost.powers_seconds(slots, DEGREE, ring, _DEEPEST) + switch
         function = cost.evaluate_seconds(slots, DEGREE, ring, _DEEPEST) + cost.mask_seconds(slots, ring) + switch
-        functions = products = 0
+        functions, products = 0, 0.0
         for (value, _, _), levels in self._functions().items():
             made = self._ciphertexts(self.graph.node(value))
             functions += made
