@@ -1,4 +1,4 @@
-"""Products modulo X^n + 1 in double precision, by complex transforms, and the transforms of what is multiplied often."""
+"""Products modulo X^n + 1 in double precision, by complex transforms; those of what is multiplied often are kept."""
 
 from __future__ import annotations
 
