@@ -16,7 +16,8 @@ from glyphc.ir.noise import HYBRID_KEY_SWITCH, ROUNDING, SIGMA, bootstrap, boots
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import Series, evaluate_series, rms_slope
 
-from .cleartext import F64, NegacyclicFFT
+from .cleartext import F64
+from .spectra import NegacyclicFFT
 
 
 class ClearCKKS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,26 +27,10 @@ from glyphc.ir.word_parameters import WordParameters
 from .engine import Engine, Session, Stages, encrypted_bits
 from .integers_clear import ClearIntegers
 from .slots_clear import ClearSlots
+from .spectra import C128, NegacyclicFFT, Spectra
 from .words_clear import ClearBits
 
 F64 = npt.NDArray[np.floating[Any]]
-C128 = npt.NDArray[np.complex128]
-
-
-class NegacyclicFFT:
-    """Products modulo X^n + 1 in double precision, by a complex transform of length n/2 on twisted coefficients."""
-
-    def __init__(self, n: int) -> None:
-        self._half = n // 2
-        self._twist = np.exp(1j * np.pi * np.arange(self._half) / n)
-
-    def forward(self, a: F64) -> C128:
-        """Values of a at half of the odd 2n-th roots of unity (the other half are conjugates)."""
-        return np.asarray(np.fft.fft((a[: self._half] + 1j * a[self._half :]) * self._twist))
-
-    def inverse(self, values: C128) -> F64:
-        a = np.fft.ifft(values) * self._twist.conj()
-        return np.concatenate([a.real, a.imag])
 
 
 class CleartextMachine:
@@ -58,6 +43,7 @@ class CleartextMachine:
         self._modulus = float(schedule.parameters.plaintext_modulus)
         self._polynomials: dict[str, Polynomials] = schedule.polynomials | schedule.secret
         self._fft = NegacyclicFFT(self._ring)
+        self._spectra = Spectra(self._fft, self._ring)
 
     def encrypt(self, coefficients: npt.NDArray[np.int64]) -> F64:
         """Message integers, shape (N,), as this backend's ciphertext."""
@@ -68,15 +54,16 @@ class CleartextMachine:
         return np.rint(ciphertext).astype(np.int64)
 
     def dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
-        return self._sum(sources, weights, total)
+        return self._sum([self._spectra.of(source) for source in sources], weights, total)
 
-    def _sum(self, sources: Sequence[F64], weights: str, total: F64 | None) -> F64:
+    def transient_dot(self, sources: Sequence[F64], weights: str, total: F64 | None = None) -> F64:
+        return self.dot(sources, weights, total)
+
+    def _sum(self, sources: Sequence[C128], weights: str, total: F64 | None) -> F64:
         polynomials = self._polynomials[weights]
         products = np.zeros(self._ring // 2, dtype=np.complex128)
         for row, source in enumerate(sources):
-            products += self._fft.forward(source) * self._fft.forward(
-                polynomials.dense(row, self._ring).astype(np.float64)
-            )
+            products += source * self._fft.forward(polynomials.dense(row, self._ring).astype(np.float64))
         result = self._fft.inverse(products)
         if len(polynomials) > len(sources):
             result = result + polynomials.dense(len(sources), self._ring)
@@ -101,7 +88,9 @@ class CleartextMachine:
 
     def conjugate_dot(self, sources: Sequence[F64], instruction: ConjugateDot, total: F64 | None = None) -> F64:
         parts, stride = instruction.parts, instruction.stride
-        split = [p for source in sources[:: instruction.babies] for p in self._parts(source, parts, stride, parts)]
+        split: list[C128] = []
+        for source in sources[:: instruction.babies]:
+            split += self._spectra.of_parts(source, (parts, stride), partial(self._parts, source, parts, stride, parts))
         return self._sum(split, instruction.weights, total)
 
     def divided(self, source: F64, factor: int) -> F64:

@@ -95,7 +95,9 @@ class SimulatedMachine(CleartextMachine):
 
     def _noise(self, deviation: float | F64) -> F64:
         """On all coefficients; of several deviations, one for each residue class of their exponents."""
-        return self._random.normal(0, np.resize(deviation, self._ring))
+        if np.ndim(deviation):
+            deviation = np.tile(deviation, self._ring // len(np.atleast_1d(deviation)))
+        return self._random.normal(0, deviation, self._ring)
 
 
 def _between(source: F64, stride: int) -> float:

@@ -19,7 +19,7 @@ from glyphc.ir.accuracy import Loss, MeasureKind
 from glyphc.ir.evaluate import Value, dequantize, evaluate_all
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.integer_parameters import IntegerParameters
-from glyphc.ir.ops import Bootstrap, Input, Interleave, Output, Pixels, Polynomial, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Fold, Input, Interleave, Output, Pixels, Polynomial, Reshape, Switch, Unpack
 from glyphc.ir.slot_parameters import SlotParameters
 from glyphc.ir.word_parameters import WordParameters
 from glyphc.measures import Measure
@@ -374,5 +374,5 @@ def _gains(graph: Graph) -> dict[int, float]:
         elif isinstance(node.op, Unpack):
             gains[node.id] = before / node.op.gain
         else:
-            gains[node.id] = before if isinstance(node.op, Switch | Reshape | Pixels | Interleave) else 1.0
+            gains[node.id] = before if isinstance(node.op, Switch | Reshape | Pixels | Interleave | Fold) else 1.0
     return gains

@@ -28,6 +28,7 @@ from .ops import (
     Concat,
     Dense,
     Div,
+    Fold,
     Gather,
     Hardmax,
     Input,
@@ -318,6 +319,11 @@ def _(op: Pixels, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
     (down, right), (rows, columns) = op.first, op.step
     images = args[0].reshape(len(args[0]), *op.image)
     return images[:, :, down::rows, right::columns].reshape(len(images), -1)
+
+
+@_evaluate.register
+def _(op: Fold, node: Node, graph: Graph, args: tuple[Value, ...]) -> Value:
+    return args[0][:, op.order]
 
 
 @_evaluate.register

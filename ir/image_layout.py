@@ -3,7 +3,9 @@
 All tensors of a network stand on one raster: channel c of the pixel at raster row y and column x of image slot t has
 the exponent ((t*rows + y)*pitch + x)*group + c, in units of the layout's stride. A product with X^(c' - c - (dy*pitch +
 dx)*group) moves what stands (dy, dx) away, so a convolution is one product for each of its input channels. ``rows`` and
-``pitch`` leave a border of zeros behind every row and image that serves what stands before the next one, too.
+``pitch`` leave a border of zeros behind every row and image that serves what stands before the next one, too. Where a
+row takes the whole pitch there is no border beside it: products carry pixels from one row to its neighbours then, and
+the products of its first and last columns alone, which are unpacked too, take that back (``seamless``).
 
 What comes of a stride stays where it is, farther apart (``dilation``). The room between can hold more images, each
 moved by the offsets of its ``levels``, or more channels of the same one, where there are no others: ``sites`` groups.
@@ -100,6 +102,28 @@ class Raster:
             for axis, size in enumerate((self.height, self.width))
         )
         return y, x
+
+    @property
+    def seamless(self) -> bool:
+        """Whether the next row begins right behind the last pixel of a row."""
+        return self.width * self.dilation[1] == self.pitch and self.height > 1
+
+    def folded(self, by: int) -> Raster:
+        """The same places, where every ``by``-th pixel of a row is one: the pixels between are channels behind those of
+        their group. IRError where rows or groups cannot be divided so."""
+        apart = [level[1] for level in self.levels]
+        if by < 1 or self.width % by or self.pitch % by or self.channels % self.group or self.beside != self.group:
+            raise IRError(f"no channels can be made of every {by} pixels of a row: {self}")
+        if self.dilation[1] > 1 or self.origin[1] or any(apart) or self.sites > 1:
+            raise IRError(f"pixels of a row that are channels stand side by side: {self}")
+        return replace(
+            self,
+            channels=self.channels * by,
+            width=self.width // by,
+            group=self.group * by,
+            beside=self.group * by,
+            pitch=self.pitch // by,
+        )
 
     @property
     def slot(self) -> int:

@@ -1,9 +1,12 @@
-"""Ops of image layouts: how what comes of a stride is brought together again."""
+"""Ops of image layouts: how what a stride reads, and what comes of it, is brought together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+
+import numpy as np
+import numpy.typing as npt
 
 from .errors import IRError
 from .image_layout import Image, Steps, strided
@@ -38,3 +41,35 @@ class Interleave(Op):
 
     mnemonic = "interleave"
     levels = frozenset({Level.LAIDOUT})
+
+
+@dataclass(frozen=True)
+class Fold(Op):
+    """Every ``by`` pixels of a row as one of ``by`` times as many channels: where they stand, nothing is moved.
+
+    image: channels, rows, columns of the operand, which is flat. group: channels side by side, c of them of each pixel;
+    channel (q*by + x)*group + c of the result is channel q*group + c of the operand at every ``by``-th pixel from x on.
+    """
+
+    mnemonic = "fold"
+    levels = frozenset({Level.LAIDOUT})
+    image: Image
+    group: int
+    by: int
+
+    def result_shape(self, shapes: tuple[Shape, ...], constants: Constants) -> Shape:
+        if shapes[0] != (prod(self.image),) or min(self.image) < 1:
+            raise IRError(f"a tensor of shape {list(shapes[0])} is no image of {list(self.image)}")
+        if min(self.group, self.by) < 1 or self.image[0] % self.group or self.image[2] % self.by:
+            raise IRError(
+                f"{list(self.image)} is no image of {self.by} pixels for one and {self.group} channels a group"
+            )
+        return shapes[0]
+
+    @property
+    def order(self) -> npt.NDArray[np.int64]:
+        """Of each element of the result, which one of the operand it is."""
+        channels, height, width = self.image
+        numbers = np.arange(prod(self.image), dtype=np.int64)
+        split = numbers.reshape(channels // self.group, self.group, height, width // self.by, self.by)
+        return split.transpose(0, 4, 1, 2, 3).ravel()

@@ -15,7 +15,7 @@ from .client_requests import MOST_TABLE_BITS
 from .encodings import Ids, Labels, Ranks
 from .errors import IRError
 from .functions import Function
-from .image_ops import Interleave, Pixels
+from .image_ops import Fold, Interleave, Pixels
 from .masks import Mask
 from .network_ops import (
     Add,
@@ -57,6 +57,7 @@ __all__ = [
     "Div",
     "ErrorBudget",
     "Fit",
+    "Fold",
     "Gather",
     "Hardmax",
     "Input",
@@ -251,7 +252,9 @@ class Unpack(Op):
 
     The automorphisms multiply it by parts; ``divided``: what of that is undone before, exactly, modulo the ciphertexts'
     modulus. babies: how many baby steps the readers' sums take, which go over conjugates in place of the parts then
-    (see ``galois``); 0: they read the parts.
+    (see ``galois``); 0: they read the parts. edges: of images whose rows follow one another without a border, so many
+    columns of pixels at either end of a row, each in a ciphertext of its own, too: what maps carry from one row to the
+    next is taken back with them.
     """
 
     mnemonic = "unpack"
@@ -259,6 +262,7 @@ class Unpack(Op):
     parts: int
     divided: int = 1
     babies: int = 0
+    edges: int = 0
 
     @property
     def gain(self) -> int:
@@ -420,7 +424,7 @@ _NETWORK = (Dense, Scale, Add, Sub, Mul, Div, Max, Min, Concat, Gather, Steps, A
 # Of step programs (training): what the gradients of the ops of networks need beside these.
 _TRAINING = (MatMul, SumTo, Scatter)
 _EVERYWHERE = (Input, Output, Reshape, Apply, Softmax, ArgMax)
-_IMAGES = (Pixels, Interleave)
+_IMAGES = (Pixels, Interleave, Fold)
 _IN_SLOTS = (Polynomial, IntegerPolynomial, ClientRefresh, ClientBits, TableLookup)
 _COMPILED = (Linear, Switch, Unpack, Bootstrap, *_IN_SLOTS, Shorten, WordTable)
 

@@ -63,7 +63,37 @@ class Stencil:
         mine = (self.reads % np.array(step) == np.array(first)).all(axis=1)
         source = (self.source[0], *strided(self.source[1:], first, step))
         reads = (self.reads[mine] - np.array(first)) // np.array(step)
-        return Stencil(self.kernel[mine], reads, (1, 1), source, self.target)
+        down, right = (max(1, own // by) for own, by in zip(self.stride, step, strict=True))
+        return Stencil(self.kernel[mine], reads, (down, right), source, self.target)
+
+    def folded(self, group: int, by: int) -> Stencil:
+        """What it does with images of which ``by`` pixels of a row are one, of so many times as many channels: see
+        ``Fold``. by: its stride along a row, which becomes 1, or any where it makes a single pixel."""
+        _, made, channels = self.kernel.shape
+        keys, tap = np.unique(np.stack([self.reads[:, 0], self.reads[:, 1] // by]), axis=1, return_inverse=True)
+        kernel = np.zeros((keys.shape[1], made, channels // group, by, group), dtype=self.kernel.dtype)
+        for number, place in enumerate(tap.reshape(-1)):
+            own = self.kernel[number].reshape(made, channels // group, group)
+            kernel[place, :, :, self.reads[number, 1] % by] += own
+        source = (channels * by, self.source[1], self.source[2] // by)
+        stride = self.stride[0], max(1, self.stride[1] // by)
+        return Stencil(kernel.reshape(-1, made, channels * by), keys.T, stride, source, self.target)
+
+    @property
+    def overhang(self) -> int:
+        """How many pixels beyond either end of a row it reads for its results."""
+        read = self.reads[:, 1]
+        behind = self.stride[1] * (self.target[2] - 1) + int(read.max()) - (self.source[2] - 1)
+        return max(0, behind, -int(read.min()))
+
+    def crossing(self, pixel: int, before: bool) -> npt.NDArray[np.bool_]:
+        """Which taps carry a pixel of a row's end to another row, where rows follow one another without a border.
+
+        pixel: how far from that end. before: from the first pixels to the row before, or else from the last ones to the
+        next row. Of stride 1 along the row, which has no fewer pixels than results.
+        """
+        read = self.reads[:, 1]
+        return np.asarray(read > pixel if before else read < -pixel)
 
     @property
     def matrix(self) -> Kronecker:
@@ -107,12 +137,13 @@ def stencil(matrix: Matrix, source: Image, target: Image | None = None) -> Stenc
     return _stencil(_entries(matrix.csr()), source, _targets(rows, source) if target is None else [target])
 
 
-def disturbed(own: Stencil, read: Raster, made: Raster, samples: int, places: int) -> bool:
+def disturbed(own: Stencil, read: Raster, made: Raster, samples: int, places: int, edges: int = 0) -> bool:
     """Whether products put anything on a result of the first so many samples but the pixels that it is made of.
 
     read, made: where images stand, on one raster. places: exponents of a ciphertext, in units of the layouts' stride.
     What every tap, group of channels read and group made puts on the results is looked up on exponents alone. Channels
     of one group cannot meet: those read are in ciphertexts of their own, and those made have the room of all beside.
+    edges: what so many columns at either end of a row put on other rows is taken back by products with these columns.
     """
     numbers = np.arange(samples, dtype=np.int64)
     before, after = read.pixels(numbers), made.pixels(numbers) + read.steps(*read.origin) - made.steps(*made.origin)
@@ -132,7 +163,10 @@ def disturbed(own: Stencil, read: Raster, made: Raster, samples: int, places: in
         inside = _read(y, own.up[0], read.height) & _read(x, own.up[1], read.width)
         if not (at[:, inside] == before[:, y[inside] // own.up[0], x[inside] // own.up[1]]).all():
             return True
-        strange = (at[:, ~inside, None] + reading).ravel(), (at[..., None] + others).ravel()
+        outside = ~inside
+        if edges and read.seamless:
+            outside &= ((x >= 0) & (x < read.width)) | (x < -edges) | (x >= read.width + edges)
+        strange = (at[:, outside, None] + reading).ravel(), (at[..., None] + others).ravel()
         if any(occupied[each % places].any() for each in strange):
             return True
     return False

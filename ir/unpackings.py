@@ -60,6 +60,12 @@ def strides(op: Unpack, layout: Layout) -> tuple[int, ...]:
     return tuple(layout.stride << level for level in range(op.parts.bit_length() - 1))
 
 
+def column_parts(layout: Layout) -> int:
+    """Into how many parts a ciphertext of images is split for its columns: each has one column of one channel."""
+    assert layout.image is not None
+    return layout.image.group * layout.image.pitch
+
+
 def split_strides(graph: Graph) -> tuple[int, ...]:
     """Strides at which unpackings split, in ascending order: each needs one automorphism key."""
     found: set[int] = set()
@@ -68,6 +74,8 @@ def split_strides(graph: Graph) -> tuple[int, ...]:
         assert layout is not None
         if conjugation(graph, node) is None:
             found.update(strides(op, layout))
+        if op.edges:
+            found.update(layout.stride << level for level in range(column_parts(layout).bit_length() - 1))
     return tuple(sorted(found))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .errors import IRError
 from .graph import Graph, Node
+from .image_layout import Raster
 from .layout import Layout
 from .masks import Mask
 from .ops import (
@@ -14,6 +15,7 @@ from .ops import (
     Bootstrap,
     ClientBits,
     ClientRefresh,
+    Fold,
     Input,
     IntegerPolynomial,
     Interleave,
@@ -33,7 +35,7 @@ from .ops import (
 from .parameters import Parameters
 from .series import series_problem
 from .types import Encoding, Level, Scheme
-from .unpackings import conjugation
+from .unpackings import column_parts, conjugation
 
 # Schemes that go with one encoding, and what their values do, in words.
 _HELD = (
@@ -102,9 +104,11 @@ def _quantized(graph: Graph, node: Node) -> None:
         raise IRError(f"{node} has {len(node.type.fixed.scale)} scales for {node.type.size} elements")
     if any(_on_client(graph, o) for o in graph.operands(node)):
         raise IRError(f"{node} is encrypted, but computed from what the client makes after decryption")
-    kept = Reshape | Switch | Unpack | Pixels | Interleave
+    kept = Reshape | Switch | Unpack | Pixels | Interleave | Fold
     if isinstance(node.op, kept) and node.type.fixed != graph.operands(node)[0].type.fixed:
         raise IRError(f"{node} keeps the integers as they are, so it cannot change their fixed-point format")
+    if isinstance(node.op, Fold) and not node.type.fixed.uniform:
+        raise IRError(f"{node} moves elements, which have scales of their own")
     if isinstance(node.op, Linear):
         constants = graph.constants
         for name in (*(w.name for w in node.op.weights), node.op.bias.name):
@@ -179,7 +183,7 @@ def _laid_out(graph: Graph, node: Node) -> None:
         _keyed(graph, node)
     if isinstance(node.op, Unpack) and node.op.divided != 1:
         _divided(node, node.op, operands[0].type.layout)
-    if isinstance(node.op, Pixels | Interleave) and not _moved(node.op, operands[0].type.layout, layout):
+    if isinstance(node.op, Pixels | Interleave | Fold) and not _moved(node.op, operands[0].type.layout, layout):
         raise IRError(f"{node}: its pixels stand elsewhere than those of its operand")
 
 
@@ -188,7 +192,17 @@ def _unpacks(op: Unpack, source: Layout | None, target: Layout) -> bool:
         return False
     if source.image is None or target.image is None:
         return source.parts * op.parts == target.parts
-    return source.image.group == op.parts and target == source.with_images(replace(source.image, beside=1))
+    image = source.image
+    if op.edges and not _has_edges(op.edges, source, image):
+        return False
+    return image.beside == op.parts and target == source.with_images(replace(image, beside=1))
+
+
+def _has_edges(edges: int, source: Layout, image: Raster) -> bool:
+    """Whether columns at the ends of rows can be unpacked: all exponents of a ciphertext are taken apart for that."""
+    whole = source.stride == 1 and image.seamless and image.dilation[1] == 1 and image.sites == 1
+    parts = column_parts(source)
+    return whole and not parts & (parts - 1) and parts <= source.ring and 0 < edges <= image.width // 2
 
 
 def _halved(node: Node, op: Unpack, source: Layout | None) -> None:
@@ -218,12 +232,16 @@ def _divided(node: Node, op: Unpack, source: Layout | None) -> None:
         raise IRError(f"{node}: only what stands side by side can be divided before it is split")
 
 
-def _moved(op: Pixels | Interleave, source: Layout | None, target: Layout) -> bool:
-    """Whether an image's pixels stand where they were, or the images of several chunks side by side."""
+def _moved(op: Pixels | Interleave | Fold, source: Layout | None, target: Layout) -> bool:
+    """Whether an image's pixels stand where they were, some of them as channels perhaps, or the images of several
+    chunks side by side."""
     if source is None or source.image is None or target.image is None:
         return False
     if isinstance(op, Pixels):
         return op.image == source.image.image and target == source.with_images(source.image.window(op.first, op.step))
+    if isinstance(op, Fold):
+        same = (op.image, op.group) == (source.image.image, source.image.group)
+        return same and target == source.with_images(source.image.folded(op.by))
     merged = target.image.levels[: len(target.image.levels) - len(source.image.levels)]
     image = replace(source.image, origin=(0, 0), levels=merged + source.image.levels)
     return source.chunks == target.chunks << len(merged) and target == source.with_images(image, target.chunks)

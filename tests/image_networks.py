@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx_models import build, node, randoms
+
+from glyphc.ir.graph import Graph, prune
 
 SHAPE = (3, 8, 8)
 
@@ -197,3 +201,11 @@ def enlarging() -> onnx.ModelProto:
         node("ConvTranspose", ["r1", "t2"], ["y"], name="larger", strides=[2, 2]),
     ]
     return build(nodes, constants, SHAPE)
+
+
+def corrupted(graph: Graph, kind: type, change: Any, number: int = -1) -> Graph:
+    """The laid-out graph with one node of a kind changed, the last one by default."""
+    graph = prune(graph)
+    node = [n for n in graph if isinstance(n.op, kind)][number]
+    graph._nodes[node.id] = change(node)
+    return graph

@@ -16,7 +16,7 @@ from test_passes_layout import assigned, check, corrupted, laid_out, mlp, of
 
 import glyphc
 from glyphc.analysis.kernels_cost import KERNELS, MODELLED, shipped
-from glyphc.backends.cleartext import NegacyclicFFT
+from glyphc.backends.spectra import NegacyclicFFT
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.ir.errors import IRError
 from glyphc.ir.functions import Function

@@ -12,7 +12,18 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_networks import SHAPE, autoencoder, enlarging, pooled, pooled_widely, residual, series, skipping, strided
+from image_networks import (
+    SHAPE,
+    autoencoder,
+    corrupted,
+    enlarging,
+    pooled,
+    pooled_widely,
+    residual,
+    series,
+    skipping,
+    strided,
+)
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
 from roles import make_setting
@@ -24,7 +35,7 @@ from glyphc.accuracy import accuracy
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Graph, Node, prune
+from glyphc.ir.graph import Node, prune
 from glyphc.ir.image_layout import Raster
 from glyphc.ir.instructions import Conjugates, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
@@ -426,14 +437,6 @@ def test_a_network_that_is_none_of_images_is_refused_with_its_reason() -> None:
     assert "encrypted weights" in reason
     with pytest.raises(GlyphcError, match="'often' is none of auto, always, never"):
         compiled(strided(), passes=DEFAULT.replace("assign-layout", "assign-layout{images=often}"))
-
-
-def corrupted(graph: Graph, kind: type, change: Any) -> Graph:
-    """The laid-out graph with its last node of a kind changed."""
-    graph = prune(graph)
-    node = [n for n in graph if isinstance(n.op, kind)][-1]
-    graph._nodes[node.id] = change(node)
-    return graph
 
 
 def with_image(node: Node, **changes: Any) -> Node:

@@ -19,7 +19,7 @@ from glyphc.ir.errors import IRError
 from glyphc.ir.evaluate import apply_client_op, decrypted, dequantize, evaluate, evaluate_all, quantize, real
 from glyphc.ir.functions import Function
 from glyphc.ir.graph import Graph, Node
-from glyphc.ir.image_ops import Interleave, Pixels
+from glyphc.ir.image_ops import Fold, Interleave, Pixels
 from glyphc.ir.layout import Layout
 from glyphc.ir.ops import (
     CLIENT_OPS,
@@ -361,7 +361,7 @@ def test_every_op_is_defined() -> None:
     slots = {Polynomial, IntegerPolynomial}  # test_slots.py, test_integers.py
     tables = {TableLookup, *CLIENT_OPS}  # test_tables.py, test_integers.py
     words = {Shorten, WordTable}  # test_words.py
-    images = {Pixels, Interleave}  # test_image_layouts.py
+    images = {Pixels, Interleave, Fold}  # test_image_layouts.py, test_seamless_images.py
     assert set(OPS.values()) == here | training | slots | tables | words | images | trees | {
         *TWO_OPERANDS,
         *MOVES_AND_REDUCTIONS,

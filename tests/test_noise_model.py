@@ -17,12 +17,12 @@ from test_passes_layout import mlp
 import glyphc
 from glyphc.analysis import noise
 from glyphc.backends.base import execute
-from glyphc.backends.cleartext import NegacyclicFFT
 from glyphc.backends.engine import engine
 from glyphc.backends.openfhe.client import generate_keys
 from glyphc.backends.openfhe.evaluator import OpenFHEMachine
 from glyphc.backends.openfhe.linear import LinearEngine
 from glyphc.backends.simulate import SimulatedMachine
+from glyphc.backends.spectra import NegacyclicFFT
 from glyphc.codec import encode
 from glyphc.ir.evaluate import quantize
 from glyphc.ir.functions import Function

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from glyphc.ir.instructions import Schedule
+from glyphc.ir.instructions import Schedule, weighted
 from glyphc.ir.integer_parameters import ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
@@ -89,7 +89,9 @@ class KernelsEngine(Engine):
                 with stages.stage("encrypt weights", sum(m.products for m in encrypted)):
                     party = party.with_weights(encrypted, schedule.secret, lambda name: stages.advance(1, name))
             machine = KernelsMachine(schedule, party.server)
-            with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
+            with stages.stage(
+                "encode weights", sum(len(schedule.polynomials[name]) for name in weighted(schedule.instructions))
+            ):
                 machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
             yield Session(machine, party.encrypt, party.decrypt)
 

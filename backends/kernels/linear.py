@@ -176,6 +176,14 @@ class LinearAlgebra:
         self._add_products(sources, weights, out)
         return self._with_bias(out[0], weights)
 
+    def transient_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None) -> Sum:
+        """The same with weights that are encoded for this once."""
+        try:
+            return self.dot(sources, weights, total)
+        finally:
+            self._encoded.pop(weights, None)
+            self._biases.pop(weights, None)
+
     def conjugate_dot(self, sources: Sequence[Sum], instruction: ConjugateDot, total: Sum | None) -> Sum:
         """total + a sum over conjugates + bias: products with baby steps, then an automorphism for each giant step."""
         self.prepare_conjugates(instruction)

@@ -45,6 +45,9 @@ class KernelsMachine:
     def dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
         return self._linear.dot(sources, weights, total)
 
+    def transient_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
+        return self._linear.transient_dot(sources, weights, total)
+
     def encrypted_dot(self, sources: Sequence[Sum], weights: str, total: Sum | None = None) -> Sum:
         return self._linear.encrypted_dot(sources, weights, total)
 

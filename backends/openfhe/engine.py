@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from glyphc.ir.instructions import Schedule
+from glyphc.ir.instructions import Schedule, weighted
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.slot_parameters import SlotParameters
@@ -108,7 +108,9 @@ class OpenFHEEngine(Engine):
                         )
                     evaluation_keys = replace(evaluation_keys, weights=weights)
                 machine = OpenFHEMachine(schedule, evaluation_keys)
-                with stages.stage("encode weights", sum(map(len, schedule.polynomials.values()))):
+                with stages.stage(
+                    "encode weights", sum(len(schedule.polynomials[name]) for name in weighted(schedule.instructions))
+                ):
                     machine.prepare(lambda name: stages.advance(len(schedule.polynomials[name]), name))
                 yield Session(machine, keys.encrypt, keys.decrypt)
             finally:

@@ -60,6 +60,9 @@ class OpenFHEMachine:
     def dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
         return self._linear.dot(sources, weights, total)
 
+    def transient_dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
+        return self._linear.transient_dot(sources, weights, total)
+
     def encrypted_dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
         return self._linear.encrypted_dot(sources, weights, total)
 

@@ -56,6 +56,13 @@ class LinearEngine:
         result = self._products(sources, encoded[: len(sources)])
         return self._sum(result, encoded[len(sources) :], total)
 
+    def transient_dot(self, sources: Sequence[Any], weights: str, total: Any | None = None) -> Any:
+        """The same with weights that are encoded for this once."""
+        try:
+            return self.dot(sources, weights, total)
+        finally:
+            self._encoded.pop(weights, None)
+
     def conjugate_dot(self, sources: Sequence[Any], instruction: ConjugateDot, total: Any | None = None) -> Any:
         """total + a sum over conjugates + bias: products with baby steps, then an automorphism for each giant step."""
         self.prepare_conjugates(instruction)

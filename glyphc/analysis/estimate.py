@@ -25,6 +25,7 @@ from glyphc.ir.instructions import (
     Split,
     Store,
     ToTorus,
+    TransientDot,
     masks_of,
     weighted,
 )
@@ -48,6 +49,9 @@ from .kernels_cost import THREADS, more_bytes
 from .lookup_cost import idle_bytes, key_bytes, lookup_bytes, lookup_seconds
 from .slot_cost import SlotEstimate, slot_estimate
 from .word_cost import word_estimate
+
+# How many products' time it takes to encode a polynomial of few terms.
+ENCODING = 2.5
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,9 @@ def instruction_costs(schedule: Schedule, cost: CostModel) -> tuple[float, ...]:
 def instruction_seconds(instruction: Instruction, parameters: Parameters, cost: CostModel) -> float:
     """Predicted seconds of one instruction, in the usual configuration of the model."""
     match instruction:
+        case TransientDot(sources=sources):
+            each = cost.scaled(cost.product, parameters.ring)
+            return each * ((1 + ENCODING) * len(sources) + 1)
         case Dot(sources=sources):
             return cost.scaled(cost.product, parameters.ring) * (len(sources) + 1)
         case EncryptedDot(sources=sources):
@@ -186,7 +193,7 @@ def peak_bytes(schedule: Schedule, cost: CostModel, threads: int | None = None) 
     ciphertext = 2 * polynomial * limbs
     weight = polynomial * (limbs if cost.engine == "kernels" else 2)
     powers = cost.powers_bytes(parameters)
-    weights = sum(map(len, schedule.polynomials.values()))
+    weights = sum(len(schedule.polynomials[name]) for name in weighted(schedule.instructions))
     kept = idle_bytes(parameters, cost) + weight * weights + weight_bytes(schedule.client, cost.limbs)
     kept += mask_bytes(parameters) * len(masks_of(schedule.instructions))
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
@@ -203,6 +210,8 @@ def peak_bytes(schedule: Schedule, cost: CostModel, threads: int | None = None) 
         if isinstance(instruction, Powers | Evaluate):
             looked_up = isinstance(instruction, Evaluate) and isinstance(instruction.series, Lookup)
             peak = max(peak, held + scratch + (lookup_bytes(parameters) if looked_up else 0.0))
+        if isinstance(instruction, TransientDot):
+            peak = max(peak, held + weight * len(instruction.sources))
         if isinstance(instruction, ConjugateDot):
             # a sum of products for each giant step
             peak = max(peak, held + ciphertext * instruction.steps(parameters.ring).giants)

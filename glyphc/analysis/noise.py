@@ -31,11 +31,12 @@ from glyphc.ir.noise import (
     giant_step_noise,
     key_switch,
 )
-from glyphc.ir.ops import Bootstrap, Input, Interleave, Linear, Pixels, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Fold, Input, Interleave, Linear, Pixels, Reshape, Switch, Unpack
 from glyphc.ir.parameters import SUM_PRIME_BITS, Parameters
 from glyphc.ir.series import OUTPUT_BITS, rms_slope
+from glyphc.ir.stencils import stencil
 from glyphc.ir.types import Scheme
-from glyphc.ir.unpackings import conjugation
+from glyphc.ir.unpackings import column_parts, conjugation
 
 # Wanted distance between white noise and one unit, in bits. Less does no harm at once: as Q = 1 (mod t), noise beyond
 # half
@@ -122,7 +123,8 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
             if steps is not None:
                 giants = giant_step_noise(switch, steps)
                 noise = replace(noise, white=hypot(noise.white, giants * sqrt(_merged(operand, node))))
-        return noise
+        crossing = _crossing(node, op, graph) * switch
+        return replace(noise, white=hypot(noise.white, crossing))
     (operand,) = graph.operands(node)
     source = known[operand.id]
     if isinstance(op, Unpack):
@@ -169,6 +171,21 @@ def _linear(node: Node, op: Linear, graph: Graph, known: dict[int, Noise]) -> No
     return Noise(
         hypot(*(p.white for p in parts)), hypot(*(p.bootstrap for p in parts)), hypot(*(p.approximation for p in parts))
     )
+
+
+def _crossing(node: Node, op: Linear, graph: Graph) -> float:
+    """What taking back what crosses the ends of rows adds, in key switches: every level of the split into columns
+    doubles what is there and adds one."""
+    squares = 0.0
+    for operand, weight in zip(graph.operands(node), op.weights, strict=True):
+        source, target = operand.type.layout, node.type.layout
+        if isinstance(operand.op, Unpack) and operand.op.edges and source and source.image and target and target.image:
+            own = stencil(graph.matrix(weight), source.image.image, target.image.image)
+            assert own is not None
+            taps = sum(own.crossing(k, before).astype(int) for k in range(operand.op.edges) for before in (True, False))
+            energy = (own.kernel.astype(np.float64) ** 2).sum(axis=2).mean(axis=1) @ taps
+            squares += energy * _terms(node) * column_parts(source) ** 2 / 3
+    return sqrt(squares)
 
 
 def _standing_between(operand: Node, node: Node) -> float:
@@ -242,7 +259,7 @@ def _readers(graph: Graph, node: Node) -> list[Node]:
     """What reads a value, through whatever leaves it as it is."""
     readers: list[Node] = []
     for user in graph.users(node):
-        through = isinstance(user.op, Switch | Reshape | Pixels | Interleave)
+        through = isinstance(user.op, Switch | Reshape | Pixels | Interleave | Fold)
         readers += _readers(graph, user) if through else [user]
     return readers
 

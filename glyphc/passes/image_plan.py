@@ -13,6 +13,12 @@ these directions and make their results along another one, the differences of si
 and k (0, 1) are all different modulo the distance of pixels. So nothing is unpacked but the channels of a group, and
 what lands elsewhere is garbage that the next mask clears.
 
+Rows can also follow one another without a border (*seamless*). What products carry from one row to the next is taken
+back by products with the columns at the ends of rows, which are unpacked by themselves: a pixel's channels and its
+column are the low bits of its exponent, so automorphisms split them apart. A stride along rows then makes channels of
+the pixels between (``Fold``): no mask for each parity, no room between pixels, and images of more chunks are brought
+together along columns alone.
+
 A transposed convolution with a stride, or what enlarges images, makes pixels between those it reads. So that there is
 room, the input's stand apart from the beginning, as far as is enlarged later; nothing else is put there then.
 """
@@ -24,9 +30,11 @@ from dataclasses import dataclass, field, replace
 from math import hypot
 
 from glyphc.analysis.cost import Configuration, CostModel, deepest, split_automorphisms
+from glyphc.analysis.estimate import ENCODING
 from glyphc.ir.galois import Conjugation
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.image_layout import Raster, Steps
+from glyphc.ir.layout import next_power_of_two
 from glyphc.ir.noise import DECODING_FLOOR, MEASURED_AT, VALUE_NOISE
 from glyphc.ir.ops import Apply, Input, Linear, Reshape, Switch
 from glyphc.ir.parameters import Parameters
@@ -37,6 +45,7 @@ from glyphc.ir.unpackings import takes_sums
 from glyphc.text_tables import counted
 
 from .fit_series import plaintext_bits
+from .image_standings import WHOLE, Read, Standing, Unpacked
 from .layout_search import DEGREE, MIN_SLOTS, NOISE
 from .pictures import Pictures
 from .readers import is_bootstrapped
@@ -45,41 +54,13 @@ from .readers import is_bootstrapped
 _DIRECTIONS: tuple[Steps, ...] = ((1, 0), (0, 1), (1, 1))
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How a tensor's images stand: in how many chunks, how far apart their pixels, which share a slot, and how many
-    groups of channels a ciphertext has, how far apart."""
-
-    chunks: int
-    dilation: Steps = (1, 1)
-    levels: tuple[Steps, ...] = ()
-    sites: int = 1
-    apart: Steps = (0, 0)
-
-    def room(self, axis: int) -> int:
-        """Rows or columns from the first of the images of a slot to the last, and of their groups of channels."""
-        return sum(level[axis] for level in self.levels) + (self.sites - 1) * self.apart[axis]
-
-
-@dataclass(frozen=True)
-class Read:
-    """How a linear map reads an operand: whole, or from every one of ``firsts`` on, every ``step``-th pixel, where the
-    images of ``1 << len(levels)`` chunks are brought together."""
-
-    firsts: tuple[Steps, ...] = ()
-    step: Steps = (1, 1)
-    levels: tuple[Steps, ...] = ()
-
-
-WHOLE = Read()
-
-
 @dataclass
 class ImagePlan:
     """Image layouts of an assigned graph. group: channels side by side; chunks: of the inputs; spread: whether groups
-    of channels stand in the room between pixels, too.
+    of channels stand in the room between pixels, too; seamless: whether rows have no border between them.
 
-    standings: by node id; reads: by linear map and operand. rows, pitch: of the raster; stride: between two channels.
+    standings: by node id; reads: by linear map and operand; edges: of what maps read, how many columns at either end of
+    a row are unpacked by themselves. rows, pitch: of the raster; stride: between two channels.
     problem: why it cannot be, if so. configuration: of the bootstraps, None for the usual one.
     """
 
@@ -90,8 +71,10 @@ class ImagePlan:
     group: int
     chunks: int
     spread: bool = False
+    seamless: bool = False
     configuration: Configuration | None = None
     standings: dict[int, Standing] = field(default_factory=dict)
+    edges: dict[Unpacked, int] = field(default_factory=dict)
     reads: dict[tuple[int, int], Read] = field(default_factory=dict)
     rows: int = 1
     pitch: int = 1
@@ -100,6 +83,8 @@ class ImagePlan:
 
     def __post_init__(self) -> None:
         spacing = self.pictures.spacing(self.graph)
+        if self.seamless:
+            self.pitch = next_power_of_two(max(image[2] for image in self.pictures.images.values()))
         for node in self.graph:
             if node.type.scheme is Scheme.CLIENT:
                 continue
@@ -118,7 +103,12 @@ class ImagePlan:
         if needed > self.ring:
             self.problem = f"{self.batch} images in {self.chunks} chunks take {needed:,} coefficients of a ciphertext"
             return
-        while 2 * self.stride * needed <= self.ring and self.ring // (2 * self.stride) >= 2 * MIN_SLOTS:
+        # columns are split from the lowest bits of exponents on
+        while (
+            not self.seamless
+            and 2 * self.stride * needed <= self.ring
+            and self.ring // (2 * self.stride) >= 2 * MIN_SLOTS
+        ):
             self.stride *= 2
 
     # -- where images stand --
@@ -137,8 +127,15 @@ class ImagePlan:
             if any(d % u for d, u in zip(before.dilation, own.up, strict=True)):
                 self.problem = f"{node} enlarges images that have no room between their pixels"
                 return
-            found += [(part, at, self._after(part, at)) for part, at in self._parts(own, before, read)]
+            if read.fold > 1 and own.source[0] % (self.group * before.fold):
+                self.problem = f"{self.group * before.fold} channels side by side do not divide those of {operand}"
+                return
+            parts = self._parts(own, before, read)
+            found += [(part, at, self._after(part, at)) for part, at in parts]
             merged = found[-1][2].levels
+            for first, (part, at) in zip(read.firsts or (None,), parts, strict=True):
+                key = (self.value(operand).id, first, read.once)
+                self.edges[key] = max(self.edges.get(key, 0), self._crossing(part, at))
         if len({after for _, _, after in found}) > 1:
             self.problem = f"the images that {node} adds up stand differently"
         standing = found[-1][2]
@@ -146,6 +143,8 @@ class ImagePlan:
             standing = self._spread(standing, [before for _, before, _ in found], self.pictures.images[node.id][0])
         for part, before, _ in found:
             self._leave_room(part, before, standing)
+            if self.seamless and not self._fits_rows(part, before, standing):
+                self.problem = f"{node} makes rows that do not fit those of its operands without a border between"
         self.standings[node.id] = standing
 
     def _spread(self, standing: Standing, operands: Sequence[Standing], channels: int) -> Standing:
@@ -166,8 +165,13 @@ class ImagePlan:
             # where a single pixel is made, any stride reads for it
             down, right = (sum(level[axis] > 0 for level in wanted) for axis in (0, 1))
             step = (1 << down if own.target[1] == 1 else step[0]), (1 << right if own.target[2] == 1 else step[1])
-        if step == (1, 1) or self.pictures.enlarged or any(s & (s - 1) for s in step):
+        fold = 1
+        if self.seamless:
+            step, fold = (step[0], 1), step[1]
+        if any(s & (s - 1) for s in (*step, fold)):
             return WHOLE
+        if step == (1, 1) or self.pictures.enlarged:
+            return Read(fold=fold)
         if self.spread and own.target[0] > self.group:
             return Read(own.parities(step), step)
         # rows before columns, the last ones first, as if several maps had done it one after another
@@ -180,19 +184,21 @@ class ImagePlan:
         if merged is None:
             wanted = levels[len(levels) - most :]
         elif len(wanted) > most or not set(wanted) <= set(levels):
-            return WHOLE
-        return Read(own.parities(step), step, wanted) if wanted else WHOLE
+            return Read(fold=fold)
+        return Read(own.parities(step), step, wanted, fold) if wanted else Read(fold=fold)
 
     def _parts(self, own: Stencil, before: Standing, read: Read) -> list[tuple[Stencil, Standing]]:
-        if not read.firsts:
-            return [(own, before)]
-        return [(own.part(first, read.step), self.together(before, read)) for first in read.firsts]
+        together = self.together(before, read)
+        parts = [own.part(first, read.step) for first in read.firsts] or [own]
+        if read.fold > 1:
+            parts = [part.folded(self.group * before.fold, read.fold) for part in parts]
+        return [(part, together) for part in parts]
 
     def together(self, before: Standing, read: Read) -> Standing:
         """How what a map reads stands, once the images of several chunks are together."""
         dilation = (before.dilation[0] * read.step[0], before.dilation[1] * read.step[1])
         chunks, levels = before.chunks >> len(read.levels), read.levels + before.levels
-        return replace(before, chunks=chunks, dilation=dilation, levels=levels)
+        return replace(before, chunks=chunks, dilation=dilation, levels=levels, fold=before.fold * read.fold)
 
     @staticmethod
     def _after(own: Stencil, before: Standing) -> Standing:
@@ -200,7 +206,7 @@ class ImagePlan:
             1 if size == 1 else d * s // u
             for size, d, s, u in zip(own.target[1:], before.dilation, own.stride, own.up, strict=True)
         )
-        return Standing(before.chunks, (down, right), before.levels)
+        return Standing(before.chunks, (down, right), before.levels, fold=before.fold)
 
     def _leave_room(self, own: Stencil, before: Standing, after: Standing) -> None:
         """Rows and columns enough for both images, and for the zeros that are read beside the first."""
@@ -216,7 +222,21 @@ class ImagePlan:
                     (own.target[axis + 1] - 1) * after.dilation[axis] + after.room(axis),
                 )
             )
-        self.rows, self.pitch = max(self.rows, room[0]), max(self.pitch, room[1])
+        self.rows = max(self.rows, room[0])
+        if not self.seamless:
+            self.pitch = max(self.pitch, room[1])
+
+    def _crossing(self, own: Stencil, before: Standing) -> int:
+        """How many columns at the ends of rows products carry to other rows."""
+        return own.overhang if self.seamless and own.source[2] * before.fold == self.pitch else 0
+
+    def _fits_rows(self, own: Stencil, before: Standing, after: Standing) -> bool:
+        """Whether rows without a border hold what a map reads and makes, and what crosses their ends can be taken back:
+        from the whole columns that a row is made of, at most half of them."""
+        width, made, pitch = own.source[2], own.target[2], self.pitch // before.fold
+        if after.fold != before.fold or after.dilation[1] > 1 or max(width, made) > pitch:
+            return False
+        return own.overhang <= pitch - width or (width == pitch and made <= width and 2 * own.overhang <= width)
 
     def _slots(self, standing: Standing) -> int:
         images = standing.chunks << len(standing.levels)
@@ -225,12 +245,13 @@ class ImagePlan:
     def raster(self, node: Node) -> Raster:
         """Of a node's images, channels side by side."""
         standing = self.standings[node.id]
+        group = self.group * standing.fold
         return Raster(
             *self.pictures.images[node.id],
-            self.group,
-            self.group,
+            group,
+            group,
             self.rows,
-            self.pitch,
+            self.pitch // standing.fold,
             standing.dilation,
             levels=standing.levels,
             sites=standing.sites,
@@ -266,7 +287,7 @@ class ImagePlan:
 
     @property
     def label(self) -> str:
-        more = " and between pixels" if self.spread else ""
+        more = " and between pixels" if self.spread else ", rows without a border" if self.seamless else ""
         side = f"{counted(self.group, 'channel')} side by side"
         return f"images, {side}{more}"
 
@@ -304,7 +325,8 @@ class ImagePlan:
         modulus = 2.0 ** plaintext_bits(self.graph)
         floor = hypot(VALUE_NOISE * self.ring / MEASURED_AT / 2.0**OUTPUT_BITS, DECODING_FLOOR) * modulus
         spans = [n.type.fixed.hi - n.type.fixed.lo for n, _ in self.graph.of(Apply) if n.type.fixed is not None]
-        return floor * self.group / max(1, min(spans, default=1))
+        widest = self.group * max(s.fold for s in self.standings.values())
+        return floor * widest / max(1, min(spans, default=1))
 
     def rank(self, cost: CostModel) -> tuple[float, float]:
         """As that of other plans."""
@@ -318,31 +340,35 @@ class ImagePlan:
         switch = cost.scaled(cost.switch, ring)
         shared = cost.powers_seconds(slots, DEGREE, ring, context) + switch
         function = cost.evaluate_seconds(slots, DEGREE, ring, context) + cost.mask_seconds(slots, ring) + switch
-        functions = products = 0
-        unpacking = 0.0
+        functions, products = 0, 0.0
         for (value, _, _), levels in self._functions().items():
             made = self._ciphertexts(self.graph.node(value))
             functions += made
             products += made if levels else 0
-            unpacking += (self.standings[value].chunks >> levels) * self._unpacking_seconds(value, cost)
-        for node, count in self._polynomials().items():
-            products += self.standings[node].chunks * count
+        for node, _ in self.graph.of(Linear):
+            kept, transient = self._polynomials(node)
+            products += self.standings[node.id].chunks * (kept + (1 + ENCODING) * transient)
         return (
             self.bootstraps * shared
             + functions * function
-            + unpacking
+            + sum(self._unpacking_seconds(what, edges, cost) for what, edges in self.edges.items())
             + self._giants_seconds(cost)
             + products * cost.scaled(cost.product, ring)
         )
 
-    @property
-    def _steps(self) -> Conjugation | None:
-        """Over which conjugates sums of the channels of a group go."""
-        return Conjugation.of(self.ring, self.group, self.stride) if self.group > 1 else None
+    def beside(self, value: Node, read: Read) -> int:
+        """Channels side by side of a value as it is read."""
+        return self.group * self.standings[value.id].fold * read.fold
 
-    def _conjugated(self, value: Node) -> bool:
-        """Whether sums of a nonlinearity's channels go over conjugates."""
-        return self._steps is not None and isinstance(value.op, Apply) and self._summed(value)
+    def _steps(self, group: int) -> Conjugation | None:
+        """Over which conjugates sums of the channels of a group go."""
+        return Conjugation.of(self.ring, group, self.stride) if group > 1 else None
+
+    def conjugated(self, value: Node, read: Read) -> Conjugation | None:
+        """Over which conjugates sums of a nonlinearity's channels go, as it is read; None where channels are read."""
+        if not isinstance(value.op, Apply) or not self._summed(value):
+            return None
+        return self._steps(self.beside(value, read))
 
     def _summed(self, node: Node) -> bool:
         """Whether only sums of a value's channels are read."""
@@ -350,48 +376,66 @@ class ImagePlan:
             self._summed(u) if isinstance(u.op, Switch) else takes_sums(self.graph, u) for u in self.graph.users(node)
         )
 
-    def babies(self, value: Node) -> int:
-        """Baby steps of the sums over conjugates of a value's channels; 0 where the channels are read."""
-        return self._steps.babies if self._steps is not None and self._summed(value) else 0
-
-    def _unpacking_seconds(self, value: int, cost: CostModel) -> float:
-        """Of the channels of a nonlinearity in one chunk, before any sums."""
-        steps, image = self._steps, self.raster(self.graph.node(value))
-        if steps is None:
-            return 0.0
-        if self._summed(self.graph.node(value)):
-            return image.parts * cost.conjugates_seconds(steps)
-        wanted = (min(self.group, len(image.channels_of(part))) for part in range(image.parts))
-        splits = sum(split_automorphisms(self.group, w) for w in wanted)
-        return splits * cost.scaled(cost.automorphism, self.ring)
+    def _unpacking_seconds(self, what: Unpacked, edges: int, cost: CostModel) -> float:
+        """Of the channels of a value in all chunks, before any sums, and of the columns at the ends of its rows."""
+        (id, _, read), automorphism = what, cost.scaled(cost.automorphism, self.ring)
+        value = self.graph.node(id)
+        group, image = self.beside(value, read), self.raster(value)
+        # an input has its channels apart
+        parts = image.parts if isinstance(value.op, Apply) else image.channels
+        seconds = 0.0
+        if edges:
+            splits = split_automorphisms(self.group * self.pitch, 2 * edges * group)
+            seconds += parts * (splits * automorphism + cost.scaled(cost.product, self.ring))
+        if isinstance(value.op, Apply) and group > 1:
+            steps = self.conjugated(value, read)
+            if steps is not None:
+                seconds += parts * cost.conjugates_seconds(steps)
+            else:
+                wanted = (min(group, read.fold * len(image.channels_of(part))) for part in range(parts))
+                seconds += sum(split_automorphisms(group, w) for w in wanted) * automorphism
+        return (self.standings[id].chunks >> len(read.levels)) * seconds
 
     def _giants_seconds(self, cost: CostModel) -> float:
         """Of all sums over conjugates: one for each operand that is unpacked and each group of channels made."""
-        steps = self._steps
-        if steps is None:
-            return 0.0
-        sums = 0
+        seconds = 0.0
         for (id, number), read in self.reads.items():
             value = self.value(self.graph.operands(self.graph.node(id))[number])
-            if self._conjugated(value):
-                sums += self._ciphertexts(self.graph.node(id)) * len(read.firsts or (None,))
-        return sums * cost.giants_seconds(steps)
+            steps = self.conjugated(value, read)
+            if steps is not None:
+                sums = self._ciphertexts(self.graph.node(id)) * len(read.firsts or (None,))
+                seconds += sums * cost.giants_seconds(steps)
+        return seconds
 
     def memory_bytes(self, cost: CostModel) -> float:
         """Predicted peak of a run, roughly: contexts and keys, weights, and the channels of what a map reads."""
         cost = cost.taking(self.configuration)
-        keys = () if self._steps is None else tuple(sorted(self._steps.elements))
-        parameters = self._parameters(keys)
+        ends = max(self.edges.values(), default=0)
+        columns = (self.group * self.pitch).bit_length() - 1 if ends else 0
+        parameters = self._parameters(self._keys(), tuple(self.stride << level for level in range(columns)))
         channels = max(image[0] for image in self.pictures.images.values())
-        alive = 4 * channels + sum(self._ciphertexts(n) for n in self._bootstrapped[:2])
+        alive = (4 + 2 * ends) * channels + sum(self._ciphertexts(n) for n in self._bootstrapped[:2])
         held = 2 * 8 * self.ring * (self.polynomials + cost.limbs * alive)
         return cost.idle_bytes(parameters) + cost.work_bytes(parameters) + held
 
-    def _parameters(self, conjugates: tuple[int, ...] = ()) -> Parameters:
+    def _parameters(self, conjugates: tuple[int, ...] = (), unpack_strides: tuple[int, ...] = ()) -> Parameters:
         """Typical ones of its bootstraps."""
         return Parameters(
-            self.ring, 0, 0, slots=self.slots, degree=DEGREE, slot_levels=1, folded_levels=1, conjugates=conjugates
+            self.ring,
+            plaintext_bits=0,
+            bgv_bits=0,
+            unpack_strides=unpack_strides,
+            slots=self.slots,
+            degree=DEGREE,
+            slot_levels=1,
+            folded_levels=1,
+            conjugates=conjugates,
         )
+
+    def _keys(self) -> tuple[int, ...]:
+        """Of the automorphisms of all sums over conjugates."""
+        groups = {self.beside(self.graph.node(id), read) for id, _, read in self.edges}
+        return tuple(sorted({g for group in groups if (steps := self._steps(group)) for g in steps.elements}))
 
     def resident(self, node: Node) -> bool:
         """Whether a value comes from a bootstrap."""
@@ -426,21 +470,18 @@ class ImagePlan:
     @property
     def polynomials(self) -> int:
         """Weight polynomials that a run holds."""
-        return sum(self._polynomials().values())
+        return sum(self._polynomials(node)[0] for node, _ in self.graph.of(Linear))
 
-    def _polynomials(self) -> dict[int, int]:
-        """Weight polynomials of each linear map."""
-        found = {}
-        for node, _ in self.graph.of(Linear):
-            reads = (
-                len(self.reads[node.id, n].firsts or (None,)) * self._multiplied(o)
-                for n, o in enumerate(self.graph.operands(node))
-            )
-            found[node.id] = self.raster(node).parts * (sum(reads) + 1)
-        return found
-
-    def _multiplied(self, operand: Node) -> int:
-        """How many ciphertexts of an operand a map multiplies: its channels, or whole groups of them where sums go over
-        conjugates."""
-        channels = replace(self.raster(operand), beside=1).parts
-        return -(-channels // self.group) * self.group if self._conjugated(self.value(operand)) else channels
+    def _polynomials(self, node: Node) -> tuple[int, int]:
+        """Weight polynomials of a linear map: those that are held, and those that take back what crosses the ends of
+        rows, which are not."""
+        kept, transient = 1, 0
+        for number, operand in enumerate(self.graph.operands(node)):
+            read, value = self.reads[node.id, number], self.value(operand)
+            firsts, group = read.firsts or (None,), self.beside(value, read)
+            channels = replace(self.raster(operand), beside=1).parts * read.fold
+            whole = channels if self.conjugated(value, read) is None else -(-channels // group) * group
+            kept += len(firsts) * whole
+            transient += 2 * channels * sum(self.edges[value.id, first, read.once] for first in firsts)
+        parts = self.raster(node).parts
+        return parts * kept, parts * transient

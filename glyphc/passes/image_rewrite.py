@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from glyphc.ir.graph import Decision, Graph, Node, Rewriter
 from glyphc.ir.image_layout import Raster, Steps
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Input, Interleave, Linear, Op, Output, Pixels, Reshape, Switch, Unpack, Weight
+from glyphc.ir.ops import Apply, Fold, Input, Interleave, Linear, Op, Output, Pixels, Reshape, Switch, Unpack, Weight
 from glyphc.ir.types import Level, Scheme, TensorType
 
-from .image_plan import WHOLE, ImagePlan, Read
+from .image_plan import ImagePlan
+from .image_standings import WHOLE, Read, Unpacked
 
 
 def with_image_layouts(graph: Graph, plan: ImagePlan, decision: Decision) -> Graph:
@@ -27,8 +28,8 @@ class _Images:
     graph: Graph
     plan: ImagePlan
     decision: Decision
-    bootstrapped: dict[tuple[int, Steps | None, Read], Node] = field(default_factory=dict)
-    channels: dict[tuple[int, Steps | None, Read], Node] = field(default_factory=dict)
+    bootstrapped: dict[tuple[int, Steps | None, Steps], Node] = field(default_factory=dict)
+    channels: dict[Unpacked, Node] = field(default_factory=dict)
     read: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -81,15 +82,18 @@ class _Images:
         for number, (operand, weight) in enumerate(zip(self.graph.operands(node), op.weights, strict=True)):
             read, value = self.plan.reads[node.id, number], self.plan.value(operand)
             if not isinstance(value.op, Apply):
-                operands.append(self.rewriter.made(operand))
+                operands.append(self._input(operand, value))
                 weights.append(weight)
-            for first in read.firsts if isinstance(value.op, Apply) else ():
-                part = self.plan.pictures.stencils[node.id, number].part(first, read.step)
+                continue
+            group = self.plan.group * self.plan.standings[value.id].fold
+            for first in read.firsts or (None,):
+                own, name = self.plan.pictures.stencils[node.id, number], weight.name
+                if first is not None:
+                    own, name = own.part(first, read.step), f"{name}.{first[0]}.{first[1]}"
+                if read.fold > 1:
+                    own, name = own.folded(group, read.fold), f"{name}.folded"
                 operands.append(self._channels(value, first, read))
-                weights.append(self.new.add_matrix(f"{weight.name}.{first[0]}.{first[1]}", part.matrix))
-            if isinstance(value.op, Apply) and not read.firsts:
-                operands.append(self._channels(value, None, read))
-                weights.append(weight)
+                weights.append(weight if name == weight.name else self.new.add_matrix(name, own.matrix))
         new = Linear(tuple(weights), op.bias)
         for name in new.constant_names():
             if name not in self.new.constants:
@@ -98,11 +102,19 @@ class _Images:
         made = self.new.add(new, tuple(operands), type, node.location, node.decisions)
         self.rewriter.replace(node, made)
 
+    def _input(self, operand: Node, value: Node) -> Node:
+        """What maps read of an input: its channels are apart; the columns at the ends of rows where they are needed."""
+        made, key = self.rewriter.made(operand), (value.id, None, WHOLE)
+        edges = self.plan.edges.get(key, 0)
+        if edges and key not in self.channels:
+            self.channels[key] = self.new.add(Unpack(1, edges=edges), (made,), made.type, made.location)
+        return self.channels[key] if edges else made
+
     # -- what comes of bootstraps --
 
     def _bootstrapped(self, value: Node, first: Steps | None, read: Read) -> Node:
         """A nonlinearity of all pixels, or of every ``step``-th one from ``first`` on, back in the scheme of maps."""
-        key = (value.id, first, replace(read, firsts=()))
+        key = (value.id, first, read.step)
         if key not in self.bootstrapped:
             (source,) = self.rewriter.operands(value)
             if first is not None:
@@ -129,7 +141,7 @@ class _Images:
 
     def _channels(self, value: Node, first: Steps | None, read: Read) -> Node:
         """The same, of several chunks together, with every channel in a ciphertext of its own."""
-        key = (value.id, first, replace(read, firsts=()))
+        key = (value.id, first, read.once)
         if key not in self.channels:
             found = self._bootstrapped(value, first, read)
             layout, image = _standing(found)
@@ -137,9 +149,14 @@ class _Images:
                 image = replace(image, origin=(0, 0), levels=read.levels + image.levels)
                 layout = layout.with_images(image, layout.chunks >> len(read.levels))
                 found = self.new.add(Interleave(), (found,), self._type(found, layout), found.location)
-            if self.plan.group > 1:
+            if read.fold > 1:
+                fold, image = Fold(image.image, image.group, read.fold), image.folded(read.fold)
+                layout = layout.with_images(image)
+                found = self.new.add(fold, (found,), self._type(found, layout), found.location)
+            edges, steps = self.plan.edges.get(key, 0), self.plan.conjugated(value, read)
+            if image.group > 1 or edges:
                 layout = layout.with_images(replace(image, beside=1))
-                op = Unpack(self.plan.group, babies=self.plan.babies(value))
+                op = Unpack(image.group, babies=steps.babies if steps else 0, edges=edges)
                 found = self.new.add(op, (found,), self._type(found, layout), found.location)
             self.channels[key] = found
         return self.channels[key]

@@ -45,6 +45,8 @@ def _plans(graph: Graph, pictures: Pictures, room: Room, batch: int) -> Iterator
         chunks = 1
         while chunks <= min(room.max_chunks, next_power_of_two(batch)):
             yield ImagePlan(graph, pictures, room.ring, batch, group, chunks)
+            if not pictures.enlarged:
+                yield ImagePlan(graph, pictures, room.ring, batch, group, chunks, seamless=True)
             chunks *= 2
         if group < most and not pictures.enlarged:
             yield ImagePlan(graph, pictures, room.ring, batch, group, 1, spread=True)

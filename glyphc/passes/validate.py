@@ -14,7 +14,7 @@ from glyphc.errors import ParameterError
 from glyphc.ir.evaluate import evaluate_all
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Bootstrap, Interleave, Linear, Output, Pixels, Reshape, Switch, Unpack
+from glyphc.ir.ops import Bootstrap, Fold, Interleave, Linear, Output, Pixels, Reshape, Switch, Unpack
 from glyphc.ir.parameters import Parameters
 from glyphc.ir.series import LARGEST_BITS, evaluate_series
 from glyphc.ir.types import Level, Scheme
@@ -175,7 +175,7 @@ class ValidateNoise(Pass):
         for user in graph.users(node):
             factor = gain * (user.op.gain if isinstance(user.op, Unpack) else 1)
             if (
-                isinstance(user.op, Switch | Reshape | Unpack | Pixels | Interleave)
+                isinstance(user.op, Switch | Reshape | Unpack | Pixels | Interleave | Fold)
                 and user.type.scheme is not Scheme.CLIENT
             ):
                 self._check_divisor(graph, user, divisor, factor)

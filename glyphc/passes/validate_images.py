@@ -5,7 +5,7 @@ from __future__ import annotations
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Graph, Node
 from glyphc.ir.layout import Layout
-from glyphc.ir.ops import Apply, Bootstrap, Linear
+from glyphc.ir.ops import Apply, Bootstrap, Linear, Unpack
 from glyphc.ir.stencils import disturbed, stencil
 
 _BUG = "this is a bug of the layout planner, please report it"
@@ -34,7 +34,8 @@ def check_pixels(graph: Graph, node: Node, number: int) -> None:
     found = stencil(graph.matrix(node.op.weights[number]), read.image, made.image)
     if found is None:
         raise ParameterError(f"{node} does not do the same at every pixel of {operand}; {_BUG}")
-    if disturbed(found, read, made, target.per_chunk, source.ring // source.stride):
+    edges = operand.op.edges if isinstance(operand.op, Unpack) else 0
+    if disturbed(found, read, made, target.per_chunk, source.ring // source.stride, edges):
         raise ParameterError(f"{node}: products with pixels of {operand} collide in the layout {made}; {_BUG}")
 
 

@@ -3,6 +3,7 @@ and what brings images whose pixels have become fewer together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,13 @@ import numpy as np
 from glyphc.errors import ParameterError
 from glyphc.ir.graph import Node
 from glyphc.ir.image_layout import Raster
-from glyphc.ir.instructions import Dot, Register, Split
-from glyphc.ir.ops import Interleave, Linear, Pixels, Unpack
+from glyphc.ir.instructions import Dot, Register, Split, TransientDot
+from glyphc.ir.ops import Fold, Interleave, Linear, Pixels, Unpack
 from glyphc.ir.stencils import Stencil, stencil
-from glyphc.ir.unpackings import conjugation
+from glyphc.ir.unpackings import column_parts, conjugation
 
 from .lowering import Lowering, Step, Task, layout, lowers
-from .weight_polynomials import placed, stencil_polynomials
+from .weight_polynomials import crossing_polynomials, placed, stencil_polynomials
 
 
 def raster(node: Node) -> Raster:
@@ -48,32 +49,80 @@ def unpack(lowering: Lowering, task: Task, node: Node) -> None:
     assert isinstance(node.op, Unpack)
     (operand,) = lowering.graph.operands(node)
     made: list[Register] = []
-    steps = conjugation(lowering.graph, node)
+    steps, image = conjugation(lowering.graph, node), raster(operand)
     sources = lowering.divided(lowering.registers[Task(operand.id, task.chunk)], node.op.divided, node)
     for part, source in enumerate(sources):
         if steps is not None:
             made += lowering.conjugates(source, steps, node)
-            continue
-        image = raster(operand)
-        targets = lowering.fresh(min(image.group, len(image.channels_of(part))))
-        lowering.instructions.append(Split(targets, source, node.op.parts, layout(operand).stride, node.id))
-        made += targets
-    lowering.registers[task] = tuple(made)
+        elif node.op.parts == 1:
+            made.append(source)
+        else:
+            targets = lowering.fresh(min(image.group, len(image.channels_of(part))))
+            lowering.instructions.append(Split(targets, source, node.op.parts, layout(operand).stride, node.id))
+            made += targets
+    edges = [_edges(lowering, source, node, node.op) for source in sources] if node.op.edges else []
+    if image.beside < image.group:
+        edges = [_together(edges[at : at + image.group], image.group) for at in range(0, len(edges), image.group)]
+    lowering.registers[task] = (*made, *(register for each in edges for register in each))
+
+
+def _together(edges: Sequence[tuple[Register, ...]], group: int) -> tuple[Register, ...]:
+    """The columns of some ciphertexts with one channel each, in the order of those of one with a group of them. Where
+    there are fewer channels, others take their places, which nobody reads."""
+    return tuple(edges[min(at % group, len(edges) - 1)][at - at % group] for at in range(len(edges[0])))
+
+
+def _edges(lowering: Lowering, source: Register, node: Node, op: Unpack) -> tuple[Register, ...]:
+    """The columns at the ends of rows, of every channel of a group: the last ones of a row, moved behind it, are the
+    first ones of the next row then, and those that were the first ones follow.
+
+    They are multiplied by no more than the channels are: what a split into all columns multiplies them by besides is
+    undone before, which is exact.
+    """
+    image, parts = raster(node), column_parts(layout(node))
+    (divided,) = lowering.divided((source,), parts // op.gain, node)
+    (moved,) = lowering.fresh()
+    name = lowering.monomial(image.steps(0, op.edges))
+    lowering.instructions.append(Dot(moved, (divided,), name, None, node.id))
+    targets = lowering.fresh(image.steps(0, 2 * op.edges))
+    lowering.instructions.append(Split(targets, moved, parts, layout(node).stride, node.id))
+    return targets
 
 
 def convolve(lowering: Lowering, task: Task, node: Node, step: Step) -> None:
     """What one operand adds to a chunk: a sum of products for every group of the result's channels."""
     operands = lowering.graph.operands(node)
     operand, sources = operands[step.operand], lowering.registers[step.source(operands)]
-    if len(sources) != _registers(lowering, operand):
+    channels, ends = _registers(lowering, operand), _unpacked_edges(operand)
+    if len(sources) < channels or (len(sources) > channels) != (ends > 0):
         raise ParameterError(f"{node} reads the channels of {operand}, which are not unpacked")
     totals = lowering.registers[replace(task, step=task.step - 1)] if task.step else ()
-    results = lowering.fresh(raster(node).parts)
-    for part, result in enumerate(results):
-        name = _weights(lowering, node, step.operand, part)
+    results: list[Register] = []
+    for part in range(raster(node).parts):
+        name, (result,) = _weights(lowering, node, step.operand, part), lowering.fresh()
         chosen = tuple(sources[channel] for channel in lowering.sources[name])
         lowering.product(operand, result, chosen, name, totals[part] if totals else None, node)
-    lowering.registers[task] = results
+        if ends and lowering.stencils[node.id, step.operand].overhang:
+            name, total, (result,) = _crossing_weights(lowering, node, step.operand, part), result, lowering.fresh()
+            chosen = tuple(sources[channels + edge] for edge in lowering.sources[name])
+            lowering.instructions.append(TransientDot(result, chosen, name, total, node.id))
+        results.append(result)
+    lowering.registers[task] = tuple(results)
+
+
+def _unpacked_edges(node: Node) -> int:
+    return node.op.edges if isinstance(node.op, Unpack) else 0
+
+
+def _crossing_weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
+    """Name of the polynomials that take back what products of one operand carry from one row to others."""
+    name = f"{node.location or 'linear'}%{node.id}.{number}:{part}|"
+    if name not in lowering.sources:
+        operand = lowering.graph.operands(node)[number]
+        own, ends = lowering.stencils[node.id, number], _unpacked_edges(operand)
+        polynomials, used = crossing_polynomials(own, ends, layout(operand), layout(node), part)
+        lowering.polynomials[name], lowering.sources[name] = polynomials, used
+    return name
 
 
 def _registers(lowering: Lowering, operand: Node) -> int:
@@ -112,6 +161,7 @@ def _weights(lowering: Lowering, node: Node, number: int, part: int) -> str:
 
 
 @lowers(Pixels)
+@lowers(Fold)
 def _pixels(lowering: Lowering, task: Task, node: Node) -> None:
     (source,) = lowering.same(task, node)
     lowering.registers[task] = lowering.registers[source]

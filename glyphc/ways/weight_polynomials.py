@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -46,23 +47,53 @@ def stencil_polynomials(
 
     source: unpacked. part: of the target, whose channels c' are meant. used: the registers r, in this order.
     """
-    n, unit = source.ring, source.stride
+    rows = [_wrap(*_stencil_row(stencil, source, target, part, register), source.ring) for register in used]
+    n = source.ring
+    if bias is not None:
+        assert target.image is not None
+        positions, each = target.positions(part), bias[target.image.columns_of(part)]
+        rows.append(_wrap(positions.ravel(), np.broadcast_to(each, positions.shape).ravel(), n))
+    return _polynomials(rows)
+
+
+def _stencil_row(stencil: Stencil, source: Layout, target: Layout, part: int, register: int) -> tuple[I64, I64]:
+    """Exponents and values of the terms that one register meets."""
     read, made = source.image, target.image
     assert read is not None and made is not None
     # what is read of every second pixel begins at any of the first ones
     moves = stencil.moves(read) + read.steps(*read.origin) - made.steps(*made.origin)
     after, own = made.channel_offsets(part), made.channels_of(part)
-    kernel = stencil.kernel[:, own.start : own.stop].astype(np.int64)
-    rows = []
-    for register in used:
-        # by tap, channel made, channel read
-        exponents = (after[:, None] - read.channel_offsets(register)) - moves[:, None, None]
-        values = kernel[:, :, list(read.channels_of(register))]
-        rows.append(_wrap(exponents.ravel() * unit, values.ravel(), n))
-    if bias is not None:
-        positions, each = target.positions(part), bias[made.columns_of(part)]
-        rows.append(_wrap(positions.ravel(), np.broadcast_to(each, positions.shape).ravel(), n))
-    return _polynomials(rows)
+    # by tap, channel made, channel read
+    exponents = (after[:, None] - read.channel_offsets(register)) - moves[:, None, None]
+    values = stencil.kernel[:, own.start : own.stop, list(read.channels_of(register))].astype(np.int64)
+    return exponents.ravel() * source.stride, values.ravel()
+
+
+def crossing_polynomials(
+    stencil: Stencil, edges: int, source: Layout, target: Layout, part: int
+) -> tuple[Polynomials, tuple[int, ...]]:
+    """What takes back what a stencil's products carry from the ends of rows to other rows, for a part of its result:
+    the same taps, with the other sign, of the columns at the ends alone. And the numbers of the columns that they meet.
+
+    edges: so many columns at either end are there, the last ones of a row before the first ones of the next, each with
+    the channels of its group side by side: register (g*2*edges + column)*group + c. What stands there has been moved by
+    ``edges`` pixels, and each column to that of the first.
+    """
+    read = source.image
+    assert read is not None
+    rows, used = [], []
+    for group in range(-(-read.channels // read.group)):
+        for column in range(2 * edges):
+            before = column >= edges
+            taps = stencil.crossing(column - edges if before else edges - 1 - column, before)
+            if not taps.any():
+                continue
+            own = replace(stencil, kernel=-stencil.kernel[taps], reads=stencil.reads[taps])
+            for c in range(min(read.group, read.channels - group * read.group)):
+                (exponents, values) = _stencil_row(own, source, target, part, group * read.group + c)
+                rows.append((exponents + read.steps(0, column - edges) * source.stride, values))
+                used.append((group * 2 * edges + column) * read.group + c)
+    return _polynomials([_wrap(*row, source.ring) for row in rows]), tuple(used)
 
 
 def monomial(exponent: int, ring: int) -> Polynomials:

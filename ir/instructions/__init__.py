@@ -18,6 +18,7 @@ from .coefficients import (
     Powers,
     Split,
     ToTorus,
+    TransientDot,
     masks_of,
     weighted,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Split",
     "Store",
     "ToTorus",
+    "TransientDot",
     "check_flow",
     "masks_of",
     "requests_of",

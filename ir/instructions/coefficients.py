@@ -48,6 +48,13 @@ class Dot(DotProduct):
 
 
 @dataclass(frozen=True)
+class TransientDot(Dot):
+    """A :class:`Dot` with weights of few terms, which engines encode when they are used, and do not keep."""
+
+    method: ClassVar[str] = "transient_dot"
+
+
+@dataclass(frozen=True)
 class ConjugateDot(DotProduct):
     """With plaintext weights and all parts of each source: what a :class:`Split` and a :class:`Dot` give, at once.
 
@@ -234,8 +241,9 @@ class Evaluate(Instruction):
 
 
 def weighted(code: Iterable[Instruction]) -> dict[str, Dot | ConjugateDot]:
-    """By the name of plaintext weights, the last instruction that multiplies with them: all others do it alike."""
-    return {i.weights: i for i in code if isinstance(i, Dot | ConjugateDot)}
+    """By the name of plaintext weights that are encoded ahead, the last instruction that multiplies with them: all
+    others do it alike."""
+    return {i.weights: i for i in code if isinstance(i, Dot | ConjugateDot) and not isinstance(i, TransientDot)}
 
 
 def masks_of(code: Iterable[Instruction]) -> tuple[Mask, ...]:
