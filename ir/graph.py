@@ -1,4 +1,4 @@
-"""The dataflow graph: nodes with one result each and ordered operands.
+"""The dataflow graph: nodes with one result each and ordered operands; as a networkx graph, for its algorithms.
 
 Graphs are built in topological order (operands first) and not changed afterwards: a pass reads one graph and builds the
 next with :class:`Rewriter`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from .kronecker import Kronecker
 from .matrices import Compressed, Full, Matrix
 from .ops import Const, Input, Op, Output, Pixels, Sparse, Weight
 from .types import Level, TensorType
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Array = npt.NDArray[Any]
 _O = TypeVar("_O", bound=Op)
@@ -229,11 +232,25 @@ class Graph:
 
     def live(self) -> frozenset[int]:
         """Ids of the nodes that an output depends on (and of all inputs)."""
-        keep: set[int] = set()
-        for node in reversed(self._nodes.values()):
-            if node.id in keep or isinstance(node.op, Output):
-                keep |= {node.id, *node.operands}
-        return frozenset(keep | {n.id for n in self.inputs})
+        # here, as whoever reads a graph alone needs none of its algorithms
+        import networkx as nx
+
+        network, keep = self.network(), {n.id for n in self.inputs}
+        for output in self.outputs:
+            keep |= nx.ancestors(network, output.id) | {output.id}
+        return frozenset(keep)
+
+    def network(self) -> nx.MultiDiGraph[int]:
+        """A networkx multigraph of the nodes' ids, for its algorithms: nodes have a ``node``, edges a ``position``, which
+        operand of the reader they are."""
+        import networkx as nx
+
+        made: nx.MultiDiGraph[int] = nx.MultiDiGraph()
+        for node in self:
+            made.add_node(node.id, node=node)
+            for position, operand in enumerate(node.operands):
+                made.add_edge(operand, node.id, position=position)
+        return made
 
     def __eq__(self, other: object) -> bool:
         return (

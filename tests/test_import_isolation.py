@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"openfhe", "onnx", "numba", "scipy", "rich", "onnxruntime", "sklearn"}
+HEAVY = {"openfhe", "onnx", "numba", "networkx", "scipy", "rich", "onnxruntime", "sklearn"}
 
 
 def loaded(code: str) -> set[str]:
