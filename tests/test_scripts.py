@@ -45,6 +45,7 @@ def slowly(*names: str) -> list[Any]:
 # -- benchmarks --
 
 
+@pytest.mark.slow
 def test_the_sweep() -> None:
     output = benchmark("sweep.py", "--ring", 2048, "--only", "16:2+2:3:13")
     row = output.splitlines()[-1]
