@@ -21,7 +21,7 @@ test: lint browser ## lint and the usual tests, as many at a time as there are c
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 # Those at 128-bit one after another, as each takes gigabytes of memory and all cores; the others of one core meanwhile.
-# Twice as many examples of property tests as in the usual run are drawn in both; GLYPHC_EXAMPLES=1 draws all of them.
+# Four times as many examples of property tests as in the usual run are drawn in both; GLYPHC_EXAMPLES=1 draws all of them.
 test-all: export GLYPHC_EXAMPLES ?= 0.4
 test-all: test ## the same, then the slow tests: encrypted runs at 128-bit
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadgroup --durations=20 $(ARGS)

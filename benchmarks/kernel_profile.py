@@ -1,6 +1,6 @@
 """Where a packed bootstrap's time goes on the engine ``kernels``: seconds by phase, and by kernel.
 
-    python benchmarks/kernel_profile.py [--slots 32768] [--degree 13] [--transforms 5+5] [--ring 65536] [--laps 3]
+    python benchmarks/kernel_profile.py [--slots 32768] [--degree 13] [--mask] [--transforms 5+5] [--laps 3]
 
 Wall seconds of the fastest lap and CPU seconds of that lap, threads together. A small ring is NOT SECURE.
 """
@@ -25,6 +25,7 @@ from glyphc.backends.kernels.linear import LinearAlgebra
 from glyphc.backends.kernels.linear_transform import LevelTransform
 from glyphc.backends.kernels.polynomials import Powers
 from glyphc.backends.kernels.warm import exercise
+from glyphc.ir.masks import Mask
 from glyphc.ir.parameters import INSECURE, SECURE, Parameters
 
 # Modules that run kernels over threads, under the name that they import.
@@ -36,6 +37,7 @@ PHASES = (
     (LevelTransform, "__call__", "transforms"),
     (Powers, "__init__", "powers"),
     (Powers, "evaluate", "series and exponential"),
+    (Powers, "masked", "masked series"),
     (Evaluator, "automorphism", "conjugations"),
 )
 Times = dict[str, tuple[float, float, int]]
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--transforms", default="5+5", metavar="E+D")
     parser.add_argument("--ring", type=int, default=65536, help="a smaller ring, to try the script. NOT SECURE")
     parser.add_argument("--laps", type=int, default=3)
+    parser.add_argument("--mask", action="store_true", help="keep every second coefficient and clear the others")
     arguments = parser.parse_args()
     encode, decode = map(int, arguments.transforms.split("+"))
     parameters = Parameters(
@@ -91,6 +94,8 @@ def main() -> None:
         slots=arguments.slots,
         degree=arguments.degree,
         level_budget=(encode, decode),
+        slot_levels=int(arguments.mask),
+        folded_levels=int(arguments.mask),
         security=SECURE if arguments.ring == 65536 else INSECURE,
     )
     exercise()
@@ -101,12 +106,15 @@ def main() -> None:
     message = np.random.default_rng(0).integers(-(1 << 25), 1 << 25, parameters.ring)
     torus = Ciphertext(LinearAlgebra(evaluator, {}, {}).to_torus(party.encrypt(message)), 1.0)
     series = fit(lambda x: np.tanh(8 * x) / 4, parameters.degree)
+    step = parameters.ring // arguments.slots
+    mask = Mask(0, ((arguments.slots, step),)) if arguments.mask else None
+    bootstrapper.prepare([] if mask is None else [mask])
     best: tuple[float, float, Times, Times] | None = None
     for _ in range(arguments.laps):
         kernels.clear()
         phases.clear()
         wall, cpu = time.perf_counter(), time.process_time()
-        bootstrapper.evaluate(bootstrapper.powers(torus, parameters.degree), series)
+        bootstrapper.evaluate(bootstrapper.powers(torus, parameters.degree), series, mask)
         lap = (time.perf_counter() - wall, time.process_time() - cpu, dict(kernels), dict(phases))
         if best is None or lap[1] < best[1]:
             best = lap

@@ -144,7 +144,7 @@ def _costs() -> Finding:
                 "cost model",
                 State.NOTE,
                 "ships with glyphc",
-                "'glyphc measure' measures this machine (ten minutes)",
+                "'glyphc measure' measures this machine (some minutes)",
             )
         machine = for_engine(cost_file.current(), PREFERRED[0]).machine
     except GlyphcError as e:

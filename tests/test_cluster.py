@@ -148,7 +148,7 @@ def test_a_cluster_without_workers_is_told(
     said: list[str] = []
     where = Address.read(processes.url)
     with pytest.raises(ClusterError, match="cannot be reached: its scheduler has no workers"):
-        coordinator.evaluate(where, files(setting), request_file, tmp_path / "out", patience=2.0, away=said.append)
+        coordinator.evaluate(where, files(setting), request_file, tmp_path / "out", patience=0.5, away=said.append)
     assert len(said) == 1 and "is away" in said[0]
     assert not (tmp_path / "out").exists()
 

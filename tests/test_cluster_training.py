@@ -142,6 +142,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
         yield found
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_bits_of_one(prepared: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
     folder = copy(prepared, tmp_path / "server")
     result = invoke("training", "run", "--server", folder, "--cluster", "local:2")

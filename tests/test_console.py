@@ -8,7 +8,7 @@ import pytest
 
 from glyphc import console
 from glyphc.backends.engine import FIRST_USE
-from glyphc.progress import RESUMED, Reporter
+from glyphc.progress import RESUMED, Reporter, keys_counted
 
 
 @pytest.fixture
@@ -91,6 +91,19 @@ def test_work_of_an_earlier_run_says_nothing_of_the_pace(
     assert capsys.readouterr().err.splitlines() == [
         "evaluate (pass 2 of 3) ...",
         "  layer 3 of 4: 30.0 s, about 30 s left of this pass",
+    ]
+
+
+def test_keys_are_counted_and_not_named(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = lines()
+    reporter.stage("generate keys", 3)
+    made = keys_counted(reporter, 3)
+    for name in ("bgv/public", "torus/automorphism-5", "torus/relinearization"):
+        clock[0] += 2.0
+        made(name)
+    assert capsys.readouterr().err.splitlines() == [
+        "generate keys ...",
+        *(f"  key {number} of 3: 2.0 s" for number in (1, 2, 3)),
     ]
 
 

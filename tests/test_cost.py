@@ -293,5 +293,5 @@ def test_what_was_not_measured_of_openfhe_is_scaled_to_the_users_machine() -> No
     openfhe = for_engine(model, "openfhe")
     assert openfhe.bootstrap_seconds(64, 27) == pytest.approx(CostModel().bootstrap_seconds(64, 27) / 2)
     assert openfhe.product == pytest.approx(CostModel().product / 2)
-    assert "scaled from kernels's" in openfhe.machine.text
+    assert "scaled from kernels)" in openfhe.machine.text
     assert for_engine(replace(model, machine=replace(MACHINE, date="later")), "openfhe").product == CostModel().product

@@ -210,6 +210,7 @@ def replace_parameters(half: ServerProgram, other: ServerProgram) -> ServerProgr
     return replace(half, schedule=replace(half.schedule, client=client))
 
 
+@pytest.mark.slow
 def test_the_service(setting: Setting, tmp_path: Path) -> None:
     """Encrypted weights are uploaded with the keys, once."""
     place = Place(tmp_path / "service", setting.half, "--insecure")

@@ -49,7 +49,8 @@ def compiled(strategy: str, ring: int) -> Program:
 # -- memory --
 
 
-@pytest.mark.parametrize("strategy", ["cryptonets", pytest.param("nandakumar", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["cryptonets", "nandakumar"])
 def test_memory_is_what_a_process_takes(strategy: str) -> None:
     small, program = compiled(strategy, 1024), compiled(strategy, 8192)
     before, peak = apart(resident, small.to_bytes(), program.to_bytes(), X[:BATCH], errors=GlyphcError)

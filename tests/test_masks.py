@@ -285,3 +285,8 @@ def test_masks_that_do_not_fit_a_graph_are_refused() -> None:
     early = rebuilt(mlp(), lambda n: replace(n, op=replace(n.op, mask=mask)) if isinstance(n.op, Apply) else n)
     with pytest.raises(IRError, match="has a mask, but no layout yet"):
         verify(early)
+
+
+def test_no_more_levels_are_folded_than_there_are() -> None:
+    with pytest.raises(ValueError, match="folded_levels=1 are more than slot_levels=0"):
+        replace(parameters(N // 2), slot_levels=0)

@@ -45,6 +45,7 @@ def slowly(*names: str) -> list[Any]:
 # -- benchmarks --
 
 
+@pytest.mark.slow
 def test_the_sweep() -> None:
     output = benchmark("sweep.py", "--ring", 2048, "--only", "16:2+2:3:13")
     row = output.splitlines()[-1]
@@ -153,10 +154,8 @@ def test_prices_of_integers() -> None:
     assert benchmark("integer_costs.py", "--ring", 1024, "--limbs", 2).startswith("    IntegerRow(2, ")
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["logistic", *slowly("softmax", "mlp", "residual")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["logistic", "softmax", "mlp", "residual"])
 def test_training(name: str) -> None:
     output = benchmark(f"train_{name}.py", "--mode", "simulate", "--steps", 1, "--batch", 4, "--insecure-ring", 4096)
     assert "test accuracy, simulate" in output

@@ -255,12 +255,6 @@ def test_a_full_queue_says_when_to_come_again(narrow: tuple[Place, Running], set
 # -- nonsense --
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Iterator[Running]:
-    with Place(tmp_path_factory.mktemp("fuzzed"), setting.half, "--insecure").running() as service:
-        yield service
-
-
 def statuses_of(operation: Any, mode: GenerationMode, headers: dict[str, str]) -> set[int]:
     seen: set[int] = set()
 
@@ -277,13 +271,14 @@ def statuses_of(operation: Any, mode: GenerationMode, headers: dict[str, str]) -
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_nothing_that_is_sent_breaks_the_service(fuzzed: Running, mode: GenerationMode) -> None:
+def test_nothing_that_is_sent_breaks_the_service(narrow: tuple[Place, Running], mode: GenerationMode) -> None:
     """Requests of every kind from the OpenAPI description, valid and invalid ones: no answer is a 5xx."""
-    schema = schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
-    headers = {"Authorization": f"Bearer {fuzzed.tokens['alice']}"}
+    _, service = narrow
+    schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+    headers = {"Authorization": f"Bearer {service.tokens['alice']}"}
     found = [operation.ok() for operation in schema.get_all_operations()]
     statuses = {operation.label: statuses_of(operation, mode, headers) for operation in found}
     assert len(statuses) == 16, statuses.keys()
     wanted = 200 if mode is GenerationMode.POSITIVE else 422
     assert sum(wanted in seen for seen in statuses.values()) >= 4, statuses
-    assert httpx.get(fuzzed.url + "/health").status_code == 200
+    assert httpx.get(service.url + "/health").status_code == 200

@@ -16,6 +16,7 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 RING = 16384
 
 
+@pytest.mark.slow
 def test_classes_of_drawn_images_are_those_of_the_float_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(MODELS))
     draw_all = importlib.import_module("shapes").draw_all

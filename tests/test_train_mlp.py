@@ -108,6 +108,7 @@ def test_reaches_are_those_of_the_bootstraps() -> None:
     assert [limit for _, limit in found.values()] == [16, 16, 4]
 
 
+@pytest.mark.slow
 def test_encrypted_training_follows_its_simulation() -> None:
     """Real ciphertexts (small ring), with momentum, Nesterov, weight decay and a schedule."""
     from glyphc.backends.openfhe.ckks_client import generate_training_keys

@@ -160,6 +160,7 @@ def test_three_owners_train_as_one(begun: tuple[Path, list[tuple[F64, F64]]], tm
     assert np.abs(by_hand(steps)[0] - NETWORK.constant("w0")[0]).max() > 0.05
 
 
+@pytest.mark.slow
 def test_what_owners_began_is_gone_on_with_twice(begun: tuple[Path, list[tuple[F64, F64]]], tmp_path: Path) -> None:
     """From state to state, on samples of the key holder's, each time at another rate: all steps by hand, and one run in
     simulation, come to the same weights."""

@@ -293,6 +293,7 @@ def test_too_much_noise_is_refused(asking: Setting, tmp_path: Path) -> None:
         evaluated(evaluator, tmp_path, flooding_bits=200)
 
 
+@pytest.mark.slow
 def test_a_service_asks_its_client_and_outlives_a_kill(asking: Setting, tmp_path: Path) -> None:
     """A job waits for its client, also of a service that was killed meanwhile; other answers are refused."""
     place = Place(tmp_path / "service", asking.half, "--insecure")

@@ -202,7 +202,7 @@ def _scaled(model: CostModel, measured: CostModel, shipped: CostModel) -> CostMo
         configurations=tuple(
             replace(c, costs=tuple(_scaled_row(row, ratio) for row in c.costs)) for c in model.configurations
         ),
-        machine=replace(measured.machine, processor=f"{measured.machine.processor} (scaled from {measured.engine}'s)"),
+        machine=replace(measured.machine, processor=f"{measured.machine.processor} (scaled from {measured.engine})"),
     )
 
 

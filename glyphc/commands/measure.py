@@ -42,10 +42,10 @@ def measure_command(
 ) -> None:
     """Measure this machine for predictions of time and memory.
 
-    Takes some ten minutes with gigabytes of memory, and wants the machine for itself. The result is a file of the
-    user's, ~/.config/glyphc/cost.json, with a part for each engine, that 'compile' and 'run' read; GLYPHC_COST_MODEL
-    names another one, or none (the model that ships with glyphc) when it is empty. An engine that was not measured is
-    scaled by the one that was.
+    Takes minutes (how many, it says before it begins) with gigabytes of memory, and wants the machine for itself. The
+    result is a file of the user's, ~/.config/glyphc/cost.json, with a part for each engine, that 'compile' and 'run'
+    read; GLYPHC_COST_MODEL names another one, or none (the model that ships with glyphc) when it is empty. An engine
+    that was not measured is scaled by the one that was.
 
     With --configurations, every size of bootstraps is measured with other transforms and digits, too, one after another
     and all of them again. The file keeps them all, and 'compile' takes for each program the fastest that it has room
