@@ -241,8 +241,8 @@ class Graph:
         return frozenset(keep)
 
     def network(self) -> nx.MultiDiGraph[int]:
-        """A networkx multigraph of the nodes' ids, for its algorithms: nodes have a ``node``, edges a ``position``, which
-        operand of the reader they are."""
+        """A networkx multigraph of the nodes' ids, for its algorithms: nodes have a ``node``, edges a ``position``, that
+        of the operand in its reader."""
         import networkx as nx
 
         made: nx.MultiDiGraph[int] = nx.MultiDiGraph()

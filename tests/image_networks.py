@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx_models import build, node, randoms
 
 from glyphc.ir.graph import Graph, prune
+from glyphc.passes import image_search
+from glyphc.passes.image_plan import ImagePlan
 
 SHAPE = (3, 8, 8)
 
@@ -209,3 +213,9 @@ def corrupted(graph: Graph, kind: type, change: Any, number: int = -1) -> Graph:
     node = [n for n in graph if isinstance(n.op, kind)][number]
     graph._nodes[node.id] = change(node)
     return graph
+
+
+def take_plans(patch: pytest.MonkeyPatch, wanted: Callable[[ImagePlan], bool]) -> None:
+    """The planner weighs such image layouts alone."""
+    plans = image_search._plans
+    patch.setattr(image_search, "_plans", lambda *given: (plan for plan in plans(*given) if wanted(plan)))

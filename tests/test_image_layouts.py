@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from image_networks import (
     series,
     skipping,
     strided,
+    take_plans,
 )
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
@@ -65,8 +67,16 @@ def compiled(model: ModelProto, batch: int = BATCH, **options: Any) -> glyphc.Pr
     return glyphc.compile(model, samples(32), batch, strategy="glyph", insecure_ring=RING, **given)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _borders() -> Iterator[None]:
+    """Rows have borders here; of those without, see test_seamless_images.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        take_plans(patch, lambda plan: not plan.seamless)
+        yield
+
+
 @pytest.fixture(scope="module")
-def program() -> glyphc.Program:
+def program(_borders: None) -> glyphc.Program:
     return compiled(residual(), tolerance=5.0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_networks import SHAPE, corrupted, residual
+from image_networks import SHAPE, corrupted, residual, take_plans
 from onnx import ModelProto
 from onnx_models import build, node, randoms, run_onnxruntime
 from schedule_cases import assert_exact
@@ -28,9 +27,7 @@ from glyphc.ir.instructions import Split, TransientDot, weighted
 from glyphc.ir.ops import Unpack
 from glyphc.ir.stencils import Stencil, stencil
 from glyphc.ir.verify import verify
-from glyphc.passes import image_search
 from glyphc.passes.base import Context
-from glyphc.passes.image_plan import ImagePlan
 from glyphc.passes.pipeline import DEFAULT
 from glyphc.passes.validate import ValidateLayout
 from glyphc.runtime import run
@@ -44,12 +41,7 @@ IMAGES = DEFAULT.replace("assign-layout", "assign-layout{images=always}")
 def only(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Which plans without borders the planner may take: (channels side by side, chunks)."""
     wanted: list[tuple[int, int]] = []
-    plans = image_search._plans
-
-    def chosen(*given: Any) -> Iterator[ImagePlan]:
-        return (p for p in plans(*given) if p.seamless and (p.group, p.chunks) in wanted)
-
-    monkeypatch.setattr(image_search, "_plans", chosen)
+    take_plans(monkeypatch, lambda plan: plan.seamless and (plan.group, plan.chunks) in wanted)
     return wanted
 
 
@@ -222,8 +214,7 @@ def test_pixels_that_become_other_channels_are_refused(graph: Graph, change: dic
 
 
 def test_rows_with_a_border_have_no_columns_that_cross(monkeypatch: pytest.MonkeyPatch) -> None:
-    plans = image_search._plans
-    monkeypatch.setattr(image_search, "_plans", lambda *given: (p for p in plans(*given) if not p.seamless))
+    take_plans(monkeypatch, lambda plan: not plan.seamless)
     graph = compiled(network((2, 3, 1), (2, 3, 1)), 4).stages["assign-layout"]
     with pytest.raises(IRError, match="unpacks"):
         verify(corrupted(graph, Unpack, lambda n: replace(n, op=replace(n.op, edges=1))))

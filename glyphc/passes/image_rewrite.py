@@ -36,7 +36,7 @@ class _Images:
         self.rewriter = Rewriter(self.graph, Level.LAIDOUT, self.plan.batch)
         self.new = self.rewriter.new
         for (id, number), read in self.plan.reads.items():
-            if read == WHOLE:
+            if not read.firsts:
                 self.read.add(self.plan.value(self.graph.operands(self.graph.node(id))[number]).id)
 
     def run(self) -> Graph:
@@ -156,7 +156,7 @@ class _Images:
             edges, steps = self.plan.edges.get(key, 0), self.plan.conjugated(value, read)
             if image.group > 1 or edges:
                 layout = layout.with_images(replace(image, beside=1))
-                op = Unpack(image.group, babies=steps.babies if steps else 0, edges=edges)
+                op = Unpack(image.group, divided=read.fold, babies=steps.babies if steps else 0, edges=edges)
                 found = self.new.add(op, (found,), self._type(found, layout), found.location)
             self.channels[key] = found
         return self.channels[key]

@@ -80,7 +80,7 @@ def _edges(lowering: Lowering, source: Register, node: Node, op: Unpack) -> tupl
     undone before, which is exact.
     """
     image, parts = raster(node), column_parts(layout(node))
-    (divided,) = lowering.divided((source,), parts // op.gain, node)
+    (divided,) = lowering.divided((source,), parts // op.parts, node)
     (moved,) = lowering.fresh()
     name = lowering.monomial(image.steps(0, op.edges))
     lowering.instructions.append(Dot(moved, (divided,), name, None, node.id))
