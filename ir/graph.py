@@ -241,8 +241,10 @@ class Graph:
         return frozenset(keep)
 
     def network(self) -> nx.MultiDiGraph[int]:
-        """A networkx multigraph of the nodes' ids, for its algorithms: nodes have a ``node``, edges a ``position``, that
-        of the operand in its reader."""
+        """A networkx multigraph of the nodes' ids, for its algorithms.
+
+        Nodes have a ``node``; edges a ``position``, which operand of their reader they are.
+        """
         import networkx as nx
 
         made: nx.MultiDiGraph[int] = nx.MultiDiGraph()
