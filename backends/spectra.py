@@ -12,8 +12,8 @@ import numpy.typing as npt
 F64 = npt.NDArray[np.floating[Any]]
 C128 = npt.NDArray[np.complex128]
 
-# Bytes of transforms that are kept.
-_KEPT = 1 << 28
+# Bytes of transforms that are kept, and about as many of what they are of.
+_KEPT = 1 << 27
 
 
 class NegacyclicFFT:

@@ -229,9 +229,8 @@ def _predicted(task: Task, choice: Choice, program: Program, scorer: Scorer, rep
 
 
 def _cost(task: Task, program: Program) -> CostModel:
-    """Of the engine that a program is run on, and the configuration of its bootstraps."""
-    parameters = program.client.parameters
-    return priced(for_engine(task.cost, task.engine or best_engine(parameters)[0].name), parameters)
+    """Of the engine that a program is run on."""
+    return for_engine(task.cost, task.engine or best_engine(program.client.parameters)[0].name)
 
 
 def _loads(schedule: Schedule) -> int:
@@ -240,7 +239,7 @@ def _loads(schedule: Schedule) -> int:
 
 def _too_much(task: Task, program: Program, predicted: Predicted) -> str:
     """Why a program is not run here, in words; empty where it fits."""
-    keys = _cost(task, program).key_seconds(program.client.parameters)
+    keys = priced(_cost(task, program), program.client.parameters).key_seconds(program.client.parameters)
     seconds = predicted.evaluate_seconds + predicted.client_seconds + keys
     return too_much(seconds, task.seconds, predicted.memory_bytes, task.memory_bytes)
 

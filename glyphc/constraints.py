@@ -101,13 +101,18 @@ def in_passes(compiled: Callable[[int | None], Program], constraints: Constraint
     """The program of the batch that was asked for (None); where that takes too much memory, one in passes of fewer
     samples: the largest power of two that keeps to the limit, or one sample where none does.
 
-    compiled: for passes of so many samples. Graphs of later stages than the network's keep their batch.
+    compiled: for passes of so many samples. Graphs of later stages than the network's keep their batch. Where there is
+    no program for fewer samples, the one for all is what there is.
     """
     program = compiled(None)
     asked, first = program.requested_batch, next(iter(program.stages.values()))
     if not constraints.exceeded(program, cost) or program.client.batch == 1 or first.level is not Level.SOURCE:
         return program
-    whole, found = predicted(program, cost).memory_bytes, compiled(1)
+    whole = predicted(program, cost).memory_bytes
+    try:
+        found = compiled(1)
+    except ParameterError:
+        return program
     fits, too_large = 0, (program.client.batch - 1).bit_length()
     if constraints.exceeded(found, cost):
         too_large = fits

@@ -36,6 +36,7 @@ from glyphc.ir.instructions import (
     Split,
     Store,
     ToTorus,
+    TransientDot,
 )
 from glyphc.ir.instructions.slots import Drop, SlotDot, SlotProduct
 from glyphc.ir.integer_parameters import IntegerParameters, ProgramParameters
@@ -45,6 +46,7 @@ from glyphc.ir.ops import (
     Apply,
     Bootstrap,
     Dense,
+    Fold,
     Input,
     IntegerPolynomial,
     Linear,
@@ -165,6 +167,9 @@ def schedule_text(schedule: Schedule, wide: bool = False) -> str:
         match i:
             case Load(target=t, name=name, part=part):
                 row = ("load", f"r{t}", "", f"{name}[{part}]")
+            case TransientDot(target=t, sources=sources, weights=weights, total=total):
+                earlier = "" if total is None else f" + r{total}"
+                row = ("transient dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
             case Dot(target=t, sources=sources, weights=weights, total=total):
                 earlier = "" if total is None else f" + r{total}"
                 row = ("dot", f"r{t}", _registers(sources), f"{len(sources)} x {weights}{earlier}")
@@ -371,6 +376,9 @@ def expression(graph: Graph, node: Node) -> str:
         text = f"switch {operands} {op.source.value}->{op.target.value}"
     elif isinstance(op, Unpack):
         text = f"unpack {operands} into {op.parts}" + (" exactly" if op.gain == 1 < op.parts else "")
+        text += f", {op.edges} columns at either end of a row" if op.edges else ""
+    elif isinstance(op, Fold):
+        text = f"fold({operands}), every {op.by} pixels of a row as one"
     elif isinstance(op, Linear | Dense):
         shapes = [weight_shape(w, graph.constants) for w in op.weights]
         hidden = "encrypted " if isinstance(op, Linear) and op.encrypted else ""

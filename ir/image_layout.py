@@ -105,8 +105,8 @@ class Raster:
 
     @property
     def seamless(self) -> bool:
-        """Whether the next row begins right behind the last pixel of a row."""
-        return self.width * self.dilation[1] == self.pitch and self.height > 1
+        """Whether the next row, or image, begins right behind the last pixel of a row."""
+        return self.width * self.dilation[1] == self.pitch
 
     def folded(self, by: int) -> Raster:
         """The same places, where every ``by``-th pixel of a row is one: the pixels between are channels behind those of

@@ -66,6 +66,11 @@ def column_parts(layout: Layout) -> int:
     return layout.image.group * layout.image.pitch
 
 
+def column_strides(layout: Layout) -> tuple[int, ...]:
+    """Strides at which a value of this layout is split into its columns."""
+    return tuple(layout.stride << level for level in range(column_parts(layout).bit_length() - 1))
+
+
 def split_strides(graph: Graph) -> tuple[int, ...]:
     """Strides at which unpackings split, in ascending order: each needs one automorphism key."""
     found: set[int] = set()
@@ -75,7 +80,7 @@ def split_strides(graph: Graph) -> tuple[int, ...]:
         if conjugation(graph, node) is None:
             found.update(strides(op, layout))
         if op.edges:
-            found.update(layout.stride << level for level in range(column_parts(layout).bit_length() - 1))
+            found.update(column_strides(layout))
     return tuple(sorted(found))
 
 

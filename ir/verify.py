@@ -35,7 +35,7 @@ from .ops import (
 from .parameters import Parameters
 from .series import series_problem
 from .types import Encoding, Level, Scheme
-from .unpackings import column_parts, conjugation
+from .unpackings import column_parts, column_strides, conjugation
 
 # Schemes that go with one encoding, and what their values do, in words.
 _HELD = (
@@ -191,7 +191,7 @@ def _unpacks(op: Unpack, source: Layout | None, target: Layout) -> bool:
     if source is None:
         return False
     if source.image is None or target.image is None:
-        return source.parts * op.parts == target.parts
+        return not op.edges and source.parts * op.parts == target.parts
     image = source.image
     if op.edges and not _has_edges(op.edges, source, image):
         return False
@@ -217,8 +217,13 @@ def _halved(node: Node, op: Unpack, source: Layout | None) -> None:
 
 
 def _keyed(graph: Graph, node: Node) -> None:
-    """Sums over conjugates are possible, and the parameters ask for their keys, once there are some."""
-    steps, known = conjugation(graph, node), graph.parameters
+    """Sums over conjugates are possible, and the parameters ask for their keys and those of splits into columns, once
+    there are some."""
+    steps, known, op = conjugation(graph, node), graph.parameters, node.op
+    if isinstance(known, Parameters) and isinstance(op, Unpack) and op.edges:
+        layout = graph.operands(node)[0].type.layout
+        if layout is not None and not set(column_strides(layout)) <= set(known.unpack_strides):
+            raise IRError(f"{node}: its columns are split at strides for which the parameters ask no keys")
     if steps is not None and isinstance(known, Parameters) and not set(steps.elements) <= set(known.conjugates):
         what = f"{steps.parts} conjugates, {steps.babies} baby steps"
         raise IRError(f"{node}: its sums go over {what}, for which the parameters ask no keys")

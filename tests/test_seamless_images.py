@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_networks import SHAPE, corrupted, residual, take_plans
+from image_networks import SHAPE, corrupted, pooled, pooled_widely, residual, series, skipping, strided, take_plans
 from onnx import ModelProto
 from onnx_models import build, node, randoms, run_onnxruntime
 from schedule_cases import assert_exact
@@ -45,9 +45,9 @@ def only(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return wanted
 
 
-def network(*layers: tuple[int, int, int]) -> ModelProto:
+def network(*layers: tuple[int, int, int], shape: tuple[int, int, int] = SHAPE) -> ModelProto:
     """Convolutions of so many channels, with square kernels of that side and that stride, and a pooled head."""
-    constants, nodes, value, channels = {}, [], "x", SHAPE[0]
+    constants, nodes, value, channels = {}, [], "x", shape[0]
     for number, (made, side, stride) in enumerate(layers):
         constants[f"k{number}"] = randoms(made, channels, side, side, seed=number) / (2 * side)
         pads, strides = [side // 2] * 4, [stride, stride]
@@ -60,7 +60,7 @@ def network(*layers: tuple[int, int, int]) -> ModelProto:
     nodes.append(node("GlobalAveragePool", [value], ["g"], name="mean"))
     nodes.append(node("Flatten", ["g"], ["f"], name="flat"))
     nodes.append(node("Gemm", ["f", "w", "b"], ["y"], name="head", transB=1))
-    return build(nodes, constants, SHAPE)
+    return build(nodes, constants, shape)
 
 
 def samples(count: int, seed: int = 0) -> npt.NDArray[np.float64]:
@@ -73,7 +73,7 @@ def compiled(model: ModelProto, batch: int, **options: Any) -> glyphc.Program:
 
 
 @st.composite
-def strided(draw: st.DrawFn) -> tuple[Stencil, int, int]:
+def strides(draw: st.DrawFn) -> tuple[Stencil, int, int]:
     """A convolution, channels side by side, and pixels that become one."""
     group, by = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([2, 4]))
     side, made = draw(st.sampled_from([1, 3, 5])), draw(st.integers(1, 3))
@@ -86,7 +86,7 @@ def strided(draw: st.DrawFn) -> tuple[Stencil, int, int]:
 
 def test_a_stride_along_rows_is_none_where_pixels_are_channels() -> None:
     @examples(40)
-    @given(strided())
+    @given(strides())
     def check(case: tuple[Stencil, int, int]) -> None:
         own, group, by = case
         x = np.random.default_rng(1).integers(-9, 10, (2, int(np.prod(own.source))))
@@ -162,8 +162,32 @@ def test_a_residual_network_is_simulated_and_encrypted_as_it_is(only: list[tuple
     assert report.lost is not None and all(loss.kept for loss in report.lost)
     (encrypted,) = run(program, x, "encrypted").outputs.values()
     assert np.abs(encrypted - simulated).max() < 0.01 * np.ptp(simulated)
+    (few,) = run(program, x[:3], "encrypted").outputs.values()  # two of them in the first chunk, one in the second
+    assert np.abs(few - simulated[:3]).max() < 0.01 * np.ptp(simulated)
     again = glyphc.Program.from_bytes(program.to_bytes())
     assert again.graph == program.graph
+
+
+@pytest.mark.parametrize("model", [pooled(), pooled_widely(), series(), skipping(1), skipping(2), strided()])
+def test_poolings_series_and_sums_stand_so_too(model: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_plans(monkeypatch, lambda plan: plan.seamless)
+    shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
+    x = np.random.default_rng(0).uniform(-1, 1, (32, *shape))
+    program = glyphc.compile(model, x, 4, strategy="glyph", insecure_ring=RING, passes=IMAGES, tolerance=20.0)
+    assert_exact(program, {"x": x[:4]})
+
+
+@pytest.mark.parametrize("width", [6, 7, 12])
+def test_rows_that_are_no_powers_of_two_leave_what_is_behind_them_free(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a stride does not divide them there is no such plan, and another one is taken."""
+    take_plans(monkeypatch, lambda plan: plan.seamless)
+    model = network((2, 3, 1), (2, 3, 2), (4, 3, 2), shape=(2, 8, width))
+    x = np.random.default_rng(0).uniform(-1, 1, (32, 2, 8, width))
+    program = glyphc.compile(model, x, 4, strategy="glyph", insecure_ring=RING, passes=IMAGES, tolerance=20.0)
+    assert len(list(program.graph.of(Fold))) == (2 if width == 12 else 0)
+    assert_exact(program, {"x": x[:4]})
 
 
 def test_openfhe_computes_the_same(only: list[tuple[int, int]]) -> None:
@@ -211,6 +235,22 @@ def test_columns_that_there_are_not_are_refused(graph: Graph, edges: int) -> Non
 def test_pixels_that_become_other_channels_are_refused(graph: Graph, change: dict[str, int]) -> None:
     with pytest.raises(IRError, match="stand elsewhere"):
         verify(corrupted(graph, Fold, lambda n: replace(n, op=replace(n.op, **change))))
+
+
+def test_features_apart_have_no_columns(only: list[tuple[int, int]]) -> None:
+    passes = DEFAULT.replace("assign-layout", "assign-layout{images=never}")
+    graph = compiled(network((2, 3, 1), (2, 3, 1)), 4, passes=passes).stages["assign-layout"]
+    with pytest.raises(IRError, match="unpacks"):
+        verify(corrupted(graph, Unpack, lambda n: replace(n, op=replace(n.op, edges=1))))
+
+
+def test_columns_are_split_by_keys_that_are_asked_for(only: list[tuple[int, int]]) -> None:
+    only.append((2, 2))
+    graph = compiled(network((2, 3, 1), (4, 3, 2)), 8).graph
+    assert graph.parameters is not None
+    graph.parameters = replace(graph.parameters, unpack_strides=())
+    with pytest.raises(IRError, match="no keys"):
+        verify(graph)
 
 
 def test_rows_with_a_border_have_no_columns_that_cross(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,11 @@ class Masks:
         """The ciphertexts of values on one limb less and at this scale, with zeros where the mask keeps nothing."""
         limbs = halves[0].limbs
         plain = scale * self._evaluator.basis.primes[limbs - 1] / halves[0].scale
+        return self.times(halves, kept, scale, plain)
+
+    def times(self, halves: Sequence[Ciphertext], kept: Kept, scale: float, plain: float) -> list[Ciphertext]:
+        """The same where the scale of the mask is known, as it was prepared with."""
+        limbs = halves[0].limbs
         return [self._times(x, w, scale) for x, w in zip(halves, self.prepare(kept, limbs, plain), strict=True)]
 
     def ones(self, kept: Kept, limbs: int, scale: float) -> list[Ciphertext]:

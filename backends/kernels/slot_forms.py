@@ -54,7 +54,7 @@ class SlotForms:
         """The mask itself, of the scale of a prime, and its product with values of any scale: both on one limb less."""
         prime = self._prime(form[0].limbs)
         ones = self._masks.ones(kept, form[0].limbs, prime)
-        return tuple(ones), tuple(self._masks(form, kept, form[0].scale))
+        return tuple(ones), tuple(self._masks.times(form, kept, form[0].scale, prime))
 
     def prepare(self, kept: Kept, limbs: int) -> None:
         """Encode a mask for forms on so many limbs ahead."""

@@ -281,7 +281,8 @@ class CostModel:
         return self._deeper(degree, deepest) * self.scaled(self._figure("evaluate", slots, degree), ring)
 
     def mask_seconds(self, slots: int, ring: int = REFERENCE_RING) -> float:
-        """What a mask adds to one function of a bootstrap, beside the level that it takes (see :func:`deepest`)."""
+        """What a mask adds to one function of a bootstrap, beside the level that it takes where it is no part of the
+        series (see :func:`deepest`)."""
         return self.mask * self.evaluate_seconds(slots, _LOWEST_DEGREE, ring)
 
     def bootstrap_seconds(self, slots: int, degree: int, ring: int = REFERENCE_RING) -> float:

@@ -98,6 +98,7 @@ def estimate(schedule: Schedule, cost: CostModel, threads: int | None = None) ->
             found.client_seconds,
             found.download_bytes,
         )
+    peak = peak_bytes(schedule, cost, threads)
     cost = priced(cost, parameters)
     by_node: dict[int, float] = {}
     bootstrap = 0.0
@@ -112,7 +113,7 @@ def estimate(schedule: Schedule, cost: CostModel, threads: int | None = None) ->
         sum(isinstance(i, Powers) for i in schedule.instructions),
         bootstrap,
         key_bytes(parameters, cost) + weight_bytes(schedule.client, cost.limbs),
-        peak_bytes(schedule, cost, threads) + more_bytes(parameters, cost.engine, threads),
+        peak + more_bytes(parameters, cost.engine, threads),
         cost.machine.text,
         sent * parameters.ring * -(-parameters.bgv_bits // 8),
         sent * cost.encryption(parameters.ring),

@@ -131,7 +131,8 @@ def _step(node: Node, graph: Graph, parameters: Parameters, q: float, known: dic
         steps = conjugation(graph, node)
         # every level of a split doubles what is there and adds one key switch; what baby steps bring to a sum counts as
         # if it came with the parts
-        added = op.parts * switch / sqrt(3) if steps is None else baby_step_noise(switch, steps)
+        split = op.parts * switch / sqrt(3) if op.parts > 1 else 0.0
+        added = split if steps is None else baby_step_noise(switch, steps)
         # automorphisms add up what stands between, they do not double it
         between = sqrt(op.parts) * source.between
         return replace(source, white=hypot(op.gain * source.white, added), between=between)

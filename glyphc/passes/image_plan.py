@@ -127,8 +127,11 @@ class ImagePlan:
             if any(d % u for d, u in zip(before.dilation, own.up, strict=True)):
                 self.problem = f"{node} enlarges images that have no room between their pixels"
                 return
-            if read.fold > 1 and own.source[0] % (self.group * before.fold):
-                self.problem = f"{self.group * before.fold} channels side by side do not divide those of {operand}"
+            if own.source[0] % (self.group * before.fold if read.fold > 1 else 1) or own.source[2] % read.fold:
+                self.problem = f"no channels can be made of every {read.fold} pixels of a row of {operand}"
+                return
+            if self.seamless and not self.resident(operand) and not isinstance(self.value(operand).op, Input):
+                self.problem = f"{node} reads a linear map, whose rows hold more than its results"
                 return
             parts = self._parts(own, before, read)
             found += [(part, at, self._after(part, at)) for part, at in parts]

@@ -14,6 +14,9 @@ from .image_plan import ImagePlan
 from .layout_search import Room, Search, configurations
 from .pictures import Pictures
 
+# What other engines than the one that a program is for may take beside its limit: 16 GB where that is 14.
+_ELSEWHERE = 16 / 14
+
 
 def image_plan(graph: Graph, room: Room, cost: CostModel, models: Sequence[CostModel] = ()) -> ImagePlan | str:
     """The cheapest image layouts for as much of the graph's batch as there is room for, or why there are none; an empty
@@ -30,12 +33,18 @@ def image_plan(graph: Graph, room: Room, cost: CostModel, models: Sequence[CostM
     while batch >= 1:
         plans = list(_plans(graph, pictures, room, batch))
         good = [way for p in plans if not p.problem for way in _ways(p, cost)]
-        fitting = [p for p in good if max(map(p.memory_bytes, models or (cost,))) <= room.memory]
+        fitting = [p for p in good if _fits(p, room.memory, cost, models)]
         if fitting:
             return min(fitting, key=lambda p: p.rank(cost))
         problem = f"none fits into {room.memory / 1e9:g} GB" if good else plans[0].problem
         batch //= 2
     return problem
+
+
+def _fits(plan: ImagePlan, memory: float, cost: CostModel, models: Sequence[CostModel]) -> bool:
+    """Whether a plan keeps to a limit on the engine that the program is for, and on the others to that of a machine."""
+    most = max(map(plan.memory_bytes, models or (cost,)))
+    return plan.memory_bytes(cost) <= memory and most <= memory * _ELSEWHERE
 
 
 def _plans(graph: Graph, pictures: Pictures, room: Room, batch: int) -> Iterator[ImagePlan]:
