@@ -34,6 +34,11 @@ def pytest_configure() -> None:
     settings.load_profile("glyphc")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than cores: tests of services wait for processes, an eighth of their time. Those at 128-bit do not."""
+    return (os.cpu_count() or 1) + (config.option.markexpr != "slow")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Modules and tests stay to the end: the garbage collector need not look at them, neither now nor later."""
