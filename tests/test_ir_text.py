@@ -314,7 +314,7 @@ def test_the_guilty_line_is_shown() -> None:
         "line 5, column 1: %2: unknown op 'aply'; known: dense, scale, add, sub, mul, div, max, min, concat, gather, "
         "steps, affine, reduce_sum, reduce_max, hardmax, matmul, sum_to, scatter, input, output, reshape, apply, "
         "softmax, argmax, linear, switch, unpack, bootstrap, polynomial, integer-polynomial, client-refresh, "
-        "client-bits, table-lookup, shorten, word-table, pixels, interleave",
+        "client-bits, table-lookup, shorten, word-table, pixels, interleave, fold",
         '%2 = aply %1 (functions=[Function(name="relu")]) : TensorType(shape=[2])',
     ]
 

@@ -194,7 +194,8 @@ def peak_bytes(schedule: Schedule, cost: CostModel, threads: int | None = None) 
     ciphertext = 2 * polynomial * limbs
     weight = polynomial * (limbs if cost.engine == "kernels" else 2)
     powers = cost.powers_bytes(parameters)
-    weights = sum(len(schedule.polynomials[name]) for name in weighted(schedule.instructions))
+    brief = {i.weights for i in schedule.instructions if isinstance(i, TransientDot)}
+    weights = sum(len(rows) for name, rows in schedule.polynomials.items() if name not in brief)
     kept = idle_bytes(parameters, cost) + weight * weights + weight_bytes(schedule.client, cost.limbs)
     kept += mask_bytes(parameters) * len(masks_of(schedule.instructions))
     scratch = max(0.0, cost.work_bytes(parameters) - powers)
