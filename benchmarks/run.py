@@ -27,7 +27,7 @@ NETWORKS = {
     "mnist-mlp": 512,
     "mnist-lenet": 128,
     "digits-resnet": 128,
-    # as many images as four ciphertexts hold of each group of channels: more take eight, 40 bootstraps instead of 24
+    # as many images as the ciphertexts of its cheapest layout hold: more take more of them
     "shapes-resnet": 56,
     "elnino-cnn": 151,
 }
