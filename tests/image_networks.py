@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import onnx
 import pytest
 from onnx_models import build, node, randoms
 
-from glyphc.ir.graph import Graph, prune
+import glyphc
+from glyphc.ir.graph import Graph, Node, prune
 from glyphc.passes import image_search
 from glyphc.passes.image_plan import ImagePlan
 
@@ -219,3 +221,15 @@ def take_plans(patch: pytest.MonkeyPatch, wanted: Callable[[ImagePlan], bool]) -
     """The planner weighs such image layouts alone."""
     plans = image_search._plans
     patch.setattr(image_search, "_plans", lambda *given: (plan for plan in plans(*given) if wanted(plan)))
+
+
+def with_image(node: Node, **changes: Any) -> Node:
+    layout = node.type.layout
+    assert layout is not None and layout.image is not None
+    return replace(node, type=replace(node.type, layout=layout.with_images(replace(layout.image, **changes))))
+
+
+def layout_decision(program: glyphc.Program) -> Any:
+    """Of the layouts, which the nonlinearities have."""
+    nonlinear = (n for n in program.graph if n.op.mnemonic == "bootstrap")
+    return next(d for n in nonlinear for d in n.decisions if d.made_by == "assign-layout")

@@ -18,6 +18,7 @@ from image_networks import (
     autoencoder,
     corrupted,
     enlarging,
+    layout_decision,
     pooled,
     pooled_widely,
     residual,
@@ -25,6 +26,7 @@ from image_networks import (
     skipping,
     strided,
     take_plans,
+    with_image,
 )
 from onnx import ModelProto
 from onnx_models import run_onnxruntime
@@ -37,7 +39,7 @@ from glyphc.accuracy import accuracy
 from glyphc.errors import GlyphcError, ParameterError
 from glyphc.exchange.server import Evaluator
 from glyphc.ir.errors import IRError
-from glyphc.ir.graph import Node, prune
+from glyphc.ir.graph import prune
 from glyphc.ir.image_layout import Raster
 from glyphc.ir.instructions import Conjugates, Load, Powers
 from glyphc.ir.instructions.partial import for_samples
@@ -424,12 +426,6 @@ def test_ciphertexts_hold_what_the_simulation_says(engine: str, batch: int) -> N
 # -- choices and checks --
 
 
-def layout_decision(program: glyphc.Program) -> Any:
-    """Of the layouts, which the nonlinearities have."""
-    nonlinear = (n for n in program.graph if n.op.mnemonic == "bootstrap")
-    return next(d for n in nonlinear for d in n.decisions if d.made_by == "assign-layout")
-
-
 def test_the_cheaper_layout_is_chosen_and_the_other_kept_with_its_price() -> None:
     # in a small ring features apart are cheaper: borders of zeros are a large part of small images
     program = compiled(strided(), batch=8, passes=DEFAULT)
@@ -447,12 +443,6 @@ def test_a_network_that_is_none_of_images_is_refused_with_its_reason() -> None:
     assert "encrypted weights" in reason
     with pytest.raises(GlyphcError, match="'often' is none of auto, always, never"):
         compiled(strided(), passes=DEFAULT.replace("assign-layout", "assign-layout{images=often}"))
-
-
-def with_image(node: Node, **changes: Any) -> Node:
-    layout = node.type.layout
-    assert layout is not None and layout.image is not None
-    return replace(node, type=replace(node.type, layout=layout.with_images(replace(layout.image, **changes))))
 
 
 def test_what_would_collide_is_found(program: glyphc.Program) -> None:

@@ -184,9 +184,7 @@ def test_each_op_of_a_level_passes(level: Level) -> None:
     verify(chain.graph)
     allowed = {op for op in OPS.values() if level in op.levels}
     used = {type(n.op) for n in chain.graph}
-    # a bootstrap does at the last level what apply did before; polynomials and tables are of graphs in slots
-    # (test_slots, test_integers, test_tables), words of those of gates, what moves pixels of those of images
-    # (test_image_layouts)
+    # a bootstrap does at the last level what apply did before; the others are of graphs in slots, gates and images
     assert used == allowed - ({Apply} if level is Level.LAIDOUT else set()) - {
         Polynomial,
         IntegerPolynomial,
